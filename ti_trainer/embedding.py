@@ -1,0 +1,87 @@
+"""An embedding: a word and the vectors it stands for. Knows nothing of files, prompts or models.
+
+V vectors, D width of a text encoder's token embeddings, m tokens of a text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ti_trainer.errors import EmbeddingFormatError
+
+FAMILIES = {  # widths of the token embeddings, by text encoder -> the models that have them
+    (("clip_l", 768),): "SD 1.x",
+    (("clip_h", 1024),): "SD 2.x",
+    (("clip_g", 1280), ("clip_l", 768)): "SDXL",
+    (("clip_l", 64),): "embedded",
+}
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Vectors by text encoder, each (V, D) float32 on the CPU: SD 1.x `clip_l`, SD 2.x `clip_h`, SDXL `clip_l` and `clip_g`.
+
+    `step` counts completed optimizer updates. `info` holds what else a file said of itself, for people to read.
+    """
+
+    name: str
+    vectors: dict[str, Tensor]
+    step: int = 0
+    checkpoint: str | None = None
+    checkpoint_hash: str | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what no text encoder could take; EmbeddingFormatError."""
+        if not self.vectors:
+            message = f"The embedding {self.name!r} holds no vectors."
+            raise EmbeddingFormatError(message)
+        for encoder, vectors in self.vectors.items():
+            if vectors.ndim != 2 or 0 in vectors.shape or not vectors.is_floating_point():
+                message = (
+                    f"The embedding {self.name!r} has a {vectors.dtype} tensor of shape {tuple(vectors.shape)} for {encoder}; "
+                    "expected floating-point numbers of shape (vectors, width)."
+                )
+                raise EmbeddingFormatError(message)
+        if len({len(vectors) for vectors in self.vectors.values()}) > 1:
+            counts = ", ".join(f"{encoder}: {len(vectors)}" for encoder, vectors in self.vectors.items())
+            message = f"The embedding {self.name!r} has different numbers of vectors for its text encoders ({counts})."
+            raise EmbeddingFormatError(message)
+
+    @property
+    def num_vectors(self) -> int:
+        """How many tokens of a prompt it takes."""
+        return len(next(iter(self.vectors.values())))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The width that each text encoder must have."""
+        return {encoder: vectors.shape[1] for encoder, vectors in self.vectors.items()}
+
+    @property
+    def family(self) -> str:
+        """The kind of model it was made for, in words."""
+        widths = tuple(sorted(self.widths.items()))
+        return FAMILIES.get(widths) or "unknown (" + ", ".join(f"{name} {width}" for name, width in widths) + ")"
+
+    def with_vectors(self, vectors: dict[str, Tensor], step: int) -> Embedding:
+        """The same word after training."""
+        return replace(self, vectors=vectors, step=step)
+
+
+def encoder_of_width(width: int) -> str:
+    """Which text encoder a lone tensor belongs to: files with one tensor do not say."""
+    return {1024: "clip_h", 1280: "clip_g"}.get(width, "clip_l")
+
+
+def initial_vectors(tokens: Tensor, num_vectors: int) -> Tensor:
+    """(V, D) from the (m, D) token embeddings of the init text, row i taking token i * m // V, as the WebUI does; no tokens: zeros."""
+    m = len(tokens)
+    if m == 0:
+        return tokens.new_zeros(num_vectors, tokens.shape[1], dtype=torch.float32)
+    rows = torch.arange(num_vectors) * m // num_vectors
+    return tokens[rows].detach().to(torch.float32).clone()

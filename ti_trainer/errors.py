@@ -1,0 +1,25 @@
+"""What can go wrong, as users see it: each message says what was found, what was expected and what to do."""
+
+
+class TITrainerError(Exception):
+    """Anything that the user can mend."""
+
+
+class ConfigError(TITrainerError):
+    """An option has a value that cannot be used."""
+
+
+class EmbeddingFormatError(TITrainerError):
+    """A file is not an embedding, is damaged, or is not safe to read."""
+
+
+class DatasetError(TITrainerError):
+    """The folder of images cannot be trained on."""
+
+
+class ModelError(TITrainerError):
+    """The checkpoint cannot be read, or is of a kind that cannot be trained."""
+
+
+class TrainingError(TITrainerError):
+    """Training went wrong; what was learned before is kept."""

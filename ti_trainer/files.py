@@ -1,0 +1,52 @@
+"""Files written whole or not at all, and names that are safe on every file system."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ti_trainer.errors import ConfigError
+
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside `path` that takes its place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    new = Path(name)
+    try:
+        yield new
+        with new.open("rb+") as file:
+            os.fsync(file.fileno())
+        new.chmod(0o644)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write the whole file or leave what was there."""
+    with atomic(path) as new:
+        new.write_bytes(content)
+
+
+def checked_name(name: str) -> str:
+    """The name of an embedding, if it can be a word in a prompt and a file's name everywhere; else ConfigError."""
+    if not name.strip() or name != name.strip() or name.startswith(".") or name.endswith("."):
+        message = f"The name {name!r} cannot be used: it must not be empty, nor begin or end with a space or a dot."
+        raise ConfigError(message)
+    illegal = sorted(set(re.findall(r"[^\w\-. ]", name)))
+    if illegal:
+        message = f"The name {name!r} contains {' '.join(illegal)}: use letters, digits, spaces and . _ - only."
+        raise ConfigError(message)
+    if name.split(".")[0].upper() in _RESERVED:
+        message = f"The name {name!r} is reserved by Windows: choose another."
+        raise ConfigError(message)
+    return name
