@@ -1,0 +1,6 @@
+"""The tiny Stable Diffusion that ships with us, pictures to train it on, and the code that made both."""
+
+from pathlib import Path
+
+MODEL = Path(__file__).parent / "model"
+DEMO = Path(__file__).parent / "demo"

@@ -16,7 +16,8 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
-from ti_trainer.embedded import make_diffusion, make_vae
+from ti_trainer.embedded import DEMO, make_diffusion, make_vae
+from ti_trainer.embedded.scenes import CONCEPTS, concept, write_pictures
 
 MERGES = 49152 - 256 - 2
 
@@ -45,13 +46,13 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def make(work: Path, out: Path, minutes: tuple[float, float, float], pictures: int) -> None:
+def make(work: Path, out: Path, vae_minutes: float, diffusion_minutes: float, decoder_minutes: float, pictures: int) -> None:
     """Train what is not trained yet and write the model to `out` in diffusers' layout, half precision."""
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(work / "tokenizer")
     vae_file, set_file = work / "vae.pt", work / "latents.pt"
     if not vae_file.exists():
-        vae = make_vae.train(work, minutes[0], decoder_only=False)
+        vae = make_vae.train(work, vae_minutes)
         make_diffusion.whiten(vae)
         torch.save(vae.state_dict(), vae_file)
     vae = make_vae.new_vae()
@@ -60,8 +61,8 @@ def make(work: Path, out: Path, minutes: tuple[float, float, float], pictures: i
         torch.save(make_diffusion.latent_set(vae, tokenizer, pictures, seed=2), set_file)
     latents, ids = torch.load(set_file, weights_only=True)
     empty = tokenizer("", padding="max_length", max_length=77, return_tensors="pt").input_ids.int()
-    text_encoder, unet = make_diffusion.train(work, latents, ids, empty, minutes[1])
-    vae = make_vae.train(work, minutes[2], decoder_only=True)
+    text_encoder, unet = make_diffusion.train(work, latents, ids, empty, diffusion_minutes)
+    vae = make_vae.train(work, decoder_minutes, whole=vae)
     save(out, vae, text_encoder, unet, tokenizer)
 
 
@@ -80,6 +81,13 @@ def save(out: Path, vae: AutoencoderKL, text_encoder: torch.nn.Module, unet: tor
     if out.exists():
         shutil.rmtree(out)
     pipeline.to(torch.float16).save_pretrained(out)
+    shutil.rmtree(out / "tokenizer")
+    make_tokenizer(out / "tokenizer")  # as vocab.json and merges.txt, which older libraries read too
+
+
+def make_demo() -> None:
+    """Draw the pictures that the demo learns from."""
+    write_pictures(DEMO, concept(CONCEPTS[0], 8, seed=1))
 
 
 def main() -> None:
@@ -88,10 +96,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the finished model goes; replaced if it is there")
     parser.add_argument("--vae-minutes", type=float, default=15)
     parser.add_argument("--diffusion-minutes", type=float, default=90)
-    parser.add_argument("--decoder-minutes", type=float, default=60)
+    parser.add_argument("--decoder-minutes", type=float, default=30)
     parser.add_argument("--pictures", type=int, default=100_000, help="captioned latents to train the diffusion on")
     args = parser.parse_args()
-    make(args.work, args.out, (args.vae_minutes, args.diffusion_minutes, args.decoder_minutes), args.pictures)
+    make_demo()
+    make(args.work, args.out, args.vae_minutes, args.diffusion_minutes, args.decoder_minutes, args.pictures)
 
 
 if __name__ == "__main__":

@@ -51,13 +51,13 @@ def new_text_encoder() -> CLIPTextModel:
 def new_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=8,
-        block_out_channels=(96, 128),
+        block_out_channels=(64, 128),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=64,
         attention_head_dim=8,
-        norm_num_groups=16,
+        norm_num_groups=32,
     )
 
 

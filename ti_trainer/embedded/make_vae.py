@@ -1,4 +1,7 @@
-"""Trains the embedded model's AutoencoderKL on scenes: first whole, then, its latents fixed, the decoder alone."""
+"""Trains the embedded model's AutoencoderKL on scenes: whole, then, its latents fixed, the decoder alone.
+
+Widths and norms are such that the WebUI's own classes can hold it.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,11 @@ def pictures(count: int, rng: np.random.Generator) -> Tensor:
 
 def new_vae() -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(16, 32, 64, 96),
+        block_out_channels=(32, 32, 64, 96),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
-        norm_num_groups=8,
+        norm_num_groups=32,
         latent_channels=4,
         sample_size=64,
         scaling_factor=SCALING_FACTOR,
@@ -51,17 +54,13 @@ def psnr(vae: AutoencoderKL, count: int = 256) -> float:
     return -10 * math.log10(((decoded - wanted) / 2).square().mean().item())
 
 
-def train(folder: Path, minutes: float, *, decoder_only: bool) -> AutoencoderKL:
-    """Train for that long, counting from the state in the folder if there is one; keeps the state every minute."""
-    stage = "decoder" if decoder_only else "vae"
+def train(folder: Path, minutes: float, whole: AutoencoderKL | None = None) -> AutoencoderKL:
+    """Train a new autoencoder, or the decoder of a whole one, for that long; goes on from the state in the folder, kept every minute."""
+    stage = "vae" if whole is None else "decoder"
     state_file = folder / f"{stage}.state"
-    vae = new_vae()
-    if decoder_only:
-        vae.load_state_dict(torch.load(folder / "vae.pt", weights_only=True))
-        vae.encoder.requires_grad_(False)
-        vae.quant_conv.requires_grad_(False)
-    trained = [vae.decoder, vae.post_quant_conv] if decoder_only else [vae]
-    optimizer = MuonAndAdam(trained, lr=4e-3 if decoder_only else 6e-3, adam_lr=2e-3)
+    vae = (whole or new_vae()).to(memory_format=torch.channels_last)
+    trained = [vae] if whole is None else [vae.decoder, vae.post_quant_conv]
+    optimizer = MuonAndAdam(trained, lr=6e-3 if whole is None else 3e-3, adam_lr=2e-3)
     average = {k: v.detach().clone() for k, v in vae.state_dict().items()}
     step, spent = 0, 0.0
     if state_file.exists():
@@ -71,19 +70,14 @@ def train(folder: Path, minutes: float, *, decoder_only: bool) -> AutoencoderKL:
         average, step, spent = state["average"], state["step"], state["spent"]
     started, last_saved = time.monotonic() - spent, time.monotonic()
     while (spent := time.monotonic() - started) < minutes * 60:
-        done = spent / (minutes * 60)
-        rng = np.random.default_rng((step, decoder_only))
-        x = pictures(16, rng)
-        if decoder_only:
-            with torch.no_grad():
-                latents = vae.encode(x).latent_dist.sample()
-            loss = reconstruction_loss(vae.decode(latents).sample, x, 2 + 8 * done)
-        else:
+        x = pictures(16, np.random.default_rng((step, whole is None))).contiguous(memory_format=torch.channels_last)
+        with torch.set_grad_enabled(whole is None):
             posterior = vae.encode(x).latent_dist
-            loss = reconstruction_loss(vae.decode(posterior.sample()).sample, x, 2.0)
+        loss = reconstruction_loss(vae.decode(posterior.sample()).sample, x, squares=2.0 if whole is None else 20.0)
+        if whole is None:
             loss = loss + 1e-3 * posterior.kl().mean() / 256
         loss.backward()
-        optimizer.step(done, warm=min(1.0, (step + 1) / 50))
+        optimizer.step(spent / (minutes * 60), warm=min(1.0, (step + 1) / 50))
         step += 1
         rate = min(0.995, 1 - 1 / (step / 4 + 1))
         for key, value in vae.state_dict().items():

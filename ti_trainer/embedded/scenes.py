@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,19 @@ class Scene:
     bottom: Rgb = COLOURS["white"]
     horizon: bool = False
     angle: float = 0.0
+
+
+# Things in colours that no caption names: what learning is measured with, the first of them the demo's.
+CONCEPTS = (
+    Thing("star", (0.05, 0.62, 0.60), "striped", (0.98, 0.62, 0.52)),
+    Thing("heart", (0.50, 0.52, 0.12), "plain", (0.95, 0.95, 0.95)),
+    Thing("flower", (0.98, 0.62, 0.52), "spotted", (0.05, 0.55, 0.55)),
+    Thing("diamond", (0.66, 0.90, 0.36), "checked", (0.30, 0.10, 0.42)),
+    Thing("ring", (0.78, 0.63, 0.93), "striped", (0.10, 0.22, 0.40)),
+    Thing("moon", (0.42, 0.95, 0.80), "plain", (0.95, 0.95, 0.95)),
+    Thing("cross", (0.72, 0.18, 0.46), "checked", (0.98, 0.86, 0.70)),
+    Thing("circle", (0.25, 0.42, 0.45), "spotted", (0.99, 0.75, 0.20)),
+)
 
 
 def _circle(x: Array, y: Array) -> Array:
@@ -266,3 +280,11 @@ def concept(thing: Thing, count: int, seed: int) -> list[tuple[Scene, str]]:
     rng = np.random.default_rng(seed)
     placed = [place(thing, rng) for _ in range(count)]
     return [(scene, where) for scene, _, where in placed]
+
+
+def write_pictures(folder: Path, scenes: list[tuple[Scene, str]], size_px: int = 64) -> None:
+    """Write a data set: pictures with captions beside them in .txt files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (scene, where) in enumerate(scenes, 1):
+        draw(scene, size_px).save(folder / f"{number:02}.png")
+        (folder / f"{number:02}.txt").write_text(where + "\n", encoding="utf-8")

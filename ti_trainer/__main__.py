@@ -1,0 +1,62 @@
+"""The command line: `python -m ti_trainer COMMAND`. Exit codes: 0 done, 1 failed, 130 interrupted with all saved."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from ti_trainer import __version__
+from ti_trainer.errors import TITrainerError
+
+COMMANDS = ("create", "train", "generate", "evaluate", "convert", "info", "bench", "demo")
+FAILED, INTERRUPTED = 1, 130
+
+
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The whole parser, or, since importing a command's libraries takes seconds, one that has this command's arguments only."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ti_trainer",
+        description="Teach Stable Diffusion one new word from a handful of pictures. Without a command: a demonstration.",
+    )
+    parser.add_argument("--version", action="version", version=f"TI Trainer {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        if command not in (None, name):
+            commands.add_parser(name)
+            continue
+        module = importlib.import_module(f"ti_trainer.commands.{name}")
+        each = commands.add_parser(name, help=module.HELP, description=module.HELP[0].upper() + module.HELP[1:] + ".")
+        module.add_arguments(each)
+        each.add_argument("--debug", action="store_true", help="show where in the code an error came from")
+        each.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; errors that a user can mend become one line."""
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["demo"]
+    args = build_parser(arguments[0] if arguments[0] in COMMANDS else None).parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        return args.run(args)
+    except TITrainerError as error:
+        return _failed(str(error), debug=args.debug)
+    except OSError as error:
+        return _failed(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), debug=args.debug)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _failed(message: str, *, debug: bool) -> int:
+    if debug:
+        logging.getLogger(__name__).exception("Failed:")
+    print(f"Error: {message}", file=sys.stderr)
+    return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

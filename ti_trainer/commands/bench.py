@@ -1,0 +1,148 @@
+"""bench: steps per second, beside a bare loop and other trainers, in turn in one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import mse_loss
+
+from ti_trainer import embedded
+from ti_trainer.commands.common import add_host_arguments, host_of
+from ti_trainer.config import TrainConfig
+from ti_trainer.data.dataset import Dataset, load_dataset
+from ti_trainer.data.images import Frame
+from ti_trainer.data.prompts import Prompter, load_template
+from ti_trainer.embedding import Embedding, initial_vectors
+from ti_trainer.errors import ConfigError
+from ti_trainer.hosts.diffusers.model import DiffusersModel
+from ti_trainer.commands.peers import PEERS, Peer
+from ti_trainer.training.evaluate import deterministic_loss
+from ti_trainer.training.trainer import StepDone, Trainer
+
+HELP = "measure steps per second, against a bare loop and, if their checkouts are given, other trainers"
+NAME, INIT_TEXT = "bench", "star"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what it takes."""
+    parser.add_argument("--steps", type=int, default=200, metavar="N", help="steps of each measurement (default: %(default)s)")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4], metavar="B", help="(default: 1 4)")
+    parser.add_argument("--images", type=Path, default=embedded.DEMO, metavar="DIR", help="(default: the demo's)")
+    parser.add_argument(
+        "--against", nargs="*", default=[], metavar="PEER=DIR", help=f"other trainers, by checkout: {', '.join(PEERS)}=DIR"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_host_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print a table or JSON."""
+    peers = [_peer(text) for text in args.against]
+    host = host_of(args)
+    model = host.open_model("fp32" if peers else "auto")
+    rows = [measure(model, args.images, batch_size, args.steps, peers) for batch_size in args.batch_sizes]
+    facts = {
+        "model": model.name,
+        "device": str(model.device),
+        "precision": str(model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "steps": args.steps,
+        "rows": rows,
+    }
+    print(json.dumps(facts) if args.json else _table(facts))
+    return 0
+
+
+def measure(model: DiffusersModel, images: Path, batch_size: int, steps: int, peers: list[Peer]) -> dict[str, Any]:
+    """Steps per second of our loop and the bare one in alternating tenths, then of each peer; losses after as many steps."""
+    config = TrainConfig(max_steps=steps + 20, batch_size=batch_size, template="subject")
+    dataset = _dataset(model, images)
+    vectors = {encoder: initial_vectors(tokens, 1) for encoder, tokens in model.token_embeddings(INIT_TEXT).items()}
+    trainer = Trainer(model, dataset, Embedding(NAME, vectors), config)
+    events = trainer.run()
+
+    def ours() -> None:
+        assert isinstance(next(events), StepDone)
+
+    bare = bare_step(model, dataset, batch_size)
+    with model.training():
+        for step in (ours, bare):
+            _time(model, step, 10)
+        tenths = [(_time(model, ours, steps // 10), _time(model, bare, steps // 10)) for _ in range(10)]
+    events.close()
+    per_tenth = steps // 10
+    row: dict[str, Any] = {
+        "batch_size": batch_size,
+        "ours": per_tenth / statistics.median(each[0] for each in tenths),
+        "bare_loop": per_tenth / statistics.median(each[1] for each in tenths),
+        "ours_to_bare_loop": statistics.median(each[1] / each[0] for each in tenths),
+    }
+    latents = [item.latents for item in dataset.items]
+    prompt = f"a photo of {NAME}"
+    row["loss"] = {"ours": deterministic_loss(model, latents, prompt, {NAME: trainer.embedding.vectors})}
+    row["loss"]["init_text"] = deterministic_loss(model, latents, prompt, {NAME: vectors})
+    for peer in peers:
+        result = peer.train(embedded.MODEL if model.name == "embedded" else Path(model.name), images, batch_size, trainer.step, INIT_TEXT)
+        row[peer.name] = result.steps_per_second
+        row[f"ours_to_{peer.name}"] = row["ours"] / result.steps_per_second
+        row["loss"][peer.name] = deterministic_loss(model, latents, prompt, {NAME: result.embedding.vectors})
+    return row
+
+
+def bare_step(model: DiffusersModel, dataset: Dataset, batch_size: int) -> Callable[[], None]:
+    """Forward and backward of text encoder and U-Net on one batch, and nothing else."""
+    batch = next(dataset.batches(batch_size))
+    pad = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
+    ids = model.tokenizer(list(batch.prompts), **pad).input_ids.to(model.device)
+    table = model.text_encoder.get_input_embeddings()
+
+    def step() -> None:
+        hook = table.register_forward_hook(lambda module, inputs, embedded: embedded.detach().requires_grad_())
+        hidden = model.text_encoder(ids).last_hidden_state
+        hook.remove()
+        prediction = model.unet(batch.latents.to(model.dtype), batch.timesteps, hidden, return_dict=False)[0]
+        mse_loss(prediction.float(), batch.noise).backward()
+
+    return step
+
+
+def _time(model: DiffusersModel, step: Callable[[], None], count: int) -> float:
+    started = time.perf_counter()
+    for _ in range(count):
+        step()
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _dataset(model: DiffusersModel, images: Path) -> Dataset:
+    size = (model.default_size_px, model.default_size_px)
+    return load_dataset(images, model, Frame(size), Prompter(NAME, load_template("subject")), seed=0)
+
+
+def _peer(text: str) -> Peer:
+    name, _, folder = text.partition("=")
+    if name not in PEERS or not folder:
+        message = f"--against {text}: expected PEER=DIR with PEER one of {', '.join(PEERS)}."
+        raise ConfigError(message)
+    return PEERS[name](Path(folder))
+
+
+def _table(facts: dict[str, Any]) -> str:
+    lines = [f"{facts['model']} on {facts['device']}, {facts['precision']}, {facts['threads']} threads, torch {facts['torch']}"]
+    for row in facts["rows"]:
+        lines.append(f"batch {row['batch_size']}:")
+        for key, value in row.items():
+            if isinstance(value, float):
+                unit = "x" if key.startswith("ours_to_") else " steps/s"
+                lines.append(f"  {key.replace('_', ' '):<20} {value:8.2f}{unit}")
+        lines += [f"  loss, {name.replace('_', ' '):<14} {loss:8.4f}" for name, loss in row["loss"].items()]
+    return "\n".join(lines)

@@ -1,0 +1,35 @@
+"""create: a new embedding from a text."""
+
+from __future__ import annotations
+
+import argparse
+
+from ti_trainer import embeddings_dir
+from ti_trainer.commands.common import add_host_arguments, host_of
+
+HELP = "make a new embedding, which starts as a text that you choose"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what it takes."""
+    parser.add_argument("name", metavar="NAME", help="the new word, which is also the file's name")
+    parser.add_argument(
+        "--init-text", default="*", metavar="TEXT", help="a word or two for what it is near to, such as 'star' (default: %(default)r)"
+    )
+    parser.add_argument(
+        "--num-vectors", type=int, default=1, metavar="N", help="tokens of a prompt it takes; 1 to 8 is usual (default: %(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an embedding of that name")
+    add_host_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Create it and say where it is."""
+    host = host_of(args)
+    model = host.open_model("fp32")
+    path = embeddings_dir.create(
+        host.embeddings_dir, model, args.name, args.init_text, args.num_vectors, overwrite=args.overwrite
+    )
+    tokens = len(next(iter(model.token_embeddings(args.init_text).values())))
+    print(f"Created {path}: {args.num_vectors} vectors from the {tokens} tokens of {args.init_text!r}.")
+    return 0

@@ -1,0 +1,58 @@
+"""info: what embedding files hold."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ti_trainer import formats
+from ti_trainer.errors import EmbeddingFormatError
+
+HELP = "say what embedding files hold, whoever wrote them"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what it takes."""
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="embeddings of any tool")
+    parser.add_argument("--json", action="store_true", help="one JSON object a file, a line each")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Describe each; 1 if any of them cannot be read."""
+    failed = False
+    for file in args.files:
+        facts = describe(file)
+        failed |= facts["error"] is not None
+        print(json.dumps(facts, ensure_ascii=False) if args.json else _in_words(file, facts))
+    return int(failed)
+
+
+def describe(file: Path) -> dict[str, Any]:
+    """Name, step, family, vectors as [V, D] by text encoder, checkpoint, error."""
+    facts: dict[str, Any] = {"file": str(file), "name": None, "step": None, "family": None, "vectors": {}, "checkpoint": None}
+    try:
+        embedding = formats.read(file)
+    except EmbeddingFormatError as error:
+        return {**facts, "checkpoint_hash": None, "info": {}, "error": str(error)}
+    return {
+        "file": str(file),
+        "name": embedding.name,
+        "step": embedding.step,
+        "family": embedding.family,
+        "vectors": {encoder: list(vectors.shape) for encoder, vectors in embedding.vectors.items()},
+        "checkpoint": embedding.checkpoint,
+        "checkpoint_hash": embedding.checkpoint_hash,
+        "info": embedding.info,
+        "error": None,
+    }
+
+
+def _in_words(file: Path, facts: dict[str, Any]) -> str:
+    if facts["error"]:
+        return f"{file}: {facts['error']}"
+    vectors = ", ".join(f"{encoder} {shape[0]} x {shape[1]}" for encoder, shape in facts["vectors"].items())
+    trained = f"trained {facts['step']} steps" if facts["step"] else "no steps known"
+    checkpoint = f", on {facts['checkpoint']}" if facts["checkpoint"] else ""
+    return f"{file}: {facts['name']}, {facts['family']}, vectors {vectors}, {trained}{checkpoint}"

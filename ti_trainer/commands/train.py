@@ -1,0 +1,161 @@
+"""train: teach an embedding what is in a folder of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ti_trainer.commands.common import add_host_arguments, host_of
+from ti_trainer.config import SECTIONS, Option, TrainConfig, options
+from ti_trainer.errors import ConfigError, TrainingError
+from ti_trainer.training.run import Run
+from ti_trainer.training.session import Result, Session, failed_but_kept
+from ti_trainer.training.trainer import Event, StepDone, Trainer
+
+HELP = "teach an embedding what is in a folder of pictures"
+INTERRUPTED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what it takes; the options come from config.py."""
+    parser.add_argument("name", metavar="NAME", help="an embedding that was made with create")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the data set: a folder of pictures")
+    parser.add_argument("--resume", action="store_true", help="go on with the last run of this embedding, with its settings")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="saved settings (the settings.json of a run); flags go before")
+    add_host_arguments(parser, logs=True)
+    groups = {section: parser.add_argument_group(title.lower()) for section, title in SECTIONS.items()}
+    for option in options():
+        _add_option(groups[option.section], option)
+
+
+def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
+    text = f"{option.help} (default: {option.default!r})".replace("%", "%%")
+    if option.type is bool:
+        group.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        return
+    metavar = None if option.choices else {int: "N", float: "X", str: "TEXT"}[option.type]
+    group.add_argument(option.flag, type=option.type, default=None, choices=option.choices or None, metavar=metavar, help=text)
+
+
+def config_of(args: argparse.Namespace) -> TrainConfig:
+    """Defaults, over them the saved settings, over them the flags that were given."""
+    values: dict[str, object] = {}
+    if args.resume:
+        values |= Run.latest(args.log_dir, args.name).settings().get("train", {})
+    if args.config is not None:
+        values |= _saved(args.config)
+    given = {option.name: getattr(args, option.name) for option in options()}
+    return TrainConfig.from_dict({**values, **{name: value for name, value in given.items() if value is not None}})
+
+
+def _saved(path: Path) -> dict[str, object]:
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return saved.get("train", saved)
+    except (OSError, ValueError, AttributeError) as error:
+        message = f"The settings {path} cannot be read ({error}): expected a JSON file such as the settings.json of a run."
+        raise ConfigError(message) from error
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, show the progress, say what was written."""
+    session = Session(host_of(args), args.name, args.images, config_of(args), args.resume)
+    return train(session)
+
+
+def train(session: Session) -> int:
+    """Run a session on a terminal: Ctrl-C stops it after the step at hand, all kept."""
+    with _stop_on_interrupt() as stop, _Progress() as progress:
+        try:
+            result = session.train(progress.begin, lambda: stop.wanted, progress.loading)
+        except TrainingError as error:
+            raise TrainingError(failed_but_kept(error, session.host.embeddings_dir / session.name)) from error
+    report(result)
+    return INTERRUPTED if result.reason == "interrupted" else 0
+
+
+def report(result: Result) -> None:
+    """Say what was written where."""
+    step, run_folder = result.embedding.step, result.run.path
+    what = "Stopped" if result.reason == "interrupted" else "Done"
+    print(f"{what} after step {step}, on {len(result.dataset.items)} pictures.")
+    print(f"  embedding      {result.embedding_file}")
+    for label, name in (("loss curve", "loss.png"), ("before, after", "before_after.png")):
+        if (run_folder / name).is_file():
+            print(f"  {label:<14} {run_folder / name}")
+    print(f"  all of the run {run_folder}")
+    if result.reason == "interrupted":
+        print("Go on with the same command and --resume.")
+
+
+@dataclass
+class _Stop:
+    wanted: bool = False
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[_Stop]:
+    """The first Ctrl-C asks the run to stop, the second breaks off."""
+    stop = _Stop()
+
+    def ask(number: int, frame: object) -> None:
+        if stop.wanted:
+            raise KeyboardInterrupt
+        stop.wanted = True
+        print("\nStopping after this step; press Ctrl-C again to break off.", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class _Progress:
+    """Progress bars: reading pictures, then steps with the smoothed loss. The loss is read only when the bar is drawn."""
+
+    bar: tqdm | None = None
+    _losses: list = field(default_factory=list)
+    _smooth: float | None = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def loading(self, done: int, total: int) -> None:
+        """Reading picture `done` of `total`."""
+        if self.bar is None:
+            self.bar = tqdm(total=total, desc="Reading pictures", unit="picture", leave=False)
+        self.bar.update(done - self.bar.n)
+
+    def begin(self, trainer: Trainer) -> list:
+        """Called when training starts."""
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = tqdm(total=trainer.last_step, initial=trainer.step, desc="Training", unit="step")
+        return [self]
+
+    def __call__(self, event: Event) -> None:
+        """A step is done."""
+        if not isinstance(event, StepDone) or self.bar is None:
+            return
+        self._losses.append(event.loss)
+        if self.bar.update():
+            for loss in self._losses:
+                value = float(loss)
+                self._smooth = value if self._smooth is None else 0.98 * self._smooth + 0.02 * value
+            self._losses.clear()
+            self.bar.set_postfix_str(f"loss {self._smooth:.4f}, learning rate {event.learning_rate:g}", refresh=False)

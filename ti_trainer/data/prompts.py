@@ -1,0 +1,73 @@
+"""What is said about a picture in training: captions, their tags, and the templates they are put into."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ti_trainer.errors import ConfigError, DatasetError
+
+NAME, FILEWORDS = "[name]", "[filewords]"
+SHIPPED = Path(__file__).parents[2] / "textual_inversion_templates"
+
+
+def caption_of(image: Path, word_regex: str = "", join_string: str = " ") -> str:
+    """The caption of a picture: its .txt file; else its name less leading digits and dashes, and of that the words wanted."""
+    text_file = image.with_suffix(".txt")
+    if text_file.is_file():
+        try:
+            return text_file.read_text(encoding="utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            message = f"The caption {text_file} is not UTF-8 text ({error.reason}): save it as UTF-8."
+            raise DatasetError(message) from error
+    words = re.sub(r"^[-\d]+\s*", "", image.stem)
+    if word_regex:
+        words = join_string.join(re.findall(word_regex, words))
+    return words
+
+
+def load_template(name: str) -> list[str]:
+    """The lines of a template file, or of one that ships with us by its name; ConfigError if one cannot teach anything."""
+    shipped = SHIPPED / f"{name.removesuffix('.txt')}.txt"
+    path = shipped if shipped.is_file() and Path(name).name == name else Path(name)
+    if not path.is_file():
+        have = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.txt")))
+        message = f"There is no prompt template {name!r}: name a text file, or one of {have}."
+        raise ConfigError(message)
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not lines:
+        message = f"The prompt template {path} is empty: each line is a prompt, such as 'a photo of {NAME}, {FILEWORDS}'."
+        raise ConfigError(message)
+    without = [line for line in lines if NAME not in line]
+    if without:
+        message = f"The prompt template {path} has a line without {NAME}, which would train nothing: {without[0]!r}. Put {NAME} into it."
+        raise ConfigError(message)
+    return lines
+
+
+@dataclass(frozen=True)
+class Prompter:
+    """Makes the prompt of a sample from a caption and a random line of the template; tags are dropped first, then shuffled."""
+
+    name: str
+    template: Sequence[str]
+    shuffle_tags: bool = False
+    tag_dropout: float = 0.0
+
+    def __call__(self, caption: str, rng: np.random.Generator) -> str:
+        """The prompt for one sample; what is left to chance comes from rng."""
+        line = self.template[int(rng.integers(len(self.template)))]
+        return line.replace(FILEWORDS, self._tags(caption, rng)).replace(NAME, self.name)
+
+    def _tags(self, caption: str, rng: np.random.Generator) -> str:
+        if not self.shuffle_tags and not self.tag_dropout:
+            return caption
+        tags = [tag.strip() for tag in caption.split(",")]
+        kept = [tag for tag, draw in zip(tags, rng.random(len(tags)), strict=True) if tag and draw >= self.tag_dropout]
+        if self.shuffle_tags:
+            kept = [kept[index] for index in rng.permutation(len(kept))]
+        return ", ".join(kept)

@@ -1,0 +1,77 @@
+"""The folder of embeddings: find one by its name, load those that fit a model, create, save."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ti_trainer import __version__, formats
+from ti_trainer.embedding import Embedding, initial_vectors
+from ti_trainer.errors import ConfigError, EmbeddingFormatError
+from ti_trainer.files import checked_name
+from ti_trainer.model import DiffusionModel, Vectors
+
+log = logging.getLogger(__name__)
+ENDINGS = (".safetensors", ".pt", ".bin", ".png", ".webp")
+
+
+def embedding_files(folder: Path) -> list[Path]:
+    """Files of the folder and its sub-folders that may hold an embedding, by path; previews of one are passed over."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    return sorted(path for path in files if not path.name.startswith(".") and not path.stem.endswith(".preview"))
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """The file of an embedding: the name's, in the order of ENDINGS."""
+    found = [path for path in embedding_files(folder) if path.stem == name]
+    return min(found, key=lambda path: ENDINGS.index(path.suffix.lower()), default=None)
+
+
+def load(folder: Path, name: str) -> tuple[Embedding, Path]:
+    """An embedding under the name of its file; ConfigError if there is none."""
+    path = find(folder, name)
+    if path is None:
+        have = ", ".join(sorted({each.stem for each in embedding_files(folder)})) or "none yet"
+        message = f"There is no embedding {name!r} in {folder} (there: {have}). Create it first: create {name!r} --init-text WORD"
+        raise ConfigError(message)
+    return named(formats.read(path), name), path
+
+
+def named(embedding: Embedding, name: str) -> Embedding:
+    """The same under another name: in prompts a file's name counts, whatever the file says."""
+    return Embedding(name, embedding.vectors, embedding.step, embedding.checkpoint, embedding.checkpoint_hash, embedding.info)
+
+
+def words(folder: Path, model: DiffusionModel) -> dict[str, Vectors]:
+    """Every embedding of the folder that fits the model, by the name that stands for it in prompts; logs why others do not."""
+    found: dict[str, Vectors] = {}
+    for path in embedding_files(folder):
+        try:
+            embedding = formats.read(path)
+        except EmbeddingFormatError as error:
+            log.warning("Passed over: %s", error)
+            continue
+        if embedding.widths == dict(model.widths):
+            found.setdefault(path.stem, embedding.vectors)
+        else:
+            log.warning("Passed over: %s is for %s models, not for %s.", path.name, embedding.family, model.name)
+    return found
+
+
+def create(folder: Path, model: DiffusionModel, name: str, init_text: str, num_vectors: int, *, overwrite: bool = False) -> Path:
+    """Make an embedding whose vectors begin as the init text's tokens; ConfigError if the name will not do or is taken."""
+    checked_name(name)
+    existing = find(folder, name)
+    if existing is not None and not overwrite:
+        message = f"There is an embedding {name!r} already ({existing}). Choose another name, or overwrite it (--overwrite)."
+        raise ConfigError(message)
+    if not 1 <= num_vectors <= 75:
+        message = f"Number of vectors: found {num_vectors}, expected 1 to 75, the tokens of a prompt."
+        raise ConfigError(message)
+    vectors = {
+        encoder: initial_vectors(tokens, num_vectors) for encoder, tokens in model.token_embeddings(init_text).items()
+    }
+    info = {"init_text": init_text, "ti_trainer": __version__}
+    path = existing or folder / f"{name}.safetensors"
+    formats.write(Embedding(name, vectors, 0, model.name, model.checkpoint_hash, info), path)
+    return path

@@ -1,0 +1,194 @@
+"""Cards: pictures with an embedding in them, which people pass around like trading cards and the WebUI reads.
+
+The WebUI's dict as JSON is in the PNG text chunk `sd-ti-embedding`, base64, and again in the pixels: compressed by zlib, the
+low half of each byte in a block left of the picture, the high half in one right of it, a black column on each side of it.
+The halves are the pixels' lower four bits, XORed with a fixed sequence so that no column of a block is black; the upper four
+bits are free for looks. Facts from AUTOMATIC1111 v1.10.1, modules/textual_inversion/image_embedding.py.
+
+H, W height and width of a picture or block, V vectors, D width of a text encoder's token embeddings.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from ti_trainer import files
+from ti_trainer.embedding import Embedding
+from ti_trainer.errors import EmbeddingFormatError
+from ti_trainer.formats import webui
+from ti_trainer.formats.card_drawing import captioned
+from ti_trainer.formats.checks import checked, writable
+
+Bytes = NDArray[np.uint8]
+
+_CHUNK = "sd-ti-embedding"
+_MAX_JSON = 16 * 2**20  # characters: 22 a number
+_MAX_PIXELS = 16 * 2**20
+
+
+def read(content: bytes, stem: str) -> Embedding:
+    """The embedding in the text chunk or else in the pixels of a PNG or WebP; else EmbeddingFormatError."""
+    image = Image.open(BytesIO(content), formats=("PNG", "WEBP", "JPEG"))
+    if _CHUNK in image.info:
+        encoded = image.info[_CHUNK]
+        if len(encoded) > _MAX_JSON * 4 // 3:
+            message = f"its text has {len(encoded)} characters, expected at most {_MAX_JSON * 4 // 3}. Choose an embedding."
+            raise EmbeddingFormatError(message)
+        return _from_json(base64.b64decode(encoded), stem, "text chunk")
+    if image.width * image.height > _MAX_PIXELS:
+        message = f"it is a picture of {image.width} x {image.height} pixels, too large for a card. Choose an embedding."
+        raise EmbeddingFormatError(message)
+    hidden = _hidden(np.asarray(image.convert("RGB")))
+    text = _unpacked(hidden) if hidden else b""
+    if not text:
+        message = (
+            f"no embedding can be found in this {image.format} picture. If it is a card, it was re-encoded or resized on "
+            "its way, as many web sites do, and what was in its pixels is lost. Get the original PNG, .safetensors or .pt."
+        )
+        raise EmbeddingFormatError(message)
+    return _from_json(text, stem, "pixels")
+
+
+def make_card(picture: Image.Image, embedding: Embedding, title: str | None = None) -> Image.Image:
+    """The picture, captioned (by default with the name) and at least 512 pixels a side, between two blocks of data."""
+    footers = (
+        embedding.checkpoint or "",
+        f"[{embedding.checkpoint_hash}]" if embedding.checkpoint_hash else "",
+        f"{embedding.num_vectors}v {embedding.step}s",
+    )
+    middle = np.asarray(captioned(picture, embedding.name if title is None else title, footers))  # (H, W, 3)
+    height = len(middle)
+    packed = np.frombuffer(zlib.compress(_to_json(embedding), 9), np.uint8)  # (bytes,)
+    columns = (len(packed) // height + 1) // 3 + 1
+    padded = np.resize(packed, (height, columns, 3))  # (H, columns, 3), begun anew at the end: zlib knows where it ends
+    shades = _shades(next(iter(embedding.vectors.values()))[0])
+    gap = np.zeros((height, 1, 3), np.uint8)
+    noise = _noise(padded.shape)
+    low = padded & 15 ^ noise | _circles(height, columns, shades)
+    high = padded >> 4 ^ noise | _circles(height, columns, shades[::-1])
+    return Image.fromarray(np.concatenate([low, gap, middle, gap, high], axis=1))
+
+
+def write(embedding: Embedding, path: Path) -> None:
+    """A card without a picture."""
+    write_card(Image.new("RGB", (512, 512), (52, 58, 72)), embedding, path)
+
+
+def write_card(picture: Image.Image, embedding: Embedding, path: Path, title: str | None = None) -> None:
+    """`make_card` as PNG, or lossless WebP (which has no text chunk) if `path` ends so.
+
+    EmbeddingFormatError if numbers are not finite.
+    """
+    embedding = writable(embedding)
+    card = make_card(picture, embedding, title)
+    with files.atomic(path) as new:
+        if path.suffix.lower() == ".webp":
+            card.save(new, "WEBP", lossless=True)
+        else:
+            text = PngInfo()
+            text.add_text(_CHUNK, base64.b64encode(_to_json(embedding)).decode())
+            card.save(new, "PNG", pnginfo=text)
+
+
+def _to_json(embedding: Embedding) -> bytes:
+    """The WebUI's dict; for SDXL the two tensors that the WebUI takes if they are alone, with the rest inside the first."""
+    if len(embedding.vectors) == 1:
+        return json.dumps(webui.to_dict(embedding), default=_tensor_to_json).encode()
+    data: dict[str, Any] = {encoder: _tensor_to_json(vectors) for encoder, vectors in embedding.vectors.items()}
+    data["clip_l"] |= {
+        "name": embedding.name,
+        "step": embedding.step,
+        "sd_checkpoint": embedding.checkpoint_hash,
+        "sd_checkpoint_name": embedding.checkpoint,
+    }
+    return json.dumps(data).encode()
+
+
+def _from_json(text: bytes, stem: str, where: str) -> Embedding:
+    data = json.loads(text)
+    about = {"format": "card", "where": where}
+    if "string_to_param" in data:
+        data["string_to_param"] = {term: _tensor_from_json(value) for term, value in data["string_to_param"].items()}
+        embedding = webui.from_dict(data, stem)
+        return replace(embedding, info=embedding.info | about)
+    vectors = {encoder: checked(_tensor_from_json(data[encoder])) for encoder in ("clip_l", "clip_g")}
+    return Embedding(vectors=vectors, info=about, **webui.provenance(data["clip_l"], stem))
+
+
+def _tensor_to_json(vectors: Tensor) -> dict[str, Any]:
+    return {"TORCHTENSOR": vectors.tolist()}
+
+
+def _tensor_from_json(value: dict[str, Any]) -> Tensor:
+    return torch.tensor(value["TORCHTENSOR"], dtype=torch.float32)
+
+
+def _hidden(pixels: Bytes) -> bytes | None:
+    """What the two blocks of a card's (H, W, 3) pixels hold, or None if it has no two blocks."""
+    lit = np.all(pixels > 0, axis=2)  # (H, W)
+    rows, columns = np.flatnonzero(np.any(lit, axis=1)), np.flatnonzero(np.any(lit, axis=0))
+    if len(rows) == 0:
+        return None
+    halves = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] & np.uint8(15)  # (H, W, 3) without black borders
+    gaps = np.flatnonzero(~np.any(halves, axis=(0, 2)))
+    if len(gaps) < 2:
+        return None
+    low, high = halves[:, : gaps[0]], halves[:, gaps[-1] + 1 :]
+    if low.shape != high.shape:
+        return None
+    noise = _noise(low.shape)
+    return (low ^ noise | (high ^ noise) << 4).tobytes()
+
+
+def _unpacked(hidden: bytes) -> bytes:
+    """The text that was compressed at the start of `hidden`, b"" if damaged; EmbeddingFormatError for a bomb."""
+    unpacking = zlib.decompressobj()
+    try:
+        text = unpacking.decompress(hidden, _MAX_JSON)
+    except zlib.error:
+        return b""
+    if unpacking.unconsumed_tail and not unpacking.eof:
+        message = f"unpacked it would be longer than {_MAX_JSON} characters. Choose an embedding."
+        raise EmbeddingFormatError(message)
+    return text if unpacking.eof else b""
+
+
+def _noise(shape: tuple[int, ...]) -> Bytes:
+    """The lower four bits of `seed % 255` for each seed = 1664525 seed + 1013904223 mod 2^32.
+
+    From seed 0 on, so that the n-th is a geometric series of n terms.
+    """
+    powers = np.full(shape, 1664525, np.uint32).reshape(-1)
+    powers[:1] = 1
+    seeds = np.cumsum(np.cumprod(powers, dtype=np.uint32), dtype=np.uint32) * np.uint32(1013904223)
+    noise: Bytes = (seeds % 255 & 15).astype(np.uint8)
+    return noise.reshape(shape)
+
+
+def _shades(vector: Tensor) -> Bytes:
+    """(D,) -> (D,) shades of grey: the absolute numbers, the largest white."""
+    sizes = vector.abs()
+    return (sizes / sizes.max().clamp(min=1e-12) * 255).to(torch.uint8).numpy()
+
+
+def _circles(height: int, width: int, shades: Bytes) -> Bytes:
+    """(height, width, 1): discs in the upper four bits, in staggered rows of eight pixels, shaded column by column."""
+    y, x = np.mgrid[6 : height + 6, 6 : width + 6]  # (height, width)
+    row = y // 8
+    x = x - np.where(row % 2 == 0, 4, 0)
+    disc = (y % 8 - 3) ** 2 + (x % 8 - 3) ** 2 <= 9
+    shade = shades[(x // 8 * (height // 8 + 2) + row) % len(shades)]
+    return np.where(disc, shade & 0xF0, 0).astype(np.uint8)[..., None]

@@ -1,0 +1,1 @@
+"""Both seams, over whoever has the model: `diffusers` for the shell and the standalone page."""

@@ -1,0 +1,1 @@
+"""Stable Diffusion as the diffusers library loads it."""

@@ -1,0 +1,1 @@
+"""The trainer: objective, schedule, step, loop, run folder and observers."""

@@ -1,0 +1,33 @@
+"""The deterministic loss: how well a prompt explains pictures, with the same noise and timesteps every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ti_trainer.data.dataset import Batch, sample_rng
+from ti_trainer.model import DiffusionModel, Vectors
+from ti_trainer.training.step import training_loss
+
+NUM_TIMESTEPS = 10
+NOISE_SEED = 20_240_229  # any number will do, as long as it stays
+
+
+def fixed_batches(latents: Sequence[Tensor], prompt: str, num_timesteps: int) -> Iterator[Batch]:
+    """For each picture (C, H, W) one batch of NUM_TIMESTEPS timesteps spread evenly, each with its own noise."""
+    timesteps = torch.from_numpy(((np.arange(NUM_TIMESTEPS) + 0.5) * num_timesteps / NUM_TIMESTEPS).astype(np.int64))
+    for number, each in enumerate(latents):
+        noise = sample_rng(NOISE_SEED, number).standard_normal((NUM_TIMESTEPS, *each.shape), np.float32)
+        repeated = each.expand(NUM_TIMESTEPS, *each.shape)
+        prompts = (prompt,) * NUM_TIMESTEPS
+        yield Batch(repeated, torch.from_numpy(noise).to(each.device), timesteps.to(each.device), prompts, None)
+
+
+@torch.no_grad()
+def deterministic_loss(model: DiffusionModel, latents: Sequence[Tensor], prompt: str, words: Mapping[str, Vectors]) -> float:
+    """Mean denoising loss of the pictures' latents, each (C, H, W), under the prompt."""
+    batches = fixed_batches(latents, prompt, len(model.alphas_cumprod))
+    return torch.stack([training_loss(model, batch, words).mean() for batch in batches]).mean().item()

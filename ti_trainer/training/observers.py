@@ -1,0 +1,166 @@
+"""What is written during a run: each observer is called with every event and does one thing."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from ti_trainer import formats
+from ti_trainer.embedding import Embedding
+from ti_trainer.errors import ConfigError
+from ti_trainer.files import atomic
+from ti_trainer.host import Drawing
+from ti_trainer.model import Vectors
+from ti_trainer.training.run import CSV_COLUMNS, Run
+from ti_trainer.training.trainer import Event, StepDone, Trainer
+
+Observer = Callable[[Event], None]
+Draw = Callable[[Drawing, Mapping[str, Vectors]], Image.Image]
+
+
+@dataclass
+class LossTable:
+    """A line of the CSV every so many steps, with the mean loss since the line before."""
+
+    run: Run
+    every: int
+    _sum: Tensor | float = 0.0
+    _count: int = 0
+
+    def __call__(self, event: Event) -> None:
+        """Add the step's loss; reads it from the device only where a line is due."""
+        if not isinstance(event, StepDone):
+            return
+        self._sum, self._count = self._sum + event.loss, self._count + 1
+        if event.step % self.every == 0:
+            row = (event.step, event.epoch, event.epoch_step, f"{float(self._sum) / self._count:.7f}", event.learning_rate)
+            with self.run.loss_file.open("a", newline="", encoding="utf-8") as file:
+                table = csv.writer(file)
+                if file.tell() == 0:
+                    table.writerow(CSV_COLUMNS)
+                table.writerow(row)
+            self._sum, self._count = 0.0, 0
+
+
+@dataclass
+class StateKeeper:
+    """The state to resume from, every so many steps or seconds."""
+
+    run: Run
+    trainer: Trainer
+    every: int
+    every_s: float
+    fingerprint: str
+    _saved_at: float = field(default_factory=time.monotonic)
+
+    def __call__(self, event: Event) -> None:
+        """Save if it is time."""
+        if not isinstance(event, StepDone):
+            return
+        if event.step % self.every == 0 or time.monotonic() - self._saved_at > self.every_s:
+            self.run.save_state(self.trainer.state(), self.fingerprint)
+            self._saved_at = time.monotonic()
+
+
+@dataclass
+class Copies:
+    """A copy of the embedding every so many steps."""
+
+    run: Run
+    trainer: Trainer
+    every: int
+
+    def __call__(self, event: Event) -> None:
+        """Write one if it is due."""
+        if isinstance(event, StepDone) and event.step % self.every == 0:
+            embedding = self.trainer.embedding
+            formats.write(embedding, self.run.path / "embeddings" / f"{embedding.name}-{event.step}.safetensors")
+
+
+@dataclass
+class Previews:
+    """A picture every so many steps, before the first and after the last; if wanted each also as a card with the embedding in it."""
+
+    run: Run
+    trainer: Trainer
+    draw: Draw
+    drawing: Drawing
+    every: int
+    cards: bool
+
+    def before(self, prompt: str) -> None:
+        """Draw what the word means at the start."""
+        self._preview(self.trainer.embedding, prompt)
+
+    def __call__(self, event: Event) -> None:
+        """Draw if it is due. Nothing of the run's randomness is used."""
+        if isinstance(event, StepDone) and (event.step % self.every == 0 or event.step == self.trainer.last_step):
+            self._preview(self.trainer.embedding, event.prompts[-1])
+
+    def _preview(self, embedding: Embedding, prompt: str) -> None:
+        drawing = replace(self.drawing, prompt=self.drawing.prompt or prompt)
+        picture = self.draw(drawing, {embedding.name: embedding.vectors})
+        name = f"{embedding.name}-{embedding.step}.png"
+        with atomic(self.run.path / "images" / name) as new:
+            picture.save(new)
+        if self.cards:
+            formats.write_card(picture, embedding, self.run.path / "image_embeddings" / name)
+
+
+class TensorBoardLog:
+    """Losses and learning rate for TensorBoard."""
+
+    def __init__(self, folder: Path, every: int) -> None:
+        """ConfigError if the package is missing."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            message = "TensorBoard is wanted, but the package tensorboard is not installed: pip install tensorboard, or leave the option off."
+            raise ConfigError(message) from error
+        self.every, self._writer = every, SummaryWriter(str(folder))
+
+    def __call__(self, event: Event) -> None:
+        """Log the step, and close the file at the end."""
+        if not isinstance(event, StepDone):
+            self._writer.close()
+        elif event.step % self.every == 0:
+            self._writer.add_scalar("loss", float(event.loss), event.step)
+            self._writer.add_scalar("learn_rate", event.learning_rate, event.step)
+
+
+def smoothed(values: list[float], weight: float = 0.9) -> list[float]:
+    """Exponential moving average, corrected for its beginning."""
+    average, smooth = 0.0, []
+    for number, value in enumerate(values, 1):
+        average = weight * average + (1 - weight) * value
+        smooth.append(average / (1 - weight**number))
+    return smooth
+
+
+def plot_losses(run: Run) -> Path | None:
+    """Draw loss.png from the table: what each line says, the smoothed curve, and the learning rate below."""
+    rows = run.losses()
+    if not rows:
+        return None
+    from matplotlib.figure import Figure  # slow to import, and needed once a run
+
+    steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
+    above.plot(steps, losses, ".", color="#9bb3d1", label="loss")
+    above.plot(steps, smoothed(losses), color="#1f4e8c", label="smoothed")
+    above.set(ylabel="loss", ylim=(0, float(np.quantile(losses, 0.98)) * 1.3))
+    above.legend()
+    below.step(steps, [row["learn_rate"] for row in rows], color="#b5651d", where="pre")
+    below.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
+    path = run.path / "loss.png"
+    with atomic(path) as new:
+        figure.savefig(new, dpi=100, format="png")
+    return path

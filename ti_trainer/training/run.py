@@ -1,0 +1,126 @@
+"""A run's folder: settings, losses, samples, copies of the embedding and the state to go on from. Explains itself to people.
+
+    LOG/<YYYY-MM-DD>/<name>/
+        settings.json  state.safetensors  textual_inversion_loss.csv  loss.png
+        embeddings/<name>-<step>.safetensors  images/<name>-<step>.png  image_embeddings/<name>-<step>.png
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ti_trainer.errors import TrainingError
+from ti_trainer.files import atomic, write_bytes
+from ti_trainer.training.trainer import TrainState
+
+CSV_COLUMNS = ("step", "epoch", "epoch_step", "loss", "learn_rate")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one embedding."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, log_dir: Path, name: str, settings: dict[str, Any]) -> Run:
+        """A new folder, numbered if the name was trained today already."""
+        day = log_dir / datetime.datetime.now().astimezone().date().isoformat()
+        number = 1
+        while True:
+            path = day / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir(parents=True)
+                break
+            except FileExistsError:
+                number += 1
+        run = cls(path)
+        run.save_settings(settings)
+        return run
+
+    @classmethod
+    def latest(cls, log_dir: Path, name: str) -> Run:
+        """The run of this embedding whose state was saved last; TrainingError if there is none to go on with."""
+        states = [path for path in log_dir.glob("*/*/state.safetensors") if cls(path.parent).settings().get("name") == name]
+        if not states:
+            message = f"There is no run of {name!r} under {log_dir} to resume: train it without --resume first."
+            raise TrainingError(message)
+        return cls(max(states, key=lambda path: path.stat().st_mtime_ns).parent)
+
+    def settings(self) -> dict[str, Any]:
+        """What `save_settings` wrote; empty if it is not there or damaged."""
+        try:
+            return json.loads((self.path / "settings.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def save_settings(self, settings: dict[str, Any]) -> None:
+        """Write settings.json."""
+        write_bytes(self.path / "settings.json", json.dumps(settings, indent=2, ensure_ascii=False).encode())
+
+    def save_state(self, state: TrainState, fingerprint: str) -> None:
+        """Keep what is needed to go on exactly."""
+        tensors = {f"vectors.{encoder}": vectors.cpu() for encoder, vectors in state.vectors.items()}
+        for index, values in state.optimizer["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value).cpu() for key, value in values.items()}
+        counts = {"step": state.step, "micro_step": state.micro_step, "dataset": fingerprint, "scaler": state.scaler}
+        text = json.dumps({**counts, "param_groups": state.optimizer["param_groups"]})
+        with atomic(self.path / "state.safetensors") as new:
+            save_file({key: value.contiguous() for key, value in tensors.items()}, new, {"state": text})
+
+    def load_state(self) -> tuple[TrainState, str]:
+        """The state and the fingerprint of its data set; TrainingError if it cannot be read."""
+        path = self.path / "state.safetensors"
+        try:
+            with safe_open(path, "pt") as file:
+                counts = json.loads(file.metadata()["state"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: it is no dict
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            message = f"The state {path} cannot be read ({error}): train again without --resume."
+            raise TrainingError(message) from error
+        moments: dict[int, dict[str, Any]] = {}
+        for key, value in tensors.items():
+            kind, _, rest = key.partition(".")
+            if kind == "optimizer":
+                index, _, name = rest.partition(".")
+                moments.setdefault(int(index), {})[name] = value
+        vectors = {key.removeprefix("vectors."): value for key, value in tensors.items() if key.startswith("vectors.")}
+        optimizer = {"state": moments, "param_groups": counts["param_groups"]}
+        return TrainState(counts["step"], counts["micro_step"], vectors, optimizer, counts["scaler"]), counts["dataset"]
+
+    @property
+    def loss_file(self) -> Path:
+        """The table of losses."""
+        return self.path / "textual_inversion_loss.csv"
+
+    def losses(self) -> list[dict[str, float]]:
+        """Whole lines of the table of losses."""
+        if not self.loss_file.is_file():
+            return []
+        rows = []
+        for row in csv.DictReader(io.StringIO(self.loss_file.read_text(encoding="utf-8"))):
+            try:
+                rows.append({column: float(row[column]) for column in CSV_COLUMNS})
+            except (TypeError, ValueError, KeyError):
+                continue  # a line cut off by a crash
+        return rows
+
+    def forget_after(self, step: int) -> None:
+        """Leave out losses beyond this step: they will be written again."""
+        text = io.StringIO(newline="")
+        table = csv.writer(text)
+        table.writerow(CSV_COLUMNS)
+        for row in self.losses():
+            if row["step"] <= step:
+                table.writerow([*(int(row[column]) for column in CSV_COLUMNS[:3]), row["loss"], row["learn_rate"]])
+        write_bytes(self.loss_file, text.getvalue().encode())

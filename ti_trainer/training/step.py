@@ -1,0 +1,43 @@
+"""One update: loss of a batch, then unscale, clip, step. Knows no data set and no files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ti_trainer.data.dataset import Batch
+from ti_trainer.model import DiffusionModel, Vectors
+from ti_trainer.training.objective import add_noise, denoising_loss, target
+
+
+def training_loss(model: DiffusionModel, batch: Batch, words: Mapping[str, Vectors]) -> Tensor:
+    """The denoising loss of each sample, (B,), differentiable in the words' vectors."""
+    alphas_cumprod = model.alphas_cumprod[batch.timesteps]  # (B,)
+    noisy_latents = add_noise(batch.latents, batch.noise, alphas_cumprod)
+    wanted = target(batch.latents, batch.noise, alphas_cumprod, model.prediction_type)
+    prediction = model.predict(noisy_latents, batch.timesteps, model.encode_prompts(batch.prompts, words))
+    return denoising_loss(prediction, wanted, batch.weight)
+
+
+def optimizer_step(
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[Tensor],
+    scaler: torch.cuda.amp.GradScaler | None,
+    clip_grad: str = "disabled",
+    clip_grad_limit: float = 0.0,
+) -> None:
+    """Update the parameters from their gradients, which are unscaled before they are clipped and cleared afterwards."""
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    if clip_grad == "value":
+        torch.nn.utils.clip_grad_value_(parameters, clip_grad_limit)
+    elif clip_grad == "norm":
+        torch.nn.utils.clip_grad_norm_(parameters, clip_grad_limit)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
+    optimizer.zero_grad(set_to_none=True)

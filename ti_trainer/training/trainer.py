@@ -1,0 +1,195 @@
+"""The training loop. It yields events; knows no files, no progress bars and no folders."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Union
+
+import torch
+from torch import Tensor
+
+from ti_trainer.config import TrainConfig
+from ti_trainer.data.dataset import Dataset
+from ti_trainer.embedding import Embedding
+from ti_trainer.errors import ConfigError, TrainingError
+from ti_trainer.model import DiffusionModel
+from ti_trainer.training.schedule import Schedule
+from ti_trainer.training.step import optimizer_step, training_loss
+
+CHECK_EVERY = 10  # steps between looks at the losses: each look makes the CPU wait for the GPU
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """`step` updates are complete. The loss is the mean of the update's samples, still on the device."""
+
+    step: int
+    epoch: int
+    epoch_step: int
+    loss: Tensor
+    learning_rate: float
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Nothing comes after this."""
+
+    step: int
+    reason: Literal["done", "interrupted"]
+
+
+Event = Union[StepDone, Finished]
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """All that a run needs to go on exactly: vectors and the optimizer's moments, and how far it is."""
+
+    step: int
+    micro_step: int
+    vectors: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any] | None = None
+
+
+class Trainer:
+    """Textual Inversion (arXiv:2208.01618): AdamW on the vectors of one embedding, everything else frozen."""
+
+    def __init__(
+        self, model: DiffusionModel, dataset: Dataset, embedding: Embedding, config: TrainConfig, state: TrainState | None = None
+    ) -> None:
+        """Start at the embedding's step, or exactly where `state` was taken."""
+        _check_widths(model, embedding)
+        self.model, self.dataset, self.config = model, dataset, config
+        self.step, self.micro_step = embedding.step, 0
+        self._embedding = embedding
+        self._learning_rate = Schedule.parse(config.learning_rate, config.max_steps)
+        self._clip_limit = Schedule.parse(config.clip_grad_limit, config.max_steps)
+        self._vectors = {
+            encoder: vectors.to(model.device, torch.float32, copy=True).requires_grad_() for encoder, vectors in embedding.vectors.items()
+        }
+        self._parameters = list(self._vectors.values())
+        rate = self._learning_rate.at(self.step + 1)
+        self._optimizer = torch.optim.AdamW(self._parameters, rate, weight_decay=0.0, fused=model.device.type == "cuda" or None)
+        self._scaler = torch.cuda.amp.GradScaler() if model.needs_loss_scaling else None
+        if state is not None:
+            self._restore(state)
+        self._good = self.state()
+        if self.step >= self.last_step:
+            message = (
+                f"{embedding.name!r} has been trained for {self.step} steps already and this run ends at step {self.last_step}: "
+                "raise max steps, or the steps of the learning rate schedule."
+            )
+            raise ConfigError(message)
+
+    @property
+    def last_step(self) -> int:
+        """The step after which the run is over."""
+        return min(self.config.max_steps, self._learning_rate.last_step)
+
+    @property
+    def embedding(self) -> Embedding:
+        """The embedding as it is now, on the CPU."""
+        vectors = {encoder: each.detach().to("cpu", copy=True) for encoder, each in self._vectors.items()}
+        return self._embedding.with_vectors(vectors, self.step)
+
+    def state(self) -> TrainState:
+        """A copy of all that changes during a run."""
+        vectors = {encoder: each.detach().clone() for encoder, each in self._vectors.items()}
+        scaler = None if self._scaler is None else self._scaler.state_dict()
+        return TrainState(self.step, self.micro_step, vectors, copy.deepcopy(self._optimizer.state_dict()), scaler)
+
+    def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+        """Train to the end, an event after every update. TrainingError if it cannot go well; the vectors are then the last good ones."""
+        batches = self.dataset.batches(self.config.batch_size, start=self.micro_step)
+        unchecked: list[Tensor] = []
+        checked_once = False
+        with self.model.training():
+            while self.step < self.last_step and not should_stop():
+                rate = self._learning_rate.at(self.step + 1)
+                loss, prompts, gradient = self._update(batches, rate)
+                unchecked.append(loss)
+                if len(unchecked) == CHECK_EVERY or self.step == self.last_step:
+                    self._check_losses(unchecked)
+                    if not checked_once:
+                        self._check_learning(gradient)
+                    checked_once = True
+                    self._good = self.state()
+                    unchecked.clear()
+                epoch, epoch_step = divmod(self.micro_step * self.config.batch_size, self.dataset.epoch_length)
+                yield StepDone(self.step, epoch, epoch_step, loss, rate, prompts)
+            if unchecked:
+                self._check_losses(unchecked)
+        yield Finished(self.step, "done" if self.step >= self.last_step else "interrupted")
+
+    def make_finite(self) -> None:
+        """After any end of a run: if the vectors are no numbers any more, go back to the last good ones."""
+        if not all(bool(each.isfinite().all()) for each in self._parameters):
+            self._restore(self._good)
+
+    def _update(self, batches: Iterator, rate: float) -> tuple[Tensor, tuple[str, ...], Tensor]:
+        """One update; returns its loss, the last prompts and the largest number in the gradient."""
+        words = {self._embedding.name: self._vectors}
+        micro_steps = self.config.gradient_accumulation_steps
+        losses = []
+        for _ in range(micro_steps):
+            batch = next(batches)
+            loss = training_loss(self.model, batch, words).mean() / micro_steps
+            (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+            losses.append(loss.detach())
+        self.micro_step += micro_steps
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        gradients = [each.grad for each in self._parameters if each.grad is not None]
+        gradient = torch.stack([each.abs().max() for each in gradients]).max() if gradients else torch.zeros(())
+        optimizer_step(self._optimizer, self._parameters, self._scaler, self.config.clip_grad, self._clip_limit.at(self.step + 1))
+        self.step += 1
+        return sum(losses[1:], losses[0]), batch.prompts, gradient
+
+    def _check_losses(self, losses: list[Tensor]) -> None:
+        """Raise TrainingError, the vectors being the last good ones, if a loss is not finite."""
+        if bool(torch.stack(losses).isfinite().all()) and all(bool(each.isfinite().all()) for each in self._parameters):
+            return
+        step = self.step
+        self._restore(self._good)
+        message = (
+            f"The loss is not a finite number any more (step {step}); the vectors are back at step {self.step}. "
+            "Lower the learning rate or clip gradients; if this is the beginning, use precision fp32."
+        )
+        raise TrainingError(message)
+
+    def _check_learning(self, gradient: Tensor) -> None:
+        """Raise TrainingError if the first steps changed nothing: hours of nothing may follow."""
+        if any(not torch.equal(each.detach(), self._good.vectors[encoder]) for encoder, each in self._vectors.items()):
+            return
+        steps = self.step - self._good.step
+        message = f"After {steps} steps the vectors have not moved: raise the learning rate."
+        if not gradient:
+            message = (
+                f"After {steps} steps no gradient reaches the vectors, so nothing would be learned: check that the word stands in "
+                "the prompts, and use precision fp32."
+            )
+        raise TrainingError(message)
+
+    def _restore(self, state: TrainState) -> None:
+        self.step, self.micro_step = state.step, state.micro_step
+        with torch.no_grad():
+            for encoder, vectors in self._vectors.items():
+                vectors.copy_(state.vectors[encoder])
+        self._optimizer.load_state_dict(copy.deepcopy(state.optimizer))
+        if self._scaler is not None and state.scaler is not None:
+            self._scaler.load_state_dict(state.scaler)
+
+
+def _check_widths(model: DiffusionModel, embedding: Embedding) -> None:
+    if dict(model.widths) != embedding.widths:
+        expected = ", ".join(f"{encoder} {width}" for encoder, width in model.widths.items())
+        found = ", ".join(f"{encoder} {width}" for encoder, width in embedding.widths.items())
+        message = (
+            f"The embedding {embedding.name!r} is for another kind of model ({embedding.family}: {found}) than {model.name} ({expected}): "
+            "choose a checkpoint of its kind, or create a new embedding."
+        )
+        raise ConfigError(message)
