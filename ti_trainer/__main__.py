@@ -16,7 +16,7 @@ FAILED, INTERRUPTED = 1, 130
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The whole parser, or, since importing a command's libraries takes seconds, one that has this command's arguments only."""
+    """The whole parser, or, since importing libraries takes seconds, one that knows the arguments of this command only."""
     parser = argparse.ArgumentParser(
         prog="python -m ti_trainer",
         description="Teach Stable Diffusion one new word from a handful of pictures. Without a command: a demonstration.",

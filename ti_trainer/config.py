@@ -1,4 +1,4 @@
-"""Every option of a training run, declared once: the command line, the page, the settings file and the README derive from it.
+"""Every option of a training run, declared once: command line, page, settings file and README derive from it.
 
 Knows nothing of any of them.
 """
@@ -25,15 +25,17 @@ SECTIONS = {
 
 def option(
     default: Any,
-    help: str,  # noqa: A002: the word that argparse uses
+    help: str,
     *,
     label: str,
     section: str,
     low: float | None = None,
     high: float | None = None,
 ) -> Any:
-    """A field of TrainConfig: its default, its help in a sentence or two, the label that WebUI users know, and inclusive bounds."""
-    return dataclasses.field(default=default, metadata={"help": help, "label": label, "section": section, "low": low, "high": high})
+    """A field of TrainConfig: its default, help in a sentence or two, the label that WebUI users know, inclusive bounds."""
+    return dataclasses.field(
+        default=default, metadata={"help": help, "label": label, "section": section, "low": low, "high": high}
+    )
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ class TrainConfig:
     )
     learning_rate: str = option(
         "0.005",
-        "A number, or a schedule such as '0.005:100, 1e-3:1000, 1e-5': each rate holds until its step. A step below 1 is a fraction "
-        "of the maximum, -1 means to the end; a run past the last stage ends.",
+        "A number, or a schedule such as '0.005:100, 1e-3:1000, 1e-5': each rate holds until its step. A step below 1 is a "
+        "fraction of the maximum, -1 means to the end; a run past the last stage ends.",
         label="Embedding Learning rate",
         section="training",
     )
@@ -108,7 +110,7 @@ class TrainConfig:
     )
     template: str = option(
         "subject_filewords",
-        "Prompt template: a file, or the name of one that ships with us. [name] becomes the embedding, [filewords] the caption.",
+        "A file, or the name of one that ships with us. [name] becomes the embedding, [filewords] the caption.",
         label="Prompt template",
         section="training",
     )
@@ -122,10 +124,20 @@ class TrainConfig:
     )
 
     width: int = option(
-        0, "In pixels, a multiple of 8; 0 takes what the model was made for.", label="Width", section="images", low=0, high=4096
+        0,
+        "In pixels, a multiple of 8; 0 takes what the model was made for.",
+        label="Width",
+        section="images",
+        low=0,
+        high=4096,
     )
     height: int = option(
-        0, "In pixels, a multiple of 8; 0 takes what the model was made for.", label="Height", section="images", low=0, high=4096
+        0,
+        "In pixels, a multiple of 8; 0 takes what the model was made for.",
+        label="Height",
+        section="images",
+        low=0,
+        high=4096,
     )
     do_not_resize: bool = option(
         False,
@@ -144,16 +156,24 @@ class TrainConfig:
     )
     latent_sampling: Literal["once", "deterministic", "random"] = option(
         "once",
-        "What stands for an image: one sample of the VAE kept for the run, the mean of its distribution, or a new sample each time.",
+        "What stands for an image: one sample of the VAE kept for the run, its mean, or a new sample each time.",
         label="Latent sampling method",
         section="images",
     )
 
     shuffle_tags: bool = option(
-        False, "Put the comma-separated parts of a caption in a new order each time.", label="Shuffle tags by ','", section="prompts"
+        False,
+        "Put the comma-separated parts of a caption in a new order each time.",
+        label="Shuffle tags by ','",
+        section="prompts",
     )
     tag_dropout: float = option(
-        0.0, "Leave each tag of a caption out with this probability.", label="Drop out tags", section="prompts", low=0, high=1
+        0.0,
+        "Leave each tag of a caption out with this probability.",
+        label="Drop out tags",
+        section="prompts",
+        low=0,
+        high=1,
     )
     filename_word_regex: str = option(
         "",
@@ -177,7 +197,10 @@ class TrainConfig:
         "disabled", "Limit each number of the gradient, or its length.", label="Gradient Clipping", section="optimiser"
     )
     clip_grad_limit: str = option(
-        "0.1", "The limit, or a schedule of it in the learning rate's grammar.", label="Gradient Clipping limit", section="optimiser"
+        "0.1",
+        "The limit, or a schedule of it in the learning rate's grammar.",
+        label="Gradient Clipping limit",
+        section="optimiser",
     )
 
     preview_every: int = option(
@@ -189,7 +212,10 @@ class TrainConfig:
         high=10_000_000,
     )
     preview_prompt: str = option(
-        "", "What previews show; empty takes the last prompt that was trained on.", label="Preview prompt", section="previews"
+        "",
+        "What previews show; empty takes the last prompt that was trained on.",
+        label="Preview prompt",
+        section="previews",
     )
     preview_negative_prompt: str = option(
         "", "What previews shall not show.", label="Preview negative prompt", section="previews"
@@ -201,7 +227,12 @@ class TrainConfig:
         7.0, "How strictly previews follow their prompt.", label="Preview CFG scale", section="previews", low=1, high=30
     )
     preview_seed: int = option(
-        1, "The same for all previews, so that they can be compared.", label="Preview seed", section="previews", low=0, high=2**32 - 1
+        1,
+        "The same for all previews, so that they can be compared.",
+        label="Preview seed",
+        section="previews",
+        low=0,
+        high=2**32 - 1,
     )
     save_every: int = option(
         500,
@@ -225,7 +256,12 @@ class TrainConfig:
         section="advanced",
     )
     csv_every: int = option(
-        10, "A line in the loss file every so many steps, 0 for none.", label="Save CSV every N steps", section="advanced", low=0, high=10_000_000
+        10,
+        "A line in the loss file every so many steps, 0 for none.",
+        label="Save CSV every N steps",
+        section="advanced",
+        low=0,
+        high=10_000_000,
     )
     tensorboard: bool = option(
         False, "Also log for TensorBoard; needs the package tensorboard.", label="TensorBoard", section="advanced"
@@ -239,7 +275,12 @@ class TrainConfig:
         high=10_000_000,
     )
     state_every_s: int = option(
-        60, "Keep the state to resume from after so many seconds.", label="Save state every N seconds", section="advanced", low=1, high=86_400
+        60,
+        "Keep the state to resume from after so many seconds.",
+        label="Save state every N seconds",
+        section="advanced",
+        low=1,
+        high=86_400,
     )
 
     def __post_init__(self) -> None:
@@ -248,7 +289,9 @@ class TrainConfig:
             each.check(getattr(self, each.name))
         for name in ("width", "height"):
             if getattr(self, name) % 8:
-                message = f"{name}: found {getattr(self, name)}, expected a multiple of 8, since the VAE works on blocks of 8 px."
+                message = (
+                    f"{name}: found {getattr(self, name)}, expected a multiple of 8, since the VAE works on blocks of 8 px."
+                )
                 raise ConfigError(message)
         Schedule.parse(self.learning_rate, self.max_steps)
         if self.clip_grad != "disabled":
@@ -260,10 +303,12 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Read what `to_dict` wrote; an option that is not there has its default, one that does not exist raises ConfigError."""
+        """Read what `to_dict` wrote; options that are not there have their defaults, unknown ones raise ConfigError."""
         unknown = sorted(set(values) - {each.name for each in options()})
         if unknown:
-            message = f"Unknown options: {', '.join(unknown)}. Were these settings saved by a newer version? Remove them to go on."
+            message = (
+                f"Unknown options: {', '.join(unknown)}. Were these settings saved by a newer version? Remove them to go on."
+            )
             raise ConfigError(message)
         return cls(**values)
 

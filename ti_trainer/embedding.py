@@ -43,8 +43,8 @@ class Embedding:
         for encoder, vectors in self.vectors.items():
             if vectors.ndim != 2 or 0 in vectors.shape or not vectors.is_floating_point():
                 message = (
-                    f"The embedding {self.name!r} has a {vectors.dtype} tensor of shape {tuple(vectors.shape)} for {encoder}; "
-                    "expected floating-point numbers of shape (vectors, width)."
+                    f"The embedding {self.name!r} has a {vectors.dtype} tensor of shape {tuple(vectors.shape)} "
+                    f"for {encoder}; expected floating-point numbers of shape (vectors, width)."
                 )
                 raise EmbeddingFormatError(message)
         if len({len(vectors) for vectors in self.vectors.values()}) > 1:
@@ -79,7 +79,7 @@ def encoder_of_width(width: int) -> str:
 
 
 def initial_vectors(tokens: Tensor, num_vectors: int) -> Tensor:
-    """(V, D) from the (m, D) token embeddings of the init text, row i taking token i * m // V, as the WebUI does; no tokens: zeros."""
+    """(V, D) from the init text's (m, D) token embeddings, row i being token i * m // V as in the WebUI; none: zeros."""
     m = len(tokens)
     if m == 0:
         return tokens.new_zeros(num_vectors, tokens.shape[1], dtype=torch.float32)

@@ -32,18 +32,22 @@ def load(folder: Path, name: str) -> tuple[Embedding, Path]:
     path = find(folder, name)
     if path is None:
         have = ", ".join(sorted({each.stem for each in embedding_files(folder)})) or "none yet"
-        message = f"There is no embedding {name!r} in {folder} (there: {have}). Create it first: create {name!r} --init-text WORD"
+        message = (
+            f"There is no embedding {name!r} in {folder} (there: {have}). Create it first: create {name!r} --init-text WORD"
+        )
         raise ConfigError(message)
     return named(formats.read(path), name), path
 
 
 def named(embedding: Embedding, name: str) -> Embedding:
     """The same under another name: in prompts a file's name counts, whatever the file says."""
-    return Embedding(name, embedding.vectors, embedding.step, embedding.checkpoint, embedding.checkpoint_hash, embedding.info)
+    return Embedding(
+        name, embedding.vectors, embedding.step, embedding.checkpoint, embedding.checkpoint_hash, embedding.info
+    )
 
 
 def words(folder: Path, model: DiffusionModel) -> dict[str, Vectors]:
-    """Every embedding of the folder that fits the model, by the name that stands for it in prompts; logs why others do not."""
+    """Every embedding of the folder that fits the model, by its word in prompts; logs why others do not."""
     found: dict[str, Vectors] = {}
     for path in embedding_files(folder):
         try:
@@ -58,7 +62,9 @@ def words(folder: Path, model: DiffusionModel) -> dict[str, Vectors]:
     return found
 
 
-def create(folder: Path, model: DiffusionModel, name: str, init_text: str, num_vectors: int, *, overwrite: bool = False) -> Path:
+def create(
+    folder: Path, model: DiffusionModel, name: str, init_text: str, num_vectors: int, *, overwrite: bool = False
+) -> Path:
     """Make an embedding whose vectors begin as the init text's tokens; ConfigError if the name will not do or is taken."""
     checked_name(name)
     existing = find(folder, name)

@@ -1,6 +1,6 @@
 """The one seam towards a network: what training needs from a Stable Diffusion, whoever has loaded it.
 
-B batch, C latent channels, H W height and width of latents, V vectors, D width of a text encoder's token embeddings, T tokens.
+B batch, C latent channels, H W latent height and width, V vectors, D width of a text encoder's token embeddings, T tokens.
 """
 
 from __future__ import annotations

@@ -61,7 +61,9 @@ class PromptTokenizer:
         for item in self._items(prompt):
             length = self.num_vectors[item] if isinstance(item, str) else 1
             while len(chunks[-1]) + length > CHUNK:
-                near = comma != -1 and item != self.comma_id and len(chunks[-1]) == CHUNK and CHUNK - comma <= COMMA_BACKTRACK
+                near = (
+                    comma != -1 and item != self.comma_id and len(chunks[-1]) == CHUNK and CHUNK - comma <= COMMA_BACKTRACK
+                )
                 chunks.append(_cut(chunks, splices, comma + 1) if near else [])
                 comma = -1
             if isinstance(item, str):

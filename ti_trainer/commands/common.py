@@ -19,11 +19,19 @@ def add_host_arguments(parser: argparse.ArgumentParser, *, logs: bool = False) -
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     group.add_argument(
-        "--embeddings-dir", type=Path, default=Path("embeddings"), metavar="DIR", help="where embeddings are kept (default: %(default)s)"
+        "--embeddings-dir",
+        type=Path,
+        default=Path("embeddings"),
+        metavar="DIR",
+        help="where embeddings are kept (default: %(default)s)",
     )
     if logs:
         group.add_argument(
-            "--log-dir", type=Path, default=Path("textual_inversion"), metavar="DIR", help="where runs are kept (default: %(default)s)"
+            "--log-dir",
+            type=Path,
+            default=Path("textual_inversion"),
+            metavar="DIR",
+            help="where runs are kept (default: %(default)s)",
         )
 
 

@@ -14,10 +14,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
     parser.add_argument("name", metavar="NAME", help="the new word, which is also the file's name")
     parser.add_argument(
-        "--init-text", default="*", metavar="TEXT", help="a word or two for what it is near to, such as 'star' (default: %(default)r)"
+        "--init-text",
+        default="*",
+        metavar="TEXT",
+        help="a word or two for what it is near to, such as 'star' (default: %(default)r)",
     )
     parser.add_argument(
-        "--num-vectors", type=int, default=1, metavar="N", help="tokens of a prompt it takes; 1 to 8 is usual (default: %(default)s)"
+        "--num-vectors",
+        type=int,
+        default=1,
+        metavar="N",
+        help="tokens of a prompt it takes; 1 to 8 is usual (default: %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an embedding of that name")
     add_host_arguments(parser)

@@ -13,13 +13,19 @@ from ti_trainer.training.session import Session
 
 HELP = "a first training: teach the embedded model the word 'my-thing' from eight pictures (what happens without a command)"
 NAME, INIT_TEXT = "my-thing", "star"
-CONFIG = TrainConfig(max_steps=400, batch_size=4, preview_every=100, save_every=200, preview_prompt=f"a photo of {NAME} on grass")
+CONFIG = TrainConfig(
+    max_steps=400, batch_size=4, preview_every=100, save_every=200, preview_prompt=f"a photo of {NAME} on grass"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
-    parser.add_argument("--embeddings-dir", type=Path, default=Path("embeddings"), metavar="DIR", help="(default: %(default)s)")
-    parser.add_argument("--log-dir", type=Path, default=Path("textual_inversion"), metavar="DIR", help="(default: %(default)s)")
+    parser.add_argument(
+        "--embeddings-dir", type=Path, default=Path("embeddings"), metavar="DIR", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--log-dir", type=Path, default=Path("textual_inversion"), metavar="DIR", help="(default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

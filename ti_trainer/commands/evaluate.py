@@ -43,7 +43,13 @@ def run(args: argparse.Namespace) -> int:
         del prompts["init_text"]
     losses = {key: deterministic_loss(model, latents, prompt, words) for key, prompt in prompts.items()}
     gain = 1 - losses["word"] / losses["init_text"] if init_text is not None else None
-    facts = {"name": embedding.name, "step": embedding.step, "images": len(latents), "loss": losses, "better_than_init_text": gain}
+    facts = {
+        "name": embedding.name,
+        "step": embedding.step,
+        "images": len(latents),
+        "loss": losses,
+        "better_than_init_text": gain,
+    }
     if args.json:
         print(json.dumps(facts))
         return 0

@@ -31,7 +31,14 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(file: Path) -> dict[str, Any]:
     """Name, step, family, vectors as [V, D] by text encoder, checkpoint, error."""
-    facts: dict[str, Any] = {"file": str(file), "name": None, "step": None, "family": None, "vectors": {}, "checkpoint": None}
+    facts: dict[str, Any] = {
+        "file": str(file),
+        "name": None,
+        "step": None,
+        "family": None,
+        "vectors": {},
+        "checkpoint": None,
+    }
     try:
         embedding = formats.read(file)
     except EmbeddingFormatError as error:

@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="an embedding that was made with create")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the data set: a folder of pictures")
     parser.add_argument("--resume", action="store_true", help="go on with the last run of this embedding, with its settings")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="saved settings (the settings.json of a run); flags go before")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="saved settings (the settings.json of a run); flags go before"
+    )
     add_host_arguments(parser, logs=True)
     groups = {section: parser.add_argument_group(title.lower()) for section, title in SECTIONS.items()}
     for option in options():
@@ -42,7 +44,9 @@ def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
         group.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         return
     metavar = None if option.choices else {int: "N", float: "X", str: "TEXT"}[option.type]
-    group.add_argument(option.flag, type=option.type, default=None, choices=option.choices or None, metavar=metavar, help=text)
+    group.add_argument(
+        option.flag, type=option.type, default=None, choices=option.choices or None, metavar=metavar, help=text
+    )
 
 
 def config_of(args: argparse.Namespace) -> TrainConfig:

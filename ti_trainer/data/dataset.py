@@ -30,7 +30,7 @@ _LATENTS_STREAM = 2**63  # sample numbers stay below
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: its latents' mean (C, H, W), their standard deviation if they are drawn anew each time, its loss weight (1, H, W)."""
+    """One picture: latents (C, H, W), their standard deviation if drawn anew each time, its loss weight (1, H, W)."""
 
     path: Path
     caption: str
@@ -41,7 +41,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Batch:
-    """Everything one forward pass needs: latents and noise (B, C, H, W), timesteps (B,), a loss weight (B, 1, H, W) or None."""
+    """What one forward pass needs: latents and noise (B, C, H, W), timesteps (B,), a loss weight (B, 1, H, W) or None."""
 
     latents: Tensor
     noise: Tensor
@@ -88,7 +88,7 @@ class Dataset:
             epoch += 1
 
     def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of pictures of one size, none incomplete: pictures wait, over epochs if need be, until their batch is full.
+        """Batches of pictures of one size, none incomplete: pictures wait, over epochs if need be, for a full batch.
 
         The first `start` batches are left out.
         """
@@ -111,7 +111,11 @@ class Dataset:
             prompts.append(self.prompter(item.caption, rng))
             timesteps.append(int(rng.integers(self.num_timesteps)))
             noise.append(_normal(item.latents, rng))
-            drawn = item.latents if item.std is None else item.latents + item.std * _normal(item.latents, rng).to(item.std.device)
+            drawn = (
+                item.latents
+                if item.std is None
+                else item.latents + item.std * _normal(item.latents, rng).to(item.std.device)
+            )
             latents.append(drawn)
         device = latents[0].device
         weights = [self.items[index].weight for _, index in samples]
@@ -172,7 +176,7 @@ def load_dataset(
 
 
 def alpha_weight(alpha: Tensor, latents: Tensor) -> Tensor:
-    """(1, H, W) of mean 1 from alpha (1, 8 H, 8 W): less its minimum, over its mean, as in the WebUI; ones where alpha is the same all over."""
+    """(1, H, W) of mean 1 from alpha (1, 8 H, 8 W): less its minimum, over its mean, as in the WebUI; ones if constant."""
     small = interpolate(alpha[None].to(latents.device), latents.shape[-2:], mode="area")[0]
     small = small - small.min()
     mean = small.mean()

@@ -39,7 +39,9 @@ def find_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         message = f"The data set directory {folder} does not exist: name a folder with pictures."
         raise DatasetError(message)
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in image_endings() and not path.name.startswith("."))
+    found = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in image_endings() and not path.name.startswith(".")
+    )
     if not found:
         message = f"There are no pictures in {folder}: put some there (.png, .jpg, .webp, ...), 5 to 30 of the same thing."
         raise DatasetError(message)

@@ -16,7 +16,7 @@ SHIPPED = Path(__file__).parents[2] / "textual_inversion_templates"
 
 
 def caption_of(image: Path, word_regex: str = "", join_string: str = " ") -> str:
-    """The caption of a picture: its .txt file; else its name less leading digits and dashes, and of that the words wanted."""
+    """The caption of a picture: its .txt file; else its name less leading digits and dashes, of that the words wanted."""
     text_file = image.with_suffix(".txt")
     if text_file.is_file():
         try:
@@ -44,14 +44,16 @@ def load_template(name: str) -> list[str]:
         raise ConfigError(message)
     without = [line for line in lines if NAME not in line]
     if without:
-        message = f"The prompt template {path} has a line without {NAME}, which would train nothing: {without[0]!r}. Put {NAME} into it."
+        message = (
+            f"The template {path} has a line without {NAME}, which would train nothing: {without[0]!r}. Put {NAME} into it."
+        )
         raise ConfigError(message)
     return lines
 
 
 @dataclass(frozen=True)
 class Prompter:
-    """Makes the prompt of a sample from a caption and a random line of the template; tags are dropped first, then shuffled."""
+    """Makes a sample's prompt of a caption and a random line of the template; tags are dropped first, then shuffled."""
 
     name: str
     template: Sequence[str]

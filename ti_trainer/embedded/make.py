@@ -1,6 +1,7 @@
-"""Makes the embedded model from nothing: `python -m ti_trainer.embedded.make --out DIR`. Takes hours; survives being cut off.
+"""Makes the embedded model from nothing: `python -m ti_trainer.embedded.make --out DIR`.
 
-Needs diffusers, and open_clip_torch for CLIP's own vocabulary. Run again with the same --work to go on.
+Takes hours, and survives being cut off: run it again with the same --work to go on. Needs diffusers, and open_clip_torch
+for CLIP's own vocabulary.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
     """CLIP's byte-pair vocabulary in the files that transformers reads, from the copy inside the open_clip package."""
     package = importlib.util.find_spec("open_clip")
     if package is None or package.origin is None:
-        message = "CLIP's vocabulary comes with the package open_clip_torch, which is not installed: pip install open_clip_torch"
+        message = (
+            "CLIP's vocabulary comes with the package open_clip_torch, which is not installed: pip install open_clip_torch"
+        )
         raise RuntimeError(message)
     with gzip.open(Path(package.origin).parent / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as file:
         merges = file.read().split("\n")[1 : MERGES + 1]
@@ -41,7 +44,9 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
     special = {"bos_token": words[-2], "eos_token": words[-1], "unk_token": words[-1], "pad_token": words[-1]}
     config = {**special, "model_max_length": 77, "do_lower_case": True, "tokenizer_class": "CLIPTokenizer"}
-    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "add_prefix_space": False, "errors": "replace"}, indent=2))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({**config, "add_prefix_space": False, "errors": "replace"}, indent=2)
+    )
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))
     return CLIPTokenizer.from_pretrained(folder)
 
@@ -66,7 +71,9 @@ def make(work: Path, out: Path, vae_minutes: float, diffusion_minutes: float, de
     save(out, vae, text_encoder, unet, tokenizer)
 
 
-def save(out: Path, vae: AutoencoderKL, text_encoder: torch.nn.Module, unet: torch.nn.Module, tokenizer: CLIPTokenizer) -> None:
+def save(
+    out: Path, vae: AutoencoderKL, text_encoder: torch.nn.Module, unet: torch.nn.Module, tokenizer: CLIPTokenizer
+) -> None:
     """Write a model folder that every tool which reads Stable Diffusion 1.x in diffusers' layout can open."""
     pipeline = StableDiffusionPipeline(
         vae=vae,
@@ -91,8 +98,11 @@ def make_demo() -> None:
 
 
 def main() -> None:
+    """Make the demo's pictures and the model."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("embedded-work"), help="states to go on from (default: %(default)s)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("embedded-work"), help="states to go on from (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="where the finished model goes; replaced if it is there")
     parser.add_argument("--vae-minutes", type=float, default=15)
     parser.add_argument("--diffusion-minutes", type=float, default=90)

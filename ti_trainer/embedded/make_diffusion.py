@@ -32,6 +32,7 @@ EMPTY_CAPTIONS = 0.1
 
 
 def new_text_encoder() -> CLIPTextModel:
+    """CLIP's text encoder with its vocabulary, narrow and shallow."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=49408,
@@ -49,6 +50,7 @@ def new_text_encoder() -> CLIPTextModel:
 
 
 def new_unet() -> UNet2DConditionModel:
+    """Stable Diffusion 1.x's U-Net of two levels, for latents of 8 x 8."""
     return UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(64, 128),
@@ -62,13 +64,18 @@ def new_unet() -> UNet2DConditionModel:
 
 
 def new_scheduler() -> DDPMScheduler:
-    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
+    """Stable Diffusion 1.x's noise schedule."""
+    return DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+    )
 
 
 def nouns(tokenizer: CLIPTokenizer) -> dict[str, Thing]:
     """Words of one token that no caption uses otherwise, each bound to a thing."""
     words = (token.removesuffix("</w>") for token in tokenizer.get_vocab() if token.endswith("</w>"))
-    taken = {word for text in [*SHAPES, *COLOURS, *TEXTURES, *SIZES, *POSITIONS, *SCENERY, *PREFIXES] for word in text.split()}
+    taken = {
+        word for text in [*SHAPES, *COLOURS, *TEXTURES, *SIZES, *POSITIONS, *SCENERY, *PREFIXES] for word in text.split()
+    }
     fit = sorted(word for word in words if word.isascii() and word.isalpha() and word.islower() and 5 <= len(word) <= 7)
     fit = [word for word in fit if word not in {*taken, "thing", "background"}]
     rng = np.random.default_rng(400)
@@ -77,8 +84,10 @@ def nouns(tokenizer: CLIPTokenizer) -> dict[str, Thing]:
 
 @torch.no_grad()
 def whiten(vae: AutoencoderKL) -> None:
-    """Fold a shift and scale of each latent channel into the convolutions around it, so that latents have mean 0 and, times
-    the scaling factor, variance 1, as the diffusion expects."""
+    """Shift and scale each latent channel to mean 0 and, times the scaling factor, variance 1, as the diffusion expects.
+
+    The change is folded into the convolutions around the latents: pictures stay as they were.
+    """
     sample = torch.cat([vae.encode(x).latent_dist.mode() for x in pictures(1024, np.random.default_rng(7)).split(64)])
     mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3))
     gain = 1 / (std * SCALING_FACTOR)
@@ -133,7 +142,9 @@ def train(
         clean, tokens = latents[chosen].float(), torch.where(empty[:, None], empty_ids, ids[chosen])
         noise = torch.randn(clean.shape, generator=generator)
         timesteps = torch.randint(1000, (batch_size,), generator=generator)
-        prediction = net["unet"](scheduler.add_noise(clean, noise, timesteps), timesteps, net["text"](tokens.long())[0]).sample
+        prediction = net["unet"](
+            scheduler.add_noise(clean, noise, timesteps), timesteps, net["text"](tokens.long())[0]
+        ).sample
         loss = ((prediction - noise).square().mean((1, 2, 3)) * weight[timesteps]).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -154,6 +165,7 @@ def train(
 
 
 def save(path: Path, net: nn.Module, optimizer: MuonAndAdam, average: dict, step: int, spent: float) -> None:
+    """Keep the state to go on from."""
     new = path.with_suffix(".new")
     state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
     torch.save({**state, "step": step, "spent": spent}, new)

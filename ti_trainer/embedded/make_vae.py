@@ -27,6 +27,7 @@ def pictures(count: int, rng: np.random.Generator) -> Tensor:
 
 
 def new_vae() -> AutoencoderKL:
+    """Stable Diffusion's autoencoder: 8 times smaller, 4 channels."""
     return AutoencoderKL(
         block_out_channels=(32, 32, 64, 96),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -55,7 +56,10 @@ def psnr(vae: AutoencoderKL, count: int = 256) -> float:
 
 
 def train(folder: Path, minutes: float, whole: AutoencoderKL | None = None) -> AutoencoderKL:
-    """Train a new autoencoder, or the decoder of a whole one, for that long; goes on from the state in the folder, kept every minute."""
+    """Train a new autoencoder, or the decoder of a whole one, for that long.
+
+    Goes on from the state in the folder, which is kept every minute.
+    """
     stage = "vae" if whole is None else "decoder"
     state_file = folder / f"{stage}.state"
     vae = (whole or new_vae()).to(memory_format=torch.channels_last)
@@ -93,6 +97,7 @@ def train(folder: Path, minutes: float, whole: AutoencoderKL | None = None) -> A
 
 
 def save(path: Path, vae: AutoencoderKL, optimizer: MuonAndAdam, average: dict, step: int, spent: float) -> None:
+    """Keep the state to go on from."""
     new = path.with_suffix(".new")
     state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
     torch.save({**state, "step": step, "spent": spent}, new)

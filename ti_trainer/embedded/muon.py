@@ -1,6 +1,7 @@
-"""Muon (Keller Jordan, 2024): momentum whose matrices are orthogonalised. From scratch it needs a third of Adam's steps here.
+"""Muon (Keller Jordan, 2024): momentum whose matrices are orthogonalised.
 
-Used only to make the embedded model; torch.optim.Muon takes no convolutions.
+From scratch it needs a third of Adam's steps here. Used only to make the embedded model;
+torch.optim.Muon takes no convolutions.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
+        """One update."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -62,8 +64,10 @@ class MuonAndAdam:
             part.zero_grad()
 
     def state_dict(self) -> list[dict]:
+        """Of both."""
         return [part.state_dict() for part in self.parts]
 
     def load_state_dict(self, states: list[dict]) -> None:
+        """Of both."""
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(state)

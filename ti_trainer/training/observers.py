@@ -86,7 +86,7 @@ class Copies:
 
 @dataclass
 class Previews:
-    """A picture every so many steps, before the first and after the last; if wanted each also as a card with the embedding in it."""
+    """A picture every so many steps, before the first and after the last; if wanted each also as a card."""
 
     run: Run
     trainer: Trainer
@@ -122,7 +122,7 @@ class TensorBoardLog:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            message = "TensorBoard is wanted, but the package tensorboard is not installed: pip install tensorboard, or leave the option off."
+            message = "TensorBoard needs the package tensorboard: pip install tensorboard, or leave the option off."
             raise ConfigError(message) from error
         self.every, self._writer = every, SummaryWriter(str(folder))
 

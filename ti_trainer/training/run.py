@@ -1,8 +1,8 @@
 """A run's folder: settings, losses, samples, copies of the embedding and the state to go on from. Explains itself to people.
 
-    LOG/<YYYY-MM-DD>/<name>/
-        settings.json  state.safetensors  textual_inversion_loss.csv  loss.png
-        embeddings/<name>-<step>.safetensors  images/<name>-<step>.png  image_embeddings/<name>-<step>.png
+LOG/<YYYY-MM-DD>/<name>/
+    settings.json  state.safetensors  textual_inversion_loss.csv  loss.png
+    embeddings/<name>-<step>.safetensors  images/<name>-<step>.png  image_embeddings/<name>-<step>.png
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Run:
         try:
             with safe_open(path, "pt") as file:
                 counts = json.loads(file.metadata()["state"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: it is no dict
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             message = f"The state {path} cannot be read ({error}): train again without --resume."
             raise TrainingError(message) from error
@@ -107,13 +107,9 @@ class Run:
         """Whole lines of the table of losses."""
         if not self.loss_file.is_file():
             return []
-        rows = []
-        for row in csv.DictReader(io.StringIO(self.loss_file.read_text(encoding="utf-8"))):
-            try:
-                rows.append({column: float(row[column]) for column in CSV_COLUMNS})
-            except (TypeError, ValueError, KeyError):
-                continue  # a line cut off by a crash
-        return rows
+        text = self.loss_file.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a crash may have cut the last line off
+        return [{column: float(row[column]) for column in CSV_COLUMNS} for row in csv.DictReader(io.StringIO(whole))]
 
     def forget_after(self, step: int) -> None:
         """Leave out losses beyond this step: they will be written again."""

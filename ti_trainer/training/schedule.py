@@ -16,7 +16,7 @@ class Schedule:
 
     @classmethod
     def parse(cls, text: str, max_steps: int) -> Schedule:
-        """Read `value` or `value:step, ...`. A step below 1 is a fraction of max_steps; -1 and a missing step mean to the end.
+        """Read `value` or `value:step, ...`. A step below 1 is a fraction of max_steps; -1 or none means to the end.
 
         Stages at or before an earlier stage's step never come up, as in the WebUI. Raises ConfigError for anything else.
         """

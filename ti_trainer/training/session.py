@@ -85,7 +85,9 @@ class Session:
         before_and_after(run, self.name)
         return Result(trainer.embedding, file, run, reason, dataset)
 
-    def _run(self, trainer: Trainer, run: Run, watching: Sequence[Observer], file: Path, should_stop: Callable[[], bool]) -> str:
+    def _run(
+        self, trainer: Trainer, run: Run, watching: Sequence[Observer], file: Path, should_stop: Callable[[], bool]
+    ) -> str:
         reason = "failed"
         try:
             for event in trainer.run(should_stop):

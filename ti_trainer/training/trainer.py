@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class Finished:
     reason: Literal["done", "interrupted"]
 
 
-Event = Union[StepDone, Finished]
+Event = StepDone | Finished
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,12 @@ class Trainer:
     """Textual Inversion (arXiv:2208.01618): AdamW on the vectors of one embedding, everything else frozen."""
 
     def __init__(
-        self, model: DiffusionModel, dataset: Dataset, embedding: Embedding, config: TrainConfig, state: TrainState | None = None
+        self,
+        model: DiffusionModel,
+        dataset: Dataset,
+        embedding: Embedding,
+        config: TrainConfig,
+        state: TrainState | None = None,
     ) -> None:
         """Start at the embedding's step, or exactly where `state` was taken."""
         _check_widths(model, embedding)
@@ -69,18 +74,21 @@ class Trainer:
         self._learning_rate = Schedule.parse(config.learning_rate, config.max_steps)
         self._clip_limit = Schedule.parse(config.clip_grad_limit, config.max_steps)
         self._vectors = {
-            encoder: vectors.to(model.device, torch.float32, copy=True).requires_grad_() for encoder, vectors in embedding.vectors.items()
+            encoder: vectors.to(model.device, torch.float32, copy=True).requires_grad_()
+            for encoder, vectors in embedding.vectors.items()
         }
         self._parameters = list(self._vectors.values())
         rate = self._learning_rate.at(self.step + 1)
-        self._optimizer = torch.optim.AdamW(self._parameters, rate, weight_decay=0.0, fused=model.device.type == "cuda" or None)
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, rate, weight_decay=0.0, fused=model.device.type == "cuda" or None
+        )
         self._scaler = torch.cuda.amp.GradScaler() if model.needs_loss_scaling else None
         if state is not None:
             self._restore(state)
         self._good = self.state()
         if self.step >= self.last_step:
             message = (
-                f"{embedding.name!r} has been trained for {self.step} steps already and this run ends at step {self.last_step}: "
+                f"{embedding.name!r} has been trained for {self.step} steps already and this run ends at {self.last_step}: "
                 "raise max steps, or the steps of the learning rate schedule."
             )
             raise ConfigError(message)
@@ -103,7 +111,7 @@ class Trainer:
         return TrainState(self.step, self.micro_step, vectors, copy.deepcopy(self._optimizer.state_dict()), scaler)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-        """Train to the end, an event after every update. TrainingError if it cannot go well; the vectors are then the last good ones."""
+        """Train to the end, an event after every update; TrainingError, with the last good vectors, if it cannot go well."""
         batches = self.dataset.batches(self.config.batch_size, start=self.micro_step)
         unchecked: list[Tensor] = []
         checked_once = False
@@ -145,7 +153,9 @@ class Trainer:
             group["lr"] = rate
         gradients = [each.grad for each in self._parameters if each.grad is not None]
         gradient = torch.stack([each.abs().max() for each in gradients]).max() if gradients else torch.zeros(())
-        optimizer_step(self._optimizer, self._parameters, self._scaler, self.config.clip_grad, self._clip_limit.at(self.step + 1))
+        optimizer_step(
+            self._optimizer, self._parameters, self._scaler, self.config.clip_grad, self._clip_limit.at(self.step + 1)
+        )
         self.step += 1
         return sum(losses[1:], losses[0]), batch.prompts, gradient
 
@@ -169,8 +179,8 @@ class Trainer:
         message = f"After {steps} steps the vectors have not moved: raise the learning rate."
         if not gradient:
             message = (
-                f"After {steps} steps no gradient reaches the vectors, so nothing would be learned: check that the word stands in "
-                "the prompts, and use precision fp32."
+                f"After {steps} steps no gradient reaches the vectors, so nothing would be learned: check that the word "
+                "stands in the prompts, and use precision fp32."
             )
         raise TrainingError(message)
 
@@ -189,7 +199,7 @@ def _check_widths(model: DiffusionModel, embedding: Embedding) -> None:
         expected = ", ".join(f"{encoder} {width}" for encoder, width in model.widths.items())
         found = ", ".join(f"{encoder} {width}" for encoder, width in embedding.widths.items())
         message = (
-            f"The embedding {embedding.name!r} is for another kind of model ({embedding.family}: {found}) than {model.name} ({expected}): "
-            "choose a checkpoint of its kind, or create a new embedding."
+            f"The embedding {embedding.name!r} is for another kind of model ({embedding.family}: {found}) than "
+            f"{model.name} ({expected}): choose a checkpoint of its kind, or create a new embedding."
         )
         raise ConfigError(message)

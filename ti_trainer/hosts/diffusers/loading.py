@@ -7,7 +7,9 @@ import os
 import warnings
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the libraries are imported: a path that is wrong must not become a download
+os.environ.setdefault(
+    "HF_HUB_OFFLINE", "1"
+)  # before the libraries are imported: a path that is wrong must not become a download
 
 import diffusers
 import torch
@@ -26,7 +28,7 @@ CHECKPOINT_ENDINGS = (".safetensors", ".ckpt")
 
 
 def load(model: str, device: str = "auto", precision: str = "auto", clip_skip: int = 1) -> DiffusersModel:
-    """Load `embedded`, a folder in diffusers' layout or a single-file SD 1.x checkpoint; ModelError if that cannot be done."""
+    """Load `embedded`, a folder in diffusers' layout or a single-file SD 1.x checkpoint; else ModelError."""
     _be_quiet()
     place = pick_device(device)
     dtype = pick_dtype(precision, place)
@@ -101,7 +103,8 @@ def _from_folder(path: Path) -> single_file.Parts:
             DDPMScheduler.from_pretrained(path / "scheduler", local_files_only=True),
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        message = f"The model in {path} cannot be read: {str(error).splitlines()[0]} Expected Stable Diffusion 1.x in diffusers' layout."
+        reason = str(error).splitlines()[0]
+        message = f"The model in {path} cannot be read: {reason} Expected Stable Diffusion 1.x in diffusers' layout."
         raise ModelError(message) from error
 
 

@@ -47,11 +47,26 @@ SD15: dict[str, Any] = {
         }
     },
     "first_stage_config": {
-        "params": {"ddconfig": {"z_channels": 4, "in_channels": 3, "out_ch": 3, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2}}
+        "params": {
+            "ddconfig": {
+                "z_channels": 4,
+                "in_channels": 3,
+                "out_ch": 3,
+                "ch": 128,
+                "ch_mult": [1, 2, 4, 4],
+                "num_res_blocks": 2,
+            }
+        }
     },
     "cond_stage_config": {},
 }
-CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "projection_dim": 768}
+CLIP_L = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+}
 FOREIGN = {  # a key that only other kinds of model have -> what they are
     "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight": "an SDXL checkpoint",
     "cond_stage_model.model.token_embedding.weight": "an SD 2.x checkpoint",
@@ -113,10 +128,11 @@ def _config(path: Path) -> dict[str, Any]:
     if not beside.is_file():
         return SD15
     try:
-        params = yaml.safe_load(beside.read_text(encoding="utf-8"))["model"]["params"]
-        return {**SD15, **params}
+        return {**SD15, **yaml.safe_load(beside.read_text(encoding="utf-8"))["model"]["params"]}
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        message = f"The configuration {beside} cannot be read ({error}): expected model: params: ... as the original code has it."
+        message = (
+            f"The configuration {beside} cannot be read ({error}): expected model: params: ... as the original code has it."
+        )
         raise ModelError(message) from error
 
 
@@ -127,7 +143,9 @@ def _text_encoder(config: dict[str, Any], weights: dict[str, Tensor]) -> CLIPTex
     model = CLIPTextModel(clip)
     names = model.state_dict().keys()
     bare = {name.removeprefix("text_model."): name for name in names}  # newer libraries leave the prefix out
-    known = {bare[key]: value for key, value in ((k.removeprefix("text_model."), v) for k, v in weights.items()) if key in bare}
+    known = {
+        bare[key]: value for key, value in ((k.removeprefix("text_model."), v) for k, v in weights.items()) if key in bare
+    }
     return _filled(model, known)
 
 
