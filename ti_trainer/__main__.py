@@ -38,7 +38,15 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; errors that a user can mend become one line."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["demo"]
-    args = build_parser(arguments[0] if arguments[0] in COMMANDS else None).parse_args(arguments)
+    try:
+        args = build_parser(arguments[0] if arguments[0] in COMMANDS else None).parse_args(arguments)
+        return _run(args)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         return args.run(args)
@@ -46,15 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(str(error), debug=args.debug)
     except OSError as error:
         return _failed(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), debug=args.debug)
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return INTERRUPTED
 
 
 def _failed(message: str, *, debug: bool) -> int:
     if debug:
         logging.getLogger(__name__).exception("Failed:")
-    print(f"Error: {message}", file=sys.stderr)
+    print("Error: " + " ".join(message.splitlines()), file=sys.stderr)
     return FAILED
 
 

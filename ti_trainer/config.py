@@ -63,9 +63,9 @@ class Option:
             self._refuse(value, f"a {self.type.__name__}")
         if self.choices and value not in self.choices:
             self._refuse(value, "one of " + ", ".join(self.choices))
-        if self.low is not None and value < self.low:
+        if self.low is not None and not value >= self.low:  # a NaN is neither above nor below
             self._refuse(value, f"at least {self.low}")
-        if self.high is not None and value > self.high:
+        if self.high is not None and not value <= self.high:
             self._refuse(value, f"at most {self.high}")
 
     def _refuse(self, value: Any, expected: str) -> None:
@@ -212,7 +212,7 @@ class TrainConfig:
         high=10_000_000,
     )
     preview_prompt: str = option(
-        "",
+        "a photo of [name]",
         "What previews show; empty takes the last prompt that was trained on.",
         label="Preview prompt",
         section="previews",

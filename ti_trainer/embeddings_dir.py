@@ -10,6 +10,7 @@ from ti_trainer.embedding import Embedding, initial_vectors
 from ti_trainer.errors import ConfigError, EmbeddingFormatError
 from ti_trainer.files import checked_name
 from ti_trainer.model import DiffusionModel, Vectors
+from ti_trainer.prompts import CHUNK
 
 log = logging.getLogger(__name__)
 ENDINGS = (".safetensors", ".pt", ".bin", ".png", ".webp")
@@ -52,13 +53,15 @@ def words(folder: Path, model: DiffusionModel) -> dict[str, Vectors]:
     for path in embedding_files(folder):
         try:
             embedding = formats.read(path)
-        except EmbeddingFormatError as error:
+        except (EmbeddingFormatError, OSError) as error:
             log.warning("Passed over: %s", error)
             continue
-        if embedding.widths == dict(model.widths):
-            found.setdefault(path.stem, embedding.vectors)
-        else:
+        if embedding.widths != dict(model.widths):
             log.warning("Passed over: %s is for %s models, not for %s.", path.name, embedding.family, model.name)
+        elif embedding.num_vectors > CHUNK:
+            log.warning("Passed over: %s has %d vectors; a prompt has room for %d.", path.name, embedding.num_vectors, CHUNK)
+        else:
+            found.setdefault(path.stem, embedding.vectors)
     return found
 
 
@@ -71,8 +74,8 @@ def create(
     if existing is not None and not overwrite:
         message = f"There is an embedding {name!r} already ({existing}). Choose another name, or overwrite it (--overwrite)."
         raise ConfigError(message)
-    if not 1 <= num_vectors <= 75:
-        message = f"Number of vectors: found {num_vectors}, expected 1 to 75, the tokens of a prompt."
+    if not 1 <= num_vectors <= CHUNK:
+        message = f"Number of vectors: found {num_vectors}, expected 1 to {CHUNK}, the tokens of a prompt."
         raise ConfigError(message)
     vectors = {
         encoder: initial_vectors(tokens, num_vectors) for encoder, tokens in model.token_embeddings(init_text).items()

@@ -46,6 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print a table or JSON."""
+    for flag, value, least in (("--steps", args.steps, 10), *(("--batch-sizes", each, 1) for each in args.batch_sizes)):
+        if value < least:
+            message = f"{flag}: found {value}, expected at least {least}."
+            raise ConfigError(message)
     peers = [_peer(text) for text in args.against]
     host = host_of(args)
     model = host.open_model("fp32" if peers else "auto")

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ti_trainer import formats
+from ti_trainer.errors import ConfigError
+from ti_trainer.files import checked_name
 
 HELP = "turn an embedding of one tool into a file for another"
 
@@ -23,11 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert and say what was written."""
     if args.target.exists() and not args.overwrite:
-        print(f"{args.target} is there already: choose another name, or pass --overwrite.")
-        return 1
+        message = f"{args.target} is there already: choose another name, or pass --overwrite."
+        raise ConfigError(message)
     embedding = formats.read(args.source)
-    if args.name:
-        embedding = replace(embedding, name=args.name)
+    if args.name is not None:
+        embedding = replace(embedding, name=checked_name(args.name))
     formats.write(embedding, args.target, args.format)
     print(f"Wrote {args.target}: {embedding.name}, {embedding.num_vectors} vectors, {embedding.family}.")
     return 0

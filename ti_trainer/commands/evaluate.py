@@ -13,7 +13,7 @@ from ti_trainer import embeddings_dir
 from ti_trainer.commands.common import add_host_arguments, host_of
 from ti_trainer.data.dataset import BROKEN_PICTURE
 from ti_trainer.data.images import Frame, find_images, load_image
-from ti_trainer.errors import DatasetError
+from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.model import DiffusionModel
 from ti_trainer.training.evaluate import deterministic_loss
 
@@ -36,6 +36,12 @@ def run(args: argparse.Namespace) -> int:
     embedding, _ = embeddings_dir.load(host.embeddings_dir, args.name)
     init_text = args.init_text if args.init_text is not None else embedding.info.get("init_text")
     model = host.open_model("fp32")
+    if embedding.widths != dict(model.widths):
+        family = embedding.family
+        message = (
+            f"The embedding {embedding.name!r} is for {family} models, not for {model.name}: choose a --model of its kind."
+        )
+        raise ConfigError(message)
     latents = _latents(model, args.images)
     words = {embedding.name: embedding.vectors}
     prompts = {"word": f"a photo of {embedding.name}", "init_text": f"a photo of {init_text}", "no_word": "a photo"}

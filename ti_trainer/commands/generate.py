@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from PIL import Image
+
 from ti_trainer import embeddings_dir
 from ti_trainer.commands.common import add_host_arguments, host_of
+from ti_trainer.errors import ConfigError
 from ti_trainer.files import atomic
 from ti_trainer.host import Drawing
 
@@ -31,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw it and say where it is."""
+    _check(args)
     host = host_of(args)
     model = host.open_model("auto", args.clip_skip)
     words = embeddings_dir.words(host.embeddings_dir, model)
@@ -40,3 +44,22 @@ def run(args: argparse.Namespace) -> int:
         picture.save(new)
     print(f"Wrote {args.out}.")
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """ConfigError for what cannot be drawn or written, before a model is loaded."""
+    if Image.registered_extensions().get(args.out.suffix.lower()) not in Image.SAVE:
+        message = f"{args.out} cannot be written: expected a picture's ending, such as .png, .jpg or .webp."
+        raise ConfigError(message)
+    for flag, value, low, high in (
+        ("steps", args.steps, 1, 1000),
+        ("seed", args.seed, 0, 2**32 - 1),
+        ("clip-skip", args.clip_skip, 1, 12),
+    ):
+        if not low <= value <= high:
+            message = f"--{flag}: found {value}, expected at least {low} and at most {high}."
+            raise ConfigError(message)
+    for flag, value in (("width", args.width), ("height", args.height)):
+        if value < 0 or value % 8:
+            message = f"--{flag}: found {value}, expected a multiple of 8, or 0 for what the model was made for."
+            raise ConfigError(message)

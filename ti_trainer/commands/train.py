@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from ti_trainer.commands.common import add_host_arguments, host_of
 from ti_trainer.config import SECTIONS, Option, TrainConfig, options
-from ti_trainer.errors import ConfigError, TrainingError
+from ti_trainer.errors import ConfigError
 from ti_trainer.training.run import Run
-from ti_trainer.training.session import Result, Session, failed_but_kept
+from ti_trainer.training.session import Result, Session
 from ti_trainer.training.trainer import Event, StepDone, Trainer
 
 HELP = "teach an embedding what is in a folder of pictures"
@@ -63,8 +63,8 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
 def _saved(path: Path) -> dict[str, object]:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        return saved.get("train", saved)
-    except (OSError, ValueError, AttributeError) as error:
+        return dict(saved.get("train", saved))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         message = f"The settings {path} cannot be read ({error}): expected a JSON file such as the settings.json of a run."
         raise ConfigError(message) from error
 
@@ -78,10 +78,7 @@ def run(args: argparse.Namespace) -> int:
 def train(session: Session) -> int:
     """Run a session on a terminal: Ctrl-C stops it after the step at hand, all kept."""
     with _stop_on_interrupt() as stop, _Progress() as progress:
-        try:
-            result = session.train(progress.begin, lambda: stop.wanted, progress.loading)
-        except TrainingError as error:
-            raise TrainingError(failed_but_kept(error, session.host.embeddings_dir / session.name)) from error
+        result = session.train(progress.begin, lambda: stop.wanted, progress.loading)
     report(result)
     return INTERRUPTED if result.reason == "interrupted" else 0
 

@@ -24,7 +24,16 @@ from ti_trainer.data.prompts import Prompter, caption_of
 from ti_trainer.errors import DatasetError
 from ti_trainer.model import DiffusionModel
 
-BROKEN_PICTURE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError, DatasetError)
+BROKEN_PICTURE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    Image.DecompressionBombError,
+    DatasetError,
+)
 _LATENTS_STREAM = 2**63  # sample numbers stay below
 
 

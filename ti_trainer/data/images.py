@@ -56,14 +56,22 @@ def load_image(path: Path, frame: Frame) -> tuple[Tensor, Tensor | None]:
     """
     with Image.open(path) as opened:
         if frame.size is not None:
-            opened.draft("RGB", (frame.size[0] * 2, frame.size[1] * 2))
-        picture = ImageOps.exif_transpose(opened)
+            side = 2 * max(frame.size)  # of both sides: the picture may lie on one
+            opened.draft("RGB", (side, side))
+        picture = _eight_bit(ImageOps.exif_transpose(opened))
         has_alpha = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
         picture = picture.convert("RGBA" if has_alpha and frame.use_alpha else "RGB")
     picture = _fitted(picture, frame.size)
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # (3 or 4, H, W)
     alpha = pixels[3:].float() / 255 if len(pixels) == 4 else None
     return pixels[:3].float() / 127.5 - 1, alpha
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    """Greys of 16 bits brought to 8: Pillow itself would cut them off at 255."""
+    if not picture.mode.startswith("I"):
+        return picture
+    return Image.fromarray((np.asarray(picture) / 257).clip(0, 255).astype(np.uint8))
 
 
 def _fitted(picture: Image.Image, size: tuple[int, int] | None) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -86,7 +87,8 @@ def nouns(tokenizer: CLIPTokenizer) -> dict[str, Thing]:
 def whiten(vae: AutoencoderKL) -> None:
     """Shift and scale each latent channel to mean 0 and, times the scaling factor, variance 1, as the diffusion expects.
 
-    The change is folded into the convolutions around the latents: pictures stay as they were.
+    The change is folded into the convolutions around the latents: pictures stay as they were. A channel that the autoencoder
+    left unused is all noise, which scaling would blow up: its distribution becomes narrow around its mean.
     """
     sample = torch.cat([vae.encode(x).latent_dist.mode() for x in pictures(1024, np.random.default_rng(7)).split(64)])
     mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3))
@@ -97,6 +99,9 @@ def whiten(vae: AutoencoderKL) -> None:
     quant.weight[:4] *= gain[:, None, None, None]
     quant.bias[:4] = (quant.bias[:4] - mean) * gain
     quant.bias[4:] += 2 * gain.log()
+    unused = torch.cat([torch.zeros(4, dtype=torch.bool), std < 0.1])
+    quant.weight[unused] = 0
+    quant.bias[unused] = 2 * math.log(0.05 / SCALING_FACTOR)
 
 
 @torch.no_grad()

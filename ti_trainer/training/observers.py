@@ -19,7 +19,7 @@ from ti_trainer.files import atomic
 from ti_trainer.host import Drawing
 from ti_trainer.model import Vectors
 from ti_trainer.training.run import CSV_COLUMNS, Run
-from ti_trainer.training.trainer import Event, StepDone, Trainer
+from ti_trainer.training.trainer import Event, Finished, StepDone, Trainer
 
 Observer = Callable[[Event], None]
 Draw = Callable[[Drawing, Mapping[str, Vectors]], Image.Image]
@@ -27,20 +27,21 @@ Draw = Callable[[Drawing, Mapping[str, Vectors]], Image.Image]
 
 @dataclass
 class LossTable:
-    """A line of the CSV every so many steps, with the mean loss since the line before."""
+    """A line of the CSV every so many steps and at the end, with the mean loss since the line before."""
 
     run: Run
     every: int
+    _last: StepDone | None = None
     _sum: Tensor | float = 0.0
     _count: int = 0
 
     def __call__(self, event: Event) -> None:
         """Add the step's loss; reads it from the device only where a line is due."""
-        if not isinstance(event, StepDone):
-            return
-        self._sum, self._count = self._sum + event.loss, self._count + 1
-        if event.step % self.every == 0:
-            row = (event.step, event.epoch, event.epoch_step, f"{float(self._sum) / self._count:.7f}", event.learning_rate)
+        if isinstance(event, StepDone):
+            self._last, self._sum, self._count = event, self._sum + event.loss, self._count + 1
+        if self._last and self._count and (event.step % self.every == 0 or isinstance(event, Finished)):
+            last = self._last
+            row = (last.step, last.epoch, last.epoch_step, f"{float(self._sum) / self._count:.7f}", last.learning_rate)
             with self.run.loss_file.open("a", newline="", encoding="utf-8") as file:
                 table = csv.writer(file)
                 if file.tell() == 0:

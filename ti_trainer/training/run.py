@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ti_trainer.errors import TrainingError
 from ti_trainer.files import atomic, write_bytes
@@ -60,9 +61,10 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """What `save_settings` wrote; empty if it is not there or damaged."""
         try:
-            return json.loads((self.path / "settings.json").read_text(encoding="utf-8"))
+            settings = json.loads((self.path / "settings.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+        return settings if isinstance(settings, dict) else {}
 
     def save_settings(self, settings: dict[str, Any]) -> None:
         """Write settings.json."""
@@ -85,18 +87,10 @@ class Run:
             with safe_open(path, "pt") as file:
                 counts = json.loads(file.metadata()["state"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return _state(counts, tensors), counts["dataset"]
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             message = f"The state {path} cannot be read ({error}): train again without --resume."
             raise TrainingError(message) from error
-        moments: dict[int, dict[str, Any]] = {}
-        for key, value in tensors.items():
-            kind, _, rest = key.partition(".")
-            if kind == "optimizer":
-                index, _, name = rest.partition(".")
-                moments.setdefault(int(index), {})[name] = value
-        vectors = {key.removeprefix("vectors."): value for key, value in tensors.items() if key.startswith("vectors.")}
-        optimizer = {"state": moments, "param_groups": counts["param_groups"]}
-        return TrainState(counts["step"], counts["micro_step"], vectors, optimizer, counts["scaler"]), counts["dataset"]
 
     @property
     def loss_file(self) -> Path:
@@ -120,3 +114,15 @@ class Run:
             if row["step"] <= step:
                 table.writerow([*(int(row[column]) for column in CSV_COLUMNS[:3]), row["loss"], row["learn_rate"]])
         write_bytes(self.loss_file, text.getvalue().encode())
+
+
+def _state(counts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainState:
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, rest = key.partition(".")
+        if kind == "optimizer":
+            index, _, name = rest.partition(".")
+            moments.setdefault(int(index), {})[name] = value
+    vectors = {key.removeprefix("vectors."): value for key, value in tensors.items() if key.startswith("vectors.")}
+    optimizer = {"state": moments, "param_groups": counts["param_groups"]}
+    return TrainState(counts["step"], counts["micro_step"], vectors, optimizer, counts["scaler"])

@@ -18,7 +18,7 @@ class Schedule:
     def parse(cls, text: str, max_steps: int) -> Schedule:
         """Read `value` or `value:step, ...`. A step below 1 is a fraction of max_steps; -1 or none means to the end.
 
-        Stages at or before an earlier stage's step never come up, as in the WebUI. Raises ConfigError for anything else.
+        Stages at or before an earlier stage's step never come up. Raises ConfigError for anything else.
         """
         stages: list[tuple[float, int]] = []
         for part in filter(None, (piece.strip() for piece in str(text).split(","))):
@@ -27,6 +27,8 @@ class Schedule:
             if value < 0:
                 _refuse(part, "a value of 0 or more")
             step = _number(step_text, part) if step_text.strip() else -1.0
+            if (step < 0 and step != -1) or (step > 1 and step % 1):
+                _refuse(part, "a whole number of steps, a fraction of the maximum below 1, or -1 for to the end")
             if 0 < step < 1:
                 step = step * max_steps
             if step < 0 or step > max_steps:

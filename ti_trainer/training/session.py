@@ -6,6 +6,7 @@ Knows nothing of either: they watch through observers and stop it through `shoul
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,9 @@ from ti_trainer import __version__, embeddings_dir, formats
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import Dataset, load_dataset
 from ti_trainer.data.images import Frame
-from ti_trainer.data.prompts import Prompter, load_template
+from ti_trainer.data.prompts import NAME, Prompter, load_template
 from ti_trainer.embedding import Embedding
-from ti_trainer.errors import TrainingError
+from ti_trainer.errors import ConfigError, TrainingError
 from ti_trainer.files import atomic
 from ti_trainer.host import Drawing, Host
 from ti_trainer.model import DiffusionModel
@@ -95,6 +96,8 @@ class Session:
                     observer(event)
                 if isinstance(event, Finished):
                     reason = event.reason
+        except (TrainingError, OSError) as error:
+            raise TrainingError(failed_but_kept(error, file)) from error
         finally:
             trainer.make_finite()
             embedding = trainer.embedding
@@ -107,9 +110,7 @@ class Session:
 
     def _writers(self, trainer: Trainer, run: Run, model: DiffusionModel) -> list[Observer]:
         config = self.config
-        writers: list[Observer] = [
-            StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint())
-        ]
+        writers: list[Observer] = []
         if config.csv_every:
             writers.append(LossTable(run, config.csv_every))
         if config.save_every:
@@ -122,7 +123,7 @@ class Session:
                 trainer,
                 lambda drawing, words: self.host.draw(model, drawing, words),
                 Drawing(
-                    config.preview_prompt,
+                    config.preview_prompt.replace(NAME, self.name),
                     config.preview_negative_prompt,
                     config.preview_sampling_steps,
                     config.preview_cfg_scale,
@@ -135,10 +136,16 @@ class Session:
             )
             previews.before(f"a photo of {self.name}")
             writers.append(previews)
-        return writers
+        # The state comes last: what goes on from it does not write anything of its step again.
+        return [*writers, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint())]
 
     def _dataset(self, model: DiffusionModel, loading: Callable[[int, int], None]) -> Dataset:
         config = self.config
+        try:
+            re.compile(config.filename_word_regex)
+        except re.error as error:
+            message = f"Filename word regex: found {config.filename_word_regex!r}, expected a regular expression ({error})."
+            raise ConfigError(message) from error
         size = (config.width or model.default_size_px, config.height or model.default_size_px)
         dataset = load_dataset(
             self.images,
@@ -199,6 +206,7 @@ def before_and_after(run: Run, name: str) -> Path | None:
     return path
 
 
-def failed_but_kept(error: TrainingError, file: Path) -> str:
+def failed_but_kept(error: TrainingError | OSError, file: Path) -> str:
     """The message for a run that went wrong: what, and what is left."""
-    return f"{error} What was learned until then is in {file}."
+    what = f"{error.strerror}: {error.filename}." if isinstance(error, OSError) and error.filename else error
+    return f"{what} What was learned until then is in {file}."

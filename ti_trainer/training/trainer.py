@@ -72,7 +72,8 @@ class Trainer:
         self.step, self.micro_step = embedding.step, 0
         self._embedding = embedding
         self._learning_rate = Schedule.parse(config.learning_rate, config.max_steps)
-        self._clip_limit = Schedule.parse(config.clip_grad_limit, config.max_steps)
+        limit = "0" if config.clip_grad == "disabled" else config.clip_grad_limit  # what is not used need not be right
+        self._clip_limit = Schedule.parse(limit, config.max_steps)
         self._vectors = {
             encoder: vectors.to(model.device, torch.float32, copy=True).requires_grad_()
             for encoder, vectors in embedding.vectors.items()
@@ -84,6 +85,7 @@ class Trainer:
         )
         self._scaler = torch.cuda.amp.GradScaler() if model.needs_loss_scaling else None
         if state is not None:
+            _check_state(state, embedding)
             self._restore(state)
         self._good = self.state()
         if self.step >= self.last_step:
@@ -189,7 +191,8 @@ class Trainer:
         with torch.no_grad():
             for encoder, vectors in self._vectors.items():
                 vectors.copy_(state.vectors[encoder])
-        self._optimizer.load_state_dict(copy.deepcopy(state.optimizer))
+        groups = self._optimizer.state_dict()["param_groups"]  # a file's would bring its learning rate and weight decay
+        self._optimizer.load_state_dict({"state": copy.deepcopy(state.optimizer["state"]), "param_groups": groups})
         if self._scaler is not None and state.scaler is not None:
             self._scaler.load_state_dict(state.scaler)
 
@@ -203,3 +206,14 @@ def _check_widths(model: DiffusionModel, embedding: Embedding) -> None:
             f"{model.name} ({expected}): choose a checkpoint of its kind, or create a new embedding."
         )
         raise ConfigError(message)
+
+
+def _check_state(state: TrainState, embedding: Embedding) -> None:
+    found = {encoder: tuple(vectors.shape) for encoder, vectors in state.vectors.items()}
+    expected = {encoder: tuple(vectors.shape) for encoder, vectors in embedding.vectors.items()}
+    if found != expected:
+        message = (
+            f"The saved state of {embedding.name!r} has vectors of shape {found} and the embedding {expected}: it was "
+            "made anew meanwhile. Train it without --resume."
+        )
+        raise TrainingError(message)

@@ -70,7 +70,6 @@ CLIP_L = {
 FOREIGN = {  # a key that only other kinds of model have -> what they are
     "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight": "an SDXL checkpoint",
     "cond_stage_model.model.token_embedding.weight": "an SD 2.x checkpoint",
-    "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": "a LoRA",
     "emb_params": "an embedding",
 }
 
@@ -80,17 +79,16 @@ def read(path: Path) -> Parts:
     weights = _state_dict(path)
     _refuse_other_kinds(weights, path)
     config = _config(path)
-    ldm = {"model": {"params": config}}
-    unet_config = create_unet_diffusers_config_from_ldm(ldm, weights, image_size=None)
-    unet_config["sample_size"] = config.get("image_size", 64)
-    vae_config = create_vae_diffusers_config_from_ldm(ldm, weights)
+    unet_config, vae_config, clip_config = _shapes(config, weights, path)
     try:
-        unet = _filled(UNet2DConditionModel.from_config(unet_config), convert_ldm_unet_checkpoint(weights, unet_config))
-        vae = _filled(AutoencoderKL.from_config(vae_config), convert_ldm_vae_checkpoint(weights, vae_config))
-        text_encoder = _text_encoder(config, convert_ldm_clip_checkpoint(weights))
+        with torch.device("meta"):  # random numbers for a whole U-Net take longer than reading the file
+            unet, vae = UNet2DConditionModel.from_config(unet_config), AutoencoderKL.from_config(vae_config)
+        unet = _filled(unet, convert_ldm_unet_checkpoint(weights, unet_config))
+        vae = _filled(vae, convert_ldm_vae_checkpoint(weights, vae_config))
+        text_encoder = _text_encoder(clip_config, convert_ldm_clip_checkpoint(weights))
     except (KeyError, RuntimeError, IndexError) as error:
         message = (
-            f"{path} is not a whole SD 1.x checkpoint: {str(error).splitlines()[0]} If its shape is unusual, "
+            f"{path} is not a whole SD 1.x checkpoint: {' '.join(str(error).split())[:200]} ... If its shape is unusual, "
             f"put its configuration beside it as {path.with_suffix('.yaml').name}."
         )
         raise ModelError(message) from error
@@ -116,6 +114,8 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
 
 def _refuse_other_kinds(weights: dict[str, Tensor], path: Path) -> None:
     found = next((kind for key, kind in FOREIGN.items() if key in weights), None)
+    if found is None and any(key.startswith("lora_") for key in weights):
+        found = "a LoRA"
     if found is None and not any(key.startswith("model.diffusion_model.") for key in weights):
         found = "not a Stable Diffusion checkpoint"
     if found:
@@ -136,10 +136,29 @@ def _config(path: Path) -> dict[str, Any]:
         raise ModelError(message) from error
 
 
-def _text_encoder(config: dict[str, Any], weights: dict[str, Tensor]) -> CLIPTextModel:
-    """CLIP-L, or what the folder that the configuration names as its version says."""
-    version = config["cond_stage_config"].get("params", {}).get("version", "")
-    clip = CLIPTextConfig.from_pretrained(version) if version and Path(version).is_dir() else CLIPTextConfig(**CLIP_L)
+def _shapes(
+    config: dict[str, Any], weights: dict[str, Tensor], path: Path
+) -> tuple[dict[str, Any], dict[str, Any], CLIPTextConfig]:
+    """The libraries' configurations; the text encoder is CLIP-L, or what the folder that is named as its version says."""
+    ldm = {"model": {"params": config}}
+    try:
+        unet = create_unet_diffusers_config_from_ldm(ldm, weights, image_size=None)
+        unet["sample_size"] = config.get("image_size", 64)
+        first = weights.get("model.diffusion_model.input_blocks.0.0.weight")
+        unet["in_channels"] = unet["in_channels"] if first is None else first.shape[1]  # 9 tell an inpainting model
+        version = (config["cond_stage_config"].get("params") or {}).get("version", "")
+        clip = CLIPTextConfig.from_pretrained(version) if version and Path(version).is_dir() else CLIPTextConfig(**CLIP_L)
+        return unet, create_vae_diffusers_config_from_ldm(ldm, weights), clip
+    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+        found = f"{type(error).__name__}: {error}"
+        message = (
+            f"The configuration {path.with_suffix('.yaml')} does not describe a Stable Diffusion ({found}): expected what "
+            "the original code has, such as v1-inference.yaml, or no such file for SD 1.5."
+        )
+        raise ModelError(message) from error
+
+
+def _text_encoder(clip: CLIPTextConfig, weights: dict[str, Tensor]) -> CLIPTextModel:
     model = CLIPTextModel(clip)
     names = model.state_dict().keys()
     bare = {name.removeprefix("text_model."): name for name in names}  # newer libraries leave the prefix out
@@ -150,5 +169,5 @@ def _text_encoder(config: dict[str, Any], weights: dict[str, Tensor]) -> CLIPTex
 
 
 def _filled(module: nn.Module, weights: dict[str, Tensor]) -> Any:
-    module.load_state_dict({key: value.to(torch.float32) for key, value in weights.items()})
+    module.load_state_dict({key: value.to(torch.float32) for key, value in weights.items()}, assign=True)
     return module.float()

@@ -1,0 +1,135 @@
+"""The command line as users run it: in a process of its own where that matters, else in this one, which need not start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from ti_trainer import formats
+from ti_trainer.__main__ import main
+from ti_trainer.embedded import scenes
+from ti_trainer.embedding import Embedding
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a user sees of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("Error: ")]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the processes that `start` starts: sums over threads differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def start() -> Callable[..., subprocess.Popen[str]]:
+    def started(*arguments: object, cwd: Path, python: tuple[str, ...] = ("-m", "ti_trainer")) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+        command = [sys.executable, *python, *map(str, arguments)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True, encoding="utf-8")
+
+    return started
+
+
+@pytest.fixture
+def run(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Callable[..., Outcome]:
+    """In a process of its own."""
+
+    def ran(*arguments: object, python: tuple[str, ...] = ("-m", "ti_trainer")) -> Outcome:
+        process = start(*arguments, cwd=tmp_path, python=python)
+        out, err = process.communicate(timeout=200)
+        return Outcome(process.returncode, out, err)
+
+    return ran
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """In this process, in the folder tmp_path."""
+    monkeypatch.chdir(tmp_path)
+
+    def called(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        try:
+            code = main([str(each) for each in arguments])
+        except SystemExit as end:
+            code = end.code
+        return Outcome(code, *capsys.readouterr())
+
+    return called
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of three pictures with captions."""
+    folder = tmp_path_factory.mktemp("pictures")
+    scenes.write_pictures(folder, scenes.concept(scenes.CONCEPTS[0], 3, seed=1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def word_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new embedding of two vectors, made by create."""
+    folder = tmp_path_factory.mktemp("words")
+    assert main(["create", "thing", "--init-text", "star", "--num-vectors", "2", "--embeddings-dir", str(folder)]) == 0
+    return folder / "thing.safetensors"
+
+
+@pytest.fixture
+def word(word_file: Path, tmp_path: Path) -> Path:
+    """The same in the default embeddings folder of tmp_path."""
+    return copied(word_file, tmp_path)
+
+
+def copied(file: Path, folder: Path) -> Path:
+    copy = folder / "embeddings" / file.name
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_bytes(file.read_bytes())
+    return copy
+
+
+@pytest.fixture
+def train(cli: Callable[..., Outcome], pictures: Path) -> Callable[..., Outcome]:
+    """Train `thing` quickly; later flags go before earlier ones."""
+
+    def trained(*flags: object, name: str = "thing", images: Path = pictures) -> Outcome:
+        return cli("train", name, "--images", images, "--preview-every", 0, "--csv-every", 1, *flags)
+
+    return trained
+
+
+@pytest.fixture
+def same_numbers() -> Callable[[Path, Path], bool]:
+    def same(one: Path, other: Path) -> bool:
+        first, second = formats.read(one), formats.read(other)
+        return first.step == second.step and torch.equal(first.vectors["clip_l"], second.vectors["clip_l"])
+
+    return same
+
+
+@pytest.fixture
+def foreign() -> Embedding:
+    """Of SD 1.x: too wide for the embedded model."""
+    return Embedding("wide", {"clip_l": torch.ones(1, 768)})

@@ -1,0 +1,259 @@
+"""Every command in its plain form does what its help says."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ti_trainer import __version__, formats
+from ti_trainer.__main__ import COMMANDS
+from ti_trainer.commands import demo
+from ti_trainer.config import TrainConfig, options
+from ti_trainer.embedding import Embedding
+
+Cli = Callable[..., "object"]
+
+
+def the_run(folder: Path) -> Path:
+    """The only run under a log folder."""
+    (found,) = folder.glob("*/*")
+    return found
+
+
+def test_create_begins_as_its_init_text(cli: Cli, tmp_path: Path) -> None:
+    assert cli("create", "one", "--init-text", "star").code == 0
+    outcome = cli("create", "my thing", "--init-text", "red star", "--num-vectors", 4)
+    assert outcome.code == 0
+    assert "my thing.safetensors" in outcome.out
+    one, four = (formats.read(tmp_path / f"embeddings/{name}.safetensors") for name in ("one", "my thing"))
+    assert (four.name, four.step, four.family) == ("my thing", 0, "embedded")
+    assert four.info["init_text"] == "red star"
+    vectors = four.vectors["clip_l"]
+    assert vectors.shape == (4, 64)
+    assert torch.equal(vectors[2:], one.vectors["clip_l"].repeat(2, 1))  # two rows of each token
+    assert torch.equal(vectors[0], vectors[1])
+    assert not torch.equal(vectors[1], vectors[2])
+
+
+def test_create_replaces_an_embedding_only_if_told(cli: Cli, word: Path) -> None:
+    before = word.read_bytes()
+    outcome = cli("create", "thing", "--init-text", "moon")
+    assert outcome.code == 1
+    assert "--overwrite" in outcome.err
+    assert word.read_bytes() == before
+    assert cli("create", "thing", "--init-text", "moon", "--overwrite").code == 0
+    assert formats.read(word).info["init_text"] == "moon"
+
+
+def test_train_writes_the_embedding_and_a_run_that_explains_itself(
+    train: Cli, word: Path, tmp_path: Path, pictures: Path
+) -> None:
+    template = tmp_path / "my template.txt"
+    template.write_text("a [name]\n", encoding="utf-8")
+    before = formats.read(word)
+    flags = ("--max-steps", 6, "--seed", 1, "--template", template, "--log-dir", tmp_path / "logs", "--save-every", 3)
+    outcome = train(*flags, "--preview-every", 3, "--preview-sampling-steps", 2)
+    assert outcome.code == 0
+    assert outcome.out.startswith("Done after step 6, on 3 pictures.")
+    after = formats.read(word)
+    assert after.step == 6
+    assert after.checkpoint == "embedded"
+    assert len(after.checkpoint_hash) == 10
+    assert after.info["init_text"] == "star"
+    assert not torch.equal(after.vectors["clip_l"], before.vectors["clip_l"])
+
+    run = the_run(tmp_path / "logs")
+    written = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    numbered = {f"{folder}/thing-{step}.png" for folder in ("images", "image_embeddings") for step in (0, 3, 6)}
+    copies = {f"embeddings/thing-{step}.safetensors" for step in (3, 6)}
+    single = {"settings.json", "state.safetensors", "textual_inversion_loss.csv", "loss.png", "before_after.png"}
+    assert written == numbered | copies | single
+    for named in ("loss.png", "before_after.png", str(word.relative_to(tmp_path))):
+        assert named in outcome.out
+    assert formats.read(run / "image_embeddings/thing-6.png").step == 6
+    settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
+    assert settings["name"] == "thing"
+    assert settings["images"] == str(pictures)
+    assert TrainConfig.from_dict(settings["train"]).max_steps == 6
+    with (run / "textual_inversion_loss.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["step", "epoch", "epoch_step", "loss", "learn_rate"]
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all(float(row["learn_rate"]) == 0.005 and float(row["loss"]) > 0 for row in rows)
+
+
+def test_settings_of_a_run_reproduce_it(
+    train: Cli, word: Path, word_file: Path, tmp_path: Path, same_numbers: Callable[[Path, Path], bool]
+) -> None:
+    flags = (
+        "--max-steps",
+        5,
+        "--seed",
+        7,
+        "--learning-rate",
+        "0.01:2, 1e-3",
+        "--batch-size",
+        2,
+        "--latent-sampling",
+        "random",
+    )
+    assert train(*flags, "--log-dir", "logs").code == 0
+    first = word.rename(tmp_path / "first.safetensors")
+    word.write_bytes(word_file.read_bytes())
+    assert train("--config", the_run(tmp_path / "logs") / "settings.json", "--log-dir", "again").code == 0
+    assert same_numbers(word, first)
+    assert (
+        the_run(tmp_path / "again").joinpath("textual_inversion_loss.csv").read_bytes()
+        == the_run(tmp_path / "logs").joinpath("textual_inversion_loss.csv").read_bytes()
+    )
+    word.write_bytes(word_file.read_bytes())
+    assert train("--config", the_run(tmp_path / "logs") / "settings.json", "--seed", 8, "--log-dir", "flags first").code == 0
+    assert not same_numbers(word, first)
+
+
+def test_resume_goes_on_as_if_it_had_not_stopped(
+    train: Cli, word: Path, word_file: Path, tmp_path: Path, same_numbers: Callable[[Path, Path], bool]
+) -> None:
+    assert train("--max-steps", 8, "--batch-size", 2, "--log-dir", "whole").code == 0
+    whole = word.rename(tmp_path / "whole.safetensors")
+    word.write_bytes(word_file.read_bytes())
+    assert train("--max-steps", 5, "--batch-size", 2).code == 0
+    assert train("--max-steps", 8, "--resume").code == 0  # the batch size is that of the run
+    assert same_numbers(word, whole)
+    assert len(list(tmp_path.glob("textual_inversion/*/*"))) == 1
+
+
+def test_generate_draws_what_seed_and_embeddings_say(
+    cli: Cli, word: Path, tmp_path: Path, foreign: Embedding, caplog: pytest.LogCaptureFixture
+) -> None:
+    def pixels(name: str, *flags: object, prompt: str = "a photo of thing and other") -> np.ndarray:
+        assert cli("generate", prompt, "--out", tmp_path / "out" / name, "--steps", 3, *flags).code == 0
+        with Image.open(tmp_path / "out" / name) as picture:
+            return np.asarray(picture)
+
+    first = pixels("a.png")
+    assert first.shape == (64, 64, 3)
+    generator = torch.Generator().manual_seed(0)
+    formats.write(Embedding("other", {"clip_l": torch.randn(3, 64, generator=generator)}), word.parent / "sub" / "other.pt")
+    formats.write(foreign, word.parent / "wide.safetensors")
+    (word.parent / "broken.pt").write_bytes(b"PK\x03\x04 no archive")
+    both = pixels("b.png")
+    passed_over = [record.getMessage() for record in caplog.records if "Passed over" in record.getMessage()]
+    assert len(passed_over) == 2
+    assert "broken.pt" in passed_over[0]
+    assert "wide.safetensors is for SD 1.x models" in passed_over[1]
+    assert not np.array_equal(first, both), "other is a word now"
+    assert np.array_equal(both, pixels("c.png"))
+    assert not np.array_equal(both, pixels("d.png", "--seed", 2))
+    formats.write(Embedding("thing", {"clip_l": torch.randn(2, 64, generator=generator)}), word)
+    assert not np.array_equal(both, pixels("e.png"))
+    assert pixels("f.webp", "--width", 96, "--height", 80, "--cfg-scale", 1.5, "--negative-prompt", "red").shape == (
+        80,
+        96,
+        3,
+    )
+    assert cli("generate", "a star", "--out", "plain.jpg", "--clip-skip", 2, "--steps", 1).code == 0
+
+
+def test_evaluate_measures_three_losses_and_always_the_same(cli: Cli, word: Path, pictures: Path) -> None:
+    formats.write(Embedding("thing", {"clip_l": torch.ones(2, 64)}, 9, info={"init_text": "star"}), word)
+    outcome = cli("evaluate", "thing", "--images", pictures, "--json")
+    assert outcome.code == 0
+    facts = json.loads(outcome.out)
+    assert (facts["name"], facts["step"], facts["images"]) == ("thing", 9, 3)
+    assert set(facts["loss"]) == {"word", "init_text", "no_word"}
+    assert len(set(facts["loss"].values())) == 3
+    assert facts["better_than_init_text"] == pytest.approx(1 - facts["loss"]["word"] / facts["loss"]["init_text"])
+    assert json.loads(cli("evaluate", "thing", "--images", pictures, "--json").out) == facts
+    other = json.loads(cli("evaluate", "thing", "--images", pictures, "--init-text", "red moon", "--json").out)["loss"]
+    assert (other["word"], other["no_word"]) == (facts["loss"]["word"], facts["loss"]["no_word"])
+    assert other["init_text"] != facts["loss"]["init_text"]
+    words = cli("evaluate", "thing", "--images", pictures).out
+    assert all(f"{loss:.5f}" in words for loss in facts["loss"].values())
+
+
+def test_info_describes_each_file_on_a_line(cli: Cli, word: Path, tmp_path: Path, foreign: Embedding) -> None:
+    formats.write(foreign, tmp_path / "wide.pt")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"nothing")
+    outcome = cli("info", word, tmp_path / "wide.pt", "--json")
+    assert outcome.code == 0
+    first, second = map(json.loads, outcome.out.splitlines())
+    assert {key: first[key] for key in ("name", "step", "family", "vectors", "checkpoint", "error")} == {
+        "name": "thing",
+        "step": 0,
+        "family": "embedded",
+        "vectors": {"clip_l": [2, 64]},
+        "checkpoint": "embedded",
+        "error": None,
+    }
+    assert (second["family"], second["vectors"]) == ("SD 1.x", {"clip_l": [1, 768]})
+
+    outcome = cli("info", broken, word, tmp_path / "missing.pt", "--json")
+    assert outcome.code == 1
+    lines = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [line["name"] for line in lines] == [None, "thing", None]
+    assert "broken.safetensors cannot be read" in lines[0]["error"]
+    assert lines[1]["error"] is None
+    assert "missing.pt" in lines[2]["error"]
+    assert set(lines[0]) == set(lines[1])
+    assert "2 x 64" in cli("info", word).out
+
+
+def test_convert_writes_other_formats_and_overwrites_only_if_told(cli: Cli, word: Path, tmp_path: Path) -> None:
+    wanted = formats.read(word)
+    for target, flags in (("a.pt", ()), ("b.safetensors", ("--format", "kohya")), ("c.png", ()), ("d.bin", ())):
+        outcome = cli("convert", word, tmp_path / target, *flags)
+        assert outcome.code == 0
+        assert target in outcome.out
+        assert torch.equal(formats.read(tmp_path / target).vectors["clip_l"], wanted.vectors["clip_l"])
+    before = (tmp_path / "a.pt").read_bytes()
+    outcome = cli("convert", word, tmp_path / "a.pt", "--name", "other")
+    assert outcome.code == 1
+    assert len(outcome.errors) == 1
+    assert "--overwrite" in outcome.errors[0]
+    assert (tmp_path / "a.pt").read_bytes() == before
+    assert cli("convert", word, tmp_path / "a.pt", "--name", "other", "--overwrite").code == 0
+    assert formats.read(tmp_path / "a.pt").name == "other"
+
+
+def test_help_names_every_command_and_every_option(cli: Cli) -> None:
+    outcome = cli("--help")
+    assert outcome.code == 0
+    for command in COMMANDS:
+        assert command in outcome.out
+        assert cli(command, "--help").code == 0
+    shown = cli("train", "--help").out
+    words, squeezed = shown.replace(",", " ").split(), "".join(shown.split())  # lines are broken anywhere
+    for option in options():
+        assert option.flag in words
+        assert "".join(f"{option.help} (default: {option.default!r})".split()) in squeezed
+    assert cli("--version").out.split()[-1] == __version__
+
+
+def test_bench_measures_beside_a_bare_loop(cli: Cli, pictures: Path) -> None:
+    outcome = cli("bench", "--json", "--steps", 20, "--batch-sizes", 1, "--images", pictures)
+    assert outcome.code == 0
+    facts = json.loads(outcome.out)
+    assert (facts["model"], facts["steps"]) == ("embedded", 20)
+    (row,) = facts["rows"]
+    assert row["batch_size"] == 1
+    assert min(row["ours"], row["bare_loop"], row["ours_to_bare_loop"]) > 0
+    assert set(row["loss"]) == {"ours", "init_text"}
+
+
+def test_demo_is_what_happens_without_a_command(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(max_steps=3, preview_every=3, preview_sampling_steps=2, preview_prompt=demo.CONFIG.preview_prompt)
+    monkeypatch.setattr(demo, "CONFIG", config)
+    for command in ([], ["demo"]):  # it begins anew each time
+        outcome = cli(*command)
+        assert outcome.code == 0
+        assert "Done after step 3, on 8 pictures." in outcome.out
+    assert formats.read(tmp_path / f"embeddings/{demo.NAME}.safetensors").step == 3

@@ -1,0 +1,86 @@
+"""What many tests start from: the embedded model, pictures, a data set of them and a trainer on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from fakes import TinyModel
+from PIL import Image
+
+from ti_trainer.config import TrainConfig
+from ti_trainer.data.dataset import Dataset, load_dataset
+from ti_trainer.data.images import Frame
+from ti_trainer.data.prompts import Prompter
+from ti_trainer.embedding import Embedding
+from ti_trainer.training.trainer import Trainer, TrainState
+
+if TYPE_CHECKING:
+    from ti_trainer.hosts.diffusers.model import DiffusersModel
+
+TAGS = ("red, round, small", "blue, square, large, old", "green, flat, new")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Small models are faster on one, and sums are then always added up in the same order."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def embedded_model() -> DiffusersModel:
+    """The Stable Diffusion that ships with us, on the CPU. Tests leave it as it is."""
+    from ti_trainer.hosts.diffusers import loading
+
+    return loading.load("embedded", "cpu", "fp32")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder of noisy pictures of these sizes, each with a caption."""
+
+    def make(*sizes: tuple[int, int]) -> Path:
+        folder = tmp_path / f"pictures-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        for number, (width, height) in enumerate(sizes):
+            pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+            (folder / f"{number}.txt").write_text(TAGS[number % len(TAGS)], encoding="utf-8")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def dataset(pictures: Callable[..., Path]) -> Callable[..., Dataset]:
+    """Makes a data set for the word `x-word`; pictures keep their sizes."""
+    folders: dict[tuple[tuple[int, int], ...], Path] = {}
+
+    def make(
+        *sizes: tuple[int, int], model: Any = None, prompter: dict[str, Any] | None = None, seed: int = 0, **options: Any
+    ) -> Dataset:
+        sizes = sizes or ((16, 16),) * 5
+        folder = folders.get(sizes) or folders.setdefault(sizes, pictures(*sizes))
+        words = Prompter("x-word", ("a photo of [name], [filewords]", "[filewords] [name]"), **(prompter or {}))
+        return load_dataset(folder, model or TinyModel(), Frame(None), words, seed=seed, **options)
+
+    return make
+
+
+@pytest.fixture
+def trainer(dataset: Callable[..., Dataset]) -> Callable[..., Trainer]:
+    """Makes a trainer of `x-word` with two vectors; options are TrainConfig's."""
+
+    def make(
+        model: Any = None, data: Dataset | None = None, state: TrainState | None = None, step: int = 0, **options: Any
+    ) -> Trainer:
+        model, generator = model or TinyModel(), torch.Generator().manual_seed(1)
+        vectors = {encoder: torch.randn(2, width, generator=generator) * 0.02 for encoder, width in model.widths.items()}
+        config = TrainConfig(**{"max_steps": 10, **options})
+        return Trainer(model, data or dataset(), Embedding("x-word", vectors, step), config, state)
+
+    return make

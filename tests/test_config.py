@@ -1,0 +1,122 @@
+"""Options: declared once, the same everywhere, and refused by name when they cannot be used."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ti_trainer.__main__ import build_parser
+from ti_trainer.commands.train import config_of
+from ti_trainer.config import SECTIONS, Option, TrainConfig, options
+from ti_trainer.errors import ConfigError
+
+OPTIONS = {each.name: each for each in options()}
+
+
+def another(option: Option) -> Any:
+    """A value that is valid and not the default."""
+    if option.type is bool:
+        return not option.default
+    if option.choices:
+        return next(choice for choice in option.choices if choice != option.default)
+    if option.type is str:
+        return "0.25" if option.name in ("learning_rate", "clip_grad_limit") else "something else"
+    value = option.low if option.default != option.low else option.high
+    return option.type(value)
+
+
+def parsed(*flags: str) -> TrainConfig:
+    return config_of(build_parser("train").parse_args(["train", "x-word", "--images", "pictures", *flags]))
+
+
+def test_the_command_line_without_flags_is_the_defaults() -> None:
+    assert parsed() == TrainConfig()
+
+
+@pytest.mark.parametrize("option", OPTIONS.values(), ids=list(OPTIONS))
+def test_every_option_has_a_flag_that_sets_it_and_nothing_else(option: Option) -> None:
+    value = another(option)
+    flags = [option.flag if value else f"--no-{option.flag[2:]}"] if option.type is bool else [option.flag, str(value)]
+    expected = {**TrainConfig().to_dict(), option.name: value}
+    assert parsed(*flags).to_dict() == expected
+
+
+@pytest.mark.parametrize("option", OPTIONS.values(), ids=list(OPTIONS))
+def test_every_option_says_what_it_is(option: Option) -> None:
+    assert option.section in SECTIONS
+    assert option.label
+    assert option.help.endswith(".")
+    assert len(option.help.split()) > 2
+    assert (option.low is not None and option.high is not None) == (option.type in (int, float))
+    option.check(option.default)
+
+
+def test_every_section_has_options() -> None:
+    assert {each.section for each in OPTIONS.values()} == set(SECTIONS)
+
+
+def test_labels_are_told_apart() -> None:
+    assert len({each.label for each in OPTIONS.values()}) == len(OPTIONS)
+
+
+@pytest.mark.parametrize("config", [TrainConfig(), TrainConfig(**{name: another(each) for name, each in OPTIONS.items()})])
+def test_settings_survive_their_file(config: TrainConfig) -> None:
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_an_option_that_is_not_saved_has_its_default() -> None:
+    assert TrainConfig.from_dict({"max_steps": 7}) == TrainConfig(max_steps=7)
+
+
+def test_options_that_do_not_exist_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="Unknown options: colour, momentum"):
+        TrainConfig.from_dict({"momentum": 0.9, "max_steps": 7, "colour": "red"})
+
+
+def wrong_values() -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, each in OPTIONS.items():
+        found += [(name, None), (name, ["list"])]
+        found += [(name, "not among them")] if each.choices else []
+        found += [(name, "text")] if each.type is not str else [(name, 3)]
+        found += [(name, 1.5), (name, True)] if each.type is int else []
+        found += [(name, float("nan")), (name, float("inf")), (name, False)] if each.type is float else []
+        found += [(name, 1)] if each.type is bool else []
+        found += [(name, each.low - 1), (name, each.high + 1)] if each.low is not None and each.high is not None else []
+    return found
+
+
+@pytest.mark.parametrize(("name", "value"), wrong_values())
+def test_what_an_option_cannot_be_is_refused_with_its_name(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"\({name}\): found .*, expected "):
+        TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize("option", [each for each in OPTIONS.values() if each.low is not None], ids=lambda each: each.name)
+def test_bounds_are_inclusive(option: Option) -> None:
+    for bound in (option.low, option.high):
+        TrainConfig(**{option.name: option.type(bound)})
+
+
+def test_a_whole_number_will_do_for_a_float() -> None:
+    assert TrainConfig(preview_cfg_scale=3).preview_cfg_scale == 3
+
+
+@pytest.mark.parametrize("side", ["width", "height"])
+def test_sides_are_multiples_of_8(side: str) -> None:
+    TrainConfig(**{side: 520})
+    with pytest.raises(ConfigError, match=f"{side}: found 516, expected a multiple of 8"):
+        TrainConfig(**{side: 516})
+
+
+@pytest.mark.parametrize("values", [{"learning_rate": "fast"}, {"clip_grad": "norm", "clip_grad_limit": "tight"}])
+def test_schedules_are_read_at_once(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="schedule cannot be read"):
+        TrainConfig(**values)
+
+
+def test_a_config_does_not_change() -> None:
+    with pytest.raises(AttributeError):
+        TrainConfig().seed = 3  # type: ignore[misc]

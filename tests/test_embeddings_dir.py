@@ -1,0 +1,102 @@
+"""The folder of embeddings: which file a name means, what fits a model, what is passed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from ti_trainer import embeddings_dir, formats
+from ti_trainer.embedding import Embedding
+from ti_trainer.errors import ConfigError
+
+MODEL = SimpleNamespace(
+    name="tiny",
+    checkpoint_hash="0123456789",
+    widths={"clip_l": 8},
+    token_embeddings=lambda text: {"clip_l": torch.arange(8.0).repeat(len(text.split()), 1)},
+)
+
+
+def put(path: Path, name: str = "saved as", width: int = 8, count: int = 1) -> Path:
+    formats.write(Embedding(name, {"clip_l": torch.full((count, width), 0.5)}, 4), path)
+    return path
+
+
+def test_files_that_may_hold_embeddings(tmp_path: Path) -> None:
+    wanted = [put(tmp_path / name) for name in ("a.pt", "b.safetensors", "sub/c.bin", "sub/d.png", "sub/sub/E.PT")]
+    for name in ("a.preview.png", ".a-x1.pt", "notes.txt", "a.pt.optim"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "folder.pt").mkdir()
+    assert embeddings_dir.embedding_files(tmp_path) == sorted(wanted)
+    assert embeddings_dir.embedding_files(tmp_path / "missing") == []
+
+
+def test_a_name_means_the_file_of_that_name(tmp_path: Path) -> None:
+    put(tmp_path / "thing.png")
+    put(tmp_path / "sub" / "thing.pt")
+    put(tmp_path / "things.safetensors")
+    assert embeddings_dir.find(tmp_path, "thing") == tmp_path / "sub" / "thing.pt"
+    put(tmp_path / "thing.safetensors")
+    embedding, path = embeddings_dir.load(tmp_path, "thing")
+    assert path == tmp_path / "thing.safetensors"
+    assert (embedding.name, embedding.step) == ("thing", 4)
+    with pytest.raises(ConfigError, match=r"no embedding 'thin' .*\(there: thing, things\)"):
+        embeddings_dir.load(tmp_path, "thin")
+    with pytest.raises(ConfigError, match="none yet"):
+        embeddings_dir.load(tmp_path / "missing", "thing")
+
+
+def test_words_are_what_fits_and_the_rest_is_passed_over_with_a_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "good one.pt", count=3)
+    put(tmp_path / "sub" / "card.png")
+    put(tmp_path / "wide.pt", width=768)
+    put(tmp_path / "long.pt", count=76)
+    (tmp_path / "broken.safetensors").write_bytes(b"x")
+    put(tmp_path / "locked.pt")
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    read = formats.read
+
+    def reading(path: Path) -> Embedding:
+        if path.stem == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(formats, "read", reading)
+    words = embeddings_dir.words(tmp_path, MODEL)
+    assert {name: tuple(vectors["clip_l"].shape) for name, vectors in words.items()} == {"good one": (3, 8), "card": (1, 8)}
+    reasons = {record.getMessage() for record in caplog.records}
+    assert len(reasons) == 5
+    for name, reason in {
+        "broken.safetensors": "cannot be read",
+        "wide.pt": "SD 1.x",
+        "long.pt": "76 vectors",
+        "locked.pt": "denied",
+        "picture.png": "cannot be read",
+    }.items():
+        assert any(name in each and reason in each for each in reasons), reasons
+
+
+def test_create_writes_where_the_name_already_is(tmp_path: Path) -> None:
+    old = put(tmp_path / "sub" / "thing.pt")
+    with pytest.raises(ConfigError, match=r"an embedding 'thing' already .*--overwrite"):
+        embeddings_dir.create(tmp_path, MODEL, "thing", "star", 2)
+    assert embeddings_dir.create(tmp_path, MODEL, "thing", "red star", 2, overwrite=True) == old
+    created = formats.read(old)
+    assert (created.step, created.checkpoint, created.checkpoint_hash) == (0, "tiny", "0123456789")
+    assert created.vectors["clip_l"].tolist() == torch.arange(8.0).repeat(2, 1).tolist()
+    new = embeddings_dir.create(tmp_path / "new folder", MODEL, "Ünï cøde", "", 1)
+    assert new == tmp_path / "new folder" / "Ünï cøde.safetensors"
+    assert not formats.read(new).vectors["clip_l"].any(), "no text begins as zeros"
+
+
+@pytest.mark.parametrize("count", [0, 76])
+def test_create_refuses_what_fits_into_no_prompt(count: int, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"found {count}, expected 1 to 75"):
+        embeddings_dir.create(tmp_path, MODEL, "thing", "star", count)
+    assert not list(tmp_path.iterdir())

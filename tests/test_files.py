@@ -1,0 +1,93 @@
+"""Files are written whole or not at all, under names that work everywhere."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from ti_trainer.errors import ConfigError
+from ti_trainer.files import atomic, checked_name, write_bytes
+
+
+def test_a_file_replaces_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file.bin"
+    write_bytes(path, b"first, and longer")
+    write_bytes(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_while_writing_leaves_what_was_there_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"first")
+
+    def write() -> None:
+        with atomic(path) as new:
+            new.write_bytes(b"half of the sec")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_until_it_is_whole_the_old_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    path.write_bytes(b"first")
+    with atomic(path) as new:
+        new.write_bytes(b"second")
+        assert path.read_bytes() == b"first"
+        assert new.parent == path.parent
+        assert new.suffix == path.suffix
+        assert new.name.startswith(".")  # passed over by whoever lists the folder meanwhile
+    assert path.read_bytes() == b"second"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are POSIX's")
+def test_others_may_read_it(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "file.bin", b"")
+    assert stat.S_IMODE((tmp_path / "file.bin").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("name", ["my-cat", "Käthe", "a b", "v1.5_x", "猫", "console", "1"])
+def test_names_that_work_everywhere_are_taken_as_they_are(name: str) -> None:
+    assert checked_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        " cat",
+        "cat ",
+        "cat\n",
+        ".cat",
+        "cat.",
+        "..",
+        "a/b",
+        "a\\b",
+        "a:b",
+        "a*b",
+        'a"b',
+        "a<b",
+        "a,b",
+        "(cat)",
+        "a\nb",
+        "a\0b",
+    ],
+)
+def test_names_that_would_be_trouble_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"The name .* (cannot be used|contains)"):
+        checked_name(name)
+
+
+@pytest.mark.parametrize("name", ["con", "NUL", "aux.old", "COM1", "lpt9.x"])
+def test_names_that_windows_keeps_for_itself_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="reserved by Windows"):
+        checked_name(name)

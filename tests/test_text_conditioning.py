@@ -1,0 +1,116 @@
+"""Vectors spliced into a prompt are what the text encoder would make of tokens that had them as their embeddings."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor
+
+from ti_trainer.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from ti_trainer.hosts.diffusers.model import DiffusersModel
+
+WORDS = {
+    "x-word": {"clip_l": torch.randn(3, 64, generator=torch.Generator().manual_seed(0)) * 0.3},
+    "y-word": {"clip_l": torch.randn(1, 64, generator=torch.Generator().manual_seed(1)) * 0.3},
+}
+
+
+def reference(model: DiffusersModel, pieces: list[str], layers_left_out: int = 0) -> Tensor:
+    """(1, 77, D) of a text encoder to whose vocabulary the vectors were added; pieces are text, or a word by itself."""
+    encoder = copy.deepcopy(model.text_encoder)
+    table = encoder.get_input_embeddings()
+    table.weight = torch.nn.Parameter(torch.cat([table.weight.detach(), *(each["clip_l"] for each in WORDS.values())]))
+    first = {"x-word": 49408, "y-word": 49411}
+    ids = [49406]
+    for piece in pieces:
+        ids += range(first[piece], first[piece] + len(WORDS[piece]["clip_l"])) if piece in WORDS else model.token_ids(piece)
+    ids += [49407] * (77 - len(ids))
+    layers = next(module for module in encoder.modules() if isinstance(module, torch.nn.ModuleList))
+    del layers[len(layers) - layers_left_out :]
+    with torch.no_grad():
+        return encoder(torch.tensor([ids])).last_hidden_state
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pieces"),
+    [
+        ("a photo of x-word", ["a photo of", "x-word"]),
+        ("x-word", ["x-word"]),
+        ("X-Word, a y-word on x-word, red", ["x-word", ", a", "y-word", "on", "x-word", ", red"]),
+        ("a photo of a cat", ["a photo of a cat"]),
+        ("", []),
+    ],
+)
+def test_a_spliced_prompt_is_encoded_as_with_tokens_of_its_own(
+    embedded_model: DiffusersModel, prompt: str, pieces: list[str]
+) -> None:
+    with torch.no_grad():
+        hidden = embedded_model.encode_prompts([prompt], WORDS).hidden
+    torch.testing.assert_close(hidden, reference(embedded_model, pieces), atol=1e-5, rtol=1e-5)
+
+
+def test_prompts_of_a_batch_do_not_disturb_each_other(embedded_model: DiffusersModel) -> None:
+    with torch.no_grad():
+        hidden = embedded_model.encode_prompts(["x-word", "a red y-word", "a cat"], WORDS).hidden
+    for row, pieces in zip(hidden, (["x-word"], ["a red", "y-word"], ["a cat"]), strict=True):
+        torch.testing.assert_close(row[None], reference(embedded_model, pieces), atol=1e-5, rtol=1e-5)
+
+
+def test_long_prompts_are_chunks_one_after_the_other_and_short_ones_are_filled_up(embedded_model: DiffusersModel) -> None:
+    many = " ".join(["cat"] * 74)
+    with torch.no_grad():
+        hidden = embedded_model.encode_prompts([f"{many} x-word dog", "y-word"], WORDS).hidden
+    assert hidden.shape == (2, 154, 64)
+    chunks = [[many], ["x-word", "dog"], ["y-word"], []]
+    expected = torch.cat([reference(embedded_model, pieces) for pieces in chunks]).reshape(2, 154, 64)
+    torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("clip_skip", [2, 3])
+def test_clip_skip_leaves_out_the_last_layers_and_keeps_the_norm(embedded_model: DiffusersModel, clip_skip: int) -> None:
+    skipping = copy.copy(embedded_model)
+    skipping.clip_skip = clip_skip
+    with torch.no_grad():
+        hidden = skipping.encode_prompts(["a photo of x-word"], WORDS).hidden
+        raw = embedded_model.text_encoder(
+            torch.tensor([[49406, *embedded_model.token_ids("a cat"), *[49407] * 74]]), output_hidden_states=True
+        )
+        plain = skipping.encode_prompts(["a cat"], WORDS).hidden
+    expected = reference(embedded_model, ["a photo of", "x-word"], clip_skip - 1)
+    torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(plain, embedded_model._final_norm(raw.hidden_states[-clip_skip]), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(hidden, reference(embedded_model, ["a photo of", "x-word"]), atol=1e-2)
+
+
+def test_the_gradient_reaches_every_vector_of_the_prompts_words_only(embedded_model: DiffusersModel) -> None:
+    words = {name: {"clip_l": each["clip_l"].clone().requires_grad_()} for name, each in WORDS.items()}
+    with embedded_model.training():
+        embedded_model.encode_prompts(["a photo of x-word", "x-word, red"], words).hidden.square().sum().backward()
+    assert (words["x-word"]["clip_l"].grad.abs().sum(1) > 0).all()
+    assert words["y-word"]["clip_l"].grad is None or not words["y-word"]["clip_l"].grad.any()
+
+
+def test_the_models_own_table_stays_as_it_is(embedded_model: DiffusersModel) -> None:
+    before = embedded_model._token_table.weight.detach().clone()
+    with torch.no_grad():
+        first = embedded_model.encode_prompts(["a cat"], {}).hidden
+        embedded_model.encode_prompts(["x-word !"], WORDS)  # "!" is token 0, the placeholder
+        assert torch.equal(embedded_model.encode_prompts(["a cat"], {}).hidden, first)
+    assert torch.equal(embedded_model._token_table.weight, before)
+    assert not embedded_model._token_table._forward_hooks
+
+
+def test_init_text_gives_its_tokens_rows(embedded_model: DiffusersModel) -> None:
+    rows = embedded_model.token_embeddings("a cat")["clip_l"]
+    table = embedded_model._token_table.weight
+    assert torch.equal(rows, table[embedded_model.token_ids("a cat")].detach())
+    assert embedded_model.token_embeddings("")["clip_l"].shape == (0, 64)
+
+
+def test_a_trainer_takes_the_model(embedded_model: DiffusersModel, trainer: type[Trainer]) -> None:
+    assert trainer(embedded_model).embedding.family == "embedded"

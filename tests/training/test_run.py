@@ -1,0 +1,149 @@
+"""A run's folder: found again, never mixed with another, and readable after a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ti_trainer.errors import TrainingError
+from ti_trainer.training.run import CSV_COLUMNS, Run
+from ti_trainer.training.trainer import TrainState
+
+HEADER = ",".join(CSV_COLUMNS) + "\r\n"
+
+
+def state(step: int = 3) -> TrainState:
+    parameter = torch.randn(2, 4, generator=torch.Generator().manual_seed(step)).requires_grad_()
+    optimizer = torch.optim.AdamW([parameter], 0.005, weight_decay=0.0)
+    parameter.square().sum().backward()
+    optimizer.step()
+    return TrainState(
+        step, 2 * step, {"clip_l": parameter.detach()}, optimizer.state_dict(), {"scale": 65536.0, "_growth_tracker": 3}
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.create(tmp_path, "x-word", {"name": "x-word"})
+
+
+def test_a_run_has_a_folder_of_its_day(run: Run, tmp_path: Path) -> None:
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d/x-word", run.path.relative_to(tmp_path).as_posix())
+    assert run.settings() == {"name": "x-word"}
+
+
+def test_the_second_run_of_a_day_has_a_number(run: Run, tmp_path: Path) -> None:
+    second, third = (Run.create(tmp_path, "x-word", {"name": "x-word", "run": number}) for number in (2, 3))
+    assert [second.path.name, third.path.name] == ["x-word-2", "x-word-3"]
+    assert run.settings() == {"name": "x-word"}
+    assert third.settings()["run"] == 3
+
+
+def test_settings_are_for_people_too(run: Run) -> None:
+    run.save_settings({"name": "猫"})
+    assert "猫" in (run.path / "settings.json").read_text(encoding="utf-8")
+
+
+def test_a_state_survives_its_file(run: Run) -> None:
+    written = state()
+    run.save_state(written, "fingerprint")
+    read, fingerprint = run.load_state()
+    assert fingerprint == "fingerprint"
+    assert (read.step, read.micro_step, read.scaler) == (3, 6, written.scaler)
+    assert torch.equal(read.vectors["clip_l"], written.vectors["clip_l"])
+    torch.optim.AdamW([torch.zeros(2, 4, requires_grad=True)]).load_state_dict(read.optimizer)
+    for key, value in written.optimizer["state"][0].items():
+        assert torch.equal(read.optimizer["state"][0][key], value)
+    assert json.dumps(read.optimizer["param_groups"]) == json.dumps(written.optimizer["param_groups"])
+
+
+def test_the_latest_run_is_the_one_whose_state_was_saved_last(run: Run, tmp_path: Path) -> None:
+    later, other = Run.create(tmp_path, "x-word", {"name": "x-word"}), Run.create(tmp_path, "x-word-4", {"name": "x-word-4"})
+    for number, each in enumerate((later, run, other)):
+        each.save_state(state(), "")
+        os.utime(each.path / "state.safetensors", (1000 + number, 1000 + number))
+    Run.create(tmp_path, "x-word", {"name": "x-word"})  # crashed before any state
+    assert Run.latest(tmp_path, "x-word") == run
+    assert Run.latest(tmp_path, "x-word-4") == other
+
+
+def test_without_a_run_there_is_nothing_to_resume(tmp_path: Path, run: Run) -> None:
+    for name in ("another", "x-word"):
+        with pytest.raises(TrainingError, match=f"no run of '{name}' under .* to resume: train it without --resume"):
+            Run.latest(tmp_path, name)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe", None])
+def test_a_damaged_settings_file_hides_only_its_run(run: Run, tmp_path: Path, content: bytes | None) -> None:
+    damaged = Run.create(tmp_path, "x-word", {"name": "x-word"})
+    for each in (run, damaged):
+        each.save_state(state(), "")
+    (damaged.path / "settings.json").unlink()
+    if content is not None:
+        (damaged.path / "settings.json").write_bytes(content)
+    assert damaged.settings() == {}
+    assert Run.latest(tmp_path, "x-word") == run
+
+
+def damaged_states() -> dict[str, object]:
+    vectors = {"vectors.clip_l": torch.zeros(2, 4)}
+    return {
+        "empty": b"",
+        "noise": b"\x08" + bytes(200),
+        "no header": (vectors, None),
+        "no json": (vectors, {"state": "{"}),
+        "nothing in it": (vectors, {"state": "{}"}),
+        "no dict": (vectors, {"state": "[]"}),
+        "no number": ({**vectors, "optimizer.first.step": torch.zeros(())}, {"state": json.dumps(
+            {"step": 1, "micro_step": 1, "dataset": "", "scaler": None, "param_groups": []})}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", damaged_states())
+def test_a_damaged_state_is_told_with_what_to_do(run: Run, damage: str) -> None:
+    content, path = damaged_states()[damage], run.path / "state.safetensors"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        save_file(content[0], path, content[1])
+    with pytest.raises(TrainingError, match=r"state\.safetensors cannot be read .*: train again without --resume"):
+        run.load_state()
+
+
+def test_half_a_state_is_never_seen(run: Run) -> None:
+    """It is written beside and put in place: what is there is whole."""
+    run.save_state(state(3), "")
+    before = (run.path / "state.safetensors").stat().st_ino
+    run.save_state(state(4), "")
+    assert (run.path / "state.safetensors").stat().st_ino != before
+    assert run.load_state()[0].step == 4
+    assert sorted(path.name for path in run.path.iterdir()) == ["settings.json", "state.safetensors"]
+
+
+def test_no_table_has_no_losses(run: Run) -> None:
+    assert run.losses() == []
+
+
+def test_losses_after_a_step_are_forgotten_and_the_others_kept_as_they_are(run: Run) -> None:
+    lines = [HEADER, "10,1,0,0.1234567,0.005\r\n", "20,2,0,0.2000000,0.005\r\n", "30,3,0,0.3000000,1e-05\r\n"]
+    run.loss_file.write_bytes("".join(lines).encode())
+    run.forget_after(20)
+    assert [row["step"] for row in run.losses()] == [10, 20]
+    assert run.losses()[0] == {"step": 10, "epoch": 1, "epoch_step": 0, "loss": 0.1234567, "learn_rate": 0.005}
+    assert run.loss_file.read_text().splitlines()[:2] == [HEADER.strip(), "10,1,0,0.1234567,0.005"]
+
+
+@pytest.mark.parametrize(
+    "cut", ["2", "20,2", "20,2,0,0.2", "20,2,0,0.2000000,", "20,2,0,0.2000000,0.00", "20,2,0,0.2000000,0.005"]
+)
+def test_a_line_that_a_crash_cut_off_does_not_count(run: Run, cut: str) -> None:
+    run.loss_file.write_bytes((HEADER + "10,1,0,0.1,0.005\r\n" + cut).encode())
+    assert [row["step"] for row in run.losses()] == [10]
+    run.forget_after(20)
+    assert run.loss_file.read_bytes() == (HEADER + "10,1,0,0.1,0.005\r\n").encode()
