@@ -19,7 +19,8 @@ def option_table() -> str:
         lines += [f"\n**{title}**\n", "| option | default | what it does |", "|---|---|---|"]
         for option in options():
             if option.section == section:
-                default = {"": "empty", " ": "a space", "False": "off", "True": "on"}.get(str(option.default), option.default)
+                shown = {"": "empty", " ": "a space", "False": "off", "True": "on"}
+                default = shown.get(str(option.default), option.default)
                 choices = f" One of {', '.join(option.choices)}." if option.choices else ""
                 lines.append(f"| `{option.flag}` | {default} | {option.help}{choices} |")
     return "\n".join(lines) + "\n\n"

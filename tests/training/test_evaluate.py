@@ -22,15 +22,15 @@ def latents(dataset: Callable[..., Dataset]) -> list[torch.Tensor]:
 
 
 def test_it_does_not_depend_on_what_was_random_before(latents: list[torch.Tensor]) -> None:
-    first = deterministic_loss(TinyModel(), latents, "a photo of x-word", WORDS)
+    first = deterministic_loss(TinyModel(), latents, ["a photo of x-word"] * len(latents), WORDS)
     torch.manual_seed(5)
     torch.randn(100)
-    assert deterministic_loss(TinyModel(), latents, "a photo of x-word", WORDS) == first
+    assert deterministic_loss(TinyModel(), latents, ["a photo of x-word"] * len(latents), WORDS) == first
 
 
 def test_it_uses_up_no_random_numbers(latents: list[torch.Tensor]) -> None:
     before = torch.get_rng_state()
-    deterministic_loss(TinyModel(), latents, "a photo of x-word", WORDS)
+    deterministic_loss(TinyModel(), latents, ["a photo of x-word"] * len(latents), WORDS)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -39,7 +39,8 @@ def test_measuring_during_a_run_does_not_change_the_run(
 ) -> None:
     measured, plain = trainer(), trainer()
     losses = [
-        deterministic_loss(measured.model, latents, "x-word", {"x-word": measured.embedding.vectors}) for _ in measured.run()
+        deterministic_loss(measured.model, latents, ["x-word"] * len(latents), {"x-word": measured.embedding.vectors})
+        for _ in measured.run()
     ]
     list(plain.run())
     assert torch.equal(measured.embedding.vectors["clip_l"], plain.embedding.vectors["clip_l"])
@@ -47,7 +48,7 @@ def test_measuring_during_a_run_does_not_change_the_run(
 
 
 def test_timesteps_are_spread_evenly_and_noise_is_never_the_same(latents: list[torch.Tensor]) -> None:
-    batches = list(fixed_batches(latents, "x-word", 1000))
+    batches = list(fixed_batches(latents, ["x-word"] * len(latents), 1000))
     assert [batch.timesteps.tolist() for batch in batches] == [[50, 150, 250, 350, 450, 550, 650, 750, 850, 950]] * 2
     assert [len(batch.latents) for batch in batches] == [NUM_TIMESTEPS] * 2
     assert len({each.numpy().tobytes() for batch in batches for each in batch.noise}) == 2 * NUM_TIMESTEPS
@@ -55,14 +56,19 @@ def test_timesteps_are_spread_evenly_and_noise_is_never_the_same(latents: list[t
 
 def test_it_is_the_mean_training_loss_of_all_pictures(latents: list[torch.Tensor]) -> None:
     model = TinyModel()
-    each = [training_loss(model, batch, WORDS).mean().item() for batch in fixed_batches(latents, "x-word", 100)]
-    assert deterministic_loss(model, latents, "x-word", WORDS) == pytest.approx(sum(each) / 2, rel=1e-6)
+    each = [
+        training_loss(model, batch, WORDS).mean().item() for batch in fixed_batches(latents, ["x-word"] * len(latents), 100)
+    ]
+    assert deterministic_loss(model, latents, ["x-word"] * len(latents), WORDS) == pytest.approx(sum(each) / 2, rel=1e-6)
 
 
 def test_training_lowers_it(trainer: Callable[..., Trainer], dataset: Callable[..., Dataset]) -> None:
     data = dataset(latent_sampling="deterministic")
     run = trainer(data=data, max_steps=150, learning_rate="0.02", batch_size=5)
     latents = [item.latents for item in data.items]
-    before = deterministic_loss(run.model, latents, "a photo of x-word", {"x-word": run.embedding.vectors})
+    before = deterministic_loss(run.model, latents, ["a photo of x-word"] * len(latents), {"x-word": run.embedding.vectors})
     list(run.run())
-    assert deterministic_loss(run.model, latents, "a photo of x-word", {"x-word": run.embedding.vectors}) < 0.95 * before
+    assert (
+        deterministic_loss(run.model, latents, ["a photo of x-word"] * len(latents), {"x-word": run.embedding.vectors})
+        < 0.95 * before
+    )

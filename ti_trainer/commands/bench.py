@@ -92,16 +92,16 @@ def measure(model: DiffusersModel, images: Path, batch_size: int, steps: int, pe
         "ours_to_bare_loop": statistics.median(each[1] / each[0] for each in tenths),
     }
     latents = [item.latents for item in dataset.items]
-    prompt = f"a photo of {NAME}"
-    row["loss"] = {"ours": deterministic_loss(model, latents, prompt, {NAME: trainer.embedding.vectors})}
-    row["loss"]["init_text"] = deterministic_loss(model, latents, prompt, {NAME: vectors})
+    prompts = [f"a photo of {NAME}"] * len(latents)
+    row["loss"] = {"ours": deterministic_loss(model, latents, prompts, {NAME: trainer.embedding.vectors})}
+    row["loss"]["init_text"] = deterministic_loss(model, latents, prompts, {NAME: vectors})
     for peer in peers:
         result = peer.train(
             embedded.MODEL if model.name == "embedded" else Path(model.name), images, batch_size, trainer.step, INIT_TEXT
         )
         row[peer.name] = result.steps_per_second
         row[f"ours_to_{peer.name}"] = row["ours"] / result.steps_per_second
-        row["loss"][peer.name] = deterministic_loss(model, latents, prompt, {NAME: result.embedding.vectors})
+        row["loss"][peer.name] = deterministic_loss(model, latents, prompts, {NAME: result.embedding.vectors})
     return row
 
 

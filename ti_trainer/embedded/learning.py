@@ -60,7 +60,8 @@ def measure(
     }
     return {
         "loss": {
-            who: deterministic_loss(model, latents, f"a photo of {text}", words) for who, (text, words) in speakers.items()
+            who: deterministic_loss(model, latents, [f"a photo of {text}, {where}" for _, where in held_out], words)
+            for who, (text, words) in speakers.items()
         },
         "colour_distance": {who: _distance(host, model, text, words, held_out) for who, (text, words) in speakers.items()},
     }

@@ -16,18 +16,20 @@ NUM_TIMESTEPS = 10
 NOISE_SEED = 20_240_229  # any number will do, as long as it stays
 
 
-def fixed_batches(latents: Sequence[Tensor], prompt: str, num_timesteps: int) -> Iterator[Batch]:
+def fixed_batches(latents: Sequence[Tensor], prompts: Sequence[str], num_timesteps: int) -> Iterator[Batch]:
     """For each picture (C, H, W) one batch of NUM_TIMESTEPS timesteps spread evenly, each with its own noise."""
     timesteps = torch.from_numpy(((np.arange(NUM_TIMESTEPS) + 0.5) * num_timesteps / NUM_TIMESTEPS).astype(np.int64))
-    for number, each in enumerate(latents):
+    for number, (each, prompt) in enumerate(zip(latents, prompts, strict=True)):
         noise = sample_rng(NOISE_SEED, number).standard_normal((NUM_TIMESTEPS, *each.shape), np.float32)
         repeated = each.expand(NUM_TIMESTEPS, *each.shape)
-        prompts = (prompt,) * NUM_TIMESTEPS
-        yield Batch(repeated, torch.from_numpy(noise).to(each.device), timesteps.to(each.device), prompts, None)
+        same = (prompt,) * NUM_TIMESTEPS
+        yield Batch(repeated, torch.from_numpy(noise).to(each.device), timesteps.to(each.device), same, None)
 
 
 @torch.no_grad()
-def deterministic_loss(model: DiffusionModel, latents: Sequence[Tensor], prompt: str, words: Mapping[str, Vectors]) -> float:
-    """Mean denoising loss of the pictures' latents, each (C, H, W), under the prompt."""
-    batches = fixed_batches(latents, prompt, len(model.alphas_cumprod))
+def deterministic_loss(
+    model: DiffusionModel, latents: Sequence[Tensor], prompts: Sequence[str], words: Mapping[str, Vectors]
+) -> float:
+    """Mean denoising loss of the pictures' latents, each (C, H, W), under a prompt for each."""
+    batches = fixed_batches(latents, prompts, len(model.alphas_cumprod))
     return torch.stack([training_loss(model, batch, words).mean() for batch in batches]).mean().item()
