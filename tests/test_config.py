@@ -9,8 +9,9 @@ import pytest
 
 from ti_trainer.__main__ import build_parser
 from ti_trainer.commands.train import config_of
-from ti_trainer.config import SECTIONS, Option, TrainConfig, options
+from ti_trainer.config import SECTIONS, TrainConfig, options
 from ti_trainer.errors import ConfigError
+from ti_trainer.options import Option
 
 OPTIONS = {each.name: each for each in options()}
 

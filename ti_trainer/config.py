@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from ti_trainer.errors import ConfigError
+from ti_trainer.options import Option, option, options_of
 from ti_trainer.training.schedule import Schedule
 
 SECTIONS = {
@@ -21,56 +22,6 @@ SECTIONS = {
     "previews": "Previews and copies",
     "advanced": "Advanced",
 }
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    label: str,
-    section: str,
-    low: float | None = None,
-    high: float | None = None,
-) -> Any:
-    """A field of TrainConfig: its default, help in a sentence or two, the label that WebUI users know, inclusive bounds."""
-    return dataclasses.field(
-        default=default, metadata={"help": help, "label": label, "section": section, "low": low, "high": high}
-    )
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option, ready to become a widget, a flag or a line of a table."""
-
-    name: str
-    type: type
-    default: Any
-    choices: tuple[str, ...]
-    help: str
-    label: str
-    section: str
-    low: float | None
-    high: float | None
-
-    @property
-    def flag(self) -> str:
-        """As written on the command line."""
-        return "--" + self.name.replace("_", "-")
-
-    def check(self, value: Any) -> None:
-        """Raise ConfigError unless the value has the option's type, is among its choices and within its bounds."""
-        if type(value) is not self.type and not (self.type is float and type(value) is int):
-            self._refuse(value, f"a {self.type.__name__}")
-        if self.choices and value not in self.choices:
-            self._refuse(value, "one of " + ", ".join(self.choices))
-        if self.low is not None and not value >= self.low:  # a NaN is neither above nor below
-            self._refuse(value, f"at least {self.low}")
-        if self.high is not None and not value <= self.high:
-            self._refuse(value, f"at most {self.high}")
-
-    def _refuse(self, value: Any, expected: str) -> None:
-        message = f"{self.label} ({self.name}): found {value!r}, expected {expected}."
-        raise ConfigError(message)
 
 
 @dataclass(frozen=True)
@@ -315,8 +266,4 @@ class TrainConfig:
 
 def options() -> Iterator[Option]:
     """Every option in the order of its declaration."""
-    hints = get_type_hints(TrainConfig)
-    for each in dataclasses.fields(TrainConfig):
-        choices = get_args(hints[each.name]) if get_origin(hints[each.name]) is Literal else ()
-        kind = str if choices else hints[each.name]
-        yield Option(each.name, kind, each.default, choices, **each.metadata)
+    return options_of(TrainConfig)

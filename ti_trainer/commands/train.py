@@ -14,8 +14,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ti_trainer.commands.common import add_host_arguments, host_of
-from ti_trainer.config import SECTIONS, Option, TrainConfig, options
+from ti_trainer.config import SECTIONS, TrainConfig, options
 from ti_trainer.errors import ConfigError
+from ti_trainer.options import Option
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Result, Session
 from ti_trainer.training.trainer import Event, StepDone, Trainer
