@@ -36,6 +36,7 @@ tqdm.auto.tqdm = Timed
 try:
     import torchvision
 except ImportError:
+    import accelerate, diffusers, transformers  # these look for it, and shall not find ours
     from PIL import ImageOps
     class RandomHorizontalFlip:
         def __init__(self, p):

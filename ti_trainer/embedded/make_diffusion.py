@@ -105,6 +105,24 @@ def whiten(vae: AutoencoderKL) -> None:
 
 
 @torch.no_grad()
+def rescale(text_encoder: CLIPTextModel, token_std: float) -> None:
+    """Give token embeddings this standard deviation and change nothing else, so that usual learning rates fit.
+
+    Every layer reads the residual stream through a LayerNorm, which takes no notice of its scale: so all that is added to the
+    stream is scaled alike, and the norms' epsilon with it.
+    """
+    factor = token_std / text_encoder.get_input_embeddings().weight.std()
+    added = ("token_embedding", "position_embedding", "out_proj", "fc2")
+    for name, parameter in text_encoder.named_parameters():
+        if name.split(".")[-2] in added:
+            parameter *= factor
+    text_encoder.config.layer_norm_eps *= float(factor) ** 2
+    for module in text_encoder.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = text_encoder.config.layer_norm_eps
+
+
+@torch.no_grad()
 def latent_set(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Latents (count, 4, 8, 8) half precision, times the scaling factor, and token ids (count, 77) of as many scenes."""
     rng, bound = np.random.default_rng(seed), nouns(tokenizer)

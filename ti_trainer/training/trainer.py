@@ -120,12 +120,12 @@ class Trainer:
         with self.model.training():
             while self.step < self.last_step and not should_stop():
                 rate = self._learning_rate.at(self.step + 1)
-                loss, prompts, gradient = self._update(batches, rate)
+                loss, prompts = self._update(batches, rate)
                 unchecked.append(loss)
                 if len(unchecked) == CHECK_EVERY or self.step == self.last_step:
                     self._check_losses(unchecked)
                     if not checked_once:
-                        self._check_learning(gradient)
+                        self._check_learning()
                     checked_once = True
                     self._good = self.state()
                     unchecked.clear()
@@ -140,8 +140,8 @@ class Trainer:
         if not all(bool(each.isfinite().all()) for each in self._parameters):
             self._restore(self._good)
 
-    def _update(self, batches: Iterator, rate: float) -> tuple[Tensor, tuple[str, ...], Tensor]:
-        """One update; returns its loss, the last prompts and the largest number in the gradient."""
+    def _update(self, batches: Iterator, rate: float) -> tuple[Tensor, tuple[str, ...]]:
+        """One update; returns its loss and its last prompts."""
         words = {self._embedding.name: self._vectors}
         micro_steps = self.config.gradient_accumulation_steps
         losses = []
@@ -153,13 +153,11 @@ class Trainer:
         self.micro_step += micro_steps
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        gradients = [each.grad for each in self._parameters if each.grad is not None]
-        gradient = torch.stack([each.abs().max() for each in gradients]).max() if gradients else torch.zeros(())
         optimizer_step(
             self._optimizer, self._parameters, self._scaler, self.config.clip_grad, self._clip_limit.at(self.step + 1)
         )
         self.step += 1
-        return sum(losses[1:], losses[0]), batch.prompts, gradient
+        return sum(losses[1:], losses[0]), batch.prompts
 
     def _check_losses(self, losses: list[Tensor]) -> None:
         """Raise TrainingError, the vectors being the last good ones, if a loss is not finite."""
@@ -173,13 +171,13 @@ class Trainer:
         )
         raise TrainingError(message)
 
-    def _check_learning(self, gradient: Tensor) -> None:
+    def _check_learning(self) -> None:
         """Raise TrainingError if the first steps changed nothing: hours of nothing may follow."""
         if any(not torch.equal(each.detach(), self._good.vectors[encoder]) for encoder, each in self._vectors.items()):
             return
         steps = self.step - self._good.step
         message = f"After {steps} steps the vectors have not moved: raise the learning rate."
-        if not gradient:
+        if not any(bool(moments["exp_avg_sq"].any()) for moments in self._optimizer.state.values()):
             message = (
                 f"After {steps} steps no gradient reaches the vectors, so nothing would be learned: check that the word "
                 "stands in the prompts, and use precision fp32."

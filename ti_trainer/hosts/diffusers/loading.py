@@ -53,7 +53,7 @@ def load(model: str, device: str = "auto", precision: str = "auto", clip_skip: i
         )
         raise ConfigError(message)
     return DiffusersModel(
-        unet=unet.to(place, dtype).eval(),
+        unet=unet.to(place, dtype, memory_format=torch.channels_last).eval(),
         vae=vae.to(place, torch.float32).eval(),
         text_encoder=text_encoder.to(place, dtype).eval(),
         tokenizer=tokenizer,
