@@ -82,7 +82,9 @@ def test_clip_skip_stops_before_the_last_layers(model: DiffusersModel) -> None:
     ids = model.tokenizer(PROMPT, padding="max_length", max_length=77, return_tensors="pt").input_ids
     with torch.no_grad():
         states = model.text_encoder(ids, output_hidden_states=True).hidden_states
-        wanted = torch.nn.functional.layer_norm(states[-2], (64,), model._final_norm.weight, model._final_norm.bias, 1e-5)
+        wanted = torch.nn.functional.layer_norm(
+            states[-2], (64,), model._final_norm.weight, model._final_norm.bias, model._final_norm.eps
+        )
         hidden = skipping.encode_prompts([PROMPT], {}).hidden
     torch.testing.assert_close(hidden, wanted, rtol=0, atol=1e-5)
 
