@@ -31,6 +31,7 @@ STAMP = VENV / "ti-trainer-installed"  # written last: holds the digest of what 
 RUN = """import sys; sys.path[:] = filter(None, sys.path)
 import runpy; runpy.run_module("ti_trainer", run_name="__main__", alter_sys=True)"""
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+ENVIRONMENT["TI_TRAINER_PROGRAM"] = "python install.py run"  # for what it tells users to type
 
 
 def main(arguments: list[str]) -> int:

@@ -143,12 +143,12 @@ def test_what_latents_are_drawn_with_is_not_the_training_noise(
 def test_the_fingerprint_tells_other_pictures_captions_and_seeds_apart(dataset: Callable[..., Dataset]) -> None:
     data = dataset()
     folder = data.items[0].path.parent
-    assert dataset().fingerprint() == data.fingerprint()
+    assert dataset().fingerprint == data.fingerprint
     (folder / "0.txt").write_text("another caption")
-    second = dataset().fingerprint()
-    assert second != data.fingerprint()
+    second = dataset().fingerprint
+    assert second != data.fingerprint
     Image.new("RGB", (16, 16)).save(folder / "1.png")
-    assert dataset().fingerprint() != second
+    assert dataset().fingerprint != second
 
 
 AS_IT_IS = Frame(None)

@@ -20,8 +20,8 @@ WHERE_ONLY = {  # a package -> the places that may import it
     "ldm": ("hosts/webui",),
     "sgm": ("hosts/webui",),
     "gradio": ("ui",),
-    "diffusers": ("hosts/diffusers", "embedded", "commands/peers.py"),
-    "transformers": ("hosts/diffusers", "embedded", "commands/peers.py"),
+    "diffusers": ("hosts/diffusers", "embedded"),
+    "transformers": ("hosts/diffusers", "embedded"),
 }
 
 

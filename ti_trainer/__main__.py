@@ -1,4 +1,4 @@
-"""The command line: `python -m ti_trainer COMMAND`. Exit codes: 0 done, 1 failed, 130 interrupted with all saved."""
+"""The command line: `python -m ti_trainer COMMAND`. Exit codes: 0 done, 1 failed, 2 not understood, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from ti_trainer import __version__
+from ti_trainer.commands import INTERRUPTED
 from ti_trainer.errors import TITrainerError
 
 COMMANDS = ("create", "train", "generate", "evaluate", "convert", "info", "bench", "demo")
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -38,6 +39,9 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; errors that a user can mend become one line."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["demo"]
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name may hold what a console or pipe cannot show
     try:
         args = build_parser(arguments[0] if arguments[0] in COMMANDS else None).parse_args(arguments)
         return _run(args)
@@ -54,6 +58,12 @@ def _run(args: argparse.Namespace) -> int:
         return _failed(str(error), debug=args.debug)
     except OSError as error:
         return _failed(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), debug=args.debug)
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
+            message = "The GPU's memory is full: take a smaller batch size, width and height, or close other programs."
+        else:
+            message = f"Unexpected {type(error).__name__}: {error} (--debug shows where)."
+        return _failed(message, debug=args.debug)
 
 
 def _failed(message: str, *, debug: bool) -> int:

@@ -6,6 +6,7 @@ Knows nothing of any of them.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -244,6 +245,11 @@ class TrainConfig:
                     f"{name}: found {getattr(self, name)}, expected a multiple of 8, since the VAE works on blocks of 8 px."
                 )
                 raise ConfigError(message)
+        try:
+            re.compile(self.filename_word_regex)
+        except re.error as error:
+            message = f"Filename word regex: found {self.filename_word_regex!r}, expected a regular expression ({error})."
+            raise ConfigError(message) from error
         Schedule.parse(self.learning_rate, self.max_steps)
         if self.clip_grad != "disabled":
             Schedule.parse(self.clip_grad_limit, self.max_steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from ti_trainer import __version__, formats
@@ -13,7 +14,8 @@ from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.prompts import CHUNK
 
 log = logging.getLogger(__name__)
-ENDINGS = (".safetensors", ".pt", ".bin", ".png", ".webp")
+TRAINABLE = (".safetensors", ".pt")  # they keep all that we know of an embedding
+ENDINGS = (*TRAINABLE, ".bin", ".png", ".webp")
 
 
 def embedding_files(folder: Path) -> list[Path]:
@@ -23,28 +25,19 @@ def embedding_files(folder: Path) -> list[Path]:
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """The file of an embedding: the name's, in the order of ENDINGS."""
-    found = [path for path in embedding_files(folder) if path.stem == name]
-    return min(found, key=lambda path: ENDINGS.index(path.suffix.lower()), default=None)
+    """The file of an embedding, by ENDINGS. Capitals make no difference: not to prompts, and not to some file systems."""
+    found = [path for path in embedding_files(folder) if path.stem.casefold() == name.casefold()]
+    return min(found, key=lambda path: (path.stem != name, ENDINGS.index(path.suffix.lower())), default=None)
 
 
 def load(folder: Path, name: str) -> tuple[Embedding, Path]:
-    """An embedding under the name of its file; ConfigError if there is none."""
+    """An embedding and its file; it has the name asked for, whatever the file says. ConfigError if there is none."""
     path = find(folder, name)
     if path is None:
         have = ", ".join(sorted({each.stem for each in embedding_files(folder)})) or "none yet"
-        message = (
-            f"There is no embedding {name!r} in {folder} (there: {have}). Create it first: create {name!r} --init-text WORD"
-        )
+        message = f"There is no embedding {name!r} in {folder} (there: {have}): create it first."
         raise ConfigError(message)
-    return named(formats.read(path), name), path
-
-
-def named(embedding: Embedding, name: str) -> Embedding:
-    """The same under another name: in prompts a file's name counts, whatever the file says."""
-    return Embedding(
-        name, embedding.vectors, embedding.step, embedding.checkpoint, embedding.checkpoint_hash, embedding.info
-    )
+    return replace(formats.read(path), name=name), path
 
 
 def words(folder: Path, model: DiffusionModel) -> dict[str, Vectors]:
@@ -81,6 +74,6 @@ def create(
         encoder: initial_vectors(tokens, num_vectors) for encoder, tokens in model.token_embeddings(init_text).items()
     }
     info = {"init_text": init_text, "ti_trainer": __version__}
-    path = existing or folder / f"{name}.safetensors"
+    path = existing if existing is not None and existing.suffix in TRAINABLE else folder / f"{name}.safetensors"
     formats.write(Embedding(name, vectors, 0, model.name, model.checkpoint_hash, info), path)
     return path

@@ -24,7 +24,6 @@ class Drawing:
     seed: int = 1
     width: int = 0
     height: int = 0
-    clip_skip: int = 1
 
 
 class Host(Protocol):

@@ -13,6 +13,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from ti_trainer.embedding import Embedding
+from ti_trainer.errors import ConfigError
+
 PredictionType = Literal["epsilon", "v_prediction"]
 Vectors = Mapping[str, Tensor]  # one embedding's vectors by text encoder, each (V, D)
 
@@ -60,3 +63,15 @@ class DiffusionModel(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels of latents, with gradient."""
         ...
+
+
+def check_fits(model: DiffusionModel, embedding: Embedding) -> None:
+    """Raise ConfigError if the embedding is for another kind of model."""
+    if dict(model.widths) != embedding.widths:
+        expected = ", ".join(f"{encoder} {width}" for encoder, width in model.widths.items())
+        found = ", ".join(f"{encoder} {width}" for encoder, width in embedding.widths.items())
+        message = (
+            f"The embedding {embedding.name!r} is for another kind of model ({embedding.family}: {found}) than "
+            f"{model.name} ({expected}): choose a checkpoint of its kind, or create a new embedding."
+        )
+        raise ConfigError(message)

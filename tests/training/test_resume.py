@@ -62,12 +62,12 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     events = first.run(should_stop=lambda: first.step == stop_at)
     assert [event.step for event in events][-1] == stop_at
     run = Run.create(tmp_path, "x-word", {"name": "x-word"})
-    run.save_state(first.state(), first.dataset.fingerprint())
+    run.save_state(first.state(), first.dataset.fingerprint)
 
     state, fingerprint = Run.latest(tmp_path, "x-word").load_state()
     torch.manual_seed(1234)  # another process
     second = trainer(data=dataset(*sizes, **about_data), state=state, **options)
-    assert fingerprint == second.dataset.fingerprint()
+    assert fingerprint == second.dataset.fingerprint
     assert_same_state(second.state(), first.state())
     assert steps_of(second) == steps[stop_at:]
     assert_same_state(second.state(), whole.state())

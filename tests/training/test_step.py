@@ -84,10 +84,7 @@ def test_loss_scaling_changes_nothing_but_the_scale(
     class HalfModel(TinyModel):
         needs_loss_scaling = True
 
-    def scaler(**_: Any) -> torch.amp.GradScaler:
-        return torch.amp.GradScaler("cpu", init_scale=SCALE)
-
-    monkeypatch.setattr(torch.cuda.amp, "GradScaler", scaler)
+    monkeypatch.setattr("ti_trainer.training.trainer._grad_scaler", lambda: torch.amp.GradScaler("cpu", init_scale=SCALE))
     options = {"clip_grad": clip_grad, "clip_grad_limit": "0.002", "gradient_accumulation_steps": 2}
     scaled = trainer(HalfModel(), **options)
     vectors, losses = outcome(trainer(**options))
@@ -95,6 +92,25 @@ def test_loss_scaling_changes_nothing_but_the_scale(
     assert scaled.state().scaler["scale"] == SCALE
     torch.testing.assert_close(ours, vectors, atol=1e-7, rtol=1e-6)
     assert torch.equal(our_losses, losses)
+
+
+def test_an_update_that_overflows_is_left_out_and_is_no_step(
+    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class HalfModel(TinyModel):
+        needs_loss_scaling = True
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-100)
+    monkeypatch.setattr("ti_trainer.training.trainer._grad_scaler", lambda: scaler)
+    monkeypatch.setattr(TinyModel, "predict", _large(TinyModel.predict))
+    run = trainer(HalfModel(), max_steps=4)
+    steps = [event.step for event in run.run() if isinstance(event, StepDone)]
+    assert steps == [1, 2, 3, 4]
+    assert run.micro_step == 5  # the first overflowed
+
+
+def _large(predict: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda *arguments: predict(*arguments) * 100
 
 
 def test_the_limit_follows_its_schedule(trainer: Callable[..., Trainer]) -> None:

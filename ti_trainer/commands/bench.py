@@ -53,7 +53,11 @@ def run(args: argparse.Namespace) -> int:
     peers = [_peer(text) for text in args.against]
     host = host_of(args)
     model = host.open_model("fp32" if peers else "auto")
-    rows = [measure(model, args.images, batch_size, args.steps, peers) for batch_size in args.batch_sizes]
+    folder = embedded.MODEL if args.model == "embedded" else Path(args.model)
+    if peers and not (folder / "model_index.json").is_file():
+        message = f"--against needs a model in diffusers' layout, which peers can open; {args.model} is none."
+        raise ConfigError(message)
+    rows = [measure(model, args.images, batch_size, args.steps, peers, folder) for batch_size in args.batch_sizes]
     facts = {
         "model": model.name,
         "device": str(model.device),
@@ -67,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(model: DiffusersModel, images: Path, batch_size: int, steps: int, peers: list[Peer]) -> dict[str, Any]:
+def measure(
+    model: DiffusersModel, images: Path, batch_size: int, steps: int, peers: list[Peer], folder: Path
+) -> dict[str, Any]:
     """Steps per second of our loop and the bare one in alternating tenths, then of each peer; losses after as many steps."""
     config = TrainConfig(max_steps=steps + 20, batch_size=batch_size, template="subject")
     dataset = _dataset(model, images)
@@ -96,9 +102,7 @@ def measure(model: DiffusersModel, images: Path, batch_size: int, steps: int, pe
     row["loss"] = {"ours": deterministic_loss(model, latents, prompts, {NAME: trainer.embedding.vectors})}
     row["loss"]["init_text"] = deterministic_loss(model, latents, prompts, {NAME: vectors})
     for peer in peers:
-        result = peer.train(
-            embedded.MODEL if model.name == "embedded" else Path(model.name), images, batch_size, trainer.step, INIT_TEXT
-        )
+        result = peer.train(folder, images, model.default_size_px, batch_size, trainer.step, INIT_TEXT)
         row[peer.name] = result.steps_per_second
         row[f"ours_to_{peer.name}"] = row["ours"] / result.steps_per_second
         row["loss"][peer.name] = deterministic_loss(model, latents, prompts, {NAME: result.embedding.vectors})
@@ -116,7 +120,7 @@ def bare_step(model: DiffusersModel, dataset: Dataset, batch_size: int) -> Calla
         hook = table.register_forward_hook(lambda module, inputs, embedded: embedded.detach().requires_grad_())
         hidden = model.text_encoder(ids).last_hidden_state
         hook.remove()
-        prediction = model.unet(batch.latents.to(model.dtype), batch.timesteps, hidden, return_dict=False)[0]
+        prediction = model.unet(batch.latents.to(model.dtype), batch.timesteps, hidden.to(model.dtype), return_dict=False)[0]
         mse_loss(prediction.float(), batch.noise).backward()
 
     return step
@@ -127,7 +131,9 @@ def _time(model: DiffusersModel, step: Callable[[], None], count: int) -> float:
     for _ in range(count):
         step()
     if model.device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(model.device)
+    elif model.device.type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter() - started
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ti_trainer import embedded, embeddings_dir
+from ti_trainer.commands.common import PROGRAM
 from ti_trainer.commands.train import train
 from ti_trainer.config import TrainConfig
 from ti_trainer.hosts.diffusers.host import StandaloneHost
@@ -14,12 +15,18 @@ from ti_trainer.training.session import Session
 HELP = "a first training: teach the embedded model the word 'my-thing' from eight pictures (what happens without a command)"
 NAME, INIT_TEXT = "my-thing", "star"
 CONFIG = TrainConfig(
-    max_steps=400, batch_size=4, preview_every=100, save_every=200, preview_prompt=f"a photo of {NAME} on grass"
+    max_steps=400,
+    batch_size=4,
+    precision="fp32",
+    preview_every=100,
+    save_every=200,
+    preview_prompt=f"a photo of {NAME} on grass",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
     parser.add_argument(
         "--embeddings-dir", type=Path, default=Path("embeddings"), metavar="DIR", help="(default: %(default)s)"
     )
@@ -30,10 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Create the word anew and train it."""
-    host = StandaloneHost(embeddings_dir=args.embeddings_dir, log_dir=args.log_dir)
+    host = StandaloneHost(device=args.device, embeddings_dir=args.embeddings_dir, log_dir=args.log_dir)
     print(f"The demo: teach the word {NAME!r} from the pictures in {embedded.DEMO}, starting as {INIT_TEXT!r}.")
     model = host.open_model("fp32")
     embeddings_dir.create(host.embeddings_dir, model, NAME, INIT_TEXT, 2, overwrite=True)
     code = train(Session(host, NAME, embedded.DEMO, CONFIG))
-    print(f'Try it: generate "a drawing of {NAME} at night" --out picture.png')
+    if code == 0:
+        print(f'Try it: {PROGRAM} generate "a drawing of {NAME} at night" --out picture.png')
     return code

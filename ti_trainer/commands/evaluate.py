@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from pathlib import Path
 
 from ti_trainer import embeddings_dir
@@ -12,11 +11,10 @@ from ti_trainer.commands.common import add_host_arguments, host_of
 from ti_trainer.data.dataset import load_dataset
 from ti_trainer.data.images import Frame
 from ti_trainer.data.prompts import NAME, Prompter
-from ti_trainer.errors import ConfigError
+from ti_trainer.model import check_fits
 from ti_trainer.training.evaluate import deterministic_loss
 
 HELP = "measure how well a word explains pictures, best ones that it was not trained on"
-log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +34,7 @@ def run(args: argparse.Namespace) -> int:
     embedding, _ = embeddings_dir.load(host.embeddings_dir, args.name)
     init_text = args.init_text if args.init_text is not None else embedding.info.get("init_text")
     model = host.open_model("fp32")
-    if embedding.widths != dict(model.widths):
-        family = embedding.family
-        message = (
-            f"The embedding {embedding.name!r} is for {family} models, not for {model.name}: choose a --model of its kind."
-        )
-        raise ConfigError(message)
+    check_fits(model, embedding)
     dataset = load_dataset(
         args.images,
         model,
@@ -50,8 +43,6 @@ def run(args: argparse.Namespace) -> int:
         seed=0,
         latent_sampling="deterministic",
     )
-    for path, reason in dataset.skipped:
-        log.warning("Skipped: %s (%s)", path.name, reason)
     latents = [item.latents for item in dataset.items]
     texts = {"word": f"a photo of {embedding.name}", "init_text": f"a photo of {init_text}", "no_word": "a photo"}
     if init_text is None:
@@ -59,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     losses = {}
     for key, text in texts.items():
         prompts = [", ".join(filter(None, (text, item.caption))) for item in dataset.items]
-        losses[key] = deterministic_loss(model, latents, prompts, {embedding.name: embedding.vectors})
+        words = {embedding.name: embedding.vectors} if key == "word" else {}  # the name may be a part of the others
+        losses[key] = deterministic_loss(model, latents, prompts, words)
     gain = 1 - losses["word"] / losses["init_text"] if init_text is not None else None
     facts = {
         "name": embedding.name,

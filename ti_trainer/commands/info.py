@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     for file in args.files:
         facts = describe(file)
         failed |= facts["error"] is not None
-        print(json.dumps(facts, ensure_ascii=False) if args.json else _in_words(file, facts))
+        print(json.dumps(facts) if args.json else _in_words(file, facts))
     return int(failed)
 
 
@@ -41,7 +41,7 @@ def describe(file: Path) -> dict[str, Any]:
     }
     try:
         embedding = formats.read(file)
-    except EmbeddingFormatError as error:
+    except (EmbeddingFormatError, OSError) as error:
         return {**facts, "checkpoint_hash": None, "info": {}, "error": str(error)}
     return {
         "file": str(file),

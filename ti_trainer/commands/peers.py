@@ -11,12 +11,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusers import StableDiffusionPipeline
-
 from ti_trainer import formats
 from ti_trainer.data.images import find_images
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.hosts.diffusers import loading
 
 LEARNING_RATE = 5e-3  # ours, so that the losses can be compared
 WARM_UP = 10
@@ -69,7 +68,7 @@ class DiffusersExample:
     folder: Path
     name: str = "diffusers"
 
-    def train(self, model: Path, images: Path, batch_size: int, steps: int, init_word: str) -> PeerResult:
+    def train(self, model: Path, images: Path, size_px: int, batch_size: int, steps: int, init_word: str) -> PeerResult:
         """Train for so many steps and time them, less the first few. The init word must be one token."""
         script = self.folder / "examples" / "textual_inversion" / "textual_inversion.py"
         if not script.is_file():
@@ -81,26 +80,28 @@ class DiffusersExample:
             raise ConfigError(message)
         with tempfile.TemporaryDirectory() as name:
             work = Path(name)
-            pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None, local_files_only=True)
-            for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-                part.float()  # half precision is for shipping: trained in it, the peer would get NaN
-            pipeline.save_pretrained(work / "model")
+            shutil.copytree(model, work / "model")
+            wide = loading.load(
+                str(model), "cpu", "fp32"
+            )  # half precision is for shipping: trained in it, the peer gets NaN
+            for part in ("unet", "vae", "text_encoder"):
+                getattr(wide, part).save_pretrained(work / "model" / part)
             (work / "images").mkdir()
             for path in find_images(images):
                 shutil.copy(path, work / "images")
-            self._run(script, work, batch_size, steps, init_word)
+            self._run(script, work, size_px, batch_size, steps, init_word)
             times = json.loads((work / "times.json").read_text())
             learned = formats.read(work / "out" / "learned_embeds.safetensors")
         return PeerResult((len(times) - 1 - WARM_UP) / (times[-1] - times[WARM_UP]), learned)
 
-    def _run(self, script: Path, work: Path, batch_size: int, steps: int, init_word: str) -> None:
+    def _run(self, script: Path, work: Path, size_px: int, batch_size: int, steps: int, init_word: str) -> None:
         options = {
             "pretrained_model_name_or_path": work / "model",
             "train_data_dir": work / "images",
             "output_dir": work / "out",
             "placeholder_token": "<bench>",
             "initializer_token": init_word,
-            "resolution": 64,
+            "resolution": size_px,
             "train_batch_size": batch_size,
             "max_train_steps": steps,
             "learning_rate": LEARNING_RATE,

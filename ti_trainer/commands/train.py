@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ti_trainer.commands.common import add_host_arguments, host_of
+from ti_trainer.commands import INTERRUPTED
+from ti_trainer.commands.common import PROGRAM, add_host_arguments, host_of
 from ti_trainer.config import SECTIONS, TrainConfig, options
 from ti_trainer.errors import ConfigError
 from ti_trainer.options import Option
@@ -22,7 +23,6 @@ from ti_trainer.training.session import Result, Session
 from ti_trainer.training.trainer import Event, StepDone, Trainer
 
 HELP = "teach an embedding what is in a folder of pictures"
-INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,12 +95,13 @@ def report(result: Result) -> None:
             print(f"  {label:<14} {run_folder / name}")
     print(f"  all of the run {run_folder}")
     if result.reason == "interrupted":
-        print("Go on with the same command and --resume.")
+        print(f"Go on with: {PROGRAM} train {result.embedding.name} --images {result.run.settings()['images']} --resume")
 
 
 @dataclass
 class _Stop:
     wanted: bool = False
+    broken_off: bool = False
 
 
 @contextmanager
@@ -109,7 +110,10 @@ def _stop_on_interrupt() -> Iterator[_Stop]:
     stop = _Stop()
 
     def ask(number: int, frame: object) -> None:
+        if stop.broken_off:
+            return  # what was learned is being saved
         if stop.wanted:
+            stop.broken_off = True
             raise KeyboardInterrupt
         stop.wanted = True
         print("\nStopping after this step; press Ctrl-C again to break off.", file=sys.stderr)

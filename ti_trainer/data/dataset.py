@@ -7,15 +7,15 @@ disturb nothing, and a run goes on exactly where it stopped. B batch, C latent c
 from __future__ import annotations
 
 import hashlib
-import struct
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -24,16 +24,7 @@ from ti_trainer.data.prompts import Prompter, caption_of
 from ti_trainer.errors import DatasetError
 from ti_trainer.model import DiffusionModel
 
-BROKEN_PICTURE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    Image.DecompressionBombError,
-    DatasetError,
-)
+log = logging.getLogger(__name__)
 _LATENTS_STREAM = 2**63  # sample numbers stay below
 
 
@@ -80,6 +71,7 @@ class Dataset:
         """Samples in an epoch."""
         return len(self.items) * self.repeats
 
+    @cached_property
     def fingerprint(self) -> str:
         """Changes when the pictures, their captions or their order do."""
         digest = hashlib.sha256()
@@ -134,8 +126,8 @@ class Dataset:
             weight = torch.stack([ones if each is None else each for each in weights])
         return Batch(
             torch.stack(latents),
-            torch.stack(noise).to(device, non_blocking=True),
-            torch.tensor(timesteps).to(device, non_blocking=True),
+            torch.stack(noise).to(device),
+            torch.tensor(timesteps).to(device),
             tuple(prompts),
             weight,
         )
@@ -165,8 +157,9 @@ def load_dataset(
     for number, path in enumerate(paths):
         try:
             pixels, alpha = load_image(path, frame)
-        except BROKEN_PICTURE as error:
+        except Exception as error:  # a damaged file provokes anything
             skipped.append((path, str(error) or type(error).__name__))
+            log.warning("Skipped: %s (%s)", path.name, skipped[-1][1])
             continue
         finally:
             progress(number + 1, len(paths))

@@ -26,19 +26,24 @@ def caption_of(image: Path, word_regex: str = "", join_string: str = " ") -> str
             raise DatasetError(message) from error
     words = re.sub(r"^[-\d]+\s*", "", image.stem)
     if word_regex:
-        words = join_string.join(re.findall(word_regex, words))
+        found = re.findall(word_regex, words)  # with several groups in the expression, each finding is a tuple
+        words = join_string.join(each if isinstance(each, str) else join_string.join(filter(None, each)) for each in found)
     return words
 
 
 def load_template(name: str) -> list[str]:
     """The lines of a template file, or of one that ships with us by its name; ConfigError if one cannot teach anything."""
     shipped = SHIPPED / f"{name.removesuffix('.txt')}.txt"
-    path = shipped if shipped.is_file() and Path(name).name == name else Path(name)
+    path = Path(name) if Path(name).is_file() else shipped
     if not path.is_file():
         have = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.txt")))
         message = f"There is no prompt template {name!r}: name a text file, or one of {have}."
         raise ConfigError(message)
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        message = f"The prompt template {path} is not UTF-8 text ({error.reason}): save it as UTF-8."
+        raise ConfigError(message) from error
     if not lines:
         message = f"The prompt template {path} is empty: each line is a prompt, such as 'a photo of {NAME}, {FILEWORDS}'."
         raise ConfigError(message)

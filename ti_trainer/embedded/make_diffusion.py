@@ -108,7 +108,7 @@ def whiten(vae: AutoencoderKL) -> None:
 def rescale(text_encoder: CLIPTextModel, token_std: float) -> None:
     """Give token embeddings this standard deviation and change nothing else, so that usual learning rates fit.
 
-    Every layer reads the residual stream through a LayerNorm, which takes no notice of its scale: so all that is added to the
+    Every layer reads the residual stream through a LayerNorm, which ignores its scale: so all that is added to the
     stream is scaled alike, and the norms' epsilon with it.
     """
     factor = token_std / text_encoder.get_input_embeddings().weight.std()

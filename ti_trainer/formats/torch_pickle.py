@@ -106,6 +106,9 @@ def _load_legacy(file: BinaryIO, size: int, max_instructions: int) -> Any:
         message = "it is a pickle that torch.save did not write. Choose another file."
         raise EmbeddingFormatError(message)
     for key in keys:
+        if not isinstance(key, str):
+            message = "it names no storages. Choose another file."
+            raise EmbeddingFormatError(message)
         file.read(8)  # its count, known already
         raw = bytearray(file.read(storages[key].nbytes))
         storages[key].copy_(torch.frombuffer(raw, dtype=storages[key].dtype))
@@ -131,6 +134,9 @@ def _known(name: str) -> _Global:
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    if not all(type(number) is int for number in (offset, *size, *stride)):
+        message = "it holds a tensor whose shape is no numbers. Copy or download it again."
+        raise EmbeddingFormatError(message)
     if math.prod(size) > storage.numel():
         message = f"it holds a tensor of shape {size} made of {storage.numel()} numbers. Copy or download it again."
         raise EmbeddingFormatError(message)
@@ -150,6 +156,9 @@ def _built(taken: list[Any]) -> Any:
 
 
 def _set_items(target: dict[Any, Any], taken: list[Any]) -> None:
+    if not all(isinstance(key, (str, int)) for key in taken[::2]):  # others may take for ever to hash
+        message = "it holds a dict whose keys are no names. Choose another file."
+        raise EmbeddingFormatError(message)
     dict.update(target, zip(taken[::2], taken[1::2], strict=True))
 
 

@@ -65,7 +65,8 @@ class StateKeeper:
         """Save if it is time."""
         if not isinstance(event, StepDone):
             return
-        if event.step % self.every == 0 or time.monotonic() - self._saved_at > self.every_s:
+        due = event.step % self.every == 0 or time.monotonic() - self._saved_at > self.every_s
+        if due and self.trainer.is_finite():
             self.run.save_state(self.trainer.state(), self.fingerprint)
             self._saved_at = time.monotonic()
 

@@ -86,7 +86,7 @@ class Run:
         try:
             with safe_open(path, "pt") as file:
                 counts = json.loads(file.metadata()["state"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
             return _state(counts, tensors), counts["dataset"]
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             message = f"The state {path} cannot be read ({error}): train again without --resume."

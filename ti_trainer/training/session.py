@@ -5,22 +5,23 @@ Knows nothing of either: they watch through observers and stop it through `shoul
 
 from __future__ import annotations
 
+import glob
 import logging
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from ti_trainer import __version__, embeddings_dir, formats
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import Dataset, load_dataset
-from ti_trainer.data.images import Frame
+from ti_trainer.data.images import Frame, find_images
 from ti_trainer.data.prompts import NAME, Prompter, load_template
 from ti_trainer.embedding import Embedding
-from ti_trainer.errors import ConfigError, TrainingError
+from ti_trainer.errors import TrainingError
 from ti_trainer.files import atomic
 from ti_trainer.host import Drawing, Host
 from ti_trainer.model import DiffusionModel
@@ -60,27 +61,31 @@ class Session:
     ) -> Result:
         """Train and write the embedding, also when stopped. On TrainingError what was learned before it is written first."""
         config = self.config
+        find_images(self.images)  # what can be refused cheaply comes before a model is loaded
+        template = load_template(config.template)
         embedding, file = embeddings_dir.load(self.host.embeddings_dir, self.name)
         run, state, fingerprint = self._earlier() if self.resume else (None, None, "")
         with self.host.lock():
             model = self.host.open_model(config.precision, config.clip_skip)
-            dataset = self._dataset(model, loading)
+            dataset = self._dataset(model, template, loading)
             embedding = replace(
                 embedding,
                 checkpoint=model.name,
                 checkpoint_hash=model.checkpoint_hash,
                 info={**embedding.info, "num_images": len(dataset.items), "ti_trainer": __version__},
             )
+            settings = self._settings(model, dataset)
             if state is None:
                 state = _webui_state(file, embedding, model)
-            elif fingerprint != dataset.fingerprint():
-                log.warning("The pictures or captions are not those of the run's beginning: it goes on, but not exactly.")
+            elif changed := _changes(run.settings(), settings, fingerprint != dataset.fingerprint):
+                log.warning("Not as at the run's beginning: %s. It goes on, but not exactly.", ", ".join(changed))
             trainer = Trainer(model, dataset, embedding, config, state)
             if run is None:
-                run = Run.create(self.host.log_dir, self.name, self._settings(model, dataset))
+                run = Run.create(self.host.log_dir, self.name, settings)
             else:
                 run.forget_after(trainer.step)
-                run.save_settings({**run.settings(), **self._settings(model, dataset)})
+                run.save_settings({**run.settings(), **settings})
+            file = file if file.suffix in embeddings_dir.TRAINABLE else file.with_suffix(".safetensors")
             reason = self._run(trainer, run, [*observers(trainer), *self._writers(trainer, run, model)], file, should_stop)
         plot_losses(run)
         before_and_after(run, self.name)
@@ -96,7 +101,7 @@ class Session:
                     observer(event)
                 if isinstance(event, Finished):
                     reason = event.reason
-        except (TrainingError, OSError) as error:
+        except (TrainingError, OSError, torch.cuda.OutOfMemoryError) as error:
             raise TrainingError(failed_but_kept(error, file)) from error
         finally:
             trainer.make_finite()
@@ -104,7 +109,7 @@ class Session:
             formats.write(embedding, file)
             if file.suffix == ".pt":
                 formats.write_optimizer(file, embedding, trainer.state().optimizer)
-            run.save_state(trainer.state(), trainer.dataset.fingerprint())
+            run.save_state(trainer.state(), trainer.dataset.fingerprint)
             self.host.embeddings_changed()
         return reason
 
@@ -137,21 +142,16 @@ class Session:
             previews.before(f"a photo of {self.name}")
             writers.append(previews)
         # The state comes last: what goes on from it does not write anything of its step again.
-        return [*writers, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint())]
+        return [*writers, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint)]
 
-    def _dataset(self, model: DiffusionModel, loading: Callable[[int, int], None]) -> Dataset:
+    def _dataset(self, model: DiffusionModel, template: Sequence[str], loading: Callable[[int, int], None]) -> Dataset:
         config = self.config
-        try:
-            re.compile(config.filename_word_regex)
-        except re.error as error:
-            message = f"Filename word regex: found {config.filename_word_regex!r}, expected a regular expression ({error})."
-            raise ConfigError(message) from error
         size = (config.width or model.default_size_px, config.height or model.default_size_px)
-        dataset = load_dataset(
+        return load_dataset(
             self.images,
             model,
             Frame(None if config.do_not_resize else size, config.use_alpha_weight),
-            Prompter(self.name, load_template(config.template), config.shuffle_tags, config.tag_dropout),
+            Prompter(self.name, template, config.shuffle_tags, config.tag_dropout),
             seed=config.seed,
             repeats=config.repeats,
             latent_sampling=config.latent_sampling,
@@ -159,9 +159,6 @@ class Session:
             join_string=config.filename_join_string,
             progress=loading,
         )
-        for path, reason in dataset.skipped:
-            log.warning("Skipped: %s (%s)", path.name, reason)
-        return dataset
 
     def _earlier(self) -> tuple[Run, TrainState, str]:
         run = Run.latest(self.host.log_dir, self.name)
@@ -180,6 +177,16 @@ class Session:
         }
 
 
+def _changes(before: dict[str, Any], now: dict[str, Any], other_pictures: bool) -> list[str]:
+    """What makes a resumed run differ from one that was not interrupted."""
+    changed = ["pictures or captions"] if other_pictures else []
+    if before.get("model_hash") != now["model_hash"]:
+        changed.append("model")
+    then = before.get("train", {})
+    decisive = ("seed", "batch_size", "gradient_accumulation_steps", "template")
+    return changed + [name for name in decisive if then.get(name) != now["train"][name]]
+
+
 def _webui_state(file: Path, embedding: Embedding, model: DiffusionModel) -> TrainState | None:
     """The optimizer state that the WebUI, or we, left beside a .pt, if it belongs to these vectors."""
     optimizer = formats.read_optimizer(file, embedding) if file.suffix == ".pt" else None
@@ -191,7 +198,7 @@ def _webui_state(file: Path, embedding: Embedding, model: DiffusionModel) -> Tra
 
 def before_and_after(run: Run, name: str) -> Path | None:
     """before_after.png: the first preview beside the last, if there are two."""
-    pictures = sorted(run.path.glob(f"images/{name}-*.png"), key=lambda path: int(path.stem.rsplit("-", 1)[1]))
+    pictures = sorted(run.path.glob(f"images/{glob.escape(name)}-*.png"), key=lambda path: int(path.stem.rsplit("-", 1)[1]))
     if len(pictures) < 2:
         return None
     first, last = (Image.open(path).convert("RGB") for path in (pictures[0], pictures[-1]))
@@ -206,7 +213,7 @@ def before_and_after(run: Run, name: str) -> Path | None:
     return path
 
 
-def failed_but_kept(error: TrainingError | OSError, file: Path) -> str:
+def failed_but_kept(error: Exception, file: Path) -> str:
     """The message for a run that went wrong: what, and what is left."""
     what = f"{error.strerror}: {error.filename}." if isinstance(error, OSError) and error.filename else error
     return f"{what} What was learned until then is in {file}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,11 +25,15 @@ def training_loss(model: DiffusionModel, batch: Batch, words: Mapping[str, Vecto
 def optimizer_step(
     optimizer: torch.optim.Optimizer,
     parameters: Sequence[Tensor],
-    scaler: torch.cuda.amp.GradScaler | None,
+    scaler: Any,
     clip_grad: str = "disabled",
     clip_grad_limit: float = 0.0,
-) -> None:
-    """Update the parameters from their gradients, which are unscaled before they are clipped and cleared afterwards."""
+) -> bool:
+    """Update the parameters from their gradients, which are unscaled before they are clipped and cleared afterwards.
+
+    `scaler` is torch's GradScaler or None. False if it left the update out since gradients overflowed.
+    """
+    updated = True
     if scaler is not None:
         scaler.unscale_(optimizer)
     if clip_grad == "value":
@@ -38,6 +43,9 @@ def optimizer_step(
     if scaler is None:
         optimizer.step()
     else:
+        scale = scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
+        updated = scaler.get_scale() >= scale
     optimizer.zero_grad(set_to_none=True)
+    return updated

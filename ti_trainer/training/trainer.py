@@ -14,7 +14,7 @@ from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, TrainingError
-from ti_trainer.model import DiffusionModel
+from ti_trainer.model import DiffusionModel, check_fits
 from ti_trainer.training.schedule import Schedule
 from ti_trainer.training.step import optimizer_step, training_loss
 
@@ -67,7 +67,7 @@ class Trainer:
         state: TrainState | None = None,
     ) -> None:
         """Start at the embedding's step, or exactly where `state` was taken."""
-        _check_widths(model, embedding)
+        check_fits(model, embedding)
         self.model, self.dataset, self.config = model, dataset, config
         self.step, self.micro_step = embedding.step, 0
         self._embedding = embedding
@@ -83,7 +83,7 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(
             self._parameters, rate, weight_decay=0.0, fused=model.device.type == "cuda" or None
         )
-        self._scaler = torch.cuda.amp.GradScaler() if model.needs_loss_scaling else None
+        self._scaler = _grad_scaler() if model.needs_loss_scaling else None
         if state is not None:
             _check_state(state, embedding)
             self._restore(state)
@@ -120,7 +120,9 @@ class Trainer:
         with self.model.training():
             while self.step < self.last_step and not should_stop():
                 rate = self._learning_rate.at(self.step + 1)
-                loss, prompts = self._update(batches, rate)
+                loss, prompts, updated = self._update(batches, rate)
+                if not updated:
+                    continue
                 unchecked.append(loss)
                 if len(unchecked) == CHECK_EVERY or self.step == self.last_step:
                     self._check_losses(unchecked)
@@ -137,11 +139,15 @@ class Trainer:
 
     def make_finite(self) -> None:
         """After any end of a run: if the vectors are no numbers any more, go back to the last good ones."""
-        if not all(bool(each.isfinite().all()) for each in self._parameters):
+        if not self.is_finite():
             self._restore(self._good)
 
-    def _update(self, batches: Iterator, rate: float) -> tuple[Tensor, tuple[str, ...]]:
-        """One update; returns its loss and its last prompts."""
+    def is_finite(self) -> bool:
+        """Whether the vectors are numbers still; waits for the device."""
+        return all(bool(each.isfinite().all()) for each in self._parameters)
+
+    def _update(self, batches: Iterator, rate: float) -> tuple[Tensor, tuple[str, ...], bool]:
+        """One update; returns its loss, its last prompts and whether it was made: fp16's first ones often overflow."""
         words = {self._embedding.name: self._vectors}
         micro_steps = self.config.gradient_accumulation_steps
         losses = []
@@ -150,18 +156,20 @@ class Trainer:
             loss = training_loss(self.model, batch, words).mean() / micro_steps
             (loss if self._scaler is None else self._scaler.scale(loss)).backward()
             losses.append(loss.detach())
-        self.micro_step += micro_steps
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        optimizer_step(
+        updated = optimizer_step(
             self._optimizer, self._parameters, self._scaler, self.config.clip_grad, self._clip_limit.at(self.step + 1)
         )
-        self.step += 1
-        return sum(losses[1:], losses[0]), batch.prompts
+        self.step, self.micro_step = self.step + updated, self.micro_step + micro_steps
+        if self._scaler is not None and self._scaler.get_scale() < 1:
+            message = f"Gradients overflow in fp16 (step {self.step}): use precision bf16 or fp32."
+            raise TrainingError(message)
+        return sum(losses[1:], losses[0]), batch.prompts, updated
 
     def _check_losses(self, losses: list[Tensor]) -> None:
         """Raise TrainingError, the vectors being the last good ones, if a loss is not finite."""
-        if bool(torch.stack(losses).isfinite().all()) and all(bool(each.isfinite().all()) for each in self._parameters):
+        if bool(torch.stack(losses).isfinite().all()) and self.is_finite():
             return
         step = self.step
         self._restore(self._good)
@@ -195,15 +203,9 @@ class Trainer:
             self._scaler.load_state_dict(state.scaler)
 
 
-def _check_widths(model: DiffusionModel, embedding: Embedding) -> None:
-    if dict(model.widths) != embedding.widths:
-        expected = ", ".join(f"{encoder} {width}" for encoder, width in model.widths.items())
-        found = ", ".join(f"{encoder} {width}" for encoder, width in embedding.widths.items())
-        message = (
-            f"The embedding {embedding.name!r} is for another kind of model ({embedding.family}: {found}) than "
-            f"{model.name} ({expected}): choose a checkpoint of its kind, or create a new embedding."
-        )
-        raise ConfigError(message)
+def _grad_scaler() -> Any:
+    """For fp16 on CUDA, under its name in old and new torch."""
+    return torch.amp.GradScaler("cuda") if hasattr(torch.amp, "GradScaler") else torch.cuda.amp.GradScaler()
 
 
 def _check_state(state: TrainState, embedding: Embedding) -> None:

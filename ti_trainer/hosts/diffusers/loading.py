@@ -55,7 +55,7 @@ def load(model: str, device: str = "auto", precision: str = "auto", clip_skip: i
     return DiffusersModel(
         unet=unet.to(place, dtype, memory_format=torch.channels_last).eval(),
         vae=vae.to(place, torch.float32).eval(),
-        text_encoder=text_encoder.to(place, dtype).eval(),
+        text_encoder=text_encoder.to(place, torch.float32).eval(),  # small; half precision would round the vectors
         tokenizer=tokenizer,
         alphas_cumprod=scheduler.alphas_cumprod,
         prediction_type=scheduler.config.prediction_type,
@@ -100,11 +100,12 @@ def file_hash(path: Path) -> str:
 
 
 def _from_folder(path: Path) -> single_file.Parts:
+    options = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True}  # never a pickle
     try:
         return (
-            UNet2DConditionModel.from_pretrained(path / "unet", torch_dtype=torch.float32, local_files_only=True),
-            AutoencoderKL.from_pretrained(path / "vae", torch_dtype=torch.float32, local_files_only=True),
-            CLIPTextModel.from_pretrained(path / "text_encoder", torch_dtype=torch.float32, local_files_only=True),
+            UNet2DConditionModel.from_pretrained(path / "unet", **options),
+            AutoencoderKL.from_pretrained(path / "vae", **options),
+            CLIPTextModel.from_pretrained(path / "text_encoder", **options),
             CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True),
             DDPMScheduler.from_pretrained(path / "scheduler", local_files_only=True),
         )

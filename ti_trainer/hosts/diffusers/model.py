@@ -113,6 +113,8 @@ class DiffusersModel:
         counts = {name: len(vectors["clip_l"]) for name, vectors in words.items()}
         key = (prompt, *counts.items())
         if key not in self._tokenized:
+            if len(self._tokenized) >= 4096:  # shuffled tags make nearly every prompt a new one
+                self._tokenized.clear()
             pieces = self.tokenizer
             split = PromptTokenizer(
                 self.token_ids, pieces.bos_token_id, pieces.eos_token_id, pieces.eos_token_id, self.token_ids(",")[0], counts

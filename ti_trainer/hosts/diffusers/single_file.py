@@ -129,7 +129,7 @@ def _config(path: Path) -> dict[str, Any]:
         return SD15
     try:
         return {**SD15, **yaml.safe_load(beside.read_text(encoding="utf-8"))["model"]["params"]}
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         message = (
             f"The configuration {beside} cannot be read ({error}): expected model: params: ... as the original code has it."
         )
