@@ -89,6 +89,7 @@ def test_malicious_pickles_are_refused_and_nothing_runs(saver: str, ending: str,
         b"\x80\x02}r\xff\xff\xff\xff.",  # a memo of 2^32 entries
         b"\x80\x02]q\x00" + b"h\x00h\x00\x86q\x00" * 2000 + b".",  # 2^2000 lists, if anyone walks through them
         b"\x80\x02" + b"]" * 4000 + b"a" * 900 + b".",
+        b"\x80\x02)q\x000" + b"h\x00h\x00\x86q\x000" * 64 + b"}h\x00K\x01s.",  # a key of 2^64 tuples, if anyone hashes it
         b"\x80\x02" + b"(" * 10_000_000,
         b"\x80\x02X\xff\xff\xff\x7f",  # a text of 2 GB that is not there
         b"\x80\x02R.",
@@ -105,7 +106,14 @@ def test_pickle_code_that_no_embedding_has_is_refused(code: bytes, tmp_path: Pat
         read(tmp_path / "b.pt")
 
 
-def test_tensors_that_reach_beyond_their_numbers_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (b"QK\x01K\x02K@", "damaged"),
+        (b"QK\x00X\x01\x00\x00\x00aJ\x00\xa3\xe1\x11", "shape is no numbers"),  # "a" times 300 million
+    ],
+)
+def test_tensors_that_reach_beyond_their_numbers_are_refused(change: bytes, message: str, tmp_path: Path) -> None:
     """A stride of 0 makes a big tensor of one number; an offset reads a neighbour's memory."""
     one = torch.ones(1)
     torch.save({"a": one.as_strided((500, 768), (0, 0))}, tmp_path / "expanded.pt")
@@ -117,9 +125,9 @@ def test_tensors_that_reach_beyond_their_numbers_are_refused(tmp_path: Path) -> 
             content = whole.read(name)
             if name.endswith("data.pkl"):
                 assert content.count(b"QK\x00K\x02K@") == 1  # storage, offset 0, size 2 x 64
-                content = content.replace(b"QK\x00K\x02K@", b"QK\x01K\x02K@")
+                content = content.replace(b"QK\x00K\x02K@", change)
             shifted.writestr(name, content)
-    with pytest.raises(EmbeddingFormatError, match="damaged"):
+    with pytest.raises(EmbeddingFormatError, match=message):
         read(tmp_path / "shifted.pt")
 
 
