@@ -37,7 +37,7 @@ def test_create_begins_as_its_init_text(cli: Cli, tmp_path: Path) -> None:
     assert four.info["init_text"] == "red star"
     vectors = four.vectors["clip_l"]
     assert vectors.shape == (4, 64)
-    assert torch.equal(vectors[2:], one.vectors["clip_l"].repeat(2, 1))  # two rows of each token
+    assert torch.equal(vectors[2:], one.vectors["clip_l"])  # two rows of each token, as two are the default
     assert torch.equal(vectors[0], vectors[1])
     assert not torch.equal(vectors[1], vectors[2])
 

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-vectors",
         type=int,
-        default=1,
+        default=2,
         metavar="N",
         help="tokens of a prompt it takes; 1 to 8 is usual (default: %(default)s)",
     )
@@ -38,5 +38,5 @@ def run(args: argparse.Namespace) -> int:
         host.embeddings_dir, model, args.name, args.init_text, args.num_vectors, overwrite=args.overwrite
     )
     tokens = len(next(iter(model.token_embeddings(args.init_text).values())))
-    print(f"Created {path}: {args.num_vectors} vectors from the {tokens} tokens of {args.init_text!r}.")
+    print(f"Created {path}: vectors: {args.num_vectors}, from {args.init_text!r} (tokens: {tokens}).")
     return 0

@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--max-steps", type=int, default=300)
-    parser.add_argument("--num-vectors", type=int, default=1)
+    parser.add_argument("--num-vectors", type=int, default=2)
     args = parser.parse_args()
     config = replace(TrainConfig(), max_steps=args.max_steps, preview_every=0)
     with tempfile.TemporaryDirectory() as folder:
