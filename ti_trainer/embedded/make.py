@@ -98,7 +98,7 @@ def save(
 
 def make_demo() -> None:
     """Draw the pictures that the demo learns from."""
-    write_pictures(DEMO, concept(CONCEPTS[0], 8, seed=1))
+    write_pictures(DEMO, concept(CONCEPTS[0], 8, seed=36))
 
 
 def main() -> None:
