@@ -6,6 +6,7 @@ B batch, C latent channels, H W latent height and width.
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from ti_trainer.model import PredictionType
 
@@ -29,7 +30,7 @@ def target(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor, prediction_ty
 
 def denoising_loss(prediction: Tensor, wanted: Tensor, weight: Tensor | None = None) -> Tensor:
     """Squared error of each sample, (B,), every place (B, 1, H, W) counting by its weight."""
-    error = (prediction.float() - wanted).square()
+    error = mse_loss(prediction.float(), wanted, reduction="none")
     if weight is not None:
         error = error * weight
     return error.mean(dim=(1, 2, 3))

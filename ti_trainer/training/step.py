@@ -47,5 +47,6 @@ def optimizer_step(
         scaler.step(optimizer)
         scaler.update()
         updated = scaler.get_scale() >= scale
-    optimizer.zero_grad(set_to_none=True)
+    for each in parameters:
+        each.grad = None
     return updated

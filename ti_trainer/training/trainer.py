@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ti_trainer.config import TrainConfig
-from ti_trainer.data.dataset import Dataset
+from ti_trainer.data.dataset import Batch, Dataset
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, TrainingError
 from ti_trainer.model import DiffusionModel, check_fits
@@ -80,9 +81,7 @@ class Trainer:
         }
         self._parameters = list(self._vectors.values())
         rate = self._learning_rate.at(self.step + 1)
-        self._optimizer = torch.optim.AdamW(
-            self._parameters, rate, weight_decay=0.0, fused=model.device.type == "cuda" or None
-        )
+        self._optimizer = _adamw(self._parameters, rate)
         self._scaler = _grad_scaler() if model.needs_loss_scaling else None
         if state is not None:
             _check_state(state, embedding)
@@ -114,7 +113,7 @@ class Trainer:
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Train to the end, an event after every update; TrainingError, with the last good vectors, if it cannot go well."""
-        batches = self.dataset.batches(self.config.batch_size, start=self.micro_step)
+        batches = _some_ahead(self.dataset.batches(self.config.batch_size, start=self.micro_step))
         unchecked: list[Tensor] = []
         checked_once = False
         with self.model.training():
@@ -146,7 +145,7 @@ class Trainer:
         """Whether the vectors are numbers still; waits for the device."""
         return all(bool(each.isfinite().all()) for each in self._parameters)
 
-    def _update(self, batches: Iterator, rate: float) -> tuple[Tensor, tuple[str, ...], bool]:
+    def _update(self, batches: Iterator[Batch], rate: float) -> tuple[Tensor, tuple[str, ...], bool]:
         """One update; returns its loss, its last prompts and whether it was made: fp16's first ones often overflow."""
         words = {self._embedding.name: self._vectors}
         micro_steps = self.config.gradient_accumulation_steps
@@ -201,6 +200,19 @@ class Trainer:
         self._optimizer.load_state_dict({"state": copy.deepcopy(state.optimizer["state"]), "param_groups": groups})
         if self._scaler is not None and state.scaler is not None:
             self._scaler.load_state_dict(state.scaler)
+
+
+def _some_ahead(batches: Iterator[Batch], count: int = 8) -> Iterator[Batch]:
+    """The same batches, drawn several at a time: between steps the caches are full of the network, and drawing is slow."""
+    while some := list(islice(batches, count)):
+        yield from some
+
+
+def _adamw(parameters: list[Tensor], rate: float) -> torch.optim.AdamW:
+    try:
+        return torch.optim.AdamW(parameters, rate, weight_decay=0.0, fused=True)
+    except RuntimeError:  # older torch has no fused one for the CPU
+        return torch.optim.AdamW(parameters, rate, weight_decay=0.0)
 
 
 def _grad_scaler() -> Any:

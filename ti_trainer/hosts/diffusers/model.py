@@ -41,7 +41,7 @@ class DiffusersModel:
         self.widths = {"clip_l": self._token_table.embedding_dim}
         self.default_size_px = self.unet.config.sample_size * 8
         self._final_norm = next(m for n, m in self.text_encoder.named_modules() if n.endswith("final_layer_norm"))
-        self._tokenized: dict[tuple[object, ...], TokenizedPrompt] = {}
+        self._tokenized: dict[tuple[object, ...], tuple[TokenizedPrompt, Tensor]] = {}
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -76,14 +76,16 @@ class DiffusersModel:
 
     def encode_prompts(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:
         """Hidden states (B, n T, D) of prompts of up to n chunks, each encoded alone."""
-        tokenized = [self._tokenize(prompt, words) for prompt in prompts]
-        rows = max(len(each.chunks) for each in tokenized)
-        padding = self._tokenize("", words).chunks
-        ids = [chunk for each in tokenized for chunk in (*each.chunks, *padding * (rows - len(each.chunks)))]
+        encoded = [self._tokenize(prompt, words) for prompt in prompts]
+        rows = max(len(ids) for _, ids in encoded)
+        parts = [ids for _, ids in encoded]
+        if any(len(ids) < rows for ids in parts):
+            _, empty = self._tokenize("", words)
+            parts = [torch.cat([ids, *[empty] * (rows - len(ids))]) for ids in parts]
 
-        def splice(_: nn.Module, __: object, embedded: Tensor) -> Tensor:
-            for number, each in enumerate(tokenized):
-                for place in each.splices:
+        def splice(_module: nn.Module, _inputs: object, embedded: Tensor) -> Tensor:
+            for number, (tokenized, _) in enumerate(encoded):
+                for place in tokenized.splices:
                     vectors = words[place.name]["clip_l"]
                     row, end = number * rows + place.chunk, place.offset + len(vectors)
                     embedded[row, place.offset : end] = vectors.to(embedded)
@@ -91,7 +93,7 @@ class DiffusersModel:
 
         hook = self._token_table.register_forward_hook(splice)
         try:
-            hidden = self._hidden(torch.tensor(ids, device=self.device))
+            hidden = self._hidden(torch.cat(parts))
         finally:
             hook.remove()
         return Conditioning(hidden.reshape(len(prompts), -1, hidden.shape[-1]))
@@ -109,7 +111,8 @@ class DiffusersModel:
             return self.text_encoder(ids).last_hidden_state
         return self._final_norm(self.text_encoder(ids, output_hidden_states=True).hidden_states[-self.clip_skip])
 
-    def _tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
+    def _tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> tuple[TokenizedPrompt, Tensor]:
+        """A prompt's places of embeddings and its ids (n, T)."""
         counts = {name: len(vectors["clip_l"]) for name, vectors in words.items()}
         key = (prompt, *counts.items())
         if key not in self._tokenized:
@@ -119,5 +122,6 @@ class DiffusersModel:
             split = PromptTokenizer(
                 self.token_ids, pieces.bos_token_id, pieces.eos_token_id, pieces.eos_token_id, self.token_ids(",")[0], counts
             )
-            self._tokenized[key] = split(prompt)
+            tokenized = split(prompt)
+            self._tokenized[key] = tokenized, torch.tensor(tokenized.chunks, device=self.device)
         return self._tokenized[key]
