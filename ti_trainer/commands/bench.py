@@ -74,38 +74,45 @@ def run(args: argparse.Namespace) -> int:
 def measure(
     model: DiffusersModel, images: Path, batch_size: int, steps: int, peers: list[Peer], folder: Path
 ) -> dict[str, Any]:
-    """Steps per second of our loop and the bare one in alternating tenths, then of each peer; losses after as many steps."""
+    """Steps per second of our loop and the bare one, by turns, half before and half after the peers; losses at the end."""
     config = TrainConfig(max_steps=steps + 20, batch_size=batch_size, template="subject")
     dataset = _dataset(model, images)
     vectors = {encoder: initial_vectors(tokens, 1) for encoder, tokens in model.token_embeddings(INIT_TEXT).items()}
     trainer = Trainer(model, dataset, Embedding(NAME, vectors), config)
     events = trainer.run()
-
-    def ours() -> None:
-        next(events)
-
     bare = bare_step(model, dataset, batch_size)
-    with model.training():
-        for step in (ours, bare):
-            _time(model, step, 10)
-        tenths = [(_time(model, ours, steps // 10), _time(model, bare, steps // 10)) for _ in range(10)]
+    times: list[tuple[float, float]] = []  # seconds a step, ours and bare
+
+    def half() -> None:
+        with model.training():
+            _time(model, bare, 10)
+            times.extend(
+                (_time(model, lambda: next(events), steps // 10), _time(model, bare, steps // 10)) for _ in range(5)
+            )
+
+    _time(model, lambda: next(events), 10)
+    half()
+    results = {
+        peer.name: peer.train(folder, images, model.default_size_px, batch_size, trainer.step + steps // 2, INIT_TEXT)
+        for peer in peers
+    }
+    half()
     events.close()
-    per_tenth = steps // 10
+    ours = 1 / statistics.median(each[0] for each in times)
     row: dict[str, Any] = {
         "batch_size": batch_size,
-        "ours": per_tenth / statistics.median(each[0] for each in tenths),
-        "bare_loop": per_tenth / statistics.median(each[1] for each in tenths),
-        "ours_to_bare_loop": statistics.median(each[1] / each[0] for each in tenths),
+        "ours": ours,
+        "bare_loop": 1 / statistics.median(each[1] for each in times),
+        "ours_to_bare_loop": statistics.median(bare / own for own, bare in times),
     }
+    learned = {"init_text": vectors, "ours": trainer.embedding.vectors}
+    for name, result in results.items():
+        row[name] = result.steps_per_second
+        row[f"ours_to_{name}"] = ours / result.steps_per_second
+        learned[name] = result.embedding.vectors
     latents = [item.latents for item in dataset.items]
     prompts = [f"a photo of {NAME}"] * len(latents)
-    row["loss"] = {"ours": deterministic_loss(model, latents, prompts, {NAME: trainer.embedding.vectors})}
-    row["loss"]["init_text"] = deterministic_loss(model, latents, prompts, {NAME: vectors})
-    for peer in peers:
-        result = peer.train(folder, images, model.default_size_px, batch_size, trainer.step, INIT_TEXT)
-        row[peer.name] = result.steps_per_second
-        row[f"ours_to_{peer.name}"] = row["ours"] / result.steps_per_second
-        row["loss"][peer.name] = deterministic_loss(model, latents, prompts, {NAME: result.embedding.vectors})
+    row["loss"] = {name: deterministic_loss(model, latents, prompts, {NAME: each}) for name, each in learned.items()}
     return row
 
 
@@ -126,7 +133,8 @@ def bare_step(model: DiffusersModel, dataset: Dataset, batch_size: int) -> Calla
     return step
 
 
-def _time(model: DiffusersModel, step: Callable[[], None], count: int) -> float:
+def _time(model: DiffusersModel, step: Callable[[], object], count: int) -> float:
+    """Seconds a step."""
     started = time.perf_counter()
     for _ in range(count):
         step()
@@ -134,7 +142,7 @@ def _time(model: DiffusersModel, step: Callable[[], None], count: int) -> float:
         torch.cuda.synchronize(model.device)
     elif model.device.type == "mps":
         torch.mps.synchronize()
-    return time.perf_counter() - started
+    return (time.perf_counter() - started) / count
 
 
 def _dataset(model: DiffusersModel, images: Path) -> Dataset:
