@@ -176,7 +176,7 @@ class TrainConfig:
         20, "Steps of the sampler in a preview.", label="Preview sampling steps", section="previews", low=1, high=1000
     )
     preview_cfg_scale: float = option(
-        7.0, "How strictly previews follow their prompt.", label="Preview CFG scale", section="previews", low=1, high=30
+        5.0, "How strictly previews follow their prompt.", label="Preview CFG scale", section="previews", low=1, high=30
     )
     preview_seed: int = option(
         1,

@@ -20,7 +20,7 @@ class Drawing:
     prompt: str
     negative_prompt: str = ""
     steps: int = 20
-    cfg_scale: float = 7.0
+    cfg_scale: float = 5.0
     seed: int = 1
     width: int = 0
     height: int = 0

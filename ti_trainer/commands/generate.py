@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="sampling steps (default: %(default)s)")
     parser.add_argument(
-        "--cfg-scale", type=float, default=7.0, metavar="X", help="how strictly to follow the prompt (default: %(default)s)"
+        "--cfg-scale", type=float, default=5.0, metavar="X", help="how strictly to follow the prompt (default: %(default)s)"
     )
     parser.add_argument("--width", type=int, default=0, metavar="PX", help="0: what the model was made for")
     parser.add_argument("--height", type=int, default=0, metavar="PX", help="0: what the model was made for")
