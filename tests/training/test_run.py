@@ -57,10 +57,10 @@ def test_a_state_survives_its_file(run: Run) -> None:
     assert fingerprint == "fingerprint"
     assert (read.step, read.micro_step, read.scaler) == (3, 6, written.scaler)
     assert torch.equal(read.vectors["clip_l"], written.vectors["clip_l"])
-    torch.optim.AdamW([torch.zeros(2, 4, requires_grad=True)]).load_state_dict(read.optimizer)
+    optimizer = torch.optim.AdamW([torch.zeros(2, 4, requires_grad=True)])
+    optimizer.load_state_dict({**optimizer.state_dict(), **read.optimizer})
     for key, value in written.optimizer["state"][0].items():
         assert torch.equal(read.optimizer["state"][0][key], value)
-    assert json.dumps(read.optimizer["param_groups"]) == json.dumps(written.optimizer["param_groups"])
 
 
 def test_the_latest_run_is_the_one_whose_state_was_saved_last(run: Run, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def damaged_states() -> dict[str, object]:
         "nothing in it": (vectors, {"state": "{}"}),
         "no dict": (vectors, {"state": "[]"}),
         "no number": ({**vectors, "optimizer.first.step": torch.zeros(())}, {"state": json.dumps(
-            {"step": 1, "micro_step": 1, "dataset": "", "scaler": None, "param_groups": []})}),
+            {"step": 1, "micro_step": 1, "dataset": "", "scaler": None})}),
     }  # fmt: skip
 
 

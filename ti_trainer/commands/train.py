@@ -95,7 +95,9 @@ def report(result: Result) -> None:
             print(f"  {label:<14} {run_folder / name}")
     print(f"  all of the run {run_folder}")
     if result.reason == "interrupted":
-        print(f"Go on with: {PROGRAM} train {result.embedding.name} --images {result.run.settings()['images']} --resume")
+        name, images = result.embedding.name, result.run.settings()["images"]
+        print(f'Go on with: {PROGRAM} train "{name}" --images "{images}" --resume')
+        print("and --model and the folders as before, where you gave any.")
 
 
 @dataclass

@@ -76,7 +76,7 @@ class Run:
         for index, values in state.optimizer["state"].items():
             tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value).cpu() for key, value in values.items()}
         counts = {"step": state.step, "micro_step": state.micro_step, "dataset": fingerprint, "scaler": state.scaler}
-        text = json.dumps({**counts, "param_groups": state.optimizer["param_groups"]})
+        text = json.dumps(counts)
         with atomic(self.path / "state.safetensors") as new:
             save_file({key: value.contiguous() for key, value in tensors.items()}, new, {"state": text})
 
@@ -124,5 +124,5 @@ def _state(counts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainState:
             index, _, name = rest.partition(".")
             moments.setdefault(int(index), {})[name] = value
     vectors = {key.removeprefix("vectors."): value for key, value in tensors.items() if key.startswith("vectors.")}
-    optimizer = {"state": moments, "param_groups": counts["param_groups"]}
+    optimizer = {"state": moments}
     return TrainState(counts["step"], counts["micro_step"], vectors, optimizer, counts["scaler"])
