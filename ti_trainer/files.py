@@ -1,7 +1,8 @@
-"""Files written whole or not at all, and names that are safe on every file system."""
+"""Files written whole or not at all, names that are safe on every file system, and the hash that names a checkpoint."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -50,3 +51,12 @@ def checked_name(name: str) -> str:
         message = f"The name {name!r} is reserved by Windows: choose another."
         raise ConfigError(message)
     return name
+
+
+def short_hash(path: Path) -> str:
+    """The WebUI's short hash of a checkpoint: the first 10 digits of its SHA-256."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:10]

@@ -95,6 +95,8 @@ def test_resuming_with_other_pictures_warns(
     assert train("--max-steps", 5, "--resume", images=folder).code == 0
     assert caplog.text.count("pictures or captions. It goes on, but not exactly") == 2
     assert formats.read(word).step == 5
+    assert train("--max-steps", 6, "--resume", "--shuffle-tags", images=folder).code == 0
+    assert "Not as at the run's beginning: shuffle_tags. It goes on" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["мой кот", "猫", "Ça va. no-1_b", "naïve"])

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ti_trainer import embedded, embeddings_dir
-from ti_trainer.commands.common import PROGRAM
+from ti_trainer.commands.common import PROGRAM, add_place_arguments
 from ti_trainer.commands.train import train
 from ti_trainer.config import TrainConfig
 from ti_trainer.hosts.diffusers.host import StandaloneHost
@@ -26,13 +25,7 @@ CONFIG = TrainConfig(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
-    parser.add_argument(
-        "--embeddings-dir", type=Path, default=Path("embeddings"), metavar="DIR", help="(default: %(default)s)"
-    )
-    parser.add_argument(
-        "--log-dir", type=Path, default=Path("textual_inversion"), metavar="DIR", help="(default: %(default)s)"
-    )
+    add_place_arguments(parser, logs=True)
 
 
 def run(args: argparse.Namespace) -> int:

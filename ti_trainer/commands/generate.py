@@ -21,10 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", help='such as "a picture of NAME"')
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the picture goes (.png)")
     parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="what it shall not show")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="sampling steps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=Drawing.seed, metavar="N", help="(default: %(default)s)")
     parser.add_argument(
-        "--cfg-scale", type=float, default=5.0, metavar="X", help="how strictly to follow the prompt (default: %(default)s)"
+        "--steps", type=int, default=Drawing.steps, metavar="N", help="sampling steps (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--cfg-scale",
+        type=float,
+        default=Drawing.cfg_scale,
+        metavar="X",
+        help="how strictly to follow the prompt (default: %(default)s)",
     )
     parser.add_argument("--width", type=int, default=0, metavar="PX", help="0: what the model was made for")
     parser.add_argument("--height", type=int, default=0, metavar="PX", help="0: what the model was made for")
@@ -54,6 +60,7 @@ def _check(args: argparse.Namespace) -> None:
     for flag, value, low, high in (
         ("steps", args.steps, 1, 1000),
         ("seed", args.seed, 0, 2**32 - 1),
+        ("cfg-scale", args.cfg_scale, 1, 30),
         ("clip-skip", args.clip_skip, 1, 12),
     ):
         if not low <= value <= high:

@@ -39,21 +39,14 @@ def describe(file: Path) -> dict[str, Any]:
         "vectors": {},
         "checkpoint": None,
     }
+    facts |= {"checkpoint_hash": None, "info": {}, "error": None}
     try:
         embedding = formats.read(file)
     except (EmbeddingFormatError, OSError) as error:
-        return {**facts, "checkpoint_hash": None, "info": {}, "error": str(error)}
-    return {
-        "file": str(file),
-        "name": embedding.name,
-        "step": embedding.step,
-        "family": embedding.family,
-        "vectors": {encoder: list(vectors.shape) for encoder, vectors in embedding.vectors.items()},
-        "checkpoint": embedding.checkpoint,
-        "checkpoint_hash": embedding.checkpoint_hash,
-        "info": embedding.info,
-        "error": None,
-    }
+        return facts | {"error": str(error)}
+    same = ("name", "step", "family", "checkpoint", "checkpoint_hash", "info")
+    vectors = {encoder: list(each.shape) for encoder, each in embedding.vectors.items()}
+    return facts | {name: getattr(embedding, name) for name in same} | {"vectors": vectors}
 
 
 def _in_words(file: Path, facts: dict[str, Any]) -> str:

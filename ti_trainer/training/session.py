@@ -30,6 +30,10 @@ from ti_trainer.training.run import Run
 from ti_trainer.training.trainer import Finished, Trainer, TrainState
 
 log = logging.getLogger(__name__)
+DECISIVE = (  # options that make another run of it when they change; rates, limits and what is written may change
+    *("seed", "batch_size", "gradient_accumulation_steps", "repeats", "latent_sampling"),
+    *("template", "shuffle_tags", "tag_dropout", "clip_skip", "precision"),
+)
 
 
 @dataclass(frozen=True)
@@ -183,8 +187,7 @@ def _changes(before: dict[str, Any], now: dict[str, Any], other_pictures: bool) 
     if before.get("model_hash") != now["model_hash"]:
         changed.append("model")
     then = before.get("train", {})
-    decisive = ("seed", "batch_size", "gradient_accumulation_steps", "template")
-    return changed + [name for name in decisive if then.get(name) != now["train"][name]]
+    return changed + [name for name in DECISIVE if then.get(name) != now["train"][name]]
 
 
 def _webui_state(file: Path, embedding: Embedding, model: DiffusionModel) -> TrainState | None:

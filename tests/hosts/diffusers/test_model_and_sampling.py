@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -211,3 +212,10 @@ def test_drawing_leaves_no_gradient(model: DiffusersModel) -> None:
     vectors = noise(2, 64).requires_grad_()
     sampling.draw(model, Drawing("thing", steps=1), {"thing": {"clip_l": vectors}})
     assert vectors.grad is None
+
+
+def test_the_checkpoints_hash_is_read_only_when_asked_for() -> None:
+    """A checkpoint has gigabytes, and drawing with it needs no hash."""
+    model = load("embedded", "cpu", "fp32")
+    assert "checkpoint_hash" not in vars(model)
+    assert model.checkpoint_hash == hashlib.sha256(model.weights.read_bytes()).hexdigest()[:10]

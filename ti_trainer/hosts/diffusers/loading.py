@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from pathlib import Path
 
-os.environ.setdefault(
-    "HF_HUB_OFFLINE", "1"
-)  # before the libraries are imported: a path that is wrong must not become a download
+# Before the libraries are imported: a path that is wrong must not become a download.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import diffusers
 import torch
@@ -23,7 +21,7 @@ from ti_trainer.hosts.diffusers import single_file
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-SUPPORTED_WIDTHS = {768: "SD 1.x", 64: "embedded"}
+SUPPORTED_WIDTHS = (768, 64)  # of SD 1.x and of the embedded model
 CHECKPOINT_ENDINGS = (".safetensors", ".ckpt")
 
 
@@ -60,7 +58,7 @@ def load(model: str, device: str = "auto", precision: str = "auto", clip_skip: i
         alphas_cumprod=scheduler.alphas_cumprod,
         prediction_type=scheduler.config.prediction_type,
         name="embedded" if model == "embedded" else path.stem,
-        checkpoint_hash=file_hash(weights),
+        weights=weights,
         clip_skip=clip_skip,
     )
 
@@ -88,15 +86,6 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
         message = f"Precision fp16 needs a CUDA device, and this is {device.type}: use auto, fp32 or bf16."
         raise ModelError(message)
     return DTYPES[precision]
-
-
-def file_hash(path: Path) -> str:
-    """The WebUI's short hash of a checkpoint: the first 10 digits of its SHA-256."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:10]
 
 
 def _from_folder(path: Path) -> single_file.Parts:

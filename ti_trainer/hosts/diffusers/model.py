@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ti_trainer.files import short_hash
 from ti_trainer.model import Conditioning, PredictionType, Vectors
 from ti_trainer.prompts import PromptTokenizer, TokenizedPrompt
 
@@ -29,7 +32,7 @@ class DiffusersModel:
     alphas_cumprod: Tensor
     prediction_type: PredictionType
     name: str
-    checkpoint_hash: str | None
+    weights: Path
     clip_skip: int = 1
 
     def __post_init__(self) -> None:
@@ -42,6 +45,11 @@ class DiffusersModel:
         self.default_size_px = self.unet.config.sample_size * 8
         self._final_norm = next(m for n, m in self.text_encoder.named_modules() if n.endswith("final_layer_norm"))
         self._tokenized: dict[tuple[object, ...], tuple[TokenizedPrompt, Tensor]] = {}
+
+    @cached_property
+    def checkpoint_hash(self) -> str:
+        """The WebUI's short hash; read only when asked for, since a checkpoint has gigabytes."""
+        return short_hash(self.weights)
 
     @contextmanager
     def training(self) -> Iterator[None]:
