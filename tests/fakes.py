@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event as Flag
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
+from ti_trainer.errors import ConfigError
 from ti_trainer.model import Conditioning, Vectors
+from ti_trainer.prompts import PromptTokenizer, TokenizedPrompt
 
 D = 8
 
@@ -39,6 +42,13 @@ class TinyModel:
             yield
         finally:
             self.in_training = False
+
+    def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
+        counts = {name: len(each["clip_l"]) for name, each in words.items()}
+        split = PromptTokenizer(
+            lambda text: [zlib.crc32(w.encode()) % 900 + 1 for w in _split(text)], 998, 999, 999, 997, counts
+        )
+        return split(prompt)
 
     def token_embeddings(self, text: str) -> dict[str, Tensor]:
         rows = [torch.randn(D, generator=torch.Generator().manual_seed(zlib.crc32(word.encode()))) for word in text.split()]
@@ -78,6 +88,13 @@ class TinyHost:
     folder: Path
     model: TinyModel = field(default_factory=TinyModel)
     changes: int = 0
+    shown: int = 0
+    told: list[tuple[int, int, str]] = field(default_factory=list)
+    interrupt: Flag = field(default_factory=Flag)
+    template_dirs: Sequence[Path] = ()
+    samplers: Sequence[str] = ("Euler", "DDIM")
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    fixed: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.embeddings_dir, self.log_dir = self.folder / "embeddings", self.folder / "logs"
@@ -85,8 +102,22 @@ class TinyHost:
     def open_model(self, precision: str = "auto", clip_skip: int = 1) -> TinyModel:
         return self.model
 
-    def lock(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def lock(self) -> Iterator[TinyHost]:
+        yield self
+
+    def interrupted(self) -> bool:
+        return self.interrupt.is_set()
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        self.told.append((done, total, text))
+
+    def show(self, picture: Image.Image) -> None:
+        self.shown += 1
+
+    def check_folder(self, folder: Path) -> None:
+        if folder.name == "forbidden":
+            raise ConfigError("that folder is not for the page")
 
     def draw(self, model: TinyModel, drawing: object, words: Mapping[str, Vectors]) -> Image.Image:
         shade = int(torch.rand(()) * 255)

@@ -172,11 +172,33 @@ class TrainConfig:
     preview_negative_prompt: str = option(
         "", "What previews shall not show.", label="Preview negative prompt", section="previews"
     )
+    preview_sampler: str = option(
+        "",
+        "What draws previews, where there is a choice; empty takes the usual one.",
+        label="Preview sampling method",
+        section="previews",
+    )
     preview_sampling_steps: int = option(
         20, "Steps of the sampler in a preview.", label="Preview sampling steps", section="previews", low=1, high=1000
     )
     preview_cfg_scale: float = option(
         5.0, "How strictly previews follow their prompt.", label="Preview CFG scale", section="previews", low=1, high=30
+    )
+    preview_width: int = option(
+        0,
+        "In pixels, a multiple of 8; 0 takes the width of training.",
+        label="Preview width",
+        section="previews",
+        low=0,
+        high=4096,
+    )
+    preview_height: int = option(
+        0,
+        "In pixels, a multiple of 8; 0 takes the height of training.",
+        label="Preview height",
+        section="previews",
+        low=0,
+        high=4096,
     )
     preview_seed: int = option(
         1,
@@ -201,6 +223,16 @@ class TrainConfig:
         section="previews",
     )
 
+    evaluate_every: int = option(
+        0,
+        "Measure the loss with the same noise every so many steps, 0 for never. It shows progress where the training loss "
+        "only jumps about; once takes as long as about 30 steps of batch size 1.",
+        label="Measure deterministic loss every N steps",
+        section="previews",
+        low=0,
+        high=10_000_000,
+    )
+
     precision: Literal["auto", "fp32", "fp16", "bf16"] = option(
         "auto",
         "Numbers the network computes with; the vectors are always fp32. auto: bf16 or fp16 on CUDA, fp32 elsewhere.",
@@ -217,6 +249,12 @@ class TrainConfig:
     )
     tensorboard: bool = option(
         False, "Also log for TensorBoard; needs the package tensorboard.", label="TensorBoard", section="advanced"
+    )
+    save_optimizer: bool = option(
+        True,
+        "For an embedding in a .pt file, keep the optimizer's state beside it as the WebUI does; a run has its own anyway.",
+        label="Save optimizer state",
+        section="advanced",
     )
     state_every: int = option(
         100,
@@ -239,20 +277,26 @@ class TrainConfig:
         """Check every option by itself, then those that depend on each other."""
         for each in options():
             each.check(getattr(self, each.name))
-        for name in ("width", "height"):
+        for name in ("width", "height", "preview_width", "preview_height"):
             if getattr(self, name) % 8:
                 message = (
                     f"{name}: found {getattr(self, name)}, expected a multiple of 8, since the VAE works on blocks of 8 px."
                 )
-                raise ConfigError(message)
+                raise ConfigError(message, name)
         try:
             re.compile(self.filename_word_regex)
         except re.error as error:
             message = f"Filename word regex: found {self.filename_word_regex!r}, expected a regular expression ({error})."
-            raise ConfigError(message) from error
-        Schedule.parse(self.learning_rate, self.max_steps)
+            raise ConfigError(message, "filename_word_regex") from error
+        self._check_schedule("learning_rate")
         if self.clip_grad != "disabled":
-            Schedule.parse(self.clip_grad_limit, self.max_steps)
+            self._check_schedule("clip_grad_limit")
+
+    def _check_schedule(self, name: str) -> None:
+        try:
+            Schedule.parse(getattr(self, name), self.max_steps)
+        except ConfigError as error:
+            raise ConfigError(str(error), name) from error
 
     def to_dict(self) -> dict[str, Any]:
         """For the settings file."""
@@ -268,6 +312,21 @@ class TrainConfig:
             )
             raise ConfigError(message)
         return cls(**values)
+
+
+def problems(values: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with each option, by its name, others being at their defaults: for a form that shows all at once."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        context = {} if name == "max_steps" or "max_steps" in found else {"max_steps": values.get("max_steps", 1000)}
+        if name == "clip_grad_limit":
+            context["clip_grad"] = values.get("clip_grad", "disabled")
+        try:
+            TrainConfig.from_dict({**context, name: value})
+        except ConfigError as error:
+            if error.option in ("", name):
+                found[name] = str(error)
+    return found
 
 
 def options() -> Iterator[Option]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ti_trainer import __version__, formats
@@ -40,21 +41,39 @@ def load(folder: Path, name: str) -> tuple[Embedding, Path]:
     return replace(formats.read(path), name=name), path
 
 
-def words(folder: Path, model: DiffusionModel) -> dict[str, Vectors]:
-    """Every embedding of the folder that fits the model, by its word in prompts; logs why others do not."""
-    found: dict[str, Vectors] = {}
+@dataclass(frozen=True)
+class Found:
+    """A file of the folder: the embedding in it, if it can be used with the model, else why not."""
+
+    path: Path
+    embedding: Embedding | None
+    reason: str = ""
+
+
+def survey(folder: Path, model: DiffusionModel) -> Iterator[Found]:
+    """Every file that may hold an embedding, and whether the model can use it; one by one, since each is read."""
     for path in embedding_files(folder):
         try:
             embedding = formats.read(path)
         except (EmbeddingFormatError, OSError) as error:
-            log.warning("Passed over: %s", error)
+            yield Found(path, None, str(error))
             continue
         if embedding.widths != dict(model.widths):
-            log.warning("Passed over: %s is for %s models, not for %s.", path.name, embedding.family, model.name)
+            yield Found(path, None, f"{path.name} is for {embedding.family} models, not for {model.name}.")
         elif embedding.num_vectors > CHUNK:
-            log.warning("Passed over: %s has %d vectors; a prompt has room for %d.", path.name, embedding.num_vectors, CHUNK)
+            yield Found(path, None, f"{path.name} has {embedding.num_vectors} vectors; a prompt has room for {CHUNK}.")
         else:
-            found.setdefault(path.stem, embedding.vectors)
+            yield Found(path, embedding)
+
+
+def words(folder: Path, model: DiffusionModel) -> dict[str, Vectors]:
+    """Every embedding of the folder that fits the model, by its word in prompts; logs why others do not."""
+    found: dict[str, Vectors] = {}
+    for each in survey(folder, model):
+        if each.embedding is None:
+            log.warning("Passed over: %s", each.reason)
+        else:
+            found.setdefault(each.path.stem, each.embedding.vectors)
     return found
 
 

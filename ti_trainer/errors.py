@@ -6,7 +6,12 @@ class TITrainerError(Exception):
 
 
 class ConfigError(TITrainerError):
-    """An option has a value that cannot be used."""
+    """An option has a value that cannot be used; `option` names it, where it is one of TrainConfig."""
+
+    def __init__(self, message: str, option: str = "") -> None:
+        """`option` is the field's name, so that a page can show the message beside it."""
+        super().__init__(message)
+        self.option = option
 
 
 class EmbeddingFormatError(TITrainerError):

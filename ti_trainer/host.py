@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -15,7 +15,7 @@ from ti_trainer.model import DiffusionModel, Vectors
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture to be generated; width and height 0 take what the model was made for."""
+    """A picture to be generated; width and height 0 take what the model was made for, an empty sampler the host's own."""
 
     prompt: str
     negative_prompt: str = ""
@@ -24,6 +24,23 @@ class Drawing:
     seed: int = 1
     width: int = 0
     height: int = 0
+    sampler: str = ""
+
+
+class Turn(Protocol):
+    """Our turn with the model: who holds one tells the host how far it is."""
+
+    def interrupted(self) -> bool:
+        """Whether the host's own Interrupt was pressed."""
+        ...
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """For the host's progress bar; cheap enough for every step."""
+        ...
+
+    def show(self, picture: Image.Image) -> None:
+        """For the host's live preview."""
+        ...
 
 
 class Host(Protocol):
@@ -31,13 +48,21 @@ class Host(Protocol):
 
     embeddings_dir: Path
     log_dir: Path
+    template_dirs: Sequence[Path]  # where a prompt template is looked for by its name
+    samplers: Sequence[str]  # names that a Drawing may have; empty if there is no choice
+    defaults: Mapping[str, Any]  # options of TrainConfig that the host's settings decide otherwise than we do
+    fixed: frozenset[str]  # options that are the host's own business and not offered: they are as in `defaults`
 
     def open_model(self, precision: str = "auto", clip_skip: int = 1) -> DiffusionModel:
         """The checkpoint to train on; ModelError if there is none or it cannot be trained."""
         ...
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Held during a run, so that nobody else uses the model meanwhile."""
+    def lock(self) -> AbstractContextManager[Turn]:
+        """Wait for our turn and hold it: nobody else uses the model meanwhile, and afterwards all is as it was before."""
+        ...
+
+    def check_folder(self, folder: Path) -> None:
+        """Raise ConfigError unless whoever uses the page may read this folder."""
         ...
 
     def draw(self, model: DiffusionModel, drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:

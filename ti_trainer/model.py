@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError
+from ti_trainer.prompts import TokenizedPrompt
 
 PredictionType = Literal["epsilon", "v_prediction"]
 Vectors = Mapping[str, Tensor]  # one embedding's vectors by text encoder, each (V, D)
@@ -42,6 +43,10 @@ class DiffusionModel(Protocol):
 
     def training(self) -> AbstractContextManager[None]:
         """Within it the weights need no gradients and the network is ready to train through; afterwards all is as before."""
+        ...
+
+    def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
+        """The token ids of a prompt as they are fed, in chunks, and where the words' vectors go in them."""
         ...
 
     def token_embeddings(self, text: str) -> dict[str, Tensor]:

@@ -57,7 +57,7 @@ class Option:
 
     def _refuse(self, value: Any, expected: str) -> None:
         message = f"{self.label} ({self.name}): found {value!r}, expected {expected}."
-        raise ConfigError(message)
+        raise ConfigError(message, self.name)
 
 
 def options_of(config: type) -> Iterator[Option]:

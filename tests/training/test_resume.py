@@ -15,8 +15,8 @@ from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.errors import ConfigError, TrainingError
 from ti_trainer.training.run import Run
-from ti_trainer.training.session import Result, Session
-from ti_trainer.training.trainer import StepDone, Trainer, TrainState
+from ti_trainer.training.session import Controls, Result, Session
+from ti_trainer.training.trainer import Event, StepDone, Trainer, TrainState
 
 if TYPE_CHECKING:
     from ti_trainer.hosts.diffusers.model import DiffusersModel
@@ -102,13 +102,14 @@ def prepared(folder: Path) -> TinyHost:
 
 def session(host: TinyHost, pictures: Path, *, resume: bool = False, until: int = 99) -> Result:
     """One training, from files to files."""
-    trainers: list[Trainer] = []
+    controls = Controls()
 
-    def watching(trainer: Trainer) -> list[Any]:
-        trainers.append(trainer)
-        return []
+    def stop(event: Event) -> None:
+        if event.step >= until:
+            controls.stop.set()
 
-    return Session(host, "x-word", pictures, CONFIG, resume).train(watching, lambda: trainers[0].step >= until)
+    earlier = Run.latest(host.log_dir, "x-word") if resume else None
+    return Session(host, "x-word", pictures, CONFIG, earlier).train(lambda trainer, run: [stop], controls)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ti_trainer.data.dataset import load_dataset
 from ti_trainer.data.images import Frame
 from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.model import check_fits
-from ti_trainer.training.evaluate import deterministic_loss
+from ti_trainer.training.evaluate import described, deterministic_loss
 
 HELP = "measure how well a word explains pictures, best ones that it was not trained on"
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         del texts["init_text"]
     losses = {}
     for key, text in texts.items():
-        prompts = [", ".join(filter(None, (text, item.caption))) for item in dataset.items]
+        prompts = [described(text, item.caption) for item in dataset.items]
         words = {embedding.name: embedding.vectors} if key == "word" else {}  # the name may be a part of the others
         losses[key] = deterministic_loss(model, latents, prompts, words)
     gain = 1 - losses["word"] / losses["init_text"] if init_text is not None else None

@@ -19,7 +19,7 @@ from ti_trainer.config import SECTIONS, TrainConfig, options
 from ti_trainer.errors import ConfigError
 from ti_trainer.options import Option
 from ti_trainer.training.run import Run
-from ti_trainer.training.session import Result, Session
+from ti_trainer.training.session import Controls, Result, Session
 from ti_trainer.training.trainer import Event, StepDone, Trainer
 
 HELP = "teach an embedding what is in a folder of pictures"
@@ -72,14 +72,15 @@ def _saved(path: Path) -> dict[str, object]:
 
 def run(args: argparse.Namespace) -> int:
     """Train, show the progress, say what was written."""
-    session = Session(host_of(args), args.name, args.images, config_of(args), args.resume)
+    earlier = Run.latest(args.log_dir, args.name) if args.resume else None
+    session = Session(host_of(args), args.name, args.images, config_of(args), earlier)
     return train(session)
 
 
 def train(session: Session) -> int:
     """Run a session on a terminal: Ctrl-C stops it after the step at hand, all kept."""
     with _stop_on_interrupt() as stop, _Progress() as progress:
-        result = session.train(progress.begin, lambda: stop.wanted, progress.loading)
+        result = session.train(progress.begin, stop.controls, progress.loading)
     report(result)
     return INTERRUPTED if result.reason == "interrupted" else 0
 
@@ -102,7 +103,7 @@ def report(result: Result) -> None:
 
 @dataclass
 class _Stop:
-    wanted: bool = False
+    controls: Controls = field(default_factory=Controls)
     broken_off: bool = False
 
 
@@ -114,10 +115,10 @@ def _stop_on_interrupt() -> Iterator[_Stop]:
     def ask(number: int, frame: object) -> None:
         if stop.broken_off:
             return  # what was learned is being saved
-        if stop.wanted:
+        if stop.controls.stop.is_set():
             stop.broken_off = True
             raise KeyboardInterrupt
-        stop.wanted = True
+        stop.controls.stop.set()
         print("\nStopping after this step; press Ctrl-C again to break off.", file=sys.stderr)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -149,7 +150,7 @@ class _Progress:
             self.bar = tqdm(total=total, desc="Reading pictures", unit="picture", leave=False)
         self.bar.update(done - self.bar.n)
 
-    def begin(self, trainer: Trainer) -> list:
+    def begin(self, trainer: Trainer, run: Run) -> list:
         """Called when training starts."""
         if self.bar is not None:
             self.bar.close()

@@ -31,28 +31,36 @@ def caption_of(image: Path, word_regex: str = "", join_string: str = " ") -> str
     return words
 
 
-def load_template(name: str) -> list[str]:
-    """The lines of a template file, or of one that ships with us by its name; ConfigError if one cannot teach anything."""
-    shipped = SHIPPED / f"{name.removesuffix('.txt')}.txt"
-    path = Path(name) if Path(name).is_file() else shipped
+def templates(folders: Sequence[Path] = ()) -> dict[str, Path]:
+    """Template files by their names, those of earlier folders first; the ones that ship with us come last."""
+    found: dict[str, Path] = {}
+    for folder in (*folders, SHIPPED):
+        for path in sorted(folder.glob("*.txt")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def load_template(name: str, folders: Sequence[Path] = ()) -> list[str]:
+    """The lines of a template file, or of one in `templates` by its name; ConfigError if one cannot teach anything."""
+    known = templates(folders)
+    path = known.get(name.removesuffix(".txt")) or Path(name)
     if not path.is_file():
-        have = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.txt")))
-        message = f"There is no prompt template {name!r}: name a text file, or one of {have}."
-        raise ConfigError(message)
+        message = f"There is no prompt template {name!r}: name a text file, or one of {', '.join(known)}."
+        raise ConfigError(message, "template")
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         message = f"The prompt template {path} is not UTF-8 text ({error.reason}): save it as UTF-8."
-        raise ConfigError(message) from error
+        raise ConfigError(message, "template") from error
     if not lines:
         message = f"The prompt template {path} is empty: each line is a prompt, such as 'a photo of {NAME}, {FILEWORDS}'."
-        raise ConfigError(message)
+        raise ConfigError(message, "template")
     without = [line for line in lines if NAME not in line]
     if without:
         message = (
             f"The template {path} has a line without {NAME}, which would train nothing: {without[0]!r}. Put {NAME} into it."
         )
-        raise ConfigError(message)
+        raise ConfigError(message, "template")
     return lines
 
 

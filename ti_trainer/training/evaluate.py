@@ -26,6 +26,11 @@ def fixed_batches(latents: Sequence[Tensor], prompts: Sequence[str], num_timeste
         yield Batch(repeated, torch.from_numpy(noise).to(each.device), timesteps.to(each.device), same, None)
 
 
+def described(text: str, caption: str) -> str:
+    """A prompt that names the word and all else that the caption tells: otherwise the background is most of the loss."""
+    return ", ".join(filter(None, (text, caption)))
+
+
 @torch.no_grad()
 def deterministic_loss(
     model: DiffusionModel, latents: Sequence[Tensor], prompts: Sequence[str], words: Mapping[str, Vectors]

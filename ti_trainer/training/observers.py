@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event as Flag
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,8 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.files import atomic
 from ti_trainer.host import Drawing
 from ti_trainer.model import Vectors
-from ti_trainer.training.run import CSV_COLUMNS, Run
+from ti_trainer.training.evaluate import described, deterministic_loss
+from ti_trainer.training.run import CSV_COLUMNS, DETERMINISTIC_COLUMNS, Run
 from ti_trainer.training.trainer import Event, Finished, StepDone, Trainer
 
 Observer = Callable[[Event], None]
@@ -42,11 +44,7 @@ class LossTable:
         if self._last and self._count and (event.step % self.every == 0 or isinstance(event, Finished)):
             last = self._last
             row = (last.step, last.epoch, last.epoch_step, f"{float(self._sum) / self._count:.7f}", last.learning_rate)
-            with self.run.loss_file.open("a", newline="", encoding="utf-8") as file:
-                table = csv.writer(file)
-                if file.tell() == 0:
-                    table.writerow(CSV_COLUMNS)
-                table.writerow(row)
+            append_row(self.run.loss_file, CSV_COLUMNS, row)
             self._sum, self._count = 0.0, 0
 
 
@@ -71,24 +69,34 @@ class StateKeeper:
             self._saved_at = time.monotonic()
 
 
+def _due(event: Event, every: int, asked: Flag) -> bool:
+    """Whether something that comes every so many steps (0: never) comes now, or was asked for."""
+    if not isinstance(event, StepDone):
+        return False
+    wanted = asked.is_set()
+    asked.clear()
+    return wanted or (every > 0 and event.step % every == 0)
+
+
 @dataclass
 class Copies:
-    """A copy of the embedding every so many steps."""
+    """A copy of the embedding every so many steps, 0 for none, and when asked for."""
 
     run: Run
     trainer: Trainer
     every: int
+    asked: Flag = field(default_factory=Flag)
 
     def __call__(self, event: Event) -> None:
         """Write one if it is due."""
-        if isinstance(event, StepDone) and event.step % self.every == 0:
+        if _due(event, self.every, self.asked):
             embedding = self.trainer.embedding
             formats.write(embedding, self.run.path / "embeddings" / f"{embedding.name}-{event.step}.safetensors")
 
 
 @dataclass
 class Previews:
-    """A picture every so many steps, before the first and after the last; if wanted each also as a card."""
+    """A picture every so many steps, 0 for none, before the first, after the last, and when asked for; also as cards."""
 
     run: Run
     trainer: Trainer
@@ -96,6 +104,7 @@ class Previews:
     drawing: Drawing
     every: int
     cards: bool
+    asked: Flag = field(default_factory=Flag)
 
     def before(self, prompt: str) -> None:
         """Draw what the word means at the start."""
@@ -103,7 +112,8 @@ class Previews:
 
     def __call__(self, event: Event) -> None:
         """Draw if it is due. Nothing of the run's randomness is used."""
-        if isinstance(event, StepDone) and (event.step % self.every == 0 or event.step == self.trainer.last_step):
+        last = self.every > 0 and isinstance(event, StepDone) and event.step == self.trainer.last_step
+        if _due(event, self.every, self.asked) or last:
             self._preview(self.trainer.embedding, event.prompts[-1])
 
     def _preview(self, embedding: Embedding, prompt: str) -> None:
@@ -114,6 +124,32 @@ class Previews:
             picture.save(new)
         if self.cards:
             formats.write_card(picture, embedding, self.run.path / "image_embeddings" / name)
+
+
+@dataclass
+class Evaluation:
+    """The deterministic loss of some of the pictures every so many steps, before the first and after the last."""
+
+    run: Run
+    trainer: Trainer
+    every: int
+    pictures: int = 8
+
+    def before(self) -> None:
+        """Measure what there is at the start."""
+        self._measure()
+
+    def __call__(self, event: Event) -> None:
+        """Measure if it is due."""
+        if isinstance(event, StepDone) and (event.step % self.every == 0 or event.step == self.trainer.last_step):
+            self._measure()
+
+    def _measure(self) -> None:
+        model, embedding, items = self.trainer.model, self.trainer.embedding, self.trainer.dataset.items
+        some = items[:: -(-len(items) // self.pictures)]
+        prompts = [described(f"a photo of {embedding.name}", item.caption) for item in some]
+        loss = deterministic_loss(model, [item.latents for item in some], prompts, {embedding.name: embedding.vectors})
+        append_row(self.run.deterministic_file, DETERMINISTIC_COLUMNS, (embedding.step, f"{loss:.7f}"))
 
 
 class TensorBoardLog:
@@ -137,6 +173,15 @@ class TensorBoardLog:
             self._writer.add_scalar("learn_rate", event.learning_rate, event.step)
 
 
+def append_row(path: Path, columns: Sequence[str], row: Sequence[object]) -> None:
+    """Add a line to a table, under the names of its columns if it is the first."""
+    with path.open("a", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        if file.tell() == 0:
+            table.writerow(columns)
+        table.writerow(row)
+
+
 def smoothed(values: list[float], weight: float = 0.9) -> list[float]:
     """Exponential moving average, corrected for its beginning."""
     average, smooth = 0.0, []
@@ -158,6 +203,8 @@ def plot_losses(run: Run) -> Path | None:
     above, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
     above.plot(steps, losses, ".", color="#9bb3d1", label="loss")
     above.plot(steps, smoothed(losses), color="#1f4e8c", label="smoothed")
+    if fixed := run.deterministic():
+        above.plot(*zip(*fixed, strict=True), "o-", color="#c0392b", label="deterministic")
     above.set(ylabel="loss", ylim=(0, float(np.quantile(losses, 0.98)) * 1.3))
     above.legend()
     below.step(steps, [row["learn_rate"] for row in rows], color="#b5651d", where="pre")

@@ -1,7 +1,7 @@
 """A run's folder: settings, losses, samples, copies of the embedding and the state to go on from. Explains itself to people.
 
 LOG/<YYYY-MM-DD>/<name>/
-    settings.json  state.safetensors  textual_inversion_loss.csv  loss.png
+    settings.json  state.safetensors  textual_inversion_loss.csv  deterministic_loss.csv  loss.png  before_after.png
     embeddings/<name>-<step>.safetensors  images/<name>-<step>.png  image_embeddings/<name>-<step>.png
 """
 
@@ -25,6 +25,7 @@ from ti_trainer.files import atomic, write_bytes
 from ti_trainer.training.trainer import TrainState
 
 CSV_COLUMNS = ("step", "epoch", "epoch_step", "loss", "learn_rate")
+DETERMINISTIC_COLUMNS = ("step", "loss")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ class Run:
         return run
 
     @classmethod
+    def all(cls, log_dir: Path) -> list[Run]:
+        """Every run, the one that was at work last first."""
+        runs = [cls(path.parent) for path in log_dir.glob("*/*/settings.json")]
+        return sorted(runs, key=lambda run: run.changed_at, reverse=True)
+
+    @classmethod
     def latest(cls, log_dir: Path, name: str) -> Run:
         """The run of this embedding whose state was saved last; TrainingError if there is none to go on with."""
         states = [path for path in log_dir.glob("*/*/state.safetensors") if cls(path.parent).settings().get("name") == name]
@@ -69,6 +76,34 @@ class Run:
     def save_settings(self, settings: dict[str, Any]) -> None:
         """Write settings.json."""
         write_bytes(self.path / "settings.json", json.dumps(settings, indent=2, ensure_ascii=False).encode())
+
+    @property
+    def id(self) -> str:
+        """Names it among all runs: day/name."""
+        return "/".join(self.path.parts[-2:])
+
+    @property
+    def changed_at(self) -> float:
+        """When its state was last saved, or it began; seconds since the epoch."""
+        state = self.path / "state.safetensors"
+        return (state if state.is_file() else self.path / "settings.json").stat().st_mtime
+
+    @property
+    def step(self) -> int:
+        """How far its state is; 0 if there is none."""
+        try:
+            with safe_open(self.path / "state.safetensors", "pt") as file:
+                return int(json.loads(file.metadata()["state"])["step"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            return 0
+
+    def previews(self) -> list[tuple[int, Path]]:
+        """Preview pictures by their steps."""
+        return _numbered(self.path / "images", ".png")
+
+    def copies(self) -> list[tuple[int, Path]]:
+        """Copies of the embedding by their steps."""
+        return _numbered(self.path / "embeddings", ".safetensors")
 
     def save_state(self, state: TrainState, fingerprint: str) -> None:
         """Keep what is needed to go on exactly."""
@@ -97,23 +132,42 @@ class Run:
         """The table of losses."""
         return self.path / "textual_inversion_loss.csv"
 
+    @property
+    def deterministic_file(self) -> Path:
+        """The table of deterministic losses."""
+        return self.path / "deterministic_loss.csv"
+
     def losses(self) -> list[dict[str, float]]:
         """Whole lines of the table of losses."""
-        if not self.loss_file.is_file():
-            return []
-        text = self.loss_file.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a crash may have cut the last line off
-        return [{column: float(row[column]) for column in CSV_COLUMNS} for row in csv.DictReader(io.StringIO(whole))]
+        return [{column: float(row[column]) for column in CSV_COLUMNS} for row in _rows(self.loss_file)]
+
+    def deterministic(self) -> list[tuple[int, float]]:
+        """Deterministic losses by their steps."""
+        return [(int(row["step"]), float(row["loss"])) for row in _rows(self.deterministic_file)]
 
     def forget_after(self, step: int) -> None:
         """Leave out losses beyond this step: they will be written again."""
-        text = io.StringIO(newline="")
-        table = csv.writer(text)
-        table.writerow(CSV_COLUMNS)
-        for row in self.losses():
-            if row["step"] <= step:
-                table.writerow([*(int(row[column]) for column in CSV_COLUMNS[:3]), row["loss"], row["learn_rate"]])
-        write_bytes(self.loss_file, text.getvalue().encode())
+        for path, columns in ((self.loss_file, CSV_COLUMNS), (self.deterministic_file, DETERMINISTIC_COLUMNS)):
+            if rows := _rows(path):
+                text = io.StringIO(newline="")
+                table = csv.DictWriter(text, columns, extrasaction="ignore")
+                table.writeheader()
+                table.writerows(row for row in rows if int(row["step"]) <= step)
+                write_bytes(path, text.getvalue().encode())
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]  # a crash may have cut the last line off
+    return list(csv.DictReader(io.StringIO(whole)))
+
+
+def _numbered(folder: Path, ending: str) -> list[tuple[int, Path]]:
+    """Files named <name>-<step><ending>, by their steps."""
+    steps = ((path.stem.rsplit("-", 1)[-1], path) for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
+    return sorted((int(step), path) for step, path in steps if step.isdecimal())
 
 
 def _state(counts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainState:

@@ -1,15 +1,15 @@
 """A training from beginning to end: open, prepare, run, write. What the command line and the page both call.
 
-Knows nothing of either: they watch through observers and stop it through `should_stop`.
+Knows nothing of either: they watch through observers and say what they want through `Controls`.
 """
 
 from __future__ import annotations
 
-import glob
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event as Flag
 from typing import Any
 
 import torch
@@ -21,19 +21,37 @@ from ti_trainer.data.dataset import Dataset, load_dataset
 from ti_trainer.data.images import Frame, find_images
 from ti_trainer.data.prompts import NAME, Prompter, load_template
 from ti_trainer.embedding import Embedding
-from ti_trainer.errors import TrainingError
+from ti_trainer.errors import ConfigError, TrainingError
 from ti_trainer.files import atomic
-from ti_trainer.host import Drawing, Host
-from ti_trainer.model import DiffusionModel
-from ti_trainer.training.observers import Copies, LossTable, Observer, Previews, StateKeeper, TensorBoardLog, plot_losses
+from ti_trainer.host import Drawing, Host, Turn
+from ti_trainer.model import DiffusionModel, Vectors, check_fits
+from ti_trainer.training.observers import (
+    Copies,
+    Evaluation,
+    LossTable,
+    Observer,
+    Previews,
+    StateKeeper,
+    TensorBoardLog,
+    plot_losses,
+)
 from ti_trainer.training.run import Run
-from ti_trainer.training.trainer import Finished, Trainer, TrainState
+from ti_trainer.training.trainer import Event, Finished, StepDone, Trainer, TrainState, check_steps
 
 log = logging.getLogger(__name__)
 DECISIVE = (  # options that make another run of it when they change; rates, limits and what is written may change
     *("seed", "batch_size", "gradient_accumulation_steps", "repeats", "latent_sampling"),
     *("template", "shuffle_tags", "tag_dropout", "clip_skip", "precision"),
 )
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What is asked of a run while it goes on, from any thread: to stop, to save a copy now, to draw a preview now."""
+
+    stop: Flag = field(default_factory=Flag)
+    copy: Flag = field(default_factory=Flag)
+    preview: Flag = field(default_factory=Flag)
 
 
 @dataclass(frozen=True)
@@ -49,27 +67,38 @@ class Result:
 
 @dataclass
 class Session:
-    """One training of one embedding on one folder of pictures."""
+    """One training of one embedding on one folder of pictures, or the rest of the run `resume`."""
 
     host: Host
     name: str
     images: Path
     config: TrainConfig
-    resume: bool = False
+    resume: Run | None = None
+
+    def check(self) -> None:
+        """Refuse at once what would be refused later: the folder, the template, the embedding, and its fit to the model."""
+        self._check_cheaply()
+        embedding, _ = embeddings_dir.load(self.host.embeddings_dir, self.name)
+        check_fits(self.host.open_model(self.config.precision, self.config.clip_skip), embedding)
+        check_steps(self.name, self.resume.step if self.resume else embedding.step, self.config)
 
     def train(
         self,
-        observers: Callable[[Trainer], Sequence[Observer]] = lambda trainer: (),
-        should_stop: Callable[[], bool] = lambda: False,
+        observers: Callable[[Trainer, Run], Sequence[Observer]] = lambda trainer, run: (),
+        controls: Controls | None = None,
         loading: Callable[[int, int], None] = lambda done, total: None,
     ) -> Result:
-        """Train and write the embedding, also when stopped. On TrainingError what was learned before it is written first."""
-        config = self.config
-        find_images(self.images)  # what can be refused cheaply comes before a model is loaded
-        template = load_template(config.template)
+        """Train and write the embedding, also when stopped. On TrainingError what was learned before it is written first.
+
+        `loading` is told how many pictures are read, of how many, from when it is our turn with the host.
+        """
+        config, controls = self.config, controls or Controls()
+        template = self._check_cheaply()
         embedding, file = embeddings_dir.load(self.host.embeddings_dir, self.name)
-        run, state, fingerprint = self._earlier() if self.resume else (None, None, "")
-        with self.host.lock():
+        run = self.resume
+        state, fingerprint = run.load_state() if run else (None, "")
+        with self.host.lock() as turn:
+            loading(0, len(find_images(self.images)))
             model = self.host.open_model(config.precision, config.clip_skip)
             dataset = self._dataset(model, template, loading)
             embedding = replace(
@@ -90,10 +119,24 @@ class Session:
                 run.forget_after(trainer.step)
                 run.save_settings({**run.settings(), **settings})
             file = file if file.suffix in embeddings_dir.TRAINABLE else file.with_suffix(".safetensors")
-            reason = self._run(trainer, run, [*observers(trainer), *self._writers(trainer, run, model)], file, should_stop)
+            watching = [*observers(trainer, run), _Told(turn, trainer), *self._writers(trainer, run, model, turn, controls)]
+            reason = self._run(trainer, run, watching, file, lambda: controls.stop.is_set() or turn.interrupted())
         plot_losses(run)
-        before_and_after(run, self.name)
+        before_and_after(run)
         return Result(trainer.embedding, file, run, reason, dataset)
+
+    def _check_cheaply(self) -> list[str]:
+        """What can be refused before a model is loaded; the template's lines."""
+        config = self.config
+        self.host.check_folder(self.images)
+        find_images(self.images)
+        if config.preview_sampler and config.preview_sampler not in self.host.samplers:
+            have = ", ".join(self.host.samplers) or "no choice here: leave it empty"
+            message = (
+                f"Preview sampling method: found {config.preview_sampler!r}, expected one of those that there are ({have})."
+            )
+            raise ConfigError(message, "preview_sampler")
+        return load_template(config.template, self.host.template_dirs)
 
     def _run(
         self, trainer: Trainer, run: Run, watching: Sequence[Observer], file: Path, should_stop: Callable[[], bool]
@@ -111,42 +154,50 @@ class Session:
             trainer.make_finite()
             embedding = trainer.embedding
             formats.write(embedding, file)
-            if file.suffix == ".pt":
+            if file.suffix == ".pt" and self.config.save_optimizer:
                 formats.write_optimizer(file, embedding, trainer.state().optimizer)
             run.save_state(trainer.state(), trainer.dataset.fingerprint)
             self.host.embeddings_changed()
         return reason
 
-    def _writers(self, trainer: Trainer, run: Run, model: DiffusionModel) -> list[Observer]:
+    def _writers(self, trainer: Trainer, run: Run, model: DiffusionModel, turn: Turn, controls: Controls) -> list[Observer]:
         config = self.config
         writers: list[Observer] = []
         if config.csv_every:
             writers.append(LossTable(run, config.csv_every))
-        if config.save_every:
-            writers.append(Copies(run, trainer, config.save_every))
+        writers.append(Copies(run, trainer, config.save_every, controls.copy))
         if config.tensorboard:
             writers.append(TensorBoardLog(run.path / "tensorboard", max(1, config.csv_every)))
+
+        def draw(drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
+            picture = self.host.draw(model, drawing, words)
+            turn.show(picture)
+            return picture
+
+        previews = Previews(run, trainer, draw, self._drawing(), config.preview_every, config.save_cards, controls.preview)
         if config.preview_every:
-            previews = Previews(
-                run,
-                trainer,
-                lambda drawing, words: self.host.draw(model, drawing, words),
-                Drawing(
-                    config.preview_prompt.replace(NAME, self.name),
-                    config.preview_negative_prompt,
-                    config.preview_sampling_steps,
-                    config.preview_cfg_scale,
-                    config.preview_seed,
-                    config.width,
-                    config.height,
-                ),
-                config.preview_every,
-                config.save_cards,
-            )
             previews.before(f"a photo of {self.name}")
-            writers.append(previews)
+        writers.append(previews)
+        if config.evaluate_every:
+            evaluation = Evaluation(run, trainer, config.evaluate_every)
+            if self.resume is None:
+                evaluation.before()
+            writers.append(evaluation)
         # The state comes last: what goes on from it does not write anything of its step again.
         return [*writers, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint)]
+
+    def _drawing(self) -> Drawing:
+        config = self.config
+        return Drawing(
+            config.preview_prompt.replace(NAME, self.name),
+            config.preview_negative_prompt.replace(NAME, self.name),
+            config.preview_sampling_steps,
+            config.preview_cfg_scale,
+            config.preview_seed,
+            config.preview_width or config.width,
+            config.preview_height or config.height,
+            config.preview_sampler,
+        )
 
     def _dataset(self, model: DiffusionModel, template: Sequence[str], loading: Callable[[int, int], None]) -> Dataset:
         config = self.config
@@ -164,10 +215,6 @@ class Session:
             progress=loading,
         )
 
-    def _earlier(self) -> tuple[Run, TrainState, str]:
-        run = Run.latest(self.host.log_dir, self.name)
-        return (run, *run.load_state())
-
     def _settings(self, model: DiffusionModel, dataset: Dataset) -> dict[str, Any]:
         return {
             "version": __version__,
@@ -179,6 +226,19 @@ class Session:
             "model_hash": model.checkpoint_hash,
             "train": self.config.to_dict(),
         }
+
+
+@dataclass
+class _Told:
+    """Tells the host how far we are."""
+
+    turn: Turn
+    trainer: Trainer
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StepDone):
+            name, last = self.trainer.embedding_name, self.trainer.last_step
+            self.turn.progress(event.step, last, f"Training {name}: step {event.step} of {last}, epoch {event.epoch}")
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any], other_pictures: bool) -> list[str]:
@@ -199,12 +259,12 @@ def _webui_state(file: Path, embedding: Embedding, model: DiffusionModel) -> Tra
     return TrainState(embedding.step, 0, vectors, optimizer)
 
 
-def before_and_after(run: Run, name: str) -> Path | None:
+def before_and_after(run: Run) -> Path | None:
     """before_after.png: the first preview beside the last, if there are two."""
-    pictures = sorted(run.path.glob(f"images/{glob.escape(name)}-*.png"), key=lambda path: int(path.stem.rsplit("-", 1)[1]))
+    pictures = run.previews()
     if len(pictures) < 2:
         return None
-    first, last = (Image.open(path).convert("RGB") for path in (pictures[0], pictures[-1]))
+    first, last = (Image.open(path).convert("RGB") for _, path in (pictures[0], pictures[-1]))
     scale = max(1, 256 // first.width)
     sides = [each.resize((each.width * scale, each.height * scale), Image.Resampling.NEAREST) for each in (first, last)]
     both = Image.new("RGB", (sides[0].width + sides[1].width + 8, max(side.height for side in sides)), "white")

@@ -87,17 +87,12 @@ class Trainer:
             _check_state(state, embedding)
             self._restore(state)
         self._good = self.state()
-        if self.step >= self.last_step:
-            message = (
-                f"{embedding.name!r} has been trained for {self.step} steps already and this run ends at {self.last_step}: "
-                "raise max steps, or the steps of the learning rate schedule."
-            )
-            raise ConfigError(message)
+        self.last_step = check_steps(embedding.name, self.step, config)
 
     @property
-    def last_step(self) -> int:
-        """The step after which the run is over."""
-        return min(self.config.max_steps, self._learning_rate.last_step)
+    def embedding_name(self) -> str:
+        """Its word in prompts."""
+        return self._embedding.name
 
     @property
     def embedding(self) -> Embedding:
@@ -200,6 +195,18 @@ class Trainer:
         self._optimizer.load_state_dict({"state": copy.deepcopy(state.optimizer["state"]), "param_groups": groups})
         if self._scaler is not None and state.scaler is not None:
             self._scaler.load_state_dict(state.scaler)
+
+
+def check_steps(name: str, step: int, config: TrainConfig) -> int:
+    """The step after which a run is over; ConfigError if an embedding that is at `step` is there already."""
+    last_step = min(config.max_steps, Schedule.parse(config.learning_rate, config.max_steps).last_step)
+    if step >= last_step:
+        message = (
+            f"{name!r} has been trained for {step} steps already and this run ends at {last_step}: raise max steps, or the "
+            "steps of the learning rate schedule, or create it anew."
+        )
+        raise ConfigError(message, "max_steps")
+    return last_step
 
 
 def _some_ahead(batches: Iterator[Batch], count: int = 8) -> Iterator[Batch]:

@@ -2,35 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
+import torch
 from PIL import Image
 
-from ti_trainer.host import Drawing
+from ti_trainer.errors import ConfigError
+from ti_trainer.host import Drawing, Turn
 from ti_trainer.hosts.diffusers import loading, sampling
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import Vectors
 
 
+class NobodyElse:
+    """A Turn with nobody to tell."""
+
+    def interrupted(self) -> bool:
+        """There is no other Interrupt than ours."""
+        return False
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Nobody asks."""
+
+    def show(self, picture: Image.Image) -> None:
+        """Nobody looks."""
+
+
 @dataclass
 class StandaloneHost:
-    """`model` is `embedded`, a folder in diffusers' layout or a checkpoint file; `device` a torch device or `auto`."""
+    """`model` is `embedded`, a folder in diffusers' layout or a checkpoint file; `device` a torch device or `auto`.
+
+    `folders` are those that pictures may lie in when others than this computer's user reach the page; None: any.
+    """
 
     model: str = "embedded"
     device: str = "auto"
     embeddings_dir: Path = Path("embeddings")
     log_dir: Path = Path("textual_inversion")
+    folders: Sequence[Path] | None = None
+    template_dirs: Sequence[Path] = ()
+    samplers: Sequence[str] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    fixed: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Nothing is loaded yet."""
+        self._turn, self._opening = Lock(), Lock()
+        self._opened: DiffusersModel | None = None
 
     def open_model(self, precision: str = "auto", clip_skip: int = 1) -> DiffusersModel:
-        """Load it; ModelError if that cannot be done."""
-        return loading.load(self.model, self.device, precision, clip_skip)
+        """Load it, or take the one that was loaded; ModelError if that cannot be done."""
+        with self._opening:
+            dtype = loading.pick_dtype(precision, loading.pick_device(self.device))
+            if self._opened is None or self._opened.dtype != dtype:
+                self._opened = None  # two would need twice the memory
+                self._opened = loading.load(self.model, self.device, precision, clip_skip)
+            elif self._opened.clip_skip != clip_skip:
+                self._opened = replace(self._opened, clip_skip=clip_skip)
+            return self._opened
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Nobody else uses the model."""
-        return nullcontext()
+    @contextmanager
+    def lock(self) -> Iterator[Turn]:
+        """One run or one picture at a time."""
+        with self._turn, torch.random.fork_rng():
+            yield NobodyElse()
+
+    def check_folder(self, folder: Path) -> None:
+        """ConfigError for a folder outside those that the page may show."""
+        if self.folders is None or any(folder.resolve().is_relative_to(each.resolve()) for each in self.folders):
+            return
+        allowed = ", ".join(map(str, self.folders))
+        message = (
+            f"{folder} is not among the folders that this page may read ({allowed}): start it with --images-dir for more."
+        )
+        raise ConfigError(message)
 
     def draw(self, model: DiffusersModel, drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
         """Generate a picture."""

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ti_trainer import embedded
-from ti_trainer.errors import ConfigError, ModelError
+from ti_trainer.errors import ModelError
 from ti_trainer.hosts.diffusers import single_file
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 
@@ -44,12 +44,6 @@ def load(model: str, device: str = "auto", precision: str = "auto", clip_skip: i
         raise ModelError(message)
     unet, vae, text_encoder, tokenizer, scheduler = parts
     _refuse_unknown(unet, scheduler, path)
-    layers = text_encoder.config.num_hidden_layers
-    if not 1 <= clip_skip <= layers:
-        message = (
-            f"Clip skip (clip_skip): found {clip_skip}, expected 1 to {layers}, the layers of this model's text encoder."
-        )
-        raise ConfigError(message)
     return DiffusersModel(
         unet=unet.to(place, dtype, memory_format=torch.channels_last).eval(),
         vae=vae.to(place, torch.float32).eval(),

@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ti_trainer.errors import ConfigError
 from ti_trainer.files import short_hash
 from ti_trainer.model import Conditioning, PredictionType, Vectors
 from ti_trainer.prompts import PromptTokenizer, TokenizedPrompt
@@ -36,7 +37,12 @@ class DiffusersModel:
     clip_skip: int = 1
 
     def __post_init__(self) -> None:
-        """Derive what the seam promises."""
+        """Derive what the seam promises; ConfigError for a clip skip beyond the text encoder's layers."""
+        layers = self.text_encoder.config.num_hidden_layers
+        if not 1 <= self.clip_skip <= layers:
+            found = f"Clip skip (clip_skip): found {self.clip_skip}"
+            message = f"{found}, expected 1 to {layers}, the layers of this model's text encoder."
+            raise ConfigError(message, "clip_skip")
         self.device, self.dtype = self.unet.device, self.unet.dtype
         self.alphas_cumprod = self.alphas_cumprod.to(self.device)
         self.needs_loss_scaling = self.dtype == torch.float16
@@ -70,6 +76,10 @@ class DiffusersModel:
     def token_ids(self, text: str) -> list[int]:
         """Ids of a text without special tokens."""
         return self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+
+    def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
+        """A prompt's chunks of token ids, and where the words' vectors go."""
+        return self._tokenize(prompt, words)[0]
 
     def token_embeddings(self, text: str) -> dict[str, Tensor]:
         """(m, D) for the m tokens of a text."""

@@ -1,0 +1,192 @@
+"""The one training that is going on, in a thread of its own: any number of pages may watch it, none needs to stay open.
+
+Knows nothing of pages: whoever wants to see how far it is asks for a snapshot.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Lock, Thread
+from typing import Literal
+
+from torch import Tensor
+
+from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.training.observers import Observer
+from ti_trainer.training.run import Run
+from ti_trainer.training.session import Controls, Result, Session
+from ti_trainer.training.trainer import Event, StepDone, Trainer
+
+log = logging.getLogger(__name__)
+Status = Literal["idle", "waiting", "loading", "training", "pausing", "stopping", "paused", "stopped", "done", "failed"]
+ACTIVE: tuple[Status, ...] = ("waiting", "loading", "training", "pausing", "stopping")
+READ_EVERY_S = 0.5  # between looks at the losses: each look makes the CPU wait for the GPU
+SPEED_OVER = 50  # steps
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """How far the run is. `loss` and `deterministic` are by step; `rates` the learning rates of `loss`."""
+
+    status: Status = "idle"
+    name: str = ""
+    message: str = ""
+    step: int = 0
+    max_steps: int = 0
+    epoch: int = 0
+    loaded: tuple[int, int] = (0, 0)
+    steps_per_second: float = 0.0
+    prompt: str = ""
+    loss: Sequence[tuple[int, float]] = ()
+    rates: Sequence[tuple[int, float]] = ()
+    deterministic: Sequence[tuple[int, float]] = ()
+    previews: Sequence[tuple[int, Path]] = ()
+    run: Run | None = None
+    result: Result | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether it keeps the model busy, or is about to."""
+        return self.status in ACTIVE
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the present speed; None while that is unknown."""
+        return (self.max_steps - self.step) / self.steps_per_second if self.steps_per_second else None
+
+
+@dataclass
+class Job:
+    """At most one run at a time. Every method may be called from any thread."""
+
+    _now: Snapshot = field(default_factory=Snapshot)
+    _session: Session | None = None
+    _controls: Controls = field(default_factory=Controls)
+    _thread: Thread | None = None
+    _lock: Lock = field(default_factory=Lock)
+
+    def start(self, session: Session) -> None:
+        """Begin, or go on with an earlier run; TITrainerError if that cannot be, or another run is going on."""
+        if self._now.active:
+            self._refuse()
+        session.check()
+        with self._lock:
+            if self._now.active:
+                self._refuse()
+            self._session, self._controls = session, Controls()
+            self._now = Snapshot("waiting", session.name, max_steps=session.config.max_steps, run=session.resume)
+            self._thread = Thread(target=self._work, args=(session, self._controls), name="ti-trainer", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End after the step at hand and keep what was learned."""
+        self._end("stopping")
+
+    def pause(self) -> None:
+        """As stop, but meant to go on: the model is free meanwhile, and `resume` goes on exactly."""
+        self._end("pausing")
+
+    def resume(self) -> None:
+        """Go on with the run that was paused or stopped; ConfigError if there is none."""
+        session, run = self._session, self._now.run
+        if session is None or run is None:
+            message = "There is no paused run: start one, or continue one on the Runs page."
+            raise ConfigError(message)
+        self.start(replace(session, resume=run))
+
+    def save_copy(self) -> None:
+        """Keep a copy of the embedding after the step at hand."""
+        self._controls.copy.set()
+
+    def draw_preview(self) -> None:
+        """Draw a preview after the step at hand."""
+        self._controls.preview.set()
+
+    def snapshot(self) -> Snapshot:
+        """How far it is now, what other threads write included."""
+        now = self._now
+        if now.run is None or not now.run.path.is_dir():
+            return now
+        return replace(now, previews=now.run.previews(), deterministic=now.run.deterministic())
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Until it is over."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def _refuse(self) -> None:
+        message = f"A training of {self._now.name!r} is going on: stop it first, or wait for its end."
+        raise ConfigError(message)
+
+    def _end(self, status: Status) -> None:
+        with self._lock:
+            if self._now.active:
+                self._now = replace(self._now, status=status)
+                self._controls.stop.set()
+
+    def _work(self, session: Session, controls: Controls) -> None:
+        def loading(done: int, total: int) -> None:
+            self.tell(status="loading", loaded=(done, total))
+
+        def observers(trainer: Trainer, run: Run) -> list[Observer]:
+            return [_Watcher(self, trainer, run)]
+
+        try:
+            result = session.train(observers, controls, loading)
+        except TITrainerError as error:
+            self._fail(str(error))
+        except Exception as error:  # whatever it is, the page must say so and the next run be possible
+            log.exception("Training failed:")
+            self._fail(f"Unexpected {type(error).__name__}: {error}. The log says where.")
+        else:
+            ended = "paused" if self._now.status == "pausing" else "stopped"
+            status = "done" if result.reason == "done" else ended
+            self._now = replace(self._now, status=status, result=result, run=result.run, step=result.embedding.step)
+
+    def _fail(self, message: str) -> None:
+        log.error("%s", message)
+        self._now = replace(self._now, status="failed", message=message)
+
+    def tell(self, **changes: object) -> None:
+        """Change the snapshot; a wish to stop that came meanwhile stays visible."""
+        with self._lock:
+            if self._now.status in ("stopping", "pausing"):
+                changes.pop("status", None)
+            self._now = replace(self._now, **changes)
+
+
+class _Watcher:
+    """Turns events into snapshots. Losses are read from the device some at a time."""
+
+    def __init__(self, job: Job, trainer: Trainer, run: Run) -> None:
+        self._job = job
+        earlier = [row for row in run.losses() if row["step"] <= trainer.step]
+        self._loss = [(int(row["step"]), row["loss"]) for row in earlier]
+        self._rates = [(int(row["step"]), row["learn_rate"]) for row in earlier]
+        self._unread: list[tuple[int, Tensor]] = []
+        self._times: deque[tuple[float, int]] = deque(maxlen=SPEED_OVER)
+        self._read_at = 0.0
+        job.tell(status="training", step=trainer.step, max_steps=trainer.last_step, run=run)
+        job.tell(loss=tuple(self._loss), rates=tuple(self._rates))
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if isinstance(event, StepDone):
+            self._unread.append((event.step, event.loss))
+            self._times.append((now, event.step))
+            if not self._rates or self._rates[-1][1] != event.learning_rate:
+                self._rates.append((event.step, event.learning_rate))
+            if now - self._read_at < READ_EVERY_S:
+                return
+            self._job.tell(epoch=event.epoch, prompt=event.prompts[-1])
+        self._read_at = now
+        self._loss += [(step, float(loss)) for step, loss in self._unread]
+        self._unread.clear()
+        (first, first_step), (last, last_step) = self._times[0], self._times[-1]
+        speed = (last_step - first_step) / (last - first) if last > first else 0.0
+        self._job.tell(step=event.step, loss=tuple(self._loss), rates=tuple(self._rates), steps_per_second=speed)
