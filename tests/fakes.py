@@ -50,6 +50,9 @@ class TinyModel:
         )
         return split(prompt)
 
+    def token_text(self, token_id: int) -> str:
+        return f"t{token_id}"
+
     def token_embeddings(self, text: str) -> dict[str, Tensor]:
         rows = [torch.randn(D, generator=torch.Generator().manual_seed(zlib.crc32(word.encode()))) for word in text.split()]
         return {"clip_l": torch.stack(rows) if rows else torch.zeros(0, D)}
@@ -98,6 +101,9 @@ class TinyHost:
 
     def __post_init__(self) -> None:
         self.embeddings_dir, self.log_dir = self.folder / "embeddings", self.folder / "logs"
+
+    def describe(self) -> str:
+        return self.model.name
 
     def open_model(self, precision: str = "auto", clip_skip: int = 1) -> TinyModel:
         return self.model

@@ -12,7 +12,7 @@ from ti_trainer import __version__
 from ti_trainer.commands import INTERRUPTED
 from ti_trainer.errors import TITrainerError
 
-COMMANDS = ("create", "train", "generate", "evaluate", "convert", "info", "bench", "demo")
+COMMANDS = ("create", "train", "generate", "evaluate", "convert", "info", "bench", "demo", "page")
 FAILED = 1
 
 
@@ -20,7 +20,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The whole parser, or, since importing libraries takes seconds, one that knows the arguments of this command only."""
     parser = argparse.ArgumentParser(
         prog="python -m ti_trainer",
-        description="Teach Stable Diffusion one new word from a handful of pictures. Without a command: a demonstration.",
+        description="Teach Stable Diffusion one new word from a handful of pictures. Without a command: its page.",
     )
     parser.add_argument("--version", action="version", version=f"TI Trainer {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -38,7 +38,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; errors that a user can mend become one line."""
-    arguments = list(sys.argv[1:] if argv is None else argv) or ["demo"]
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["page"]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name may hold what a console or pipe cannot show

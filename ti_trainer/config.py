@@ -317,7 +317,7 @@ class TrainConfig:
 def problems(values: Mapping[str, Any]) -> dict[str, str]:
     """What is wrong with each option, by its name, others being at their defaults: for a form that shows all at once."""
     found: dict[str, str] = {}
-    for name, value in values.items():
+    for name, value in sorted(values.items(), key=lambda item: item[0] != "max_steps"):  # schedules depend on it
         context = {} if name == "max_steps" or "max_steps" in found else {"max_steps": values.get("max_steps", 1000)}
         if name == "clip_grad_limit":
             context["clip_grad"] = values.get("clip_grad", "disabled")

@@ -77,6 +77,13 @@ def words(folder: Path, model: DiffusionModel) -> dict[str, Vectors]:
     return found
 
 
+def swallows(model: DiffusionModel, name: str) -> bool:
+    """Whether a name is made of plain words only: then every prompt with these words would mean the embedding."""
+    words = name.split()
+    plain = all(word.isalpha() and len(next(iter(model.token_embeddings(word).values()))) == 1 for word in words)
+    return bool(words) and plain
+
+
 def create(
     folder: Path, model: DiffusionModel, name: str, init_text: str, num_vectors: int, *, overwrite: bool = False
 ) -> Path:

@@ -53,6 +53,10 @@ class Host(Protocol):
     defaults: Mapping[str, Any]  # options of TrainConfig that the host's settings decide otherwise than we do
     fixed: frozenset[str]  # options that are the host's own business and not offered: they are as in `defaults`
 
+    def describe(self) -> str:
+        """What model there is, in a few words, without loading it; ModelError if it cannot be trained."""
+        ...
+
     def open_model(self, precision: str = "auto", clip_skip: int = 1) -> DiffusionModel:
         """The checkpoint to train on; ModelError if there is none or it cannot be trained."""
         ...

@@ -49,6 +49,10 @@ class DiffusionModel(Protocol):
         """The token ids of a prompt as they are fed, in chunks, and where the words' vectors go in them."""
         ...
 
+    def token_text(self, token_id: int) -> str:
+        """What a token stands for, to be read by people."""
+        ...
+
     def token_embeddings(self, text: str) -> dict[str, Tensor]:
         """(m, D) by text encoder: the embeddings of a text's m tokens, for init text."""
         ...

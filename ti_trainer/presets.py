@@ -99,7 +99,7 @@ def load(folder: Path, name: str) -> Preset:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         TrainConfig.from_dict(values)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, ConfigError) as error:
         message = f"The preset {path} cannot be read ({error}): expected a JSON file of options."
         raise ConfigError(message) from error
     return Preset("", values)

@@ -11,7 +11,7 @@ from ti_trainer.config import TrainConfig
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.training.session import Session
 
-HELP = "a first training: teach the embedded model the word 'my-thing' from eight pictures (what happens without a command)"
+HELP = "a first training: teach the embedded model the word 'my-thing' from eight pictures, in the shell"
 NAME, INIT_TEXT = "my-thing", "star"
 CONFIG = TrainConfig(
     max_steps=400,

@@ -58,7 +58,7 @@ def load_image(path: Path, frame: Frame) -> tuple[Tensor, Tensor | None]:
         if frame.size is not None:
             side = 2 * max(frame.size)  # of both sides: the picture may lie on one
             opened.draft("RGB", (side, side))
-        picture = _eight_bit(ImageOps.exif_transpose(opened))
+        picture = eight_bit(ImageOps.exif_transpose(opened))
         has_alpha = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
         picture = picture.convert("RGBA" if has_alpha and frame.use_alpha else "RGB")
     picture = _fitted(picture, frame.size)
@@ -67,7 +67,7 @@ def load_image(path: Path, frame: Frame) -> tuple[Tensor, Tensor | None]:
     return pixels[:3].float() / 127.5 - 1, alpha
 
 
-def _eight_bit(picture: Image.Image) -> Image.Image:
+def eight_bit(picture: Image.Image) -> Image.Image:
     """Greys of 16 bits brought to 8: Pillow itself would cut them off at 255."""
     if not picture.mode.startswith("I"):
         return picture

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import sample_rng
-from ti_trainer.data.images import find_images
+from ti_trainer.data.images import eight_bit, find_images
 from ti_trainer.data.prompts import FILEWORDS, Prompter, caption_of
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.prompts import CHUNK, TokenizedPrompt
@@ -99,7 +99,7 @@ def _opened(path: Path, *, wanted: bool) -> tuple[tuple[int, int], Image.Image |
         if not wanted:
             return (width, height), None
         opened.draft("RGB", (2 * THUMBNAIL_PX, 2 * THUMBNAIL_PX))
-        small = ImageOps.exif_transpose(opened)
+        small = eight_bit(ImageOps.exif_transpose(opened))
         small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
         return (width, height), small.convert("RGB")
 

@@ -48,6 +48,7 @@ class Snapshot:
     previews: Sequence[tuple[int, Path]] = ()
     run: Run | None = None
     result: Result | None = None
+    asked: tuple[str, ...] = ()  # of "copy" and "preview", what was asked for and is not done yet
 
     @property
     def active(self) -> bool:
@@ -78,10 +79,11 @@ class Job:
         with self._lock:
             if self._now.active:
                 self._refuse()
-            self._session, self._controls = session, Controls()
+            controls = Controls()
+            thread = Thread(target=self._work, args=(session, controls), name="ti-trainer", daemon=True)
+            thread.start()  # what it tells waits for the lock; if it cannot start, all is as before
+            self._session, self._controls, self._thread = session, controls, thread
             self._now = Snapshot("waiting", session.name, max_steps=session.config.max_steps, run=session.resume)
-            self._thread = Thread(target=self._work, args=(session, self._controls), name="ti-trainer", daemon=True)
-            self._thread.start()
 
     def stop(self) -> None:
         """End after the step at hand and keep what was learned."""
@@ -93,7 +95,8 @@ class Job:
 
     def resume(self) -> None:
         """Go on with the run that was paused or stopped; ConfigError if there is none."""
-        session, run = self._session, self._now.run
+        with self._lock:
+            session, run = self._session, self._now.run
         if session is None or run is None:
             message = "There is no paused run: start one, or continue one on the Runs page."
             raise ConfigError(message)
@@ -109,7 +112,9 @@ class Job:
 
     def snapshot(self) -> Snapshot:
         """How far it is now, what other threads write included."""
-        now = self._now
+        controls, now = self._controls, self._now
+        asked = (("copy", controls.copy), ("preview", controls.preview)) if now.active else ()
+        now = replace(now, asked=tuple(name for name, flag in asked if flag.is_set()))
         if now.run is None or not now.run.path.is_dir():
             return now
         return replace(now, previews=now.run.previews(), deterministic=now.run.deterministic())
@@ -144,13 +149,15 @@ class Job:
             log.exception("Training failed:")
             self._fail(f"Unexpected {type(error).__name__}: {error}. The log says where.")
         else:
-            ended = "paused" if self._now.status == "pausing" else "stopped"
-            status = "done" if result.reason == "done" else ended
-            self._now = replace(self._now, status=status, result=result, run=result.run, step=result.embedding.step)
+            with self._lock:
+                ended = "paused" if self._now.status == "pausing" else "stopped"
+                status = "done" if result.reason == "done" else ended
+                self._now = replace(self._now, status=status, result=result, run=result.run, step=result.embedding.step)
 
     def _fail(self, message: str) -> None:
         log.error("%s", message)
-        self._now = replace(self._now, status="failed", message=message)
+        with self._lock:
+            self._now = replace(self._now, status="failed", message=message)
 
     def tell(self, **changes: object) -> None:
         """Change the snapshot; a wish to stop that came meanwhile stays visible."""
@@ -171,6 +178,7 @@ class _Watcher:
         self._unread: list[tuple[int, Tensor]] = []
         self._times: deque[tuple[float, int]] = deque(maxlen=SPEED_OVER)
         self._read_at = 0.0
+        self._last: StepDone | None = None
         job.tell(status="training", step=trainer.step, max_steps=trainer.last_step, run=run)
         job.tell(loss=tuple(self._loss), rates=tuple(self._rates))
 
@@ -179,14 +187,19 @@ class _Watcher:
         if isinstance(event, StepDone):
             self._unread.append((event.step, event.loss))
             self._times.append((now, event.step))
-            if not self._rates or self._rates[-1][1] != event.learning_rate:
-                self._rates.append((event.step, event.learning_rate))
+            self._rates.append((event.step, event.learning_rate))
+            self._last = event
             if now - self._read_at < READ_EVERY_S:
                 return
-            self._job.tell(epoch=event.epoch, prompt=event.prompts[-1])
+        if self._last is not None:
+            self._job.tell(epoch=self._last.epoch, prompt=self._last.prompts[-1])
         self._read_at = now
         self._loss += [(step, float(loss)) for step, loss in self._unread]
         self._unread.clear()
+        self._job.tell(step=event.step, loss=tuple(self._loss), rates=tuple(self._rates), steps_per_second=self._speed())
+
+    def _speed(self) -> float:
+        if not self._times:  # stopped before the first step
+            return 0.0
         (first, first_step), (last, last_step) = self._times[0], self._times[-1]
-        speed = (last_step - first_step) / (last - first) if last > first else 0.0
-        self._job.tell(step=event.step, loss=tuple(self._loss), rates=tuple(self._rates), steps_per_second=speed)
+        return (last_step - first_step) / (last - first) if last > first else 0.0

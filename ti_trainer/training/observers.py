@@ -74,7 +74,8 @@ def _due(event: Event, every: int, asked: Flag) -> bool:
     if not isinstance(event, StepDone):
         return False
     wanted = asked.is_set()
-    asked.clear()
+    if wanted:  # otherwise one that comes just now would be lost
+        asked.clear()
     return wanted or (every > 0 and event.step % every == 0)
 
 
@@ -148,7 +149,9 @@ class Evaluation:
         model, embedding, items = self.trainer.model, self.trainer.embedding, self.trainer.dataset.items
         some = items[:: -(-len(items) // self.pictures)]
         prompts = [described(f"a photo of {embedding.name}", item.caption) for item in some]
-        loss = deterministic_loss(model, [item.latents for item in some], prompts, {embedding.name: embedding.vectors})
+        words = {embedding.name: {encoder: each.to(model.device) for encoder, each in embedding.vectors.items()}}
+        with model.training():
+            loss = deterministic_loss(model, [item.latents for item in some], prompts, words)
         append_row(self.run.deterministic_file, DETERMINISTIC_COLUMNS, (embedding.step, f"{loss:.7f}"))
 
 

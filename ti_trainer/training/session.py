@@ -175,12 +175,13 @@ class Session:
             return picture
 
         previews = Previews(run, trainer, draw, self._drawing(), config.preview_every, config.save_cards, controls.preview)
-        if config.preview_every:
+        begins = not controls.stop.is_set()  # else nothing is drawn or measured: the end is wanted now
+        if config.preview_every and begins:
             previews.before(f"a photo of {self.name}")
         writers.append(previews)
         if config.evaluate_every:
             evaluation = Evaluation(run, trainer, config.evaluate_every)
-            if self.resume is None:
+            if begins and not run.deterministic():
                 evaluation.before()
             writers.append(evaluation)
         # The state comes last: what goes on from it does not write anything of its step again.

@@ -82,7 +82,7 @@ class Trainer:
         self._parameters = list(self._vectors.values())
         rate = self._learning_rate.at(self.step + 1)
         self._optimizer = _adamw(self._parameters, rate)
-        self._scaler = _grad_scaler() if model.needs_loss_scaling else None
+        self._scaler = _grad_scaler(model.device) if model.needs_loss_scaling else None
         if state is not None:
             _check_state(state, embedding)
             self._restore(state)
@@ -222,9 +222,9 @@ def _adamw(parameters: list[Tensor], rate: float) -> torch.optim.AdamW:
         return torch.optim.AdamW(parameters, rate, weight_decay=0.0)
 
 
-def _grad_scaler() -> Any:
-    """For fp16 on CUDA, under its name in old and new torch."""
-    return torch.amp.GradScaler("cuda") if hasattr(torch.amp, "GradScaler") else torch.cuda.amp.GradScaler()
+def _grad_scaler(device: torch.device) -> Any:
+    """For fp16, under its name in old and new torch."""
+    return torch.amp.GradScaler(device.type) if hasattr(torch.amp, "GradScaler") else torch.cuda.amp.GradScaler()
 
 
 def _check_state(state: TrainState, embedding: Embedding) -> None:

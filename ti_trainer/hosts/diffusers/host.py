@@ -55,6 +55,10 @@ class StandaloneHost:
         self._turn, self._opening = Lock(), Lock()
         self._opened: DiffusersModel | None = None
 
+    def describe(self) -> str:
+        """What was asked for; whether it can be read shows when it is."""
+        return "the embedded tiny model" if self.model == "embedded" else Path(self.model).stem
+
     def open_model(self, precision: str = "auto", clip_skip: int = 1) -> DiffusersModel:
         """Load it, or take the one that was loaded; ModelError if that cannot be done."""
         with self._opening:

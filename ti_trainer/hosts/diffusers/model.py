@@ -81,6 +81,10 @@ class DiffusersModel:
         """A prompt's chunks of token ids, and where the words' vectors go."""
         return self._tokenize(prompt, words)[0]
 
+    def token_text(self, token_id: int) -> str:
+        """Its letters; the end of a word is not marked."""
+        return self.tokenizer.convert_ids_to_tokens(token_id).removesuffix("</w>")
+
     def token_embeddings(self, text: str) -> dict[str, Tensor]:
         """(m, D) for the m tokens of a text."""
         return {"clip_l": self._token_table.weight[self.token_ids(text)].detach().float().cpu()}

@@ -1,0 +1,40 @@
+// Asks for news while our page is seen, by a click on its hidden button: each second while a job runs, else each five.
+// Knows nothing of what comes back, but that every answer is another text.
+(() => {
+    const ACTIVE = ["waiting", "loading", "training", "pausing", "stopping"];
+    const [BUSY_MS, IDLE_MS, PATIENCE_MS, FIRST_PATIENCE_MS] = [1000, 5000, 15000, 3000];
+    let asked = null; // the answer that was there when we asked; null: nobody waits for one
+    let at = -Infinity;
+
+    const root = () => document.querySelector("gradio-app")?.shadowRoot ?? document;
+    const seen = (element) => document.visibilityState === "visible" && element.getClientRects().length > 0;
+
+    function tick() {
+        const button = root().querySelector("#ti_trainer_poll");
+        const page = button?.closest(".ti-trainer");
+        const answer = page?.querySelector("#ti_trainer_answer textarea, #ti_trainer_answer input");
+        if (!answer || !seen(page)) {
+            return;
+        }
+        // A click before gradio listens is lost, so less patience until there was a first answer.
+        const patience = answer.value ? PATIENCE_MS : FIRST_PATIENCE_MS;
+        const waited = performance.now() - at;
+        if (asked === answer.value && waited < patience) {
+            return;
+        }
+        asked = null;
+        const busy = [...page.querySelectorAll("[data-status]")].some((each) => ACTIVE.includes(each.dataset.status));
+        if (waited >= (busy ? BUSY_MS : IDLE_MS)) {
+            [asked, at] = [answer.value, performance.now()];
+            button.click();
+        }
+    }
+
+    // Brings one of our tabs to the front, by its words: gradio's own ways differ from version to version.
+    window.tiTrainerShow = (words) => {
+        const buttons = root().querySelectorAll("#ti_trainer_tabs .tab-nav button, #ti_trainer_tabs [role=tab]");
+        [...buttons].find((button) => button.textContent.trim() === words)?.click();
+    };
+
+    setInterval(tick, 200);
+})();

@@ -1,0 +1,50 @@
+"""A headless Chromium for tests of pages, driven by playwright; where there is none, the test is skipped and says so."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+# Fonts and scripts that a page takes from elsewhere must neither be waited for nor make a difference.
+ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    ALONE,
+)
+
+
+@contextmanager
+def launch(width: int = 1280, height: int = 900, *, dark: bool = False) -> Iterator[Page]:
+    """An empty page of this size, in the light or the dark scheme."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip(f"needs a browser on PATH: one of {', '.join(NAMES)}")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS))
+        try:
+            scheme = "dark" if dark else "light"
+            yield browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        finally:
+            browser.close()
+
+
+def complaints(page: Page) -> list[str]:
+    """A list that from now on grows by every error of the page's scripts and every one that its console shows."""
+    heard: list[str] = []
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on("console", lambda said: heard.append(said.text) if said.type == "error" else None)
+    return heard

@@ -1,0 +1,176 @@
+"""The page served standalone and seen in Chromium: live, still, by itself, and gone with Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("gradio")  # the page is all that needs it
+
+from browser import complaints, launch
+
+from ti_trainer.errors import ConfigError
+from ti_trainer.ui import gradio_compat
+from ti_trainer.ui.app import _listen
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+TOY = Path(__file__).with_name("toy.py")
+ROOT = TOY.parents[2]
+# What changes from one frame to the next: boxes, how faded they are, and anything that gradio lays over them.
+WATCH = """() => {
+    window.states = new Set();
+    const overlays = ".ti-trainer .wrap.default, .ti-trainer .wrap.generating, .ti-trainer .wrap.translucent";
+    const look = () => {
+        const state = [...document.querySelectorAll(".toy-bar .ti-progress, .toy-below")].map((element) => {
+            const { x, y, width, height } = element.getBoundingClientRect();
+            let opacity = 1;
+            for (let each = element; each; each = each.parentElement) opacity *= getComputedStyle(each).opacity;
+            return [x, y, width, height, opacity].join(" ");
+        });
+        const over = [...document.querySelectorAll(overlays)].filter(
+            (each) => each.checkVisibility({ opacityProperty: true, visibilityProperty: true }) && each.clientHeight);
+        window.states.add(state.join("; ") + " overlays " + over.length);
+        requestAnimationFrame(look);
+    };
+    look();
+}"""
+
+
+@contextmanager
+def served(status: str = "idle") -> Iterator[tuple[str, subprocess.Popen]]:
+    """The toy page's address and process."""
+    command = [sys.executable, str(TOY), "0", status]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=ROOT) as process:
+        try:
+            url = process.stdout.readline().strip()
+            assert url, process.stderr.read()
+            yield url, process
+        finally:
+            process.kill()
+
+
+def _steps(page: Page) -> int:
+    return int(re.search(r"(\d+) / 1000", page.inner_text(".ti-numbers")).group(1))
+
+
+def _wait_for(page: Page, step: int) -> None:
+    page.wait_for_function(
+        "step => parseInt(document.querySelector('.ti-numbers')?.innerText) >= step", arg=step, timeout=30_000
+    )
+
+
+def test_a_running_job_is_followed_without_flicker_or_jumps() -> None:
+    with served("training") as (url, _), launch() as page:
+        page.goto(url)
+        _wait_for(page, 1)
+        page.evaluate(WATCH)
+        before = _steps(page)
+        page.wait_for_timeout(10_000)
+        assert 6 <= _steps(page) - before <= 11
+        states = page.evaluate("[...window.states]")
+        assert len(states) == 1, states
+        assert states[0].endswith("overlays 0")
+        assert " 1; " in states[0], "faded"
+        page.locator("[role=tab], .tab-nav button").get_by_text("Second", exact=True).click()  # gradio 3 has no roles
+        page.wait_for_function("() => /count [1-9]/.test(document.querySelector('.toy-count')?.innerText)")
+
+
+def test_an_idle_page_asks_every_five_seconds_and_a_hidden_one_never() -> None:
+    with served("idle") as (url, _), launch() as page:
+        page.goto(url)
+        _wait_for(page, 1)
+        page.wait_for_timeout(6_000)
+        assert _steps(page) == 2
+        page.evaluate(
+            "document.querySelector('.ti-trainer').parentElement.style.display = 'none'"
+        )  # another tab of the host
+        page.wait_for_timeout(7_000)
+        page.evaluate("document.querySelector('.ti-trainer').parentElement.style.display = ''")
+        _wait_for(page, 3)
+        assert _steps(page) == 3
+
+
+def test_a_reloaded_page_finds_everything_again() -> None:
+    with served("training") as (url, _), launch() as page:
+        for _ in range(2):
+            page.goto(url)
+            _wait_for(page, 1)
+            assert _steps(page) < 3, "a new page starts from nothing seen"
+
+
+def test_nothing_is_fetched_from_elsewhere_and_nothing_goes_wrong() -> None:
+    with served() as (url, _), launch() as page:
+        asked, heard = [], complaints(page)
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(url)
+        _wait_for(page, 1)
+        outside = {each for each in asked if not each.startswith((url, "data:", "blob:"))}
+        if gradio_compat.MAJOR < 6:  # it stands in gradio's own page, which works without it
+            outside = {each for each in outside if "iframe-resizer" not in each}
+        else:
+            assert not heard
+        assert not outside
+        assert not page.locator("footer").first.is_visible()
+
+
+def test_an_error_stands_below_its_entry() -> None:
+    with served() as (url, _), launch() as page:
+        page.goto(url)
+        _wait_for(page, 1)
+        entry = page.locator("#ti_trainer_train_learning_rate").locator("input, textarea").first
+        entry.fill("")
+        error = page.locator(".ti-field-error")
+        error.wait_for()
+        assert error.inner_text() == "Learning rate: found nothing, expected a number."
+        assert 0 <= error.bounding_box()["y"] - entry.bounding_box()["y"] - entry.bounding_box()["height"] < 40
+        entry.fill("0.005")
+        error.wait_for(state="hidden")
+
+
+@pytest.mark.parametrize(("width", "side_by_side"), [(390, False), (1280, True)])
+def test_columns_fit_the_window(width: int, side_by_side: bool) -> None:
+    with served() as (url, _), launch(width=width) as page:
+        page.goto(url)
+        _wait_for(page, 1)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        form = page.locator("#ti_trainer_train_max_steps").bounding_box()
+        assert (page.locator(".toy-below").first.bounding_box()["x"] > form["x"] + form["width"]) is side_by_side
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
+def test_ctrl_c_ends_it_quietly() -> None:
+    with served("training") as (url, process), launch() as page:
+        page.goto(url)
+        _wait_for(page, 1)
+        process.send_signal(signal.SIGINT)  # while a page is open
+        _, said = process.communicate(timeout=15)
+        assert process.returncode == 0, said
+        assert "Traceback" not in said
+
+
+def test_a_port_that_is_taken_is_refused_and_passed_over() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} taken"):
+            _listen("127.0.0.1", port)
+    with _listen("127.0.0.1", None) as first, _listen("127.0.0.1", None) as second:
+        assert 7860 <= first.getsockname()[1] < second.getsockname()[1]
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1"):
+        _listen("192.0.2.1", None)

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("gradio")  # the page is all that needs it
+
+import gradio as gr
+
+from ti_trainer.config import options
+from ti_trainer.ui.widgets import error_update, widget
+
+OPTIONS = {each.name: each for each in options()}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_has_a_widget(name: str) -> None:
+    option = OPTIONS[name]
+    with gr.Blocks():
+        component, error = widget(option)
+    assert component.value == option.default
+    assert (component.label, component.info, component.elem_id) == (option.label, option.help, f"ti_trainer_train_{name}")
+    assert component.do_not_save_to_config
+    assert not error.visible
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("max_steps", "Number"),
+        ("preview_cfg_scale", "Number"),
+        ("learning_rate", "Textbox"),
+        ("save_cards", "Checkbox"),
+        ("clip_grad", "Radio"),
+        ("precision", "Dropdown"),
+    ],
+)
+def test_kinds(name: str, kind: str) -> None:
+    with gr.Blocks():
+        assert type(widget(OPTIONS[name])[0]).__name__ == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "typed"), [("max_steps", 5), ("seed", 2**32 - 1), ("tag_dropout", 0.5), ("precision", "bf16")]
+)
+def test_what_a_widget_hands_over_is_what_the_option_takes(name: str, typed: object) -> None:
+    with gr.Blocks():
+        component, _ = widget(OPTIONS[name])
+    value = component.preprocess(typed)
+    assert value == typed
+    OPTIONS[name].check(value)
+
+
+def test_a_list_for_a_text_takes_other_values_too() -> None:
+    with gr.Blocks():
+        component, _ = widget(OPTIONS["template"], "C:\\a\\ü.txt", choices=["subject", "style"], elem_prefix="other_")
+    assert component.value == "C:\\a\\ü.txt"
+    assert component.allow_custom_value
+    assert component.elem_id == "other_template"
+
+
+def test_an_error_comes_and_goes() -> None:
+    shown, gone = error_update("found <b>"), error_update(None)
+    assert "found &lt;b&gt;" in shown["value"]
+    assert (shown["visible"], gone["visible"], gone["value"]) == (True, False, "")

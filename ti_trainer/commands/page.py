@@ -1,0 +1,77 @@
+"""page: the page in a browser, on this computer (what happens without a command)."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ti_trainer import embedded, embeddings_dir
+from ti_trainer.commands.common import add_host_arguments, host_of
+from ti_trainer.commands.demo import CONFIG, INIT_TEXT, NAME
+from ti_trainer.hosts.diffusers.host import StandaloneHost
+from ti_trainer.training.job import Job
+
+if TYPE_CHECKING:
+    from ti_trainer.ui.page import Prefilled
+
+HELP = "open the page in a browser: everything by mouse (what happens without a command)"
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what it takes."""
+    parser.add_argument("--address", default="127.0.0.1", help="who may reach it; 0.0.0.0: everyone on the network, without "
+                        "a password (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--port", type=int, metavar="N", help="(default: the first free one from 7860 on)")
+    parser.add_argument("--no-browser", action="store_true", help="only say where it is")
+    parser.add_argument(
+        "--images-dir",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="with --address: where data sets may lie; may be given several times (default: the folder it is started in)",
+    )
+    add_host_arguments(parser, logs=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C; a run that is going on then is stopped and kept."""
+    from ti_trainer.ui.app import serve  # gradio takes seconds to import
+    from ti_trainer.ui.layout import build
+    from ti_trainer.ui.page import Page
+
+    host = host_of(args)
+    if args.address not in LOCAL:
+        host.folders = [embedded.DEMO, *(args.images_dir or [Path.cwd()])]
+    print(f"Loading the model {args.model!r}.", flush=True)
+    host.open_model()
+    job = Job()
+    page = Page(host, job, prefilled(host))
+    try:
+        serve(
+            build(page),
+            address=args.address,
+            port=args.port,
+            open_browser=not args.no_browser,
+            ready=lambda url: print(f"The page is at {url} - Ctrl-C here ends it.", flush=True),
+        )
+    finally:
+        if job.snapshot().active:
+            logging.getLogger(__name__).info("Stopping the training; what was learned is kept.")
+            job.stop()
+            job.wait()
+    return 0
+
+
+def prefilled(host: StandaloneHost) -> Prefilled | None:
+    """On the embedded model the demonstration's word, created if need be, and its pictures."""
+    from ti_trainer.ui.page import Prefilled
+
+    if host.model != "embedded":
+        return None
+    if embeddings_dir.find(host.embeddings_dir, NAME) is None:
+        embeddings_dir.create(host.embeddings_dir, host.open_model(), NAME, INIT_TEXT, 2)
+    return Prefilled(NAME, INIT_TEXT, embedded.DEMO, CONFIG)

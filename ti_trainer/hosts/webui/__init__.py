@@ -1,0 +1,1 @@
+"""Stable Diffusion as the AUTOMATIC1111 WebUI has it loaded."""

@@ -1,0 +1,91 @@
+"""A picture by the WebUI's own sampling, with our words in its prompts. Imported only inside the WebUI.
+
+Whoever calls holds the queue; the host's `process_images` does not take it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from modules import devices, sd_models, sd_samplers, shared
+from modules.processing import StableDiffusionProcessingTxt2Img, process_images
+from modules.sd_hijack import model_hijack
+from modules.textual_inversion.textual_inversion import Embedding
+from PIL import Image
+
+from ti_trainer.errors import TrainingError
+from ti_trainer.host import Drawing
+from ti_trainer.hosts.webui.borrowed import attributes
+from ti_trainer.hosts.webui.model import WebuiModel
+from ti_trainer.hosts.webui.text import registered
+from ti_trainer.hosts.webui.turn import rng_kept, state_kept
+from ti_trainer.model import Vectors
+
+
+def draw(model: WebuiModel, drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
+    """Generate, also in the middle of training, which goes on afterwards as if nothing had been.
+
+    An interrupt meanwhile gives the picture as far as it is.
+    """
+    embeddings = {name: _embedding(name, vectors, model) for name, vectors in words.items()}
+    tiling = model_hijack.circular_enabled
+    no_traces = attributes([(shared.cmd_opts, "no_prompt_history", True)])  # the last prompt is the user's, not ours
+    with model.lent_back(), rng_kept(), state_kept(), no_traces, registered(model.text.stage, embeddings):
+        try:
+            pictures = process_images(_processing(model, drawing)).images
+        except devices.NansException as error:
+            message = f"The preview could not be drawn: {error}"
+            raise TrainingError(message) from error
+        finally:
+            model_hijack.apply_circular(tiling)
+            model_hijack.clear_comments()
+            shared.total_tqdm.clear()
+    if not pictures:
+        message = "The WebUI was interrupted before it drew anything of the preview."
+        raise TrainingError(message)
+    return pictures[0]
+
+
+def forget_conditioning() -> None:
+    """The host remembers the last prompt's conditioning, and would not notice that a word in it means something else now."""
+    for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
+        if hasattr(StableDiffusionProcessingTxt2Img, name):
+            owner = next(each for each in StableDiffusionProcessingTxt2Img.__mro__ if name in vars(each))
+            setattr(owner, name, [None, None])
+
+
+def _processing(model: WebuiModel, drawing: Drawing) -> StableDiffusionProcessingTxt2Img:
+    p = StableDiffusionProcessingTxt2Img(
+        sd_model=model.sd_model,
+        do_not_save_samples=True,
+        do_not_save_grid=True,
+        do_not_reload_embeddings=True,
+        prompt=drawing.prompt,
+        negative_prompt=drawing.negative_prompt,
+        steps=drawing.steps,
+        cfg_scale=drawing.cfg_scale,
+        seed=drawing.seed,
+        width=drawing.width or model.default_size_px,
+        height=drawing.height or model.default_size_px,
+        sampler_name=drawing.sampler or sd_samplers.visible_samplers()[0].name,
+        scheduler="Automatic",
+        restore_faces=False,
+        tiling=False,
+        override_settings=_same_checkpoint(model),
+    )
+    p.cached_c, p.cached_uc = [None, None], [None, None]  # not the host's own, which do not look at vectors
+    return p
+
+
+def _same_checkpoint(model: WebuiModel) -> dict[str, str]:
+    """Should another one have been chosen meanwhile, it is loaded when our turn is over, and not in the middle of it."""
+    ours = model.sd_model.sd_checkpoint_info
+    chosen = sd_models.select_checkpoint()
+    return {} if chosen.filename == ours.filename else {"sd_model_checkpoint": ours.title}
+
+
+def _embedding(name: str, vectors: Vectors, model: WebuiModel) -> Embedding:
+    vec = vectors[model.text.encoder].detach().to(model.device)
+    embedding = Embedding(vec, name)
+    embedding.vectors, embedding.shape = vec.shape
+    return embedding

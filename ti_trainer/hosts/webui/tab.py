@@ -1,0 +1,51 @@
+"""Our tab in the WebUI and our section of its settings. Imported only inside the WebUI.
+
+This module stays imported over "Reload UI": so a run goes on, and the new page finds it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules import shared
+
+from ti_trainer.hosts.webui.host import WebuiHost
+from ti_trainer.training.job import Job
+from ti_trainer.ui.layout import build
+from ti_trainer.ui.page import Page
+
+TXT2IMG = {  # our option -> the component of the host's txt2img tab that says the same
+    "preview_prompt": "txt2img_prompt",
+    "preview_negative_prompt": "txt2img_neg_prompt",
+    "preview_sampling_steps": "txt2img_steps",
+    "preview_sampler": "txt2img_sampling",
+    "preview_cfg_scale": "txt2img_cfg_scale",
+    "preview_seed": "txt2img_seed",
+    "preview_width": "txt2img_width",
+    "preview_height": "txt2img_height",
+}
+SECTION = ("ti_trainer", "TI Trainer")
+JOB = Job()
+_components: dict[str, Any] = {}
+
+
+def note_component(component: Any, **given: Any) -> None:
+    """Remember the components of the txt2img tab, which is made before ours; those of an earlier page are forgotten."""
+    elem_id = given.get("elem_id") or getattr(component, "elem_id", None)
+    if elem_id in TXT2IMG.values():
+        _components[elem_id] = component
+
+
+def add_settings() -> None:
+    """What is a matter of the installation rather than of a run."""
+    about = "relative to the WebUI's data folder; empty: textual_inversion"
+    shared.opts.add_option(
+        "ti_trainer_log_dir", shared.OptionInfo("", "Folder for runs of training", section=SECTION).info(about)
+    )
+
+
+def tabs() -> list[tuple[Any, str, str]]:
+    """For on_ui_tabs: the page, the tab's label and its id."""
+    txt2img = {option: _components[elem_id] for option, elem_id in TXT2IMG.items() if elem_id in _components}
+    page = Page(WebuiHost(), JOB, txt2img=txt2img)
+    return [(build(page), "Textual Inversion", "ti_trainer")]

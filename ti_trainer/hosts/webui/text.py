@@ -1,0 +1,200 @@
+"""Prompts through the WebUI's own text encoder, with our words' vectors spliced in and a gradient to them.
+
+The host cuts a prompt into chunks and weighs its parts (`stage.tokenize_line`), and puts vectors among the token
+embeddings (`hijack.fixes`); here its settings are those of one moment, and nothing is left in its lists of what was used.
+Knows none of its modules: whoever makes a PromptEncoder hands over what it needs.
+
+B prompts of up to n chunks of T = 77 tokens, V vectors, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ti_trainer.embedding import encoder_of_width
+from ti_trainer.errors import ConfigError
+from ti_trainer.model import Vectors
+from ti_trainer.prompts import CHUNK, Splice, TokenizedPrompt
+
+REMEMBERED = 4096  # prompts; shuffled tags make nearly every one a new one
+Emphasize = Callable[[Tensor, Sequence[int], Sequence[float]], Tensor]
+
+
+@dataclass(frozen=True)
+class _Word:
+    """Stands for a word of ours while the host cuts a prompt; `vectors` is what it calls their number."""
+
+    name: str
+    vectors: int
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    ids: tuple[int, ...]
+    multipliers: tuple[float, ...]
+    fixes: tuple[tuple[int, Any], ...]  # offset without the beginning-of-text token, and the host's embedding or a _Word
+
+
+@contextmanager
+def registered(stage: Any, embeddings: Mapping[str, Any]) -> Iterator[None]:
+    """The host's database knows these embeddings too; afterwards it is as it was. Only while nobody else uses the host."""
+    database = stage.hijack.embedding_db
+    names, lookup = _with(stage, embeddings)
+    before = database.word_embeddings, database.ids_lookup
+    database.word_embeddings, database.ids_lookup = names, lookup
+    try:
+        yield
+    finally:
+        if any(names.get(name) is not embedding for name, embedding in embeddings.items()):
+            for old, new in zip(before, (names, lookup), strict=True):  # its folder was read anew meanwhile: that counts
+                old.clear()
+                old.update(new)
+        database.word_embeddings, database.ids_lookup = before
+
+
+def _with(stage: Any, embeddings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int, Any]]:
+    """The host's tables of embeddings by name and by first token, with these before its own of the same tokens."""
+    database = stage.hijack.embedding_db
+    names = {**database.word_embeddings, **embeddings}
+    lookup = {
+        first: [each for each in pairs if each[1].name not in embeddings] for first, pairs in database.ids_lookup.items()
+    }
+    for name, embedding in embeddings.items():
+        ids = stage.tokenize([name])[0]
+        if not ids:
+            message = f"The name {name!r} says nothing to the text encoder, so no prompt can hold it: choose another."
+            raise ConfigError(message)
+        pairs = [(ids, embedding), *lookup.get(ids[0], ())]
+        lookup[ids[0]] = sorted(pairs, key=lambda pair: len(pair[0]), reverse=True)
+    return names, lookup
+
+
+def _view(stage: Any, embeddings: Mapping[str, Any]) -> Any:
+    """The same encoder with a database of its own, so that prompts can be cut at any time, whoever is generating."""
+    view = copy(stage)
+    view.hijack = copy(stage.hijack)
+    view.hijack.embedding_db = database = copy(stage.hijack.embedding_db)
+    database.word_embeddings, database.ids_lookup = _with(stage, embeddings)
+    return view
+
+
+@dataclass
+class PromptEncoder:
+    """The host's `cond_stage_model` with one CLIP. `emphasize(hidden (1, T, D), ids, multipliers)` weighs its parts."""
+
+    stage: Any
+    device: torch.device
+    emphasize: Emphasize
+    clip_skip: int = 1
+    _cut: dict[tuple[object, ...], tuple[tuple[_Chunk, ...], Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Find the table of token embeddings: no other has as many rows. Refuse a clip skip beyond the first layer."""
+        tables = (each for each in self.stage.modules() if isinstance(each, nn.Embedding))
+        self._table = max(tables, key=lambda each: each.num_embeddings)
+        self.encoder = encoder_of_width(self._table.embedding_dim)
+        self.widths = {self.encoder: self._table.embedding_dim}
+        layers = self.stage.wrapped.transformer.config.num_hidden_layers if self._is_clip else self.clip_skip
+        if not 1 <= self.clip_skip <= layers:
+            message = (
+                f"Clip skip: found {self.clip_skip}, expected 1 to {layers}, the layers of this model's text encoder. "
+                "Lower it in Settings, Stable Diffusion."
+            )
+            raise ConfigError(message)
+
+    def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
+        """What is fed for a prompt; the host's own embeddings in it are places too."""
+        chunks, _ = self._chunks(prompt, words)
+        splices = [
+            Splice(number, offset + 1, each.name) for number, chunk in enumerate(chunks) for offset, each in chunk.fixes
+        ]
+        return TokenizedPrompt(tuple(chunk.ids for chunk in chunks), tuple(splices))
+
+    def token_text(self, token_id: int) -> str:
+        """Its letters, where the encoder's tokenizer can tell them."""
+        tokenizer = getattr(self.stage.wrapped, "tokenizer", None)  # SD 2.x has none of its own
+        return tokenizer.convert_ids_to_tokens(token_id).removesuffix("</w>") if tokenizer else ""
+
+    def token_embeddings(self, text: str) -> Tensor:
+        """(m, D) float32 on the CPU."""
+        return self._table.weight[self.stage.tokenize([text])[0]].detach().float().cpu()
+
+    def __call__(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> Tensor:
+        """(B, n T, D). Each prompt is weighed by itself, as when one picture is generated. Only while it is our turn."""
+        cut = [self._chunks(prompt, words) for prompt in prompts]
+        longest = max(len(chunks) for chunks, _ in cut)
+        empty = self._chunks("", {})
+        cut = [_padded(each, empty, longest) for each in cut]
+        vectors = {name: SimpleNamespace(name=name, vec=each[self.encoder].to(self.device)) for name, each in words.items()}
+        chunks = [chunk for each, _ in cut for chunk in each]
+        self.stage.hijack.fixes = [
+            [(offset, vectors[each.name] if isinstance(each, _Word) else each) for offset, each in chunk.fixes]
+            for chunk in chunks
+        ]
+        try:
+            hidden = self._transform(torch.cat([ids for _, ids in cut]))  # (B n, T, D)
+        finally:
+            self.stage.hijack.fixes = None
+        if any(each != 1 for chunk in chunks for each in chunk.multipliers):
+            hidden = torch.cat([self._weighed(row[None], chunk) for row, chunk in zip(hidden, chunks, strict=True)])
+        return hidden.reshape(len(prompts), -1, hidden.shape[-1])
+
+    @property
+    def _is_clip(self) -> bool:
+        return hasattr(self.stage.wrapped, "transformer")
+
+    def _weighed(self, hidden: Tensor, chunk: _Chunk) -> Tensor:
+        if all(each == 1 for each in chunk.multipliers):
+            return hidden
+        return self.emphasize(hidden, chunk.ids, chunk.multipliers)
+
+    def _transform(self, ids: Tensor) -> Tensor:
+        """The layers of the host's encoder; clip skip is ours, since its setting may be changed during a run."""
+        if not self._is_clip:
+            return self.stage.encode_with_transformers(ids)
+        transformer = self.stage.wrapped.transformer
+        if self.clip_skip == 1:
+            return transformer(input_ids=ids).last_hidden_state
+        states = transformer(input_ids=ids, output_hidden_states=True).hidden_states
+        return transformer.text_model.final_layer_norm(states[-self.clip_skip])
+
+    def _chunks(self, prompt: str, words: Mapping[str, Vectors]) -> tuple[tuple[_Chunk, ...], Tensor]:
+        """A prompt's chunks and their ids (n, T) on the device."""
+        counts = {name: len(vectors[self.encoder]) for name, vectors in words.items()}
+        key = (prompt, *counts.items())
+        if key not in self._cut:
+            _check_counts(counts)
+            view = _view(self.stage, {name: _Word(name, count) for name, count in counts.items()})
+            chunks = tuple(self._read(chunk) for chunk in view.tokenize_line(prompt)[0])
+            if len(self._cut) >= REMEMBERED:
+                self._cut.clear()
+            self._cut[key] = chunks, torch.tensor([chunk.ids for chunk in chunks], device=self.device)
+        return self._cut[key]
+
+    def _read(self, chunk: Any) -> _Chunk:
+        """The host's chunk; SD 2.x fills up with another id than the end of text."""
+        ids, end, pad = list(chunk.tokens), self.stage.id_end, self.stage.id_pad
+        if end != pad:
+            first = ids.index(end) + 1
+            ids[first:] = [pad] * (len(ids) - first)
+        return _Chunk(tuple(ids), tuple(chunk.multipliers), tuple((offset, each) for offset, each in chunk.fixes))
+
+
+def _padded(cut: tuple[tuple[_Chunk, ...], Tensor], empty: tuple[tuple[_Chunk, ...], Tensor], count: int) -> Any:
+    missing = count - len(cut[0])
+    return (cut[0] + empty[0] * missing, torch.cat([cut[1], *[empty[1]] * missing])) if missing else cut
+
+
+def _check_counts(counts: Mapping[str, int]) -> None:
+    for name, count in counts.items():
+        if count > CHUNK:
+            message = f"The embedding {name!r} has {count} vectors: a prompt has room for {CHUNK} at a time."
+            raise ConfigError(message)

@@ -1,0 +1,91 @@
+"""Our turn in the WebUI's queue, and what its own page and API show of it. Imported only inside the WebUI.
+
+Knows nothing of training: how far we are comes in as numbers and text.
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from modules import progress, shared
+from modules.call_queue import queue_lock
+from PIL import Image
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class WebuiTurn:
+    """`task` is what the host's progress API knows us by."""
+
+    task: str
+
+    def interrupted(self) -> bool:
+        """Whether Interrupt or its gentler kin was pressed."""
+        return shared.state.interrupted or shared.state.stopping_generation
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """For the progress bar. The host shows the text as HTML, and a text of one line in the bar too."""
+        shared.state.job_no, shared.state.job_count = done, max(1, total)
+        shared.state.textinfo = html.escape(text, quote=False)
+
+    def show(self, picture: Image.Image) -> None:
+        """For the live preview."""
+        shared.state.assign_current_image(picture)
+
+
+@contextmanager
+def taken() -> Iterator[WebuiTurn]:
+    """Wait in the queue and hold it. Nothing within may take it again: a checkpoint change, say, or the host's own API."""
+    turn = WebuiTurn(f"task(ti-trainer-{next(_numbers)})")
+    progress.add_task_to_queue(turn.task)
+    try:
+        with queue_lock, rng_kept():
+            shared.state.begin(job=turn.task)
+            shared.state.sampling_steps = 0
+            progress.start_task(turn.task)
+            try:
+                yield turn
+            finally:
+                shared.state.end()
+                shared.state.skipped = shared.state.interrupted = shared.state.stopping_generation = False
+    finally:
+        progress.pending_tasks.pop(turn.task, None)
+        progress.finish_task(turn.task)
+
+
+@contextmanager
+def rng_kept() -> Iterator[None]:
+    """The global random numbers go on afterwards where they were."""
+    before = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+@contextmanager
+def state_kept() -> Iterator[None]:
+    """Drawing counts jobs and steps for itself: afterwards they are ours again. An interrupt stays, whenever it came."""
+    names = ("job", "job_no", "job_count", "job_timestamp", "processing_has_refined_job_count", "textinfo")
+    steps = ("sampling_step", "sampling_steps", "current_latent", "current_image_sampling_step")
+    before = {name: getattr(shared.state, name) for name in (*names, *steps)}
+    interrupted = shared.state.interrupted, shared.state.stopping_generation
+    shared.state.interrupted = shared.state.stopping_generation = shared.state.skipped = False
+    try:
+        yield
+    finally:
+        shared.state.interrupted |= interrupted[0]
+        shared.state.stopping_generation |= interrupted[1]
+        shared.state.skipped = False
+        for name, value in before.items():
+            setattr(shared.state, name, value)

@@ -1,0 +1,98 @@
+"""What the page does, for scripts: named endpoints, to be called with gradio_client. Says no more than the page shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ti_trainer.config import TrainConfig, options
+from ti_trainer.data.prompts import templates
+from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.training.session import Session
+from ti_trainer.ui.create import create
+from ti_trainer.ui.gradio_compat import listen, unsaved
+from ti_trainer.ui.page import Page
+
+PREFIX = "ti_trainer_"
+
+
+def panel(page: Page) -> None:
+    """Buttons that nobody sees, since an endpoint is the handler of one."""
+    with gr.Row(elem_classes=["ti-hidden"]):
+        name, text, images = (unsaved(gr.Textbox(label=label)) for label in ("name", "init_text", "images"))
+        settings = unsaved(gr.Textbox(label="options", value="{}"))
+        num_vectors = unsaved(gr.Number(label="num_vectors", value=2, precision=0))
+        overwrite = unsaved(gr.Checkbox(label="overwrite"))
+        said, state = unsaved(gr.Textbox(label="result")), gr.JSON(label="status")
+        endpoints = {
+            "create": (lambda *given: create(page, *given), [name, text, num_vectors, overwrite], [said]),
+            "train": (lambda *given: train(page, *given), [name, images, settings], [state]),
+            "status": (lambda: status(page), [], [state]),
+            "stop": (lambda: asked(page, page.job.stop), [], [state]),
+            "pause": (lambda: asked(page, page.job.pause), [], [state]),
+            "resume": (lambda: asked(page, page.job.resume), [], [state]),
+        }
+        for endpoint, (act, inputs, outputs) in endpoints.items():
+            button = unsaved(gr.Button(endpoint))
+            listen(button.click, _refusing(act), inputs, outputs, api_name=PREFIX + endpoint, queue=False)
+
+
+def train(page: Page, name: str, images: str, settings: str) -> dict[str, Any]:
+    """Start a run; `settings` is JSON of options by the names that the settings file has. Returns `status`."""
+    try:
+        given = json.loads(settings or "{}")
+    except ValueError as error:
+        message = f'The options are not JSON ({error}): expected such as {{"max_steps": 300}}.'
+        raise ConfigError(message) from error
+    unknown = set(given) - {option.name for option in options()} if isinstance(given, dict) else {"a list"}
+    if unknown:
+        message = (
+            f"Unknown options: found {', '.join(sorted(unknown))}, expected an object with options of the settings file."
+        )
+        raise ConfigError(message)
+    own = {each: value for each, value in page.host.defaults.items() if each in page.host.fixed}
+    config = TrainConfig.from_dict({**page.host.defaults, **given, **own})
+    if config.template not in templates(page.host.template_dirs):
+        message = f"There is no prompt template {config.template!r}: expected one of those that the page lists."
+        raise ConfigError(message, "template")
+    page.job.start(Session(page.host, name, Path(images), config))
+    return status(page)
+
+
+def status(page: Page) -> dict[str, Any]:
+    """How far the run is."""
+    now = page.job.snapshot()
+    return {
+        "status": now.status,
+        "name": now.name,
+        "message": now.message,
+        "step": now.step,
+        "max_steps": now.max_steps,
+        "epoch": now.epoch,
+        "steps_per_second": round(now.steps_per_second, 4),
+        "seconds_left": now.seconds_left if now.active else None,
+        "loss": now.loss[-1][1] if now.loss else None,
+        "run": str(now.run.path) if now.run else None,
+        "embedding": str(now.result.embedding_file) if now.result else None,
+    }
+
+
+def asked(page: Page, act: Any) -> dict[str, Any]:
+    """Ask for something and tell the status."""
+    act()
+    return status(page)
+
+
+def _refusing(act: Any) -> Any:
+    """Gradio shows the words of its own errors only."""
+
+    def acting(*given: Any) -> Any:
+        try:
+            return act(*given)
+        except TITrainerError as error:
+            raise gr.Error(str(error)) from error
+
+    return acting

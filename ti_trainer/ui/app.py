@@ -1,0 +1,75 @@
+"""Serve the page without the WebUI: a port, our style and script, nothing from elsewhere. Knows no panels."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+
+from ti_trainer.errors import ConfigError
+from ti_trainer.ui.gradio_compat import MAJOR, theme
+
+ROOT = Path(__file__).parents[2]
+PORTS = range(7860, 7960)
+TAKEN = (errno.EADDRINUSE, errno.EACCES)  # the second: Windows keeps ranges of ports for itself
+FOOTER = "footer { display: none !important; }"
+
+
+def serve(
+    blocks: gr.Blocks,
+    *,
+    address: str = "127.0.0.1",
+    port: int | None = None,
+    open_browser: bool = False,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until Ctrl-C. `ready` is told the address to open. ConfigError if the port or the address cannot be had."""
+    with _listen(address, port) as listener:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104  # only compared with
+        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+        config = uvicorn.Config(_mounted(blocks), log_level="warning", timeout_graceful_shutdown=1)
+        if ready:
+            ready(url)
+        if open_browser:
+            webbrowser.open(url)
+        with contextlib.suppress(KeyboardInterrupt):  # newer versions of uvicorn raise it again when they have ended
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(address: str, port: int | None) -> socket.socket:
+    """A socket that listens already: what asks before the server runs waits, and nobody can take the port meanwhile."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    for each in PORTS if port is None else (port,):
+        try:
+            return socket.create_server((address, each), family=family)
+        except OSError as error:  # noqa: PERF203  # a hundred times at most
+            if error.errno not in TAKEN:
+                message = f"Address {address}: found that this machine cannot serve there ({error.strerror}); try 127.0.0.1."
+                raise ConfigError(message) from error
+    found = f"ports {PORTS.start} to {PORTS.stop - 1}" if port is None else f"port {port}"
+    message = f"Page: found {found} taken, expected a free one. Choose another, or end the program that uses it."
+    raise ConfigError(message)
+
+
+def _mounted(blocks: gr.Blocks) -> FastAPI:
+    """The page as an app. The WebUI adds style.css and javascript/ by itself, so this is done only here."""
+    style = (ROOT / "style.css").read_text(encoding="utf-8") + FOOTER
+    script = (ROOT / "javascript" / "ti_trainer.js").read_text(encoding="utf-8")
+    app = FastAPI(openapi_url=None)
+    if MAJOR >= 6:
+        head = f"<style>{style}</style><script>{script}</script>"
+        return gr.mount_gradio_app(app, blocks, "/", head=head, theme=theme(), footer_links=[], run_history=False)
+    blocks.css = style
+    with blocks:
+        if MAJOR == 3:
+            blocks.load(None, _js=f"() => {{ {script} }}")
+        else:
+            blocks.load(None, js=f"() => {{ {script} }}")
+    return gr.mount_gradio_app(app, blocks.queue(), "/")

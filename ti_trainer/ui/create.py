@@ -1,0 +1,160 @@
+"""The panel Create embedding: a name that is checked as it is typed, a text to start from, and a file at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ti_trainer import embeddings_dir
+from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.files import checked_name
+from ti_trainer.prompts import CHUNK
+from ti_trainer.ui.gradio_compat import listen, unsaved
+from ti_trainer.ui.page import Page
+from ti_trainer.ui.render import facts, notice
+
+
+@dataclass(frozen=True)
+class Create:
+    """What other panels need of this one."""
+
+    name: Any
+    outcome: Any
+    event: Any  # something may follow it with .then
+
+
+def panel(page: Page) -> Create:
+    """The form and what happens with it."""
+    start = page.prefilled
+    with gr.Row(elem_classes=["ti-columns"]):
+        with gr.Column(elem_classes=["ti-form"]):
+            name = gr.Textbox(
+                label="Name",
+                info="The new word, which is also the file's name. Take something that no prompt contains by chance.",
+                placeholder="my-cat",
+                elem_id="ti_trainer_create_name",
+                max_lines=1,
+            )
+            about_name = gr.HTML(elem_id="ti_trainer_create_about_name", elem_classes=["ti-note"])
+            init_text = gr.Textbox(
+                label="Initialization text",
+                info="What it is near to, in a word or two: the vectors begin as these. Empty: they begin at zero.",
+                value=start.init_text if start else "*",
+                elem_id="ti_trainer_create_init_text",
+                max_lines=1,
+            )
+            about_text = gr.HTML(elem_id="ti_trainer_create_about_text", elem_classes=["ti-note"])
+            num_vectors = gr.Slider(
+                minimum=1,
+                maximum=CHUNK,
+                step=1,
+                value=2,
+                label="Number of vectors per token",
+                info="Tokens of a prompt that it takes: more can hold more, and want more pictures. 1 to 8 is usual.",
+                elem_id="ti_trainer_create_num_vectors",
+            )
+            overwrite = gr.Checkbox(
+                label="Overwrite Old Embedding",
+                info="Replace an embedding of that name; what it had learned is gone.",
+                value=False,
+                elem_id="ti_trainer_create_overwrite",
+            )
+            button = gr.Button("Create embedding", variant="primary", elem_id="ti_trainer_create_button")
+        with gr.Column(elem_classes=["ti-results"]):
+            outcome = gr.HTML(elem_id="ti_trainer_create_outcome")
+            with gr.Accordion("Embeddings that cannot be used with this model", open=False):
+                look = gr.Button("Look through the embeddings folder", elem_id="ti_trainer_survey_button")
+                skipped = gr.HTML(elem_id="ti_trainer_survey")
+    for each in (name, init_text, num_vectors, overwrite):
+        unsaved(each)
+    listen(name.change, lambda *given: about_the_name(page, *given), [name, overwrite], [about_name], queue=False)
+    listen(overwrite.change, lambda *given: about_the_name(page, *given), [name, overwrite], [about_name], queue=False)
+    listen(
+        init_text.change, lambda *given: about_the_text(page, *given), [init_text, num_vectors], [about_text], queue=False
+    )
+    listen(
+        num_vectors.change, lambda *given: about_the_text(page, *given), [init_text, num_vectors], [about_text], queue=False
+    )
+    listen(look.click, lambda: survey(page), [], [skipped], show_progress="minimal")
+    inputs = [name, init_text, num_vectors, overwrite]
+    event = listen(button.click, lambda *given: outcome_of(page, *given), inputs, [outcome], show_progress="minimal")
+    return Create(name, outcome, event)
+
+
+def create(page: Page, name: str, init_text: str, num_vectors: float, overwrite: bool) -> str:
+    """Create it and say where; TITrainerError if that cannot be."""
+    if page.job.snapshot().active:
+        message = "A training is going on, and the model is busy with it: create embeddings before or after."
+        raise ConfigError(message)
+    name, host = name.strip(), page.host
+    checked_name(name)
+    with host.lock():
+        model = host.open_model()
+        path = embeddings_dir.create(
+            host.embeddings_dir, model, name, init_text or "", int(num_vectors or 0), overwrite=overwrite
+        )
+        host.embeddings_changed()
+    tokens = len(next(iter(model.token_embeddings(init_text or "").values())))
+    start = f"as {init_text!r} ({tokens} tokens)" if init_text else "at zero"
+    return f"Created {name} with {int(num_vectors)} vectors, which begin {start}: {path}. It is chosen on the Train page."
+
+
+def outcome_of(page: Page, *given: Any) -> str:
+    """What came of it, for people."""
+    try:
+        return notice("good", create(page, *given))
+    except TITrainerError as error:
+        return notice("error", str(error).replace(" (--overwrite)", " (Overwrite Old Embedding)"))
+
+
+def about_the_name(page: Page, name: str, overwrite: bool) -> str:
+    """Whether it is legal, free, and no word of common prompts."""
+    name = (name or "").strip()
+    if not name:
+        return ""
+    try:
+        checked_name(name)
+        existing = embeddings_dir.find(page.host.embeddings_dir, name)
+        if existing is not None and not overwrite:
+            return notice("error", f"There is an embedding {name} already: choose another name, or tick Overwrite.")
+        if embeddings_dir.swallows(page.host.open_model(), name):
+            return notice("warning", f"Every prompt that contains {name} would mean this embedding: better my-{name}.")
+    except TITrainerError as error:
+        return notice("error", str(error))
+    if existing is not None:
+        return notice("warning", f"{existing.name} will be replaced; what it has learned is gone then.")
+    return notice("good", "This name is free.")
+
+
+def about_the_text(page: Page, text: str, num_vectors: float) -> str:
+    """How many tokens it has, and what that means for the vectors."""
+    try:
+        tokens = len(next(iter(page.host.open_model().token_embeddings(text or "").values())))
+    except TITrainerError as error:
+        return notice("error", str(error))
+    if not tokens:
+        return notice("info", "No token: the vectors begin at zero, and learning takes longer.")
+    said = "1 token" if tokens == 1 else f"{tokens} tokens"
+    if tokens > num_vectors:
+        return notice("warning", f"{said}, but only {int(num_vectors)} vectors: some words are left out.")
+    return notice("info", said if tokens == num_vectors else f"{said} for {int(num_vectors)} vectors: tokens are repeated.")
+
+
+def survey(page: Page) -> str:
+    """Files of the embeddings folder that the model cannot use, each with the reason."""
+    try:
+        found = list(embeddings_dir.survey(page.host.embeddings_dir, page.host.open_model()))
+    except TITrainerError as error:
+        return notice("error", str(error))
+    cannot = [(each.path.name, each.reason) for each in found if each.embedding is None and not _is_picture(each)]
+    usable = sum(each.embedding is not None for each in found)
+    if not cannot:
+        return notice("good", f"All {usable} embeddings can be used with {page.host.describe()}.")
+    return notice("info", f"{usable} can be used, {len(cannot)} cannot:") + facts(cannot)
+
+
+def _is_picture(found: embeddings_dir.Found) -> bool:
+    """Pictures beside embeddings are mostly just that."""
+    return found.path.suffix.lower() in (".png", ".webp")

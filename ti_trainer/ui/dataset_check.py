@@ -1,0 +1,81 @@
+"""A look at the data set before a run: what is there, what is likely to go wrong, and prompts as they will be fed."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from typing import Any
+
+import gradio as gr
+
+from ti_trainer import embeddings_dir
+from ti_trainer.data.look import Look, look
+from ti_trainer.data.prompts import load_template
+from ti_trainer.errors import TITrainerError
+from ti_trainer.model import DiffusionModel, check_fits
+from ti_trainer.prompts import PLACEHOLDER_ID, TokenizedPrompt
+from ti_trainer.ui.gradio_compat import listen
+from ti_trainer.ui.render import Token, facts, notice, prompt_table
+from ti_trainer.ui.train import TrainForm
+
+
+def panel(form: TrainForm) -> Any:
+    """Put what the form's button Check data set shows; returns the part of the page that it unfolds."""
+    with gr.Accordion("Data set", open=True, visible=False, elem_id="ti_trainer_look") as part:
+        found = gr.HTML(elem_id="ti_trainer_look_found")
+        pictures = gr.Gallery(
+            label="Pictures",
+            show_label=False,
+            columns=4,
+            height=320,
+            object_fit="contain",
+            elem_id="ti_trainer_look_pictures",
+        )
+        with gr.Accordion("Ten prompts as they will be fed", open=False):
+            prompts = gr.HTML(elem_id="ti_trainer_look_prompts")
+
+    def check(*given: Any) -> list[Any]:
+        name, images, values = form.read(*given)
+        wrong = form.wrong(name, images, values)
+        refusals = form.refusals(wrong)
+        nothing = [gr.update(visible=True), gr.update(value=[]), ""]
+        if wrong:
+            return [*nothing[:1], notice("error", "First mend what is marked on the left."), *nothing[1:], *refusals]
+        host, config = form.page.host, form.form.config(values)
+        try:
+            embedding, _ = embeddings_dir.load(host.embeddings_dir, name)
+            model = host.open_model(config.precision, config.clip_skip)
+            check_fits(model, embedding)
+            template = load_template(config.template, host.template_dirs)
+            seen = look(images, template, config, model, name, embedding.vectors)
+        except (TITrainerError, OSError) as error:
+            return [*nothing[:1], notice("error", str(error)), *nothing[1:], *refusals]
+        table = prompt_table((prompt, _chunks(each, model)) for prompt, each in seen.prompts)
+        return [gr.update(visible=True), described(seen), gr.update(value=list(seen.thumbnails)), table, *refusals]
+
+    listen(form.check.click, check, form.inputs, [part, found, pictures, prompts, *form.errors], show_progress="minimal")
+    return part
+
+
+def described(seen: Look) -> str:
+    """The facts in a table, warnings above."""
+    warnings = "".join(notice("warning", each) for each in seen.warnings)
+    sizes = ", ".join(f"{number} of {width} x {height}" for (width, height), number in seen.sizes[:6])
+    more = f" and {len(seen.sizes) - 6} other sizes" if len(seen.sizes) > 6 else ""
+    rows = [("Pictures", seen.count), ("Sizes", sizes + more), ("With a caption", f"{seen.captioned} of {seen.count}")]
+    return (warnings or notice("good", "Nothing to complain about.")) + facts(rows)
+
+
+def _chunks(prompt: TokenizedPrompt, model: DiffusionModel) -> list[list[Token]]:
+    """Each chunk's tokens without what fills it up; no text where a vector of an embedding stands."""
+    rows = []
+    for number, ids in enumerate(prompt.chunks):
+        starts = [place.offset for place in prompt.splices if place.chunk == number]
+        places = {
+            at
+            for start in starts
+            for at, _ in takewhile(lambda each: each[1] == PLACEHOLDER_ID, list(enumerate(ids))[start:])
+        }
+        end = next((at for at in range(len(ids) - 1, 0, -1) if ids[at - 1] != ids[-1]), 1)
+        shown = enumerate(ids[: end + 1])
+        rows.append([(token, None if at in places else model.token_text(token)) for at, token in shown])
+    return rows

@@ -1,0 +1,107 @@
+"""The panel Generate, for the standalone page: what a prompt with the new word draws. A WebUI has better ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ti_trainer import embeddings_dir
+from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.host import Drawing
+from ti_trainer.ui.gradio_compat import listen, unsaved
+from ti_trainer.ui.page import Page
+from ti_trainer.ui.render import notice
+
+MOST = 8  # pictures at a time
+BUSY = "A training is going on, and the model is busy with it: pause it, or wait for its end."
+
+
+@dataclass(frozen=True)
+class Generate:
+    """What other panels need of this one."""
+
+    prompt: Any
+
+
+def panel(page: Page) -> Generate:
+    """Lay it out."""
+    word = page.prefilled.name if page.prefilled else "my-thing"
+    with gr.Row(elem_classes=["ti-columns"]):
+        with gr.Column(elem_classes=["ti-form"]):
+            prompt = gr.Textbox(
+                label="Prompt",
+                info="Every embedding of the folder is a word here.",
+                value=f"a photo of {word} on grass",
+                lines=2,
+                elem_id="ti_trainer_generate_prompt",
+            )
+            negative = gr.Textbox(label="Negative prompt", lines=1, elem_id="ti_trainer_generate_negative")
+            with gr.Row():
+                steps = gr.Slider(
+                    1, 150, value=Drawing.steps, step=1, label="Sampling steps", elem_id="ti_trainer_generate_steps"
+                )
+                scale = gr.Slider(
+                    1, 30, value=Drawing.cfg_scale, step=0.5, label="CFG Scale", elem_id="ti_trainer_generate_scale"
+                )
+            with gr.Row():
+                seed = gr.Number(value=1, precision=0, label="Seed", elem_id="ti_trainer_generate_seed")
+                count = gr.Slider(1, MOST, value=4, step=1, label="Pictures", elem_id="ti_trainer_generate_count")
+            with gr.Row():
+                side = "0 is what the model was made for."
+                width = gr.Number(value=0, precision=0, label="Width", info=side, elem_id="ti_trainer_generate_width")
+                height = gr.Number(value=0, precision=0, label="Height", info=side, elem_id="ti_trainer_generate_height")
+            button = gr.Button("Generate", variant="primary", elem_id="ti_trainer_generate_button")
+        with gr.Column(elem_classes=["ti-results"]):
+            said = gr.HTML(elem_id="ti_trainer_generate_said")
+            pictures = gr.Gallery(
+                show_label=False, columns=4, height=420, object_fit="contain", elem_id="ti_trainer_generate_pictures"
+            )
+    inputs = [prompt, negative, steps, scale, seed, count, width, height]
+    for each in inputs:
+        unsaved(each)
+
+    def generate(*given: Any) -> Iterator[list[Any]]:
+        done: list[tuple[Any, str]] = []
+        try:
+            for picture, caption in drawn(page, *given):
+                done.append((picture, caption))
+                yield [notice("info", f"{len(done)} of {int(given[5])}"), gr.update(value=list(done))]
+            yield ["", gr.update()]
+        except TITrainerError as error:
+            yield [notice("error", str(error)), gr.update()]
+
+    listen(button.click, generate, inputs, [said, pictures])
+    return Generate(prompt)
+
+
+def drawn(
+    page: Page,
+    prompt: str,
+    negative: str,
+    steps: float,
+    scale: float,
+    seed: float | None,
+    count: float,
+    width: float | None,
+    height: float | None,
+) -> Iterator[tuple[Any, str]]:
+    """Pictures with the seeds that follow each other; ConfigError while a training goes on, or for a wrong entry."""
+    if page.job.snapshot().active:
+        raise ConfigError(BUSY)
+    first = int(seed or 0)
+    if not 0 <= first < 2**32 - MOST:
+        message = f"Seed: found {first}, expected a number of 0 to {2**32 - MOST - 1}."
+        raise ConfigError(message)
+    sides = [int(side or 0) for side in (width, height)]
+    if any(side % 8 or not 0 <= side <= 2048 for side in sides):
+        message = f"Width and height: found {sides[0]} x {sides[1]}, expected multiples of 8 up to 2048, or 0."
+        raise ConfigError(message)
+    with page.host.lock():
+        model = page.host.open_model()
+        words = embeddings_dir.words(page.host.embeddings_dir, model)
+        for number in range(min(int(count), MOST)):
+            drawing = Drawing(prompt or "", negative or "", int(steps), float(scale), first + number, *sides)
+            yield page.host.draw(model, drawing, words), f"seed {first + number}"

@@ -1,0 +1,51 @@
+"""The few differences between gradio 3.41 (the WebUI), 4.40 (Forge) and 6 (standalone). Knows nothing of our panels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import gradio as gr
+
+MAJOR = int(gr.__version__.partition(".")[0])
+LOCAL_FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # 3 would ask Google
+
+C = TypeVar("C", bound=gr.blocks.Block)
+
+
+def theme() -> gr.themes.Base:
+    """The WebUI's own theme, with fonts that are there already."""
+    return gr.themes.Default(**LOCAL_FONTS)
+
+
+def blocks(title: str) -> gr.Blocks:
+    """What panels are put into. A host that renders it inside its own page brings its own theme."""
+    if MAJOR < 6:
+        return gr.Blocks(title=title, analytics_enabled=False, theme=theme())
+    return gr.Blocks(title=title, analytics_enabled=False)  # 6 takes the theme where the page is served
+
+
+def listen(
+    event: Callable[..., Any],
+    fn: Callable[..., Any] | None,
+    inputs: Sequence[gr.blocks.Block] = (),
+    outputs: Sequence[gr.blocks.Block] = (),
+    *,
+    js: str | None = None,
+    api_name: str | None = None,
+    queue: bool = True,
+    show_progress: str = "hidden",
+) -> Any:
+    """Wire `button.click`, `textbox.input`, `earlier.then`, ...: no overlay, and no endpoint unless it is named."""
+    options: dict[str, Any] = {"_js" if MAJOR < 4 else "js": js}
+    if MAJOR < 6:
+        options["api_name"] = api_name or False
+    else:  # 6 takes False for a name
+        options |= {"api_name": api_name, "api_visibility": "public" if api_name else "private"}
+    return event(fn, list(inputs), list(outputs), queue=queue, show_progress=show_progress, **options)
+
+
+def unsaved(component: C) -> C:
+    """Keep a component out of the WebUI's ui-config.json, which would bring an old value back at the next start."""
+    component.do_not_save_to_config = True
+    return component

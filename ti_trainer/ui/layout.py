@@ -1,0 +1,68 @@
+"""All panels on one page, and what one panel does to another. The caller serves it, or the host puts it into its tab."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ti_trainer.ui import api, create, dataset_check, generate, runs, train, watch
+from ti_trainer.ui.gradio_compat import blocks, listen
+from ti_trainer.ui.page import Page
+from ti_trainer.ui.polling import poll
+from ti_trainer.ui.runs import label_of, labels
+
+TO_TXT2IMG = "() => { window.switch_to_txt2img && switch_to_txt2img(); }"
+# A tab's button by its words: gradio's own ways to choose a tab differ from version to version.
+TO_TAB = "() => {{ window.tiTrainerShow('{}'); }}"
+
+
+def build(page: Page) -> gr.Blocks:
+    """The page."""
+    with blocks("TI Trainer") as made, gr.Column(elem_classes=["ti-trainer"]):
+        with gr.Tabs(elem_id="ti_trainer_tabs", selected="train" if page.prefilled else "create"):
+            with gr.Tab("Create embedding", id="create"):
+                created = create.panel(page)
+            with gr.Tab("Train", id="train"), gr.Row(elem_classes=["ti-columns"]):
+                with gr.Column(elem_classes=["ti-form"]):
+                    form = train.panel(page)
+                with gr.Column(elem_classes=["ti-results"]):
+                    look = dataset_check.panel(form)
+                    seen = watch.panel(page, form.name)
+            with gr.Tab("Runs", id="runs"):
+                shelf = runs.panel(page)
+            if not page.txt2img:
+                with gr.Tab("Generate", id="generate"):
+                    drawing = generate.panel(page)
+        poll(seen.news, seen.outputs)
+        api.panel(page)
+        _created(page, created, form)
+        begun = listen(form.start.click, lambda *given: train.start(form, *given), form.inputs, [form.said, *form.errors])
+        listen(begun.then, lambda: gr.update(visible=False), [], [look], queue=False)
+        _used(page, seen, page.txt2img.get("preview_prompt") or drawing.prompt)
+        listen(seen.open_run.click, lambda: _opened(page), [], [shelf.chosen], js=TO_TAB.format("Runs"), queue=False)
+    return made
+
+
+def _created(page: Page, created: create.Create, form: train.TrainForm) -> None:
+    def choose(name: str) -> Any:
+        names = train.trainable(page)
+        return gr.update(choices=names, **({"value": name.strip()} if name.strip() in names else {}))
+
+    listen(created.event.then, choose, [created.name], [form.name], queue=False)
+
+
+def _used(page: Page, seen: watch.Watch, prompt: Any) -> None:
+    """The word at the end of a prompt that people can go on with."""
+
+    def add(text: str) -> str:
+        name = page.job.snapshot().name
+        return text if name in text else ", ".join(filter(None, (text, f"a photo of {name}")))
+
+    js = TO_TXT2IMG if page.txt2img else TO_TAB.format("Generate")
+    listen(listen(seen.use.click, add, [prompt], [prompt], queue=False).then, None, js=js)
+
+
+def _opened(page: Page) -> Any:
+    run = page.job.snapshot().run
+    return gr.update(choices=labels(page), value=label_of(run) if run else None)

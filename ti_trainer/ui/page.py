@@ -1,0 +1,39 @@
+"""The page: its panels side by side, over a host and the one job that it watches. Runs in the WebUI's tab and standalone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ti_trainer.config import TrainConfig
+from ti_trainer.host import Host
+from ti_trainer.training.job import Job
+
+PRESETS = "presets"  # within the folder of runs
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """What a demonstration puts into the form, so that one press on Train shows the whole thing."""
+
+    name: str
+    init_text: str
+    images: Path
+    config: TrainConfig
+
+
+@dataclass(frozen=True)
+class Page:
+    """What every panel works on. `txt2img` are components of the host's own tab, by the options that they stand for."""
+
+    host: Host
+    job: Job
+    prefilled: Prefilled | None = None
+    txt2img: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def presets_dir(self) -> Path:
+        """Where presets are saved."""
+        return self.host.log_dir / PRESETS

@@ -1,0 +1,192 @@
+"""The panel Runs: earlier runs with their curves and pictures; go on with one, or take one of its copies into use."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from ti_trainer import embeddings_dir, formats
+from ti_trainer.config import TrainConfig
+from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.files import checked_name
+from ti_trainer.training.run import Run
+from ti_trainer.training.session import Session
+from ti_trainer.ui.curve import curve
+from ti_trainer.ui.gradio_compat import listen, unsaved
+from ti_trainer.ui.page import Page
+from ti_trainer.ui.render import facts, notice
+from ti_trainer.ui.watch import PREVIEWS_HEADING
+
+MOST = 200  # runs in the list, the newest ones
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What other panels need of this one."""
+
+    chosen: Any
+
+
+def panel(page: Page) -> Runs:
+    """Lay it out: the list and what can be done on the left, what a run was like on the right."""
+    with gr.Row(elem_classes=["ti-columns"]):
+        with gr.Column(elem_classes=["ti-form"]):
+            with gr.Row(elem_classes=["ti-tight"]):
+                chosen = gr.Dropdown(
+                    labels(page), label="Run", elem_id="ti_trainer_runs_chosen", allow_custom_value=True, value=None
+                )
+                refresh = gr.Button("↻", elem_id="ti_trainer_runs_refresh", elem_classes=["ti-icon"])
+            about = gr.HTML(elem_id="ti_trainer_runs_about")
+            max_steps = gr.Number(
+                value=0,
+                precision=0,
+                label="Max steps",
+                info="How far to go when it goes on; 0 is as far as was planned.",
+                elem_id="ti_trainer_runs_max_steps",
+            )
+            go_on = gr.Button("Continue this run", variant="primary", elem_id="ti_trainer_runs_continue")
+            copy = gr.Dropdown([], label="Copy", info="Copies that the run kept, by step.", elem_id="ti_trainer_runs_copy")
+            name = gr.Textbox(
+                label="Name in the embeddings folder",
+                info="Under another name than the run's own, both can be compared in one prompt.",
+                max_lines=1,
+                elem_id="ti_trainer_runs_name",
+            )
+            overwrite = gr.Checkbox(label="Overwrite Old Embedding", value=False, elem_id="ti_trainer_runs_overwrite")
+            promote = gr.Button("Put this copy into the embeddings folder", elem_id="ti_trainer_runs_promote")
+            said = gr.HTML(elem_id="ti_trainer_runs_said")
+        with gr.Column(elem_classes=["ti-results"]):
+            losses = gr.HTML(curve([]), elem_id="ti_trainer_runs_curve")
+            gr.HTML(PREVIEWS_HEADING)
+            previews = gr.Gallery(
+                show_label=False,
+                columns=4,
+                height=420,
+                object_fit="contain",
+                elem_id="ti_trainer_runs_previews",
+            )
+    for each in (chosen, max_steps, copy, name, overwrite):
+        unsaved(each)
+    shown = [about, losses, previews, copy, name, said]
+    listen(refresh.click, lambda: gr.update(choices=labels(page)), [], [chosen], queue=False)
+    listen(chosen.change, lambda label: details(page, label), [chosen], shown, queue=False)
+    listen(go_on.click, lambda *given: went_on(page, *given), [chosen, max_steps], [said], show_progress="minimal")
+    listen(promote.click, lambda *given: promoted(page, *given), [chosen, copy, name, overwrite], [said], queue=False)
+    return Runs(chosen)
+
+
+def label_of(run: Run) -> str:
+    """Short, and beginning with what `find` needs."""
+    max_steps = run.settings().get("train", {}).get("max_steps", "?")
+    return f"{run.id} (step {run.step} of {max_steps})"
+
+
+def labels(page: Page) -> list[str]:
+    """The newest runs."""
+    return [label_of(run) for run in Run.all(page.host.log_dir)[:MOST]]
+
+
+def find(page: Page, label: str) -> Run:
+    """A run by its label, out of those that there are: what is typed is never taken for a path."""
+    wanted = (label or "").rsplit(" (", 1)[0]
+    for run in Run.all(page.host.log_dir):
+        if run.id == wanted:
+            return run
+    message = (
+        "Choose one of the runs in the list." if not wanted else f"There is no run {wanted} any more: refresh the list."
+    )
+    raise ConfigError(message)
+
+
+def details(page: Page, label: str) -> list[Any]:
+    """What the right side and the lists show of a run."""
+    if not label:
+        return ["", curve([]), gr.update(value=[]), gr.update(choices=[], value=None), "", ""]
+    try:
+        run = find(page, label)
+    except ConfigError as error:
+        return [notice("error", str(error)), curve([]), gr.update(value=[]), gr.update(choices=[], value=None), "", ""]
+    settings, rows = run.settings(), run.losses()
+    steps = [str(step) for step, _ in run.copies()]
+    pictures = [(Image.open(path).convert("RGB"), f"step {step}") for step, path in run.previews()]
+    known = [
+        ("Embedding", settings.get("name")),
+        ("Step", run.step),
+        ("Last at work", time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed_at))),
+        ("Pictures", f"{settings.get('num_images')} in {settings.get('images')}"),
+        ("Model", settings.get("model")),
+        *_unusual(settings.get("train", {})),
+        ("Folder", run.path),
+    ]
+    drawn = curve(
+        [(row["step"], row["loss"]) for row in rows], run.deterministic(), [(row["step"], row["learn_rate"]) for row in rows]
+    )
+    copies = gr.update(choices=steps, value=steps[-1] if steps else None)
+    return [
+        facts(known),
+        drawn,
+        gr.update(value=pictures),
+        copies,
+        f"{settings.get('name', '')}-{steps[-1] if steps else ''}",
+        "",
+    ]
+
+
+def go_on_with(page: Page, label: str, max_steps: float) -> str:
+    """Continue a run; TITrainerError if that cannot be."""
+    run = find(page, label)
+    settings = run.settings()
+    try:
+        values = {**settings["train"], **({"max_steps": int(max_steps)} if max_steps else {})}
+        name, images = settings["name"], Path(settings["images"])
+    except (KeyError, TypeError) as error:
+        message = f"The settings of {run.id} are damaged or missing: it cannot be continued."
+        raise ConfigError(message) from error
+    config = TrainConfig.from_dict(values)
+    page.job.start(Session(page.host, name, images, config, run))
+    return f"Going on with {name} at step {run.step}: see the Train page."
+
+
+def went_on(page: Page, *given: Any) -> str:
+    """What came of it, for people."""
+    try:
+        return notice("good", go_on_with(page, *given))
+    except TITrainerError as error:
+        return notice("error", str(error))
+
+
+def promoted(page: Page, label: str, step: str, name: str, overwrite: bool) -> str:
+    """Put a copy into the embeddings folder, and say so or why not."""
+    try:
+        run, host = find(page, label), page.host
+        path = next((path for at, path in run.copies() if str(at) == str(step)), None)
+        if path is None:
+            message = "Choose a copy: this run has kept none, or it is gone."
+            raise ConfigError(message)
+        name = checked_name((name or "").strip())
+        existing = embeddings_dir.find(host.embeddings_dir, name)
+        if existing is not None and not overwrite:
+            message = f"There is an embedding {name} already: choose another name, or tick Overwrite."
+            raise ConfigError(message)
+        if page.job.snapshot().active:
+            message = "A training is going on: take copies into use before or after."
+            raise ConfigError(message)
+        usable = existing is not None and existing.suffix in embeddings_dir.TRAINABLE
+        target = existing if usable else host.embeddings_dir / f"{name}.safetensors"
+        with host.lock():
+            formats.write(replace(formats.read(path), name=name), target)
+            host.embeddings_changed()
+    except TITrainerError as error:
+        return notice("error", str(error))
+    return notice("good", f"{name} is in the embeddings folder now: {target}.")
+
+
+def _unusual(train: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Options of a run that were not at their defaults."""
+    defaults = TrainConfig().to_dict()
+    return [(key.replace("_", " "), value) for key, value in train.items() if key in defaults and value != defaults[key]]
