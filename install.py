@@ -3,7 +3,8 @@
 python install.py              what the AUTOMATIC1111 WebUI runs at start, in its own Python: adds the few packages that
                                the WebUI does not bring, and moves none of those that are there
 python install.py run [ARGS]   everyone else: sets up .venv beside this file once, then runs `python -m ti_trainer ARGS`
-python install.py test [ARGS]  the same with what the tests need, then runs `python -m pytest ARGS`
+python install.py test [ARGS]  the same with what the tests need, then runs `python -m pytest ARGS`; after it the tests of
+                               the WebUI's side once more, under the WebUI's own packages, in .venv-webui
 """
 
 from __future__ import annotations
@@ -20,13 +21,22 @@ from hashlib import sha256
 from pathlib import Path
 
 EXTRAS = ("matplotlib",)  # needed beyond the WebUI's own packages; each is imported and installed under one name
-REQUIREMENTS = {"run": ["requirements.txt"], "test": ["requirements.txt", "requirements-test.txt"]}  # each includes the last
+REQUIREMENTS = {  # the last one is installed, and includes those before it
+    "run": ["requirements.txt"],
+    "test": ["requirements.txt", "requirements-test.txt"],
+    "webui": ["requirements-webui.txt"],
+}
+ALONE = {"webui": ["stable-diffusion-sdkit==2.1.5"]}  # installed without what it asks for: old packages that `ldm` can miss
+WEBUI_TESTS = ("tests/hosts/webui", "tests/ui")
+WEBUI_PYTHONS = ((3, 10), (3, 11))
+NOTHING_COLLECTED = 5  # pytest's exit code
 WINDOWS = sys.platform == "win32"
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
-VENV_PYTHON = VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
-STAMP = VENV / "ti-trainer-installed"  # written last: holds the digest of what was installed
+VENV_WEBUI = ROOT / ".venv-webui"
+PROGRAM = "Scripts/python.exe" if WINDOWS else "bin/python"  # in an environment
+STAMP = "ti-trainer-installed"  # in an environment, written last: holds the digest of what was installed
 # `python -m ti_trainer` without the user's folder in sys.path: a numpy.py there must not be imported (3.10 lacks -P).
 RUN = """import sys; sys.path[:] = filter(None, sys.path)
 import runpy; runpy.run_module("ti_trainer", run_name="__main__", alter_sys=True)"""
@@ -48,8 +58,7 @@ def main(arguments: list[str]) -> int:
         set_up("run")
         return hand_over(["-c", RUN, *rest], Path.cwd())
     elif command == "test":
-        set_up("test")
-        return hand_over(["-m", "pytest", *rest], ROOT)
+        return test(rest)
     elif command in ("-h", "--help", "help"):
         print(__doc__.strip())
     else:
@@ -77,56 +86,104 @@ def add_missing_to_host() -> None:
     print(f"TI Trainer: installed {', '.join(missing)}.")
 
 
-def set_up(kind: str) -> None:
-    """Make .venv hold the requirements of `kind`; at once when it already does."""
+def test(arguments: list[str]) -> int:
+    """Run pytest in .venv, then the WebUI's side in .venv-webui; the first exit code that is not 0."""
+    set_up("test")
+    theirs = webui_arguments(arguments)
+    if theirs is not None:
+        set_up("webui", VENV_WEBUI)
+    os.chdir(ROOT)
+    code, interrupted = wait_for(VENV, ["-m", "pytest", *arguments])
+    if interrupted:
+        return code or 130
+    if theirs is None:
+        return code
+    say("\nOnce more under the WebUI's own packages (.venv-webui):")
+    second, _ = wait_for(VENV_WEBUI, ["-m", "pytest", *theirs])
+    return code or (0 if second == NOTHING_COLLECTED else second)
+
+
+def webui_arguments(arguments: list[str]) -> list[str] | None:
+    """Arguments of the second pytest: of tests named by their paths, those of the WebUI's side; None, and said, if none."""
+    if sys.version_info[:2] not in WEBUI_PYTHONS:
+        found = ".".join(map(str, sys.version_info[:2]))
+        say(f"LEFT OUT: tests under the WebUI's own packages. tokenizers 0.13.3 needs Python 3.10 or 3.11; this is {found}.")
+        return None
+    named = [each for each in arguments if inside("tests", each)]
+    theirs = [each for each in named if any(inside(folder, each) for folder in WEBUI_TESTS)]
+    theirs += [folder for folder in WEBUI_TESTS if any(inside(each, folder) for each in named)]
+    if named and not theirs:
+        say("Left out: tests under the WebUI's own packages, since other tests are named.")
+        return None
+    return [*(dict.fromkeys(theirs) or WEBUI_TESTS), *(each for each in arguments if each not in named)]
+
+
+def inside(folder: str, argument: str) -> bool:
+    """Whether an argument of pytest names something that there is in a folder of the repository, or the folder."""
+    path = Path(ROOT, argument.partition("::")[0])
+    return not argument.startswith("-") and path.exists() and path.resolve().is_relative_to(ROOT / folder)
+
+
+def set_up(kind: str, venv: Path = VENV) -> None:
+    """Make the environment hold the requirements of `kind`; at once when it already does."""
     enough = list(REQUIREMENTS)[list(REQUIREMENTS).index(kind) :]
-    if VENV_PYTHON.exists() and STAMP.exists() and STAMP.read_text() in map(digest, enough):
+    stamp = venv / STAMP
+    if python_of(venv).exists() and stamp.exists() and stamp.read_text() in map(digest, enough):
         return
-    STAMP.unlink(missing_ok=True)
+    stamp.unlink(missing_ok=True)
     requirements = REQUIREMENTS[kind][-1]
+    pip = [str(python_of(venv)), "-m", "pip", "install"]
     try:
-        if not usable():
-            make_venv()
+        if not usable(venv):
+            make_venv(venv)
         say(
-            f"Setting up {VENV}: installing {requirements}. The first time takes minutes and about 400 MB of downloads,\n"
+            f"Setting up {venv}: installing {requirements}. The first time takes minutes and about 400 MB of downloads,\n"
             "or several GB on Linux, where torch comes with CUDA. Later starts are immediate."
         )
-        execute([str(VENV_PYTHON), "-m", "pip", "install", "-r", str(ROOT / requirements)])
+        execute([*pip, "-r", str(ROOT / requirements)], venv)
+        if kind in ALONE:
+            execute([*pip, "--no-deps", *ALONE[kind]], venv)
     except KeyboardInterrupt:
-        say("Interrupted: .venv is not complete. The same command again goes on from here.")
+        say(f"Interrupted: {venv.name} is not complete. The same command again goes on from here.")
         sys.exit(130)
-    STAMP.write_text(digest(kind))
-    say("Setting up .venv: done.")
+    stamp.write_text(digest(kind))
+    say(f"Setting up {venv.name}: done.")
+
+
+def python_of(venv: Path) -> Path:
+    """The program of an environment."""
+    return venv / PROGRAM
 
 
 def digest(kind: str) -> str:
     """Name what an installation depends on: the Python, and the files that list the packages."""
-    parts = [sys.implementation.cache_tag.encode(), *((ROOT / name).read_bytes() for name in REQUIREMENTS[kind])]
+    texts = [(ROOT / name).read_bytes() for name in REQUIREMENTS[kind]]
+    parts = [sys.implementation.cache_tag.encode(), *texts, *map(str.encode, ALONE.get(kind, ()))]
     return sha256(b"\0".join(parts)).hexdigest()
 
 
-def usable() -> bool:
-    """Whether .venv is of this Python and has pip: not so if it was interrupted, or its Python has gone."""
-    if not VENV_PYTHON.exists():
+def usable(venv: Path) -> bool:
+    """Whether an environment is of this Python and has pip: not so if it was interrupted, or its Python has gone."""
+    if not python_of(venv).exists():
         return False
     code = "import sys, pip; print(sys.implementation.cache_tag)"
-    answer = subprocess.run([VENV_PYTHON, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
+    answer = subprocess.run([python_of(venv), "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
     return answer.stdout.strip() == sys.implementation.cache_tag
 
 
-def make_venv() -> None:
-    """Create .venv anew with this Python."""
+def make_venv(venv: Path) -> None:
+    """Create an environment anew with this Python."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if importlib.util.find_spec("ensurepip") is None:
         sys.exit(
-            f"This Python ({sys.executable}) lacks ensurepip, so it cannot set up .venv.\n"
+            f"This Python ({sys.executable}) lacks ensurepip, so it cannot set up {venv.name}.\n"
             f"On Debian and Ubuntu: sudo apt install python{version}-venv. Then run the same command again."
         )
-    say(f"Setting up .venv: making it with Python {version}.")
-    execute([sys.executable, "-m", "venv", "--clear", str(VENV)])
+    say(f"Setting up {venv.name}: making it with Python {version}.")
+    execute([sys.executable, "-m", "venv", "--clear", str(venv)], venv)
 
 
-def execute(command: list[str]) -> None:
+def execute(command: list[str], venv: Path) -> None:
     """Run a step of the set-up, showing its large downloads; if it fails, exit with its last words and what to do."""
     last_words = deque(maxlen=12)
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
@@ -137,7 +194,7 @@ def execute(command: list[str]) -> None:
                 say("  " + line.strip())
     if step.returncode:
         sys.exit(
-            f"{''.join(last_words)}\nSetting up .venv failed: exit code {step.returncode}, and the words above, come from\n"
+            f"{''.join(last_words)}\nSetting up {venv.name} failed: exit code {step.returncode} and the words above are of\n"
             f"  {subprocess.list2cmdline(command)}\n"
             "Check the network and the space on the disk. 'No matching distribution' may mean that this Python is too new:\n"
             f"3.10 to 3.13 work, this is {sys.version.split()[0]}. Then run the same command again: it goes on from here."
@@ -151,12 +208,26 @@ def say(text: str) -> None:
 
 def hand_over(arguments: list[str], folder: Path) -> int:
     """Become .venv's Python in `folder`; on Windows, which cannot, wait for it and return its exit code."""
-    command = [str(VENV_PYTHON), *arguments]
     os.chdir(folder)
     if not WINDOWS:
+        command = [str(python_of(VENV)), *arguments]
         os.execve(command[0], command, ENVIRONMENT)  # Ctrl-C, kill and the exit code are the program's own
-    signal.signal(signal.SIGINT, lambda *_: None)  # the program gets the Ctrl-C as well: we wait for how it ends
-    return subprocess.Popen(command, env=ENVIRONMENT).wait()
+    return wait_for(VENV, arguments)[0]
+
+
+def wait_for(venv: Path, arguments: list[str]) -> tuple[int, bool]:
+    """Run an environment's Python to its end, however it takes a Ctrl-C or kill: its exit code, whether there was one."""
+    heard: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: heard.append(number))  # the terminal sends it to the program as well
+    with subprocess.Popen([str(python_of(venv)), *arguments], env=ENVIRONMENT) as program:
+
+        def end(number: int, _: object) -> None:
+            heard.append(number)
+            program.terminate()  # a kill was meant for both, and only we got it
+
+        signal.signal(signal.SIGTERM, end)
+        code = program.wait()
+    return code if code >= 0 else 128 - code, bool(heard)  # as a shell says that a signal ended it
 
 
 if __name__ == "__main__":

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 TAGS = ("red, round, small", "blue, square, large, old", "green, flat, new")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--webui", metavar="DIR", type=Path, help="a checkout of the WebUI that tests start, with its repositories/"
+    )
+    parser.addoption("--webui-python", metavar="PY", type=Path, help="its Python; DIR/venv/bin/python by default")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Small models are faster on one, and sums are then always added up in the same order."""

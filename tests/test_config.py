@@ -9,7 +9,7 @@ import pytest
 
 from ti_trainer.__main__ import build_parser
 from ti_trainer.commands.train import config_of
-from ti_trainer.config import SECTIONS, TrainConfig, options
+from ti_trainer.config import SECTIONS, TrainConfig, options, problems
 from ti_trainer.errors import ConfigError
 from ti_trainer.options import Option
 
@@ -116,6 +116,58 @@ def test_sides_are_multiples_of_8(side: str) -> None:
 def test_schedules_are_read_at_once(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="schedule cannot be read"):
         TrainConfig(**values)
+
+
+@pytest.mark.parametrize(("name", "value"), wrong_values())
+def test_an_error_says_which_option_it_is_about(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(**{name: value})
+    assert caught.value.option == name
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("width", {"width": 12}),
+        ("preview_height", {"preview_height": 9}),
+        ("filename_word_regex", {"filename_word_regex": "("}),
+        ("learning_rate", {"learning_rate": "fast"}),
+        ("clip_grad_limit", {"clip_grad": "norm", "clip_grad_limit": "tight"}),
+    ],
+)
+def test_so_does_one_about_more_than_type_and_bounds(name: str, values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(**values)
+    assert caught.value.option == name
+    assert problems({**TrainConfig().to_dict(), **values}) == {name: str(caught.value)}
+
+
+def test_nothing_is_wrong_with_the_defaults() -> None:
+    assert problems({}) == problems(TrainConfig().to_dict()) == {}
+
+
+WRONG = {"learning_rate": "fast", "tag_dropout": 2.0, "width": 12, "max_steps": 0, "template": None, "precision": "fp8"}
+
+
+@pytest.mark.parametrize("names", [list(WRONG), list(reversed(WRONG))])
+def test_all_problems_are_found_at_once_each_under_its_own_name(names: list[str]) -> None:
+    found = problems({**TrainConfig().to_dict(), **{name: WRONG[name] for name in names}})
+    assert set(found) == set(WRONG)
+    for name, message in found.items():
+        assert name in message or name == "learning_rate"
+    assert "schedule cannot be read at 'fast'" in found["learning_rate"]
+    assert set(problems({name: WRONG[name] for name in names})) == set(WRONG)  # whatever order they come in
+
+
+def test_the_clipping_limit_counts_only_when_clipping_is_on() -> None:
+    values = {**TrainConfig().to_dict(), "clip_grad_limit": "tight"}
+    assert problems(values) == {}
+    assert set(problems({**values, "clip_grad": "value"})) == {"clip_grad_limit"}
+    assert set(problems({**values, "clip_grad": "sometimes"})) == {"clip_grad"}
+
+
+def test_an_unknown_option_is_a_problem_of_its_own() -> None:
+    assert set(problems({"colour": "red", "max_steps": 5})) == {"colour"}
 
 
 def test_a_config_does_not_change() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ti_trainer.data.prompts import SHIPPED, Prompter, caption_of, load_template
+from ti_trainer.data.prompts import SHIPPED, Prompter, caption_of, load_template, templates
 from ti_trainer.errors import ConfigError, DatasetError
 
 TAGS = "a, b, c, d"
@@ -73,6 +73,27 @@ def test_templates_are_files_or_shipped(tmp_path: Path) -> None:
         assert lines == [
             line.strip() for line in (SHIPPED / "subject_filewords.txt").read_text().splitlines() if line.strip()
         ]
+
+
+def test_templates_of_earlier_folders_come_before_those_of_later_ones_and_ours_last(tmp_path: Path) -> None:
+    theirs, more = tmp_path / "theirs", tmp_path / "more"
+    for path in (theirs / "one.txt", theirs / "subject.txt", more / "one.txt", more / "two.txt"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"[name] of {path.parent.name}", encoding="utf-8")
+    (theirs / "notes.md").write_text("no template")
+    folders = (theirs, tmp_path / "missing", more)
+    shipped = {path.stem: path for path in SHIPPED.glob("*.txt")}
+    assert templates() == shipped
+    expected = {**shipped, "one": theirs / "one.txt", "two": more / "two.txt", "subject": theirs / "subject.txt"}
+    assert templates(folders) == expected
+    assert templates((more, theirs))["one"] == more / "one.txt"
+    for name in ("one", "subject", "subject.txt"):
+        assert load_template(name, folders) == ["[name] of theirs"]
+    assert load_template("two", folders) == ["[name] of more"]
+    assert load_template("subject") == load_template(str(SHIPPED / "subject.txt"))
+    with pytest.raises(ConfigError, match=r"'three'.*one of one, subject, two, ") as caught:
+        load_template("three", folders)
+    assert caught.value.option == "template"
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,30 @@ def test_words_are_what_fits_and_the_rest_is_passed_over_with_a_reason(
         assert any(name in each and reason in each for each in reasons), reasons
 
 
+def test_a_survey_names_every_file_and_why_it_cannot_be_used(tmp_path: Path) -> None:
+    put(tmp_path / "b good.pt", count=75)
+    put(tmp_path / "c long.pt", count=76)
+    put(tmp_path / "d wide.safetensors", width=1024)
+    (tmp_path / "a broken.pt").write_bytes(b"x")
+    found = list(embeddings_dir.survey(tmp_path, MODEL))
+    assert [each.path.stem for each in found] == ["a broken", "b good", "c long", "d wide"]
+    assert [each.embedding is not None for each in found] == [False, True, False, False]
+    assert found[1].embedding.num_vectors == 75
+    assert "a broken.pt cannot be read" in found[0].reason
+    assert found[1].reason == ""
+    assert found[2].reason == "c long.pt has 76 vectors; a prompt has room for 75."
+    assert found[3].reason == "d wide.safetensors is for SD 2.x models, not for tiny."
+
+
+def test_a_survey_reads_no_further_than_it_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.pt", "b.pt"):
+        put(tmp_path / name)
+    read, original = [], formats.read
+    monkeypatch.setattr(formats, "read", lambda path: read.append(path.name) or original(path))
+    assert next(embeddings_dir.survey(tmp_path, MODEL)).path.name == "a.pt"
+    assert read == ["a.pt"]
+
+
 def test_create_writes_where_the_name_already_is(tmp_path: Path) -> None:
     old = put(tmp_path / "sub" / "thing.pt")
     with pytest.raises(ConfigError, match=r"an embedding 'thing' already .*--overwrite"):

@@ -6,15 +6,27 @@ import csv
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event as Flag
 
 import pytest
 import torch
 from PIL import Image
 
 from ti_trainer import formats
+from ti_trainer.data.dataset import Dataset
 from ti_trainer.host import Drawing
 from ti_trainer.training import observers
-from ti_trainer.training.observers import Copies, LossTable, Previews, StateKeeper, TensorBoardLog, plot_losses, smoothed
+from ti_trainer.training.evaluate import deterministic_loss
+from ti_trainer.training.observers import (
+    Copies,
+    Evaluation,
+    LossTable,
+    Previews,
+    StateKeeper,
+    TensorBoardLog,
+    plot_losses,
+    smoothed,
+)
 from ti_trainer.training.run import Run
 from ti_trainer.training.trainer import Finished, StepDone, Trainer
 
@@ -137,6 +149,95 @@ def test_a_preview_prompt_is_kept_and_cards_can_be_left_out(trainer: Callable[..
     assert not (run.path / "image_embeddings").exists()
 
 
+def asking(at: dict[int, Flag]) -> Callable[[object], None]:
+    """Before others see an event of these steps, ask."""
+    return lambda event: at[event.step].set() if isinstance(event, StepDone) and event.step in at else None
+
+
+def test_without_an_interval_copies_and_previews_come_only_when_asked_for(trainer: Callable[..., Trainer], run: Run) -> None:
+    training, copy, preview = trainer(max_steps=9), Flag(), Flag()
+    copies = Copies(run, training, 0, copy)
+    previews = Previews(run, training, lambda *_: Image.new("RGB", (8, 8)), Drawing("x"), 0, cards=True, asked=preview)
+    watch(training, asking({4: copy, 7: preview}), copies, previews)
+    assert names(run.path / "embeddings") == ["x-word-4.safetensors"]
+    assert names(run.path / "images") == names(run.path / "image_embeddings") == ["x-word-7.png"]
+    assert not copy.is_set()
+    assert not preview.is_set()
+
+
+def test_what_is_asked_for_does_not_move_what_comes_anyway(trainer: Callable[..., Trainer], run: Run) -> None:
+    training, copy = trainer(max_steps=7), Flag()
+    watch(training, asking({2: copy, 3: copy}), Copies(run, training, 3, copy))
+    assert names(run.path / "embeddings") == [f"x-word-{step}.safetensors" for step in (2, 3, 6)]
+
+
+def test_a_wish_that_comes_while_wishes_are_looked_at_is_not_lost(trainer: Callable[..., Trainer], run: Run) -> None:
+    class Late(Flag):
+        """Is set just after it was found not to be."""
+
+        def is_set(self) -> bool:
+            found = super().is_set()
+            if not found and training.step == 3:
+                self.set()
+            return found
+
+    training = trainer(max_steps=5)
+    watch(training, Copies(run, training, 0, Late()))
+    assert names(run.path / "embeddings") == ["x-word-4.safetensors"]
+
+
+def test_nothing_asked_for_is_written_once_no_more_steps_come(trainer: Callable[..., Trainer], run: Run) -> None:
+    training, copy = trainer(), Flag()
+    copy.set()
+    Copies(run, training, 1, copy)(Finished(0, "interrupted"))
+    assert names(run.path) == ["settings.json"]
+
+
+def test_the_deterministic_loss_is_measured_at_the_start_every_so_many_steps_and_at_the_end(
+    trainer: Callable[..., Trainer], run: Run
+) -> None:
+    training = trainer(max_steps=7)
+    plain = trainer(data=training.dataset, max_steps=7)
+    evaluation = Evaluation(run, training, 3)
+    evaluation.before()
+    watch(training, evaluation)
+    assert run.deterministic_file.read_text().splitlines()[0] == "step,loss"
+    measured = run.deterministic()
+    assert [step for step, _ in measured] == [0, 3, 6, 7]
+    list(plain.run())
+    assert torch.equal(training.embedding.vectors["clip_l"], plain.embedding.vectors["clip_l"]), "measuring changed the run"
+    items = training.dataset.items
+    loss = deterministic_loss(
+        training.model,
+        [item.latents for item in items],
+        [f"a photo of x-word, {item.caption}" for item in items],
+        {"x-word": training.embedding.vectors},
+    )
+    assert measured[-1][1] == pytest.approx(loss, abs=1e-6)
+
+
+def test_of_many_pictures_some_are_measured(
+    trainer: Callable[..., Trainer], dataset: Callable[..., Dataset], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+    monkeypatch.setattr(observers, "deterministic_loss", lambda model, latents, *_: counts.append(len(latents)) or 1.0)
+    for number in (3, 8, 9, 20):
+        Evaluation(run, trainer(data=dataset(*((16, 16),) * number)), 1).before()
+    assert counts == [3, 8, 5, 7]  # evenly spread, eight at most
+
+
+def test_the_deterministic_loss_falls_when_a_word_is_learned(
+    trainer: Callable[..., Trainer], dataset: Callable[..., Dataset], run: Run
+) -> None:
+    training = trainer(data=dataset(latent_sampling="deterministic"), max_steps=150, learning_rate="0.02", batch_size=5)
+    evaluation = Evaluation(run, training, 50)
+    evaluation.before()
+    watch(training, evaluation)
+    losses = [loss for _, loss in run.deterministic()]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.97 * losses[0]
+
+
 def test_tensorboard_has_loss_and_rate(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -172,3 +273,11 @@ def test_the_loss_curve_is_drawn_from_the_table(trainer: Callable[..., Trainer],
         assert picture.size == (800, 500)
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
     assert {(0x1F, 0x4E, 0x8C), (0xB5, 0x65, 0x1D)} <= colours  # the smoothed line, the rate
+    assert (0xC0, 0x39, 0x2B) not in colours
+
+
+def test_the_loss_curve_shows_deterministic_losses_where_there_are_any(trainer: Callable[..., Trainer], run: Run) -> None:
+    training = trainer(max_steps=6)
+    watch(training, LossTable(run, 1), Evaluation(run, training, 2))
+    with Image.open(plot_losses(run)) as picture:
+        assert (0xC0, 0x39, 0x2B) in {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}

@@ -79,6 +79,53 @@ def test_without_a_run_there_is_nothing_to_resume(tmp_path: Path, run: Run) -> N
             Run.latest(tmp_path, name)
 
 
+def test_all_runs_are_those_with_settings_the_one_at_work_last_first(run: Run, tmp_path: Path) -> None:
+    assert Run.all(tmp_path / "missing") == []
+    others = [Run.create(tmp_path, name, {"name": name}) for name in ("x-word", "another", "third")]
+    (tmp_path / "2020-01-01" / "no run").mkdir(parents=True)
+    for each in (others[0], run):
+        each.save_state(state(), "")
+    begun, saved = "settings.json", "state.safetensors"
+    for number, (each, file) in enumerate(
+        [(run, begun), (others[1], begun), (others[0], saved), (run, saved), (others[2], begun)]
+    ):
+        os.utime(each.path / file, (1000 + number, 1000 + number))
+    assert Run.all(tmp_path) == [others[2], run, others[0], others[1]]
+    assert [each.changed_at for each in Run.all(tmp_path)] == [1004, 1003, 1002, 1001]
+
+
+def test_a_run_is_named_by_its_day_and_name(run: Run, tmp_path: Path) -> None:
+    second = Run.create(tmp_path, "x-word", {"name": "x-word"})
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d/x-word", run.id)
+    assert second.id == run.id + "-2"
+    assert tmp_path / second.id == second.path
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08" + bytes(200), None])
+def test_how_far_a_run_is_shows_in_its_state(run: Run, content: bytes | None) -> None:
+    assert run.step == 0
+    run.save_state(state(7), "")
+    assert run.step == 7
+    (run.path / "state.safetensors").unlink()
+    if content is not None:
+        (run.path / "state.safetensors").write_bytes(content)
+    assert run.step == 0
+
+
+def test_previews_and_copies_are_in_the_order_of_their_steps(run: Run) -> None:
+    assert run.previews() == run.copies() == []
+    for folder, name in (
+        *(("images", f"x-word-{step}.png") for step in (1000, 0, 20, 3)),
+        *(("embeddings", f"x-word-{step}.safetensors") for step in (30, 4)),
+        *(("images", name) for name in (".x-word-5-a1b2.png", "x-word-last.png", "x-word-7.jpg", "picture.png")),
+        *(("embeddings", name) for name in (".x-word-5.safetensors", "x-word-5.pt")),
+    ):
+        (run.path / folder).mkdir(exist_ok=True)
+        (run.path / folder / name).touch()
+    assert [(step, path.name) for step, path in run.previews()] == [(s, f"x-word-{s}.png") for s in (0, 3, 20, 1000)]
+    assert [(step, path.name) for step, path in run.copies()] == [(s, f"x-word-{s}.safetensors") for s in (4, 30)]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe", None])
 def test_a_damaged_settings_file_hides_only_its_run(run: Run, tmp_path: Path, content: bytes | None) -> None:
     damaged = Run.create(tmp_path, "x-word", {"name": "x-word"})
@@ -137,6 +184,17 @@ def test_losses_after_a_step_are_forgotten_and_the_others_kept_as_they_are(run: 
     assert [row["step"] for row in run.losses()] == [10, 20]
     assert run.losses()[0] == {"step": 10, "epoch": 1, "epoch_step": 0, "loss": 0.1234567, "learn_rate": 0.005}
     assert run.loss_file.read_text().splitlines()[:2] == [HEADER.strip(), "10,1,0,0.1234567,0.005"]
+
+
+def test_so_are_deterministic_losses_and_what_is_not_there_is_not_made(run: Run) -> None:
+    run.forget_after(20)
+    assert sorted(path.name for path in run.path.iterdir()) == ["settings.json"]
+    assert run.deterministic() == []
+    run.deterministic_file.write_bytes(b"step,loss\r\n0,0.5000000\r\n20,0.4000000\r\n30,0.3000000\r\n40,0.2")
+    assert run.deterministic() == [(0, 0.5), (20, 0.4), (30, 0.3)]  # a crash cut the last line off
+    run.forget_after(20)
+    assert run.deterministic_file.read_bytes() == b"step,loss\r\n0,0.5000000\r\n20,0.4000000\r\n"
+    assert not run.loss_file.exists()
 
 
 @pytest.mark.parametrize(

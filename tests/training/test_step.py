@@ -84,7 +84,9 @@ def test_loss_scaling_changes_nothing_but_the_scale(
     class HalfModel(TinyModel):
         needs_loss_scaling = True
 
-    monkeypatch.setattr("ti_trainer.training.trainer._grad_scaler", lambda device: torch.amp.GradScaler("cpu", init_scale=SCALE))
+    monkeypatch.setattr(
+        "ti_trainer.training.trainer._grad_scaler", lambda device: torch.amp.GradScaler("cpu", init_scale=SCALE)
+    )
     options = {"clip_grad": clip_grad, "clip_grad_limit": "0.002", "gradient_accumulation_steps": 2}
     scaled = trainer(HalfModel(), **options)
     vectors, losses = outcome(trainer(**options))

@@ -1,0 +1,193 @@
+"""A look at a data set: what is told of pictures, captions and prompts before a run, and which warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakes import D, TinyModel
+from PIL import Image
+
+from ti_trainer.config import TrainConfig
+from ti_trainer.data.look import PROMPTS, THUMBNAILS, Look, duplicates, look
+from ti_trainer.errors import DatasetError
+from ti_trainer.prompts import CHUNK, Splice
+
+Pictures = Callable[..., Path]
+VECTORS = {"clip_l": torch.zeros(2, D)}
+GOOD = ((16, 16),) * 5  # TinyModel is made for 16 px
+
+
+def looked(folder: Path, template: tuple[str, ...] = ("a photo of [name], [filewords]",), **options: Any) -> Look:
+    return look(folder, template, TrainConfig(**options), TinyModel(), "x-word", VECTORS)
+
+
+def noise(path: Path, width: int = 16, height: int = 16, seed: int = 0, **options: Any) -> Path:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def test_nothing_is_warned_of_in_a_good_data_set(pictures: Pictures) -> None:
+    found = looked(pictures(*GOOD))
+    assert found.warnings == ()
+    assert (found.count, found.captioned, found.unreadable) == (5, 5, ())
+    assert found.sizes == (((16, 16), 5),)
+
+
+def test_sizes_are_of_pictures_held_upright_the_most_frequent_first(pictures: Pictures) -> None:
+    folder = pictures((24, 16), (16, 24), (32, 32))
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    noise(folder / "lying.jpg", 24, 16, exif=lying)
+    found = looked(folder, do_not_resize=True)
+    assert found.sizes == (((16, 24), 2), ((24, 16), 1), ((32, 32), 1))
+    assert found.thumbnails[3][0].size == (16, 24)
+
+
+def test_thumbnails_are_small_and_have_their_captions(pictures: Pictures) -> None:
+    folder = pictures((800, 400), *GOOD)
+    (folder / "1.txt").unlink()
+    (folder / "1.png").rename(folder / "012-a cat.png")
+    Image.new("RGBA", (16, 16), (255, 0, 0, 128)).save(folder / "x.png")
+    Image.fromarray(np.full((16, 16), 40_000, np.uint16)).save(folder / "y.png")
+    found = looked(folder)
+    assert [caption for _, caption in found.thumbnails[:2]] == ["red, round, small", "a cat"]
+    assert [thumbnail.size for thumbnail, _ in found.thumbnails[:2]] == [(192, 96), (16, 16)]
+    assert {thumbnail.mode for thumbnail, _ in found.thumbnails} == {"RGB"}
+    assert len(found.thumbnails) == found.count == 8
+    assert found.thumbnails[7][0].getpixel((3, 3)) == (155, 155, 155)  # 16 bits, as it is trained on
+    assert found.captioned == 5
+
+
+def test_thumbnails_are_of_the_first_pictures_only(pictures: Pictures) -> None:
+    found = looked(pictures(*[(16, 16)] * (THUMBNAILS + 2)))
+    assert (found.count, len(found.thumbnails)) == (THUMBNAILS + 2, THUMBNAILS)
+
+
+def test_pictures_that_cannot_be_read_are_named_with_the_reason(pictures: Pictures) -> None:
+    folder = pictures(*GOOD)
+    (folder / "0.png").write_bytes(b"no picture")
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:60])
+    found = looked(folder)
+    assert [name for name, _ in found.unreadable] == ["0.png", "1.png"]
+    assert all(reason for _, reason in found.unreadable)
+    assert (found.count, len(found.thumbnails), found.captioned) == (5, 3, 3)
+    assert found.warnings[0].startswith("0.png cannot be read and will be left out (cannot identify image file")
+
+
+def test_of_many_unreadable_pictures_some_are_named_and_the_rest_counted(pictures: Pictures) -> None:
+    folder = pictures(*GOOD)
+    for number in range(7):
+        (folder / f"broken {number}.png").touch()
+    warnings = looked(folder).warnings
+    assert [f"broken {number}.png cannot be read" in warnings[number] for number in range(5)] == [True] * 5
+    assert warnings[5:] == ("2 more pictures cannot be read.",)
+
+
+def test_a_folder_of_nothing_readable_has_no_prompts(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").touch()
+    found = looked(tmp_path)
+    assert (found.sizes, found.thumbnails, found.prompts) == ((), (), ())
+    assert len(found.warnings) == 1
+
+
+def test_an_empty_folder_and_a_caption_that_is_no_text_are_errors_as_in_a_run(tmp_path: Path, pictures: Pictures) -> None:
+    with pytest.raises(DatasetError, match="no pictures"):
+        looked(tmp_path)
+    folder = pictures(*GOOD)
+    (folder / "2.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(DatasetError, match=r"2\.txt is not UTF-8"):
+        looked(folder)
+
+
+def test_prompts_are_shown_as_they_will_be_fed(pictures: Pictures) -> None:
+    folder, template = pictures(*GOOD), ("a photo of [name], [filewords]", "[filewords] [name]")
+    found = looked(folder, template, shuffle_tags=True, tag_dropout=0.3, seed=5)
+    assert len(found.prompts) == PROMPTS
+    texts = [prompt for prompt, _ in found.prompts]
+    assert {text.startswith("a photo of x-word, ") for text in texts} == {True, False}  # each line of the template
+    assert not all(tags in text for text, tags in zip(texts, [caption for _, caption in found.thumbnails] * 2, strict=True))
+    for text, tokenized in found.prompts:
+        (chunk,), (place,) = tokenized.chunks, tokenized.splices
+        words_before = text.split("x-word")[0].replace(",", "").split()
+        assert place == Splice(0, 1 + len(words_before), "x-word")
+        assert len(chunk) == CHUNK + 2
+        assert chunk[place.offset : place.offset + 2] == (0, 0)  # room for two vectors
+    assert looked(folder, template, shuffle_tags=True, tag_dropout=0.3, seed=5).prompts == found.prompts
+    assert looked(folder, template, shuffle_tags=True, tag_dropout=0.3, seed=6).prompts != found.prompts
+
+
+def test_duplicates_are_files_of_the_same_content(tmp_path: Path) -> None:
+    content = {"a": b"one", "b": b"two", "c": b"one", "d": b"three", "e": b"one", "f": b"two"}
+    paths = [tmp_path / name for name in content]
+    for path in paths:
+        path.write_bytes(content[path.name])
+    assert duplicates(paths) == [["a", "c", "e"], ["b", "f"]]
+    assert duplicates(paths[:2]) == []  # of the same length
+
+
+def test_the_same_picture_several_times_is_warned_of(pictures: Pictures) -> None:
+    folder = pictures(*GOOD)
+    (folder / "copy.png").write_bytes((folder / "3.png").read_bytes())
+    (folder / "copy.txt").write_text("a copy")
+    assert looked(folder).warnings == ("The same picture, several times: 3.png, copy.png.",)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "warning"),
+    [
+        (((8, 8), *GOOD), {}, "1 picture is smaller than 16 x 16 px and will be enlarged"),
+        (((8, 8), *GOOD), {"width": 8, "height": 8}, None),
+        (((8, 8), *GOOD), {"do_not_resize": True}, None),
+        (GOOD, {"width": 24, "height": 24}, "5 pictures are smaller than 24 x 24 px"),
+        (((32, 24), (24, 32), *GOOD), {}, "2 pictures are of another shape than 16 x 16 px: the middle is trained on"),
+        (((32, 24), (24, 32), *GOOD), {"do_not_resize": True}, None),
+        (((101, 100), *GOOD), {}, None),  # nobody misses half a pixel
+        (GOOD[:2], {}, "Only 2 pictures: with fewer than 3"),
+        (GOOD[:1], {}, "Only 1 picture: with fewer than 3"),
+        (GOOD[:3], {}, None),
+        (((16, 16),) * 201, {}, "201 pictures: 5 to 30 good ones"),
+        (((16, 16),) * 200, {}, None),
+        (GOOD, {"batch_size": 6}, "The batch size 6 is more than there are pictures"),
+        (GOOD, {"batch_size": 6, "repeats": 2}, None),
+        (GOOD, {"batch_size": 5}, None),
+    ],
+)
+def test_what_is_wrong_with_pictures_is_warned_of(
+    pictures: Pictures, sizes: tuple[tuple[int, int], ...], options: dict[str, Any], warning: str | None
+) -> None:
+    warnings = looked(pictures(*sizes), **options).warnings
+    assert len(warnings) == (warning is not None), warnings
+    assert warnings == () or warnings[0].startswith(warning)
+
+
+def test_captions_that_are_missing_or_not_used_are_warned_of(pictures: Pictures) -> None:
+    folder = pictures(*GOOD)
+    assert looked(folder, ("[name]",)).warnings == (
+        "5 pictures are with a caption, but the template has no [filewords]: captions are not used.",
+    )
+    for path in list(folder.glob("[0-3].txt")):
+        path.unlink()
+    assert [warning[:34] for warning in looked(folder).warnings] == ["4 pictures are without a .txt file"]
+    (folder / "4.txt").unlink()
+    assert looked(folder, ("[name]",)).warnings == ()
+
+
+def test_prompts_that_are_too_long_for_one_part_are_warned_of(pictures: Pictures) -> None:
+    folder = pictures(*GOOD)
+    (folder / "2.txt").write_text("word " * (CHUNK - 5))  # a photo of and two vectors
+    assert looked(folder).warnings == ()
+    (folder / "2.txt").write_text("word " * (CHUNK - 4))
+    (warning,) = looked(folder).warnings
+    assert warning.startswith("Longer than 75 tokens, so that it is fed in parts: 'a photo of x-word, word word")
+
+
+def test_a_word_that_another_one_swallows_is_warned_of(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenize = TinyModel.tokenize
+    monkeypatch.setattr(TinyModel, "tokenize", lambda self, prompt, words: tokenize(self, prompt, {}))
+    assert [warning[:33] for warning in looked(pictures(*GOOD)).warnings] == ["The word is not found in a prompt"]

@@ -1,0 +1,101 @@
+"""install.py as the WebUI runs it, and the files beside it."""
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pip
+import pytest
+from installing import REPOSITORY, install, make_wheel, offline
+
+import ti_trainer
+
+
+class Host:
+    """A Python of its own, with packages of the versions that a WebUI might have."""
+
+    def __init__(self, folder):
+        self.wheels = folder / "wheels"
+        self.wheels.mkdir()
+        venv = folder / "venv"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+        self.python = str(next(venv.glob("[bS]*/python*")))
+        self.packages = next(venv.rglob("site-packages"))
+        # A pip without a record of its own: quicker than setting one up, and the host's list stays short.
+        shutil.copytree(Path(pip.__file__).parent, folder / "pip" / "pip", ignore=shutil.ignore_patterns("__pycache__"))
+        self.env = offline(self.wheels, PYTHONPATH=str(folder / "pip"))
+
+    def has(self, name, version):
+        with zipfile.ZipFile(make_wheel(self.packages.parent, name, version)) as archive:
+            archive.extractall(self.packages)
+
+    def version(self, name):
+        code = f"from importlib.metadata import version; print(version({name!r}))"
+        return subprocess.run([self.python, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
+
+    def install(self):
+        return install(REPOSITORY, env=self.env, python=self.python)
+
+
+@pytest.fixture
+def host(tmp_path):
+    return Host(tmp_path)
+
+
+def test_bare_says_and_does_nothing_when_nothing_is_missing(host):
+    host.has("matplotlib", "3.5")
+    del host.env["PYTHONPATH"]  # takes its pip away: there must be no need for it
+    result = host.install()
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_bare_installs_what_is_missing_in_a_version_that_suits_the_host(host):
+    host.has("numpy", "1.26.2")
+    make_wheel(host.wheels, "numpy", "2.4.6")
+    make_wheel(host.wheels, "matplotlib", "9.0", requires=["numpy>=2"])
+    make_wheel(host.wheels, "matplotlib", "8.0", requires=["numpy>=1.20", "cycler"])
+    make_wheel(host.wheels, "cycler", "0.12")
+    result = host.install()
+    assert (result.returncode, result.stdout, result.stderr) == (0, "TI Trainer: installed matplotlib.\n", "")
+    assert [host.version(name) for name in ("matplotlib", "cycler", "numpy")] == ["8.0", "0.12", "1.26.2"]
+
+
+def test_bare_would_rather_fail_than_move_a_package_of_the_host(host):
+    host.has("numpy", "1.26.2")
+    make_wheel(host.wheels, "numpy", "2.4.6")
+    make_wheel(host.wheels, "matplotlib", "9.0", requires=["numpy>=2"])
+    result = host.install()
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert re.fullmatch(r"TI Trainer could not install matplotlib; .* pip says: .+\n", result.stderr)
+    assert host.version("numpy") == "1.26.2"
+    assert not (host.packages / "matplotlib.py").exists()
+
+
+def test_bare_says_in_one_line_that_there_is_no_pip(host):
+    del host.env["PYTHONPATH"]
+    result = host.install()
+    assert result.returncode == 1
+    assert re.fullmatch(r"TI Trainer could not install matplotlib; .*No module named pip\n", result.stderr)
+
+
+def test_pins_are_exact_for_every_python_and_the_version_is_one():
+    for name in ("requirements.txt", "requirements-webui.txt"):
+        pins = [line for line in (REPOSITORY / name).read_text().splitlines() if not line.startswith("#")]
+        assert all(re.fullmatch(r'[\w-]+==[\d.]+(; python_version (>=|<) "3\.11")?', pin) for pin in pins)
+        counts = {name: sum(pin.startswith(f"{name}==") for pin in pins) for name in (pin.split("==")[0] for pin in pins)}
+        assert all(counts[pin.split("==")[0]] == (2 if ";" in pin else 1) for pin in pins)
+    assert f'version = "{ti_trainer.__version__}"' in (REPOSITORY / "pyproject.toml").read_text()
+
+
+def test_what_both_environments_share_has_the_same_version():
+    pins = {}
+    for name in ("requirements.txt", "requirements-test.txt", "requirements-webui.txt"):
+        pins[name] = {line for line in (REPOSITORY / name).read_text().splitlines() if "==" in line}
+    ours = pins["requirements.txt"] | pins["requirements-test.txt"]
+    for package in ("torch", "matplotlib", "pytest", "pytest-timeout", "playwright"):
+        both = [{pin for pin in each if pin.startswith(f"{package}==")} for each in (ours, pins["requirements-webui.txt"])]
+        assert both[0] == both[1] != set()

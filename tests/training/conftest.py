@@ -1,0 +1,26 @@
+"""A session on five small pictures, with a host that can be held up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from puppet import CONFIG, Puppet
+
+from ti_trainer.training.session import Session
+
+
+@pytest.fixture
+def folder(pictures: Callable[..., Path]) -> Path:
+    return pictures((16, 16), (24, 16), (16, 16), (16, 24), (24, 16))
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Puppet:
+    return Puppet(tmp_path / "host")
+
+
+@pytest.fixture
+def session(host: Puppet, folder: Path) -> Session:
+    return Session(host, "x-word", folder, CONFIG)

@@ -1,0 +1,188 @@
+"""How the training in a thread ends: stopped, paused to go on, failed, interrupted; what is kept each time."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from puppet import CONFIG, LIMIT_S, Puppet, ended, finished, vectors
+
+from ti_trainer import embeddings_dir
+from ti_trainer.errors import ConfigError
+from ti_trainer.training import job as job_module
+from ti_trainer.training import session as session_module
+from ti_trainer.training.job import Job, Snapshot
+from ti_trainer.training.run import Run
+from ti_trainer.training.session import Session
+
+
+def test_stop_keeps_what_was_learned(session: Session, host: Puppet) -> None:
+    job = Job()
+    host.at = {4: job.stop}
+    job.start(session)
+    now = ended(job)
+    assert (now.status, now.step, now.result.reason) == ("stopped", 4, "interrupted")
+    assert embeddings_dir.load(host.embeddings_dir, "x-word")[0].step == now.run.step == 4
+
+
+@pytest.mark.parametrize("pauses", [(3,), (1, 2, 9), (5, 10)])
+def test_pausing_and_going_on_is_as_if_there_had_been_no_pause(
+    session: Session, host: Puppet, tmp_path: Path, pauses: tuple[int, ...]
+) -> None:
+    assert finished(replace(session, host=(other := Puppet(tmp_path / "other")))).status == "done"
+    job = Job()
+    host.at = dict.fromkeys(pauses, job.pause)
+    job.start(session)
+    for step in pauses:
+        now = ended(job)
+        assert (now.status, now.step) == ("paused" if step < 10 else "done", step)
+        if step < 10:
+            torch.randn(7)  # what others do meanwhile is nothing to it
+            job.resume()
+    now = ended(job)
+    assert now.status == "done"
+    assert torch.equal(vectors(host), vectors(other))
+    assert [step for step, _ in now.loss] == list(range(1, 11))
+    assert len(Run.all(host.log_dir)) == 1
+    assert now.run.loss_file.read_bytes() == Run.all(other.log_dir)[0].loss_file.read_bytes()
+
+
+def test_going_on_twice_and_with_nothing_is_refused(session: Session, host: Puppet) -> None:
+    job = Job()
+    with pytest.raises(ConfigError, match="no paused run"):
+        job.resume()
+    host.at = {2: job.pause, 6: job.stop}
+    job.start(session)
+    assert ended(job).status == "paused"
+    host.free.clear()
+    job.resume()
+    with pytest.raises(ConfigError, match="is going on"):
+        job.resume()
+    host.free.set()
+    assert (ended(job).status, job.snapshot().step) == ("stopped", 6)
+    job.resume()
+    assert ended(job).status == "done"
+    with pytest.raises(ConfigError, match="trained for 10 steps already"):
+        job.resume()
+    assert job.snapshot().status == "done"
+
+
+@pytest.mark.parametrize(("wish", "meanwhile", "then"), [("stop", "stopping", "stopped"), ("pause", "pausing", "paused")])
+def test_a_wish_to_end_shows_while_waiting_for_the_turn_and_nothing_is_drawn_or_learned(
+    session: Session, host: Puppet, tmp_path: Path, wish: str, meanwhile: str, then: str
+) -> None:
+    host.free.clear()
+    job, before = Job(), vectors(host)
+    job.start(replace(session, config=replace(CONFIG, evaluate_every=5)))
+    assert host.asked_for_turn.wait(LIMIT_S)
+    assert job.snapshot().status == "waiting"
+    getattr(job, wish)()
+    assert job.snapshot().status == meanwhile
+    host.free.set()
+    now = ended(job)
+    assert (now.status, now.step, now.message, now.previews, now.deterministic) == (then, 0, "", [], [])
+    assert host.shown == 0
+    assert torch.equal(vectors(host), before)
+    job.resume()
+    assert [step for step, _ in ended(job).deterministic] == [0, 5, 10]
+    finished(replace(session, host=(other := Puppet(tmp_path / "other"))))
+    assert torch.equal(vectors(host), vectors(other))
+
+
+def test_a_wish_to_pause_while_pictures_are_read_stays_visible(
+    session: Session, host: Puppet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, seen, encode = Job(), [], host.model.encode_images
+
+    def encode_slowly(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(job.snapshot())
+        if len(seen) == 2:
+            job.pause()
+        return encode(pixels)
+
+    monkeypatch.setattr(host.model, "encode_images", encode_slowly)
+    job.start(session)
+    now = ended(job)
+    assert [(each.status, each.loaded) for each in seen[:2]] == [("loading", (1, 5)), ("loading", (2, 5))]
+    assert {each.status for each in seen[2:]} == {"pausing"}
+    assert (now.status, now.step) == ("paused", 0)
+
+
+def test_wishes_are_nothing_to_a_job_that_is_over(session: Session) -> None:
+    job = Job()
+    for _ in range(2):
+        before = job.snapshot().status
+        for wish in (job.stop, job.pause, job.save_copy, job.draw_preview):
+            wish()
+        assert job.snapshot().status == before
+        job.start(session if before == "idle" else replace(session, config=replace(CONFIG, max_steps=12)))
+        now = ended(job)
+        assert (now.status, now.run.copies()) == ("done", [])
+
+
+def test_a_failure_is_told_and_the_next_start_is_possible(
+    session: Session, host: Puppet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, longer = Job(), replace(session, config=replace(CONFIG, max_steps=20))
+    job.start(replace(session, config=replace(CONFIG, learning_rate="0")))
+    now = ended(job)
+    assert (now.status, now.result) == ("failed", None)
+    assert "raise the learning rate. What was learned until then is in" in now.message
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(host.model, "predict", broken)
+        job.start(longer)
+        assert ended(job).status == "failed"
+        assert job.snapshot().message == "Unexpected ZeroDivisionError: a bug. The log says where."
+    job.start(longer)
+    assert (ended(job).status, job.snapshot().message, job.snapshot().step) == ("done", "", 20)
+
+
+def test_a_thread_that_cannot_start_leaves_the_job_as_it_was(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    job = Job()
+    with monkeypatch.context() as patched:
+        patched.setattr(job_module.Thread, "start", no_more)
+        with pytest.raises(RuntimeError):
+            job.start(session)
+    assert ended(job).status == "idle"
+    job.start(session)
+    assert ended(job).status == "done"
+
+
+def test_a_stop_that_comes_as_the_run_ends_leaves_it_ended(
+    session: Session, host: Puppet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, at_the_end, go_on = Job(), threading.Event(), threading.Event()
+
+    def last_thing() -> None:
+        at_the_end.set()
+        assert go_on.wait(LIMIT_S)
+
+    def slow_replace(now: Snapshot, **changes: object) -> Snapshot:
+        if changes.get("status") == "stopping":  # the worker may end before this is put in place, if nothing holds it
+            go_on.set()
+            job.wait(0.5)
+        return replace(now, **changes)
+
+    monkeypatch.setattr(host, "embeddings_changed", last_thing)
+    monkeypatch.setattr(session_module, "plot_losses", lambda run: None)
+    job.start(session)
+    assert at_the_end.wait(LIMIT_S)
+    monkeypatch.setattr(job_module, "replace", slow_replace)
+    job.stop()
+    assert ended(job).status == "done"
+
+
+def test_the_hosts_own_interrupt_stops_it(session: Session, host: Puppet) -> None:
+    host.at = {4: host.interrupt.set}
+    assert (now := finished(session)).status == "stopped"
+    assert now.step == 4
