@@ -32,6 +32,7 @@ def draw(model: WebuiModel, drawing: Drawing, words: Mapping[str, Vectors]) -> I
     no_traces = attributes([(shared.cmd_opts, "no_prompt_history", True)])  # the last prompt is the user's, not ours
     with model.lent_back(), rng_kept(), state_kept(), no_traces, registered(model.text.stage, embeddings):
         try:
+            shared.state.job_no, shared.state.job_count = 0, 1  # or its console would count a picture for every step
             pictures = process_images(_processing(model, drawing)).images
         except devices.NansException as error:
             message = f"The preview could not be drawn: {error}"
@@ -39,6 +40,7 @@ def draw(model: WebuiModel, drawing: Drawing, words: Mapping[str, Vectors]) -> I
         finally:
             model_hijack.apply_circular(tiling)
             model_hijack.clear_comments()
+            shared.total_tqdm.clear()
             shared.total_tqdm.clear()
     if not pictures:
         message = "The WebUI was interrupted before it drew anything of the preview."

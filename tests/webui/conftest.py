@@ -1,0 +1,57 @@
+"""The WebUI of `pytest --webui DIR`, started once for all tests here, on the embedded model and with our extension."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import browser
+import checking
+import pytest
+import server
+from export import export
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from ti_trainer.hosts.diffusers.model import DiffusersModel
+
+
+@pytest.fixture(scope="session")
+def webui(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, embedded_model: DiffusersModel
+) -> Iterator[server.Server]:
+    checkout: Path | None = request.config.getoption("--webui")
+    if checkout is None:
+        pytest.skip("needs a checkout of the WebUI: pytest --webui DIR")
+    python = request.config.getoption("--webui-python") or checkout / "venv" / "bin" / "python"
+    data = tmp_path_factory.mktemp("webui")
+    export(embedded_model, checkout, data / "models" / "Stable-diffusion" / "embedded.safetensors")
+    server.install_extension(data)
+    checking.install(data)
+    with server.running(checkout.resolve(), python.absolute(), data) as running:
+        yield running
+
+
+@pytest.fixture
+def page(webui: server.Server) -> Iterator[Page]:
+    """The WebUI's page in a browser, ready to be used."""
+    with browser.launch() as opened:
+        opened.goto(webui.url)
+        opened.locator("#txt2img_generate").wait_for()
+        yield opened
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Where a test failed: what the WebUI printed last, and a picture of the page if there is one."""
+    outcome = yield
+    report, used = outcome.get_result(), getattr(item, "funcargs", {})
+    running, opened = used.get("webui"), used.get("page")
+    if report.failed and isinstance(running, server.Server):
+        report.sections.append(("the WebUI's log", running.tail()))
+        if opened is not None and not opened.is_closed():
+            picture = running.data / f"{item.name}.png"
+            opened.screenshot(path=picture, full_page=True)
+            report.sections.append(("the page", str(picture)))
