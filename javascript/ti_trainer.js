@@ -32,7 +32,8 @@
 
     // Brings one of our tabs to the front, by its words: gradio's own ways differ from version to version.
     window.tiTrainerShow = (words) => {
-        const buttons = root().querySelectorAll("#ti_trainer_tabs .tab-nav button, #ti_trainer_tabs [role=tab]");
+        const places = [".tab-nav button", "[role=tab]", ".overflow-dropdown button"]; // gradio 3; 6; 6 on a phone
+        const buttons = root().querySelectorAll(places.map((place) => `#ti_trainer_tabs ${place}`).join());
         [...buttons].find((button) => button.textContent.trim() === words)?.click();
     };
 

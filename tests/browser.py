@@ -45,7 +45,7 @@ def launch(width: int = 1280, height: int = 900, *, dark: bool = False) -> Itera
         browser = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS))
         try:
             scheme = "dark" if dark else "light"
-            yield browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+            yield browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme).new_page()
         finally:
             browser.close()
 

@@ -12,6 +12,7 @@ import torch
 
 from ti_trainer.data.dataset import Batch
 from ti_trainer.errors import ModelError
+from ti_trainer.hosts.webui.borrowed import channels_last
 from ti_trainer.model import Conditioning
 from ti_trainer.training.step import training_loss
 
@@ -272,3 +273,13 @@ def test_what_cannot_be_trained_is_refused_by_name(sd_model: Any, change: dict[s
     )
     with pytest.raises(ModelError, match=kind):
         check_trainable(other)
+
+
+def test_weights_lie_in_memory_as_before_after_training() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.Conv2d(8, 4, 3).to(memory_format=torch.channels_last))
+    before = [(each.stride(), each.detach().clone()) for each in network.parameters()]
+    with channels_last(network):
+        assert all(each.is_contiguous(memory_format=torch.channels_last) for each in network.parameters() if each.ndim == 4)
+    for each, (strides, values) in zip(network.parameters(), before, strict=True):
+        assert each.stride() == strides
+        assert torch.equal(each, values)

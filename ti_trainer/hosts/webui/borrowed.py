@@ -61,6 +61,22 @@ def placed(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
+def channels_last(network: nn.Module) -> Iterator[None]:
+    """Convolutions' weights lie as their kernels read them: otherwise most of a step goes into copying them, on a CPU."""
+    layout = torch.channels_last
+    weights = [(each, each.stride()) for each in network.parameters() if each.ndim == 4]
+    moved = [(each, strides) for each, strides in weights if not each.is_contiguous(memory_format=layout)]
+    try:
+        for each, _ in moved:
+            each.data = each.data.contiguous(memory_format=layout)
+        yield
+    finally:
+        for each, strides in moved:
+            before = torch.empty_strided(each.shape, strides, dtype=each.dtype, device=each.device)
+            each.data = before.copy_(each.data)
+
+
+@contextmanager
 def without_hooks(network: nn.Module, name: str) -> Iterator[None]:
     """The forward pre-hooks of this name do not act; others stay, and so does everybody's order."""
     taken = []

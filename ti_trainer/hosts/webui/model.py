@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ti_trainer.errors import ModelError
-from ti_trainer.hosts.webui.borrowed import attributes, frozen, placed, plain, without_hooks
+from ti_trainer.hosts.webui.borrowed import attributes, channels_last, frozen, placed, plain, without_hooks
 from ti_trainer.hosts.webui.text import PromptEncoder
 from ti_trainer.model import Conditioning, PredictionType, Vectors
 from ti_trainer.prompts import TokenizedPrompt
@@ -166,6 +166,7 @@ class WebuiModel:
             stack.enter_context(placed(network.first_stage_model, CPU))
         stack.enter_context(frozen(network))
         stack.enter_context(attributes(plain(network.model.diffusion_model)))
+        stack.enter_context(channels_last(network.model.diffusion_model))
 
 
 def check_trainable(sd_model: Any) -> None:

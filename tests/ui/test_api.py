@@ -1,0 +1,52 @@
+"""What the page does, called by a script with gradio's own client."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+gradio_client = pytest.importorskip("gradio_client")
+
+from test_page import Served, served  # noqa: E402, F401, the fixture
+
+
+def test_a_script_can_create_train_watch_and_stop(served: Served) -> None:  # noqa: F811
+    client = gradio_client.Client(served.url)
+
+    def call(name: str, *given: object) -> object:
+        answer = client.predict(*given, api_name=f"/ti_trainer_{name}")
+        if isinstance(answer, str) and answer.endswith(".json"):  # older clients put JSON into a file
+            with open(answer, encoding="utf-8") as file:  # noqa: PTH123
+                return json.load(file)
+        return answer
+
+    assert "Created my-api with 3 vectors" in call("create", "my-api", "red cat", 3, False)
+    options = json.dumps({"max_steps": 100_000, "preview_every": 0})
+    assert call("train", "my-api", str(served.pictures), options)["name"] == "my-api"
+    end = time.monotonic() + 30
+    while call("status")["step"] < 10:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    call("stop")
+    while call("status")["status"] != "stopped":
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert call("status")["embedding"].endswith("my-api.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ('{"template": "/etc/passwd"}', "no prompt template"),
+        ('{"maxsteps": 3}', "Unknown options"),
+        ("[1]", "Unknown options"),
+        ("{", "not JSON"),
+        ('{"max_steps": 0}', "at least 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(served: Served, options: str, said: str) -> None:  # noqa: F811
+    client = gradio_client.Client(served.url)
+    with pytest.raises(Exception, match=said):  # the client's own kind, which differs from version to version
+        client.predict("x-word", str(served.pictures), options, api_name="/ti_trainer_train")

@@ -1,0 +1,271 @@
+"""The whole page over a tiny model, used in Chromium as people do. Runs under the WebUI's gradio and under ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("gradio")  # the page is all that needs it
+
+from browser import launch
+from PIL import Image
+from safetensors import safe_open
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+PROGRAM = Path(__file__).with_name("tiny_page.py")
+ROOT = PROGRAM.parents[2]
+STEP_S = "0.02"
+SEEN_IN = {"Create embedding": "create_name", "Train": "train_images", "Runs": "runs_chosen"}
+BOXES = """() => ["progress", "curve", "previews", "stop"].map((name) => {
+    const { x, y, width } = document.querySelector("#ti_trainer_" + name).getBoundingClientRect();
+    return [x, y, width].map(Math.round).join(" ");
+})"""
+
+
+@dataclass
+class Served:
+    url: str
+    folder: Path
+
+    @property
+    def pictures(self) -> Path:
+        return self.folder / "Bilder für später"
+
+    def open(self, page: Page, tab: str) -> None:
+        page.goto(self.url)
+        show(page, tab)
+        page.wait_for_function("() => document.querySelector('#ti_trainer_answer :is(textarea, input)')?.value")
+
+    def run_of(self, name: str) -> Path:
+        return max((self.folder / "logs").glob(f"*/{name}*"), key=lambda path: path.stat().st_mtime)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """The page in a process of its own, with six pictures, a preview of an embedding and an embedding for other models."""
+    here = Served("", tmp_path)
+    here.pictures.mkdir()
+    for number in range(6):
+        Image.new("RGB", (24, 24), (40 * number, 90, 200 - 30 * number)).save(here.pictures / f"{number}.png")
+        (here.pictures / f"{number}.txt").write_text(f"number {number}, <b>bold</b>", encoding="utf-8")
+    command = [sys.executable, str(PROGRAM), str(tmp_path), STEP_S]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=ROOT) as process:
+        try:
+            here.url = process.stdout.readline().strip()
+            assert here.url, process.stderr.read()
+            yield here
+        finally:
+            process.kill()
+
+
+def show(page: Page, tab: str) -> None:
+    buttons = "#ti_trainer_tabs .tab-nav button, #ti_trainer_tabs [role=tab]"  # gradio 3 has no roles
+    page.locator(buttons).get_by_text(tab, exact=True).first.click()
+
+
+def entry(page: Page, name: str) -> object:
+    return page.locator(f"#ti_trainer_{name}").locator("textarea, input").first
+
+
+def fill(page: Page, name: str, text: str) -> None:
+    entry(page, name).fill(text)
+
+
+def choose(page: Page, name: str, text: str) -> None:
+    fill(page, name, text)
+    entry(page, name).press("Enter")
+
+
+def status(page: Page) -> str:
+    return page.locator("#ti_trainer_progress .ti-progress").first.get_attribute("data-status")
+
+
+def step(page: Page) -> int:
+    found = re.search(r"(\d+) / \d+", page.locator("#ti_trainer_progress .ti-numbers").first.inner_text())
+    return int(found.group(1)) if found else 0
+
+
+def until(wanted: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not wanted():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.1)
+
+
+def says(page: Page, name: str, text: str) -> None:
+    page.locator(f"#ti_trainer_{name}").get_by_text(text).first.wait_for()
+
+
+def filled_in(page: Page, served: Served, steps: int = 100_000) -> None:
+    choose(page, "train_name", "x-word")
+    fill(page, "train_images", str(served.pictures))
+    fill(page, "train_max_steps", str(steps))
+
+
+def test_names_are_checked_as_they_are_typed_and_a_new_word_is_chosen(served: Served) -> None:
+    with launch() as page:
+        served.open(page, "Create embedding")
+        for name, answer in (
+            ("a/b", "contains /"),
+            ("x-word", "There is an embedding x-word already"),
+            ("cat", "Every prompt that contains cat would mean this embedding"),
+            ("my-cat", "This name is free."),
+        ):
+            fill(page, "create_name", name)
+            says(page, "create_about_name", answer)
+        fill(page, "create_init_text", "a red old cat")
+        says(page, "create_about_text", "4 tokens, but only 2 vectors")
+        page.click("#ti_trainer_create_button")
+        says(page, "create_outcome", "Created my-cat with 2 vectors")
+        show(page, "Train")
+        until(lambda: entry(page, "train_name").input_value() == "my-cat")
+        assert (served.folder / "embeddings" / "my-cat.safetensors").is_file()
+
+
+def test_embeddings_that_cannot_be_used_are_shown_with_the_reason(served: Served) -> None:
+    (served.folder / "embeddings" / "broken.pt").write_bytes(b"no embedding")
+    with launch() as page:
+        served.open(page, "Create embedding")
+        page.get_by_text("Embeddings that cannot be used with this model").first.click()
+        page.click("#ti_trainer_survey_button")
+        says(page, "survey", "broken.pt")
+
+
+def test_wrong_entries_get_their_messages_and_nothing_starts(served: Served) -> None:
+    with launch() as page:
+        served.open(page, "Train")
+        fill(page, "train_images", str(served.folder / "nowhere"))
+        fill(page, "train_learning_rate", "fast")
+        page.get_by_text("cannot be read at 'fast'").first.wait_for()
+        page.click("#ti_trainer_train_start")
+        for message in ("Choose an embedding", "does not exist", "cannot be read at 'fast'"):
+            page.locator(".ti-field-error").get_by_text(message).first.wait_for()
+        says(page, "train_said", "Nothing was started")
+        assert status(page) == "idle"
+        assert not (served.folder / "logs").exists()
+
+
+def test_a_look_at_the_data_set_shows_pictures_warnings_and_tokens(served: Served) -> None:
+    with launch() as page:
+        served.open(page, "Train")
+        filled_in(page, served)
+        page.click("#ti_trainer_train_check")
+        says(page, "look_found", "6 of 24 x 24")
+        page.locator("#ti_trainer_look_pictures img").nth(5).wait_for()
+        page.get_by_text("Ten prompts as they will be fed").first.click()
+        page.locator("#ti_trainer_look_prompts .ti-embedding").nth(19).wait_for()
+        assert "<b>bold</b>" in page.locator("#ti_trainer_look_prompts .ti-prompt").first.inner_text()
+
+
+def test_a_run_is_watched_paused_resumed_and_kept(served: Served) -> None:
+    with launch() as page:
+        served.open(page, "Train")
+        filled_in(page, served)
+        page.click("#ti_trainer_train_start")
+        until(lambda: status(page) == "training" and step(page) > 20)
+        boxes = page.evaluate(BOXES)
+        page.click("#ti_trainer_copy")
+        page.click("#ti_trainer_preview")
+        run = served.run_of("x-word")
+        until(lambda: len(list((run / "embeddings").glob("*.safetensors"))) == 1)
+        page.locator("#ti_trainer_previews img").nth(1).wait_for()
+        assert page.evaluate(BOXES) == boxes, "the layout jumped"
+        page.click("#ti_trainer_pause")
+        until(lambda: status(page) == "paused")
+        paused_at = step(page)
+        page.reload()
+        show(page, "Train")
+        until(lambda: status(page) == "paused")
+        assert step(page) == paused_at
+        page.click("#ti_trainer_resume")
+        until(lambda: status(page) == "training" and step(page) > paused_at)
+        page.click("#ti_trainer_stop")
+        until(lambda: status(page) == "stopped")
+        says(page, "result", "what was learned is kept")
+        with safe_open(served.folder / "embeddings" / "x-word.safetensors", "pt") as file:
+            assert str(step(page)) in json.dumps(file.metadata())
+        assert served.run_of("x-word") == run, "it was one run all the time"
+
+
+def test_two_pages_watch_one_run_and_cannot_start_another(served: Served) -> None:
+    with launch() as first:
+        served.open(first, "Train")
+        filled_in(first, served)
+        first.click("#ti_trainer_train_start")
+        until(lambda: status(first) == "training")
+        second = first.context.new_page()
+        served.open(second, "Train")
+        until(lambda: status(second) == "training" and step(second) > 5)
+        filled_in(second, served)
+        second.click("#ti_trainer_train_start")
+        says(second, "train_said", "A training of 'x-word' is going on")
+        second.click("#ti_trainer_stop")
+        first.bring_to_front()
+        until(lambda: status(first) == "stopped")
+
+
+def test_runs_can_be_looked_at_continued_and_promoted(served: Served) -> None:
+    with launch() as page:
+        served.open(page, "Train")
+        filled_in(page, served, steps=12)
+        for title in ("Previews and copies",):
+            page.locator(".label-wrap").get_by_text(title, exact=True).click()
+        fill(page, "train_save_every", "6")
+        fill(page, "train_preview_every", "6")
+        page.click("#ti_trainer_train_start")
+        until(lambda: status(page) == "done")
+        page.locator("#ti_trainer_result img").nth(1).wait_for()
+        page.click("#ti_trainer_open_run")
+        says(page, "runs_about", "x-word")
+        page.locator("#ti_trainer_runs_previews img").nth(2).wait_for()
+        until(lambda: entry(page, "runs_name").input_value() == "x-word-12")
+        page.click("#ti_trainer_runs_promote")
+        says(page, "runs_said", "x-word-12 is in the embeddings folder now")
+        assert (served.folder / "embeddings" / "x-word-12.safetensors").is_file()
+        page.click("#ti_trainer_runs_continue")
+        says(page, "runs_said", "has been trained for 12 steps already")
+        fill(page, "runs_max_steps", "20")
+        entry(page, "runs_max_steps").press("Tab")
+        page.click("#ti_trainer_runs_continue")
+        says(page, "runs_said", "Going on with x-word at step 12")
+        show(page, "Train")
+        until(lambda: status(page) == "done" and step(page) == 20)
+
+
+def test_presets_fill_the_form_and_can_be_saved(served: Served) -> None:
+    with launch() as page:
+        served.open(page, "Train")
+        entry(page, "preset").click()
+        page.locator("[role=option], .options .item").get_by_text("style").first.click()
+        until(lambda: entry(page, "train_template").input_value() == "style_filewords")
+        says(page, "preset_about", "How pictures are made")
+        fill(page, "train_max_steps", "77")
+        page.locator(".label-wrap").get_by_text("Save as preset", exact=True).click()
+        fill(page, "preset_name", "mine")
+        page.click("#ti_trainer_preset_save")
+        says(page, "preset_about", "Saved as mine.")
+        saved = json.loads((served.folder / "logs" / "presets" / "mine.json").read_text(encoding="utf-8"))
+        assert (saved["max_steps"], saved["template"]) == (77, "style_filewords")
+
+
+def test_a_phone_needs_no_sideways_scrolling(served: Served) -> None:
+    with launch(390, 800) as page:
+        served.open(page, "Create embedding")
+        for tab in ("Train", "Runs", "Create embedding"):
+            page.evaluate("tab => tiTrainerShow(tab)", tab)
+            page.locator(f"#ti_trainer_{SEEN_IN[tab]}").first.wait_for()
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), tab
