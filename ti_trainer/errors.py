@@ -26,5 +26,9 @@ class ModelError(TITrainerError):
     """The checkpoint cannot be read, or is of a kind that cannot be trained."""
 
 
+class StoppedError(TITrainerError):
+    """A run was stopped before its first step: there is nothing to keep, and nothing was changed."""
+
+
 class TrainingError(TITrainerError):
     """Training went wrong; what was learned before is kept."""

@@ -6,8 +6,9 @@ import hashlib
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ti_trainer.errors import ConfigError
@@ -27,9 +28,19 @@ def atomic(path: Path) -> Iterator[Path]:
         with new.open("rb+") as file:
             os.fsync(file.fileno())
         new.chmod(0o644)
-        new.replace(path)
+        _replace(path, new)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Windows refuses while somebody reads the old file, which is soon over."""
+    for wait_s in (0.05, 0.1, 0.2, 0.4, 0.8):
+        with suppress(PermissionError):
+            new.replace(path)
+            return
+        time.sleep(wait_s)
+    new.replace(path)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The WebUI of `pytest --webui DIR`, started once for all tests here, on the embedded model and with our extension."""
+"""The WebUI of `pytest --webui=DIR`, started once for all tests here, on the embedded model and with our extension."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def webui(
 ) -> Iterator[server.Server]:
     checkout: Path | None = request.config.getoption("--webui")
     if checkout is None:
-        pytest.skip("needs a checkout of the WebUI: pytest --webui DIR")
+        pytest.skip("needs a checkout of the WebUI: pytest --webui=DIR")
     python = request.config.getoption("--webui-python") or checkout / "venv" / "bin" / "python"
     data = tmp_path_factory.mktemp("webui")
     export(embedded_model, checkout, data / "models" / "Stable-diffusion" / "embedded.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until Ctrl-C; a run that is going on then is stopped and kept."""
+    """Serve until Ctrl-C or SIGTERM; a run that is going on then is stopped and kept."""
     from ti_trainer.ui.app import serve  # gradio takes seconds to import
     from ti_trainer.ui.layout import build
     from ti_trainer.ui.page import Page
@@ -50,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     host.open_model()
     job = Job()
     page = Page(host, job, prefilled(host))
+    # What ended the server, uvicorn raises again: a SIGTERM must not end us before what was learned is kept.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         serve(
             build(page),
@@ -63,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
             logging.getLogger(__name__).info("Stopping the training; what was learned is kept.")
             job.stop()
             job.wait()
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ti_trainer.commands import INTERRUPTED
 from ti_trainer.commands.common import PROGRAM, add_host_arguments, host_of
 from ti_trainer.config import SECTIONS, TrainConfig, options
-from ti_trainer.errors import ConfigError
+from ti_trainer.errors import ConfigError, StoppedError
 from ti_trainer.options import Option
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Controls, Result, Session
@@ -79,8 +79,12 @@ def run(args: argparse.Namespace) -> int:
 
 def train(session: Session) -> int:
     """Run a session on a terminal: Ctrl-C stops it after the step at hand, all kept."""
-    with _stop_on_interrupt() as stop, _Progress() as progress:
-        result = session.train(progress.begin, stop.controls, progress.loading)
+    try:
+        with _stop_on_interrupt() as stop, _Progress() as progress:
+            result = session.train(progress.begin, stop.controls, progress.loading)
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        return INTERRUPTED
     report(result)
     return INTERRUPTED if result.reason == "interrupted" else 0
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.errors import ConfigError, StoppedError, TITrainerError
 from ti_trainer.training.observers import Observer
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Controls, Result, Session
@@ -76,6 +76,7 @@ class Job:
         if self._now.active:
             self._refuse()
         session.check()
+        begun, last_step = session.resume.step if session.resume else 0, session.config.max_steps
         with self._lock:
             if self._now.active:
                 self._refuse()
@@ -83,7 +84,7 @@ class Job:
             thread = Thread(target=self._work, args=(session, controls), name="ti-trainer", daemon=True)
             thread.start()  # what it tells waits for the lock; if it cannot start, all is as before
             self._session, self._controls, self._thread = session, controls, thread
-            self._now = Snapshot("waiting", session.name, max_steps=session.config.max_steps, run=session.resume)
+            self._now = Snapshot("waiting", session.name, step=begun, max_steps=last_step, run=session.resume)
 
     def stop(self) -> None:
         """End after the step at hand and keep what was learned."""
@@ -143,6 +144,9 @@ class Job:
 
         try:
             result = session.train(observers, controls, loading)
+        except StoppedError as error:
+            with self._lock:
+                self._now = replace(self._now, status="stopped", message=str(error))
         except TITrainerError as error:
             self._fail(str(error))
         except Exception as error:  # whatever it is, the page must say so and the next run be possible

@@ -21,7 +21,7 @@ from ti_trainer.data.dataset import Dataset, load_dataset
 from ti_trainer.data.images import Frame, find_images
 from ti_trainer.data.prompts import NAME, Prompter, load_template
 from ti_trainer.embedding import Embedding
-from ti_trainer.errors import ConfigError, TrainingError
+from ti_trainer.errors import ConfigError, StoppedError, TrainingError
 from ti_trainer.files import atomic
 from ti_trainer.host import Drawing, Host, Turn
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
@@ -90,40 +90,54 @@ class Session:
     ) -> Result:
         """Train and write the embedding, also when stopped. On TrainingError what was learned before it is written first.
 
+        StoppedError if that comes before the first step.
+
         `loading` is told how many pictures are read, of how many, from when it is our turn with the host.
         """
         config, controls = self.config, controls or Controls()
         template = self._check_cheaply()
         embedding, file = embeddings_dir.load(self.host.embeddings_dir, self.name)
-        run = self.resume
-        state, fingerprint = run.load_state() if run else (None, "")
         with self.host.lock() as turn:
-            loading(0, len(find_images(self.images)))
+
+            def should_stop() -> bool:
+                return controls.stop.is_set() or turn.interrupted()
+
+            def still_loading(done: int, total: int) -> None:
+                loading(done, total)
+                if should_stop():
+                    message = "Stopped before the first step: nothing was changed."
+                    raise StoppedError(message)
+
+            still_loading(0, len(find_images(self.images)))
             model = self.host.open_model(config.precision, config.clip_skip)
-            dataset = self._dataset(model, template, loading)
-            embedding = replace(
-                embedding,
-                checkpoint=model.name,
-                checkpoint_hash=model.checkpoint_hash,
-                info={**embedding.info, "num_images": len(dataset.items), "ti_trainer": __version__},
-            )
-            settings = self._settings(model, dataset)
-            if state is None:
-                state = _webui_state(file, embedding, model)
-            elif changed := _changes(run.settings(), settings, fingerprint != dataset.fingerprint):
-                log.warning("Not as at the run's beginning: %s. It goes on, but not exactly.", ", ".join(changed))
-            trainer = Trainer(model, dataset, embedding, config, state)
-            if run is None:
-                run = Run.create(self.host.log_dir, self.name, settings)
-            else:
-                run.forget_after(trainer.step)
-                run.save_settings({**run.settings(), **settings})
+            dataset = self._dataset(model, template, still_loading)
+            trainer, run = self._prepared(model, dataset, embedding, file)
             file = file if file.suffix in embeddings_dir.TRAINABLE else file.with_suffix(".safetensors")
             watching = [*observers(trainer, run), _Told(turn, trainer), *self._writers(trainer, run, model, turn, controls)]
-            reason = self._run(trainer, run, watching, file, lambda: controls.stop.is_set() or turn.interrupted())
+            reason = self._run(trainer, run, watching, file, should_stop)
         plot_losses(run)
         before_and_after(run)
         return Result(trainer.embedding, file, run, reason, dataset)
+
+    def _prepared(self, model: DiffusionModel, dataset: Dataset, embedding: Embedding, file: Path) -> tuple[Trainer, Run]:
+        """The trainer, where the run to go on with has come to, and the run's folder."""
+        embedding = replace(
+            embedding,
+            checkpoint=model.name,
+            checkpoint_hash=model.checkpoint_hash,
+            info={**embedding.info, "num_images": len(dataset.items), "ti_trainer": __version__},
+        )
+        run, settings = self.resume, self._settings(model, dataset)
+        if run is None:
+            trainer = Trainer(model, dataset, embedding, self.config, _webui_state(file, embedding, model))
+            return trainer, Run.create(self.host.log_dir, self.name, settings)
+        state, fingerprint = run.load_state()
+        if changed := _changes(run.settings(), settings, fingerprint != dataset.fingerprint):
+            log.warning("Not as at the run's beginning: %s. It goes on, but not exactly.", ", ".join(changed))
+        trainer = Trainer(model, dataset, embedding, self.config, state)
+        run.forget_after(trainer.step)
+        run.save_settings({**run.settings(), **settings})
+        return trainer, run
 
     def _check_cheaply(self) -> list[str]:
         """What can be refused before a model is loaded; the template's lines."""
