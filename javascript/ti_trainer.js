@@ -30,6 +30,11 @@
         }
     }
 
+    // Asks at once: something was started.
+    window.tiTrainerNow = () => {
+        at = -Infinity;
+    };
+
     // Brings one of our tabs to the front, by its words: gradio's own ways differ from version to version.
     window.tiTrainerShow = (words) => {
         const places = [".tab-nav button", "[role=tab]", ".overflow-dropdown button"]; // gradio 3; 6; 6 on a phone

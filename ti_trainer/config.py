@@ -62,7 +62,7 @@ class TrainConfig:
     )
     template: str = option(
         "subject_filewords",
-        "A file, or the name of one that ships with us. [name] becomes the embedding, [filewords] the caption.",
+        "Sentences to put the word into, by the name of their file; [name] becomes the embedding, [filewords] the caption.",
         label="Prompt template",
         section="training",
     )
@@ -109,20 +109,20 @@ class TrainConfig:
     latent_sampling: Literal["once", "deterministic", "random"] = option(
         "once",
         "What stands for an image: one sample of the VAE kept for the run, its mean, or a new sample each time.",
-        label="Latent sampling method",
+        label="Choose latent sampling method",
         section="images",
     )
 
     shuffle_tags: bool = option(
         False,
         "Put the comma-separated parts of a caption in a new order each time.",
-        label="Shuffle tags by ','",
+        label="Shuffle tags by ',' when creating prompts.",
         section="prompts",
     )
     tag_dropout: float = option(
         0.0,
         "Leave each tag of a caption out with this probability.",
-        label="Drop out tags",
+        label="Drop out tags when creating prompts.",
         section="prompts",
         low=0,
         high=1,
@@ -158,7 +158,7 @@ class TrainConfig:
     preview_every: int = option(
         500,
         "Draw a preview every so many steps, 0 for never.",
-        label="Save an image to log directory every N steps",
+        label="Save an image to log directory every N steps, 0 to disable",
         section="previews",
         low=0,
         high=10_000_000,
@@ -211,7 +211,7 @@ class TrainConfig:
     save_every: int = option(
         500,
         "Keep a copy of the embedding every so many steps, 0 for none.",
-        label="Save a copy of embedding to log directory every N steps",
+        label="Save a copy of embedding to log directory every N steps, 0 to disable",
         section="previews",
         low=0,
         high=10_000_000,

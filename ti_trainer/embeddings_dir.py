@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +22,10 @@ ENDINGS = (*TRAINABLE, ".bin", ".png", ".webp")
 
 def embedding_files(folder: Path) -> list[Path]:
     """Files of the folder and its sub-folders that may hold an embedding, by path; previews of one are passed over."""
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
-    return sorted(path for path in files if not path.name.startswith(".") and not path.stem.endswith(".preview"))
+    # Linked folders too, as the WebUI does: models are often shared so.
+    files = (Path(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names)
+    found = (path for path in files if path.suffix.lower() in ENDINGS)
+    return sorted(path for path in found if not path.name.startswith(".") and not path.stem.endswith(".preview"))
 
 
 def find(folder: Path, name: str) -> Path | None:
@@ -84,15 +87,27 @@ def swallows(model: DiffusionModel, name: str) -> bool:
     return bool(words) and plain
 
 
+def trainable_file(file: Path) -> Path:
+    """Where what was learned goes: the file itself, or, for kinds that cannot hold all of it, another one beside it."""
+    return file if file.suffix.lower() in TRAINABLE else file.with_suffix(".safetensors")
+
+
+def free_file(folder: Path, name: str, *, overwrite: bool) -> Path:
+    """The file that an embedding of this name goes to; ConfigError if the name will not do, or is taken."""
+    existing = find(folder, checked_name(name))
+    if existing is None:
+        return folder / f"{name}.safetensors"
+    if not overwrite:
+        message = f"There is an embedding {name!r} already ({existing}): choose another name, or allow it to be overwritten."
+        raise ConfigError(message)
+    return trainable_file(existing)
+
+
 def create(
     folder: Path, model: DiffusionModel, name: str, init_text: str, num_vectors: int, *, overwrite: bool = False
 ) -> Path:
     """Make an embedding whose vectors begin as the init text's tokens; ConfigError if the name will not do or is taken."""
-    checked_name(name)
-    existing = find(folder, name)
-    if existing is not None and not overwrite:
-        message = f"There is an embedding {name!r} already ({existing}). Choose another name, or overwrite it (--overwrite)."
-        raise ConfigError(message)
+    path = free_file(folder, name, overwrite=overwrite)
     if not 1 <= num_vectors <= CHUNK:
         message = f"Number of vectors: found {num_vectors}, expected 1 to {CHUNK}, the tokens of a prompt."
         raise ConfigError(message)
@@ -100,6 +115,5 @@ def create(
         encoder: initial_vectors(tokens, num_vectors) for encoder, tokens in model.token_embeddings(init_text).items()
     }
     info = {"init_text": init_text, "ti_trainer": __version__}
-    path = existing if existing is not None and existing.suffix in TRAINABLE else folder / f"{name}.safetensors"
     formats.write(Embedding(name, vectors, 0, model.name, model.checkpoint_hash, info), path)
     return path

@@ -57,8 +57,8 @@ class Host(Protocol):
         """What model there is, in a few words, without loading it; ModelError if it cannot be trained."""
         ...
 
-    def open_model(self, precision: str = "auto", clip_skip: int = 1) -> DiffusionModel:
-        """The checkpoint to train on; ModelError if there is none or it cannot be trained."""
+    def open_model(self, precision: str | None = None, clip_skip: int | None = None) -> DiffusionModel:
+        """The checkpoint to train on, None: as it is open already, or the host's own choice; ModelError if it cannot be."""
         ...
 
     def lock(self) -> AbstractContextManager[Turn]:

@@ -106,7 +106,10 @@ def test_copies_and_previews_come_at_the_next_step_when_asked_for(session: Sessi
     host.at = {4: job.save_copy, 7: job.draw_preview}
     job.start(replace(session, config=replace(CONFIG, preview_every=0)))
     now = ended(job)
-    assert [(step, path.name) for step, path in now.run.copies()] == [(4, "x-word-4.safetensors")]
+    assert [(step, path.name) for step, path in now.run.copies()] == [
+        (4, "x-word-4.safetensors"),
+        (10, "x-word-10.safetensors"),
+    ]
     assert formats.read(now.run.copies()[0][1]).step == 4
     assert [(step, path.name) for step, path in now.previews] == [(7, "x-word-7.png")]
     with Image.open(now.previews[0][1]) as picture:

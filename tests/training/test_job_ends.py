@@ -18,6 +18,8 @@ from ti_trainer.training.job import Job, Snapshot
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Session
 
+STOPPED = "Stopped before the first step: nothing was changed."
+
 
 def test_stop_keeps_what_was_learned(session: Session, host: Puppet) -> None:
     job = Job()
@@ -70,45 +72,110 @@ def test_going_on_twice_and_with_nothing_is_refused(session: Session, host: Pupp
     assert job.snapshot().status == "done"
 
 
-@pytest.mark.parametrize(("wish", "meanwhile", "then"), [("stop", "stopping", "stopped"), ("pause", "pausing", "paused")])
-def test_a_wish_to_end_shows_while_waiting_for_the_turn_and_nothing_is_drawn_or_learned(
-    session: Session, host: Puppet, tmp_path: Path, wish: str, meanwhile: str, then: str
+@pytest.mark.parametrize(("wish", "meanwhile"), [("stop", "stopping"), ("pause", "pausing")])
+def test_a_wish_to_end_shows_while_waiting_for_the_turn_and_nothing_begins(
+    session: Session, host: Puppet, tmp_path: Path, wish: str, meanwhile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.free.clear()
-    job, before = Job(), vectors(host)
-    job.start(replace(session, config=replace(CONFIG, evaluate_every=5)))
+    job, before = Job(), contents(host)
+    job.start(session)
     assert host.asked_for_turn.wait(LIMIT_S)
     assert job.snapshot().status == "waiting"
-    getattr(job, wish)()
-    assert job.snapshot().status == meanwhile
-    host.free.set()
-    now = ended(job)
-    assert (now.status, now.step, now.message, now.previews, now.deterministic) == (then, 0, "", [], [])
-    assert host.shown == 0
-    assert torch.equal(vectors(host), before)
-    job.resume()
-    assert [step for step, _ in ended(job).deterministic] == [0, 5, 10]
+    with monkeypatch.context() as patched:
+        patched.setattr(host, "open_model", None)  # when its turn comes, it does not load a model to end at once
+        getattr(job, wish)()
+        assert job.snapshot().status == meanwhile
+        host.free.set()
+        now = ended(job)
+    assert (now.status, now.step, now.message, now.run, now.result) == ("stopped", 0, STOPPED, None, None)
+    assert contents(host) == before
+    with pytest.raises(ConfigError, match="no paused run"):
+        job.resume()
+    job.start(session)
+    assert (ended(job).status, job.snapshot().message) == ("done", "")
     finished(replace(session, host=(other := Puppet(tmp_path / "other"))))
     assert torch.equal(vectors(host), vectors(other))
 
 
-def test_a_wish_to_pause_while_pictures_are_read_stays_visible(
-    session: Session, host: Puppet, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("wish", "meanwhile", "at"), [("stop", "stopping", 2), ("pause", "pausing", 2), ("stop", "stopping", 5)]
+)
+def test_a_wish_to_end_while_pictures_are_read_ends_it_at_once_and_leaves_nothing(
+    session: Session, host: Puppet, wish: str, meanwhile: str, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, seen, encode = Job(), [], host.model.encode_images
-
-    def encode_slowly(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        seen.append(job.snapshot())
-        if len(seen) == 2:
-            job.pause()
-        return encode(pixels)
-
-    monkeypatch.setattr(host.model, "encode_images", encode_slowly)
+    job, before = Job(), contents(host)
+    seen = wish_at_picture(at, job, wish, host, monkeypatch)
     job.start(session)
     now = ended(job)
-    assert [(each.status, each.loaded) for each in seen[:2]] == [("loading", (1, 5)), ("loading", (2, 5))]
-    assert {each.status for each in seen[2:]} == {"pausing"}
-    assert (now.status, now.step) == ("paused", 0)
+    shown = [*(("loading", (number, 5)) for number in range(1, at)), (meanwhile, (at, 5))]
+    assert [(each.status, each.loaded) for each in seen] == shown, "no other picture is read"
+    assert (now.status, now.step, now.message, now.run, now.result) == ("stopped", 0, STOPPED, None, None)
+    assert contents(host) == before
+
+
+@pytest.mark.parametrize("when", ["waiting", "reading"])
+def test_a_stop_before_a_resumed_run_goes_on_leaves_it_as_it_was(
+    session: Session, host: Puppet, tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job()
+    host.at = {4: job.pause}
+    job.start(session)
+    run, before = ended(job).run, contents(host)
+    with monkeypatch.context() as patched:
+        if when == "reading":
+            wish_at_picture(2, job, "stop", host, patched)
+        else:
+            host.free.clear()
+        job.resume()
+        if when == "waiting":
+            job.stop()
+            host.free.set()
+        now = ended(job)
+    assert (now.status, now.step, now.message, now.run, now.result) == ("stopped", 4, STOPPED, run, None)
+    assert contents(host) == before
+    job.resume()
+    now = ended(job)
+    assert (now.status, now.run, Run.all(host.log_dir)) == ("done", run, [run])
+    finished(replace(session, host=(other := Puppet(tmp_path / "other"))))
+    assert torch.equal(vectors(host), vectors(other))
+    assert run.loss_file.read_bytes() == Run.all(other.log_dir)[0].loss_file.read_bytes()
+
+
+@pytest.mark.parametrize("who", ["the page", "the host"])
+def test_a_stop_after_the_pictures_were_read_draws_and_measures_nothing(
+    session: Session, host: Puppet, who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, prepared, before = Job(), Session._prepared, vectors(host)
+
+    def stopped_meanwhile(each: Session, *given: object) -> object:
+        (job.stop if who == "the page" else host.interrupt.set)()
+        return prepared(each, *given)
+
+    monkeypatch.setattr(Session, "_prepared", stopped_meanwhile)
+    job.start(replace(session, config=replace(CONFIG, evaluate_every=5)))
+    now = ended(job)
+    assert (now.status, now.step, now.message, now.previews, now.deterministic) == ("stopped", 0, "", [], [])
+    assert host.shown == 0
+    assert torch.equal(vectors(host), before)
+
+
+def contents(host: Puppet) -> dict[Path, bytes]:
+    """Every file of the host's folders."""
+    return {path: path.read_bytes() for path in host.folder.rglob("*") if path.is_file()}
+
+
+def wish_at_picture(at: int, job: Job, wish: str, host: Puppet, monkeypatch: pytest.MonkeyPatch) -> list[Snapshot]:
+    """What the job shows at each picture that is encoded, after the wish at one of them."""
+    seen, encode = [], host.model.encode_images
+
+    def encode_images(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(seen) == at - 1:
+            getattr(job, wish)()
+        seen.append(job.snapshot())
+        return encode(pixels)
+
+    monkeypatch.setattr(host.model, "encode_images", encode_images)
+    return seen
 
 
 def test_wishes_are_nothing_to_a_job_that_is_over(session: Session) -> None:
@@ -120,7 +187,8 @@ def test_wishes_are_nothing_to_a_job_that_is_over(session: Session) -> None:
         assert job.snapshot().status == before
         job.start(session if before == "idle" else replace(session, config=replace(CONFIG, max_steps=12)))
         now = ended(job)
-        assert (now.status, now.run.copies()) == ("done", [])
+        assert now.status == "done"
+        assert all(step == now.step for step, _ in now.run.copies()), "no copy but that of the end, if there is one"
 
 
 def test_a_failure_is_told_and_the_next_start_is_possible(

@@ -17,6 +17,7 @@ from ti_trainer.data.dataset import Dataset
 from ti_trainer.host import Drawing
 from ti_trainer.training import observers
 from ti_trainer.training.evaluate import deterministic_loss
+from ti_trainer.training.figures import plot_losses, smoothed
 from ti_trainer.training.observers import (
     Copies,
     Evaluation,
@@ -24,8 +25,6 @@ from ti_trainer.training.observers import (
     Previews,
     StateKeeper,
     TensorBoardLog,
-    plot_losses,
-    smoothed,
 )
 from ti_trainer.training.run import Run
 from ti_trainer.training.trainer import Finished, StepDone, Trainer

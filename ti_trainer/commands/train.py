@@ -93,7 +93,7 @@ def report(result: Result) -> None:
     """Say what was written where."""
     step, run_folder = result.embedding.step, result.run.path
     what = "Stopped" if result.reason == "interrupted" else "Done"
-    print(f"{what} after step {step}, on {len(result.dataset.items)} pictures.")
+    print(f"{what} after step {step}, on {result.num_images} pictures.")
     print(f"  embedding      {result.embedding_file}")
     for label, name in (("loss curve", "loss.png"), ("before, after", "before_after.png")):
         if (run_folder / name).is_file():

@@ -94,7 +94,8 @@ def _opened(path: Path, *, wanted: bool) -> tuple[tuple[int, int], Image.Image |
     """The size of a picture held upright, and a small version of it if one is wanted."""
     with Image.open(path) as opened:
         width, height = opened.size
-        if opened.getexif().get(0x0112, 1) >= 5:  # lies on its side
+        # Pillow's own for PNG would decode the whole picture for it.
+        if Image.Image.getexif(opened).get(0x0112, 1) >= 5:  # lies on its side
             width, height = height, width
         if not wanted:
             return (width, height), None

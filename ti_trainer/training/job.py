@@ -142,8 +142,12 @@ class Job:
         def observers(trainer: Trainer, run: Run) -> list[Observer]:
             return [_Watcher(self, trainer, run)]
 
+        def warn(text: str) -> None:
+            log.warning("%s", text)
+            self.tell(message=text)
+
         try:
-            result = session.train(observers, controls, loading)
+            result = replace(session, warn=warn).train(observers, controls, loading)
         except StoppedError as error:
             with self._lock:
                 self._now = replace(self._now, status="stopped", message=str(error))

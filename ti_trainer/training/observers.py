@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import csv
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
 
-import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from ti_trainer import formats
 from ti_trainer.embedding import Embedding
-from ti_trainer.errors import ConfigError
+from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import atomic
 from ti_trainer.host import Drawing
 from ti_trainer.model import Vectors
@@ -23,6 +24,7 @@ from ti_trainer.training.evaluate import described, deterministic_loss
 from ti_trainer.training.run import CSV_COLUMNS, DETERMINISTIC_COLUMNS, Run
 from ti_trainer.training.trainer import Event, Finished, StepDone, Trainer
 
+log = logging.getLogger(__name__)
 Observer = Callable[[Event], None]
 Draw = Callable[[Drawing, Mapping[str, Vectors]], Image.Image]
 
@@ -92,7 +94,7 @@ class Copies:
         """Write one if it is due."""
         if _due(event, self.every, self.asked):
             embedding = self.trainer.embedding
-            formats.write(embedding, self.run.path / "embeddings" / f"{embedding.name}-{event.step}.safetensors")
+            formats.write(embedding, self.run.copy_file(embedding))
 
 
 @dataclass
@@ -106,6 +108,7 @@ class Previews:
     every: int
     cards: bool
     asked: Flag = field(default_factory=Flag)
+    warn: Callable[[str], None] = log.warning
 
     def before(self, prompt: str) -> None:
         """Draw what the word means at the start."""
@@ -119,7 +122,11 @@ class Previews:
 
     def _preview(self, embedding: Embedding, prompt: str) -> None:
         drawing = replace(self.drawing, prompt=self.drawing.prompt or prompt)
-        picture = self.draw(drawing, {embedding.name: embedding.vectors})
+        try:
+            picture = self.draw(drawing, {embedding.name: embedding.vectors})
+        except (TITrainerError, torch.cuda.OutOfMemoryError) as error:  # hours of training must not end for a picture
+            self.warn(f"No preview at step {embedding.step}: {error}")
+            return
         name = f"{embedding.name}-{embedding.step}.png"
         with atomic(self.run.path / "images" / name) as new:
             picture.save(new)
@@ -183,36 +190,3 @@ def append_row(path: Path, columns: Sequence[str], row: Sequence[object]) -> Non
         if file.tell() == 0:
             table.writerow(columns)
         table.writerow(row)
-
-
-def smoothed(values: list[float], weight: float = 0.9) -> list[float]:
-    """Exponential moving average, corrected for its beginning."""
-    average, smooth = 0.0, []
-    for number, value in enumerate(values, 1):
-        average = weight * average + (1 - weight) * value
-        smooth.append(average / (1 - weight**number))
-    return smooth
-
-
-def plot_losses(run: Run) -> Path | None:
-    """Draw loss.png from the table: what each line says, the smoothed curve, and the learning rate below."""
-    rows = run.losses()
-    if not rows:
-        return None
-    from matplotlib.figure import Figure  # slow to import, and needed once a run
-
-    steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
-    above.plot(steps, losses, ".", color="#9bb3d1", label="loss")
-    above.plot(steps, smoothed(losses), color="#1f4e8c", label="smoothed")
-    if fixed := run.deterministic():
-        above.plot(*zip(*fixed, strict=True), "o-", color="#c0392b", label="deterministic")
-    above.set(ylabel="loss", ylim=(0, float(np.quantile(losses, 0.98)) * 1.3))
-    above.legend()
-    below.step(steps, [row["learn_rate"] for row in rows], color="#b5651d", where="pre")
-    below.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
-    path = run.path / "loss.png"
-    with atomic(path) as new:
-        figure.savefig(new, dpi=100, format="png")
-    return path

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ti_trainer.embedding import Embedding
 from ti_trainer.errors import TrainingError
 from ti_trainer.files import atomic, write_bytes
 from ti_trainer.training.trainer import TrainState
@@ -100,6 +101,10 @@ class Run:
     def previews(self) -> list[tuple[int, Path]]:
         """Preview pictures by their steps."""
         return _numbered(self.path / "images", ".png")
+
+    def copy_file(self, embedding: Embedding) -> Path:
+        """Where a copy of the embedding, as it is at its step, is kept."""
+        return self.path / "embeddings" / f"{embedding.name}-{embedding.step}.safetensors"
 
     def copies(self) -> list[tuple[int, Path]]:
         """Copies of the embedding by their steps."""

@@ -22,9 +22,9 @@ from ti_trainer.data.images import Frame, find_images
 from ti_trainer.data.prompts import NAME, Prompter, load_template
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, StoppedError, TrainingError
-from ti_trainer.files import atomic
 from ti_trainer.host import Drawing, Host, Turn
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
+from ti_trainer.training.figures import before_and_after, plot_losses
 from ti_trainer.training.observers import (
     Copies,
     Evaluation,
@@ -33,7 +33,6 @@ from ti_trainer.training.observers import (
     Previews,
     StateKeeper,
     TensorBoardLog,
-    plot_losses,
 )
 from ti_trainer.training.run import Run
 from ti_trainer.training.trainer import Event, Finished, StepDone, Trainer, TrainState, check_steps
@@ -62,7 +61,8 @@ class Result:
     embedding_file: Path
     run: Run
     reason: str
-    dataset: Dataset
+    num_images: int
+    skipped: tuple[tuple[Path, str], ...]
 
 
 @dataclass
@@ -74,6 +74,7 @@ class Session:
     images: Path
     config: TrainConfig
     resume: Run | None = None
+    warn: Callable[[str], None] = log.warning
 
     def check(self) -> None:
         """Refuse at once what would be refused later: the folder, the template, the embedding, and its fit to the model."""
@@ -96,8 +97,9 @@ class Session:
         """
         config, controls = self.config, controls or Controls()
         template = self._check_cheaply()
-        embedding, file = embeddings_dir.load(self.host.embeddings_dir, self.name)
         with self.host.lock() as turn:
+            # Not before: somebody else's turn may have made it anew.
+            embedding, file = embeddings_dir.load(self.host.embeddings_dir, self.name)
 
             def should_stop() -> bool:
                 return controls.stop.is_set() or turn.interrupted()
@@ -108,16 +110,18 @@ class Session:
                     message = "Stopped before the first step: nothing was changed."
                     raise StoppedError(message)
 
-            still_loading(0, len(find_images(self.images)))
+            total = len(find_images(self.images))
+            still_loading(0, total)
             model = self.host.open_model(config.precision, config.clip_skip)
             dataset = self._dataset(model, template, still_loading)
+            still_loading(total, total)
             trainer, run = self._prepared(model, dataset, embedding, file)
-            file = file if file.suffix in embeddings_dir.TRAINABLE else file.with_suffix(".safetensors")
+            file = embeddings_dir.trainable_file(file)
             watching = [*observers(trainer, run), _Told(turn, trainer), *self._writers(trainer, run, model, turn, controls)]
             reason = self._run(trainer, run, watching, file, should_stop)
         plot_losses(run)
         before_and_after(run)
-        return Result(trainer.embedding, file, run, reason, dataset)
+        return Result(trainer.embedding, file, run, reason, len(dataset.items), dataset.skipped)
 
     def _prepared(self, model: DiffusionModel, dataset: Dataset, embedding: Embedding, file: Path) -> tuple[Trainer, Run]:
         """The trainer, where the run to go on with has come to, and the run's folder."""
@@ -133,7 +137,7 @@ class Session:
             return trainer, Run.create(self.host.log_dir, self.name, settings)
         state, fingerprint = run.load_state()
         if changed := _changes(run.settings(), settings, fingerprint != dataset.fingerprint):
-            log.warning("Not as at the run's beginning: %s. It goes on, but not exactly.", ", ".join(changed))
+            self.warn(f"Not as at the run's beginning: {', '.join(changed)}. It goes on, but not exactly.")
         trainer = Trainer(model, dataset, embedding, self.config, state)
         run.forget_after(trainer.step)
         run.save_settings({**run.settings(), **settings})
@@ -166,13 +170,26 @@ class Session:
             raise TrainingError(failed_but_kept(error, file)) from error
         finally:
             trainer.make_finite()
-            embedding = trainer.embedding
+            run.save_state(trainer.state(), trainer.dataset.fingerprint)
+            self._keep(trainer, run, file)
+        return reason
+
+    def _keep(self, trainer: Trainer, run: Run, file: Path) -> None:
+        """Write the embedding; TrainingError, which says where else it is, if that cannot be done."""
+        embedding = trainer.embedding
+        formats.write(embedding, run.copy_file(embedding))
+        try:
             formats.write(embedding, file)
             if file.suffix == ".pt" and self.config.save_optimizer:
                 formats.write_optimizer(file, embedding, trainer.state().optimizer)
-            run.save_state(trainer.state(), trainer.dataset.fingerprint)
+        except OSError as error:
+            message = (
+                f"{file} could not be written ({error.strerror}). What was learned is in {run.copy_file(embedding)}; once "
+                "that is mended, put this copy into the embeddings folder."
+            )
+            raise TrainingError(message) from error
+        finally:
             self.host.embeddings_changed()
-        return reason
 
     def _writers(self, trainer: Trainer, run: Run, model: DiffusionModel, turn: Turn, controls: Controls) -> list[Observer]:
         config = self.config
@@ -188,14 +205,15 @@ class Session:
             turn.show(picture)
             return picture
 
-        previews = Previews(run, trainer, draw, self._drawing(), config.preview_every, config.save_cards, controls.preview)
-        begins = not controls.stop.is_set()  # else nothing is drawn or measured: the end is wanted now
-        if config.preview_every and begins:
+        drawing, every = self._drawing(), config.preview_every
+        previews = Previews(run, trainer, draw, drawing, every, config.save_cards, controls.preview, self.warn)
+        ending = controls.stop.is_set() or turn.interrupted()  # then nothing is drawn or measured any more
+        if config.preview_every and not ending:
             previews.before(f"a photo of {self.name}")
         writers.append(previews)
         if config.evaluate_every:
             evaluation = Evaluation(run, trainer, config.evaluate_every)
-            if begins and not run.deterministic():
+            if not ending and not run.deterministic():
                 evaluation.before()
             writers.append(evaluation)
         # The state comes last: what goes on from it does not write anything of its step again.
@@ -272,23 +290,6 @@ def _webui_state(file: Path, embedding: Embedding, model: DiffusionModel) -> Tra
         return None
     vectors = {encoder: each.to(model.device) for encoder, each in embedding.vectors.items()}
     return TrainState(embedding.step, 0, vectors, optimizer)
-
-
-def before_and_after(run: Run) -> Path | None:
-    """before_after.png: the first preview beside the last, if there are two."""
-    pictures = run.previews()
-    if len(pictures) < 2:
-        return None
-    first, last = (Image.open(path).convert("RGB") for _, path in (pictures[0], pictures[-1]))
-    scale = max(1, 256 // first.width)
-    sides = [each.resize((each.width * scale, each.height * scale), Image.Resampling.NEAREST) for each in (first, last)]
-    both = Image.new("RGB", (sides[0].width + sides[1].width + 8, max(side.height for side in sides)), "white")
-    both.paste(sides[0], (0, 0))
-    both.paste(sides[1], (sides[0].width + 8, 0))
-    path = run.path / "before_after.png"
-    with atomic(path) as new:
-        both.save(new)
-    return path
 
 
 def failed_but_kept(error: Exception, file: Path) -> str:

@@ -12,7 +12,7 @@ from ti_trainer.config import TrainConfig, options
 from ti_trainer.data.prompts import templates
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.training.session import Session
-from ti_trainer.ui.create import create
+from ti_trainer.ui.create import create, said_of
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 
@@ -28,7 +28,7 @@ def panel(page: Page) -> None:
         overwrite = unsaved(gr.Checkbox(label="overwrite"))
         said, state = unsaved(gr.Textbox(label="result")), gr.JSON(label="status")
         endpoints = {
-            "create": (lambda *given: create(page, *given), [name, text, num_vectors, overwrite], [said]),
+            "create": (lambda *given: created(page, *given), [name, text, num_vectors, overwrite], [said]),
             "train": (lambda *given: train(page, *given), [name, images, settings], [state]),
             "status": (lambda: status(page), [], [state]),
             "stop": (lambda: asked(page, page.job.stop), [], [state]),
@@ -40,6 +40,11 @@ def panel(page: Page) -> None:
             listen(button.click, _refusing(act), inputs, outputs, api_name=PREFIX + endpoint, queue=False)
 
 
+def created(page: Page, name: str, init_text: str, num_vectors: float, overwrite: bool) -> str:
+    """Create an embedding; says what and where."""
+    return said_of(create(page, name, init_text, num_vectors, overwrite), init_text, num_vectors)
+
+
 def train(page: Page, name: str, images: str, settings: str) -> dict[str, Any]:
     """Start a run; `settings` is JSON of options by the names that the settings file has. Returns `status`."""
     try:
@@ -47,7 +52,8 @@ def train(page: Page, name: str, images: str, settings: str) -> dict[str, Any]:
     except ValueError as error:
         message = f'The options are not JSON ({error}): expected such as {{"max_steps": 300}}.'
         raise ConfigError(message) from error
-    unknown = set(given) - {option.name for option in options()} if isinstance(given, dict) else {"a list"}
+    known = {option.name for option in options()} - page.host.fixed
+    unknown = set(given) - known if isinstance(given, dict) else {"no object"}
     if unknown:
         message = (
             f"Unknown options: found {', '.join(sorted(unknown))}, expected an object with options of the settings file."
@@ -55,9 +61,12 @@ def train(page: Page, name: str, images: str, settings: str) -> dict[str, Any]:
         raise ConfigError(message)
     own = {each: value for each, value in page.host.defaults.items() if each in page.host.fixed}
     config = TrainConfig.from_dict({**page.host.defaults, **given, **own})
-    if config.template not in templates(page.host.template_dirs):
+    if config.template.removesuffix(".txt") not in templates(page.host.template_dirs):
         message = f"There is no prompt template {config.template!r}: expected one of those that the page lists."
         raise ConfigError(message, "template")
+    if not (images or "").strip():
+        message = "Name the folder with the pictures to learn from."
+        raise ConfigError(message)
     page.job.start(Session(page.host, name, Path(images), config))
     return status(page)
 
@@ -92,7 +101,7 @@ def _refusing(act: Any) -> Any:
     def acting(*given: Any) -> Any:
         try:
             return act(*given)
-        except TITrainerError as error:
+        except (TITrainerError, OSError) as error:
             raise gr.Error(str(error)) from error
 
     return acting

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ti_trainer import embeddings_dir
-from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.errors import TITrainerError
 from ti_trainer.files import checked_name
 from ti_trainer.prompts import CHUNK
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import facts, notice
+from ti_trainer.ui.train import trainable
 
 
 @dataclass(frozen=True)
 class Create:
     """What other panels need of this one."""
 
-    name: Any
+    button: Any
+    inputs: list[Any]
     outcome: Any
-    event: Any  # something may follow it with .then
 
 
 def panel(page: Page) -> Create:
@@ -78,35 +80,43 @@ def panel(page: Page) -> Create:
         num_vectors.change, lambda *given: about_the_text(page, *given), [init_text, num_vectors], [about_text], queue=False
     )
     listen(look.click, lambda: survey(page), [], [skipped], show_progress="minimal")
-    inputs = [name, init_text, num_vectors, overwrite]
-    event = listen(button.click, lambda *given: outcome_of(page, *given), inputs, [outcome], show_progress="minimal")
-    return Create(name, outcome, event)
+    return Create(button, [name, init_text, num_vectors, overwrite], outcome)
 
 
-def create(page: Page, name: str, init_text: str, num_vectors: float, overwrite: bool) -> str:
-    """Create it and say where; TITrainerError if that cannot be."""
-    if page.job.snapshot().active:
-        message = "A training is going on, and the model is busy with it: create embeddings before or after."
-        raise ConfigError(message)
-    name, host = name.strip(), page.host
-    checked_name(name)
+def wire(page: Page, created: Create, chosen: Any) -> None:
+    """Create when the button is pressed, and choose it in the Train panel's list `chosen`."""
+    outputs = [created.outcome, chosen]
+    listen(created.button.click, lambda *given: outcome_of(page, *given), created.inputs, outputs, show_progress="minimal")
+
+
+def create(page: Page, name: str, init_text: str, num_vectors: float | None, overwrite: bool) -> Path:
+    """Create it; TITrainerError if that cannot be."""
+    name, host = (name or "").strip(), page.host
+    embeddings_dir.free_file(host.embeddings_dir, name, overwrite=overwrite)
+    page.refuse_if_busy("create embeddings")
     with host.lock():
         model = host.open_model()
         path = embeddings_dir.create(
             host.embeddings_dir, model, name, init_text or "", int(num_vectors or 0), overwrite=overwrite
         )
         host.embeddings_changed()
-    tokens = len(next(iter(model.token_embeddings(init_text or "").values())))
-    start = f"as {init_text!r} ({tokens} tokens)" if init_text else "at zero"
-    return f"Created {name} with {int(num_vectors)} vectors, which begin {start}: {path}. It is chosen on the Train page."
+    return path
 
 
-def outcome_of(page: Page, *given: Any) -> str:
-    """What came of it, for people."""
+def said_of(path: Path, init_text: str, num_vectors: float) -> str:
+    """What was created, for people."""
+    start = f"as {init_text!r}" if init_text else "at zero"
+    return f"Created {path.stem} with {int(num_vectors)} vectors, which begin {start}: {path}."
+
+
+def outcome_of(page: Page, name: str, init_text: str, num_vectors: float | None, overwrite: bool) -> list[Any]:
+    """What came of it, and the Train panel's list with the new word chosen."""
     try:
-        return notice("good", create(page, *given))
-    except TITrainerError as error:
-        return notice("error", str(error).replace(" (--overwrite)", " (Overwrite Old Embedding)"))
+        path = create(page, name, init_text, num_vectors, overwrite)
+    except (TITrainerError, OSError) as error:
+        return [notice("error", str(error)), gr.update()]
+    said = f"{said_of(path, init_text, num_vectors)} It is chosen on the Train page."
+    return [notice("good", said), gr.update(choices=trainable(page), value=path.stem)]
 
 
 def about_the_name(page: Page, name: str, overwrite: bool) -> str:
@@ -128,8 +138,9 @@ def about_the_name(page: Page, name: str, overwrite: bool) -> str:
     return notice("good", "This name is free.")
 
 
-def about_the_text(page: Page, text: str, num_vectors: float) -> str:
+def about_the_text(page: Page, text: str, num_vectors: float | None) -> str:
     """How many tokens it has, and what that means for the vectors."""
+    num_vectors = int(num_vectors or 1)
     try:
         tokens = len(next(iter(page.host.open_model().token_embeddings(text or "").values())))
     except TITrainerError as error:
@@ -138,8 +149,8 @@ def about_the_text(page: Page, text: str, num_vectors: float) -> str:
         return notice("info", "No token: the vectors begin at zero, and learning takes longer.")
     said = "1 token" if tokens == 1 else f"{tokens} tokens"
     if tokens > num_vectors:
-        return notice("warning", f"{said}, but only {int(num_vectors)} vectors: some words are left out.")
-    return notice("info", said if tokens == num_vectors else f"{said} for {int(num_vectors)} vectors: tokens are repeated.")
+        return notice("warning", f"{said}, but only {num_vectors} vectors: some words are left out.")
+    return notice("info", said if tokens == num_vectors else f"{said} for {num_vectors} vectors: tokens are repeated.")
 
 
 def survey(page: Page) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ti_trainer.training.observers import smoothed
+from ti_trainer.training.figures import smoothed
 
 Points = Sequence[tuple[float, float]]
 

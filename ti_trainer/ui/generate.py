@@ -16,7 +16,6 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice
 
 MOST = 8  # pictures at a time
-BUSY = "A training is going on, and the model is busy with it: pause it, or wait for its end."
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def panel(page: Page) -> Generate:
                 done.append((picture, caption))
                 yield [notice("info", f"{len(done)} of {int(given[5])}"), gr.update(value=list(done))]
             yield ["", gr.update()]
-        except TITrainerError as error:
+        except (TITrainerError, OSError) as error:
             yield [notice("error", str(error)), gr.update()]
 
     listen(button.click, generate, inputs, [said, pictures])
@@ -89,8 +88,7 @@ def drawn(
     height: float | None,
 ) -> Iterator[tuple[Any, str]]:
     """Pictures with the seeds that follow each other; ConfigError while a training goes on, or for a wrong entry."""
-    if page.job.snapshot().active:
-        raise ConfigError(BUSY)
+    page.refuse_if_busy("generate")
     first = int(seed or 0)
     if not 0 <= first < 2**32 - MOST:
         message = f"Seed: found {first}, expected a number of 0 to {2**32 - MOST - 1}."

@@ -13,6 +13,7 @@ from ti_trainer.ui.polling import poll
 from ti_trainer.ui.runs import label_of, labels
 
 TO_TXT2IMG = "() => { window.switch_to_txt2img && switch_to_txt2img(); }"
+NOW = "() => { window.tiTrainerNow(); }"  # asks for news at once
 # A tab's button by its words: gradio's own ways to choose a tab differ from version to version.
 TO_TAB = "() => {{ window.tiTrainerShow('{}'); }}"
 
@@ -28,28 +29,22 @@ def build(page: Page) -> gr.Blocks:
                     form = train.panel(page)
                 with gr.Column(elem_classes=["ti-results"]):
                     look = dataset_check.panel(form)
-                    seen = watch.panel(page, form.name)
+                    seen = watch.panel(page)
             with gr.Tab("Runs", id="runs"):
                 shelf = runs.panel(page)
             if not page.txt2img:
                 with gr.Tab("Generate", id="generate"):
                     drawing = generate.panel(page)
-        poll(seen.news, seen.outputs)
+        kept = {**seen.components, "names": form.name, "presets": form.presets.preset, "runs": shelf.chosen}
+        poll(lambda told: watch.news(page, told, list(kept)), list(kept.values()))
         api.panel(page)
-        _created(page, created, form)
+        create.wire(page, created, form.name)
         begun = listen(form.start.click, lambda *given: train.start(form, *given), form.inputs, [form.said, *form.errors])
-        listen(begun.then, lambda: gr.update(visible=False), [], [look], queue=False)
+        listen(begun.then, lambda: gr.update(visible=False), [], [look], js=NOW, queue=False)
+        listen(shelf.continued.then, None, js=NOW)
         _used(page, seen, page.txt2img.get("preview_prompt") or drawing.prompt)
-        listen(seen.open_run.click, lambda: _opened(page), [], [shelf.chosen], js=TO_TAB.format("Runs"), queue=False)
+        listen(seen["open_run"].click, lambda: _opened(page), [], [shelf.chosen], js=TO_TAB.format("Runs"), queue=False)
     return made
-
-
-def _created(page: Page, created: create.Create, form: train.TrainForm) -> None:
-    def choose(name: str) -> Any:
-        names = train.trainable(page)
-        return gr.update(choices=names, **({"value": name.strip()} if name.strip() in names else {}))
-
-    listen(created.event.then, choose, [created.name], [form.name], queue=False)
 
 
 def _used(page: Page, seen: watch.Watch, prompt: Any) -> None:
@@ -60,7 +55,7 @@ def _used(page: Page, seen: watch.Watch, prompt: Any) -> None:
         return text if name in text else ", ".join(filter(None, (text, f"a photo of {name}")))
 
     js = TO_TXT2IMG if page.txt2img else TO_TAB.format("Generate")
-    listen(listen(seen.use.click, add, [prompt], [prompt], queue=False).then, None, js=js)
+    listen(listen(seen["use"].click, add, [prompt], [prompt], queue=False).then, None, js=js)
 
 
 def _opened(page: Page) -> Any:

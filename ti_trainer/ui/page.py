@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ti_trainer.config import TrainConfig
+from ti_trainer.errors import ConfigError
 from ti_trainer.host import Host
 from ti_trainer.training.job import Job
 
@@ -32,6 +33,12 @@ class Page:
     job: Job
     prefilled: Prefilled | None = None
     txt2img: Mapping[str, Any] = field(default_factory=dict)
+
+    def refuse_if_busy(self, what: str) -> None:
+        """ConfigError while a training goes on: waiting for the model would take as long as that."""
+        if self.job.snapshot().active:
+            message = f"A training is going on, and the model is busy with it: {what} before or after."
+            raise ConfigError(message)
 
     @property
     def presets_dir(self) -> Path:

@@ -69,9 +69,9 @@ def wire(page: Page, row: Row, form: Form) -> None:
     def keep(name: str, *given: Any) -> list[Any]:
         try:
             presets.save(page.presets_dir, (name or "").strip(), form.config(dict(zip(widgets, given, strict=True))))
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
             return [notice("error", str(error)), gr.update()]
-        return [notice("good", f"Saved as {name.strip()}."), gr.update(choices=names(page), value=NOTHING)]
+        return [notice("good", f"Saved as {name.strip()}."), gr.update(choices=names(page))]
 
     listen(row.preset.change, take, [row.preset], [row.about, *widgets.values()], queue=False)
     listen(row.save.click, keep, [row.name, *widgets.values()], [row.about, row.preset], queue=False)

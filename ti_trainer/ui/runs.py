@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from ti_trainer import embeddings_dir, formats
 from ti_trainer.config import TrainConfig
 from ti_trainer.errors import ConfigError, TITrainerError
-from ti_trainer.files import checked_name
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Session
 from ti_trainer.ui.curve import curve
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import facts, notice
-from ti_trainer.ui.watch import PREVIEWS_HEADING
+from ti_trainer.ui.thumbnails import gallery
 
 MOST = 200  # runs in the list, the newest ones
 
@@ -30,6 +28,7 @@ class Runs:
     """What other panels need of this one."""
 
     chosen: Any
+    continued: Any  # an event that something may follow with .then
 
 
 def panel(page: Page) -> Runs:
@@ -62,7 +61,7 @@ def panel(page: Page) -> Runs:
             said = gr.HTML(elem_id="ti_trainer_runs_said")
         with gr.Column(elem_classes=["ti-results"]):
             losses = gr.HTML(curve([]), elem_id="ti_trainer_runs_curve")
-            gr.HTML(PREVIEWS_HEADING)
+            gr.HTML('<div class="ti-line ti-subdued">Previews, all with the same seed</div>')
             previews = gr.Gallery(
                 show_label=False,
                 columns=4,
@@ -75,9 +74,10 @@ def panel(page: Page) -> Runs:
     shown = [about, losses, previews, copy, name, said]
     listen(refresh.click, lambda: gr.update(choices=labels(page)), [], [chosen], queue=False)
     listen(chosen.change, lambda label: details(page, label), [chosen], shown, queue=False)
-    listen(go_on.click, lambda *given: went_on(page, *given), [chosen, max_steps], [said], show_progress="minimal")
+    inputs = [chosen, max_steps, overwrite]
+    continued = listen(go_on.click, lambda *given: went_on(page, *given), inputs, [said], show_progress="minimal")
     listen(promote.click, lambda *given: promoted(page, *given), [chosen, copy, name, overwrite], [said], queue=False)
-    return Runs(chosen)
+    return Runs(chosen, continued)
 
 
 def label_of(run: Run) -> str:
@@ -113,7 +113,6 @@ def details(page: Page, label: str) -> list[Any]:
         return [notice("error", str(error)), curve([]), gr.update(value=[]), gr.update(choices=[], value=None), "", ""]
     settings, rows = run.settings(), run.losses()
     steps = [str(step) for step, _ in run.copies()]
-    pictures = [(Image.open(path).convert("RGB"), f"step {step}") for step, path in run.previews()]
     known = [
         ("Embedding", settings.get("name")),
         ("Step", run.step),
@@ -130,15 +129,15 @@ def details(page: Page, label: str) -> list[Any]:
     return [
         facts(known),
         drawn,
-        gr.update(value=pictures),
+        gr.update(value=gallery(run.previews())),
         copies,
         f"{settings.get('name', '')}-{steps[-1] if steps else ''}",
         "",
     ]
 
 
-def go_on_with(page: Page, label: str, max_steps: float) -> str:
-    """Continue a run; TITrainerError if that cannot be."""
+def go_on_with(page: Page, label: str, max_steps: float | None, overwrite: bool) -> str:
+    """Continue a run; TITrainerError if that cannot be, or if it would undo what the word has learned since."""
     run = find(page, label)
     settings = run.settings()
     try:
@@ -147,6 +146,13 @@ def go_on_with(page: Page, label: str, max_steps: float) -> str:
     except (KeyError, TypeError) as error:
         message = f"The settings of {run.id} are damaged or missing: it cannot be continued."
         raise ConfigError(message) from error
+    embedding, _ = embeddings_dir.load(page.host.embeddings_dir, name)
+    if embedding.step > run.step and not overwrite:
+        message = (
+            f"{name} has been trained to step {embedding.step} since; this run is at step {run.step} and would take its "
+            "place. Tick Overwrite Old Embedding if you want that, or continue the later run."
+        )
+        raise ConfigError(message)
     config = TrainConfig.from_dict(values)
     page.job.start(Session(page.host, name, images, config, run))
     return f"Going on with {name} at step {run.step}: see the Train page."
@@ -156,7 +162,7 @@ def went_on(page: Page, *given: Any) -> str:
     """What came of it, for people."""
     try:
         return notice("good", go_on_with(page, *given))
-    except TITrainerError as error:
+    except (TITrainerError, OSError) as error:
         return notice("error", str(error))
 
 
@@ -168,20 +174,14 @@ def promoted(page: Page, label: str, step: str, name: str, overwrite: bool) -> s
         if path is None:
             message = "Choose a copy: this run has kept none, or it is gone."
             raise ConfigError(message)
-        name = checked_name((name or "").strip())
-        existing = embeddings_dir.find(host.embeddings_dir, name)
-        if existing is not None and not overwrite:
-            message = f"There is an embedding {name} already: choose another name, or tick Overwrite."
-            raise ConfigError(message)
-        if page.job.snapshot().active:
-            message = "A training is going on: take copies into use before or after."
-            raise ConfigError(message)
-        usable = existing is not None and existing.suffix in embeddings_dir.TRAINABLE
-        target = existing if usable else host.embeddings_dir / f"{name}.safetensors"
+        name = (name or "").strip()
+        embeddings_dir.free_file(host.embeddings_dir, name, overwrite=overwrite)
+        page.refuse_if_busy("take copies into use")
         with host.lock():
+            target = embeddings_dir.free_file(host.embeddings_dir, name, overwrite=overwrite)
             formats.write(replace(formats.read(path), name=name), target)
             host.embeddings_changed()
-    except TITrainerError as error:
+    except (TITrainerError, OSError) as error:
         return notice("error", str(error))
     return notice("good", f"{name} is in the embeddings folder now: {target}.")
 

@@ -15,7 +15,7 @@ from ti_trainer.data.prompts import NAME, templates
 from ti_trainer.errors import ConfigError, DatasetError, TITrainerError
 from ti_trainer.training.session import Session
 from ti_trainer.ui import preset_row
-from ti_trainer.ui.form import Form, starting_values, typed
+from ti_trainer.ui.form import FIRST, Form, starting_values, typed
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice
@@ -38,6 +38,7 @@ class TrainForm:
     images: Any
     images_error: Any
     borrow: Any | None
+    presets: preset_row.Row
     said: Any
     check: Any
     start: Any
@@ -61,7 +62,8 @@ class TrainForm:
         borrow, *borrowed = rest[count:] or [False]
         if borrow:
             values |= typed(dict(zip(self.page.txt2img, borrowed, strict=True)))
-            values["preview_seed"] = max(0, values.get("preview_seed", 0))  # -1, a new one each time, could not be compared
+            seed = str(values.get("preview_seed"))  # a text box with some options of the WebUI
+            values["preview_seed"] = int(seed) if seed.isdecimal() else 0  # -1, a new one each time, could not be compared
         return name or "", Path((images or "").strip().strip('"')), values
 
     def session(self, name: str, images: Path, values: dict[str, Any]) -> Session:
@@ -84,7 +86,7 @@ class TrainForm:
             find_images(images)
         except (TITrainerError, OSError) as error:
             wrong["images"] = str(error)
-        if values.get("template", "") not in templates(host.template_dirs):
+        if values.get("template", "").removesuffix(".txt") not in templates(host.template_dirs):
             wrong["template"] = "Choose one of the templates in the list."
         return wrong
 
@@ -139,7 +141,7 @@ def panel(page: Page) -> TrainForm:
     listen(refresh.click, lambda: gr.update(choices=trainable(page)), [], [name], queue=False)
     form.listen_as_typed()
     preset_row.wire(page, row, form)
-    return TrainForm(page, form, name, name_error, images, images_error, borrow, said, check, begin)
+    return TrainForm(page, form, name, name_error, images, images_error, borrow, row, said, check, begin)
 
 
 def trainable(page: Page) -> list[str]:
@@ -159,11 +161,16 @@ def start(form: TrainForm, *given: Any) -> list[Any]:
         except ConfigError as error:
             wrong = {error.option: str(error)} if error.option in form.form.slots else {}
             said = "" if wrong else notice("error", str(error))
-        except TITrainerError as error:
+        except (TITrainerError, OSError) as error:
             said = notice("error", str(error))
     if wrong:
         said = notice("error", "Nothing was started: see the messages above." + _folded(form, wrong))
-    elif not said and NAME not in values.get("preview_prompt", NAME) and name not in values["preview_prompt"]:
+    elif (
+        not said
+        and values.get("preview_prompt")
+        and NAME not in values["preview_prompt"]
+        and name not in values["preview_prompt"]
+    ):
         said = notice(
             "warning", f"The preview prompt contains neither {NAME} nor {name}: previews will not show what is learned."
         )
@@ -172,5 +179,5 @@ def start(form: TrainForm, *given: Any) -> list[Any]:
 
 def _folded(form: TrainForm, wrong: dict[str, str]) -> str:
     """Where to look for what is folded away."""
-    hidden = [name for name in wrong if name in form.form.slots and name not in ("template", "max_steps", "learning_rate")]
+    hidden = [name for name in wrong if name in form.form.slots and name not in FIRST]
     return " Also " + "; ".join(wrong[name] for name in hidden) if hidden else ""

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
+from ti_trainer import presets
 from ti_trainer.errors import TITrainerError
 from ti_trainer.training.job import Snapshot
 from ti_trainer.ui.curve import curve
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.preset_row import names
 from ti_trainer.ui.render import facts, notice, pictures, progress
+from ti_trainer.ui.runs import labels
+from ti_trainer.ui.thumbnails import address, gallery
 from ti_trainer.ui.train import trainable
 
-PREVIEWS_HEADING = '<div class="ti-line ti-subdued">Previews, all with the same seed</div>'
-PREVIEWS = 8  # of the newest that are shown beside the first
+PREVIEWS = 8  # in view at a time
 MESSAGES = {
     "waiting": "The model is busy; it begins as soon as it is free.",
     "pausing": "After this step; Resume goes on exactly where it stopped.",
@@ -31,93 +30,84 @@ MESSAGES = {
     "preview": "A preview is drawn after this step.",
     "copy": "A copy is saved after this step, in the run's folder embeddings.",
 }
-ENDED = ("paused", "stopped", "done")
+SAYS = {"done": "Done.", "stopped": "Stopped; what was learned is kept.", "paused": "Paused; Resume goes on exactly here."}
+Part = tuple[Any, Callable[[], Any]]
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What other panels need of this one."""
+    """Its components by name: what `news` keeps up to date, and the two buttons that lead elsewhere."""
 
-    use: Any
-    open_run: Any
-    news: Callable[[str], list[Any]]  # for poll, which stands outside all tabs
-    outputs: list[Any]
+    components: dict[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        """One of them."""
+        return self.components[name]
 
 
-def panel(page: Page, name: Any) -> Watch:
-    """Lay it out and keep it up to date. `name` is the form's list of embeddings."""
-    model = gr.HTML(elem_id="ti_trainer_model")
-    bar = gr.HTML(progress("idle"), elem_id="ti_trainer_progress")
-    with gr.Row(elem_classes=["ti-buttons"]):
-        buttons = {
-            "pause": gr.Button("Pause", interactive=False, size="sm", elem_id="ti_trainer_pause"),
-            "resume": gr.Button("Resume", interactive=False, size="sm", elem_id="ti_trainer_resume"),
-            "stop": gr.Button("Stop and keep", interactive=False, size="sm", elem_id="ti_trainer_stop"),
-            "preview": gr.Button("Preview now", interactive=False, size="sm", elem_id="ti_trainer_preview"),
-            "copy": gr.Button("Save a copy", interactive=False, size="sm", elem_id="ti_trainer_copy"),
-        }
-    said = gr.HTML(elem_id="ti_trainer_said")
-    losses = gr.HTML(curve([]), elem_id="ti_trainer_curve")
-    prompt = gr.HTML(facts([("Last prompt", "none yet")]), elem_id="ti_trainer_prompt")
-    gr.HTML(PREVIEWS_HEADING)
-    previews = gr.Gallery(show_label=False, columns=4, height=300, object_fit="contain", elem_id="ti_trainer_previews")
-    result = gr.HTML(elem_id="ti_trainer_result")
-    with gr.Row(elem_classes=["ti-buttons"]):
-        use = gr.Button(
-            "Use in txt2img" if page.txt2img else "Generate with it", interactive=False, elem_id="ti_trainer_use"
-        )
-        open_run = gr.Button("Open run", interactive=False, elem_id="ti_trainer_open_run")
-
-    def shown(now: Snapshot) -> dict[str, tuple[Any, Callable[[], Any]]]:
-        """For each output what it depends on, and how to make it."""
-        can = _possible(now)
-        after = now.status in ENDED
-        parts: dict[str, tuple[Any, Callable[[], Any]]] = {
-            "model": (_model(page), lambda: _model(page)),
-            "bar": (_bar(now), lambda: _bar(now)),
-            "losses": ((now.run and now.run.id, len(now.loss), now.deterministic), lambda: _curve(now)),
-            "prompt": (now.prompt, lambda: facts([("Last prompt", now.prompt or "none yet")])),
-            "previews": ([str(path) for _, path in now.previews], lambda: gr.update(value=_previews(now))),
-            "result": ((now.status, now.run and now.run.id), lambda: _result(now) if after else ""),
-            "use": (after, lambda: gr.update(interactive=after)),
-            "open_run": (now.run is not None, lambda: gr.update(interactive=now.run is not None)),
-            "names": ("", lambda: gr.update(choices=trainable(page))),
-        }
-        return parts | {each: (yes, lambda yes=yes: gr.update(interactive=yes)) for each, yes in can.items()}
-
-    outputs = {
-        "model": model,
-        "bar": bar,
-        "losses": losses,
-        "prompt": prompt,
-        "previews": previews,
-        "result": result,
-        "use": use,
-        "open_run": open_run,
-        "names": name,
-        **buttons,
+def panel(page: Page) -> Watch:
+    """Lay it out."""
+    parts = {"model": gr.HTML(elem_id="ti_trainer_model"), "bar": gr.HTML(progress("idle"), elem_id="ti_trainer_progress")}
+    acts = {
+        "pause": ("Pause", page.job.pause),
+        "resume": ("Resume", page.job.resume),
+        "stop": ("Stop and keep", page.job.stop),
+        "preview": ("Preview now", page.job.draw_preview),
+        "copy": ("Save a copy", page.job.save_copy),
     }
+    with gr.Row(elem_classes=["ti-buttons"]):
+        for name, (label, _) in acts.items():
+            parts[name] = gr.Button(label, interactive=False, size="sm", elem_id=f"ti_trainer_{name}")
+    said = gr.HTML(elem_id="ti_trainer_said")
+    parts["losses"] = gr.HTML(curve([]), elem_id="ti_trainer_curve")
+    parts["prompt"] = gr.HTML(facts([("Last prompt", "none yet")]), elem_id="ti_trainer_prompt")
+    gr.HTML('<div class="ti-line ti-subdued">Previews, all with the same seed</div>')
+    parts["previews"] = gr.Gallery(
+        show_label=False, columns=4, height=300, object_fit="contain", elem_id="ti_trainer_previews"
+    )
+    parts["result"] = gr.HTML(elem_id="ti_trainer_result")
+    with gr.Row(elem_classes=["ti-buttons"]):
+        label = "Use in txt2img" if page.txt2img else "Generate with it"
+        parts["use"] = gr.Button(label, interactive=False, elem_id="ti_trainer_use")
+        parts["open_run"] = gr.Button("Open run", interactive=False, elem_id="ti_trainer_open_run")
+    for name, (_, act) in acts.items():
+        listen(parts[name].click, lambda act=act: _refusal(act), [], [said], queue=False)
+    return Watch(parts)
 
-    def news(seen: str) -> list[Any]:
-        """Only what changed since this page was told last."""
-        before = json.loads(seen) if seen.startswith("{") else {}
-        parts = shown(page.job.snapshot())
-        marks = {key: hashlib.sha1(repr(parts[key][0]).encode(), usedforsecurity=False).hexdigest()[:8] for key in outputs}
-        updates = [parts[key][1]() if before.get(key) != marks[key] else gr.update() for key in outputs]
-        return [json.dumps(marks), *updates]
 
-    job = page.job
-    acts = {"pause": job.pause, "resume": job.resume, "stop": job.stop, "preview": job.draw_preview, "copy": job.save_copy}
-    for key, act in acts.items():
-        listen(buttons[key].click, lambda act=act: _refusal(act), [], [said], queue=False)
-    return Watch(use, open_run, news, list(outputs.values()))
+def news(page: Page, seen: str, wanted: list[str]) -> list[Any]:
+    """For `poll`: what of the components `wanted` changed since a page was told last, which `seen` says."""
+    before = json.loads(seen) if seen.startswith("{") else {}
+    parts = shown(page, page.job.snapshot())
+    marks = {name: hashlib.sha1(repr(parts[name][0]).encode(), usedforsecurity=False).hexdigest()[:8] for name in wanted}
+    updates = [parts[name][1]() if before.get(name) != marks[name] else gr.update() for name in wanted]
+    return [json.dumps(marks), *updates]
+
+
+def shown(page: Page, now: Snapshot) -> dict[str, Part]:
+    """For each component what it depends on, and how to make it; lists that other panels choose from are among them."""
+    after, run = now.status in SAYS, now.run and now.run.id
+    parts: dict[str, Part] = {
+        "model": (_model(page), lambda: _model(page)),
+        "bar": (_bar(now), lambda: _bar(now)),
+        "losses": ((run, len(now.loss), now.deterministic), lambda: curve(now.loss, now.deterministic, now.rates)),
+        "prompt": (now.prompt, lambda: facts([("Last prompt", now.prompt or "none yet")])),
+        "previews": ([str(path) for _, path in now.previews], lambda: gr.update(value=gallery(now.previews, PREVIEWS))),
+        "result": ((now.status, run, now.step * after, now.message), lambda: _result(now)),
+        "use": (after, lambda: gr.update(interactive=after)),
+        "open_run": (run is not None, lambda: gr.update(interactive=run is not None)),
+        "names": ("", lambda: gr.update(choices=trainable(page))),
+        "presets": (presets.saved(page.presets_dir), lambda: gr.update(choices=names(page))),
+        "runs": ((run, now.status), lambda: gr.update(choices=labels(page))),
+    }
+    return parts | {each: (yes, lambda yes=yes: gr.update(interactive=yes)) for each, yes in _possible(now).items()}
 
 
 def _refusal(act: Callable[[], None]) -> str:
     """Do it; nothing to say if it can be done, since the bar tells the rest."""
     try:
         act()
-    except TITrainerError as error:
+    except (TITrainerError, OSError) as error:
         return notice("error", str(error))
     return ""
 
@@ -145,50 +135,36 @@ def _model(page: Page) -> str:
 
 
 def _bar(now: Snapshot) -> str:
-    message = now.message or MESSAGES.get(now.asked[-1] if now.asked else now.status, "")
+    message = MESSAGES.get(now.asked[-1] if now.asked else now.status, "")
     if now.status == "loading" and now.loaded[1]:
         message = f"Reading picture {now.loaded[0]} of {now.loaded[1]}"
+    elif now.status in ("stopping", "pausing") and not now.step:
+        message = "As soon as it is our turn; nothing was changed yet."
+    elif now.status == "training" and not now.loss:
+        message = "The first preview is drawn before the first step."
     epoch = now.epoch if now.step else None
     left = now.seconds_left if now.status == "training" else None
     speed = now.steps_per_second if now.active else None
     return progress(now.status, now.name, now.step, now.max_steps, epoch, speed, left, message)
 
 
-def _curve(now: Snapshot) -> str:
-    return curve(now.loss, now.deterministic, now.rates)
-
-
-def _previews(now: Snapshot) -> list[tuple[Image.Image, str]]:
-    """The first, which shows the start, and the newest."""
-    chosen = list(now.previews)
-    if len(chosen) > PREVIEWS:
-        chosen = [chosen[0], *chosen[1 - PREVIEWS :]]
-    return [(Image.open(path).convert("RGB"), f"step {step}") for step, path in chosen]
-
-
 def _result(now: Snapshot) -> str:
-    """What was written where."""
-    if now.result is None:
-        return ""
+    """What was written where, and what there is to be told."""
+    if now.status == "failed":
+        return notice("error", now.message)
+    said = notice("warning", now.message)
+    if now.result is None or now.status not in SAYS:
+        return said
     result, run = now.result, now.run.path
-    rows = [("Embedding", result.embedding_file), ("Step", result.embedding.step), ("Pictures", len(result.dataset.items))]
     files = (("Loss curve", run / "loss.png"), ("Before and after", run / "before_after.png"))
-    rows += [(label, file) for label, file in files if file.is_file()]
-    said = {
-        "done": "Done.",
-        "stopped": "Stopped; what was learned is kept.",
-        "paused": "Paused; Resume goes on exactly here.",
-    }
+    rows = [
+        ("Embedding", result.embedding_file),
+        ("Step", result.embedding.step),
+        ("Pictures", result.num_images),
+        *((label, file) for label, file in files if file.is_file()),
+        ("All of the run", run),
+    ]
     sides = (now.previews[0], now.previews[-1]) if len(now.previews) > 1 else ()
     before_after = pictures([(f"step {step}", address(path)) for step, path in sides])
-    skipped = "".join(notice("warning", f"{path.name} was left out: {reason}") for path, reason in result.dataset.skipped)
-    return notice("good", said[now.status]) + skipped + before_after + facts([*rows, ("All of the run", run)])
-
-
-def address(path: Path, side: int = 264) -> str:
-    """A picture as a data: URI, no larger than it is shown: so no file has to be served."""
-    small = Image.open(path).convert("RGB")
-    small.thumbnail((side, side))
-    content = io.BytesIO()
-    small.save(content, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
+    skipped = "".join(notice("warning", f"{path.name} was left out: {reason}") for path, reason in result.skipped)
+    return notice("good", SAYS[now.status]) + said + skipped + before_after + facts(rows)

@@ -52,7 +52,8 @@ def test_another_clip_skip_is_the_same_weights(host: StandaloneHost, loaded: lis
     assert first.clip_skip == 1  # a run that has it is not changed
     with pytest.raises(ConfigError, match="expected 1 to 3"):
         host.open_model(clip_skip=4)
-    assert host.open_model().clip_skip == 1
+    assert host.open_model().clip_skip == 2  # as it is open
+    assert host.open_model(clip_skip=1).clip_skip == 1
 
 
 def test_another_precision_is_loaded_anew(host: StandaloneHost, loaded: list[str]) -> None:

@@ -48,20 +48,27 @@ class StandaloneHost:
     template_dirs: Sequence[Path] = ()
     samplers: Sequence[str] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    fixed: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Nothing is loaded yet."""
         self._turn, self._opening = Lock(), Lock()
         self._opened: DiffusersModel | None = None
 
+    @property
+    def fixed(self) -> frozenset[str]:
+        """A regular expression can keep a server busy for ever, so strangers may not give one."""
+        return frozenset() if self.folders is None else frozenset({"filename_word_regex"})
+
     def describe(self) -> str:
         """What was asked for; whether it can be read shows when it is."""
         return "the embedded tiny model" if self.model == "embedded" else Path(self.model).stem
 
-    def open_model(self, precision: str = "auto", clip_skip: int = 1) -> DiffusersModel:
+    def open_model(self, precision: str | None = None, clip_skip: int | None = None) -> DiffusersModel:
         """Load it, or take the one that was loaded; ModelError if that cannot be done."""
         with self._opening:
+            if precision is None and self._opened is not None and clip_skip in (None, self._opened.clip_skip):
+                return self._opened
+            precision, clip_skip = precision or "auto", clip_skip or 1
             dtype = loading.pick_dtype(precision, loading.pick_device(self.device))
             if self._opened is None or self._opened.dtype != dtype:
                 self._opened = None  # two would need twice the memory

@@ -25,7 +25,7 @@ from ti_trainer.model import Vectors
 def draw(model: WebuiModel, drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
     """Generate, also in the middle of training, which goes on afterwards as if nothing had been.
 
-    An interrupt meanwhile gives the picture as far as it is.
+    TrainingError if that is interrupted: a picture that is drawn half shows nothing.
     """
     embeddings = {name: _embedding(name, vectors, model) for name, vectors in words.items()}
     tiling = model_hijack.circular_enabled
@@ -41,10 +41,9 @@ def draw(model: WebuiModel, drawing: Drawing, words: Mapping[str, Vectors]) -> I
             model_hijack.apply_circular(tiling)
             model_hijack.clear_comments()
             shared.total_tqdm.clear()
-            shared.total_tqdm.clear()
-    if not pictures:
-        message = "The WebUI was interrupted before it drew anything of the preview."
-        raise TrainingError(message)
+        if shared.state.interrupted or shared.state.stopping_generation or not pictures:
+            message = "the WebUI was interrupted."
+            raise TrainingError(message)
     return pictures[0]
 
 

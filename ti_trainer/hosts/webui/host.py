@@ -45,8 +45,6 @@ SETTINGS = {  # our option -> the host's setting, which counts once somebody has
 class WebuiHost:
     """All of it is looked up when asked for: settings change while we are there."""
 
-    fixed = frozenset({"clip_skip", "precision"})
-
     @property
     def embeddings_dir(self) -> Path:
         """Where the host looks for embeddings."""
@@ -69,6 +67,12 @@ class WebuiHost:
         return [each.name for each in sd_samplers.visible_samplers()]
 
     @property
+    def fixed(self) -> frozenset[str]:
+        """What the host decides; and a regular expression can keep a server busy for ever, so strangers may not give one."""
+        own = {"clip_skip", "precision"}
+        return frozenset(own | {"filename_word_regex"} if _has_visitors() else own)
+
+    @property
     def defaults(self) -> Mapping[str, Any]:
         """Clip skip as when generating; of the settings for training, those that are not as they came."""
         opts, values = shared.opts, {"clip_skip": int(shared.opts.CLIP_stop_at_last_layers), "precision": "auto"}
@@ -89,12 +93,12 @@ class WebuiHost:
         _check_computing()
         return sd_model.sd_checkpoint_info.model_name
 
-    def open_model(self, precision: str = "auto", clip_skip: int = 1) -> WebuiModel:
+    def open_model(self, precision: str | None = None, clip_skip: int | None = None) -> WebuiModel:
         """The checkpoint that is loaded; ModelError if it cannot be trained.
 
         Changes nothing of it, so that it can be asked at any time; it is made ready to compute with by `lock`.
         """
-        if precision != "auto":
+        if precision not in (None, "auto"):
             message = f"Precision: found {precision}, expected auto: in the WebUI its own start options decide (--no-half)."
             raise ConfigError(message)
         _check_settings()
@@ -106,7 +110,9 @@ class WebuiHost:
         check_trainable(sd_model)
         _check_computing()
         device = torch.device(devices.device)
-        text = PromptEncoder(sd_model.cond_stage_model, device, _emphasis(shared.opts.emphasis), clip_skip)
+        text = PromptEncoder(
+            sd_model.cond_stage_model, device, _emphasis(shared.opts.emphasis), clip_skip or self.defaults["clip_skip"]
+        )
         around = Surroundings(
             device=device,
             unet_dtype=devices.dtype_unet,
@@ -126,10 +132,9 @@ class WebuiHost:
 
     def check_folder(self, folder: Path) -> None:
         """ConfigError for a folder that is not the page's visitors' to read, where they may be anybody."""
-        options = shared.cmd_opts
-        if not (options.disable_extension_access or options.hide_ui_dir_config):
+        if not _has_visitors():
             return
-        shown = (paths.data_path, *(options.gradio_allowed_path or ()))
+        shown = (paths.data_path, *(shared.cmd_opts.gradio_allowed_path or ()))
         roots = list(dict.fromkeys(Path(each).resolve() for each in shown))
         if not any(folder.resolve().is_relative_to(root) for root in roots):
             message = (
@@ -147,6 +152,11 @@ class WebuiHost:
         if sd_models.model_data.sd_model is not None:  # else they are read when one is loaded
             model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
         pictures.forget_conditioning()
+
+
+def _has_visitors() -> bool:
+    """Whether the page may be used by others than the owner of the computer."""
+    return bool(shared.cmd_opts.disable_extension_access or shared.cmd_opts.hide_ui_dir_config)
 
 
 def _check_settings() -> None:

@@ -39,9 +39,11 @@ def note_component(component: Any, **given: Any) -> None:
 def add_settings() -> None:
     """What is a matter of the installation rather than of a run."""
     about = "relative to the WebUI's data folder; empty: textual_inversion"
-    shared.opts.add_option(
-        "ti_trainer_log_dir", shared.OptionInfo("", "Folder for runs of training", section=SECTION).info(about)
+    folder = shared.OptionInfo("", "Folder for runs of training", component_args=shared.hide_dirs, section=SECTION).info(
+        about
     )
+    shared.opts.add_option("ti_trainer_log_dir", folder)
+    getattr(shared.opts, "restricted_opts", set()).add("ti_trainer_log_dir")  # not to be set by visitors
 
 
 def tabs() -> list[tuple[Any, str, str]]:

@@ -1,0 +1,48 @@
+"""Pictures of a run as the page shows them: small, remembered, and nothing where a file is damaged or gone."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+SIDE_PX = 512
+MOST = 24  # of a run: more are not told apart
+
+
+def gallery(previews: Sequence[tuple[int, Path]], most: int = MOST) -> list[tuple[Image.Image, str]]:
+    """Pictures with their steps, the first, the last, and those between evenly spread."""
+    count = min(most, len(previews))
+    chosen = [previews[number * (len(previews) - 1) // max(1, count - 1)] for number in range(count)]
+    pictures = ((thumbnail(path), f"step {step}") for step, path in chosen)
+    return [(picture, label) for picture, label in pictures if picture is not None]
+
+
+def thumbnail(path: Path, side: int = SIDE_PX) -> Image.Image | None:
+    """The picture, no larger than this; None if it cannot be read."""
+    try:
+        return _read(path, path.stat().st_mtime_ns, side)
+    except (OSError, ValueError, SyntaxError):  # what Pillow raises for broken files
+        return None
+
+
+def address(path: Path, side: int = 264) -> str:
+    """The picture as a data: URI: so no file has to be served; empty if it cannot be read."""
+    small = thumbnail(path, side)
+    if small is None:
+        return ""
+    content = io.BytesIO()
+    small.save(content, "JPEG", quality=90)
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+@lru_cache(maxsize=256)
+def _read(path: Path, _changed: int, side: int) -> Image.Image:
+    with Image.open(path) as opened:
+        small = opened.convert("RGB")
+    small.thumbnail((side, side))
+    return small
