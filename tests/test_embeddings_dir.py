@@ -124,3 +124,11 @@ def test_create_refuses_what_fits_into_no_prompt(count: int, tmp_path: Path) -> 
     with pytest.raises(ConfigError, match=f"found {count}, expected 1 to 75"):
         embeddings_dir.create(tmp_path, MODEL, "thing", "star", count)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_learned_takes_the_place_of_a_bin_which_is_set_aside(tmp_path: Path) -> None:
+    old = tmp_path / "thing.bin"
+    old.write_bytes(b"as diffusers wrote it")
+    embeddings_dir.save(Embedding("thing", {"clip_l": torch.ones(1, 8)}), embeddings_dir.trainable_file(old))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["thing.bin.bak", "thing.safetensors"]
+    assert (tmp_path / "thing.bin.bak").read_bytes() == b"as diffusers wrote it"

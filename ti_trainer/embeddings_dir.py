@@ -92,6 +92,14 @@ def trainable_file(file: Path) -> Path:
     return file if file.suffix.lower() in TRAINABLE else file.with_suffix(".safetensors")
 
 
+def save(embedding: Embedding, file: Path) -> None:
+    """Write it. A .bin of the same word is set aside: the WebUI would read both, and which it takes is left to chance."""
+    formats.write(embedding, file)
+    older = file.with_suffix(".bin")
+    if older != file and older.is_file():
+        older.replace(older.with_name(older.name + ".bak"))
+
+
 def free_file(folder: Path, name: str, *, overwrite: bool) -> Path:
     """The file that an embedding of this name goes to; ConfigError if the name will not do, or is taken."""
     existing = find(folder, checked_name(name))
@@ -115,5 +123,5 @@ def create(
         encoder: initial_vectors(tokens, num_vectors) for encoder, tokens in model.token_embeddings(init_text).items()
     }
     info = {"init_text": init_text, "ti_trainer": __version__}
-    formats.write(Embedding(name, vectors, 0, model.name, model.checkpoint_hash, info), path)
+    save(Embedding(name, vectors, 0, model.name, model.checkpoint_hash, info), path)
     return path

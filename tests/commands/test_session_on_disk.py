@@ -66,7 +66,7 @@ def test_an_optimizer_of_other_vectors_is_left_alone_and_a_damaged_one_is_an_err
 
 @pytest.mark.parametrize("target", ["sub/thing.bin", "thing.png", "thing.webp", "old/thing.pt"])
 def test_files_of_every_kind_are_trained(target: str, train: Train, cli: Cli, word: Path) -> None:
-    """A .pt stays; what would lose the step, or is a picture, is left alone and goes on as .safetensors beside it."""
+    """A .pt stays; a picture is left alone and a .bin set aside, and both go on as .safetensors beside it."""
     path = word.parent / target
     path.parent.mkdir(exist_ok=True)
     assert cli("convert", word, path).code == 0
@@ -75,7 +75,8 @@ def test_files_of_every_kind_are_trained(target: str, train: Train, cli: Cli, wo
     was = path.read_bytes()
     assert train("--max-steps", 2).code == 0
     trained = path if path.suffix == ".pt" else path.with_suffix(".safetensors")
-    assert trained == path or path.read_bytes() == was
+    kept = path.with_name("thing.bin.bak") if path.suffix == ".bin" else path
+    assert trained == path or kept.read_bytes() == was
     assert not torch.equal(formats.read(trained).vectors["clip_l"], before)
     assert formats.read(trained).step == 2
 

@@ -179,7 +179,7 @@ class Session:
         embedding = trainer.embedding
         formats.write(embedding, run.copy_file(embedding))
         try:
-            formats.write(embedding, file)
+            embeddings_dir.save(embedding, file)
             if file.suffix == ".pt" and self.config.save_optimizer:
                 formats.write_optimizer(file, embedding, trainer.state().optimizer)
         except OSError as error:

@@ -179,7 +179,7 @@ def promoted(page: Page, label: str, step: str, name: str, overwrite: bool) -> s
         page.refuse_if_busy("take copies into use")
         with host.lock():
             target = embeddings_dir.free_file(host.embeddings_dir, name, overwrite=overwrite)
-            formats.write(replace(formats.read(path), name=name), target)
+            embeddings_dir.save(replace(formats.read(path), name=name), target)
             host.embeddings_changed()
     except (TITrainerError, OSError) as error:
         return notice("error", str(error))
