@@ -177,7 +177,8 @@ class Session:
     def _keep(self, trainer: Trainer, run: Run, file: Path) -> None:
         """Write the embedding; TrainingError, which says where else it is, if that cannot be done."""
         embedding = trainer.embedding
-        formats.write(embedding, run.copy_file(embedding))
+        if not run.copy_file(embedding).exists():
+            formats.write(embedding, run.copy_file(embedding))
         try:
             embeddings_dir.save(embedding, file)
             if file.suffix == ".pt" and self.config.save_optimizer:
