@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.webui
 DEMO = Path(__file__).parents[2] / "ti_trainer" / "embedded" / "demo"
 HOSTS_OWN = "a photo of a blue circle on sand"
+ENDPOINTS = ("create", "train", "status", "stop", "pause", "resume")
 LONG = 100_000  # steps: until it is stopped
 
 
@@ -119,6 +120,11 @@ def test_a_word_is_created_trained_and_used_in_the_browser(webui: Server, page: 
         page.fill(f"#txt2img_{side} input[type=number]", "64")
     page.click("#txt2img_generate")
     page.locator("#txt2img_gallery img").first.wait_for()
+
+
+def test_every_endpoint_is_there(webui: Server) -> None:
+    known = {each.get("api_name") for each in webui.api("/config")["dependencies"]}
+    assert known >= {f"ti_trainer_{name}" for name in ENDPOINTS}
 
 
 def test_generate_waits_while_we_train_and_then_draws_as_ever(webui: Server) -> None:

@@ -11,7 +11,7 @@ import pytest
 import server
 from export import export
 from server import Server
-from test_extension import DEMO, HOSTS_OWN, our_status, started, stopped, until
+from test_extension import DEMO, ENDPOINTS, HOSTS_OWN, our_status, started, stopped, until
 from test_host_alone import generate
 
 from ti_trainer.hosts.diffusers.model import DiffusersModel
@@ -57,7 +57,7 @@ def test_with_lowvram_it_says_so_before_anything_starts(start: Start) -> None:
 
 def test_nothing_of_ours_answers_without_the_login(start: Start) -> None:
     with start("--gradio-auth=someone:secret") as webui:
-        for name in ("create", "train", "status", "stop", "pause", "resume"):
+        for name in ENDPOINTS:
             with pytest.raises(RuntimeError, match="401"):
                 webui.endpoint(f"ti_trainer_{name}")
 
