@@ -254,3 +254,16 @@ def test_the_hosts_own_interrupt_stops_it(session: Session, host: Puppet) -> Non
     host.at = {4: host.interrupt.set}
     assert (now := finished(session)).status == "stopped"
     assert now.step == 4
+
+
+def test_a_run_does_not_go_on_with_another_model(session: Session, host: Puppet) -> None:
+    job = Job()
+    host.at = {3: job.pause}
+    job.start(session)
+    assert ended(job).status == "paused"
+    host.model.name = "another"
+    with pytest.raises(ConfigError, match="begun on tiny, and another is loaded now"):
+        job.resume()
+    del host.model.name
+    job.resume()
+    assert ended(job).status == "done"

@@ -80,7 +80,12 @@ class Session:
         """Refuse at once what would be refused later: the folder, the template, the embedding, and its fit to the model."""
         self._check_cheaply()
         embedding, _ = embeddings_dir.load(self.host.embeddings_dir, self.name)
-        check_fits(self.host.open_model(self.config.precision, self.config.clip_skip), embedding)
+        model = self.host.open_model(self.config.precision, self.config.clip_skip)
+        check_fits(model, embedding)
+        begun_on = self.resume.settings().get("model", model.name) if self.resume else model.name
+        if begun_on != model.name:
+            message = f"This run was begun on {begun_on}, and {model.name} is loaded now: choose {begun_on} again to go on."
+            raise ConfigError(message)
         check_steps(self.name, self.resume.step if self.resume else embedding.step, self.config)
 
     def train(
