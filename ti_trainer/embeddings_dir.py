@@ -107,7 +107,7 @@ def free_file(folder: Path, name: str, *, overwrite: bool) -> Path:
         return folder / f"{name}.safetensors"
     if not overwrite:
         message = f"There is an embedding {name!r} already ({existing}): choose another name, or allow it to be overwritten."
-        raise ConfigError(message)
+        raise ConfigError(message, "overwrite")
     return trainable_file(existing)
 
 

@@ -176,3 +176,21 @@ def test_a_state_of_other_vectors_is_refused(two_hosts: tuple[TinyHost, TinyHost
     with pytest.raises(TrainingError, match="without --resume"):
         session(one, folder, resume=True)
     assert result.embedding_file.read_bytes() == before
+
+
+def test_an_embedding_that_cannot_be_written_loses_nothing(
+    two_hosts: tuple[TinyHost, TinyHost, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _, folder = two_hosts
+
+    def refuse(embedding: object, file: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embeddings_dir, "save", refuse)
+        with pytest.raises(TrainingError, match=r"could not be written.*x-word-5\.safetensors"):
+            session(one, folder, until=5)
+    run = Run.latest(one.log_dir, "x-word")
+    assert run.step == 5
+    assert formats.read(dict(run.copies())[5]).step == 5
+    assert session(one, folder, resume=True).embedding.step == 10

@@ -6,6 +6,7 @@ import argparse
 
 from ti_trainer import embeddings_dir
 from ti_trainer.commands.common import add_host_arguments, host_of
+from ti_trainer.errors import ConfigError
 
 HELP = "make a new embedding, which starts as a text that you choose"
 
@@ -34,9 +35,15 @@ def run(args: argparse.Namespace) -> int:
     """Create it and say where it is."""
     host = host_of(args)
     model = host.open_model("fp32")
-    path = embeddings_dir.create(
-        host.embeddings_dir, model, args.name, args.init_text, args.num_vectors, overwrite=args.overwrite
-    )
+    try:
+        path = embeddings_dir.create(
+            host.embeddings_dir, model, args.name, args.init_text, args.num_vectors, overwrite=args.overwrite
+        )
+    except ConfigError as error:
+        if error.option == "overwrite":
+            message = f"{error} (--overwrite)"
+            raise ConfigError(message) from error
+        raise
     tokens = len(next(iter(model.token_embeddings(args.init_text).values())))
     print(f"Created {path}: vectors: {args.num_vectors}, from {args.init_text!r} (tokens: {tokens}).")
     return 0

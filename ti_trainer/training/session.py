@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
@@ -175,23 +176,27 @@ class Session:
             raise TrainingError(failed_but_kept(error, file)) from error
         finally:
             trainer.make_finite()
-            run.save_state(trainer.state(), trainer.dataset.fingerprint)
-            self._keep(trainer, run, file)
+            try:
+                run.save_state(trainer.state(), trainer.dataset.fingerprint)
+            finally:
+                self._keep(trainer, run, file)
         return reason
 
     def _keep(self, trainer: Trainer, run: Run, file: Path) -> None:
         """Write the embedding; TrainingError, which says where else it is, if that cannot be done."""
         embedding = trainer.embedding
-        if not run.copy_file(embedding).exists():
-            formats.write(embedding, run.copy_file(embedding))
+        copy = run.copy_file(embedding)
+        if not copy.exists():
+            with suppress(OSError):  # whatever becomes of the copy, the embedding itself comes next
+                formats.write(embedding, copy)
         try:
             embeddings_dir.save(embedding, file)
             if file.suffix == ".pt" and self.config.save_optimizer:
                 formats.write_optimizer(file, embedding, trainer.state().optimizer)
         except OSError as error:
             message = (
-                f"{file} could not be written ({error.strerror}). What was learned is in {run.copy_file(embedding)}; once "
-                "that is mended, put this copy into the embeddings folder."
+                f"{file} could not be written ({error.strerror}). What was learned is in {copy}; once that is "
+                "mended, put this copy into the embeddings folder."
             )
             raise TrainingError(message) from error
         finally:
