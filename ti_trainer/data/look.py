@@ -64,8 +64,7 @@ def look(
     captioned = sum(path.with_suffix(".txt").is_file() for path in captions)
     prompter = Prompter(name, template, config.shuffle_tags, config.tag_dropout)
     prompts = [
-        prompter(caption, sample_rng(config.seed, number))
-        for number, caption in zip(range(PROMPTS), _around(list(captions.values())), strict=False)
+        prompter(caption, sample_rng(config.seed, number)) for number, caption in enumerate(_around(list(captions.values())))
     ]
     tokenized = tuple((prompt, model.tokenize(prompt, {name: vectors})) for prompt in prompts)
     warnings = [

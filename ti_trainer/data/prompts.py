@@ -40,12 +40,16 @@ def templates(folders: Sequence[Path] = ()) -> dict[str, Path]:
     return found
 
 
+def find_template(name: str, folders: Sequence[Path] = ()) -> Path | None:
+    """The file of one of `templates`, by its name with or without its ending."""
+    return templates(folders).get(name.removesuffix(".txt"))
+
+
 def load_template(name: str, folders: Sequence[Path] = ()) -> list[str]:
     """The lines of a template file, or of one in `templates` by its name; ConfigError if one cannot teach anything."""
-    known = templates(folders)
-    path = known.get(name.removesuffix(".txt")) or Path(name)
+    path = find_template(name, folders) or Path(name)
     if not path.is_file():
-        message = f"There is no prompt template {name!r}: name a text file, or one of {', '.join(known)}."
+        message = f"There is no prompt template {name!r}: name a text file, or one of {', '.join(templates(folders))}."
         raise ConfigError(message, "template")
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]

@@ -18,7 +18,7 @@ from ti_trainer import formats
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import atomic
-from ti_trainer.host import Drawing
+from ti_trainer.host import Drawing, Turn
 from ti_trainer.model import Vectors
 from ti_trainer.training.evaluate import described, deterministic_loss
 from ti_trainer.training.run import CSV_COLUMNS, DETERMINISTIC_COLUMNS, Run
@@ -48,6 +48,20 @@ class LossTable:
             row = (last.step, last.epoch, last.epoch_step, f"{float(self._sum) / self._count:.7f}", last.learning_rate)
             append_row(self.run.loss_file, CSV_COLUMNS, row)
             self._sum, self._count = 0.0, 0
+
+
+@dataclass
+class HostProgress:
+    """Tells the host how far we are."""
+
+    turn: Turn
+    trainer: Trainer
+
+    def __call__(self, event: Event) -> None:
+        """Tell it of the step."""
+        if isinstance(event, StepDone):
+            name, last = self.trainer.embedding_name, self.trainer.last_step
+            self.turn.progress(event.step, last, f"Training {name}: step {event.step} of {last}, epoch {event.epoch}")
 
 
 @dataclass

@@ -27,6 +27,10 @@ from ti_trainer.training.trainer import TrainState
 
 CSV_COLUMNS = ("step", "epoch", "epoch_step", "loss", "learn_rate")
 DETERMINISTIC_COLUMNS = ("step", "loss")
+DECISIVE = (  # options that make another run of it when they change; rates, limits and what is written may change
+    *("seed", "batch_size", "gradient_accumulation_steps", "repeats", "latent_sampling"),
+    *("template", "shuffle_tags", "tag_dropout", "clip_skip", "precision"),
+)
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,15 @@ class Run:
                 table.writeheader()
                 table.writerows(row for row in rows if int(row["step"]) <= step)
                 write_bytes(path, text.getvalue().encode())
+
+
+def changes(before: dict[str, Any], now: dict[str, Any], other_pictures: bool) -> list[str]:
+    """What of a run's settings makes it differ, when resumed, from one that was not interrupted."""
+    changed = ["pictures or captions"] if other_pictures else []
+    if before.get("model_hash") != now["model_hash"]:
+        changed.append("model")
+    then = before.get("train", {})
+    return changed + [name for name in DECISIVE if then.get(name) != now["train"][name]]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

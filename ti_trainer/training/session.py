@@ -29,20 +29,17 @@ from ti_trainer.training.figures import before_and_after, plot_losses
 from ti_trainer.training.observers import (
     Copies,
     Evaluation,
+    HostProgress,
     LossTable,
     Observer,
     Previews,
     StateKeeper,
     TensorBoardLog,
 )
-from ti_trainer.training.run import Run
-from ti_trainer.training.trainer import Event, Finished, StepDone, Trainer, TrainState, check_steps
+from ti_trainer.training.run import Run, changes
+from ti_trainer.training.trainer import Finished, Trainer, TrainState, check_steps
 
 log = logging.getLogger(__name__)
-DECISIVE = (  # options that make another run of it when they change; rates, limits and what is written may change
-    *("seed", "batch_size", "gradient_accumulation_steps", "repeats", "latent_sampling"),
-    *("template", "shuffle_tags", "tag_dropout", "clip_skip", "precision"),
-)
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,11 @@ class Session:
             still_loading(total, total)
             trainer, run = self._prepared(model, dataset, embedding, file)
             file = embeddings_dir.trainable_file(file)
-            watching = [*observers(trainer, run), _Told(turn, trainer), *self._writers(trainer, run, model, turn, controls)]
+            watching = [
+                *observers(trainer, run),
+                HostProgress(turn, trainer),
+                *self._writers(trainer, run, model, turn, controls),
+            ]
             reason = self._run(trainer, run, watching, file, should_stop)
         plot_losses(run)
         before_and_after(run)
@@ -142,7 +143,7 @@ class Session:
             trainer = Trainer(model, dataset, embedding, self.config, _webui_state(file, embedding, model))
             return trainer, Run.create(self.host.log_dir, self.name, settings)
         state, fingerprint = run.load_state()
-        if changed := _changes(run.settings(), settings, fingerprint != dataset.fingerprint):
+        if changed := changes(run.settings(), settings, fingerprint != dataset.fingerprint):
             self.warn(f"Not as at the run's beginning: {', '.join(changed)}. It goes on, but not exactly.")
         trainer = Trainer(model, dataset, embedding, self.config, state)
         run.forget_after(trainer.step)
@@ -270,28 +271,6 @@ class Session:
             "model_hash": model.checkpoint_hash,
             "train": self.config.to_dict(),
         }
-
-
-@dataclass
-class _Told:
-    """Tells the host how far we are."""
-
-    turn: Turn
-    trainer: Trainer
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, StepDone):
-            name, last = self.trainer.embedding_name, self.trainer.last_step
-            self.turn.progress(event.step, last, f"Training {name}: step {event.step} of {last}, epoch {event.epoch}")
-
-
-def _changes(before: dict[str, Any], now: dict[str, Any], other_pictures: bool) -> list[str]:
-    """What makes a resumed run differ from one that was not interrupted."""
-    changed = ["pictures or captions"] if other_pictures else []
-    if before.get("model_hash") != now["model_hash"]:
-        changed.append("model")
-    then = before.get("train", {})
-    return changed + [name for name in DECISIVE if then.get(name) != now["train"][name]]
 
 
 def _webui_state(file: Path, embedding: Embedding, model: DiffusionModel) -> TrainState | None:

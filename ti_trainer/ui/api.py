@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ti_trainer.config import TrainConfig, options
-from ti_trainer.data.prompts import templates
+from ti_trainer.data.prompts import find_template
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.training.session import Session
 from ti_trainer.ui.create import create, said_of
@@ -59,9 +59,8 @@ def train(page: Page, name: str, images: str, settings: str) -> dict[str, Any]:
             f"Unknown options: found {', '.join(sorted(unknown))}, expected an object with options of the settings file."
         )
         raise ConfigError(message)
-    own = {each: value for each, value in page.host.defaults.items() if each in page.host.fixed}
-    config = TrainConfig.from_dict({**page.host.defaults, **given, **own})
-    if config.template.removesuffix(".txt") not in templates(page.host.template_dirs):
+    config = TrainConfig.from_dict({**page.host.defaults, **given})
+    if find_template(config.template, page.host.template_dirs) is None:
         message = f"There is no prompt template {config.template!r}: expected one of those that the page lists."
         raise ConfigError(message, "template")
     if not (images or "").strip():

@@ -39,7 +39,7 @@ def panel(page: Page) -> Create:
                 elem_id="ti_trainer_create_name",
                 max_lines=1,
             )
-            about_name = gr.HTML(elem_id="ti_trainer_create_about_name", elem_classes=["ti-note"])
+            about_name = gr.HTML(elem_id="ti_trainer_create_about_name")
             init_text = gr.Textbox(
                 label="Initialization text",
                 info="What it is near to, in a word or two: the vectors begin as these. Empty: they begin at zero.",
@@ -47,7 +47,7 @@ def panel(page: Page) -> Create:
                 elem_id="ti_trainer_create_init_text",
                 max_lines=1,
             )
-            about_text = gr.HTML(elem_id="ti_trainer_create_about_text", elem_classes=["ti-note"])
+            about_text = gr.HTML(elem_id="ti_trainer_create_about_text")
             num_vectors = gr.Slider(
                 minimum=1,
                 maximum=CHUNK,
@@ -71,14 +71,10 @@ def panel(page: Page) -> Create:
                 skipped = gr.HTML(elem_id="ti_trainer_survey")
     for each in (name, init_text, num_vectors, overwrite):
         unsaved(each)
-    listen(name.change, lambda *given: about_the_name(page, *given), [name, overwrite], [about_name], queue=False)
-    listen(overwrite.change, lambda *given: about_the_name(page, *given), [name, overwrite], [about_name], queue=False)
-    listen(
-        init_text.change, lambda *given: about_the_text(page, *given), [init_text, num_vectors], [about_text], queue=False
-    )
-    listen(
-        num_vectors.change, lambda *given: about_the_text(page, *given), [init_text, num_vectors], [about_text], queue=False
-    )
+    for each in (name, overwrite):
+        listen(each.change, lambda *given: about_the_name(page, *given), [name, overwrite], [about_name], queue=False)
+    for each in (init_text, num_vectors):
+        listen(each.change, lambda *given: about_the_text(page, *given), [init_text, num_vectors], [about_text], queue=False)
     listen(look.click, lambda: survey(page), [], [skipped], show_progress="minimal")
     return Create(button, [name, init_text, num_vectors, overwrite], outcome)
 

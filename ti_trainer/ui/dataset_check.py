@@ -37,18 +37,21 @@ def panel(form: TrainForm) -> Any:
         name, images, values = form.read(*given)
         wrong = form.wrong(name, images, values)
         refusals = form.refusals(wrong)
-        nothing = [gr.update(visible=True), gr.update(value=[]), ""]
+
+        def refused(message: str) -> list[Any]:
+            return [gr.update(visible=True), notice("error", message), gr.update(value=[]), "", *refusals]
+
         if wrong:
-            return [*nothing[:1], notice("error", "First mend what is marked on the left."), *nothing[1:], *refusals]
+            return refused("First mend what is marked on the left.")
         host, config = form.page.host, form.form.config(values)
         try:
             embedding, _ = embeddings_dir.load(host.embeddings_dir, name)
-            model = host.open_model(config.precision, config.clip_skip)
+            model = host.open_model()  # only its tokenizer is needed: a run may hold it in another precision
             check_fits(model, embedding)
             template = load_template(config.template, host.template_dirs)
             seen = look(images, template, config, model, name, embedding.vectors)
         except (TITrainerError, OSError) as error:
-            return [*nothing[:1], notice("error", str(error)), *nothing[1:], *refusals]
+            return refused(str(error))
         table = prompt_table((prompt, _chunks(each, model)) for prompt, each in seen.prompts)
         return [gr.update(visible=True), described(seen), gr.update(value=list(seen.thumbnails)), table, *refusals]
 

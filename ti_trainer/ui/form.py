@@ -13,13 +13,8 @@ from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.widgets import error_update, widget
 
 FIRST = ("template", "max_steps", "learning_rate", "batch_size")  # what a first run needs stands above the rest
-AS_TYPED = (
-    "learning_rate",
-    "clip_grad_limit",
-    "filename_word_regex",
-    "width",
-    "height",
-)  # can be wrong in ways worth saying
+# Can be wrong in ways worth saying at once.
+AS_TYPED = ("learning_rate", "clip_grad_limit", "filename_word_regex", "width", "height")
 
 
 @dataclass
@@ -59,8 +54,7 @@ class Form:
 
     def config(self, values: Mapping[str, Any]) -> TrainConfig:
         """The options as they stand, the host's own among them; ConfigError if one is wrong."""
-        own = {name: value for name, value in self.host.defaults.items() if name in self.host.fixed}
-        return TrainConfig.from_dict({**own, **typed(values)})
+        return TrainConfig.from_dict({**self.host.defaults, **typed(values)})
 
 
 def offered(host: Host) -> list[Option]:

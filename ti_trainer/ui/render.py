@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Literal
 
-Status = Literal["idle", "waiting", "loading", "training", "pausing", "paused", "stopping", "stopped", "done", "failed"]
+from ti_trainer.training.job import Status
+
 Kind = Literal["error", "warning", "good", "info"]
 Token = tuple[int, str | None]
 

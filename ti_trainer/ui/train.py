@@ -11,7 +11,7 @@ import gradio as gr
 from ti_trainer import embeddings_dir
 from ti_trainer.config import SECTIONS, problems
 from ti_trainer.data.images import find_images
-from ti_trainer.data.prompts import NAME, templates
+from ti_trainer.data.prompts import NAME, find_template, templates
 from ti_trainer.errors import ConfigError, DatasetError, TITrainerError
 from ti_trainer.training.session import Session
 from ti_trainer.ui import preset_row
@@ -86,7 +86,7 @@ class TrainForm:
             find_images(images)
         except (TITrainerError, OSError) as error:
             wrong["images"] = str(error)
-        if values.get("template", "").removesuffix(".txt") not in templates(host.template_dirs):
+        if find_template(values.get("template", ""), host.template_dirs) is None:
             wrong["template"] = "Choose one of the templates in the list."
         return wrong
 
@@ -165,16 +165,16 @@ def start(form: TrainForm, *given: Any) -> list[Any]:
             said = notice("error", str(error))
     if wrong:
         said = notice("error", "Nothing was started: see the messages above." + _folded(form, wrong))
-    elif (
-        not said
-        and values.get("preview_prompt")
-        and NAME not in values["preview_prompt"]
-        and name not in values["preview_prompt"]
-    ):
-        said = notice(
-            "warning", f"The preview prompt contains neither {NAME} nor {name}: previews will not show what is learned."
-        )
-    return [said, *form.refusals(wrong)]
+    return [said or _about_previews(name, values.get("preview_prompt", "")), *form.refusals(wrong)]
+
+
+def _about_previews(name: str, prompt: str) -> str:
+    """A warning if they will not show the word; with no prompt they take the last one of training, which has it."""
+    if not prompt or NAME in prompt or name in prompt:
+        return ""
+    return notice(
+        "warning", f"The preview prompt contains neither {NAME} nor {name}: previews will not show what is learned."
+    )
 
 
 def _folded(form: TrainForm, wrong: dict[str, str]) -> str:

@@ -86,10 +86,10 @@ def news(page: Page, seen: str, wanted: list[str]) -> list[Any]:
 
 def shown(page: Page, now: Snapshot) -> dict[str, Part]:
     """For each component what it depends on, and how to make it; lists that other panels choose from are among them."""
-    after, run = now.status in SAYS, now.run and now.run.id
+    after, run, model, bar = now.status in SAYS, now.run and now.run.id, _model(page), _bar(now)
     parts: dict[str, Part] = {
-        "model": (_model(page), lambda: _model(page)),
-        "bar": (_bar(now), lambda: _bar(now)),
+        "model": (model, lambda: model),
+        "bar": (bar, lambda: bar),
         "losses": ((run, len(now.loss), now.deterministic), lambda: curve(now.loss, now.deterministic, now.rates)),
         "prompt": (now.prompt, lambda: facts([("Last prompt", now.prompt or "none yet")])),
         "previews": ([str(path) for _, path in now.previews], lambda: gr.update(value=gallery(now.previews, PREVIEWS))),
