@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,12 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event as Flag
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from ti_trainer.errors import ConfigError
+from ti_trainer.host import HostCaptioner
 from ti_trainer.model import Conditioning, Vectors
 from ti_trainer.prompts import PromptTokenizer, TokenizedPrompt
 
@@ -96,6 +100,8 @@ class TinyHost:
     interrupt: Flag = field(default_factory=Flag)
     template_dirs: Sequence[Path] = ()
     samplers: Sequence[str] = ("Euler", "DDIM")
+    captioners: Mapping[str, HostCaptioner] = field(default_factory=dict)
+    face_models: Sequence[Path] = ()
     defaults: Mapping[str, object] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
 
@@ -131,3 +137,59 @@ class TinyHost:
 
     def embeddings_changed(self) -> None:
         self.changes += 1
+
+
+RATING, GENERAL, CHARACTER = 9, 0, 4
+
+
+def make_tagger(
+    folder: Path, tags: Mapping[str, tuple[int, NDArray[np.floating]]], *, bias: float = 0.0, channels_last: bool = True
+) -> Path:
+    """A folder as taggers of the WD14 family have it, with a model that is small and right.
+
+    `tags` holds a category and weights (size, size, 3) for each: how sure it is of a tag is the sigmoid of the bias and the
+    sum of pixels (BGR, 0 to 255) times weights.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = np.stack([each for _, each in tags.values()])  # (T, size, size, 3)
+    shape = ["batch", *weights.shape[1:]]
+    if not channels_last:
+        weights, shape = weights.transpose(0, 3, 1, 2), ["batch", 3, *weights.shape[1:3]]
+    table = weights.reshape(len(tags), -1).T.astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["input"], ["flat"], axis=1),
+            helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
+            helper.make_node("Sigmoid", ["logits"], ["output"]),
+        ],
+        "tagger",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", len(tags)])],
+        [
+            numpy_helper.from_array(table, "weights"),
+            numpy_helper.from_array(np.full(len(tags), bias, np.float32), "bias"),
+        ],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(folder / "model.onnx")
+    )
+    with (folder / "selected_tags.csv").open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["tag_id", "name", "category", "count"])
+        rows.writerows([number, name, category, 1000] for number, (name, (category, _)) in enumerate(tags.items()))
+    return folder
+
+
+def colour_tagger(folder: Path, size_px: int = 8) -> Path:
+    """A tagger that is sure of red_hair, green_eyes and blue_sky as far as a picture's middle is of that colour."""
+    tags = {"rating_safe": (RATING, np.ones((size_px, size_px, 3)))}
+    middle = slice(size_px // 4, size_px * 3 // 4)
+    for channel, name in enumerate(("blue_sky", "green_eyes", "red_hair")):
+        weights = np.zeros((size_px, size_px, 3))
+        weights[middle, middle] = -0.02 / (size_px / 2) ** 2
+        weights[middle, middle, channel] = 0.04 / (size_px / 2) ** 2
+        tags[name] = (GENERAL, weights)
+    return make_tagger(folder, tags, bias=-2)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from ti_trainer.data.images import Frame, find_images, load_image
-from ti_trainer.errors import DatasetError
+from ti_trainer.data.images import Frame, find_masks, load_image
+from ti_trainer.data.pictures import find_images
+from ti_trainer.errors import ConfigError, DatasetError
 
 AS_IT_IS = Frame(None)
 
@@ -160,3 +161,67 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
         find_images(tmp_path)
     with pytest.raises(DatasetError, match="does not exist"):
         find_images(tmp_path / "nowhere")
+
+
+SHAPES = [(100, 100), (300, 200), (200, 300), (640, 360), (333, 777), (1000, 250), (97, 501)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("side", [128, 512])
+def test_a_circle_stays_round_in_its_bucket_and_the_bucket_has_about_the_shape(
+    tmp_path: Path, shape: tuple[int, int], side: int
+) -> None:
+    large = (shape[0] * 4, shape[1] * 4)
+    radius, (x, y) = min(large) * 0.3, (large[0] / 2, large[1] / 2)
+    picture = Image.new("RGB", large)
+    ImageDraw.Draw(picture).ellipse((x - radius, y - radius, x + radius, y + radius), fill="white")
+    pixels, _ = load_image(saved(tmp_path, "x.png", picture), Frame((side, side), buckets=True))
+    _, height, width = pixels.shape
+    assert (width % 64, height % 64) == (0, 0)
+    assert width * height <= side * side
+    lit = (pixels[0] + 1) / 2
+    across, down = lit.sum(1).max().item(), lit.sum(0).max().item()  # diameters, parts of pixels counted
+    assert across == pytest.approx(down, rel=0.02)
+    if 0.5 <= shape[0] / shape[1] <= 2 and side == 512:  # little of it is cut off
+        assert width / height == pytest.approx(shape[0] / shape[1], rel=0.2)
+
+
+def test_buckets_need_a_size_and_room() -> None:
+    for size in (None, (32, 64)):
+        with pytest.raises(ConfigError, match="expected 64 x 64 px or more"):
+            Frame(size, buckets=True)
+    Frame((64, 64), buckets=True)
+
+
+@pytest.mark.parametrize("frame", [Frame((40, 24)), Frame((24, 40)), Frame(None), Frame((128, 128), buckets=True)])
+@pytest.mark.parametrize("at", [1.0, 0.5])
+def test_a_mask_is_cropped_as_its_picture_is(tmp_path: Path, frame: Frame, at: float) -> None:
+    """The picture is its own mask, so that both must come out the same."""
+    blocks = np.random.default_rng(3).integers(0, 256, (12, 20), np.uint8)
+    picture = Image.fromarray(blocks).resize((204, 124), Image.Resampling.BICUBIC)
+    mask = picture if at == 1 else picture.resize((102, 62), Image.Resampling.BOX)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # both lie on their side
+    path = saved(tmp_path, "x.png", picture.convert("RGB"), exif=exif)
+    pixels, counts = load_image(path, frame, saved(tmp_path, "m.png", mask, exif=exif))
+    assert counts.shape == (1, *pixels.shape[1:])
+    assert (counts - (pixels[:1] + 1) / 2).abs().mean() < (0.003 if at == 1 else 0.03)
+
+
+def test_a_mask_counts_more_than_alpha_and_must_have_the_shape_of_its_picture(tmp_path: Path) -> None:
+    path = saved(tmp_path, "x.png", gradient(32, 16, "RGBA"))
+    white = saved(tmp_path, "white.png", Image.new("L", (16, 8), 255))
+    _, counts = load_image(path, Frame(None, use_alpha=True), white)
+    assert torch.equal(counts, torch.ones(1, 16, 32))
+    pixels, _ = load_image(path, AS_IT_IS, saved(tmp_path, "black.png", Image.new("L", (16, 8), 0)))
+    assert torch.equal(pixels, load_image(path, AS_IT_IS)[0])  # what does not count is not blackened
+    with pytest.raises(DatasetError, match=r"its mask other\.png has 16 x 16 px, expected the shape of 32 x 16 px"):
+        load_image(path, AS_IT_IS, saved(tmp_path, "other.png", Image.new("L", (16, 16))))
+
+
+def test_masks_are_found_by_stem_in_any_format(tmp_path: Path) -> None:
+    for name in ("a.png", "b.JPG", "c.txt", ".d.png"):
+        (tmp_path / name).touch()
+    assert {stem: path.name for stem, path in find_masks(tmp_path).items()} == {"a": "a.png", "b": "b.JPG"}
+    with pytest.raises(DatasetError, match=r"mask directory .* does not exist"):
+        find_masks(tmp_path / "nowhere")

@@ -15,13 +15,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "ti_trainer").rglob("*.py"))
 OUTER = ("hosts", "commands", "ui", "__main__", "embedded")  # everything else is the core
+LATER = ("matplotlib", "tensorboard", "cv2", "onnxruntime", "imagehash")  # heavy, or not always there
 WHERE_ONLY = {  # a package -> the places that may import it
     "modules": ("hosts/webui",),
     "ldm": ("hosts/webui",),
     "sgm": ("hosts/webui",),
     "gradio": ("ui",),
     "diffusers": ("hosts/diffusers", "embedded"),
-    "transformers": ("hosts/diffusers", "embedded"),
+    "transformers": ("hosts/diffusers", "embedded", "preprocess/captioners"),
 }
 
 
@@ -105,7 +106,7 @@ before = torch.load, torch.random.get_rng_state().sum().item(), signal.getsignal
 for name in {names!r}:
     importlib.import_module(name)
 after = torch.load, torch.random.get_rng_state().sum().item(), signal.getsignal(signal.SIGINT), logging.root.handlers[:]
-loaded = sorted({{name.split(".")[0] for name in sys.modules}} & {{*{list(WHERE_ONLY)!r}, "matplotlib", "tensorboard"}})
+loaded = sorted({{name.split(".")[0] for name in sys.modules}} & {{*{list(WHERE_ONLY)!r}, *{LATER}}})
 print(json.dumps([bare, loaded, torch.cuda.is_initialized(), before == after, threading.active_count()]))
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from PIL import Image
 
 from ti_trainer.model import DiffusionModel, Vectors
+from ti_trainer.preprocess.config import PreprocessConfig
+from ti_trainer.preprocess.tags import Captioner
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,17 @@ class Drawing:
     width: int = 0
     height: int = 0
     sampler: str = ""
+
+
+@dataclass(frozen=True)
+class HostCaptioner:
+    """Something of the host's own that says what is in a picture: what people see, and what opens it for a while.
+
+    `open` waits for the host's turn by itself, at each picture again: call it outside of `Host.lock`. It raises ConfigError.
+    """
+
+    label: str
+    open: Callable[[PreprocessConfig], AbstractContextManager[Captioner]]
 
 
 class Turn(Protocol):
@@ -50,6 +63,8 @@ class Host(Protocol):
     log_dir: Path
     template_dirs: Sequence[Path]  # where a prompt template is looked for by its name
     samplers: Sequence[str]  # names that a Drawing may have; empty if there is no choice
+    captioners: Mapping[str, HostCaptioner]  # by the names that the option `captioners` takes; ours are not among them
+    face_models: Sequence[Path]  # folders of the host's in which a face detector's model may lie
     defaults: Mapping[str, Any]  # options of TrainConfig that the host's settings decide otherwise than we do
     fixed: frozenset[str]  # options that are the host's own business and not offered: they are as in `defaults`
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from ti_trainer.hosts.diffusers.host import StandaloneHost
-
-PROGRAM = os.environ.get("TI_TRAINER_PROGRAM", "python -m ti_trainer")  # as the user calls it; install.py says so
 
 
 def add_host_arguments(parser: argparse.ArgumentParser, *, logs: bool = False) -> None:

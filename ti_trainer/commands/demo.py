@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from ti_trainer import embedded, embeddings_dir
-from ti_trainer.commands.common import PROGRAM, add_place_arguments
+from ti_trainer.commands import PROGRAM
+from ti_trainer.commands.common import add_place_arguments
 from ti_trainer.commands.train import train
 from ti_trainer.config import TrainConfig
 from ti_trainer.hosts.diffusers.host import StandaloneHost

@@ -11,6 +11,7 @@ from ti_trainer.commands.common import add_host_arguments, host_of
 from ti_trainer.data.dataset import load_dataset
 from ti_trainer.data.images import Frame
 from ti_trainer.data.prompts import NAME, Prompter
+from ti_trainer.data.subsets import read_subsets
 from ti_trainer.model import check_fits
 from ti_trainer.training.evaluate import described, deterministic_loss
 
@@ -21,7 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
     parser.add_argument("name", metavar="NAME", help="an embedding of the folder")
     parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="pictures of what it was taught, captioned or not"
+        "--images",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="pictures of what it was taught, captioned or not; a data set as for train",
     )
     parser.add_argument("--init-text", metavar="TEXT", help="what to compare with (default: the text it was created from)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -36,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     model = host.open_model("fp32")
     check_fits(model, embedding)
     dataset = load_dataset(
-        args.images,
+        [subset for subset in read_subsets(args.images) if not subset.is_reg],
         model,
         Frame((model.default_size_px, model.default_size_px)),
         Prompter(embedding.name, [NAME]),

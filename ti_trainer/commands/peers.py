@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ti_trainer import formats
-from ti_trainer.data.images import find_images
+from ti_trainer.data.pictures import find_images
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.hosts.diffusers import loading

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ti_trainer.commands import INTERRUPTED
-from ti_trainer.commands.common import PROGRAM, add_host_arguments, host_of
+from ti_trainer.commands import INTERRUPTED, PROGRAM
+from ti_trainer.commands.common import add_host_arguments, host_of
+from ti_trainer.commands.terminal import add_options, given_options, interruptible
 from ti_trainer.config import SECTIONS, TrainConfig, options
 from ti_trainer.errors import ConfigError, StoppedError
-from ti_trainer.options import Option
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Controls, Result, Session
 from ti_trainer.training.trainer import Event, StepDone, Trainer
@@ -28,26 +25,19 @@ HELP = "teach an embedding what is in a folder of pictures"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes; the options come from config.py."""
     parser.add_argument("name", metavar="NAME", help="an embedding that was made with create")
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the data set: a folder of pictures")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the data set: a folder of pictures, or a .toml file that lists several as kohya's dataset_config does",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the last run of this embedding, with its settings")
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="saved settings (the settings.json of a run); flags go before"
     )
     add_host_arguments(parser, logs=True)
-    groups = {section: parser.add_argument_group(title.lower()) for section, title in SECTIONS.items()}
-    for option in options():
-        _add_option(groups[option.section], option)
-
-
-def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
-    text = f"{option.help} (default: {option.default!r})".replace("%", "%%")
-    if option.type is bool:
-        group.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=None, help=text)
-        return
-    metavar = None if option.choices else {int: "N", float: "X", str: "TEXT"}[option.type]
-    group.add_argument(
-        option.flag, type=option.type, default=None, choices=option.choices or None, metavar=metavar, help=text
-    )
+    add_options(parser, SECTIONS, options())
 
 
 def config_of(args: argparse.Namespace) -> TrainConfig:
@@ -57,8 +47,7 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
         values |= Run.latest(args.log_dir, args.name).settings().get("train", {})
     if args.config is not None:
         values |= _saved(args.config)
-    given = {option.name: getattr(args, option.name) for option in options()}
-    return TrainConfig.from_dict({**values, **{name: value for name, value in given.items() if value is not None}})
+    return TrainConfig.from_dict({**values, **given_options(args, options())})
 
 
 def _saved(path: Path) -> dict[str, object]:
@@ -80,8 +69,9 @@ def run(args: argparse.Namespace) -> int:
 def train(session: Session) -> int:
     """Run a session on a terminal: Ctrl-C stops it after the step at hand, all kept."""
     try:
-        with _stop_on_interrupt() as stop, _Progress() as progress:
-            result = session.train(progress.begin, stop.controls, progress.loading)
+        said = "Stopping after this step; press Ctrl-C again to break off."
+        with interruptible(said) as stop, _Progress() as progress:
+            result = session.train(progress.begin, Controls(stop), progress.loading)
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         return INTERRUPTED
@@ -103,34 +93,6 @@ def report(result: Result) -> None:
         name, images = result.embedding.name, result.run.settings()["images"]
         print(f'Go on with: {PROGRAM} train "{name}" --images "{images}" --resume')
         print("and --model and the folders as before, where you gave any.")
-
-
-@dataclass
-class _Stop:
-    controls: Controls = field(default_factory=Controls)
-    broken_off: bool = False
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[_Stop]:
-    """The first Ctrl-C asks the run to stop, the second breaks off."""
-    stop = _Stop()
-
-    def ask(number: int, frame: object) -> None:
-        if stop.broken_off:
-            return  # what was learned is being saved
-        if stop.controls.stop.is_set():
-            stop.broken_off = True
-            raise KeyboardInterrupt
-        stop.controls.stop.set()
-        print("\nStopping after this step; press Ctrl-C again to break off.", file=sys.stderr)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclass

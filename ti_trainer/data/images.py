@@ -1,12 +1,11 @@
-"""Pictures on disk: which there are, and what of them is trained on. Knows nothing of captions or latents.
+"""What of a picture is trained on: fitted to a frame, upright, with how much each place counts. Knows nothing of latents.
 
-H, W in pixels.
+H, W in pixels; sizes are (width, height).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,64 +13,86 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ti_trainer.errors import DatasetError
+from ti_trainer.config import TrainConfig
+from ti_trainer.data.buckets import STEP, bucket_size, bucket_sizes
+from ti_trainer.data.pictures import has_alpha, is_image, upright, upright_size
+from ti_trainer.errors import ConfigError, DatasetError
 
 MULTIPLE = 8  # the VAE works on blocks of 8 px
+SAME_SHAPE = 0.02  # of a picture and its mask, as a fraction
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How pictures are fitted: to a size, or, where it is None, not resized but cut to multiples of 8 px."""
+    """How pictures are fitted: to a size, or, where it is None, not resized but cut to multiples of 8 px.
+
+    With `buckets` a picture keeps its shape: it is fitted to the bucket nearest to it, of about the pixels of `size`.
+    """
 
     size: tuple[int, int] | None
     use_alpha: bool = False
+    buckets: bool = False
+
+    def __post_init__(self) -> None:
+        """ConfigError if the size has room for no bucket."""
+        if self.buckets and (self.size is None or not bucket_sizes(self.size[0] * self.size[1])):
+            message = f"Use aspect-ratio buckets: found the size {self.size}, expected {STEP} x {STEP} px or more."
+            raise ConfigError(message, "buckets")
+
+    def size_for(self, picture: tuple[int, int]) -> tuple[int, int] | None:
+        """The size that a picture of this one is fitted to; None if it is not resized."""
+        if self.size is None or not self.buckets:
+            return self.size
+        return bucket_size(picture, self.size[0] * self.size[1])
 
 
-@lru_cache
-def image_endings() -> frozenset[str]:
-    """The endings of picture files that can be opened here, in lower case and with their dots."""
-    readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    return frozenset(readable - {".pdf", ".eps", ".ps", ".mpg", ".mpeg"})
+def frame_of(config: TrainConfig, default_size_px: int) -> Frame:
+    """How a run with these options fits pictures, on a model that was made for this side."""
+    size = (config.width or default_size_px, config.height or default_size_px)
+    return Frame(None if config.do_not_resize else size, config.use_alpha_weight, config.buckets)
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Every picture of the folder by name, whatever its format; DatasetError if there is none."""
+def find_masks(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder of masks, by the stems of those that they belong to; DatasetError if there is no folder."""
     if not folder.is_dir():
-        message = f"The data set directory {folder} does not exist: name a folder with pictures."
+        message = f"The mask directory {folder} does not exist: name a folder with a grey picture for each picture."
         raise DatasetError(message)
-    found = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in image_endings() and not path.name.startswith(".")
-    )
-    if not found:
-        message = f"There are no pictures in {folder}: put some there (.png, .jpg, .webp, ...), 5 to 30 of the same thing."
-        raise DatasetError(message)
-    return found
+    return {path.stem: path for path in sorted(folder.iterdir(), reverse=True) if is_image(path)}
 
 
-def load_image(path: Path, frame: Frame) -> tuple[Tensor, Tensor | None]:
-    """Pixels (3, H, W) in [-1, 1], upright, and alpha (1, H, W) in [0, 1] if it is used and the picture has one.
+def load_image(path: Path, frame: Frame, mask: Path | None = None) -> tuple[Tensor, Tensor | None]:
+    """Pixels (3, H, W) in [-1, 1], upright, and how much each counts, (1, H, W) in [0, 1], or None if all the same.
 
-    A picture of another shape is cropped at its middle, never squashed. Raises OSError and others that Pillow raises for a
-    broken file.
+    That is what its mask says, or else its alpha, where that is used and there is some. A picture of another shape than its
+    frame is cropped at its middle, never squashed, and its mask with it. DatasetError for a mask of another shape; OSError
+    and others that Pillow raises for a broken file.
     """
     with Image.open(path) as opened:
-        if frame.size is not None:
-            side = 2 * max(frame.size)  # of both sides: the picture may lie on one
-            opened.draft("RGB", (side, side))
-        picture = eight_bit(ImageOps.exif_transpose(opened))
-        has_alpha = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
-        picture = picture.convert("RGBA" if has_alpha and frame.use_alpha else "RGB")
-    picture = _fitted(picture, frame.size)
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # (3 or 4, H, W)
-    alpha = pixels[3:].float() / 255 if len(pixels) == 4 else None
-    return pixels[:3].float() / 127.5 - 1, alpha
+        original = upright_size(opened)
+        size = frame.size_for(original)
+        picture = upright(opened, None if size is None else (2 * max(size), 2 * max(size)))
+        with_alpha = frame.use_alpha and mask is None and has_alpha(picture)
+        picture = picture.convert("RGBA" if with_alpha else "RGB")
+    pixels = _tensor(_fitted(picture, size))  # (3 or 4, H, W)
+    counts = pixels[3:] if len(pixels) == 4 else None
+    if mask is not None:
+        counts = _tensor(_fitted(_mask(mask, original, picture.size), size))
+    return pixels[:3].float() / 127.5 - 1, None if counts is None else counts.float() / 255
 
 
-def eight_bit(picture: Image.Image) -> Image.Image:
-    """Greys of 16 bits brought to 8: Pillow itself would cut them off at 255."""
-    if not picture.mode.startswith("I"):
-        return picture
-    return Image.fromarray((np.asarray(picture) / 257).clip(0, 255).astype(np.uint8))
+def _mask(path: Path, original: tuple[int, int], read_at: tuple[int, int]) -> Image.Image:
+    """The mask of a picture of this original size, as large as the picture was read."""
+    with Image.open(path) as opened:
+        mask = upright(opened).convert("RGB").convert("L")
+    if abs(mask.width * original[1] / (mask.height * original[0]) - 1) > SAME_SHAPE:
+        message = f"its mask {path.name} has {mask.width} x {mask.height} px, expected the shape of {_px(original)}"
+        raise DatasetError(message)
+    return mask if mask.size == read_at else mask.resize(read_at, Image.Resampling.BILINEAR)
+
+
+def _tensor(picture: Image.Image) -> Tensor:
+    pixels = torch.from_numpy(np.array(picture))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)  # (channels, H, W)
 
 
 def _fitted(picture: Image.Image, size: tuple[int, int] | None) -> Image.Image:
@@ -79,7 +100,11 @@ def _fitted(picture: Image.Image, size: tuple[int, int] | None) -> Image.Image:
         return picture if picture.size == size else ImageOps.fit(picture, size, Image.Resampling.BICUBIC)
     width, height = (side // MULTIPLE * MULTIPLE for side in picture.size)
     if not width or not height:
-        message = f"the picture is {picture.width} x {picture.height} px; at least {MULTIPLE} x {MULTIPLE} are needed"
+        message = f"the picture is {_px(picture.size)}; at least {MULTIPLE} x {MULTIPLE} are needed"
         raise DatasetError(message)
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
     return picture.crop((left, top, left + width, top + height))
+
+
+def _px(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]} px"

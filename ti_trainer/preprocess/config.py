@@ -63,7 +63,7 @@ class PreprocessConfig:
     edges_weight: float = option(
         0.5, "How much corners and edges do.", label="Focal point edges weight", section="focal", low=0, high=1
     )
-    debug: bool = option(
+    debug_image: bool = option(
         False,
         "Also draw what was found and where the crop went, into the sub-folder 'debug'.",
         label="Create debug image",
@@ -208,6 +208,9 @@ class PreprocessConfig:
             if getattr(self, name) % 8:
                 message = f"{name}: found {getattr(self, name)}, expected a multiple of 8."
                 raise ConfigError(message, name)
+        if self.keep_alpha and self.format == "jpg":
+            message = "File format: found jpg, which cannot keep transparency; expected png or webp."
+            raise ConfigError(message, "format")
         for low, high in (("min_side", "max_side"), ("min_area", "max_area")):
             if getattr(self, low) > getattr(self, high):
                 message = f"{high}: found {getattr(self, high)}, expected at least the lower bound, {getattr(self, low)}."

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ti_trainer.errors import ConfigError
-from ti_trainer.host import Drawing, Turn
+from ti_trainer.host import Drawing, HostCaptioner, Turn
 from ti_trainer.hosts.diffusers import loading, sampling
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import Vectors
@@ -47,6 +47,8 @@ class StandaloneHost:
     folders: Sequence[Path] | None = None
     template_dirs: Sequence[Path] = ()
     samplers: Sequence[str] = ()
+    captioners: Mapping[str, HostCaptioner] = field(default_factory=dict)
+    face_models: Sequence[Path] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -25,9 +25,9 @@ from PIL import Image
 from torch import Tensor
 
 from ti_trainer.errors import ConfigError, ModelError
-from ti_trainer.host import Drawing
+from ti_trainer.host import Drawing, HostCaptioner
+from ti_trainer.hosts.webui import captioners, turn
 from ti_trainer.hosts.webui import drawing as pictures
-from ti_trainer.hosts.webui import turn
 from ti_trainer.hosts.webui.model import Surroundings, WebuiModel, check_trainable
 from ti_trainer.hosts.webui.text import Emphasize, PromptEncoder
 from ti_trainer.model import Vectors
@@ -65,6 +65,16 @@ class WebuiHost:
     def samplers(self) -> Sequence[str]:
         """Those that the host's own page offers."""
         return [each.name for each in sd_samplers.visible_samplers()]
+
+    @property
+    def face_models(self) -> Sequence[Path]:
+        """Where the WebUI's own focal point crop kept YuNet."""
+        return [Path(paths.models_path) / "opencv"]
+
+    @property
+    def captioners(self) -> Mapping[str, HostCaptioner]:
+        """The host's interrogator and DeepDanbooru, where it has them."""
+        return captioners.offered()
 
     @property
     def fixed(self) -> frozenset[str]:

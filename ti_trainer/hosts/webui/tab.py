@@ -10,6 +10,7 @@ from typing import Any
 from modules import shared
 
 from ti_trainer.hosts.webui.host import WebuiHost
+from ti_trainer.preprocess import job as preprocess
 from ti_trainer.training.job import Job
 from ti_trainer.ui.layout import build
 from ti_trainer.ui.page import Page
@@ -25,7 +26,7 @@ TXT2IMG = {  # our option -> the component of the host's txt2img tab that says t
     "preview_height": "txt2img_height",
 }
 SECTION = ("ti_trainer", "TI Trainer")
-JOB = Job()
+JOB, PREPROCESSING = Job(), preprocess.Job()
 _components: dict[str, Any] = {}
 
 
@@ -49,5 +50,5 @@ def add_settings() -> None:
 def tabs() -> list[tuple[Any, str, str]]:
     """For on_ui_tabs: the page, the tab's label and its id."""
     txt2img = {option: _components[elem_id] for option, elem_id in TXT2IMG.items() if elem_id in _components}
-    page = Page(WebuiHost(), JOB, txt2img=txt2img)
+    page = Page(WebuiHost(), JOB, txt2img=txt2img, preprocessing=PREPROCESSING)
     return [(build(page), "Textual Inversion", "ti_trainer")]

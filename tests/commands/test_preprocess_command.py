@@ -1,0 +1,112 @@
+"""preprocess as users run it: from photos to a data set, interrupted, killed, and begun again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ti_trainer.preprocess.ledger import FILE
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    noise = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "000.jpg")
+    for number in range(1, COUNT):
+        shutil.copy(folder / "000.jpg", folder / f"{number:03}.jpg")
+    return folder
+
+
+def whole_pictures(folder: Path) -> int:
+    """How many there are; each can be read to its end."""
+    made = sorted(folder.glob("*.png"))
+    for path in made:
+        with Image.open(path) as picture:
+            picture.load()
+            assert picture.size == (512, 512)
+    return len(made)
+
+
+def hidden(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.glob(".*") if each.name != FILE)
+
+
+def test_photos_become_a_data_set(photos: Path, run: Callable, tmp_path: Path) -> None:
+    (tmp_path / "some").mkdir()
+    for name in ("000.jpg", "001.jpg"):
+        shutil.copy(photos / name, tmp_path / "some")
+    (tmp_path / "some" / "broken.jpg").write_bytes(b"nothing")
+    done = run("preprocess", "some", "made", "--flip", "--split", "--split-threshold", "0.8")
+    assert done.code == 0, done.err
+    assert whole_pictures(tmp_path / "made") == 8
+    assert "2 photos became 8 pictures" in done.out
+    assert "broken.jpg: cannot identify" in done.err
+    assert 'train NAME --images "made"' in done.out
+
+
+def test_a_preview_is_a_picture_and_nothing_else(photos: Path, run: Callable, tmp_path: Path) -> None:
+    done = run("preprocess", photos, "made", "--resize", "buckets", "--preview", "preview.png")
+    assert done.code == 0, done.err
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["preview.png"]
+    with Image.open(tmp_path / "preview.png") as sheet:
+        assert sheet.height > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nowhere", "made"), "does not exist"),
+        (("photos", "photos"), "the same as the destination"),
+        (("photos", "."), "inside the destination"),
+        (("photos", "made", "--width", "500"), "multiple of 8"),
+        (("photos", "made", "--captioners", "wd41"), "wd14"),
+        (("photos", "made", "--captioners", "wd14"), "selected_tags.csv"),
+        (("photos", "made", "--keep-alpha", "--format", "jpg"), "png or webp"),
+    ],
+)
+def test_what_cannot_be_is_one_line(photos: Path, run: Callable, tmp_path: Path, arguments: tuple, said: str) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    done = run("preprocess", *arguments)
+    assert done.code == 1
+    assert len(done.errors) == 1
+    assert said in done.errors[0]
+    assert not list((tmp_path / "made").glob("*.png"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are not like that on Windows")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_or_killed_it_goes_on(photos: Path, start: Callable, run: Callable, tmp_path: Path, how: int) -> None:
+    process: subprocess.Popen[str] = start("preprocess", photos, "made", "--flip", cwd=tmp_path)
+    until = time.monotonic() + 60
+    while len(list(tmp_path.glob("made/*.png"))) < 8:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    time.sleep(0.5)  # workers of a killed process finish what they have
+    before = whole_pictures(tmp_path / "made")
+    assert 8 <= before < 2 * COUNT
+    if how != signal.SIGKILL:
+        assert process.returncode == 130, err
+        assert before % 2 == 0
+        assert hidden(tmp_path / "made") == []
+    done = run("preprocess", photos, "made", "--flip")
+    assert done.code == 0, done.err
+    assert whole_pictures(tmp_path / "made") == 2 * COUNT
+    assert hidden(tmp_path / "made") == []
+    again = run("preprocess", photos, "made", "--flip")
+    assert f"{COUNT} photos had been done before" in again.out
+    assert whole_pictures(tmp_path / "made") == 2 * COUNT

@@ -1,0 +1,59 @@
+"""What commands share that have options and may be interrupted. Knows no model: it is imported in no time."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from threading import Event
+from typing import Any
+
+from ti_trainer.options import Option
+
+
+def add_options(parser: argparse.ArgumentParser, sections: Mapping[str, str], options: Iterable[Option]) -> None:
+    """A flag for each option, in a group for each section."""
+    groups = {section: parser.add_argument_group(title.lower()) for section, title in sections.items()}
+    for option in options:
+        _add_option(groups[option.section], option)
+
+
+def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
+    text = f"{option.help} (default: {option.default!r})".replace("%", "%%")
+    if option.type is bool:
+        group.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        return
+    metavar = None if option.choices else {int: "N", float: "X", str: "TEXT"}[option.type]
+    group.add_argument(
+        option.flag, type=option.type, default=None, choices=option.choices or None, metavar=metavar, help=text
+    )
+
+
+def given_options(args: argparse.Namespace, options: Iterable[Option]) -> dict[str, Any]:
+    """The options that were given as flags."""
+    given = {option.name: getattr(args, option.name) for option in options}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+@contextmanager
+def interruptible(said: str) -> Iterator[Event]:
+    """Ctrl-C or a kill sets the event, and what comes then is said; the second one breaks off."""
+    stop, broken_off = Event(), Event()
+
+    def ask(number: int, frame: object) -> None:
+        if broken_off.is_set():
+            return  # what is to be kept is being saved
+        if stop.is_set():
+            broken_off.set()
+            raise KeyboardInterrupt
+        stop.set()
+        print(f"\n{said}", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

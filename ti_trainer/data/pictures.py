@@ -1,0 +1,72 @@
+"""Picture files: which there are, how large they are held upright, and their pixels. Knows no tensors: workers load this.
+
+Sizes are (width, height) in pixels.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ti_trainer.errors import DatasetError
+
+ORIENTATION = 0x0112  # EXIF
+
+
+@lru_cache
+def image_endings() -> frozenset[str]:
+    """The endings of picture files that can be opened here, in lower case and with their dots."""
+    readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    return frozenset(readable - {".pdf", ".eps", ".ps", ".mpg", ".mpeg"})
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name says that it is a picture, and not a hidden one."""
+    return path.suffix.lower() in image_endings() and not path.name.startswith(".")
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Every picture of the folder by name, whatever its format; DatasetError if there is none."""
+    if not folder.is_dir():
+        message = f"The data set directory {folder} does not exist: name a folder with pictures."
+        raise DatasetError(message)
+    found = sorted(path for path in folder.iterdir() if is_image(path))
+    if not found:
+        message = f"There are no pictures in {folder}: put some there (.png, .jpg, .webp, ...), 5 to 30 of the same thing."
+        raise DatasetError(message)
+    return found
+
+
+def upright_size(opened: Image.Image) -> tuple[int, int]:
+    """The size of a picture held upright, from its header."""
+    return opened.size[::-1] if _lies(opened) else opened.size
+
+
+def upright(opened: Image.Image, at_least: tuple[int, int] | None = None) -> Image.Image:
+    """The picture of an opened file held upright, of 8 bits a channel, the first of several frames.
+
+    A JPEG is decoded smaller where that is quick, but not smaller than `at_least`.
+    """
+    if at_least is not None:
+        opened.draft("RGB", at_least[::-1] if _lies(opened) else at_least)
+    return eight_bit(ImageOps.exif_transpose(opened))
+
+
+def has_alpha(picture: Image.Image) -> bool:
+    """Whether it may be transparent somewhere."""
+    return picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+
+
+def eight_bit(picture: Image.Image) -> Image.Image:
+    """Greys of 16 bits brought to 8: Pillow itself would cut them off at 255."""
+    if not picture.mode.startswith("I"):
+        return picture
+    return Image.fromarray((np.asarray(picture) / 257).clip(0, 255).astype(np.uint8))
+
+
+def _lies(opened: Image.Image) -> bool:
+    """Whether it has to be turned by a quarter. Pillow's own getexif for PNG would decode the whole picture for it."""
+    return Image.Image.getexif(opened).get(ORIENTATION, 1) >= 5

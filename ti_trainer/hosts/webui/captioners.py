@@ -1,0 +1,109 @@
+"""The WebUI's own captioners: the BLIP of its interrogator, and DeepDanbooru. Imported only inside the WebUI.
+
+Each picture waits for the host's queue by itself, so that images can be generated meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from modules import devices, images, lowvram, paths, shared
+from modules.call_queue import queue_lock
+from PIL import Image
+
+from ti_trainer.errors import ConfigError
+from ti_trainer.host import HostCaptioner
+from ti_trainer.hosts.webui.turn import rng_kept
+from ti_trainer.preprocess.config import PreprocessConfig
+from ti_trainer.preprocess.tags import Captioner, Tags
+
+BLIP_FILES = "BLIP/model_base_caption_capfilt_large.pth (CLIP's ViT-L-14.pt: in ~/.cache/clip)"
+DEEPBOORU_PX, FILL = 512, 2  # DeepDanbooru's side, and the host's number for: the whole picture, its edges continued
+
+
+def offered() -> Mapping[str, HostCaptioner]:
+    """Those that this WebUI has. Their models are loaded, and downloaded by the host, only when they are opened."""
+    found = {}
+    if shared.interrogator is not None and "BLIP" in paths.paths:
+        found["webui-blip"] = HostCaptioner("BLIP of the WebUI (a sentence)", _blip)
+    if _deepbooru() is not None:
+        found["deepbooru"] = HostCaptioner("DeepDanbooru of the WebUI (tags)", _danbooru)
+    return found
+
+
+@contextmanager
+def _blip(config: PreprocessConfig) -> Iterator[Captioner]:
+    """A sentence, of the length that the host's settings for its interrogator say."""
+    interrogator = shared.interrogator
+
+    def describe(picture: Image.Image) -> str:
+        with _our_turn():
+            interrogator.blip_model.to(devices.device_interrogate)  # the host's own button may have put it away
+            return interrogator.generate_caption(picture)
+
+    try:
+        with _our_turn(), _explained("BLIP or CLIP", BLIP_FILES):
+            interrogator.load()
+            interrogator.send_clip_to_ram()  # it only ranks what else a prompt might say
+        yield describe
+    finally:
+        with queue_lock:
+            interrogator.unload()
+
+
+@contextmanager
+def _danbooru(config: PreprocessConfig) -> Iterator[Captioner]:
+    """Tags with their scores: the host's own function has but text, made by settings of its own."""
+    host = _deepbooru().model
+
+    def describe(picture: Image.Image) -> Tags:
+        pixels = np.array(images.resize_image(FILL, picture, DEEPBOORU_PX, DEEPBOORU_PX), np.float32) / 255
+        with _our_turn(), torch.no_grad(), devices.autocast():
+            host.start()
+            batch = torch.from_numpy(pixels)[None].to(devices.device, devices.dtype)  # (1, H, W, 3)
+            scores = host.model(batch)[0].tolist()
+        found = [(tag, score) for tag, score in zip(host.model.tags, scores, strict=True) if not tag.startswith("rating:")]
+        return [(tag, score) for tag, score in found if score >= config.general_threshold]
+
+    try:
+        with _our_turn(), _explained("DeepDanbooru", "torch_deepdanbooru/model-resnet_custom_v3.pt"):
+            host.start()
+        yield describe
+    finally:
+        with queue_lock:
+            if host.model is not None:
+                host.stop()
+
+
+@contextmanager
+def _our_turn() -> Iterator[None]:
+    """Wait in the queue and hold it; with --medvram what is on the GPU makes room, as for the host's own interrogator."""
+    with queue_lock, rng_kept():
+        lowvram.send_everything_to_cpu()
+        yield
+
+
+@contextmanager
+def _explained(name: str, file: str) -> Iterator[None]:
+    """Without a network the host stumbles over what it then has not."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = (
+            f"The WebUI could not load {name} ({type(error).__name__}: {reason}). It downloads the model when first used: "
+            f"see that it can, or put the file there by hand: {paths.models_path}/{file}."
+        )
+        raise ConfigError(message, "captioners") from error
+
+
+def _deepbooru() -> Any:
+    try:
+        from modules import deepbooru
+    except ImportError:
+        return None
+    return deepbooru

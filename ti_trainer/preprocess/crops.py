@@ -1,0 +1,133 @@
+"""Which part of a photo becomes a picture of which size: pure geometry, with the WebUI's rules. Knows nothing of contents.
+
+Sizes are (width, height), boxes (left, top, right, bottom), in pixels of the photo held upright. The rules are those of the
+WebUI's last Preprocess tab, the parent of its commit 11d23e8c.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from PIL import Image
+
+from ti_trainer.data.buckets import bucket_size
+
+Size = tuple[int, int]
+Box = tuple[float, float, float, float]
+STEP = 64  # px between sizes of an auto-sized crop
+DRAFT_RESERVE = 1.4  # a decoder's own reduction is coarse: so much is left to the filter, which then hides it (40 dB)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The part of the photo within `box`, resized to `size`."""
+
+    box: Box
+    size: Size
+
+
+def whole(source: Size) -> Cut:
+    """All of it, as it is."""
+    return Cut((0, 0, *source), source)
+
+
+def centre(source: Size, wanted: Size) -> Cut:
+    """The middle: resized until one side fits and the other is at least as long, then cut. As 'crop and resize'."""
+    scaled = covering(source, wanted)
+    left, top = (each // 2 - side // 2 for each, side in zip(scaled, wanted, strict=True))
+    return _cut(source, scaled, (left, top), wanted)
+
+
+def bucket(source: Size, budget: int) -> Cut:
+    """The middle, in the bucket of about `budget` pixels whose shape is nearest."""
+    return _exact_centre(source, bucket_size(source, budget))
+
+
+def focal(source: Size, wanted: Size, focus: tuple[float, float]) -> Cut:
+    """As near around a point as the frame allows; the point is one of the photo scaled to `covering(source, wanted)`."""
+    scaled = covering(source, wanted)
+    left, top = (min(max(int(at) - side // 2, 0), each - side) for at, side, each in zip(focus, wanted, scaled, strict=True))
+    return _cut(source, scaled, (left, top), wanted)
+
+
+def covering(source: Size, wanted: Size) -> Size:
+    """The smallest size of the photo's shape that covers the wanted one; the longer side is rounded down."""
+    (width, height), (across, down) = source, wanted
+    # Whole numbers: in floating point the WebUI's focal crop misses a pixel now and then, and has a black line there.
+    return (across, height * across // width) if across * height > down * width else (width * down // height, down)
+
+
+def parts(source: Size, wanted: Size, threshold: float, overlap: float) -> list[Cut]:
+    """A photo so long that one part would show no more than `threshold` of it: parts that overlap by at least that ratio.
+
+    Empty for other photos.
+    """
+    width, height = source
+    upright = height > width
+    ratio = (width * wanted[1]) / (height * wanted[0]) if upright else (height * wanted[0]) / (width * wanted[1])
+    if ratio >= 1 or ratio > threshold:
+        return []
+    scaled = covering(source, wanted)
+    along = 1 if upright else 0
+    length, part = scaled[along], wanted[along]
+    # Rounded, and the starts in whole numbers: floating point gives the WebUI a part too many at times, or ends a pixel early.
+    count = math.ceil(round((length - part * overlap) / (part * (1 - overlap)), 9))
+    if count < 2:  # too long by less than a pixel; the WebUI divides by zero
+        return []
+    starts = ((length - part) * number // (count - 1) for number in range(count))
+    return [_cut(source, scaled, (0, start) if upright else (start, 0), wanted) for start in starts]
+
+
+def auto_sized(
+    source: Size, *, min_side: int, max_side: int, min_area: int, max_area: int, objective: str, max_error: float
+) -> Cut | None:
+    """The best size within the limits, in steps of 64 px from `min_side`, and its middle; None if there is none.
+
+    The error of a size is by how much its aspect ratio differs from the photo's; equal sizes are decided by the other aim.
+    """
+
+    def error(size: Size) -> float:
+        ratio = source[0] / source[1] / (size[0] / size[1])
+        return 1 - min(ratio, 1 / ratio)
+
+    def merit(size: Size) -> tuple[float, float]:
+        area, accuracy = size[0] * size[1], -error(size)
+        return (area, accuracy) if objective == "maximize area" else (accuracy, area)
+
+    sides = range(min_side, max_side + 1, STEP)
+    sizes = ((width, height) for width in sides for height in sides if min_area <= width * height <= max_area)
+    best = max((each for each in sizes if error(each) <= max_error), key=merit, default=None)
+    return best and _exact_centre(source, best)
+
+
+def render(photo: Image.Image, cut: Cut, source: Size) -> Image.Image:
+    """The picture. `photo` may have been decoded smaller than its `source` size is."""
+    across, down = photo.width / source[0], photo.height / source[1]
+    left, top, right, bottom = cut.box
+    box = (left * across, top * down, min(right * across, photo.width), min(bottom * down, photo.height))
+    if box == (0, 0, *cut.size) == (0, 0, *photo.size):
+        return photo
+    return photo.resize(cut.size, Image.Resampling.LANCZOS, box)
+
+
+def draft_size(source: Size, cuts: Iterable[Cut]) -> Size:
+    """The least size that a photo may be decoded at for all its cuts still to be reduced, not enlarged."""
+    largest = max(cut.size[0] / (cut.box[2] - cut.box[0]) for cut in cuts)  # a cut keeps its shape: height says the same
+    scale = min(1.0, DRAFT_RESERVE * largest)
+    return (math.ceil(source[0] * scale), math.ceil(source[1] * scale))
+
+
+def _cut(source: Size, scaled: Size, at: tuple[int, int], wanted: Size) -> Cut:
+    """What lies at `at` in the photo scaled to `scaled`."""
+    across, down = source[0] / scaled[0], source[1] / scaled[1]
+    return Cut((at[0] * across, at[1] * down, (at[0] + wanted[0]) * across, (at[1] + wanted[1]) * down), wanted)
+
+
+def _exact_centre(source: Size, wanted: Size) -> Cut:
+    """The middle to a fraction of a pixel, of exactly the wanted shape."""
+    width = min(source[0], wanted[0] * source[1] / wanted[1])
+    height = min(source[1], wanted[1] * source[0] / wanted[0])
+    left, top = (source[0] - width) / 2, (source[1] - height) / 2
+    return Cut((left, top, source[0] - left, source[1] - top), wanted)

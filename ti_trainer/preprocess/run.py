@@ -1,0 +1,243 @@
+"""A preprocessing from beginning to end: what the command line and the page both call. Knows nothing of either.
+
+Originals are only read. What is written is whole, and a second time nothing is made twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ti_trainer.data.pictures import find_images, is_image
+from ti_trainer.errors import ConfigError, DatasetError
+from ti_trainer.files import write_bytes
+from ti_trainer.preprocess import faces
+from ti_trainer.preprocess.config import PreprocessConfig
+from ti_trainer.preprocess.ledger import BEGUN, Entry, Ledger, caption_hash, stamp_of
+from ti_trainer.preprocess.pictures import FLIPPED, Result, results
+from ti_trainer.preprocess.pool import work_off
+from ti_trainer.preprocess.tags import merged
+
+SAVE_EVERY_S = 5
+Caption = Callable[[Image.Image], str]
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Summary:
+    """What was done: photos that became pictures, those that had been done before, and files that failed, with reasons."""
+
+    photos: int = 0
+    pictures: int = 0
+    captions: int = 0
+    done_before: int = 0
+    kept: list[str] = field(default_factory=list)  # pictures and captions that somebody had changed, or left out
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    stopped: bool = False
+    seconds: float = 0.0
+
+    def lines(self) -> list[str]:
+        """For people: what was done, without the reasons of what failed."""
+        made = f"{self.photos} photos became {self.pictures} pictures in {self.seconds:.0f} s"
+        said = [made + (f", {self.captions} with a caption." if self.captions else ".")]
+        if self.done_before:
+            said.append(f"{self.done_before} photos had been done before, with the same options.")
+        if self.kept:
+            more = f" and {len(self.kept) - 5} more" if len(self.kept) > 5 else ""
+            said.append(f"As you changed or left them: {', '.join(self.kept[:5])}{more}.")
+        if self.failed:
+            said.append(f"{len(self.failed)} files could not be used.")
+        return said
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A photo to be made pictures of, but for those to keep; `settings` name the options that they are made with."""
+
+    path: Path
+    entry: Entry
+    kept: list[str]
+    settings: str
+
+    def order(self, folder: Path) -> dict[str, Any]:
+        """For a worker."""
+        return {"path": str(self.path), "folder": str(folder), "stem": self.entry.stem, "keep": self.kept}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """A folder of photos to be made a data set in another folder.
+
+    `face_models` are folders in which a face detector's model may lie; `captioning` opens what writes captions.
+    """
+
+    source: Path
+    destination: Path
+    config: PreprocessConfig
+    face_models: Sequence[Path] = ()
+    captioning: Callable[[], AbstractContextManager[Caption]] | None = None
+
+    def check(self) -> list[Path]:
+        """The photos; ConfigError or DatasetError if it cannot be."""
+        source, destination = self.source.resolve(), self.destination.resolve()
+        if source == destination or destination in source.parents:
+            where = "the same as" if source == destination else "inside"
+            message = f"The source {self.source} is {where} the destination {self.destination}: name an empty, new folder."
+            raise ConfigError(message)
+        if self.destination.exists() and not self.destination.is_dir():
+            message = f"The destination {self.destination} is a file: name a folder, which is made if there is none."
+            raise ConfigError(message)
+        if not self.config.recursive:
+            return find_images(self.source)
+        if not self.source.is_dir():
+            return find_images(self.source)  # says so
+        found = sorted(
+            path for path in self.source.rglob("*") if is_image(path) and destination not in path.resolve().parents
+        )
+        if not found:
+            message = f"There are no pictures in {self.source} and its sub-folders: put some there (.png, .jpg, .webp, ...)."
+            raise DatasetError(message)
+        return found
+
+    def preview(self, count: int) -> Iterator[tuple[Path, list[Result], str]]:
+        """The first photos with what would become of them, and a caption or what is wrong; nothing is written."""
+        photos = self.check()[:count]
+        finder = faces.load(self.face_models)[0] if self.config.resize == "focal" else None
+        with self.captioning() if self.captioning else nullcontext() as caption:
+            for path in photos:
+                yield path, *self._previewed(path, finder, caption)
+
+    def _previewed(self, path: Path, finder: faces.Faces | None, caption: Caption | None) -> tuple[list[Result], str]:
+        try:
+            made = results(path, self.config, finder)
+            return made, self._caption(path, made[-1].picture, caption)
+        except Exception as error:  # a damaged file provokes anything
+            return [], str(error) or type(error).__name__
+
+    def run(self, progress: Progress = lambda done, total: None, should_stop: Callable[[], bool] = lambda: False) -> Summary:
+        """Do it. When stopped, photos that have been begun are finished."""
+        begun_at, photos = time.monotonic(), self.check()
+        summary, ledger = Summary(), Ledger.of(self.destination)
+        ledger.tidy()
+        entries = ledger.enter((path, path.relative_to(self.source).as_posix()) for path in photos)
+        common, tasks = self._settings(), []
+        for path, entry in entries.items():
+            settings = common + self._caption_stamp(path)
+            if ledger.is_done(entry, settings):
+                summary.done_before += 1
+            elif strangers := ledger.strangers(entry):
+                reason = (
+                    f"{', '.join(strangers[:3])} is in the destination and was not made here: move it, or take another one"
+                )
+                summary.failed.append((entry.relative, reason))
+            else:
+                entry.settings = BEGUN
+                tasks.append(_Task(path, entry, sorted(ledger.changed(entry)), settings))
+        over = len(photos) - len(tasks)
+        progress(over, len(photos))
+        if tasks:
+            self._work_off(tasks, ledger, summary, should_stop, lambda done: progress(over + done, len(photos)))
+        summary.kept.sort()
+        summary.stopped = should_stop()
+        summary.seconds = time.monotonic() - begun_at
+        return summary
+
+    def _work_off(
+        self,
+        tasks: list[_Task],
+        ledger: Ledger,
+        summary: Summary,
+        should_stop: Callable[[], bool],
+        progress: Callable[[int], None],
+    ) -> None:
+        """Let workers make pictures, caption them here meanwhile, and enter what was done."""
+        given = json.dumps({"config": self.config.to_dict(), "face_models": [str(each) for each in self.face_models]})
+        with self.captioning() if self.captioning else nullcontext() as caption:
+            self.destination.mkdir(parents=True, exist_ok=True)
+            ledger.save()
+            saved_at = time.monotonic()
+            try:
+                answers = work_off(((each, each.order(self.destination)) for each in tasks), given, should_stop)
+                for number, (task, answer) in enumerate(answers, start=1):
+                    if "disk" in answer:
+                        message = f"{answer['disk']}. What was made until then is whole; the same again goes on from there."
+                        raise DatasetError(message)
+                    failed = answer.get("failed") or self._enter(task, answer["written"], ledger, caption, summary)
+                    if failed:
+                        summary.failed.append((task.entry.relative, failed))
+                    if time.monotonic() - saved_at > SAVE_EVERY_S:
+                        ledger.save()
+                        saved_at = time.monotonic()
+                    progress(number)
+            finally:
+                ledger.save()
+
+    def _enter(
+        self, task: _Task, written: list[str], ledger: Ledger, caption: Caption | None, summary: Summary
+    ) -> str | None:
+        """Write captions, remove what earlier settings made of the photo, and note what there is now; or say why not."""
+        path, entry, kept = task.path, task.entry, task.kept
+        captions: dict[str, str] = {}
+        text = ""
+        for name in written:
+            file = self.destination / name
+            if not file.exists():  # was left out
+                continue
+            if not file.stem.endswith(FLIPPED):
+                try:
+                    with Image.open(file) if caption else nullcontext() as picture:
+                        text = self._caption(path, picture, caption)
+                except DatasetError as error:
+                    return str(error)
+            caption_file = file.with_suffix(".txt")
+            if ledger.was_edited(entry, caption_file):
+                kept.append(caption_file.name)
+                captions[caption_file.name] = entry.captions.get(caption_file.name, "")
+            elif text:
+                write_bytes(caption_file, text.encode())
+                captions[caption_file.name] = caption_hash(text.encode())
+                summary.captions += 1
+        for name in ledger.leftovers(entry, [*written, *captions]):
+            (self.destination / name).unlink(missing_ok=True)
+        entry.pictures = {
+            name: entry.pictures[name] if name in kept else stamp_of(self.destination / name) for name in written
+        }
+        entry.captions, entry.settings = captions, task.settings
+        summary.photos += 1
+        summary.pictures += len(written)
+        summary.kept += kept
+        return None
+
+    def _caption(self, path: Path, picture: Image.Image | None, caption: Caption | None) -> str:
+        action, file = self.config.existing_captions, path.with_suffix(".txt")
+        existing = _text(file) if action != "ignore" and file.is_file() else None
+        if existing and action == "copy":
+            return existing
+        return merged(existing, caption(picture) if caption and picture else "", action)
+
+    def _caption_stamp(self, path: Path) -> str:
+        file = path.with_suffix(".txt")
+        used = self.config.existing_captions != "ignore" and file.is_file()
+        return "-".join(map(str, stamp_of(file))) if used else ""
+
+    def _settings(self) -> str:
+        """Names what all pictures depend on besides the photos."""
+        finder = faces.load(self.face_models)[1] if self.config.resize == "focal" else ""
+        content = {**self.config.to_dict(), "recursive": None, "faces": finder}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        message = f"the caption {file.name} is not UTF-8 text ({error.reason}): save it as UTF-8"
+        raise DatasetError(message) from error

@@ -1,0 +1,50 @@
+"""A sheet of photos beside what becomes of them, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from ti_trainer.data.pictures import upright
+from ti_trainer.preprocess.pictures import Result
+
+ROW_PX, GAP_PX, TEXT_PX = 200, 8, 16
+
+
+def thumbnail(path: Path, height: int = ROW_PX) -> Image.Image:
+    """The photo, small."""
+    with Image.open(path) as opened:
+        picture = upright(opened, (1, 2 * height)).convert("RGB")
+    picture.thumbnail((4 * height, height))
+    return picture
+
+
+def sheet(rows: Iterable[tuple[Path, Sequence[Result], str]]) -> Image.Image:
+    """A row for each photo: itself, then its results at one scale; below, its name, and its caption or what is wrong."""
+    drawn = [_row(*each) for each in rows]
+    width = max(each.width for each in drawn)
+    page = Image.new("RGB", (width, sum(each.height for each in drawn)), "white")
+    top = 0
+    for each in drawn:
+        page.paste(each, (0, top))
+        top += each.height
+    return page
+
+
+def _row(path: Path, made: Sequence[Result], said: str) -> Image.Image:
+    pictures = [thumbnail(path)] if made else []
+    for each in made:
+        picture = each.picture.convert("RGB")
+        picture.thumbnail((4 * ROW_PX, ROW_PX))
+        pictures.append(picture)
+    width = sum(each.width + GAP_PX for each in pictures)
+    row = Image.new("RGB", (max(width, 800), (ROW_PX if pictures else 0) + TEXT_PX + 2 * GAP_PX), "white")
+    left = 0
+    for each in pictures:
+        row.paste(each, (left, 0))
+        left += each.width + GAP_PX
+    sizes = ", ".join(f"{each.picture.width} x {each.picture.height}" for each in made)
+    ImageDraw.Draw(row).text((2, row.height - TEXT_PX - GAP_PX), " - ".join(filter(None, (path.name, sizes, said))), "black")
+    return row
