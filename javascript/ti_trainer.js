@@ -1,7 +1,7 @@
 // Asks for news while our page is seen, by a click on its hidden button: each second while a job runs, else each five.
 // Knows nothing of what comes back, but that every answer is another text.
 (() => {
-    const ACTIVE = ["waiting", "loading", "training", "pausing", "stopping"];
+    const ACTIVE = ["waiting", "loading", "training", "working", "pausing", "stopping"];
     const [BUSY_MS, IDLE_MS, PATIENCE_MS, FIRST_PATIENCE_MS] = [1000, 5000, 15000, 3000];
     let asked = null; // the answer that was there when we asked; null: nobody waits for one
     let at = -Infinity;

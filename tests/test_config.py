@@ -62,7 +62,10 @@ def test_labels_are_told_apart() -> None:
     assert len({each.label for each in OPTIONS.values()}) == len(OPTIONS)
 
 
-@pytest.mark.parametrize("config", [TrainConfig(), TrainConfig(**{name: another(each) for name, each in OPTIONS.items()})])
+EVERYTHING = {name: another(each) for name, each in OPTIONS.items()} | {"do_not_resize": False}  # it rules out buckets
+
+
+@pytest.mark.parametrize("config", [TrainConfig(), TrainConfig(**EVERYTHING)])
 def test_settings_survive_their_file(config: TrainConfig) -> None:
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
@@ -133,6 +136,7 @@ def test_an_error_says_which_option_it_is_about(name: str, value: Any) -> None:
         ("filename_word_regex", {"filename_word_regex": "("}),
         ("learning_rate", {"learning_rate": "fast"}),
         ("clip_grad_limit", {"clip_grad": "norm", "clip_grad_limit": "tight"}),
+        ("buckets", {"buckets": True, "do_not_resize": True}),
     ],
 )
 def test_so_does_one_about_more_than_type_and_bounds(name: str, values: dict[str, Any]) -> None:
@@ -164,6 +168,13 @@ def test_the_clipping_limit_counts_only_when_clipping_is_on() -> None:
     assert problems(values) == {}
     assert set(problems({**values, "clip_grad": "value"})) == {"clip_grad_limit"}
     assert set(problems({**values, "clip_grad": "sometimes"})) == {"clip_grad"}
+
+
+def test_buckets_do_not_go_with_pictures_as_they_are_and_a_form_says_so() -> None:
+    found = problems({**TrainConfig().to_dict(), "buckets": True, "do_not_resize": True})
+    assert set(found) == {"buckets"}
+    assert "Do not resize images" in found["buckets"]
+    assert problems({"buckets": True}) == problems({"do_not_resize": True}) == {}
 
 
 def test_an_unknown_option_is_a_problem_of_its_own() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fakes import TinyModel
@@ -15,6 +17,7 @@ from PIL import Image
 from ti_trainer.data.dataset import Batch, Dataset, alpha_weight, load_dataset
 from ti_trainer.data.images import Frame
 from ti_trainer.data.prompts import Prompter
+from ti_trainer.data.subsets import Subset
 from ti_trainer.errors import DatasetError
 
 MIXED = ((16, 16), (24, 16), (16, 16), (16, 24), (24, 16), (16, 16), (24, 24))
@@ -233,3 +236,167 @@ def test_pictures_with_and_without_alpha_share_a_batch(pictures: Callable[..., P
     assert batch.weight.shape == (3, 1, 2, 2)
     assert rows == {(1, 1, 1, 1), (0, 2, 0, 2)}
     assert next(load(folder).batches(3)).weight is None
+
+
+def solid(folder: Path, count: int, shade: int = 0, size: tuple[int, int] = (16, 16)) -> Path:
+    """A folder of pictures told apart by their shades."""
+    folder.mkdir()
+    for number in range(count):
+        Image.new("RGB", size, (shade + number, 0, 0)).save(folder / f"{number}.png")
+    return folder
+
+
+def several(subsets: Sequence[Subset], told: list[str] | None = None, **options: object) -> Dataset:
+    frame = options.pop("frame", AS_IT_IS)
+    warn = [].append if told is None else told.append
+    return load_dataset(subsets, TinyModel(), frame, PROMPTER, seed=0, warn=warn, **options)
+
+
+def test_a_plain_folder_is_fed_in_the_order_it_always_was(dataset: Callable[..., Dataset]) -> None:
+    """Runs that were begun before there were data sets of several folders go on exactly."""
+    data = dataset(repeats=3, seed=4)
+    expected = [np.random.default_rng((4, epoch)).permutation(15) % 5 for epoch in range(3)]
+    assert list(islice(data.order(), 45)) == np.concatenate(expected).tolist()
+    digest = hashlib.sha256()
+    for item in data.items:
+        digest.update(f"{item.path.name}\0{item.caption}\0{tuple(item.latents.shape)}".encode())
+        digest.update(item.latents.numpy().tobytes())
+    assert data.fingerprint == digest.hexdigest()[:16]
+
+
+def test_each_epoch_has_each_picture_as_often_as_its_folder_repeats(tmp_path: Path) -> None:
+    subsets = [Subset(solid(tmp_path / "a", 3), 1), Subset(solid(tmp_path / "b", 2), 4), Subset(solid(tmp_path / "c", 1), 2)]
+    data = several(subsets, repeats=2)
+    assert data.epoch_length == 2 * (3 + 8 + 2)
+    order = list(islice(data.order(), 10 * 26))
+    for start in range(0, len(order), 26):
+        assert Counter(order[start : start + 26]) == {0: 2, 1: 2, 2: 2, 3: 8, 4: 8, 5: 4}
+
+
+def test_a_folders_weight_multiplies_the_loss_of_its_pictures_and_its_masks(tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    half = Image.new("L", (16, 16))
+    half.paste(255, (0, 0, 8, 16))
+    half.save(masks / "0.png")
+    plain, twice = solid(tmp_path / "a", 1), solid(tmp_path / "b", 1)
+    subsets = [Subset(plain), Subset(twice, weight=2.0), Subset(twice, weight=0.5, masks=masks)]
+    data = several(subsets)
+    weights = [None if item.weight is None else item.weight[0, 0].tolist() for item in data.items]
+    assert weights == [None, [2, 2], [1, 0]]  # a mask of mean 1 is 2 and 0
+    batch = data.batch([(0, 0), (1, 1), (2, 2)])
+    assert batch.weight[:, 0, 0].tolist() == [[1, 1], [2, 2], [1, 0]]
+
+
+def test_pictures_without_a_mask_count_all_over_and_are_counted(tmp_path: Path) -> None:
+    folder, masks = solid(tmp_path / "a", 3), solid(tmp_path / "masks", 2)
+    (masks / "1.png").unlink()
+    told: list[str] = []
+    data = several([Subset(folder, masks=masks)], told)
+    assert told == [f"2 of 3 pictures in {folder} have no mask in {masks}: they count all over."]
+    assert [item.weight is None for item in data.items] == [False, True, True]
+
+
+def test_a_mask_of_another_shape_puts_its_picture_aside(tmp_path: Path) -> None:
+    folder, masks = solid(tmp_path / "a", 2), tmp_path / "masks"
+    masks.mkdir()
+    Image.new("L", (24, 16)).save(masks / "1.png")
+    data = several([Subset(folder, masks=masks)])
+    ((path, reason),) = data.skipped
+    assert path.name == "1.png"
+    assert reason.startswith("its mask 1.png has 24 x 16 px")
+
+
+def test_the_fingerprint_tells_repeats_weights_and_masks_apart(tmp_path: Path) -> None:
+    folder, masks = solid(tmp_path / "a", 2), tmp_path / "masks"
+    masks.mkdir()
+    mask = Image.new("L", (16, 16))
+    mask.paste(255, (0, 0, 8, 16))
+    mask.save(masks / "0.png")
+
+    def fingerprint(**how: object) -> str:
+        return several([Subset(folder, **how)]).fingerprint
+
+    seen = [fingerprint(), fingerprint(repeats=2), fingerprint(repeats=3), fingerprint(weight=2.0), fingerprint(masks=masks)]
+    mask.paste(255, (0, 0, 16, 8))
+    mask.save(masks / "0.png")
+    seen.append(fingerprint(masks=masks))
+    assert len(set(seen)) == len(seen)
+    assert fingerprint(class_tokens="", weight=1) == seen[0]
+
+
+def test_regularisation_pictures_without_the_word_are_left_out_and_it_is_said_why(tmp_path: Path) -> None:
+    thing, kind = solid(tmp_path / "thing", 2), solid(tmp_path / "class", 3, 100)
+    (kind / "0.txt").write_text("a photo of x-word, a toy")
+    (kind / "1.txt").write_text("an x-wordy toy")  # begins with it, but is another word
+    told: list[str] = []
+    data = several([Subset(thing), Subset(kind, class_tokens="toy", is_reg=True)], told)
+    assert [item.caption for item in data.items] == ["", "", "a photo of x-word, a toy"]
+    (said,) = told
+    assert "Left out, regularisation pictures: 2." in said
+    assert "do not contain x-word" in said
+    assert "Put [name] into their class_tokens" in said
+
+
+def test_regularisation_pictures_keep_their_prompt_and_have_the_prior_loss_weight(tmp_path: Path) -> None:
+    thing, kind = solid(tmp_path / "thing", 2), solid(tmp_path / "class", 2, 100)
+    subsets = [Subset(thing, class_tokens="hat"), Subset(kind, class_tokens="[name] toy, a, b", is_reg=True, weight=0.5)]
+    words = Prompter("x-word", ("a photo of [name], [filewords]",), shuffle_tags=True, tag_dropout=0.9)
+    data = load_dataset(subsets, TinyModel(), AS_IT_IS, words, seed=0, prior_loss_weight=0.5)
+    for batch in islice(data.batches(1), 12):
+        if "toy" in batch.prompts[0]:
+            assert batch.prompts == ("x-word toy, a, b",)
+            assert batch.weight.unique().tolist() == [0.25]
+        else:
+            assert batch.prompts[0].startswith("a photo of x-word, ")
+            assert batch.weight is None
+    assert [item.path.parent for item in data.pictures_of_the_thing] == [thing, thing]
+
+
+@pytest.mark.parametrize(
+    ("things", "repeats", "classes", "of_each", "expected"),
+    [
+        (4, 1, 4, 1, [1, 1, 1, 1]),
+        (5, 2, 3, 1, [4, 3, 3]),  # 10 in all
+        (5, 2, 3, 3, [4, 3, 3]),
+        (4, 1, 3, 3, [3, 3]),  # each all of its repeats, until there are enough
+        (2, 1, 5, 1, [1, 1]),
+        (1, 7, 1, 1, [7]),
+    ],
+)
+def test_regularisation_pictures_come_up_as_often_as_the_others_as_in_kohyas_trainers(
+    tmp_path: Path, things: int, repeats: int, classes: int, of_each: int, expected: list[int]
+) -> None:
+    thing, kind = solid(tmp_path / "thing", things), solid(tmp_path / "class", classes)
+    told: list[str] = []
+    data = several([Subset(kind, of_each, class_tokens="[name] toy", is_reg=True), Subset(thing, repeats)], told)
+    assert [item.repeats for item in data.items if item.subset.is_reg] == expected
+    assert [item.repeats for item in data.items if not item.subset.is_reg] == [repeats] * things
+    unused = classes - len(expected)
+    assert [text[:37] for text in told] == ([f"{unused} regularisation pictures are not used"[:37]] if unused else [])
+
+
+def test_a_data_set_needs_pictures_of_the_thing(tmp_path: Path) -> None:
+    kind, broken = solid(tmp_path / "class", 2), tmp_path / "broken"
+    broken.mkdir()
+    (broken / "a.png").write_bytes(b"no picture")
+    reg = Subset(kind, class_tokens="[name] toy", is_reg=True)
+    with pytest.raises(DatasetError, match="only regularisation pictures"):
+        several([reg])
+    with pytest.raises(DatasetError, match=r"None of the 2 pictures in .*broken can be used \(a\.png"):
+        several([reg, Subset(broken)])
+
+
+def test_with_buckets_a_batch_has_one_size_and_nothing_is_lost(pictures: Callable[..., Path]) -> None:
+    folder = pictures((300, 200), (200, 300), (200, 200), (330, 210), (64, 64), (199, 305), (900, 600))
+    data = load(folder, Frame((256, 256), buckets=True))
+    shapes = [tuple(item.latents.shape[1:]) for item in data.items]
+    assert Counter(shapes) == {(24, 40): 3, (40, 24): 2, (32, 32): 2}
+    order = list(islice(data.order(), 7 * 6))
+    assert all(sorted(order[start : start + 7]) == list(range(7)) for start in range(0, 42, 7))
+    named = {item.latents.numpy().tobytes(): number for number, item in enumerate(data.items)}
+    seen: Counter[int] = Counter()
+    for batch in islice(data.batches(2), 7 * 6):
+        assert len(batch.latents) == 2  # torch.stack refuses to mix sizes
+        seen.update(named[each.numpy().tobytes()] for each in batch.latents)
+    assert all(abs(seen[number] - 12) <= 2 for number in range(7))  # a few wait for their batch

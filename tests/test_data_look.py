@@ -191,3 +191,52 @@ def test_a_word_that_another_one_swallows_is_warned_of(pictures: Pictures, monke
     tokenize = TinyModel.tokenize
     monkeypatch.setattr(TinyModel, "tokenize", lambda self, prompt, words: tokenize(self, prompt, {}))
     assert [warning[:33] for warning in looked(pictures(*GOOD)).warnings] == ["The word is not found in a prompt"]
+
+
+def test_with_buckets_their_numbers_are_told_and_shapes_are_not_complained_of(pictures: Pictures) -> None:
+    folder = pictures((330, 200), (200, 330), (256, 256), (330, 210), (260, 260))
+    found = looked(folder, width=256, height=256, buckets=True)
+    assert found.buckets == (((320, 192), 2), ((256, 256), 2), ((192, 320), 1))
+    assert found.warnings == ()
+    assert looked(folder, width=256, height=256).buckets == ()
+
+
+def test_a_bucket_with_less_than_a_batch_and_what_no_bucket_can_hold_are_warned_of(pictures: Pictures) -> None:
+    folder = pictures((1800, 200), (256, 256), (256, 256), (256, 256))
+    few, cut = looked(folder, width=256, height=256, buckets=True, batch_size=3).warnings[::-1]
+    assert few.startswith("Fewer pictures in a bucket than the batch size 3 (1 of ")
+    assert cut.startswith("1 picture is of another shape than any bucket")
+    assert len(looked(folder, width=256, height=256, buckets=True, batch_size=3, repeats=3).warnings) == 1
+
+
+def test_several_folders_are_looked_at_as_they_will_be_fed(pictures: Pictures, tmp_path: Path) -> None:
+    thing, kind = pictures(*GOOD), pictures(*GOOD[:2])
+    for path in thing.glob("*.txt"):
+        path.rename(path.with_suffix(".caption"))
+    text = f"""
+        [general]
+        resolution = 768
+        [[datasets]]
+        [[datasets.subsets]]
+        image_dir = {str(thing)!r}
+        caption_extension = ".caption"
+        num_repeats = 2
+        [[datasets.subsets]]
+        image_dir = {str(kind)!r}
+        caption_extension = ".none"
+        class_tokens = "[name] toy"
+        is_reg = true
+    """
+    (tmp_path / "set.toml").write_text(text)
+    found = looked(tmp_path / "set.toml")
+    assert (found.count, found.folders, found.captioned) == (7, 2, 5)
+    assert [prompt for prompt, _ in found.prompts[5:7]] == ["x-word toy", "x-word toy"]
+    assert found.prompts[0][0].startswith("a photo of x-word, ")
+    instead, same, again = found.warnings
+    assert "resolution: Width (--width), Height (--height)" in instead
+    assert same == f"The same picture, several times: {thing.name}/0.png, {kind.name}/0.png."
+    assert again.endswith("1.png.")
+    (thing / "0.caption").unlink()
+    assert any("1 picture is without a .caption file" in warning for warning in looked(tmp_path / "set.toml").warnings)
+    (tmp_path / "set.toml").write_text(text.replace("[name] toy", "a toy"))
+    assert any("Left out, regularisation pictures: 2." in each for each in looked(tmp_path / "set.toml").warnings)

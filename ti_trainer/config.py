@@ -97,6 +97,13 @@ class TrainConfig:
         label="Do not resize images",
         section="images",
     )
+    buckets: bool = option(
+        False,
+        "Each image keeps its shape, at about the pixels of width and height, cut by the little that it is longer than the "
+        "nearest shape in steps of 64 px; images of the same shape share batches.",
+        label="Use aspect-ratio buckets",
+        section="images",
+    )
     use_alpha_weight: bool = option(
         False,
         "Transparent parts of an image count less, in proportion.",
@@ -105,6 +112,14 @@ class TrainConfig:
     )
     repeats: int = option(
         1, "How often each image comes up in an epoch.", label="Repeats per epoch", section="images", low=1, high=10_000
+    )
+    prior_loss_weight: float = option(
+        1.0,
+        "How much regularisation images count: those of a data set file's folders that are of the class, not of the thing.",
+        label="Prior loss weight",
+        section="images",
+        low=0,
+        high=1000,
     )
     latent_sampling: Literal["once", "deterministic", "random"] = option(
         "once",
@@ -283,6 +298,9 @@ class TrainConfig:
                     f"{name}: found {getattr(self, name)}, expected a multiple of 8, since the VAE works on blocks of 8 px."
                 )
                 raise ConfigError(message, name)
+        if self.buckets and self.do_not_resize:
+            message = "Use aspect-ratio buckets: found on, expected off together with Do not resize images: buckets resize."
+            raise ConfigError(message, "buckets")
         try:
             re.compile(self.filename_word_regex)
         except re.error as error:
@@ -321,6 +339,8 @@ def problems(values: Mapping[str, Any]) -> dict[str, str]:
         context = {} if name == "max_steps" or "max_steps" in found else {"max_steps": values.get("max_steps", 1000)}
         if name == "clip_grad_limit":
             context["clip_grad"] = values.get("clip_grad", "disabled")
+        if name == "buckets":
+            context["do_not_resize"] = values.get("do_not_resize", False)
         try:
             TrainConfig.from_dict({**context, name: value})
         except ConfigError as error:

@@ -10,7 +10,7 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,24 +19,32 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ti_trainer.data.images import Frame, find_images, load_image
-from ti_trainer.data.prompts import Prompter, caption_of
+from ti_trainer.data.images import Frame, find_masks, load_image
+from ti_trainer.data.pictures import find_images
+from ti_trainer.data.prompts import Prompter
+from ti_trainer.data.subsets import Subset, read_subsets
 from ti_trainer.errors import DatasetError
 from ti_trainer.model import DiffusionModel
 
 log = logging.getLogger(__name__)
 _LATENTS_STREAM = 2**63  # sample numbers stay below
+Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: latents (C, H, W), their standard deviation if drawn anew each time, its loss weight (1, H, W)."""
+    """One picture: latents (C, H, W), their standard deviation if drawn anew each time, its loss weight (1, H, W).
+
+    It comes up `repeats` times in an epoch, times the data set's own repeats.
+    """
 
     path: Path
     caption: str
     latents: Tensor
     std: Tensor | None
     weight: Tensor | None
+    subset: Subset
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ def sample_rng(seed: int, number: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The pictures of a folder, encoded; `skipped` says which could not be used and why."""
+    """The pictures of all subsets, encoded; `skipped` says which could not be used and why."""
 
     items: tuple[Item, ...]
     skipped: tuple[tuple[Path, str], ...]
@@ -66,26 +74,47 @@ class Dataset:
     num_timesteps: int
     repeats: int = 1
 
+    @cached_property
+    def _samples(self) -> np.ndarray:
+        """The item of each sample of an epoch before it is shuffled: all once, then those that come again, and so on."""
+        repeats = np.array([item.repeats for item in self.items])
+        once = np.concatenate([np.flatnonzero(repeats > number) for number in range(repeats.max())])
+        return np.tile(once, self.repeats)
+
     @property
     def epoch_length(self) -> int:
         """Samples in an epoch."""
-        return len(self.items) * self.repeats
+        return len(self._samples)
+
+    @property
+    def subsets(self) -> tuple[Subset, ...]:
+        """Where its pictures come from."""
+        return tuple(dict.fromkeys(item.subset for item in self.items))
+
+    @property
+    def pictures_of_the_thing(self) -> tuple[Item, ...]:
+        """All but regularisation pictures."""
+        return tuple(item for item in self.items if not item.subset.is_reg)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when the pictures, their captions or their order do."""
+        """Changes when the pictures, their captions or their order do, or how the folders of a data set file are fed."""
         digest = hashlib.sha256()
         for item in self.items:
             digest.update(f"{item.path.name}\0{item.caption}\0{tuple(item.latents.shape)}".encode())
             digest.update(item.latents.float().cpu().numpy().tobytes())
+            fed = (item.repeats, float(item.subset.weight), item.subset.is_reg, item.subset.masks is not None)
+            if fed != (1, 1.0, False, False):  # else it is as it was before there were such things: runs go on
+                digest.update(repr(fed).encode())
+                digest.update(b"" if item.weight is None else item.weight.float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def order(self) -> Iterator[int]:
-        """Items without end; every epoch is a permutation of all, each `repeats` times."""
+        """Items without end; every epoch is a permutation of all, each as often as it is repeated."""
         epoch = 0
         while True:
             order = np.random.default_rng((self.seed, epoch)).permutation(self.epoch_length)
-            yield from (order % len(self.items)).tolist()
+            yield from self._samples[order].tolist()
             epoch += 1
 
     def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
@@ -109,7 +138,7 @@ class Dataset:
         prompts, timesteps, latents, noise = [], [], [], []
         for number, index in samples:
             item, rng = self.items[index], sample_rng(self.seed, number)
-            prompts.append(self.prompter(item.caption, rng))
+            prompts.append(self.prompter.alone(item.caption) if item.subset.is_reg else self.prompter(item.caption, rng))
             timesteps.append(int(rng.integers(self.num_timesteps)))
             noise.append(_normal(item.latents, rng))
             drawn = (
@@ -137,8 +166,74 @@ def _normal(like: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(rng.standard_normal(tuple(like.shape), np.float32))
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A picture to be read: with its mask, if it has one, and how often it will come up in an epoch."""
+
+    path: Path
+    subset: Subset
+    mask: Path | None
+    repeats: int
+
+
+def plan(
+    subsets: Sequence[Subset], model: DiffusionModel, prompt_of: Callable[[Path, Subset], str], name: str, warn: Warn
+) -> list[Planned]:
+    """Which pictures of the subsets are trained on. DatasetError if a folder is not there or empty, or none is left.
+
+    The network is frozen, so that a regularisation picture teaches something only if its prompt, `prompt_of`, has the word
+    `name` in it: others are left out. Together they come up as often as all other pictures, as in kohya's trainers.
+    """
+    planned: list[Planned] = []
+    without_word = 0
+    for subset in subsets:
+        paths = find_images(subset.folder)
+        if subset.is_reg:
+            having = [path for path in paths if has_word(model, prompt_of(path, subset), name)]
+            without_word += len(paths) - len(having)
+            paths = having
+        masks = {} if subset.masks is None else find_masks(subset.masks)
+        planned += [Planned(path, subset, masks.get(path.stem), subset.repeats) for path in paths]
+        missing = sum(path.stem not in masks for path in paths) if subset.masks is not None else 0
+        if missing:
+            warn(
+                f"{missing} of {len(paths)} pictures in {subset.folder} have no mask in {subset.masks}: they count all over."
+            )
+    if without_word:
+        warn(
+            f"Left out, regularisation pictures: {without_word}. Nothing but the word is trained, and their prompts do not "
+            f"contain {name}, so they could teach nothing. Put [name] into their class_tokens or captions: then they are "
+            "trained on with the prior loss weight, and keep the word near its class."
+        )
+    return _balanced(planned, warn)
+
+
+def _balanced(planned: Sequence[Planned], warn: Warn) -> list[Planned]:
+    """Regularisation pictures each with its repeats until they are as many samples as the others, or else with more."""
+    counts = [each.repeats for each in planned if each.subset.is_reg]
+    left = sum(each.repeats for each in planned if not each.subset.is_reg)
+    if not left:
+        message = "There are only regularisation pictures in this data set: name a folder with pictures of the thing, too."
+        raise DatasetError(message)
+    for number, count in enumerate(counts):
+        counts[number] = count if left > 0 else 0
+        left -= counts[number]
+    more, rest = divmod(max(left, 0), max(len(counts), 1))
+    turns = iter([count + more + (number < rest) for number, count in enumerate(counts)])
+    if unused := counts.count(0):
+        warn(f"{unused} regularisation pictures are not used: they are more than there are pictures of the thing.")
+    found = [replace(each, repeats=next(turns)) if each.subset.is_reg else each for each in planned]
+    return [each for each in found if each.repeats]
+
+
+def has_word(model: DiffusionModel, prompt: str, name: str) -> bool:
+    """Whether an embedding of this name has its place in a prompt: without, nothing could be learned from it."""
+    stand_in = {encoder: torch.zeros(1, width) for encoder, width in model.widths.items()}
+    return any(place.name == name for place in model.tokenize(prompt, {name: stand_in}).splices)
+
+
 def load_dataset(
-    folder: Path,
+    images: Path | Sequence[Subset],
     model: DiffusionModel,
     frame: Frame,
     prompter: Prompter,
@@ -148,33 +243,51 @@ def load_dataset(
     latent_sampling: str = "once",
     word_regex: str = "",
     join_string: str = " ",
+    prior_loss_weight: float = 1.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    warn: Warn = log.warning,
 ) -> Dataset:
-    """Read and encode every picture of the folder, one at a time. DatasetError if none can be used."""
+    """Read and encode every picture of a folder, or of a data set file, one at a time. DatasetError if none can be used."""
+    subsets = read_subsets(images, warn) if isinstance(images, Path) else images
     items: list[Item] = []
     skipped: list[tuple[Path, str]] = []
-    paths = find_images(folder)
-    for number, path in enumerate(paths):
+
+    def alone(path: Path, subset: Subset) -> str:
+        return prompter.alone(subset.caption_of(path, word_regex, join_string))
+
+    planned = plan(subsets, model, alone, prompter.name, warn)
+    for number, each in enumerate(planned):
+        path, subset = each.path, each.subset
         try:
-            pixels, alpha = load_image(path, frame)
+            pixels, counts = load_image(path, frame, each.mask)
         except Exception as error:  # a damaged file provokes anything
             skipped.append((path, str(error) or type(error).__name__))
             log.warning("Skipped: %s (%s)", path.name, skipped[-1][1])
             continue
         finally:
-            progress(number + 1, len(paths))
-        caption = caption_of(path, word_regex, join_string)
+            progress(number + 1, len(planned))
+        caption = subset.caption_of(path, word_regex, join_string)
         with torch.no_grad():
             mean, std = (part[0] for part in model.encode_images(pixels[None]))  # (C, H, W)
         if latent_sampling == "once":
             mean = mean + std * _normal(mean, sample_rng(seed, _LATENTS_STREAM + len(items))).to(mean.device)
-        weight = None if alpha is None else alpha_weight(alpha, mean)
-        items.append(Item(path, caption, mean, std if latent_sampling == "random" else None, weight))
-    if not items:
+        weight = _loss_weight(counts, mean, subset.weight * (prior_loss_weight if subset.is_reg else 1))
+        kept_std = std if latent_sampling == "random" else None
+        items.append(Item(path, caption, mean, kept_std, weight, subset, each.repeats))
+    if all(item.subset.is_reg for item in items):
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in skipped[:5])
-        message = f"None of the {len(paths)} pictures in {folder} can be used ({reasons}). Put readable pictures there."
+        where = ", ".join(str(subset.folder) for subset in subsets if not subset.is_reg)
+        message = f"None of the {len(planned)} pictures in {where} can be used ({reasons}). Put readable pictures there."
         raise DatasetError(message)
     return Dataset(tuple(items), tuple(skipped), prompter, seed, len(model.alphas_cumprod), repeats)
+
+
+def _loss_weight(counts: Tensor | None, latents: Tensor, scale: float) -> Tensor | None:
+    """(1, H, W), or None if all counts the same and once."""
+    weight = None if counts is None else alpha_weight(counts, latents)
+    if scale == 1:
+        return weight
+    return scale * (torch.ones_like(latents[:1]) if weight is None else weight)
 
 
 def alpha_weight(alpha: Tensor, latents: Tensor) -> Tensor:

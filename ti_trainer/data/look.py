@@ -7,29 +7,38 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ti_trainer.config import TrainConfig
-from ti_trainer.data.dataset import sample_rng
-from ti_trainer.data.images import eight_bit, find_images
-from ti_trainer.data.prompts import FILEWORDS, Prompter, caption_of
+from ti_trainer.data.dataset import Planned, plan, sample_rng
+from ti_trainer.data.images import Frame, frame_of
+from ti_trainer.data.pictures import upright, upright_size
+from ti_trainer.data.prompts import FILEWORDS, Prompter
+from ti_trainer.data.subsets import Subset, read_subsets
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.prompts import CHUNK, TokenizedPrompt
 
 THUMBNAILS, THUMBNAIL_PX, PROMPTS = 24, 192, 10
 FEW, MANY = 3, 200  # pictures: fewer teach little, more take long
+NOTICED = 0.02  # of a picture cut off, as a fraction
+MUCH = 0.25  # the same with buckets, which always cut a little
 
 
 @dataclass(frozen=True)
 class Look:
-    """What was found. `thumbnails` are of the first pictures, with their captions; `prompts` as they will be fed."""
+    """What was found. `thumbnails` are of the first pictures, with their captions; `prompts` as they will be fed.
+
+    `sizes` and, where there are some, `buckets` are (width, height) with their numbers of pictures; `folders` of how many.
+    """
 
     count: int
+    folders: int
     sizes: tuple[tuple[tuple[int, int], int], ...]
+    buckets: tuple[tuple[tuple[int, int], int], ...]
     captioned: int
     unreadable: tuple[tuple[str, str], ...]
     thumbnails: tuple[tuple[Image.Image, str], ...]
@@ -37,121 +46,196 @@ class Look:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """One readable picture."""
+
+    planned: Planned
+    size: tuple[int, int]
+    caption: str
+
+
 def look(
-    folder: Path,
+    images: Path | Sequence[Subset],
     template: Sequence[str],
     config: TrainConfig,
     model: DiffusionModel,
     name: str,
     vectors: Vectors,
 ) -> Look:
-    """Look at the folder as a run with these options would; DatasetError if there is nothing to look at."""
-    paths = find_images(folder)
-    sizes: Counter[tuple[int, int]] = Counter()
-    unreadable: list[tuple[str, str]] = []
-    thumbnails: list[tuple[Image.Image, str]] = []
-    captions: dict[Path, str] = {}
-    for path in paths:
-        try:
-            size, thumbnail = _opened(path, wanted=len(thumbnails) < THUMBNAILS)
-        except Exception as error:  # a damaged file provokes anything
-            unreadable.append((path.name, str(error) or type(error).__name__))
-            continue
-        sizes[size] += 1
-        captions[path] = caption_of(path, config.filename_word_regex, config.filename_join_string)
-        if thumbnail is not None:
-            thumbnails.append((thumbnail, captions[path]))
-    captioned = sum(path.with_suffix(".txt").is_file() for path in captions)
+    """Look at a folder, or a data set file, as such a run would; DatasetError if there is nothing to look at."""
+    warnings: list[str] = []
+    subsets = read_subsets(images, warnings.append) if isinstance(images, Path) else images
     prompter = Prompter(name, template, config.shuffle_tags, config.tag_dropout)
-    prompts = [
-        prompter(caption, sample_rng(config.seed, number)) for number, caption in enumerate(_around(list(captions.values())))
+
+    def caption_of(path: Path, subset: Subset) -> str:
+        return subset.caption_of(path, config.filename_word_regex, config.filename_join_string)
+
+    def name_of(path: Path) -> str:
+        return path.name if len(subsets) == 1 else f"{path.parent.name}/{path.name}"
+
+    planned = plan(subsets, model, lambda *which: prompter.alone(caption_of(*which)), name, warnings.append)
+    seen, broken, thumbnails = _read(planned, caption_of)
+    unreadable = [(name_of(path), reason) for path, reason in broken]
+    tokenized = tuple((prompt, model.tokenize(prompt, {name: vectors})) for prompt in _prompts(seen, prompter, config.seed))
+    frame = frame_of(config, model.default_size_px)
+    same = [[name_of(path) for path in paths] for paths in same_files([each.planned.path for each in seen])]
+    sizes = Counter(each.size for each in seen)
+    buckets = Counter(frame.size_for(each.size) for each in seen) if frame.buckets else Counter()
+    warnings += [
+        *_about_files(unreadable, same),
+        *_about_sizes(sizes, frame),
+        *_about_numbers(seen, frame, config),
+        *_about_prompts(seen, template, tokenized),
     ]
-    tokenized = tuple((prompt, model.tokenize(prompt, {name: vectors})) for prompt in prompts)
-    warnings = [
-        *_about_pictures(sizes, unreadable, duplicates(list(captions)), config, model),
-        *_about_prompts(captions, captioned, template, tokenized),
-    ]
+    captioned = sum(each.planned.subset.has_caption(each.planned.path) for each in seen)
     return Look(
-        len(paths), tuple(sizes.most_common()), captioned, tuple(unreadable), tuple(thumbnails), tokenized, tuple(warnings)
+        len(planned),
+        len(subsets),
+        tuple(sizes.most_common()),
+        tuple(buckets.most_common()),
+        captioned,
+        tuple(unreadable),
+        tuple(thumbnails),
+        tokenized,
+        tuple(warnings),
     )
 
 
+def _read(
+    planned: Sequence[Planned], caption_of: Callable[[Path, Subset], str]
+) -> tuple[list[_Seen], list[tuple[Path, str]], list[tuple[Image.Image, str]]]:
+    """The readable pictures, the others with the reasons, and small versions of the first."""
+    seen: list[_Seen] = []
+    broken: list[tuple[Path, str]] = []
+    thumbnails: list[tuple[Image.Image, str]] = []
+    for each in planned:
+        try:
+            size, thumbnail = _opened(each.path, wanted=len(thumbnails) < THUMBNAILS)
+        except Exception as error:  # a damaged file provokes anything
+            broken.append((each.path, str(error) or type(error).__name__))
+            continue
+        seen.append(_Seen(each, size, caption_of(each.path, each.subset)))
+        if thumbnail is not None:
+            thumbnails.append((thumbnail, seen[-1].caption))
+    return seen, broken, thumbnails
+
+
 def duplicates(paths: Sequence[Path]) -> list[list[str]]:
-    """Names of files with the same content, together; only files of the same length are read."""
+    """Names of files with the same content, together."""
+    return [[path.name for path in same] for same in same_files(paths)]
+
+
+def same_files(paths: Sequence[Path]) -> list[list[Path]]:
+    """Files with the same content, together; only files of the same length are read."""
     by_length: dict[int, list[Path]] = defaultdict(list)
     for path in paths:
         by_length[path.stat().st_size].append(path)
-    by_content: dict[bytes, list[str]] = defaultdict(list)
+    by_content: dict[bytes, list[Path]] = defaultdict(list)
     for same_length in by_length.values():
         if len(same_length) > 1:
             for path in same_length:
-                by_content[hashlib.sha256(path.read_bytes()).digest()].append(path.name)
-    return [names for names in by_content.values() if len(names) > 1]
+                by_content[hashlib.sha256(path.read_bytes()).digest()].append(path)
+    return [same for same in by_content.values() if len(same) > 1]
 
 
 def _opened(path: Path, *, wanted: bool) -> tuple[tuple[int, int], Image.Image | None]:
     """The size of a picture held upright, and a small version of it if one is wanted."""
     with Image.open(path) as opened:
-        width, height = opened.size
-        # Pillow's own for PNG would decode the whole picture for it.
-        if Image.Image.getexif(opened).get(0x0112, 1) >= 5:  # lies on its side
-            width, height = height, width
+        size = upright_size(opened)
         if not wanted:
-            return (width, height), None
-        opened.draft("RGB", (2 * THUMBNAIL_PX, 2 * THUMBNAIL_PX))
-        small = eight_bit(ImageOps.exif_transpose(opened))
+            return size, None
+        small = upright(opened, (2 * THUMBNAIL_PX, 2 * THUMBNAIL_PX))
         small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-        return (width, height), small.convert("RGB")
+        return size, small.convert("RGB")
 
 
-def _around(captions: list[str]) -> list[str]:
-    """As many as prompts are shown, from the beginning again where there are fewer."""
-    return [captions[number % len(captions)] for number in range(PROMPTS)] if captions else []
+def _prompts(seen: Sequence[_Seen], prompter: Prompter, seed: int) -> list[str]:
+    """As many as are shown, from the first picture again where there are fewer."""
+    chosen = [seen[number % len(seen)] for number in range(PROMPTS)] if seen else []
+    return [
+        prompter.alone(each.caption) if each.planned.subset.is_reg else prompter(each.caption, sample_rng(seed, number))
+        for number, each in enumerate(chosen)
+    ]
 
 
-def _about_pictures(
-    sizes: Counter[tuple[int, int]],
-    unreadable: Sequence[tuple[str, str]],
-    same: Sequence[Sequence[str]],
-    config: TrainConfig,
-    model: DiffusionModel,
-) -> list[str]:
-    count = sum(sizes.values())
-    width, height = config.width or model.default_size_px, config.height or model.default_size_px
-    small = sum(number for (w, h), number in sizes.items() if w < width or h < height)
-    cropped = sum(number for (w, h), number in sizes.items() if abs(w / h / (width / height) - 1) > 0.02)
+def _about_files(unreadable: Sequence[tuple[str, str]], same: Sequence[Sequence[str]]) -> list[str]:
     warnings = [f"{name} cannot be read and will be left out ({reason})." for name, reason in unreadable[:5]]
     if len(unreadable) > 5:
         warnings.append(f"{len(unreadable) - 5} more pictures cannot be read.")
-    if small and not config.do_not_resize:
+    return warnings + [f"The same picture, several times: {', '.join(names)}." for names in same[:5]]
+
+
+def _about_sizes(sizes: Counter[tuple[int, int]], frame: Frame) -> list[str]:
+    """What is enlarged, and what is cut off."""
+    if frame.size is None:
+        return []
+    small = cropped = 0
+    for size, number in sizes.items():
+        width, height = frame.size_for(size) or size
+        small += number * (size[0] < width or size[1] < height)
+        cut = size[0] / size[1] / (width / height)
+        cropped += number * (max(cut, 1 / cut) - 1 > (MUCH if frame.buckets else NOTICED))
+    wanted, warnings = f"{frame.size[0]} x {frame.size[1]} px", []
+    if small:
+        than = f"their buckets, of about {wanted}," if frame.buckets else wanted
         warnings.append(
-            f"{_pictures(small)} smaller than {width} x {height} px and will be enlarged: the word learns their blur. "
+            f"{_pictures(small)} smaller than {than} and will be enlarged: the word learns their blur. "
             "Use larger ones, or a smaller width and height."
         )
-    if cropped and not config.do_not_resize:
-        warnings.append(f"{_pictures(cropped)} of another shape than {width} x {height} px: the middle is trained on.")
-    warnings += [f"The same picture, several times: {', '.join(names)}." for names in same[:5]]
+    if cropped and frame.buckets:
+        warnings.append(
+            f"{_pictures(cropped)} of another shape than any bucket of about {wanted}: the middle is trained on."
+        )
+    elif cropped:
+        warnings.append(f"{_pictures(cropped)} of another shape than {wanted}: the middle is trained on.")
+    return warnings
+
+
+def _about_numbers(seen: Sequence[_Seen], frame: Frame, config: TrainConfig) -> list[str]:
+    count = sum(not each.planned.subset.is_reg for each in seen)
+    samples = sum(each.planned.repeats for each in seen) * config.repeats
+    warnings = []
     if 0 < count < FEW:
         warnings.append(
             f"Only {_pictures(count, verb=False)}: with fewer than {FEW} the word learns the background as well."
         )
     if count > MANY:
         warnings.append(f"{count} pictures: 5 to 30 good ones usually teach a word better than very many.")
-    if config.batch_size > count * config.repeats > 0:
+    if config.batch_size > samples > 0:
         warnings.append(
             f"The batch size {config.batch_size} is more than there are pictures: some come up twice in a batch."
         )
+    elif frame.buckets:
+        warnings += _about_buckets(seen, frame, config)
     return warnings
 
 
+def _about_buckets(seen: Sequence[_Seen], frame: Frame, config: TrainConfig) -> list[str]:
+    samples: Counter[tuple[int, int] | None] = Counter()
+    for each in seen:
+        samples[frame.size_for(each.size)] += each.planned.repeats * config.repeats
+    few = [f"{number} of {size[0]} x {size[1]}" for size, number in samples.items() if size and number < config.batch_size]
+    if not few:
+        return []
+    return [
+        f"Fewer pictures in a bucket than the batch size {config.batch_size} ({', '.join(few)}): they wait, over epochs, "
+        "for a full batch."
+    ]
+
+
 def _about_prompts(
-    captions: dict[Path, str], captioned: int, template: Sequence[str], tokenized: Sequence[tuple[str, TokenizedPrompt]]
+    seen: Sequence[_Seen], template: Sequence[str], tokenized: Sequence[tuple[str, TokenizedPrompt]]
 ) -> list[str]:
     warnings = []
+    things = [each.planned for each in seen if not each.planned.subset.is_reg]
+    captioned = sum(each.subset.has_caption(each.path) for each in things)
+    by_name = [each for each in things if not each.subset.has_caption(each.path) and not each.subset.class_tokens]
     uses_captions = any(FILEWORDS in line for line in template)
-    if uses_captions and captioned < len(captions):
+    if uses_captions and by_name:
+        endings = " or ".join(dict.fromkeys(each.subset.caption_extension for each in by_name))
         warnings.append(
-            f"{_pictures(len(captions) - captioned)} without a .txt file: the file's name is the caption. If names say "
+            f"{_pictures(len(by_name))} without a {endings} file: the file's name is the caption. If names say "
             "nothing, take a template without [filewords]."
         )
     if not uses_captions and captioned:

@@ -15,15 +15,22 @@ NAME, FILEWORDS = "[name]", "[filewords]"
 SHIPPED = Path(__file__).parents[2] / "textual_inversion_templates"
 
 
-def caption_of(image: Path, word_regex: str = "", join_string: str = " ") -> str:
-    """The caption of a picture: its .txt file; else its name less leading digits and dashes, of that the words wanted."""
-    text_file = image.with_suffix(".txt")
+def caption_of(
+    image: Path, word_regex: str = "", join_string: str = " ", extension: str = ".txt", otherwise: str = ""
+) -> str:
+    """The caption of a picture: its text file; without one what it is otherwise.
+
+    Where that is empty too, the picture's name less leading digits and dashes, of that the words wanted.
+    """
+    text_file = image.with_name(image.stem + extension)
     if text_file.is_file():
         try:
             return text_file.read_text(encoding="utf-8-sig").strip()
         except UnicodeDecodeError as error:
             message = f"The caption {text_file} is not UTF-8 text ({error.reason}): save it as UTF-8."
             raise DatasetError(message) from error
+    if otherwise:
+        return otherwise
     words = re.sub(r"^[-\d]+\s*", "", image.stem)
     if word_regex:
         found = re.findall(word_regex, words)  # with several groups in the expression, each finding is a tuple
@@ -81,6 +88,10 @@ class Prompter:
         """The prompt for one sample; what is left to chance comes from rng."""
         line = self.template[int(rng.integers(len(self.template)))]
         return line.replace(FILEWORDS, self._tags(caption, rng)).replace(NAME, self.name)
+
+    def alone(self, caption: str) -> str:
+        """The prompt of a picture of the class: its caption as it is, without the template."""
+        return caption.replace(NAME, self.name)
 
     def _tags(self, caption: str, rng: np.random.Generator) -> str:
         if not self.shuffle_tags and not self.tag_dropout:

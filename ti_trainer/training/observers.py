@@ -167,7 +167,7 @@ class Evaluation:
             self._measure()
 
     def _measure(self) -> None:
-        model, embedding, items = self.trainer.model, self.trainer.embedding, self.trainer.dataset.items
+        model, embedding, items = self.trainer.model, self.trainer.embedding, self.trainer.dataset.pictures_of_the_thing
         some = items[:: -(-len(items) // self.pictures)]
         prompts = [described(f"a photo of {embedding.name}", item.caption) for item in some]
         words = {embedding.name: {encoder: each.to(model.device) for encoder, each in embedding.vectors.items()}}

@@ -28,9 +28,10 @@ from ti_trainer.training.trainer import TrainState
 CSV_COLUMNS = ("step", "epoch", "epoch_step", "loss", "learn_rate")
 DETERMINISTIC_COLUMNS = ("step", "loss")
 DECISIVE = (  # options that make another run of it when they change; rates, limits and what is written may change
-    *("seed", "batch_size", "gradient_accumulation_steps", "repeats", "latent_sampling"),
+    *("seed", "batch_size", "gradient_accumulation_steps", "repeats", "latent_sampling", "prior_loss_weight"),
     *("template", "shuffle_tags", "tag_dropout", "clip_skip", "precision"),
 )
+ADDED_SINCE = {"prior_loss_weight": 1.0}  # what those that earlier runs have not saved were
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def changes(before: dict[str, Any], now: dict[str, Any], other_pictures: bool) -
     changed = ["pictures or captions"] if other_pictures else []
     if before.get("model_hash") != now["model_hash"]:
         changed.append("model")
-    then = before.get("train", {})
+    then = {**ADDED_SINCE, **before.get("train", {})}
     return changed + [name for name in DECISIVE if then.get(name) != now["train"][name]]
 
 

@@ -19,8 +19,10 @@ from PIL import Image
 from ti_trainer import __version__, embeddings_dir, formats
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import Dataset, load_dataset
-from ti_trainer.data.images import Frame, find_images
+from ti_trainer.data.images import frame_of
+from ti_trainer.data.pictures import find_images
 from ti_trainer.data.prompts import NAME, Prompter, load_template
+from ti_trainer.data.subsets import Subset, checked_subsets
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, StoppedError, TrainingError
 from ti_trainer.host import Drawing, Host, Turn
@@ -40,6 +42,7 @@ from ti_trainer.training.run import Run, changes
 from ti_trainer.training.trainer import Finished, Trainer, TrainState, check_steps
 
 log = logging.getLogger(__name__)
+DATA_SETS = "data sets"  # within the folder of runs
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,10 @@ class Result:
 
 @dataclass
 class Session:
-    """One training of one embedding on one folder of pictures, or the rest of the run `resume`."""
+    """One training of one embedding, or the rest of the run `resume`.
+
+    `images` is a folder of pictures, or a .toml file that lists some.
+    """
 
     host: Host
     name: str
@@ -80,6 +86,7 @@ class Session:
         embedding, _ = embeddings_dir.load(self.host.embeddings_dir, self.name)
         model = self.host.open_model(self.config.precision, self.config.clip_skip)
         check_fits(model, embedding)
+        frame_of(self.config, model.default_size_px)
         begun_on = self.resume.settings().get("model", model.name) if self.resume else model.name
         if begun_on != model.name:
             message = f"This run was begun on {begun_on}, and {model.name} is loaded now: choose {begun_on} again to go on."
@@ -113,10 +120,11 @@ class Session:
                     message = "Stopped before the first step: nothing was changed."
                     raise StoppedError(message)
 
-            total = len(find_images(self.images))
+            subsets = subsets_of(self.host, self.images, self.warn)
+            total = sum(len(find_images(subset.folder)) for subset in subsets)
             still_loading(0, total)
             model = self.host.open_model(config.precision, config.clip_skip)
-            dataset = self._dataset(model, template, still_loading)
+            dataset = self._dataset(model, template, subsets, still_loading)
             still_loading(total, total)
             trainer, run = self._prepared(model, dataset, embedding, file)
             file = embeddings_dir.trainable_file(file)
@@ -153,8 +161,8 @@ class Session:
     def _check_cheaply(self) -> list[str]:
         """What can be refused before a model is loaded; the template's lines."""
         config = self.config
-        self.host.check_folder(self.images)
-        find_images(self.images)
+        for subset in subsets_of(self.host, self.images):
+            find_images(subset.folder)
         if config.preview_sampler and config.preview_sampler not in self.host.samplers:
             have = ", ".join(self.host.samplers) or "no choice here: leave it empty"
             message = (
@@ -244,20 +252,27 @@ class Session:
             config.preview_sampler,
         )
 
-    def _dataset(self, model: DiffusionModel, template: Sequence[str], loading: Callable[[int, int], None]) -> Dataset:
+    def _dataset(
+        self,
+        model: DiffusionModel,
+        template: Sequence[str],
+        subsets: Sequence[Subset],
+        loading: Callable[[int, int], None],
+    ) -> Dataset:
         config = self.config
-        size = (config.width or model.default_size_px, config.height or model.default_size_px)
         return load_dataset(
-            self.images,
+            subsets,
             model,
-            Frame(None if config.do_not_resize else size, config.use_alpha_weight),
+            frame_of(config, model.default_size_px),
             Prompter(self.name, template, config.shuffle_tags, config.tag_dropout),
             seed=config.seed,
             repeats=config.repeats,
             latent_sampling=config.latent_sampling,
             word_regex=config.filename_word_regex,
             join_string=config.filename_join_string,
+            prior_loss_weight=config.prior_loss_weight,
             progress=loading,
+            warn=self.warn,
         )
 
     def _settings(self, model: DiffusionModel, dataset: Dataset) -> dict[str, Any]:
@@ -265,12 +280,29 @@ class Session:
             "version": __version__,
             "name": self.name,
             "images": str(self.images.resolve()),
+            **({} if self.images.is_dir() else {"data_set": [each.to_dict() for each in dataset.subsets]}),
             "num_images": len(dataset.items),
             "skipped": [str(path.name) for path, _ in dataset.skipped],
             "model": model.name,
             "model_hash": model.checkpoint_hash,
             "train": self.config.to_dict(),
         }
+
+
+def data_sets_dir(host: Host) -> Path:
+    """Where data set files that the page saved lie."""
+    return host.log_dir / DATA_SETS
+
+
+def subsets_of(host: Host, images: Path, warn: Callable[[str], None] = lambda message: None) -> tuple[Subset, ...]:
+    """What a data set consists of, a folder or a file that lists some, as far as the host lets the page read all of it.
+
+    ConfigError for a folder, or a file, that it does not; DatasetError for a file that cannot be read. A file that the page
+    saved itself may be read wherever runs lie.
+    """
+    if not images.resolve().is_relative_to(data_sets_dir(host).resolve()):
+        host.check_folder(images)
+    return checked_subsets(images, host.check_folder, warn)
 
 
 def _webui_state(file: Path, embedding: Embedding, model: DiffusionModel) -> TrainState | None:

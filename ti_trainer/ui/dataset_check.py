@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -13,6 +14,7 @@ from ti_trainer.data.prompts import load_template
 from ti_trainer.errors import TITrainerError
 from ti_trainer.model import DiffusionModel, check_fits
 from ti_trainer.prompts import PLACEHOLDER_ID, TokenizedPrompt
+from ti_trainer.training.session import subsets_of
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.render import Token, facts, notice, prompt_table
 from ti_trainer.ui.train import TrainForm
@@ -49,23 +51,34 @@ def panel(form: TrainForm) -> Any:
             model = host.open_model()  # only its tokenizer is needed: a run may hold it in another precision
             check_fits(model, embedding)
             template = load_template(config.template, host.template_dirs)
-            seen = look(images, template, config, model, name, embedding.vectors)
+            told: list[str] = []
+            subsets = subsets_of(host, images, told.append)
+            seen = look(subsets, template, config, model, name, embedding.vectors)
         except (TITrainerError, OSError) as error:
             return refused(str(error))
         table = prompt_table((prompt, _chunks(each, model)) for prompt, each in seen.prompts)
-        return [gr.update(visible=True), described(seen), gr.update(value=list(seen.thumbnails)), table, *refusals]
+        return [gr.update(visible=True), described(seen, told), gr.update(value=list(seen.thumbnails)), table, *refusals]
 
     listen(form.check.click, check, form.inputs, [part, found, pictures, prompts, *form.errors], show_progress="minimal")
     return part
 
 
-def described(seen: Look) -> str:
-    """The facts in a table, warnings above."""
-    warnings = "".join(notice("warning", each) for each in seen.warnings)
-    sizes = ", ".join(f"{number} of {width} x {height}" for (width, height), number in seen.sizes[:6])
-    more = f" and {len(seen.sizes) - 6} other sizes" if len(seen.sizes) > 6 else ""
-    rows = [("Pictures", seen.count), ("Sizes", sizes + more), ("With a caption", f"{seen.captioned} of {seen.count}")]
+def described(seen: Look, told: Sequence[str] = ()) -> str:
+    """The facts in a table, warnings above, those of the data set file first."""
+    warnings = "".join(notice("warning", each) for each in (*told, *seen.warnings))
+    rows = [
+        ("Pictures", f"{seen.count} in {seen.folders} folders" if seen.folders > 1 else seen.count),
+        ("Sizes", _listed(seen.sizes)),
+        *([("Buckets", _listed(seen.buckets))] if seen.buckets else []),
+        ("With a caption", f"{seen.captioned} of {seen.count}"),
+    ]
     return (warnings or notice("good", "Nothing to complain about.")) + facts(rows)
+
+
+def _listed(sizes: Sequence[tuple[tuple[int, int], int]]) -> str:
+    """How many pictures there are of each, the most frequent ones first."""
+    named = ", ".join(f"{number} of {width} x {height}" for (width, height), number in sizes[:6])
+    return named + (f" and {len(sizes) - 6} other sizes" if len(sizes) > 6 else "")
 
 
 def _chunks(prompt: TokenizedPrompt, model: DiffusionModel) -> list[list[Token]]:

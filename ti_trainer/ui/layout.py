@@ -6,7 +6,18 @@ from typing import Any
 
 import gradio as gr
 
-from ti_trainer.ui import api, create, dataset_check, generate, runs, train, watch
+from ti_trainer.ui import (
+    api,
+    caption_editor,
+    create,
+    dataset_check,
+    generate,
+    picture_check,
+    preprocess,
+    runs,
+    train,
+    watch,
+)
 from ti_trainer.ui.gradio_compat import blocks, listen
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.polling import poll
@@ -24,6 +35,13 @@ def build(page: Page) -> gr.Blocks:
         with gr.Tabs(elem_id="ti_trainer_tabs", selected="train" if page.prefilled else "create"):
             with gr.Tab("Create embedding", id="create"):
                 created = create.panel(page)
+            with gr.Tab("Preprocess", id="preprocess"), gr.Tabs(elem_id="ti_trainer_preprocess_tabs"):
+                with gr.Tab("Make a data set", id="make"):
+                    made_set = preprocess.panel(page)
+                with gr.Tab("Edit captions", id="captions"):
+                    editor = caption_editor.panel(page)
+                with gr.Tab("Check pictures", id="check"):
+                    checked = picture_check.panel(page)
             with gr.Tab("Train", id="train"), gr.Row(elem_classes=["ti-columns"]):
                 with gr.Column(elem_classes=["ti-form"]):
                     form = train.panel(page)
@@ -35,13 +53,21 @@ def build(page: Page) -> gr.Blocks:
             if not page.txt2img:
                 with gr.Tab("Generate", id="generate"):
                     drawing = generate.panel(page)
-        kept = {**seen.components, "names": form.name, "presets": form.presets.preset, "runs": shelf.chosen}
+        kept = {
+            **seen.components,
+            **made_set.parts,
+            "names": form.name,
+            "presets": form.presets.preset,
+            "runs": shelf.chosen,
+        }
         poll(lambda told: watch.news(page, told, list(kept)), list(kept.values()))
         api.panel(page)
         create.wire(page, created, form.name)
         begun = listen(form.start.click, lambda *given: train.start(form, *given), form.inputs, [form.said, *form.errors])
         listen(begun.then, lambda: gr.update(visible=False), [], [look], js=NOW, queue=False)
         listen(shelf.continued.then, None, js=NOW)
+        listen(made_set.begun.then, None, js=NOW)
+        preprocess.lead_on(made_set, form, editor.folder, checked.folder, TO_TAB)
         _used(page, seen, page.txt2img.get("preview_prompt") or drawing.prompt)
         listen(seen["open_run"].click, lambda: _opened(page), [], [shelf.chosen], js=TO_TAB.format("Runs"), queue=False)
     return made

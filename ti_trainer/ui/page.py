@@ -10,6 +10,7 @@ from typing import Any
 from ti_trainer.config import TrainConfig
 from ti_trainer.errors import ConfigError
 from ti_trainer.host import Host
+from ti_trainer.preprocess import job as preprocess
 from ti_trainer.training.job import Job
 
 PRESETS = "presets"  # within the folder of runs
@@ -33,6 +34,7 @@ class Page:
     job: Job
     prefilled: Prefilled | None = None
     txt2img: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: preprocess.Job = field(default_factory=preprocess.Job)
 
     def refuse_if_busy(self, what: str) -> None:
         """ConfigError while a training goes on: waiting for the model would take as long as that."""

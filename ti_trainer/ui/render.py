@@ -7,16 +7,15 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Literal
 
-from ti_trainer.training.job import Status
-
 Kind = Literal["error", "warning", "good", "info"]
 Token = tuple[int, str | None]
 
-SAYS: dict[Status, str] = {
+SAYS = {
     "idle": "Nothing is running",
     "waiting": "Waiting for the model",
     "loading": "Loading",
     "training": "Training",
+    "working": "Preprocessing",
     "pausing": "Pausing",
     "paused": "Paused",
     "stopping": "Stopping",
@@ -53,7 +52,7 @@ def speed(steps_per_second: float | None) -> str:
 
 
 def progress(
-    status: Status,
+    status: str,
     name: str = "",
     step: int = 0,
     max_steps: int = 0,

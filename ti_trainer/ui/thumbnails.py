@@ -33,8 +33,11 @@ def thumbnail(path: Path, side: int = SIDE_PX) -> Image.Image | None:
 def address(path: Path, side: int = 264) -> str:
     """The picture as a data: URI: so no file has to be served; empty if it cannot be read."""
     small = thumbnail(path, side)
-    if small is None:
-        return ""
+    return "" if small is None else address_of(small)
+
+
+def address_of(small: Image.Image) -> str:
+    """A small picture as a data: URI."""
     content = io.BytesIO()
     small.save(content, "JPEG", quality=90)
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()

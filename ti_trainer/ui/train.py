@@ -10,11 +10,11 @@ import gradio as gr
 
 from ti_trainer import embeddings_dir
 from ti_trainer.config import SECTIONS, problems
-from ti_trainer.data.images import find_images
+from ti_trainer.data.pictures import find_images
 from ti_trainer.data.prompts import NAME, find_template, templates
 from ti_trainer.errors import ConfigError, DatasetError, TITrainerError
-from ti_trainer.training.session import Session
-from ti_trainer.ui import preset_row
+from ti_trainer.training.session import Session, subsets_of
+from ti_trainer.ui import folder_rows, preset_row
 from ti_trainer.ui.form import FIRST, Form, starting_values, typed
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
@@ -55,7 +55,7 @@ class TrainForm:
         return [self.name_error, self.images_error, *self.form.slots.values()]
 
     def read(self, *given: Any) -> tuple[str, Path, dict[str, Any]]:
-        """Embedding, folder and options from what `inputs` hold; where wished, previews as in txt2img."""
+        """Embedding, data set and options from what `inputs` hold; where wished, previews as in txt2img."""
         name, images, *rest = given
         count = len(self.form.widgets)
         values = typed(dict(zip(self.form.widgets, rest[:count], strict=True)))
@@ -82,8 +82,8 @@ class TrainForm:
             if images == Path():
                 message = "Name the folder with the pictures to learn from."
                 raise DatasetError(message)
-            host.check_folder(images)
-            find_images(images)
+            for subset in subsets_of(host, images):
+                find_images(subset.folder)
         except (TITrainerError, OSError) as error:
             wrong["images"] = str(error)
         if find_template(values.get("template", ""), host.template_dirs) is None:
@@ -112,7 +112,8 @@ def panel(page: Page) -> TrainForm:
     name_error = error_slot()
     images = gr.Textbox(
         label="Dataset directory",
-        info="The folder with the pictures to learn from; captions in .txt files of the same names, if there are any.",
+        info="The folder with the pictures to learn from; captions in .txt files of the same names, if there are any. Or a "
+        ".toml file that lists several folders.",
         placeholder="Path to directory with input images",
         value=str(start.images) if start else "",
         max_lines=1,
@@ -130,6 +131,7 @@ def panel(page: Page) -> TrainForm:
         check = gr.Button("Check data set", elem_id="ti_trainer_train_check")
         begin = gr.Button("Train Embedding", variant="primary", elem_id="ti_trainer_train_start")
     borrow = None
+    folder_rows.panel(page, images)
     for section, title in SECTIONS.items():
         with gr.Accordion("More on training" if section == "training" else title, open=False):
             if section == "previews" and page.txt2img:

@@ -1,0 +1,196 @@
+"""Data sets of several folders, as kohya's trainers write them down, and as we do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ti_trainer.data.subsets import Subset, checked_subsets, read_subsets, write_subsets
+from ti_trainer.errors import ConfigError, DatasetError
+
+KOHYA = Path(__file__).parent / "data" / "kohya"
+
+
+def written(folder: Path, text: str, name: str = "set.toml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def subset(**keys: object) -> str:
+    """A file with one subset."""
+    lines = [f"{key} = {value if key == 'custom_attributes' else json.dumps(value)}" for key, value in keys.items()]
+    return "[[datasets]]\n[[datasets.subsets]]\n" + "\n".join(lines)
+
+
+def test_a_folder_is_one_subset_whatever_it_is_called(tmp_path: Path) -> None:
+    assert read_subsets(tmp_path) == (Subset(tmp_path),)
+    folder = tmp_path / "pictures.toml"
+    folder.mkdir()
+    assert read_subsets(folder) == (Subset(folder),)
+    assert read_subsets(tmp_path / "nowhere") == (Subset(tmp_path / "nowhere"),)  # who looks for pictures says so
+
+
+def test_a_file_of_kohyas_is_read_with_what_each_level_says() -> None:
+    told: list[str] = []
+    assert read_subsets(KOHYA / "dreambooth.toml", told.append) == (
+        Subset(KOHYA / "thing", 3, 1.0, ".caption", "sks toy", "best quality,"),
+        Subset(KOHYA / "rare", 10, 1.0, ".txt", "", "best quality,", "from above"),
+        Subset(KOHYA / "class", 1, 1.0, ".caption", "toy", "best quality,", is_reg=True),
+        Subset(KOHYA / "more", 2, 0.5, ".caption"),
+    )
+    instead, unknown = told
+    for key, flag in (
+        ("shuffle_caption", "--shuffle-tags"),
+        ("resolution", "--width"),
+        ("resolution", "--height"),
+        ("batch_size", "--batch-size"),
+        ("enable_bucket", "--buckets"),
+    ):
+        assert key in instead
+        assert f"({flag})" in instead
+    assert unknown == "dreambooth.toml has keys that are not obeyed here: keep_tokens, flip_aug."
+
+
+def test_folders_of_masks_and_json_are_read_too() -> None:
+    assert read_subsets(KOHYA / "masks.toml") == (Subset(KOHYA / "thing", masks=KOHYA / "masks"),)
+    found = read_subsets(KOHYA / "dreambooth.json")
+    assert found == (Subset(KOHYA / "thing", 5), Subset(KOHYA / "class", is_reg=True))
+
+
+def test_what_is_switched_off_or_empty_is_not_warned_of(tmp_path: Path) -> None:
+    told: list[str] = []
+    read_subsets(written(tmp_path, subset(image_dir="a", flip_aug=False, keep_tokens=0, shuffle_caption=False)), told.append)
+    assert told == []
+
+
+def test_a_loss_weight_in_the_wrong_place_is_told_the_right_one(tmp_path: Path) -> None:
+    told: list[str] = []
+    (found,) = read_subsets(written(tmp_path, subset(image_dir="a", loss_weight=2)), told.append)
+    assert found.weight == 1
+    assert "loss_weight belongs into custom_attributes" in told[0]
+
+
+def test_a_subset_without_repeats_is_left_out_as_kohya_does(tmp_path: Path) -> None:
+    told: list[str] = []
+    text = subset(image_dir="a", num_repeats=0) + '\n[[datasets.subsets]]\nimage_dir = "b"\n'
+    assert read_subsets(written(tmp_path, text), told.append) == (Subset(tmp_path / "b"),)
+    assert told == ["set.toml: subset 1 is left out, since its num_repeats is 0."]
+    with pytest.raises(DatasetError, match="lists no folder"):
+        read_subsets(written(tmp_path, subset(image_dir="a", num_repeats=0)))
+
+
+ALL = Subset(Path("/ä b"), 7, 0.25, ".caption", 'a "b"\\ \t\x7f[name]', "pre,", "post", Path("/masks/ü"), is_reg=True)
+
+
+@pytest.mark.parametrize(
+    "subsets", [(Subset(Path("/a")),), (ALL,), (Subset(Path("/a")), ALL, Subset(Path("/b"), 2)), (ALL, ALL)]
+)
+def test_what_is_written_is_read_again(tmp_path: Path, subsets: tuple[Subset, ...]) -> None:
+    told: list[str] = []
+    path = tmp_path / "set.toml"
+    absolute = tuple(subsets)
+    write_subsets(path, absolute)
+    assert read_subsets(path, told.append) == absolute
+    assert told == []
+
+
+def test_kohya_finds_no_key_in_what_is_written_that_it_refuses(tmp_path: Path) -> None:
+    """Its schema as of February 2026: what a subset of pictures, and one of pictures with masks, may have."""
+    plain = {"image_dir", "num_repeats", "caption_extension", "class_tokens", "caption_prefix", "caption_suffix", "is_reg",
+             "custom_attributes"}  # fmt: skip
+    masked = plain - {"class_tokens", "is_reg"} | {"conditioning_data_dir"}
+    path = tmp_path / "set.toml"
+    subsets = (
+        Subset(Path("/a"), 2, 0.5, ".caption", "toy", "pre", "post", is_reg=True),
+        Subset(Path("/b"), 2, 0.5, ".caption", "", "pre", "post", Path("/m")),
+    )
+    write_subsets(path, subsets)
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    assert set(content) == {"datasets"}
+    first, second = content["datasets"]  # kohya reads masks only where all subsets of a data set have some
+    assert set(first) == set(second) == {"subsets"}
+    assert set(first["subsets"][0]) == plain
+    assert set(second["subsets"][0]) == masked
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("datasets = [", "set.toml cannot be read"),
+        ("x = 1", r"found no \[\[datasets\]\]"),
+        ("datasets = 3", r"found no \[\[datasets\]\]"),
+        ("datasets = [3]", "found 3, expected a table"),
+        ("general = 3", "general: found 3, expected a table"),
+        ("[[datasets]]", r"found no \[\[datasets.subsets\]\]"),
+        (subset(num_repeats=2), "subset 1: found no image_dir"),
+        (subset(image_dir=3), "subset 1: image_dir: found 3, expected the path"),
+        (subset(image_dir=" "), "subset 1: image_dir: found ' ', expected the path"),
+        (subset(image_dir="a", conditioning_data_dir=True), "conditioning_data_dir: found True, expected the path"),
+        (subset(image_dir="a", conditioning_data_dir="a"), "expected another folder than that of the pictures"),
+        (subset(image_dir="a", num_repeats="many"), "subset 1: num_repeats: found 'many', expected a whole number"),
+        (subset(image_dir="a", num_repeats=1.5), "num_repeats: found 1.5, expected a whole number"),
+        (subset(image_dir="a", num_repeats=True), "num_repeats: found True, expected a whole number"),
+        (subset(image_dir="a", num_repeats=10_001), "expected a whole number from 1 to 10000"),
+        (subset(image_dir="a", is_reg=1), "is_reg: found 1, expected true or false"),
+        (subset(image_dir="a", class_tokens=1), "class_tokens: found 1, expected a text"),
+        (
+            subset(image_dir="a", caption_extension="txt"),
+            "found 'txt', expected the end of a file's name",
+        ),
+        (subset(image_dir="a", caption_extension="/../b.txt"), "caption_extension: found"),
+        (subset(image_dir="a", caption_extension="\\..\\b.txt"), "caption_extension: found"),
+        (subset(image_dir="a", custom_attributes="3"), "custom_attributes of subset 1: found 3, expected a table"),
+        (subset(image_dir="a", custom_attributes="{loss_weight = 0}"), "loss_weight: found 0, expected a number above 0"),
+        (subset(image_dir="a", custom_attributes="{loss_weight = nan}"), "loss_weight: found nan"),
+        (subset(image_dir="a", custom_attributes="{loss_weight = '2'}"), "loss_weight: found '2'"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_file_and_key(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(DatasetError, match=said) as caught:
+        read_subsets(written(tmp_path, text))
+    assert "set.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.toml", b"\xff\xfe"), ("a.json", b"{"), ("a.json", b"[" * 100_000)])
+def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DatasetError, match=f"{name} cannot be read"):
+        read_subsets(tmp_path / name)
+    with pytest.raises(DatasetError, match=r"gone\.toml does not exist"):
+        read_subsets(tmp_path / "gone.toml")
+
+
+def test_without_a_package_for_toml_its_name_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tomllib", None)
+    monkeypatch.setitem(sys.modules, "tomli", None)
+    with pytest.raises(ConfigError, match="-m pip install tomli"):
+        read_subsets(KOHYA / "masks.toml")
+
+
+def test_every_folder_and_mask_folder_is_checked() -> None:
+    seen: list[Path] = []
+    checked_subsets(KOHYA / "masks.toml", seen.append)
+    assert seen == [KOHYA / "thing", KOHYA / "masks"]
+
+    def refuse(path: Path) -> Any:
+        if path.name == "masks":
+            raise ConfigError(str(path))
+
+    with pytest.raises(ConfigError, match="masks"):
+        checked_subsets(KOHYA / "masks.toml", refuse)
+
+
+def test_a_caption_is_that_of_the_file_or_the_class_with_what_is_put_around_it(tmp_path: Path) -> None:
+    for name in ("1.caption", "1.txt"):
+        (tmp_path / name).write_text(name)
+    one, two = tmp_path / "1.png", tmp_path / "2 old hat.png"
+    assert [Subset(tmp_path).caption_of(each) for each in (one, two)] == ["1.txt", "old hat"]
+    found = Subset(tmp_path, caption_extension=".caption", class_tokens="toy", caption_prefix="a", caption_suffix="b")
+    assert [found.caption_of(each) for each in (one, two)] == ["a 1.caption b", "a toy b"]
+    assert [found.has_caption(each) for each in (one, two)] == [True, False]

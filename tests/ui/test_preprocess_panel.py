@@ -1,0 +1,177 @@
+"""The panel Preprocess in Chromium, from photos to the Train panel. Runs under the WebUI's gradio and under ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("gradio")  # the page is all that needs it
+
+from browser import complaints, launch
+from PIL import Image
+from test_page import Served, choose, entry, fill, says, served, show, until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+__all__ = ["served"]  # a fixture
+
+
+@pytest.fixture
+def page(served: Served) -> Iterator[Page]:
+    with launch() as page:
+        noise = complaints(page)
+        served.open(page, "Preprocess")
+        fill(page, "preprocess_source", str(served.pictures))
+        fill(page, "preprocess_destination", str(made(served)))
+        for side in ("width", "height"):
+            fill(page, f"preprocess_{side}", "64")
+        yield page
+        assert noise == []
+
+
+def made(served: Served) -> Path:
+    return served.folder / "fertige Bilder"
+
+
+def press(page: Page, name: str) -> None:
+    page.locator(f"#ti_trainer_preprocess_{name}").click()
+
+
+def tick(page: Page, name: str) -> None:
+    page.locator(f"#ti_trainer_preprocess_{name} input[type=checkbox]").first.check()
+
+
+def status(page: Page) -> str:
+    return page.locator("#ti_trainer_preprocess_progress .ti-progress").first.get_attribute("data-status")
+
+
+def finish(page: Page, wanted: str = "done") -> None:
+    until(lambda: status(page) == wanted)
+
+
+def unfold(page: Page, words: str) -> None:
+    page.locator("button.label-wrap:visible").get_by_text(words, exact=True).first.click()
+
+
+def test_from_photos_to_training(served: Served, page: Page) -> None:
+    (served.pictures / "broken.png").write_text("no picture")
+    tick(page, "flip")
+    unfold(page, "Captions")
+    choose(page, "preprocess_existing_captions", "copy")
+    press(page, "preview")
+    says(page, "preprocess_said", "first 6 of 7 photos")
+    shown = page.locator("#ti_trainer_preprocess_pictures img:visible")
+    until(lambda: shown.count() == 18)  # each photo, its picture, the mirrored one
+    assert all(page.evaluate("each => each.naturalWidth > 0", each) for each in shown.element_handles())
+    says(page, "preprocess_pictures", "number 0, <b>bold</b>")
+    assert not made(served).exists()
+
+    press(page, "start")
+    finish(page)
+    says(page, "preprocess_result", "6 photos became 12 pictures")
+    says(page, "preprocess_result", "broken.png")
+    assert len(list(made(served).glob("*.png"))) == len(list(made(served).glob("*.txt"))) == 12
+    with Image.open(made(served) / "3.png") as picture:
+        assert picture.size == (64, 64)
+
+    press(page, "start")
+    says(page, "preprocess_result", "6 photos had been done before")
+
+    press(page, "to_captions")
+    until(lambda: entry(page, "captions_folder").is_visible())
+    assert entry(page, "captions_folder").input_value() == str(made(served))
+    show(page, "Make a data set")
+    press(page, "to_train")
+    until(lambda: entry(page, "train_images").is_visible())
+    assert entry(page, "train_images").input_value() == str(made(served))
+    unfold(page, "Images")
+    assert entry(page, "train_width").input_value() == "64"
+
+
+def test_what_is_wrong_stands_beside_it(served: Served, page: Page) -> None:
+    fill(page, "preprocess_destination", str(served.pictures))
+    press(page, "start")
+    says(page, "preprocess_said", "Nothing was started")
+    page.get_by_text("is the same as the destination").first.wait_for()
+    fill(page, "preprocess_destination", str(made(served)))
+    fill(page, "preprocess_width", "65")
+    press(page, "start")
+    page.get_by_text("expected a multiple of 8").first.wait_for()
+    fill(page, "preprocess_width", "64")
+    fill(page, "preprocess_source", "")
+    press(page, "preview")
+    page.get_by_text("Name the source folder").first.wait_for()
+    assert not made(served).exists()
+    assert status(page) == "idle"
+
+
+def test_interrupted_it_goes_on(served: Served, page: Page) -> None:
+    picture = Image.effect_noise((1600, 1200), 80)
+    for number in range(80):
+        picture.save(served.pictures / f"large {number}.jpg")
+    press(page, "start")
+    until(lambda: len(list(made(served).glob("*.png"))) > 4)
+    press(page, "stop")
+    finish(page, "stopped")
+    says(page, "preprocess_result", "Preprocess goes on from here")
+    files = list(made(served).glob("*.png"))
+    assert 4 < len(files) < 86
+    for path in files:
+        with Image.open(path) as each:
+            each.load()
+    press(page, "start")
+    finish(page)
+    assert len(list(made(served).glob("*.png"))) == 86
+
+
+def test_a_way_to_crop_explains_itself_and_shows_why(served: Served, page: Page) -> None:
+    photo = Image.new("RGB", (300, 120), "gray")
+    photo.paste(Image.effect_noise((40, 60), 100), (240, 30))
+    photo.save(served.pictures / "0 aside.png")
+    for path in served.pictures.glob("[0-9].*"):
+        path.unlink()
+    choose(page, "preprocess_resize", "Auto focal point crop")
+    page.get_by_text("Where faces, edges and detail are").first.wait_for()
+    tick(page, "debug_image")
+    press(page, "preview")
+    says(page, "preprocess_pictures", "how the crop was found")
+    press(page, "start")
+    finish(page)
+    assert (made(served) / "debug" / "0 aside-debug.png").exists()
+    with Image.open(made(served) / "0 aside.png") as crop:
+        assert len(crop.convert("L").getcolors()) > 50  # the noise is in it, the middle of the photo is plain
+    choose(page, "preprocess_resize", "Aspect-ratio buckets")
+    page.get_by_text("Nothing is squashed").first.wait_for()
+    fill(page, "preprocess_width", "128")
+    fill(page, "preprocess_height", "128")
+    press(page, "start")
+    until(lambda: Image.open(made(served) / "0 aside.png").size == (192, 64))  # 2.5 is nearer to 3 than to 2
+    finish(page)
+    press(page, "to_train")
+    until(lambda: entry(page, "train_images").is_visible())
+    unfold(page, "Images")
+    assert page.locator("#ti_trainer_train_buckets input").first.is_checked()
+
+
+def test_a_tagger_writes_captions(served: Served, page: Page, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from fakes import colour_tagger
+
+    unfold(page, "Captions")
+    page.locator("#ti_trainer_preprocess_captioners").get_by_text("WD14").click()
+    press(page, "start")
+    says(page, "preprocess_result", "selected_tags.csv")
+    assert status(page) == "failed"
+    folder = colour_tagger(tmp_path / "tagger")
+    unfold(page, "Tags")
+    fill(page, "preprocess_tagger", str(folder))
+    entry(page, "preprocess_tagger").press("Tab")
+    press(page, "start")
+    finish(page)
+    says(page, "preprocess_result", "with a caption")
+    assert (made(served) / "0.txt").read_text() == "blue sky"

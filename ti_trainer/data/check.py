@@ -1,0 +1,295 @@
+"""Pictures that may harm a training: alike, small, blurred, long, unreadable; and how they are left out, and brought back.
+
+Knows nothing of captions but that they lie beside their pictures. Sizes are (width, height) in pixels, held upright.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from PIL import Image
+
+from ti_trainer.data.look import same_files
+from ti_trainer.data.pictures import find_images, is_image, upright, upright_size
+from ti_trainer.errors import ConfigError, DatasetError, StoppedError
+
+LEFT_OUT = "left out"  # the sub-folder
+FLIPPED = "-flipped"  # how Preprocess ends the names of mirrored copies
+MASKS = ("_att", "-masklabel")  # how masks are named that lie beside their pictures: DreamArtist's, OneTrainer's
+SIDE_PX = 512  # sharpness and likeness are judged on pictures whose shorter side is no longer than this
+# Measured on photos and drawings: saved again, resized, brightened by a fifth or less 5 % of each side: at most 10 of 64
+# bits and 10 levels of colour; different photos at least 20 bits; a drawing in other colours from 16 levels on.
+ALIKE_BITS, ALIKE_COLOUR = 10, 13.0
+# Measured likewise: sharp pictures 0.1 to 0.8, and up to 0.9 where only a part is sharp; blurred by 2 px 1.4 to 2.4.
+BLURRED_PX = 1.4
+LONGEST = 2.0  # times as long as wide
+PROBE_PX = 1.5  # how much a picture is blurred to see what that changes
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found. The best of each group of `alike` comes first; `suggested` are those that are best left out."""
+
+    count: int
+    alike: tuple[tuple[Path, ...], ...]
+    reasons: Mapping[Path, tuple[str, ...]]
+    suggested: frozenset[Path]
+
+    @property
+    def suspects(self) -> list[Path]:
+        """Every picture there is something to say of: those alike side by side, then the others by name."""
+        grouped = [path for group in self.alike for path in group]
+        return grouped + sorted(set(self.reasons) - set(grouped))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One picture: its upright size, the width of its sharpest edges in px, 64 bits of its structure, 4 x 4 x 2 colours."""
+
+    path: Path
+    size: tuple[int, int] = (0, 0)
+    edge_px: float = 0.0
+    bits: np.ndarray | None = None
+    colours: np.ndarray | None = None
+    error: str = ""
+
+
+def check(
+    folder: Path,
+    width: int = SIDE_PX,
+    height: int = SIDE_PX,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Report:
+    """Look at every picture of the folder once. Width or height 0: small ones are not looked for.
+
+    DatasetError if there is none, ConfigError without the package imagehash, StoppedError if it was stopped.
+    """
+    look = partial(_looked_at, imagehash=_imagehash())
+    paths = without_masks(find_images(folder))
+    seen: list[_Seen] = []
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for one in pool.map(look, paths):
+            seen.append(one)
+            progress(len(seen), len(paths))
+            if should_stop():
+                pool.shutdown(cancel_futures=True)
+                message = "The check was stopped; nothing was changed."
+                raise StoppedError(message)
+    return _report(seen, width, height)
+
+
+def without_masks(paths: Sequence[Path]) -> list[Path]:
+    """The pictures that are no mask of another one."""
+    masks = {path.stem + mask for path in paths for mask in MASKS}
+    return [path for path in paths if path.stem not in masks]
+
+
+def leave_out(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    """Move pictures, with their captions and masks, into the sub-folder "left out"; where they are now.
+
+    Nothing is ever overwritten: a name that is taken gets a number. DatasetError if one is not there; nothing moves then.
+    """
+    leaving = list(dict.fromkeys(paths))
+    gone = [path.name for path in leaving if path.parent != folder or not path.is_file()]
+    if gone:
+        message = f"Not in {folder} any more: {', '.join(gone[:5])}. Nothing was moved: check the folder again."
+        raise DatasetError(message)
+    files = _files(folder)
+    staying = {path.stem for path in files if is_image(path) and path not in leaving}  # may share a caption with one
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for path in leaving:
+        by_stem[path.stem].append(path)
+    moved = []
+    for stem, pictures in by_stem.items():
+        together = pictures + ([] if stem in staying else _belongings(stem, files))
+        targets = _free(folder / LEFT_OUT, stem, together)
+        _move(together, targets)
+        moved += targets[: len(pictures)]
+    return moved
+
+
+def bring_back(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Move everything that was left out back to where it was; pictures that are back, and those whose names are taken."""
+    files = _files(folder / LEFT_OUT)
+    pictures = without_masks([path for path in files if is_image(path)])
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for path in pictures:
+        by_stem[path.stem].append(path)
+    back: list[Path] = []
+    stayed: list[Path] = []
+    for stem, alike in by_stem.items():
+        together = alike + _belongings(stem, files)
+        targets = [folder / path.name for path in together]
+        if any(target.exists() for target in targets):
+            stayed += alike
+            continue
+        _move(together, targets)
+        back += targets[: len(alike)]
+    if back and not any((folder / LEFT_OUT).iterdir()):
+        (folder / LEFT_OUT).rmdir()
+    return back, stayed
+
+
+def edge_width(grey: np.ndarray) -> float:
+    """How wide the sharpest edges are, as the sigma in px of a blur that makes a step so wide; 50 where there is no edge.
+
+    grey (H, W). Contrast cancels out: an edge of width s is blurred again by p, and its slope falls by sqrt(s² + p²) / s
+    (Zhuo and Sim, Defocus map estimation from a single image, 2011). A blurred background does not matter.
+    """
+    slope, after = _slope(grey), _slope(_blurred(grey, PROBE_PX))  # (H - 2, W - 2)
+    steep = slope >= max(float(np.percentile(slope, 99)), 1e-3)
+    if not steep.any():
+        return 50.0
+    ratio = slope[steep] / np.maximum(after[steep], 1e-6)
+    widths = np.where(ratio > 1.0001, PROBE_PX / np.sqrt(np.maximum(ratio**2 - 1, 1e-6)), 50.0)
+    return float(np.percentile(widths, 25))
+
+
+def _slope(grey: np.ndarray) -> np.ndarray:
+    return np.hypot(grey[1:-1, 2:] - grey[1:-1, :-2], grey[2:, 1:-1] - grey[:-2, 1:-1]) / 2
+
+
+def _blurred(grey: np.ndarray, sigma: float) -> np.ndarray:
+    reach = round(3 * sigma)
+    weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2)).astype(np.float32)
+    weights /= weights.sum()
+    for axis in (0, 1):
+        padded = np.pad(grey, [(reach, reach) if each == axis else (0, 0) for each in (0, 1)], "edge")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, len(weights), axis)  # (H, W, taps)
+        grey = windows @ weights
+    return grey
+
+
+def _imagehash() -> ModuleType:
+    try:
+        import imagehash
+    except ImportError as error:
+        message = (
+            "Finding pictures that are alike needs the package imagehash, which is not installed: "
+            f"{sys.executable} -m pip install imagehash"
+        )
+        raise ConfigError(message) from error
+    return imagehash
+
+
+def _looked_at(path: Path, imagehash: ModuleType) -> _Seen:
+    try:
+        with Image.open(path) as opened:
+            size = upright_size(opened)
+            picture = upright(opened, (SIDE_PX, SIDE_PX)).convert("RGB")
+        scale = SIDE_PX / min(picture.size)
+        if scale < 1:
+            smaller = tuple(max(1, round(side * scale)) for side in picture.size)
+            picture = picture.resize(smaller, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        grey = picture.convert("L")
+        pixels = np.asarray(grey, np.float32)
+        edge_px = edge_width(pixels) if min(pixels.shape) > 2 else 0.0
+        colours = np.asarray(picture.convert("YCbCr").resize((4, 4), Image.Resampling.BOX), np.float32)[..., 1:]
+        return _Seen(path, size, edge_px, imagehash.phash(grey).hash.flatten(), colours)
+    except Exception as error:  # a damaged file provokes anything
+        return _Seen(path, error=str(error).replace(str(path), path.name) or type(error).__name__)
+
+
+def _report(seen: Sequence[_Seen], width: int, height: int) -> Report:
+    reasons: dict[Path, list[str]] = defaultdict(list)
+    suggested: set[Path] = set()
+    readable = [one for one in seen if not one.error]
+    groups = []
+    mirrored = _mirrored_copies([one.path for one in readable])
+    # A mirrored copy of a picture that is the same on both sides is like it, and wanted: so they are not compared.
+    for part in ([one for one in readable if one.path not in mirrored], [one for one in readable if one.path in mirrored]):
+        same = {path: number for number, paths in enumerate(same_files([one.path for one in part])) for path in paths}
+        for group in _groups(part):
+            best, *others = (one.path for one in group)
+            groups.append((best, *others))
+            reasons[best].append(f"the best of {len(group)} alike")
+            for path in others:
+                exactly = path in same and same[path] == same.get(best)
+                reasons[path].append(f"{'the same file as' if exactly else 'nearly the same as'} {best.name}")
+                suggested.add(path)
+    for one in seen:
+        found = _wrong_with(one, width, height)
+        if found:
+            reasons[one.path] += found
+        if one.error:
+            suggested.add(one.path)
+    return Report(len(seen), tuple(groups), {path: tuple(each) for path, each in reasons.items()}, frozenset(suggested))
+
+
+def _wrong_with(one: _Seen, width: int, height: int) -> list[str]:
+    if one.error:
+        return [f"cannot be read: {one.error}"]
+    across, down = one.size
+    found = []
+    if width and height and (across < width or down < height):
+        found.append(f"small: {across} x {down} px")
+    if one.edge_px > BLURRED_PX:
+        found.append("blurred, or without detail")
+    if max(one.size) > LONGEST * min(one.size):
+        found.append(f"longer than {LONGEST:g}:1")
+    return found
+
+
+def _groups(part: Sequence[_Seen]) -> list[list[_Seen]]:
+    """Pictures like the first of their group, which is better than they are: more pixels, a caption, a larger file."""
+    left = sorted(part, key=_merit)
+    groups = []
+    while left:
+        best, rest = left[0], left[1:]
+        if not rest:
+            break
+        bits = np.count_nonzero(np.stack([one.bits for one in rest]) != best.bits, axis=1)
+        colours = np.abs(np.stack([one.colours for one in rest]) - best.colours).mean(axis=(1, 2, 3))
+        alike = (bits <= ALIKE_BITS) & (colours <= ALIKE_COLOUR)
+        if alike.any():
+            groups.append([best, *(one for one, like in zip(rest, alike, strict=True) if like)])
+        left = [one for one, like in zip(rest, alike, strict=True) if not like]
+    return sorted(groups, key=lambda group: group[0].path)
+
+
+def _merit(one: _Seen) -> tuple[int, bool, int, str]:
+    return (-one.size[0] * one.size[1], not one.path.with_suffix(".txt").is_file(), -one.path.stat().st_size, one.path.name)
+
+
+def _mirrored_copies(paths: Sequence[Path]) -> set[Path]:
+    """Those named as mirrored copies of others that are there."""
+    named = {path.stem + FLIPPED for path in paths}
+    return {path for path in paths if path.stem in named}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+
+
+def _belongings(stem: str, files: Sequence[Path]) -> list[Path]:
+    """What lies beside a picture and is its own: .txt and the like, and masks."""
+    masks = {stem + mask for mask in MASKS}
+    return [path for path in files if path.stem in masks or (path.stem == stem and not is_image(path))]
+
+
+def _free(folder: Path, stem: str, files: Sequence[Path]) -> list[Path]:
+    """Where these files, whose names all begin with the stem, can go together without taking anything's place."""
+    number = 1
+    while True:
+        begin = stem if number == 1 else f"{stem} ({number})"
+        targets = [folder / (begin + path.name[len(stem) :]) for path in files]
+        if not any(target.exists() for target in targets):
+            return targets
+        number += 1
+
+
+def _move(files: Sequence[Path], targets: Sequence[Path]) -> None:
+    for path, target in zip(files, targets, strict=True):
+        target.parent.mkdir(exist_ok=True)
+        path.rename(target)
