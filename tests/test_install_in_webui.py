@@ -83,7 +83,7 @@ def test_bare_says_in_one_line_that_there_is_no_pip(host):
     del host.env["PYTHONPATH"]
     result = host.install()
     assert result.returncode == 1
-    assert re.fullmatch(r"TI Trainer could not install matplotlib, .*; .*No module named pip\n", result.stderr)
+    assert re.fullmatch(r"TI Trainer could not install matplotlib; .*No module named pip\n", result.stderr)
 
 
 def test_pins_are_exact_for_every_python_and_the_version_is_one():

@@ -1,23 +1,31 @@
-"""The README's table of options is the one that config.py declares. `python tests/test_readme.py` writes it."""
+"""The README's tables of options are those that the code declares. `python tests/test_readme.py` writes them."""
 
 import re
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ti_trainer.config import SECTIONS, options  # noqa: E402
+from ti_trainer import config  # noqa: E402
+from ti_trainer.preprocess import config as preprocess_config  # noqa: E402
 
 README = ROOT / "README.md"
-BLOCK = re.compile(r"(<!-- options: [^\n]*-->\n).*?(<!-- end of options -->)", re.DOTALL)
+DECLARED = {"ti_trainer/config.py": config, "ti_trainer/preprocess/config.py": preprocess_config}
 
 
-def option_table() -> str:
+def block(file: str) -> re.Pattern[str]:
+    begin = re.escape(f"<!-- options: written by `python tests/test_readme.py` from {file} -->\n")
+    return re.compile(f"({begin}).*?(<!-- end of options -->)", re.DOTALL)
+
+
+def option_table(declared) -> str:
     lines = []
-    for section, title in SECTIONS.items():
+    for section, title in declared.SECTIONS.items():
         lines += [f"\n**{title}**\n", "| option | default | what it does |", "|---|---|---|"]
-        for option in options():
+        for option in declared.options():
             if option.section == section:
                 shown = {"": "empty", " ": "a space", "False": "off", "True": "on"}
                 default = shown.get(str(option.default), option.default)
@@ -26,11 +34,16 @@ def option_table() -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def test_option_table_is_up_to_date():
-    assert BLOCK.search(README.read_text(encoding="utf-8")).group(0).count("\n| `--") == len(list(options()))
-    assert option_table() in README.read_text(encoding="utf-8"), "run: python tests/test_readme.py"
+@pytest.mark.parametrize("file", DECLARED)
+def test_option_table_is_up_to_date(file):
+    text, declared = README.read_text(encoding="utf-8"), DECLARED[file]
+    assert block(file).search(text).group(0).count("\n| `--") == len(list(declared.options()))
+    assert option_table(declared) in text, "run: python tests/test_readme.py"
 
 
 if __name__ == "__main__":
     text = README.read_text(encoding="utf-8")
-    README.write_text(BLOCK.sub(lambda match: match[1] + option_table() + match[2], text), encoding="utf-8")
+    for file, declared in DECLARED.items():
+        table = option_table(declared)
+        text = block(file).sub(lambda match, table=table: match[1] + table + match[2], text)
+    README.write_text(text, encoding="utf-8")

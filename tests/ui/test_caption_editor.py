@@ -138,7 +138,7 @@ def test_tags_are_added_removed_and_renamed_for_what_is_shown_undone_and_saved(s
         entry(tab, "new").fill("outdoors")
         press(tab, "add_front")
         until(lambda: labels(tab) == ["outdoors, my cat, grass, <b>sun</b>", "outdoors, my cat, grass"])
-        says(tab, "said", "Changed 2 captions")
+        says(tab, "told", "Changed 2 captions. Unsaved now: 2")
         says(tab, "summary", "2 unsaved changes")
         tick(tab, "my cat (2)")
         entry(tab, "name").fill("tabby")
@@ -209,14 +209,14 @@ def test_text_is_replaced_and_what_is_wrong_is_said(served: Serve, folder: Path)
         entry(tab, "by").fill(r"\1")
         tab.get_by_label("Regular expression").check()
         press(tab, "replace")
-        says(tab, "said", "expected a regular expression")
+        says(tab, "told", "expected a regular expression")
         entry(tab, "search").fill(r"my (\w+)")
         press(tab, "replace")
         until(lambda: labels(tab)[1] == "cat, sofa")
         press(tab, "names")
         until(lambda: labels(tab)[3] == "red toy")
         press(tab, "remove")
-        says(tab, "said", "Tick the tags")
+        says(tab, "told", "Tick the tags")
 
 
 def test_changes_are_given_up_only_after_a_warning_and_other_programs_win(served: Serve, folder: Path) -> None:
@@ -241,6 +241,14 @@ def test_changes_are_given_up_only_after_a_warning_and_other_programs_win(served
             entry(tab, "folder").fill(wrong)
             press(tab, "load")
             says(tab, "said", answer)
+
+
+def test_a_phone_needs_no_sideways_scrolling(served: Serve, folder: Path) -> None:
+    with launch(390, 800) as tab:
+        opened(tab, served(), folder)
+        for title in ("Search and replace", "What belongs into captions? Tags in nearly all images"):
+            unfold(tab, title)
+        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_visitors_may_give_no_regular_expression(served: Serve, folder: Path) -> None:

@@ -124,9 +124,10 @@ def test_pictures_are_found_marked_left_out_and_brought_back(url: str, folder: P
         assert labels(tab)[2].startswith("✕ broken.png: cannot be read")
         assert labels(tab)[3] == "✓ long.png: longer than 2:1"
         pictures = tab.locator("#ti_trainer_check_pictures img")
-        for mark in ("✓", "✕", "✓"):  # the same picture again and again
+        for mark, count in (("✓", 1), ("✕", 2), ("✓", 1)):  # the same picture again and again
             pictures.nth(2).click()
             assert labels(tab)[2].startswith(mark)
+            tab.get_by_role("button", name=f"Leave out the {count} marked").wait_for()
         pictures.nth(3).click()
         tab.get_by_role("button", name="Leave out the 2 marked").click()
         says(tab, "2 pictures left out")
@@ -158,6 +159,15 @@ def test_what_cannot_be_checked_is_said(url: str, folder: Path) -> None:
         fill(tab, "width", "")
         press(tab, "start")
         says(tab, "5 pictures looked at")
+
+
+def test_a_phone_needs_no_sideways_scrolling(url: str, folder: Path) -> None:
+    with launch(390, 800) as tab:
+        tab.goto(url)
+        fill(tab, "folder", str(folder))
+        press(tab, "start")
+        tab.locator(".ti-card").nth(3).wait_for()
+        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_who_goes_away_stops_the_check_and_sees_how_far_it_is_until_then(tmp_path: Path) -> None:

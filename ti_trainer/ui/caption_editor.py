@@ -28,7 +28,7 @@ from ti_trainer.ui.thumbnails import address_of
 PAGE = 60  # pictures at once
 MOST_TAGS = 100  # to tick; rarer ones are found by typing
 SIDE_PX, LARGE_PX = 192, 448
-VIEW = 9  # components that show captions
+VIEW = 10  # components that show captions
 ALL, ONE = "all that are shown", "the picture I clicked"
 ADVICE = """<p>What a caption says, the prompt learns; what it leaves out, your word learns. So:</p><ul>
 <li><b>leave out</b> what describes the thing to be learned: its kind, its colours, its face. Such words are better in the
@@ -59,7 +59,7 @@ class CaptionEditor:
 def panel(page: Page) -> CaptionEditor:
     """Put it here: pictures on the left, what can be done with their captions on the right."""
     ui = SimpleNamespace(desk=gr.State(Desk()))
-    with gr.Row(elem_classes=["ti-tight"]):
+    with gr.Row(elem_classes=["ti-lined-up"]):
         ui.folder = _text(
             "Data set directory",
             "captions_folder",
@@ -107,13 +107,12 @@ def _pictures(ui: SimpleNamespace) -> None:
 
 
 def _one(ui: SimpleNamespace) -> None:
-    with gr.Column(elem_classes=["ti-sticky"]):
-        ui.summary = gr.HTML(_summary(Desk()), elem_id="ti_trainer_captions_summary")
-        with gr.Row(elem_classes=["ti-buttons"]):
-            ui.undo = gr.Button("Undo", elem_id="ti_trainer_captions_undo")
-            ui.redo = gr.Button("Redo", elem_id="ti_trainer_captions_redo")
-            ui.save = gr.Button("Save", variant="primary", elem_id="ti_trainer_captions_save")
-        ui.said = gr.HTML(elem_id="ti_trainer_captions_said")
+    ui.summary = gr.HTML(_summary(Desk()), elem_id="ti_trainer_captions_summary")
+    with gr.Row(elem_classes=["ti-buttons"]):
+        ui.undo = gr.Button("Undo", elem_id="ti_trainer_captions_undo")
+        ui.redo = gr.Button("Redo", elem_id="ti_trainer_captions_redo")
+        ui.save = gr.Button("Save", variant="primary", elem_id="ti_trainer_captions_save")
+    ui.said = gr.HTML(elem_id="ti_trainer_captions_said")
     ui.large = gr.HTML(_large(Desk()), elem_id="ti_trainer_captions_large")
     ui.text = _text("Caption of the picture clicked", "captions_text", lines=3, max_lines=8)
     with gr.Row(elem_classes=["ti-buttons"]):
@@ -124,7 +123,7 @@ def _one(ui: SimpleNamespace) -> None:
 
 def _tags(ui: SimpleNamespace) -> None:
     ui.target = gr.Radio([ALL, ONE], value=ALL, label="Change the captions of", elem_id="ti_trainer_captions_target")
-    with gr.Row(elem_classes=["ti-tight"]):
+    with gr.Row(elem_classes=["ti-lined-up"]):
         ui.new = _text("New tags", "captions_new", placeholder="outdoors, grass", scale=2)
         ui.add = gr.Button("Add at the end", elem_id="ti_trainer_captions_add", elem_classes=["ti-beside"])
         ui.add_front = gr.Button("Add in front", elem_id="ti_trainer_captions_add_front", elem_classes=["ti-beside"])
@@ -138,9 +137,10 @@ def _tags(ui: SimpleNamespace) -> None:
     with gr.Row(elem_classes=["ti-buttons"]):
         ui.remove = gr.Button("Remove ticked", elem_id="ti_trainer_captions_remove")
         ui.to_front = gr.Button("Move ticked to front", elem_id="ti_trainer_captions_to_front")
-    with gr.Row(elem_classes=["ti-tight"]):
+    with gr.Row(elem_classes=["ti-lined-up"]):
         ui.name = _text("New name", "captions_name", scale=2)
         ui.rename = gr.Button("Rename ticked", elem_id="ti_trainer_captions_rename", elem_classes=["ti-beside"])
+    ui.told = gr.HTML(elem_id="ti_trainer_captions_told")
 
 
 def _search(ui: SimpleNamespace, *, regex: bool) -> None:
@@ -170,7 +170,7 @@ def _text(label: str, name: str, **given: Any) -> gr.Textbox:
 def _wire(page: Page, ui: SimpleNamespace) -> None:
     filters = [ui.all_of, ui.none_of, ui.bare]
     given = [ui.desk, ui.text, ui.find, ui.ticked, *filters]  # what nearly every handler is given
-    view = [ui.desk, ui.said, ui.gallery, ui.place, ui.summary, ui.large, ui.text, ui.save, ui.ticked]
+    view = [ui.desk, ui.said, ui.gallery, ui.place, ui.summary, ui.large, ui.text, ui.save, ui.ticked, ui.told]
     outputs = [*view, ui.all_of, ui.none_of]
 
     def act(button: Any, change: Callable[..., Captions], *more: Any) -> None:
@@ -195,7 +195,7 @@ def _wire(page: Page, ui: SimpleNamespace) -> None:
     act(ui.replace, partial(_replaced, page), ui.search, ui.by, ui.regex)
     act(ui.names, lambda captions, chosen, _: captions.take_names(chosen))
     act(ui.drop, lambda captions, _chosen, _, common: captions.remove(captions.pictures, _some(common)), ui.common)
-    listen(ui.look.click, _looked, [ui.desk], [ui.said, ui.common, ui.drop])
+    listen(ui.look.click, _looked, [ui.desk], [ui.told, ui.common, ui.drop])
 
 
 def _acted(change: Callable[..., Captions], *given: Any) -> list[Any]:
@@ -206,7 +206,9 @@ def _acted(change: Callable[..., Captions], *given: Any) -> list[Any]:
         new = change(captions, _meant(desk, target), base[3], *given[8:])
         return replace(desk, captions=new), _told(captions, new)
 
-    return _changed(changed, *base)
+    updates = _changed(changed, *base)
+    updates[1], updates[VIEW - 1] = "", updates[1]  # said beside the buttons for many captions, not at the top
+    return updates
 
 
 def _clicked(desk: Desk, text: str, find: str, ticked: list[str], event: gr.SelectData) -> list[Any]:
@@ -282,6 +284,7 @@ def _seen(desk: Desk, before: Desk, find: str, ticked: list[str], said: str = ""
         gr.update(value=text),
         gr.update(value=f"Save {_counted(unsaved_now, 'change')}" if unsaved_now else "Save"),
         gr.update() if same else _ticks(desk, find, ticked),
+        "",
     ]
 
 
@@ -405,7 +408,10 @@ def _told(before: Captions, after: Captions) -> str:
     count = difference(before, after)
     if not count:
         return notice("info", "Nothing to change there: these captions are as you want them already.")
-    return notice("good", f"Changed {_counted(count, 'caption')}. Nothing is written until you press Save.")
+    said = (
+        f"Changed {_counted(count, 'caption')}. Unsaved now: {len(after.unsaved)}; nothing is written until you press Save."
+    )
+    return notice("good", said)
 
 
 def _ticks(desk: Desk, find: str, ticked: list[str]) -> Any:

@@ -64,7 +64,7 @@ class PictureCheck:
 def panel(page: Page) -> PictureCheck:
     """Put it here."""
     state = gr.State(Findings())
-    with gr.Row(elem_classes=["ti-tight"]):
+    with gr.Row(elem_classes=["ti-lined-up"]):
         folder = gr.Textbox(
             label="Data set directory",
             info="The folder with your pictures.",
@@ -98,7 +98,7 @@ def panel(page: Page) -> PictureCheck:
     outputs = [state, said, cards, marked, leave]
     for event in (start.click, folder.submit):
         listen(event, partial(_checked, page), [state, folder, *sizes], outputs)
-    listen(marked.input, lambda found, numbers: _label(_marked(found, numbers)), [state, marked], [leave], queue=False)
+    listen(marked.change, lambda found, numbers: _label(_marked(found, numbers)), [state, marked], [leave], queue=False)
     listen(none.click, lambda found: _drawn(found, gr.update()), [state], outputs)
     listen(leave.click, _left_out, [state, marked], outputs, show_progress="minimal")
     listen(back.click, partial(_brought_back, page), [state, folder, marked], outputs, show_progress="minimal")
