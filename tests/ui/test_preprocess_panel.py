@@ -23,8 +23,8 @@ __all__ = ["served"]  # a fixture
 @pytest.fixture
 def page(served: Served) -> Iterator[Page]:
     with launch() as page:
-        noise = complaints(page)
         served.open(page, "Preprocess")
+        noise = complaints(page)  # gradio 3 itself asks for fonts while it loads
         fill(page, "preprocess_source", str(served.pictures))
         fill(page, "preprocess_destination", str(made(served)))
         for side in ("width", "height"):
@@ -54,7 +54,7 @@ def finish(page: Page, wanted: str = "done") -> None:
 
 
 def unfold(page: Page, words: str) -> None:
-    page.locator("button.label-wrap:visible").get_by_text(words, exact=True).first.click()
+    page.locator(".label-wrap:visible").get_by_text(words, exact=True).first.click()
 
 
 def test_from_photos_to_training(served: Served, page: Page) -> None:

@@ -72,7 +72,7 @@ def parts(source: Size, wanted: Size, threshold: float, overlap: float) -> list[
     scaled = covering(source, wanted)
     along = 1 if upright else 0
     length, part = scaled[along], wanted[along]
-    # Rounded, and the starts in whole numbers: floating point gives the WebUI a part too many at times, or ends a pixel early.
+    # Rounded, and the starts in whole numbers: floating point gives the WebUI a part too many at times, or stops 1 px early.
     count = math.ceil(round((length - part * overlap) / (part * (1 - overlap)), 9))
     if count < 2:  # too long by less than a pixel; the WebUI divides by zero
         return []
