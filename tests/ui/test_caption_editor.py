@@ -197,8 +197,10 @@ def test_tags_of_nearly_all_images_are_found_and_removed_at_once(served: Serve, 
         tab.get_by_text("initialization text").first.wait_for()
         press(tab, "look")
         until(lambda: tags(tab, "common") == ["my cat (100%)"])
+        tab.get_by_label("the picture I clicked").check()  # does not count for what is said of all images
         press(tab, "drop")
         until(lambda: labels(tab) == ["grass, <b>sun</b>", "sofa", "grass", "[file name] red toy"])
+        tab.locator("#ti_trainer_captions_drop").wait_for(state="hidden")
 
 
 def test_text_is_replaced_and_what_is_wrong_is_said(served: Serve, folder: Path) -> None:

@@ -261,7 +261,7 @@ def _regex(search: str, by: str) -> Callable[[str], str]:
 
     def replaced(text: str) -> str:
         try:
-            return regex.sub(search, by, text)
+            return regex.sub(search, by, text, timeout=max(0.001, end - time.monotonic()))
         except (regex.error, IndexError) as error:
             message = f"Search and replace: found {search!r} and {by!r}, expected a regular expression ({error})."
             raise ConfigError(message) from error

@@ -173,9 +173,9 @@ def _wire(page: Page, ui: SimpleNamespace) -> None:
     view = [ui.desk, ui.said, ui.gallery, ui.place, ui.summary, ui.large, ui.text, ui.save, ui.ticked, ui.told]
     outputs = [*view, ui.all_of, ui.none_of]
 
-    def act(button: Any, change: Callable[..., Captions], *more: Any) -> None:
+    def act(button: Any, change: Callable[..., Captions], *more: Any, target: Any = ui.target) -> Any:
         """`change` is given the captions, the pictures that are meant, the ticked tags, and the values of `more`."""
-        listen(button.click, partial(_acted, change), [*given, ui.target, *more], outputs, show_progress="minimal")
+        return listen(button.click, partial(_acted, change), [*given, target, *more], outputs, show_progress="minimal")
 
     for event in (ui.load.click, ui.folder.submit):
         listen(event, partial(_opened, page), [*given, ui.folder], outputs, show_progress="minimal")
@@ -194,7 +194,13 @@ def _wire(page: Page, ui: SimpleNamespace) -> None:
     act(ui.rename, _renamed, ui.name)
     act(ui.replace, partial(_replaced, page), ui.search, ui.by, ui.regex)
     act(ui.names, lambda captions, chosen, _: captions.take_names(chosen))
-    act(ui.drop, lambda captions, _chosen, _, common: captions.remove(captions.pictures, _some(common)), ui.common)
+    dropped = act(
+        ui.drop,
+        lambda captions, _chosen, _, common: captions.remove(captions.pictures, _some(common)),
+        ui.common,
+        target=gr.State(ALL),
+    )
+    listen(dropped.then, lambda desk: _looked(desk)[1:], [ui.desk], [ui.common, ui.drop])
     listen(ui.look.click, _looked, [ui.desk], [ui.told, ui.common, ui.drop])
 
 

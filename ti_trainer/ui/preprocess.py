@@ -14,19 +14,16 @@ from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.options import Option
 from ti_trainer.preprocess import captioners, faces
 from ti_trainer.preprocess.config import SECTIONS, PreprocessConfig, options
-from ti_trainer.preprocess.job import Snapshot
-from ti_trainer.preprocess.pictures import Result
 from ti_trainer.preprocess.run import Preprocessing
-from ti_trainer.preprocess.sheet import thumbnail
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.render import facts, notice, pictures, progress
-from ti_trainer.ui.thumbnails import address_of
+from ti_trainer.ui.preprocess_watch import NEXT, row
+from ti_trainer.ui.render import notice, progress
 from ti_trainer.ui.train import TrainForm
 from ti_trainer.ui.widgets import error_slot, error_update, widget
 
 FIRST = ("width", "height", "resize", "flip", "split")  # what a first use needs stands above the rest
-PREVIEWED, PREVIEW_PX = 6, 264  # photos
+PREVIEWED = 6  # photos
 MODES = {  # what people choose, and what it means
     "centre": ("Centre crop", "The middle of each, of this width and height."),
     "focal": ("Auto focal point crop", "Where faces, edges and detail are, of this width and height. See below."),
@@ -40,9 +37,7 @@ MODES = {  # what people choose, and what it means
 }
 LABELS = {label: mode for mode, (label, _) in MODES.items()}
 UNFOLDED = {"focal": "focal", "auto-size": "auto_size"}  # the section that a mode has
-NEXT = {"to_captions": "Edit its captions", "to_check": "Check its pictures", "to_train": "Train on it"}
 CAPTION_HELP = "What writes captions. Several are joined; without one there are only those that you have."
-SHOWN_FAILED = 20
 WELCOME = "Originals are only read. Preview shows what becomes of the first of them before anything is written."
 
 
@@ -190,28 +185,6 @@ def lead_on(made: Preprocess, form: TrainForm, editor: Any, check: Any, to_tab: 
         listen(listen(made.parts[name].click, fn, [], outputs, queue=False).then, None, js=to_tab.format(label))
 
 
-def news(page: Page) -> dict[str, tuple[Any, Any]]:
-    """For `watch.shown`: the parts that follow a preprocessing, each with what it depends on."""
-    now = page.preprocessing.snapshot()
-    finished = now.summary is not None and not now.active
-    bar = progress(
-        now.status,
-        now.work.destination.name if now.work else "",
-        now.done,
-        now.total,
-        None,
-        now.per_second,
-        now.seconds_left,
-        "The photos at hand are finished." if now.status == "stopping" else "",
-    )
-    return {
-        "preprocess_bar": (bar, lambda: bar),
-        "preprocess_stop": (now.active, lambda: gr.update(interactive=now.active)),
-        "preprocess_result": ((now.status, now.begun_at), lambda: _result(now)),
-        **{name: (finished, lambda: gr.update(interactive=finished)) for name in NEXT},
-    }
-
-
 def _widget(option: Option, page: Page) -> tuple[Any, Any]:
     """As every option's, but for those whose values have names of their own."""
     prefix = "ti_trainer_preprocess_"
@@ -253,25 +226,12 @@ def _previewed(made: Preprocess, *given: Any) -> list[Any]:
     if work is None:
         return [notice("error", "First mend what is marked on the left." + _folded(wrong)), "", *made.refusals(wrong)]
     try:
-        rows = "".join(_row(*each) for each in work.preview(PREVIEWED))
+        rows = "".join(row(*each) for each in work.preview(PREVIEWED))
     except (TITrainerError, OSError) as error:
         return [notice("error", str(error)), "", *made.refusals({})]
     total = len(work.check())
     said = f"This becomes of the first {min(PREVIEWED, total)} of {total} photos. Nothing was written."
     return [notice("info", said), rows, *made.refusals({})]
-
-
-def _row(path: Path, results: Sequence[Result], said: str) -> str:
-    """A photo and what it becomes, beside each other; below its caption, or what is wrong with it."""
-    if not results:
-        return notice("warning", f"{path.name} would be left out: {said}")
-    items = [(path.name, address_of(thumbnail(path, PREVIEW_PX)))]
-    for each in results:
-        what = "how the crop was found" if each.is_debug else f"{each.picture.width} x {each.picture.height}"
-        small = each.picture.convert("RGB")
-        small.thumbnail((PREVIEW_PX, PREVIEW_PX))
-        items.append((what + (", flipped" if each.flipped else ""), address_of(small)))
-    return pictures(items) + (facts([("Caption", said)]) if said else "")
 
 
 def _start(made: Preprocess, *given: Any) -> list[Any]:
@@ -291,17 +251,3 @@ def _folded(wrong: dict[str, str]) -> str:
     """What is wrong where it may be folded away."""
     hidden = [message for name, message in wrong.items() if name not in (*FIRST, "source", "destination")]
     return " Also " + "; ".join(hidden) if hidden else ""
-
-
-def _result(now: Snapshot) -> str:
-    """What was done, and what could not be."""
-    if now.status == "failed":
-        return notice("error", now.message)
-    if now.summary is None or now.active:
-        return ""
-    said = "\n".join(now.summary.lines())
-    failed = facts(now.summary.failed[:SHOWN_FAILED])
-    more = len(now.summary.failed) - SHOWN_FAILED
-    rest = notice("info", f"and {more} more") if more > 0 else ""
-    again = notice("info", "Interrupted: Preprocess goes on from here.") if now.summary.stopped else ""
-    return notice("warning" if now.summary.failed else "good", said) + failed + rest + again

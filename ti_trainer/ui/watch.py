@@ -13,7 +13,7 @@ import gradio as gr
 from ti_trainer import presets
 from ti_trainer.errors import TITrainerError
 from ti_trainer.training.job import Snapshot
-from ti_trainer.ui import preprocess
+from ti_trainer.ui import preprocess_watch
 from ti_trainer.ui.curve import curve
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
@@ -101,7 +101,7 @@ def shown(page: Page, now: Snapshot) -> dict[str, Part]:
         "presets": (presets.saved(page.presets_dir), lambda: gr.update(choices=names(page))),
         "runs": ((run, now.status), lambda: gr.update(choices=labels(page))),
     }
-    parts |= preprocess.news(page)
+    parts |= preprocess_watch.news(page)
     return parts | {each: (yes, lambda yes=yes: gr.update(interactive=yes)) for each, yes in _possible(now).items()}
 
 
