@@ -138,6 +138,7 @@ def test_windows_move_where_there_is_room_though_the_photo_lies():
     lying, wanted = photo((512, 426), 3), (512, 256)
     focus = focal.find(lying, wanted, ENTROPY_ONLY, None)
     turned = focal.find(lying.transpose(Image.Transpose.TRANSPOSE), wanted[::-1], ENTROPY_ONLY, None)
+    assert [each.kind for each in focus.found] == ["Entropy"]
     assert focus.point[0] == 256
     assert focus.point[1] in range(128, 300)
     assert abs(turned.point[0] - focus.point[1]) <= 8  # dithering goes from left to right

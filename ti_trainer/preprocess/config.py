@@ -54,7 +54,7 @@ class PreprocessConfig:
     )
     entropy_weight: float = option(
         0.15,
-        "How much the part that differs most from its surroundings does.",
+        "How much the part whose light and dark are most uneven does: what the WebUI calls entropy.",
         label="Focal point entropy weight",
         section="focal",
         low=0,

@@ -22,6 +22,7 @@ Point = tuple[float, float]
 STRIDE = 4  # px between windows
 COLOURS = {"Edge": "#00F", "Entropy": "#FF0", "Face": "#F00"}
 FRAME = "#0F0"
+LINE = 150  # of the shorter side, one is the width of a line: to be seen in a thumbnail too
 
 
 @dataclass(frozen=True)
@@ -78,18 +79,19 @@ def annotate(picture: Image.Image, focus: Focus, box: Box) -> Image.Image:
     drawn = picture.convert("RGB")
     draw = ImageDraw.Draw(drawn)
     largest = min(picture.size) * 0.07
+    line = max(1, min(picture.size) // LINE)
     for each in focus.found:
         colour = COLOURS[each.kind]
         around = _around(each.centroid, largest * each.share)
         label = (min(max(around[0], 0), picture.width - 80), max(around[1] - 15, 0))  # within the picture
         draw.text(label, f"{each.kind}: {each.share:.2f}", fill=colour)
-        draw.ellipse(around, outline=colour)
+        draw.ellipse(around, outline=colour, width=line)
         if len(each.points) > 1:
             for point in each.points:
-                draw.rectangle(_around(point, 4), outline=colour)
-    draw.ellipse(_around(focus.point, largest), outline=FRAME)
+                draw.rectangle(_around(point, 3 * line), outline=colour, width=line)
+    draw.ellipse(_around(focus.point, largest), outline=FRAME, width=line)
     left, top, right, bottom = (round(each) for each in box)
-    draw.rectangle((left, top, right - 1, bottom - 1), outline=FRAME)
+    draw.rectangle((left, top, right - 1, bottom - 1), outline=FRAME, width=line)
     return drawn
 
 
