@@ -88,7 +88,7 @@ def annotate(picture: Image.Image, focus: Focus, box: Box) -> Image.Image:
         draw.ellipse(around, outline=colour, width=line)
         if len(each.points) > 1:
             for point in each.points:
-                draw.rectangle(_around(point, 3 * line), outline=colour, width=line)
+                draw.rectangle(_around(point, 4 * line), outline=colour, width=line)
     draw.ellipse(_around(focus.point, largest), outline=FRAME, width=line)
     left, top, right, bottom = (round(each) for each in box)
     draw.rectangle((left, top, right - 1, bottom - 1), outline=FRAME, width=line)
