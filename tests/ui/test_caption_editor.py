@@ -265,6 +265,20 @@ def test_visitors_may_give_no_regular_expression(served: Serve, folder: Path) ->
         caption_editor._replaced(page, loaded, loaded.pictures, [], "a", "b", True)
 
 
+def test_who_presses_two_buttons_at_once_takes_back_nothing(folder: Path) -> None:
+    """The second press still has the caption from before the first in its box."""
+    loaded = captions.load(folder)
+    desk = Desk(loaded, loaded.pictures, clicked=loaded.pictures[1])
+    add = lambda captions, chosen, _: captions.add(chosen, "new")  # noqa: E731
+    desk, *_, sent, _, _, _ = caption_editor._acted(
+        add, desk, "my cat, sofa", "0", "", [], [], [], False, caption_editor.ALL
+    )
+    assert desk.captions.text(desk.clicked) == "my cat, sofa, new"
+    for box, result in (("0", "my cat, sofa, new"), (sent, "my cat, sofa")):
+        desk_then, *_ = caption_editor._changed(caption_editor._applied, desk, "my cat, sofa", box, "", [], [], [], False)
+        assert desk_then.captions.text(desk.clicked) == result
+
+
 def test_a_thousand_pictures_come_in_pages_and_quickly(tmp_path: Path) -> None:
     for number in range(1000):
         path = tmp_path / f"{number:04}.jpg"
@@ -274,14 +288,14 @@ def test_a_thousand_pictures_come_in_pages_and_quickly(tmp_path: Path) -> None:
             Image.effect_noise((1500, 1000), 40).convert("RGB").save(path)
         path.with_suffix(".txt").write_text(f"tag {number % 50}, all", encoding="utf-8")
     page, begin = Page(TinyHost(tmp_path), Job()), time.monotonic()
-    desk, _, gallery, place, *_ = caption_editor._opened(page, Desk(), "", "", [], [], [], False, str(tmp_path))
+    desk, _, gallery, place, *_ = caption_editor._opened(page, Desk(), "", "0", "", [], [], [], False, str(tmp_path))
     assert time.monotonic() - begin < 10
     assert len(gallery["value"]) == PAGE
     assert "1 to 60 of 1000" in place
     begin = time.monotonic()
-    new = caption_editor._changed(caption_editor._applied, desk, "", "", [], ["tag 7"], [], False)
+    new = caption_editor._changed(caption_editor._applied, desk, "", "1", "", [], ["tag 7"], [], False)
     assert (len(new[0].shown), len(new[2]["value"])) == (20, 20)
-    desk = caption_editor._went(16, True, desk, "", "", [])[0]
+    desk = caption_editor._went(16, True, desk, "", "1", "", [])[0]
     assert desk.page == 16
     desk = replace(desk, captions=desk.captions.add(desk.captions.pictures, "new"))
     assert len(desk.captions.unsaved) == 1000

@@ -28,7 +28,7 @@ from ti_trainer.ui.thumbnails import address_of
 PAGE = 60  # pictures at once
 MOST_TAGS = 100  # to tick; rarer ones are found by typing
 SIDE_PX, LARGE_PX = 192, 448
-VIEW = 10  # components that show captions
+VIEW = 11  # components that show captions
 ALL, ONE = "all that are shown", "the picture I clicked"
 ADVICE = """<p>What a caption says, the prompt learns; what it leaves out, your word learns. So:</p><ul>
 <li><b>leave out</b> what describes the thing to be learned: its kind, its colours, its face. Such words are better in the
@@ -39,13 +39,14 @@ ADVICE = """<p>What a caption says, the prompt learns; what it leaves out, your 
 
 @dataclass(frozen=True, eq=False)
 class Desk:
-    """What one visitor works on. `warned`: that loading would lose changes."""
+    """What one visitor works on. `warned`: that loading would lose changes; `sent`: how often a caption went to its box."""
 
     captions: Captions | None = None
     shown: tuple[Path, ...] = ()
     page: int = 0
     clicked: Path | None = None
     warned: bool = False
+    sent: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ def _one(ui: SimpleNamespace) -> None:
     ui.said = gr.HTML(elem_id="ti_trainer_captions_said")
     ui.large = gr.HTML(_large(Desk()), elem_id="ti_trainer_captions_large")
     ui.text = _text("Caption of the picture clicked", "captions_text", lines=3, max_lines=8)
+    with gr.Row(elem_classes=["ti-hidden"]):
+        ui.sent = _text("Which caption that is", "captions_sent", value="0")
     with gr.Row(elem_classes=["ti-buttons"]):
         ui.previous = gr.Button("◀ Previous", elem_id="ti_trainer_captions_previous")
         ui.apply = gr.Button("Apply", elem_id="ti_trainer_captions_apply")
@@ -169,8 +172,8 @@ def _text(label: str, name: str, **given: Any) -> gr.Textbox:
 
 def _wire(page: Page, ui: SimpleNamespace) -> None:
     filters = [ui.all_of, ui.none_of, ui.bare]
-    given = [ui.desk, ui.text, ui.find, ui.ticked, *filters]  # what nearly every handler is given
-    view = [ui.desk, ui.said, ui.gallery, ui.place, ui.summary, ui.large, ui.text, ui.save, ui.ticked, ui.told]
+    given = [ui.desk, ui.text, ui.sent, ui.find, ui.ticked, *filters]  # what nearly every handler is given
+    view = [ui.desk, ui.said, ui.gallery, ui.place, ui.summary, ui.large, ui.text, ui.save, ui.ticked, ui.sent, ui.told]
     outputs = [*view, ui.all_of, ui.none_of]
 
     def act(button: Any, change: Callable[..., Captions], *more: Any, target: Any = ui.target) -> Any:
@@ -179,12 +182,12 @@ def _wire(page: Page, ui: SimpleNamespace) -> None:
 
     for event in (ui.load.click, ui.folder.submit):
         listen(event, partial(_opened, page), [*given, ui.folder], outputs, show_progress="minimal")
-    listen(ui.gallery.select, _clicked, given[:4], view)
+    listen(ui.gallery.select, _clicked, given[:5], view)
     listen(ui.find.change, _ticks, [ui.desk, ui.find, ui.ticked], [ui.ticked])
     for each in filters:
         listen(each.change, _sifted, given, view, show_progress="minimal")
     for button, by, pages in ((ui.back, -1, True), (ui.forth, 1, True), (ui.previous, -1, False), (ui.next, 1, False)):
-        listen(button.click, partial(_went, by, pages), given[:4], view, show_progress="minimal")
+        listen(button.click, partial(_went, by, pages), given[:5], view, show_progress="minimal")
     for button, change in ((ui.apply, _applied), (ui.undo, _undone), (ui.redo, _redone), (ui.save, _saved)):
         listen(button.click, partial(_changed, change), given, outputs, show_progress="minimal")
     act(ui.add, lambda captions, chosen, _, tags: captions.add(chosen, _given(tags)), ui.new)
@@ -205,11 +208,11 @@ def _wire(page: Page, ui: SimpleNamespace) -> None:
 
 
 def _acted(change: Callable[..., Captions], *given: Any) -> list[Any]:
-    *base, target = given[:8]
+    *base, target = given[:9]
 
     def changed(desk: Desk) -> tuple[Desk, str]:
         captions = _loaded(desk)
-        new = change(captions, _meant(desk, target), base[3], *given[8:])
+        new = change(captions, _meant(desk, target), base[4], *given[9:])
         return replace(desk, captions=new), _told(captions, new)
 
     updates = _changed(changed, *base)
@@ -217,20 +220,20 @@ def _acted(change: Callable[..., Captions], *given: Any) -> list[Any]:
     return updates
 
 
-def _clicked(desk: Desk, text: str, find: str, ticked: list[str], event: gr.SelectData) -> list[Any]:
+def _clicked(desk: Desk, text: str, sent: str, find: str, ticked: list[str], event: gr.SelectData) -> list[Any]:
     number = desk.page * PAGE + event.index
     picture = desk.shown[number] if number < len(desk.shown) else None
-    return _seen(replace(_committed(desk, text), clicked=picture), desk, find, ticked)
+    return _seen(replace(_committed(desk, text, sent), clicked=picture), desk, find, ticked)
 
 
-def _went(by: int, pages: bool, desk: Desk, text: str, find: str, ticked: list[str]) -> list[Any]:
-    return _seen(_moved(_committed(desk, text), by, pages=pages), desk, find, ticked)
+def _went(by: int, pages: bool, desk: Desk, text: str, sent: str, find: str, ticked: list[str]) -> list[Any]:
+    return _seen(_moved(_committed(desk, text, sent), by, pages=pages), desk, find, ticked)
 
 
-def _sifted(desk: Desk, text: str, find: str, ticked: list[str], *filters: Any) -> list[Any]:
-    new = _filtered(_committed(desk, text), filters)
+def _sifted(desk: Desk, text: str, sent: str, find: str, ticked: list[str], *filters: Any) -> list[Any]:
+    new = _filtered(_committed(desk, text, sent), filters)
     if (new.captions, new.shown) == (desk.captions, desk.shown):  # gradio 6 calls it a change when choices are replaced, too
-        return [desk, *[gr.update() for _ in range(VIEW - 1)]]
+        return [gr.update() for _ in range(VIEW)]
     return _seen(new, desk, find, ticked)
 
 
@@ -257,10 +260,16 @@ def _opened(page: Page, *given: Any) -> list[Any]:
 
 
 def _changed(
-    change: Callable[[Desk], tuple[Desk, str]], before: Desk, text: str, find: str, ticked: list[str], *filters: Any
+    change: Callable[[Desk], tuple[Desk, str]],
+    before: Desk,
+    text: str,
+    sent: str,
+    find: str,
+    ticked: list[str],
+    *filters: Any,
 ) -> list[Any]:
     """Updates of all outputs after a change of the captions, or the reason why there was none."""
-    desk = _committed(before, text)
+    desk = _committed(before, text, sent)
     try:
         new, said = change(desk)
     except (TITrainerError, OSError) as error:
@@ -280,6 +289,7 @@ def _seen(desk: Desk, before: Desk, find: str, ticked: list[str], said: str = ""
     place = f"{first + 1} to {first + len(here)} of {len(desk.shown)}" if pages > 1 else ""
     unsaved_now = len(desk.captions.unsaved) if desk.captions else 0
     text = (desk.captions.text(desk.clicked) or "") if desk.captions and desk.clicked else ""
+    desk = replace(desk, sent=before.sent + 1)
     return [
         desk,
         said,
@@ -290,14 +300,18 @@ def _seen(desk: Desk, before: Desk, find: str, ticked: list[str], said: str = ""
         gr.update(value=text),
         gr.update(value=f"Save {_counted(unsaved_now, 'change')}" if unsaved_now else "Save"),
         gr.update() if same else _ticks(desk, find, ticked),
+        str(desk.sent),
         "",
     ]
 
 
-def _committed(desk: Desk, text: str) -> Desk:
-    """With what was typed for the picture clicked: going on to another must not lose it."""
+def _committed(desk: Desk, text: str, sent: str) -> Desk:
+    """With what was typed for the picture clicked: going on to another must not lose it.
+
+    Who presses two buttons at once gives us the caption from before the first: that was not typed.
+    """
     captions = desk.captions
-    if captions and desk.clicked:
+    if captions and desk.clicked and sent == str(desk.sent):
         captions = captions.edit(desk.clicked, text or "")
     return replace(desk, captions=captions, warned=False)
 
