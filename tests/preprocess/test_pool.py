@@ -19,10 +19,11 @@ SETTINGS = json.dumps({"config": PreprocessConfig(width=64, height=64).to_dict()
 
 def tasks(folder: Path, count: int) -> list[tuple[int, dict]]:
     made = []
+    (folder / "made").mkdir()
     for number in range(count):
         Image.new("RGB", (80, 80)).save(folder / f"{number}.bmp")
         path = str(folder / f"{number}.bmp")
-        made.append((number, {"path": path, "folder": str(folder / "made"), "stem": str(number), "keep": []}))
+        made.append((number, {"path": path, "folder": str(folder / "made"), "stem": str(number), "keep": [], "mine": {}}))
     return made
 
 
@@ -33,7 +34,7 @@ def never() -> bool:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_every_task_is_answered_once(tmp_path: Path, workers: int) -> None:
     answers = dict(pool.work_off(tasks(tmp_path, 7), SETTINGS, never, workers))
-    assert answers == {number: {"written": [f"{number}.png"]} for number in range(7)}
+    assert {key: list(answer["written"]) for key, answer in answers.items()} == {key: [f"{key}.png"] for key in range(7)}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
@@ -48,7 +49,7 @@ def test_a_worker_that_is_killed_takes_only_its_task_with_it(tmp_path: Path, mon
     monkeypatch.setattr(pool.subprocess, "Popen", popen)
     fifo = tmp_path / "stuck.png"
     os.mkfifo(fifo)  # whoever opens it waits
-    stuck = ("stuck", {"path": str(fifo), "folder": str(tmp_path / "made"), "stem": "stuck", "keep": []})
+    stuck = ("stuck", {"path": str(fifo), "folder": str(tmp_path / "made"), "stem": "stuck", "keep": [], "mine": {}})
     answers, killed = {}, False
     work = pool.work_off([stuck, *tasks(tmp_path, 4)], SETTINGS, never, 2)
     for key, answer in work:
@@ -59,7 +60,7 @@ def test_a_worker_that_is_killed_takes_only_its_task_with_it(tmp_path: Path, mon
             killed = True
     assert killed
     assert "ended with exit code -9" in answers["stuck"]["failed"]
-    assert [answers[number] for number in range(4)] == [{"written": [f"{number}.png"]} for number in range(4)]
+    assert [list(answers[number]["written"]) for number in range(4)] == [[f"{number}.png"] for number in range(4)]
 
 
 def test_a_worker_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ti_trainer.commands import INTERRUPTED, PROGRAM
 from ti_trainer.commands.terminal import add_options, given_options, interruptible
+from ti_trainer.errors import ConfigError
 from ti_trainer.files import atomic
 from ti_trainer.preprocess import faces
 from ti_trainer.preprocess.config import SECTIONS, PreprocessConfig, options
@@ -20,6 +21,7 @@ from ti_trainer.preprocess.sheet import sheet
 
 HELP = "make a data set of a folder of photos: crop, resize, split, flip, caption"
 FIRST = 8
+PREVIEWS = (".png", ".jpg", ".jpeg")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it, show the progress, say what was made."""
     config = PreprocessConfig(**given_options(args, options()))
+    _check(args.preview, config)
     if args.download_face_model:
         print(f"The face detector's model is at {faces.download(faces.FOLDER)}.")
     captioning = partial(_captioning, config, args.device) if config.captioners else None
@@ -59,6 +62,17 @@ def run(args: argparse.Namespace) -> int:
     if summary.stopped:
         return INTERRUPTED
     return 0 if summary.photos or summary.done_before else 1
+
+
+def _check(preview: Path | None, config: PreprocessConfig) -> None:
+    """Refuse at once what would fail late; ConfigError."""
+    if preview and preview.suffix.lower() not in PREVIEWS:
+        message = f"The preview is a picture: found the file name {preview.name!r}, expected one that ends in .png or .jpg."
+        raise ConfigError(message)
+    if config.captioners:
+        from ti_trainer.preprocess import captioners  # torch takes seconds to import
+
+        captioners.chosen(config)
 
 
 def _captioning(config: PreprocessConfig, device: str) -> AbstractContextManager[Caption]:

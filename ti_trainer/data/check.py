@@ -19,12 +19,13 @@ import numpy as np
 from PIL import Image
 
 from ti_trainer.data.look import same_files
-from ti_trainer.data.pictures import find_images, is_image, upright, upright_size
+from ti_trainer.data.pictures import MASKS, find_images, is_image, pictures_among, upright, upright_size
+from ti_trainer.data.pictures import without_masks as without_masks  # for the caption editor
 from ti_trainer.errors import ConfigError, DatasetError, StoppedError
 
 LEFT_OUT = "left out"  # the sub-folder
 FLIPPED = "-flipped"  # how Preprocess ends the names of mirrored copies
-MASKS = ("_att", "-masklabel")  # how masks are named that lie beside their pictures: DreamArtist's, OneTrainer's
+BELONGINGS = (".txt", ".caption", ".npz")  # captions, and latents as kohya's trainers keep them
 SIDE_PX = 512  # sharpness and likeness are judged on pictures whose shorter side is no longer than this
 # Measured on photos and drawings: saved again, resized, brightened by a fifth or less 5 % of each side: at most 10 of 64
 # bits and 10 levels of colour; different photos at least 20 bits; a drawing in other colours from 16 levels on.
@@ -76,7 +77,7 @@ def check(
     DatasetError if there is none, ConfigError without the package imagehash, StoppedError if it was stopped.
     """
     look = partial(_looked_at, imagehash=_imagehash())
-    paths = without_masks(find_images(folder))
+    paths = find_images(folder)
     seen: list[_Seen] = []
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for one in pool.map(look, paths):
@@ -89,23 +90,16 @@ def check(
     return _report(seen, width, height)
 
 
-def without_masks(paths: Sequence[Path]) -> list[Path]:
-    """The pictures that are no mask of another one."""
-    masks = {path.stem + mask for path in paths for mask in MASKS}
-    return [path for path in paths if path.stem not in masks]
-
-
 def leave_out(folder: Path, paths: Iterable[Path]) -> list[Path]:
     """Move pictures, with their captions and masks, into the sub-folder "left out"; where they are now.
 
     Nothing is ever overwritten: a name that is taken gets a number. DatasetError if one is not there; nothing moves then.
     """
-    leaving = list(dict.fromkeys(paths))
-    gone = [path.name for path in leaving if path.parent != folder or not path.is_file()]
+    leaving, files = list(dict.fromkeys(paths)), _files(folder)
+    gone = [path.name for path in sorted(set(leaving) - set(files))]
     if gone:
         message = f"Not in {folder} any more: {', '.join(gone[:5])}. Nothing was moved: check the folder again."
         raise DatasetError(message)
-    files = _files(folder)
     staying = {path.stem for path in files if is_image(path) and path not in leaving}  # may share a caption with one
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in leaving:
@@ -122,16 +116,15 @@ def leave_out(folder: Path, paths: Iterable[Path]) -> list[Path]:
 def bring_back(folder: Path) -> tuple[list[Path], list[Path]]:
     """Move everything that was left out back to where it was; pictures that are back, and those whose names are taken."""
     files = _files(folder / LEFT_OUT)
-    pictures = without_masks([path for path in files if is_image(path)])
     by_stem: dict[str, list[Path]] = defaultdict(list)
-    for path in pictures:
+    for path in pictures_among(files):
         by_stem[path.stem].append(path)
     back: list[Path] = []
     stayed: list[Path] = []
     for stem, alike in by_stem.items():
         together = alike + _belongings(stem, files)
         targets = [folder / path.name for path in together]
-        if any(target.exists() for target in targets):
+        if any(map(os.path.lexists, targets)):
             stayed += alike
             continue
         _move(together, targets)
@@ -269,13 +262,20 @@ def _mirrored_copies(paths: Sequence[Path]) -> set[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    """Of a folder that there may not be; links to files are some, though nothing be there that they lead to."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_file() or (path.is_symlink() and not path.is_dir()))
 
 
 def _belongings(stem: str, files: Sequence[Path]) -> list[Path]:
-    """What lies beside a picture and is its own: .txt and the like, and masks."""
+    """What lies beside a picture and is its own: .txt and the like, and masks. Not model.yaml beside model.png."""
     masks = {stem + mask for mask in MASKS}
-    return [path for path in files if path.stem in masks or (path.stem == stem and not is_image(path))]
+
+    def belongs(path: Path) -> bool:
+        return is_image(path) if path.stem in masks else path.stem == stem and path.suffix.lower() in BELONGINGS
+
+    return [path for path in files if belongs(path)]
 
 
 def _free(folder: Path, stem: str, files: Sequence[Path]) -> list[Path]:
@@ -284,7 +284,7 @@ def _free(folder: Path, stem: str, files: Sequence[Path]) -> list[Path]:
     while True:
         begin = stem if number == 1 else f"{stem} ({number})"
         targets = [folder / (begin + path.name[len(stem) :]) for path in files]
-        if not any(target.exists() for target in targets):
+        if not any(map(os.path.lexists, targets)):
             return targets
         number += 1
 
@@ -292,4 +292,10 @@ def _free(folder: Path, stem: str, files: Sequence[Path]) -> list[Path]:
 def _move(files: Sequence[Path], targets: Sequence[Path]) -> None:
     for path, target in zip(files, targets, strict=True):
         target.parent.mkdir(exist_ok=True)
-        path.rename(target)
+        if path.is_symlink() and not (link := path.readlink()).is_absolute():
+            leads_to = path.parent / link
+            real = leads_to.parent.resolve() / leads_to.name  # its folder may be reached by links, too
+            target.symlink_to(os.path.relpath(real, target.parent.resolve()))
+            path.unlink()
+        else:
+            path.rename(target)

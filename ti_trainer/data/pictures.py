@@ -5,15 +5,18 @@ Sizes are (width, height) in pixels.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from ti_trainer.errors import DatasetError
 
 ORIENTATION = 0x0112  # EXIF
+MASKS = ("_att", "-masklabel")  # how masks are named that lie beside their pictures: DreamArtist's, OneTrainer's
 
 
 @lru_cache
@@ -28,12 +31,24 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in image_endings() and not path.name.startswith(".")
 
 
+def pictures_among(paths: Iterable[Path]) -> list[Path]:
+    """Those of the files, of one folder or of several, whose names say that they are pictures; by name, without masks."""
+    return without_masks(sorted(path for path in paths if is_image(path)))
+
+
+def without_masks(pictures: Iterable[Path]) -> list[Path]:
+    """The pictures that are no mask of another one beside them: of a.jpg, a_att.png and a-masklabel.png are."""
+    pictures = list(pictures)
+    masks = {path.parent / (path.stem + mask) for path in pictures for mask in MASKS}
+    return [path for path in pictures if path.with_suffix("") not in masks]
+
+
 def find_images(folder: Path) -> list[Path]:
-    """Every picture of the folder by name, whatever its format; DatasetError if there is none."""
+    """Every picture of the folder by name, whatever its format, but no masks; DatasetError if there is none."""
     if not folder.is_dir():
         message = f"The data set directory {folder} does not exist: name a folder with pictures."
         raise DatasetError(message)
-    found = sorted(path for path in folder.iterdir() if is_image(path))
+    found = pictures_among(folder.iterdir())
     if not found:
         message = f"There are no pictures in {folder}: put some there (.png, .jpg, .webp, ...), 5 to 30 of the same thing."
         raise DatasetError(message)
@@ -42,7 +57,7 @@ def find_images(folder: Path) -> list[Path]:
 
 def upright_size(opened: Image.Image) -> tuple[int, int]:
     """The size of a picture held upright, from its header."""
-    return opened.size[::-1] if _lies(opened) else opened.size
+    return _stored_size(opened)[::-1] if _lies(opened) else opened.size
 
 
 def upright(opened: Image.Image, at_least: tuple[int, int] | None = None) -> Image.Image:
@@ -52,6 +67,11 @@ def upright(opened: Image.Image, at_least: tuple[int, int] | None = None) -> Ima
     """
     if at_least is not None:
         opened.draft("RGB", at_least[::-1] if _lies(opened) else at_least)
+    if isinstance(
+        opened, TiffImageFile
+    ):  # Pillow turns these itself; the orientation that older ones leave would do it again
+        opened.load()
+        return eight_bit(opened.copy())
     return eight_bit(ImageOps.exif_transpose(opened))
 
 
@@ -70,3 +90,10 @@ def eight_bit(picture: Image.Image) -> Image.Image:
 def _lies(opened: Image.Image) -> bool:
     """Whether it has to be turned by a quarter. Pillow's own getexif for PNG would decode the whole picture for it."""
     return Image.Image.getexif(opened).get(ORIENTATION, 1) >= 5
+
+
+def _stored_size(opened: Image.Image) -> tuple[int, int]:
+    """The size before it is turned. That of a TIFF is given upright: by Pillow 11 always, before that once it is loaded."""
+    if isinstance(opened, TiffImageFile):
+        return opened.tag_v2[IMAGEWIDTH], opened.tag_v2[IMAGELENGTH]
+    return opened.size

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from PIL import Image
 
 from ti_trainer.data.buckets import bucket_size
+from ti_trainer.errors import DatasetError
 
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]
+LONGEST = 16  # times as long as wide; longer ones would be enlarged to gigantic pictures, or split into thousands
 STEP = 64  # px between sizes of an auto-sized crop
 DRAFT_RESERVE = 1.4  # a decoder's own reduction is coarse: so much is left to the filter, which then hides it (40 dB)
 
@@ -35,7 +37,7 @@ def whole(source: Size) -> Cut:
 
 def centre(source: Size, wanted: Size) -> Cut:
     """The middle: resized until one side fits and the other is at least as long, then cut. As 'crop and resize'."""
-    scaled = covering(source, wanted)
+    scaled = _scaled(source, wanted)
     left, top = (each // 2 - side // 2 for each, side in zip(scaled, wanted, strict=True))
     return _cut(source, scaled, (left, top), wanted)
 
@@ -46,14 +48,30 @@ def bucket(source: Size, budget: int) -> Cut:
 
 
 def focal(source: Size, wanted: Size, focus: tuple[float, float]) -> Cut:
-    """As near around a point as the frame allows; the point is one of the photo scaled to `covering(source, wanted)`."""
+    """As near around a point as the frame allows; the point is one of the photo scaled to `covering(source, wanted)`.
+
+    DatasetError as for that.
+    """
     scaled = covering(source, wanted)
     left, top = (min(max(int(at) - side // 2, 0), each - side) for at, side, each in zip(focus, wanted, scaled, strict=True))
     return _cut(source, scaled, (left, top), wanted)
 
 
 def covering(source: Size, wanted: Size) -> Size:
-    """The smallest size of the photo's shape that covers the wanted one; the longer side is rounded down."""
+    """The smallest size of the photo's shape that covers the wanted one; the longer side is rounded down.
+
+    DatasetError for a photo more than 16 times as long as wide.
+    """
+    if max(source) > LONGEST * min(source):
+        message = (
+            f"the photo has {source[0]} x {source[1]} px; for a focal crop, or to be split, its shape must not be more "
+            f"extreme than {LONGEST}:1: crop it first, or take the middle, without splitting"
+        )
+        raise DatasetError(message)
+    return _scaled(source, wanted)
+
+
+def _scaled(source: Size, wanted: Size) -> Size:
     (width, height), (across, down) = source, wanted
     # Whole numbers: in floating point the WebUI's focal crop misses a pixel now and then, and has a black line there.
     return (across, height * across // width) if across * height > down * width else (width * down // height, down)
@@ -62,7 +80,7 @@ def covering(source: Size, wanted: Size) -> Size:
 def parts(source: Size, wanted: Size, threshold: float, overlap: float) -> list[Cut]:
     """A photo so long that one part would show no more than `threshold` of it: parts that overlap by at least that ratio.
 
-    Empty for other photos.
+    Empty for other photos; DatasetError as for `covering`.
     """
     width, height = source
     upright = height > width

@@ -1,6 +1,7 @@
 """What was made of which photo, kept in the destination: so that a second time doubles and overwrites nothing.
 
-A photo is the same one if it lies where it lay, or has the same name, length and time of change.
+A photo is the same one if it lies where it lay, or has the same name, length and time of change. A file is ours as long as
+it is as we wrote it, which is noted before it gets its name: so a killed process forgets nothing.
 """
 
 from __future__ import annotations
@@ -9,22 +10,24 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import write_bytes
 
 FILE = ".ti_trainer-preprocess.json"
-BEGUN = "begun"  # instead of settings: there may be pictures that are not entered yet
+JOURNAL = ".ti_trainer-preprocess.journal"  # what came since, a line each; there only while we work, or after a kill
 LEFT_OUT = "left out"  # pictures that somebody took out of the data set lie here
+LONGEST_STEM = 180  # bytes: most file systems end at 255, and endings come on top
 Stamp = list[int]  # length in bytes, time of change in ns
 
 
 @dataclass
 class Entry:
-    """One photo and its pictures: by their names the stamps they were written with; `settings` only once all is done."""
+    """One photo and its pictures, by their names the stamps they were written with; `settings` only once all is done."""
 
     path: str
     relative: str
@@ -47,35 +50,41 @@ class Ledger:
         """Read it, empty if there is none; ConfigError if it is damaged."""
         file = folder / FILE
         try:
-            return cls(folder, [_checked(Entry(**each)) for each in json.loads(file.read_text(encoding="utf-8"))])
+            ledger = cls(folder, [Entry(**each) for each in json.loads(file.read_text(encoding="utf-8"))])
+            ledger._read_journal()
+            for each in ledger.entries:
+                _check(each)
         except FileNotFoundError:
             return cls(folder)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             message = f"{file} is damaged ({error}): without it nobody knows what was made here. Take another destination."
             raise ConfigError(message) from error
+        return ledger
 
     def save(self) -> None:
-        """Write it."""
+        """Write it, the journal in it."""
         content = json.dumps([dataclasses.asdict(each) for each in self.entries], indent=1)
         write_bytes(self.folder / FILE, content.encode())
+        (self.folder / JOURNAL).unlink(missing_ok=True)
 
     def tidy(self) -> None:
         """Remove what a killed process was writing."""
-        if any(each.settings == BEGUN for each in self.entries):
-            stems = "|".join(re.escape(each.stem) for each in self.entries if each.settings == BEGUN)
-            half = re.compile(rf"\.({stems})(-\d+)?(-flipped)?-[a-z0-9_]{{8}}\.(png|jpg|webp|txt)")
-            for name in filter(half.fullmatch, self._names):
-                (self.folder / name).unlink(missing_ok=True)
+        if not (self.folder / JOURNAL).exists():
+            return
+        stems = "|".join(re.escape(each.stem) for each in self.entries)
+        half = re.compile(rf"\.({stems})(-\d+)?(-flipped)?-[a-z0-9_]{{8}}\.(png|jpg|webp|txt)")
+        for path in self.folder.iterdir():
+            if half.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
-    def enter(self, photos: Iterable[tuple[Path, str]]) -> dict[Path, Entry]:
-        """The entry of each photo (path, and path within its source); new ones get a name that nothing else has."""
+    def enter(self, photos: Iterable[tuple[Path, str, Stamp]]) -> dict[Path, Entry]:
+        """The entry of each photo (path, path within its source, stamp); new ones get a name that nothing else has."""
         by_path = {each.path: each for each in self.entries}
         by_file = {(each.relative, *each.stamp): each for each in self.entries}
         taken = set().union(*(_names_like(each.stem.casefold()) for each in self.entries))
         found: dict[Path, Entry] = {}
         used: set[int] = set()
-        for path, relative in photos:
-            stamp = stamp_of(path)
+        for path, relative, stamp in photos:
             entry = by_path.get(str(path)) or by_file.get((relative, *stamp))
             if entry is None or id(entry) in used:
                 entry = Entry(str(path), relative, stamp, free_stem(relative, taken))
@@ -84,54 +93,64 @@ class Ledger:
             used.add(id(entry))
             entry.path, entry.relative = str(path), relative
             if entry.stamp != stamp:
-                entry.stamp, entry.settings = stamp, BEGUN if entry.settings else ""
+                entry.stamp, entry.settings = stamp, ""
             found[path] = entry
         return found
 
-    def strangers(self, entry: Entry) -> list[str]:
-        """Names of files that are in this entry's way and were not made here."""
-        return [] if entry.settings else self._like(entry)
-
-    def leftovers(self, entry: Entry, made: Iterable[str]) -> list[str]:
-        """Names of pictures and captions of its earlier settings that nobody changed and that are not among those `made`."""
-        old = {*entry.pictures, *entry.captions, *(self._like(entry) if entry.settings == BEGUN else ())}
-        edited = {name for name in old if name.endswith(".txt") and self.was_edited(entry, self.folder / name)}
-        return sorted(old - set(made) - self.changed(entry) - edited)
-
-    def _like(self, entry: Entry) -> list[str]:
-        made = re.compile(re.escape(entry.stem) + r"(-\d+)?(-flipped)?\.(png|jpg|webp|txt)", re.IGNORECASE)
-        return [name for name in self._names if made.fullmatch(name)]
-
     def changed(self, entry: Entry) -> set[str]:
-        """Names of its pictures that somebody changed, or left out; they are not made again."""
-        return {
-            name
-            for name, stamp in entry.pictures.items()
-            if (self.folder / LEFT_OUT / name).exists()
-            or ((self.folder / name).exists() and stamp_of(self.folder / name) != stamp)
-        }
+        """Names, without their endings, of its pictures that somebody changed, or left out: they are not made again."""
+        return {Path(name).stem for name in entry.pictures if self._is_left_out(name) or self._is_changed(entry, name)}
 
     def is_done(self, entry: Entry, settings: str) -> bool:
         """Whether all was made with these settings and is still there."""
-        return entry.settings == settings and all(
-            (self.folder / name).exists() or (self.folder / LEFT_OUT / name).exists() for name in entry.pictures
-        )
+        there = ((self.folder / name).exists() or self._is_left_out(name) for name in entry.pictures)
+        return entry.settings == settings and all(there)
 
     def was_edited(self, entry: Entry, caption: Path) -> bool:
-        """Whether somebody has changed a caption since it was written."""
+        """Whether somebody has changed a caption since it was written, or wrote it in the first place."""
         return caption.exists() and caption_hash(caption.read_bytes()) != entry.captions.get(caption.name)
 
-    def __post_init__(self) -> None:
-        self._names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+    def leftovers(self, entry: Entry, made: Collection[str]) -> list[str]:
+        """Names of what earlier settings made, that nobody changed and that is not among what was `made` now."""
+        pictures = [name for name in entry.pictures if not self._is_changed(entry, name)]
+        captions = [name for name in entry.captions if not self.was_edited(entry, self.folder / name)]
+        return sorted({*pictures, *captions} - set(made))
+
+    def _is_left_out(self, name: str) -> bool:
+        return (self.folder / LEFT_OUT / name).exists()
+
+    def _is_changed(self, entry: Entry, name: str) -> bool:
+        return (self.folder / name).exists() and stamp_of(self.folder / name) != entry.pictures[name]
+
+    def _read_journal(self) -> None:
+        journal = self.folder / JOURNAL
+        by_stem = {each.stem: each for each in self.entries}
+        for line in journal.read_text(encoding="utf-8").splitlines() if journal.exists() else ():
+            try:
+                noted = json.loads(line)
+            except ValueError:  # cut off by a kill: then the file that it is about has not got its name
+                continue
+            self._take_in(by_stem[noted["stem"]], noted)
+
+    def _take_in(self, entry: Entry, noted: dict[str, Any]) -> None:
+        """A line of the journal. What it says is not so yet where the file that was there before is there still."""
+        entry.settings = noted.get("settings", "")
+        if "settings" in noted:
+            entry.pictures, entry.captions = noted["pictures"], noted["captions"]
+            return
+        path, is_caption = self.folder / noted["name"], "hash" in noted
+        known = entry.captions if is_caption else entry.pictures
+        if path.exists() and path.name in known:
+            present = caption_hash(path.read_bytes()) if is_caption else stamp_of(path)
+            if present == known[path.name]:
+                return
+        known[path.name] = noted["hash" if is_caption else "stamp"]
 
 
-def _checked(entry: Entry) -> Entry:
-    """ValueError if it names files elsewhere: leftovers are removed by these names."""
-    for name in (entry.stem, *entry.pictures, *entry.captions):
-        if name != Path(name).name or "\\" in name:
-            message = f"{name!r} is no name of a file"
-            raise ValueError(message)
-    return entry
+def note(folder: Path, stem: str, **line: Any) -> None:
+    """Add a line to the journal, from any process."""
+    with (folder / JOURNAL).open("ab", buffering=0) as journal:
+        journal.write(json.dumps({"stem": stem, **line}).encode() + b"\n")
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -150,7 +169,9 @@ def free_stem(relative: str, taken: set[str]) -> str:
 
     `taken`, in lower case, are those of others: a second part of `a` is `a-2`, which no photo of that name may have too.
     """
-    wanted = Path(relative).with_suffix("").as_posix().replace("/", "_")
+    wanted = Path(relative).with_suffix("").as_posix().replace("/", "_").replace("\\", "_")
+    if len(wanted.encode(errors="surrogateescape")) > LONGEST_STEM:
+        wanted = wanted.encode(errors="surrogateescape")[:LONGEST_STEM].decode(errors="ignore")
     number, stem = 1, wanted
     while taken & _names_like(stem.casefold()):
         number += 1
@@ -162,3 +183,11 @@ def _names_like(stem: str) -> set[str]:
     """The stem, and stems whose pictures' names it may have."""
     plain = stem.removesuffix("-flipped")
     return {stem, plain, re.sub(r"-\d+$", "", plain)}
+
+
+def _check(entry: Entry) -> None:
+    """ValueError if it names files elsewhere: leftovers are removed by these names."""
+    for name in (entry.stem, *entry.pictures, *entry.captions):
+        if name != Path(name).name or "\\" in name:
+            message = f"{name!r} is no name of a file"
+            raise ValueError(message)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes
 from ti_trainer.preprocess import faces
 from ti_trainer.preprocess.config import PreprocessConfig
-from ti_trainer.preprocess.ledger import BEGUN, Entry, Ledger, caption_hash, stamp_of
+from ti_trainer.preprocess.ledger import Entry, Ledger, Stamp, caption_hash, note, stamp_of
 from ti_trainer.preprocess.pictures import FLIPPED, Result, results
 from ti_trainer.preprocess.pool import work_off
 from ti_trainer.preprocess.tags import merged
 
-SAVE_EVERY_S = 5
+CAPTIONS_IN_VAIN = 5  # one after the other: then something is wrong with all of them
 Caption = Callable[[Image.Image], str]
 Progress = Callable[[int, int], None]
 
@@ -60,16 +60,18 @@ class Summary:
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """A photo to be made pictures of, but for those to keep; `settings` name the options that they are made with."""
+    """A photo to be made pictures of, but for those to be kept; `settings` name the options that they are made with."""
 
     path: Path
     entry: Entry
-    kept: list[str]
+    kept: set[str]
     settings: str
 
     def order(self, folder: Path) -> dict[str, Any]:
         """For a worker."""
-        return {"path": str(self.path), "folder": str(folder), "stem": self.entry.stem, "keep": self.kept}
+        entry = self.entry
+        known = {"stem": entry.stem, "keep": sorted(self.kept), "mine": entry.pictures}
+        return {"path": str(self.path), "folder": str(folder), **known}
 
 
 @dataclass(frozen=True)
@@ -127,20 +129,13 @@ class Preprocessing:
         begun_at, photos = time.monotonic(), self.check()
         summary, ledger = Summary(), Ledger.of(self.destination)
         ledger.tidy()
-        entries = ledger.enter((path, path.relative_to(self.source).as_posix()) for path in photos)
         common, tasks = self._settings(), []
-        for path, entry in entries.items():
+        for path, entry in ledger.enter(self._entered(photos, summary)).items():
             settings = common + self._caption_stamp(path)
             if ledger.is_done(entry, settings):
                 summary.done_before += 1
-            elif strangers := ledger.strangers(entry):
-                reason = (
-                    f"{', '.join(strangers[:3])} is in the destination and was not made here: move it, or take another one"
-                )
-                summary.failed.append((entry.relative, reason))
             else:
-                entry.settings = BEGUN
-                tasks.append(_Task(path, entry, sorted(ledger.changed(entry)), settings))
+                tasks.append(_Task(path, entry, ledger.changed(entry), settings))
         over = len(photos) - len(tasks)
         progress(over, len(photos))
         if tasks:
@@ -149,6 +144,16 @@ class Preprocessing:
         summary.stopped = should_stop()
         summary.seconds = time.monotonic() - begun_at
         return summary
+
+    def _entered(self, photos: list[Path], summary: Summary) -> Iterator[tuple[Path, str, Stamp]]:
+        """For the ledger: paths that mean the same wherever we are started; links stay links."""
+        source = self.source.resolve()
+        for path in photos:
+            relative = path.relative_to(self.source)
+            try:
+                yield source / relative, relative.as_posix(), stamp_of(path)
+            except OSError as error:  # a link to nowhere, or gone since
+                summary.failed.append((relative.as_posix(), error.strerror or str(error)))
 
     def _work_off(
         self,
@@ -163,58 +168,77 @@ class Preprocessing:
         with self.captioning() if self.captioning else nullcontext() as caption:
             self.destination.mkdir(parents=True, exist_ok=True)
             ledger.save()
-            saved_at = time.monotonic()
             try:
                 answers = work_off(((each, each.order(self.destination)) for each in tasks), given, should_stop)
+                in_vain = 0
                 for number, (task, answer) in enumerate(answers, start=1):
                     if "disk" in answer:
                         message = f"{answer['disk']}. What was made until then is whole; the same again goes on from there."
                         raise DatasetError(message)
-                    failed = answer.get("failed") or self._enter(task, answer["written"], ledger, caption, summary)
-                    if failed:
-                        summary.failed.append((task.entry.relative, failed))
-                    if time.monotonic() - saved_at > SAVE_EVERY_S:
-                        ledger.save()
-                        saved_at = time.monotonic()
+                    if "failed" in answer:
+                        summary.failed.append((task.entry.relative, answer["failed"]))
+                    else:
+                        failed = self._enter(task, answer["written"], ledger, caption, summary)
+                        in_vain = in_vain + 1 if failed else 0
+                        if in_vain == CAPTIONS_IN_VAIN:
+                            message = f"{in_vain} captions failed one after the other: {failed}"
+                            raise DatasetError(message)
                     progress(number)
             finally:
-                ledger.save()
+                with suppress(OSError):  # the journal knows it all
+                    ledger.save()
 
     def _enter(
-        self, task: _Task, written: list[str], ledger: Ledger, caption: Caption | None, summary: Summary
+        self, task: _Task, written: dict[str, Stamp], ledger: Ledger, caption: Caption | None, summary: Summary
     ) -> str | None:
         """Write captions, remove what earlier settings made of the photo, and note what there is now; or say why not."""
-        path, entry, kept = task.path, task.entry, task.kept
-        captions: dict[str, str] = {}
-        text = ""
-        for name in written:
-            file = self.destination / name
-            if not file.exists():  # was left out
-                continue
-            if not file.stem.endswith(FLIPPED):
-                try:
-                    with Image.open(file) if caption else nullcontext() as picture:
-                        text = self._caption(path, picture, caption)
-                except DatasetError as error:
-                    return str(error)
-            caption_file = file.with_suffix(".txt")
-            if ledger.was_edited(entry, caption_file):
-                kept.append(caption_file.name)
-                captions[caption_file.name] = entry.captions.get(caption_file.name, "")
-            elif text:
-                write_bytes(caption_file, text.encode())
-                captions[caption_file.name] = caption_hash(text.encode())
-                summary.captions += 1
-        for name in ledger.leftovers(entry, [*written, *captions]):
-            (self.destination / name).unlink(missing_ok=True)
-        entry.pictures = {
-            name: entry.pictures[name] if name in kept else stamp_of(self.destination / name) for name in written
+        entry = task.entry
+        entry.settings = ""
+        kept = {name: stamp for name, stamp in entry.pictures.items() if Path(name).stem in task.kept}
+        entry.pictures |= written
+        there = [name for name in (*kept, *written) if (self.destination / name).exists()]
+        try:
+            captions = self._write_captions(task, there, ledger, caption, summary)
+        except OSError:
+            raise
+        except Exception as error:  # a captioner's own, as of a full GPU, or a caption that is no text
+            reason = str(error) or type(error).__name__
+            summary.failed.append((entry.relative, reason))
+            return reason
+        captions |= {
+            name: old for name, old in entry.captions.items() if Path(name).stem in task.kept and name not in captions
         }
-        entry.captions, entry.settings = captions, task.settings
+        for name in ledger.leftovers(entry, [*kept, *written, *captions]):
+            (self.destination / name).unlink(missing_ok=True)
+        entry.pictures, entry.captions, entry.settings = kept | written, captions, task.settings
+        note(self.destination, entry.stem, settings=entry.settings, pictures=entry.pictures, captions=captions)
         summary.photos += 1
         summary.pictures += len(written)
         summary.kept += kept
         return None
+
+    def _write_captions(
+        self, task: _Task, pictures: list[str], ledger: Ledger, caption: Caption | None, summary: Summary
+    ) -> dict[str, str]:
+        """A caption for each picture, the same for its mirrored copy; hashes of what lies there by the files' names."""
+        texts: dict[str, str] = {}
+        hashes: dict[str, str] = {}
+        for name in pictures:
+            file = self.destination / name
+            part, caption_file = file.stem.removesuffix(FLIPPED), file.with_suffix(".txt")
+            if part not in texts:
+                with Image.open(file) if caption else nullcontext() as picture:
+                    texts[part] = self._caption(task.path, picture, caption)
+            if ledger.was_edited(task.entry, caption_file):
+                summary.kept.append(caption_file.name)
+                hashes[caption_file.name] = task.entry.captions.get(caption_file.name, "")
+            elif texts[part]:
+                content = texts[part].encode()
+                hashes[caption_file.name] = caption_hash(content)
+                note(self.destination, task.entry.stem, name=caption_file.name, hash=hashes[caption_file.name])
+                write_bytes(caption_file, content)
+                summary.captions += 1
+        return hashes
 
     def _caption(self, path: Path, picture: Image.Image | None, caption: Caption | None) -> str:
         action, file = self.config.existing_captions, path.with_suffix(".txt")

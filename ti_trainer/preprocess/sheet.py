@@ -46,5 +46,14 @@ def _row(path: Path, made: Sequence[Result], said: str) -> Image.Image:
         row.paste(each, (left, 0))
         left += each.width + GAP_PX
     sizes = ", ".join(f"{each.picture.width} x {each.picture.height}" for each in made)
-    ImageDraw.Draw(row).text((2, row.height - TEXT_PX - GAP_PX), " - ".join(filter(None, (path.name, sizes, said))), "black")
+    _write(row, " - ".join(filter(None, (path.name, sizes, said))))
     return row
+
+
+def _write(row: Image.Image, text: str) -> None:
+    """Below. Pillow's own font has but Latin-1 before Pillow 10.1, or without FreeType: then ? stands for the rest."""
+    draw, at = ImageDraw.Draw(row), (2, row.height - TEXT_PX - GAP_PX)
+    try:
+        draw.text(at, text, "black")
+    except UnicodeEncodeError:
+        draw.text(at, text.encode("latin-1", "replace").decode("latin-1"), "black")

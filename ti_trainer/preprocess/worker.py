@@ -15,6 +15,7 @@ from typing import Any
 from ti_trainer.files import atomic
 from ti_trainer.preprocess import faces
 from ti_trainer.preprocess.config import PreprocessConfig
+from ti_trainer.preprocess.ledger import Stamp, note, stamp_of
 from ti_trainer.preprocess.pictures import SAVING, Result, results
 
 DEBUG_FOLDER = "debug"
@@ -41,26 +42,35 @@ def main(settings: str) -> None:
 
 
 def work(task: dict[str, Any], config: PreprocessConfig, finder: Callable | None) -> dict[str, Any]:
-    """Make the pictures of one photo; names of what was written, or why there is none, or that nothing can be written."""
+    """Make the pictures of one photo; what was written, or why there is nothing, or that nothing can be written."""
     try:
         made = results(Path(task["path"]), config, finder)
     except Exception as error:  # a damaged file provokes anything
         return {"failed": str(error) or type(error).__name__}
+    folder, stem = Path(task["folder"]), task["stem"]
+    wanted = [(each, f"{stem}{each.suffix}") for each in made if f"{stem}{each.suffix}" not in task["keep"]]
     try:
-        return {"written": write(made, Path(task["folder"]), task["stem"], config.format, task["keep"])}
+        strange = [name for _, plain in wanted if _is_strange(folder / (name := f"{plain}.{config.format}"), task["mine"])]
+        if strange:
+            there = ", ".join(strange[:3])
+            return {"failed": f"{there} is in the destination and was not made here: move it, or take another one"}
+        return {"written": _write(wanted, folder, stem, config.format)}
     except OSError as error:
-        return {"disk": f"{error.strerror or error}: {error.filename or task['folder']}"}
+        return {"disk": f"{error.strerror or error}: {error.filename or folder}"}
 
 
-def write(made: Sequence[Result], folder: Path, stem: str, ending: str, keep: Sequence[str]) -> list[str]:
-    """Write pictures, each whole or not at all, but for names to keep; the names of the data set's pictures."""
-    names = []
-    for each in made:
-        name = f"{stem}{each.suffix}.{ending}"
-        if not each.is_debug:
-            names.append(name)
-        if name in keep:
-            continue
+def _is_strange(path: Path, mine: dict[str, Stamp]) -> bool:
+    return path.exists() and stamp_of(path) != mine.get(path.name)
+
+
+def _write(wanted: Sequence[tuple[Result, str]], folder: Path, stem: str, ending: str) -> dict[str, Stamp]:
+    """Write pictures, each whole or not at all; names and stamps of those of the data set."""
+    written = {}
+    for each, plain in wanted:
+        name = f"{plain}.{ending}"
         with atomic(folder / DEBUG_FOLDER / name if each.is_debug else folder / name) as new:
             each.picture.save(new, **SAVING[ending])
-    return names
+            if not each.is_debug:
+                written[name] = stamp_of(new)
+                note(folder, stem, name=name, stamp=written[name])
+    return written

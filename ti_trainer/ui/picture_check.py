@@ -19,11 +19,10 @@ import gradio as gr
 
 from ti_trainer.data.check import LEFT_OUT, Report, bring_back, check, leave_out
 from ti_trainer.errors import ConfigError, TITrainerError
-from ti_trainer.ui.caption_editor import small
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice
-from ti_trainer.ui.thumbnails import address_of
+from ti_trainer.ui.thumbnails import address_of, small
 
 MOST = 120  # suspects shown at once: after these are dealt with, another check shows the next
 NEWS_S = 0.3

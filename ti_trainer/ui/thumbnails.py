@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ti_trainer.data.pictures import upright
+
 SIDE_PX = 512
 MOST = 24  # of a run: more are not told apart
 
@@ -30,6 +32,14 @@ def thumbnail(path: Path, side: int = SIDE_PX) -> Image.Image | None:
         return None
 
 
+def small(path: Path, side: int = 192) -> Image.Image:
+    """The picture, or grey where it cannot be read, so that others keep their places."""
+    try:
+        return thumbnail(path, side) or Image.new("RGB", (side, side), "grey")
+    except Exception:  # a damaged file provokes anything
+        return Image.new("RGB", (side, side), "grey")
+
+
 def address(path: Path, side: int = 264) -> str:
     """The picture as a data: URI: so no file has to be served; empty if it cannot be read."""
     small = thumbnail(path, side)
@@ -43,9 +53,9 @@ def address_of(small: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def _read(path: Path, _changed: int, side: int) -> Image.Image:
     with Image.open(path) as opened:
-        small = opened.convert("RGB")
+        small = upright(opened, (side, side)).convert("RGB")
     small.thumbnail((side, side))
     return small
