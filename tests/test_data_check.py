@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -218,6 +219,59 @@ def test_leaving_out_takes_along_what_belongs_to_a_picture_and_all_comes_back(tm
     assert len(list(tmp_path.iterdir())) == 8
     assert all(path.read_text(encoding="utf-8") == path.name for path in tmp_path.iterdir())
     assert bring_back(tmp_path) == ([], [])
+
+
+def test_leaving_out_takes_along_nothing_of_others(tmp_path: Path) -> None:
+    others = ("model.safetensors", "model.yaml", "model.json", "model_att.safetensors", "model_att.txt")
+    own = ("model.png", "model.TXT", "model.caption", "model.npz", "model_att.webp")
+    for name in (*others, *own):
+        (tmp_path / name).touch()
+    leave_out(tmp_path, [tmp_path / "model.png"])
+    assert sorted(names(tmp_path.iterdir())) == sorted((LEFT_OUT, *others))
+    assert sorted(names((tmp_path / LEFT_OUT).iterdir())) == sorted(own)
+    bring_back(tmp_path)
+    assert sorted(names(tmp_path.iterdir())) == sorted((*others, *own))
+
+
+def linked(link: Path, to: str) -> None:
+    try:
+        link.symlink_to(to)
+    except OSError as error:
+        pytest.skip(f"no links can be made here: {error}")
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("through", ["data", "way"])
+def test_links_lead_where_they_led_when_they_are_left_out_and_when_they_are_back(
+    tmp_path: Path, through: str, absolute: bool
+) -> None:
+    folder = tmp_path / "deep" / "data"
+    folder.mkdir(parents=True)
+    (tmp_path / "store").mkdir()
+    for name in ("a.png", "a.txt"):
+        (tmp_path / "store" / name).write_text(name, encoding="utf-8")
+        linked(folder / name, str(tmp_path / "store" / name) if absolute else f"../../store/{name}")
+    before = {name: (folder / name).readlink() for name in ("a.png", "a.txt")}
+    linked(tmp_path / "way", "deep/data")
+    seen = folder if through == "data" else tmp_path / "way"
+    assert leave_out(seen, [seen / "a.png"]) == [seen / LEFT_OUT / "a.png"]
+    for name in ("a.png", "a.txt"):
+        assert (folder / LEFT_OUT / name).is_symlink()
+        assert (folder / LEFT_OUT / name).read_text(encoding="utf-8") == name
+        assert not os.path.lexists(folder / name)
+    assert bring_back(seen) == ([seen / "a.png"], [])
+    assert {path.name: path.readlink() for path in folder.iterdir()} == before
+
+
+def test_a_link_that_leads_nowhere_is_left_out_brought_back_and_never_overwritten(tmp_path: Path) -> None:
+    linked(tmp_path / "a.png", "../gone/a.png")
+    leave_out(tmp_path, [tmp_path / "a.png"])
+    (tmp_path / "a.png").write_text("another", encoding="utf-8")
+    assert leave_out(tmp_path, [tmp_path / "a.png"]) == [tmp_path / LEFT_OUT / "a (2).png"]
+    linked(tmp_path / "a (2).png", "nowhere.png")
+    assert [names(each) for each in bring_back(tmp_path)] == [["a.png"], ["a (2).png"]]
+    assert (tmp_path / "a.png").readlink() == Path("../gone/a.png")
+    assert (tmp_path / "a (2).png").is_symlink()
 
 
 def test_leaving_out_overwrites_nothing(tmp_path: Path) -> None:

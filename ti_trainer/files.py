@@ -49,6 +49,18 @@ def write_bytes(path: Path, content: bytes) -> None:
         new.write_bytes(content)
 
 
+def entered_path(text: str | None) -> Path:
+    """The path that somebody typed or pasted, quotes and ~ understood; '.' for nothing, ConfigError if it can be none."""
+    entered = (text or "").strip().strip('"')
+    if "\0" in entered:
+        message = f"Found {entered!r}, expected the path of a folder or file."
+        raise ConfigError(message)
+    try:
+        return Path(entered).expanduser()
+    except RuntimeError:  # nobody of that name
+        return Path(entered)
+
+
 def checked_name(name: str) -> str:
     """The name of an embedding, if it can be a word in a prompt and a file's name everywhere; else ConfigError."""
     if not name.strip() or name != name.strip() or name.startswith(".") or name.endswith("."):

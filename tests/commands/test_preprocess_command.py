@@ -85,6 +85,37 @@ def test_what_cannot_be_is_one_line(photos: Path, run: Callable, tmp_path: Path,
     assert not list((tmp_path / "made").glob("*.png"))
 
 
+@pytest.mark.parametrize("name", ["preview", "preview.txt", "preview.gz"])
+def test_a_preview_that_is_no_picture_is_refused_before_any_work(
+    photos: Path, run: Callable, tmp_path: Path, name: str
+) -> None:
+    done = run("preprocess", photos, "made", "--resize", "focal", "--preview", name)
+    assert done.code == 1
+    assert done.errors == [
+        f"Error: The preview is a picture: found the file name '{name}', expected one that ends in .png or .jpg."
+    ]
+    assert done.out == ""  # not even which face detector there is
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_captioner_is_refused_before_any_work(photos: Path, run: Callable, tmp_path: Path) -> None:
+    done = run("preprocess", photos, "made", "--resize", "focal", "--captioners", "blip, wd41")
+    assert done.code == 1
+    assert len(done.errors) == 1
+    assert "found wd41, expected names among" in done.errors[0]
+    assert done.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_jpeg_can_be_the_preview(photos: Path, run: Callable, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    shutil.copy(photos / "000.jpg", tmp_path / "one" / "写真.jpg")
+    done = run("preprocess", "one", "made", "--preview", "preview.JPG")
+    assert done.code == 0, done.err
+    with Image.open(tmp_path / "preview.JPG") as sheet:
+        assert sheet.format == "JPEG"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are not like that on Windows")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_or_killed_it_goes_on(photos: Path, start: Callable, run: Callable, tmp_path: Path, how: int) -> None:

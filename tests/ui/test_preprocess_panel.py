@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,15 @@ import pytest
 pytest.importorskip("gradio")  # the page is all that needs it
 
 from browser import complaints, launch
+from fakes import TinyHost
 from PIL import Image
 from test_page import Served, choose, entry, fill, says, served, show, until
+
+from ti_trainer.errors import ConfigError
+from ti_trainer.training.job import Job
+from ti_trainer.ui import preprocess
+from ti_trainer.ui.gradio_compat import blocks
+from ti_trainer.ui.page import Page as Site
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -175,3 +183,37 @@ def test_a_tagger_writes_captions(served: Served, page: Page, tmp_path: Path) ->
     finish(page)
     says(page, "preprocess_result", "with a caption")
     assert (made(served) / "0.txt").read_text() == "blue sky"
+
+
+def test_visitors_from_the_network_get_no_further_than_their_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, outside = tmp_path / "theirs", tmp_path / "mine"
+    for folder in (inside / "photos", outside / "tagger"):
+        folder.mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(folder / "a.png")
+    monkeypatch.chdir(outside)  # the program may be started anywhere
+    host = TinyHost(tmp_path)
+
+    def check_folder(folder: Path) -> None:
+        if not folder.resolve().is_relative_to(inside):
+            raise ConfigError(f"{folder} is not for visitors")
+
+    host = replace(host, fixed=frozenset({"filename_word_regex"}))
+    monkeypatch.setattr(TinyHost, "check_folder", lambda _, folder: check_folder(folder))
+    with blocks("test"):
+        made = preprocess.panel(Site(host, Job()))
+
+    def wrong(**changes: object) -> dict[str, str]:
+        given = {name: widget.value for name, widget in made.widgets.items()}
+        given |= {"source": str(inside / "photos"), "destination": str(inside / "made"), **changes}
+        return made.work(*given.values())[1]
+
+    assert wrong() == {}
+    assert "not for visitors" in wrong(source=str(outside / "tagger"))["source"]
+    assert "not for visitors" in wrong(destination=str(outside / "made"))["destination"]
+    for tagger in (outside / "tagger", f'"{outside}/tagger"', f" {outside}/tagger", "tagger", "~"):
+        assert "not for visitors" in str(wrong(tagger=str(tagger)))
+        assert wrong(blip_model=str(tagger))
+    assert "download" in wrong(blip_model="somebody/something-large")["blip_model"]
+    assert "expected the path" in str(wrong(source="a\0b"))

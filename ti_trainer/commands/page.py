@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
             logging.getLogger(__name__).info("Stopping the training; what was learned is kept.")
             job.stop()
             job.wait()
+        page.preprocessing.stop()
+        page.preprocessing.wait()
         signal.signal(signal.SIGTERM, before)
     return 0
 

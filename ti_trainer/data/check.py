@@ -77,8 +77,7 @@ def check(
     DatasetError if there is none, ConfigError without the package imagehash, StoppedError if it was stopped.
     """
     look = partial(_looked_at, imagehash=_imagehash())
-    paths = find_images(folder)
-    seen: list[_Seen] = []
+    paths, seen = find_images(folder), list[_Seen]()
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for one in pool.map(look, paths):
             seen.append(one)

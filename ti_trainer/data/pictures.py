@@ -67,10 +67,8 @@ def upright(opened: Image.Image, at_least: tuple[int, int] | None = None) -> Ima
     """
     if at_least is not None:
         opened.draft("RGB", at_least[::-1] if _lies(opened) else at_least)
-    if isinstance(
-        opened, TiffImageFile
-    ):  # Pillow turns these itself; the orientation that older ones leave would do it again
-        opened.load()
+    if isinstance(opened, TiffImageFile):
+        opened.load()  # turns it; Pillow before 10 then keeps the orientation, and exif_transpose would turn it again
         return eight_bit(opened.copy())
     return eight_bit(ImageOps.exif_transpose(opened))
 

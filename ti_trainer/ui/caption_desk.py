@@ -14,6 +14,7 @@ from PIL import Image
 
 from ti_trainer.data.captions import BACKUP, Captions, difference, load
 from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.files import entered_path
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice
 from ti_trainer.ui.thumbnails import address_of, small
@@ -81,7 +82,7 @@ def opened(page: Page, *given: Any) -> list[Any]:
         if left and not warned:
             said = f"{_counted(left, 'caption')} changed and not saved: Save first, or press Load once more to give that up."
             return replace(desk, warned=True), notice("warning", said)
-        path = Path((folder or "").strip().strip('"'))
+        path = entered_path(folder)
         if path == Path():
             message = "Data set directory: found nothing, expected a folder with pictures."
             raise ConfigError(message)

@@ -13,7 +13,7 @@ from ti_trainer.data.images import find_masks
 from ti_trainer.data.pictures import find_images
 from ti_trainer.data.subsets import Subset, write_subsets
 from ti_trainer.errors import ConfigError, DatasetError, TITrainerError
-from ti_trainer.files import checked_name
+from ti_trainer.files import checked_name, entered_path
 from ti_trainer.training.session import data_sets_dir, subsets_of
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
@@ -182,4 +182,4 @@ def _value(value: Any) -> Any:
 
 
 def _path(text: str | None) -> Path:
-    return Path((text or "").strip().strip('"'))
+    return entered_path(text)

@@ -19,6 +19,7 @@ import gradio as gr
 
 from ti_trainer.data.check import LEFT_OUT, Report, bring_back, check, leave_out
 from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.files import entered_path
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice
@@ -223,7 +224,7 @@ def _bar(done: int, total: int) -> str:
 
 
 def _folder(page: Page, folder: str) -> Path:
-    path = Path((folder or "").strip().strip('"'))
+    path = entered_path(folder)
     if path == Path():
         message = "Data set directory: found nothing, expected a folder with pictures."
         raise ConfigError(message)

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.files import entered_path
 from ti_trainer.options import Option
 from ti_trainer.preprocess import captioners, faces
 from ti_trainer.preprocess.config import SECTIONS, PreprocessConfig, options
@@ -71,9 +72,9 @@ class Preprocess:
     def work(self, *given: Any) -> tuple[Preprocessing | None, dict[str, str]]:
         """What the form describes, or what is wrong with each entry."""
         values = dict(zip(self.widgets, given, strict=True))
-        folders = {name: Path((values.pop(name) or "").strip().strip('"')) for name in ("source", "destination")}
-        wrong = {name: f"Name the {name} folder." for name, path in folders.items() if path == Path()}
-        values["resize"] = LABELS[values["resize"]]
+        entered = {name: values.pop(name) for name in ("source", "destination")}
+        wrong = {name: f"Name the {name} folder." for name, text in entered.items() if not (text or "").strip()}
+        values["resize"] = LABELS.get(values["resize"])
         labels = captioners.labels(self.page.host)
         values["captioners"] = ", ".join(name for name, label in labels.items() if label in (values["captioners"] or []))
         for option in options():
@@ -86,19 +87,39 @@ class Preprocess:
                 wrong[option.name] = str(error)
         if wrong:
             return None, wrong
+        at = "source"
         try:
-            models = [Path(values[name]) for name in ("tagger", "blip_model") if Path(values[name]).is_dir()]
-            for path in (*folders.values(), *models):
-                self.page.host.check_folder(path)
-            config = PreprocessConfig(**values)
+            folders = {}
+            for name, text in entered.items():
+                at = name
+                folders[name] = entered_path(text)
+                self.page.host.check_folder(folders[name])
+            config = PreprocessConfig(**self._with_models_checked(values))
             captioners.chosen(config, self.page.host)
             work = Preprocessing(*folders.values(), config, face_models(self.page), self._captioning(config))
             work.check()
         except ConfigError as error:
-            return None, {error.option or "source": str(error)}
+            return None, {error.option or at: str(error)}
         except (TITrainerError, OSError) as error:
             return None, {"source": str(error)}
         return work, {}
+
+    def _with_models_checked(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The options with folders of models as they are read; ConfigError for one that is not this visitor's to read."""
+        values, host = dict(values), self.page.host
+        if values["tagger"]:
+            path = entered_path(values["tagger"])
+            host.check_folder(path)
+            values["tagger"] = str(path)
+        if values["blip_model"] != PreprocessConfig.blip_model:
+            path = entered_path(values["blip_model"])
+            if path.is_dir():
+                host.check_folder(path)
+                values["blip_model"] = str(path)
+            elif "filename_word_regex" in host.fixed:  # visitors from the network
+                message = f"BLIP model: found {values['blip_model']!r}, expected a folder: visitors download no others."
+                raise ConfigError(message, "blip_model")
+        return values
 
     def _captioning(self, config: PreprocessConfig) -> Any:
         """Opens the captioners that were chosen; None if there are none."""

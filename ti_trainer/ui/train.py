@@ -13,6 +13,7 @@ from ti_trainer.config import SECTIONS, problems
 from ti_trainer.data.pictures import find_images
 from ti_trainer.data.prompts import NAME, find_template, templates
 from ti_trainer.errors import ConfigError, DatasetError, TITrainerError
+from ti_trainer.files import entered_path
 from ti_trainer.training.session import Session, subsets_of
 from ti_trainer.ui import folder_rows, preset_row
 from ti_trainer.ui.form import FIRST, Form, starting_values, typed
@@ -64,7 +65,7 @@ class TrainForm:
             values |= typed(dict(zip(self.page.txt2img, borrowed, strict=True)))
             seed = str(values.get("preview_seed"))  # a text box with some options of the WebUI
             values["preview_seed"] = int(seed) if seed.isdecimal() else 0  # -1, a new one each time, could not be compared
-        return name or "", Path((images or "").strip().strip('"')), values
+        return name or "", entered_path(images), values
 
     def session(self, name: str, images: Path, values: dict[str, Any]) -> Session:
         """The run that the form describes."""

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from ti_trainer.errors import ConfigError
+from ti_trainer.files import entered_path
 from ti_trainer.preprocess.captioners import missing
 from ti_trainer.preprocess.config import PreprocessConfig
 from ti_trainer.preprocess.tags import Captioner
@@ -26,7 +27,7 @@ def load(config: PreprocessConfig, device: torch.device) -> Captioner:
         from transformers import BlipForConditionalGeneration, BlipProcessor
     except ImportError as error:
         raise missing(PACKAGE, error) from error
-    folder = _folder(config.blip_model.strip().strip('"'))
+    folder = _folder(config.blip_model)
     try:
         processor = BlipProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         network, about = BlipForConditionalGeneration.from_pretrained(
@@ -49,8 +50,8 @@ def load(config: PreprocessConfig, device: torch.device) -> Captioner:
 
 def _folder(source: str) -> Path:
     """Where the model's files are; downloaded are only those that are read."""
-    folder = Path(source).expanduser()
-    if not source or not folder.is_dir():
+    folder = entered_path(source)
+    if folder == Path() or not folder.is_dir():
         from huggingface_hub import snapshot_download
 
         try:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ti_trainer.errors import ConfigError
+from ti_trainer.files import entered_path
 from ti_trainer.preprocess.captioners import missing
 from ti_trainer.preprocess.config import PreprocessConfig
 from ti_trainer.preprocess.tags import Captioner, Tags
@@ -105,7 +106,7 @@ def _folder(entered: str) -> Path:
     if not entered.strip():
         found = "No tagger folder was chosen."
         raise _refused(found)
-    folder = Path(entered.strip().strip('"')).expanduser()
+    folder = entered_path(entered)
     if not folder.is_dir():
         found = f"There is no folder {folder}."
         raise _refused(found)
