@@ -129,6 +129,8 @@ def test_names_that_would_collide_are_told_apart(tmp_path: Path) -> None:
 
 def test_sub_folders_only_if_asked(source: Path) -> None:
     photo(source / "holiday" / "beach.jpg")
+    for name in ("left out/IMG 9.jpg", "debug/IMG 0-debug.png", "holiday/beach_att.png"):
+        photo(source / name)
     assert work(source).run().photos == 3
     assert work(source, recursive=True).run().photos == 1
     assert "holiday_beach.png" in shown(source.parent / "data set")

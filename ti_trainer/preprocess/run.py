@@ -16,15 +16,16 @@ from typing import Any
 
 from PIL import Image
 
-from ti_trainer.data.pictures import find_images, is_image
+from ti_trainer.data.pictures import find_images, pictures_among
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes
 from ti_trainer.preprocess import faces
 from ti_trainer.preprocess.config import PreprocessConfig
-from ti_trainer.preprocess.ledger import Entry, Ledger, Stamp, caption_hash, note, stamp_of
+from ti_trainer.preprocess.ledger import LEFT_OUT, Entry, Ledger, Stamp, caption_hash, note, stamp_of
 from ti_trainer.preprocess.pictures import FLIPPED, Result, results
 from ti_trainer.preprocess.pool import work_off
 from ti_trainer.preprocess.tags import merged
+from ti_trainer.preprocess.worker import DEBUG_FOLDER
 
 CAPTIONS_IN_VAIN = 5  # one after the other: then something is wrong with all of them
 Caption = Callable[[Image.Image], str]
@@ -101,8 +102,11 @@ class Preprocessing:
             return find_images(self.source)
         if not self.source.is_dir():
             return find_images(self.source)  # says so
-        found = sorted(
-            path for path in self.source.rglob("*") if is_image(path) and destination not in path.resolve().parents
+        elsewhere = (LEFT_OUT, DEBUG_FOLDER)
+        found = pictures_among(
+            path
+            for path in self.source.rglob("*")
+            if destination not in path.resolve().parents and path.parent.name not in elsewhere
         )
         if not found:
             message = f"There are no pictures in {self.source} and its sub-folders: put some there (.png, .jpg, .webp, ...)."
