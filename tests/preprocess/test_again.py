@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_run import contents, photo, shown, source, work
+from test_preprocess_run import contents, photo, shown, source, work
 
 from ti_trainer.errors import DatasetError
 from ti_trainer.preprocess.ledger import FILE, JOURNAL, LEFT_OUT
