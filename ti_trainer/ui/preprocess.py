@@ -31,7 +31,7 @@ MODES = {  # what people choose, and what it means
     "auto-size": ("Auto-sized crop", "For each the best size within the limits below; width and height do not matter."),
     "buckets": (
         "Aspect-ratio buckets",
-        "Nothing is squashed, and next to nothing cut off: each keeps its shape, in sizes of 64 px steps of about width x "
+        "Nothing is squashed, and little cut off: each keeps its shape, in sizes of 64 px steps of about width x "
         "height pixels. Train with 'Use aspect-ratio buckets'.",
     ),
     "keep": ("Keep original size", "As it is; width and height do not matter."),
