@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import socket
 import webbrowser
 from collections.abc import Callable
@@ -39,8 +40,11 @@ def serve(
             ready(url)
         if open_browser:
             webbrowser.open(url)
+        server = uvicorn.Server(config)
+        # A stream that an open page listens to is cut off at the end: uvicorn would log that as an error.
+        logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         with contextlib.suppress(KeyboardInterrupt):  # newer versions of uvicorn raise it again when they have ended
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
 
 
 def _listen(address: str, port: int | None) -> socket.socket:
