@@ -169,6 +169,7 @@ def _text(label: str, name: str, **given: Any) -> gr.Textbox:
 
 
 def _wire(page: Page, ui: SimpleNamespace) -> None:
+    # All without gradio's queue, whose stream of answers may miss a press that comes just when it closes.
     filters = [ui.all_of, ui.none_of, ui.bare]
     given = [ui.desk, ui.text, ui.sent, ui.find, ui.ticked, *filters]  # what nearly every handler is given
     view = [ui.desk, ui.said, ui.gallery, ui.place, ui.summary, ui.large, ui.text, ui.save, ui.ticked, ui.sent, ui.told]
@@ -176,18 +177,18 @@ def _wire(page: Page, ui: SimpleNamespace) -> None:
 
     def act(button: Any, change: Callable[..., Captions], *more: Any, target: Any = ui.target) -> Any:
         """`change` is given the captions, the pictures that are meant, the ticked tags, and the values of `more`."""
-        return listen(button.click, partial(acted, change), [*given, target, *more], outputs, show_progress="minimal")
+        return listen(button.click, partial(acted, change), [*given, target, *more], outputs, queue=False)
 
     for event in (ui.load.click, ui.folder.submit):
-        listen(event, partial(opened, page), [*given, ui.folder], outputs, show_progress="minimal")
-    listen(ui.gallery.select, clicked, given[:5], view)
-    listen(ui.find.change, ticks, [ui.desk, ui.find, ui.ticked], [ui.ticked])
+        listen(event, partial(opened, page), [*given, ui.folder], outputs, queue=False)
+    listen(ui.gallery.select, clicked, given[:5], view, queue=False)
+    listen(ui.find.change, ticks, [ui.desk, ui.find, ui.ticked], [ui.ticked], queue=False)
     for each in filters:
-        listen(each.change, sifted, given, view, show_progress="minimal")
+        listen(each.change, sifted, given, view, queue=False)
     for button, by, pages in ((ui.back, -1, True), (ui.forth, 1, True), (ui.previous, -1, False), (ui.next, 1, False)):
-        listen(button.click, partial(went, by, pages), given[:5], view, show_progress="minimal")
+        listen(button.click, partial(went, by, pages), given[:5], view, queue=False)
     for button, change in ((ui.apply, applied), (ui.undo, undone), (ui.redo, redone), (ui.save, saved)):
-        listen(button.click, partial(changed, change), given, outputs, show_progress="minimal")
+        listen(button.click, partial(changed, change), given, outputs, queue=False)
     act(ui.add, lambda captions, chosen, _, tags: captions.add(chosen, entered_tags(tags)), ui.new)
     act(ui.add_front, lambda captions, chosen, _, tags: captions.add(chosen, entered_tags(tags), front=True), ui.new)
     act(ui.remove, lambda captions, chosen, ticked: captions.remove(chosen, ticked_tags(ticked)))
@@ -201,5 +202,5 @@ def _wire(page: Page, ui: SimpleNamespace) -> None:
         ui.common,
         target=gr.State(ALL),
     )
-    listen(dropped.then, lambda desk: looked(desk)[1:], [ui.desk], [ui.common, ui.drop])
-    listen(ui.look.click, looked, [ui.desk], [ui.told, ui.common, ui.drop])
+    listen(dropped.then, lambda desk: looked(desk)[1:], [ui.desk], [ui.common, ui.drop], queue=False)
+    listen(ui.look.click, looked, [ui.desk], [ui.told, ui.common, ui.drop], queue=False)
