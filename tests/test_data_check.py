@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 pytest.importorskip("imagehash")
 
 from ti_trainer.data import check as checking
-from ti_trainer.data.check import BLURRED_PX, LEFT_OUT, Report, bring_back, check, edge_width, leave_out
+from ti_trainer.data.check import BLURRED_PX, Report, bring_back, check, edge_width, leave_out
+from ti_trainer.data.pictures import LEFT_OUT
 from ti_trainer.errors import DatasetError, StoppedError
 
 SIZE = (640, 600)

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from test_preprocess_run import contents, photo, shown, source, work
 
+from ti_trainer.data.pictures import LEFT_OUT
 from ti_trainer.errors import DatasetError
-from ti_trainer.preprocess.ledger import FILE, JOURNAL, LEFT_OUT
+from ti_trainer.preprocess.ledger import FILE, JOURNAL
 from ti_trainer.preprocess.run import Preprocessing
 
 __all__ = ["source"]  # a fixture

@@ -97,9 +97,9 @@ def test_where_there_is_no_face_none_is_found(models):
 
 
 def test_the_first_folder_that_has_the_model_is_taken(models, tmp_path):
-    assert faces.model_file([tmp_path, models]) == models / faces.MODEL
-    assert faces.model_file([tmp_path]) is None
-    assert faces.model_file([]) is None
+    assert next(faces.model_files([tmp_path, models]), None) == models / faces.MODEL
+    assert next(faces.model_files([tmp_path]), None) is None
+    assert next(faces.model_files([]), None) is None
 
 
 def test_a_damaged_model_is_passed_over_and_named(models, tmp_path):
@@ -168,7 +168,7 @@ def test_what_is_downloaded_is_kept_once_it_is_known_to_be_the_model(served, tmp
     monkeypatch.setattr(faces, "SHA256", hashlib.sha256(content).hexdigest())
     path = faces.download(tmp_path / "new" / "folder", f"{url}/model")
     assert path.read_bytes() == content
-    assert faces.model_file([path.parent]) == path
+    assert next(faces.model_files([path.parent]), None) == path
     assert "YuNet" in faces.load([path.parent])[1]
 
 
@@ -186,4 +186,4 @@ def test_no_answer_is_explained_and_how_to_do_without(served, tmp_path):
         faces.download(tmp_path, f"{url}/none")
     with pytest.raises(ConfigError, match="could not be downloaded"):
         faces.download(tmp_path, "http://127.0.0.1:9/")
-    assert faces.model_file([tmp_path]) is None
+    assert next(faces.model_files([tmp_path]), None) is None

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
+from ti_trainer.data.pictures import LEFT_OUT
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.preprocess.config import PreprocessConfig
-from ti_trainer.preprocess.ledger import FILE, LEFT_OUT
+from ti_trainer.preprocess.ledger import FILE
 from ti_trainer.preprocess.run import Preprocessing
 
 SMALL = {"width": 64, "height": 64}

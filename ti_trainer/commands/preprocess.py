@@ -54,10 +54,14 @@ def run(args: argparse.Namespace) -> int:
             drawn.save(new)
         print(f"What becomes of the first photos is drawn in {args.preview}; nothing else was written.")
         return 0
-    with interruptible("Finishing the photos at hand; press Ctrl-C again to break off.") as stop:
-        bar = tqdm(total=len(work.check()), desc="Preprocessing", unit="photo")
-        with bar:
-            summary = work.run(lambda done, total: bar.update(done - bar.n), stop.is_set)
+    said = "Finishing the photos at hand; press Ctrl-C again to break off."
+    with interruptible(said) as stop, tqdm(desc="Preprocessing", unit="photo", delay=0.2) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        summary = work.run(progress, stop.is_set)
     report(summary, args)
     if summary.stopped:
         return INTERRUPTED

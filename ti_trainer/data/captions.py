@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ti_trainer.data.check import without_masks
 from ti_trainer.data.pictures import find_images
 from ti_trainer.data.prompts import caption_of
 from ti_trainer.errors import ConfigError, DatasetError
@@ -207,7 +206,7 @@ def load(folder: Path, word_regex: str = "", join_string: str = " ") -> Captions
 
     `word_regex` and `join_string` are the training's: how words are made of the names of pictures without a caption.
     """
-    pictures = tuple(without_masks(find_images(folder)))
+    pictures = tuple(find_images(folder))
     texts: dict[str, str | None] = {}
     names: dict[str, str] = {}
     on_disk: dict[str, bytes | None] = {}

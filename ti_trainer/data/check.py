@@ -19,12 +19,18 @@ import numpy as np
 from PIL import Image
 
 from ti_trainer.data.look import same_files
-from ti_trainer.data.pictures import MASKS, find_images, is_image, pictures_among, upright, upright_size
-from ti_trainer.data.pictures import without_masks as without_masks  # for the caption editor
+from ti_trainer.data.pictures import (
+    FLIPPED,
+    LEFT_OUT,
+    MASKS,
+    find_images,
+    is_image,
+    pictures_among,
+    upright,
+    upright_size,
+)
 from ti_trainer.errors import ConfigError, DatasetError, StoppedError
 
-LEFT_OUT = "left out"  # the sub-folder
-FLIPPED = "-flipped"  # how Preprocess ends the names of mirrored copies
 BELONGINGS = (".txt", ".caption", ".npz")  # captions, and latents as kohya's trainers keep them
 SIDE_PX = 512  # sharpness and likeness are judged on pictures whose shorter side is no longer than this
 # Measured on photos and drawings: saved again, resized, brightened by a fifth or less 5 % of each side: at most 10 of 64

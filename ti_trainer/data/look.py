@@ -121,11 +121,6 @@ def _read(
     return seen, broken, thumbnails
 
 
-def duplicates(paths: Sequence[Path]) -> list[list[str]]:
-    """Names of files with the same content, together."""
-    return [[path.name for path in same] for same in same_files(paths)]
-
-
 def same_files(paths: Sequence[Path]) -> list[list[Path]]:
     """Files with the same content, together; only files of the same length are read."""
     by_length: dict[int, list[Path]] = defaultdict(list)

@@ -16,6 +16,8 @@ from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from ti_trainer.errors import DatasetError
 
 ORIENTATION = 0x0112  # EXIF
+FLIPPED = "-flipped"  # how the names of mirrored copies end
+LEFT_OUT = "left out"  # the sub-folder for pictures that somebody took out of a data set
 MASKS = ("_att", "-masklabel")  # how masks are named that lie beside their pictures: DreamArtist's, OneTrainer's
 
 

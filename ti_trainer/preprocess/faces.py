@@ -42,7 +42,7 @@ def load(folders: Sequence[Path]) -> tuple[Faces | None, str]:
     if text := missing():
         return None, f"Faces are not looked for. {text}"
     trouble = ""
-    for path in _model_files(folders):
+    for path in model_files(folders):
         finder, why_not = _tried(path)
         if finder:
             return finder, f"Faces are found by YuNet ({path.name})."
@@ -60,11 +60,6 @@ def missing() -> str:
     except ImportError as error:  # also where it is installed, but not the libraries of the system that it wants
         return f"OpenCV cannot be loaded ({error}): {sys.executable} -m pip install opencv-python-headless"
     return ""
-
-
-def model_file(folders: Sequence[Path]) -> Path | None:
-    """The first of the folders' YuNet models, whole or not; None if there is none."""
-    return next(_model_files(folders), None)
 
 
 def download(folder: Path, url: str = URL) -> Path:
@@ -91,7 +86,8 @@ def download(folder: Path, url: str = URL) -> Path:
     return folder / MODEL
 
 
-def _model_files(folders: Sequence[Path]) -> Iterator[Path]:
+def model_files(folders: Sequence[Path]) -> Iterator[Path]:
+    """The folders' YuNet models, whole or not, the newer kind first."""
     return (folder / name for name in (MODEL, OLD_MODEL) for folder in folders if (folder / name).is_file())
 
 

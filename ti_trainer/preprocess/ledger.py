@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ti_trainer.data.pictures import LEFT_OUT
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import write_bytes
 
 FILE = ".ti_trainer-preprocess.json"
 JOURNAL = ".ti_trainer-preprocess.journal"  # what came since, a line each; there only while we work, or after a kill
-LEFT_OUT = "left out"  # pictures that somebody took out of the data set lie here
 LONGEST_STEM = 180  # bytes: most file systems end at 255, and endings come on top
 Stamp = list[int]  # length in bytes, time of change in ns
 

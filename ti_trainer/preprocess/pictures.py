@@ -11,13 +11,13 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from ti_trainer.data.pictures import has_alpha, upright, upright_size
+from ti_trainer.data.pictures import FLIPPED, has_alpha, upright, upright_size
 from ti_trainer.errors import DatasetError
 from ti_trainer.preprocess import crops, focal
 from ti_trainer.preprocess.config import PreprocessConfig
 from ti_trainer.preprocess.faces import Faces
 
-FLIPPED, DEBUG = "-flipped", "-debug"
+DEBUG = "-debug"
 SAVING = {  # PNG: level 1 is several times as fast as the default and a few percent larger
     "png": {"format": "PNG", "compress_level": 1},
     "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},

@@ -16,13 +16,13 @@ from typing import Any
 
 from PIL import Image
 
-from ti_trainer.data.pictures import find_images, pictures_among
+from ti_trainer.data.pictures import FLIPPED, LEFT_OUT, find_images, pictures_among
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes
 from ti_trainer.preprocess import faces
 from ti_trainer.preprocess.config import PreprocessConfig
-from ti_trainer.preprocess.ledger import LEFT_OUT, Entry, Ledger, Stamp, caption_hash, note, stamp_of
-from ti_trainer.preprocess.pictures import FLIPPED, Result, results
+from ti_trainer.preprocess.ledger import Entry, Ledger, Stamp, caption_hash, note, stamp_of
+from ti_trainer.preprocess.pictures import Result, results
 from ti_trainer.preprocess.pool import work_off
 from ti_trainer.preprocess.tags import merged
 from ti_trainer.preprocess.worker import DEBUG_FOLDER

@@ -13,14 +13,6 @@ from ti_trainer.preprocess.pictures import Result
 ROW_PX, GAP_PX, TEXT_PX = 200, 8, 16
 
 
-def thumbnail(path: Path, height: int = ROW_PX) -> Image.Image:
-    """The photo, small."""
-    with Image.open(path) as opened:
-        picture = upright(opened, (1, 2 * height)).convert("RGB")
-    picture.thumbnail((4 * height, height))
-    return picture
-
-
 def sheet(rows: Iterable[tuple[Path, Sequence[Result], str]]) -> Image.Image:
     """A row for each photo: itself, then its results at one scale; below, its name, and its caption or what is wrong."""
     drawn = [_row(*each) for each in rows]
@@ -34,11 +26,12 @@ def sheet(rows: Iterable[tuple[Path, Sequence[Result], str]]) -> Image.Image:
 
 
 def _row(path: Path, made: Sequence[Result], said: str) -> Image.Image:
-    pictures = [thumbnail(path)] if made else []
-    for each in made:
-        picture = each.picture.convert("RGB")
+    pictures = [each.picture.convert("RGB") for each in made]
+    if made:
+        with Image.open(path) as opened:
+            pictures.insert(0, upright(opened, (1, 2 * ROW_PX)).convert("RGB"))
+    for picture in pictures:
         picture.thumbnail((4 * ROW_PX, ROW_PX))
-        pictures.append(picture)
     width = sum(each.width + GAP_PX for each in pictures)
     row = Image.new("RGB", (max(width, 800), (ROW_PX if pictures else 0) + TEXT_PX + 2 * GAP_PX), "white")
     left = 0

@@ -37,7 +37,7 @@ def panel(page: Page) -> None:
         }
         for endpoint, (act, inputs, outputs) in endpoints.items():
             button = unsaved(gr.Button(endpoint))
-            listen(button.click, _refusing(act), inputs, outputs, api_name=PREFIX + endpoint, queue=False)
+            listen(button.click, _refusing(act), inputs, outputs, api_name=PREFIX + endpoint)
 
 
 def created(page: Page, name: str, init_text: str, num_vectors: float, overwrite: bool) -> str:

@@ -14,14 +14,13 @@ from PIL import Image
 
 from ti_trainer.data.captions import BACKUP, Captions, difference, load
 from ti_trainer.errors import ConfigError, TITrainerError
-from ti_trainer.files import entered_path
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice
 from ti_trainer.ui.thumbnails import address_of, small
 
 PAGE = 60  # pictures at once
 MOST_TAGS = 100  # to tick; rarer ones are found by typing
-SIDE_PX, LARGE_PX = 192, 448
+LARGE_PX = 448
 VIEW = 11  # components that show captions
 ALL, ONE = "all that are shown", "the picture I clicked"
 
@@ -82,11 +81,7 @@ def opened(page: Page, *given: Any) -> list[Any]:
         if left and not warned:
             said = f"{_counted(left, 'caption')} changed and not saved: Save first, or press Load once more to give that up."
             return replace(desk, warned=True), notice("warning", said)
-        path = entered_path(folder)
-        if path == Path():
-            message = "Data set directory: found nothing, expected a folder with pictures."
-            raise ConfigError(message)
-        page.host.check_folder(path)
+        path = page.data_set_dir(folder)
         words = {each: page.host.defaults.get(f"filename_{each}") for each in ("word_regex", "join_string")}
         captions = load(path, **{name: value for name, value in words.items() if value is not None})
         return Desk(captions), ""
@@ -215,7 +210,7 @@ def replaced(
     page: Page, captions: Captions, chosen: Sequence[Path], _: list[str], search: str, by: str, regex: bool
 ) -> Captions:
     """Text or a regular expression, where that is allowed, by another text."""
-    if regex and "filename_word_regex" in page.host.fixed:
+    if regex and page.has_visitors:
         message = "Regular expressions are not for visitors here: one can keep the program busy for ever."
         raise ConfigError(message)
     return captions.replace(chosen, search or "", by or "", regex=regex)

@@ -1,4 +1,4 @@
-"""The panel Captions: a folder's pictures with their captions, changed in many at once or one by one, written when saved.
+"""The part Edit captions: a folder's pictures with their captions, changed in many at once or one by one.
 
 Knows how things look and which pictures are meant; what a change does, `data.captions` knows.
 """
@@ -73,7 +73,7 @@ def panel(page: Page) -> CaptionEditor:
             _one(ui)
             _tags(ui)
             with gr.Accordion("Search and replace", open=False):
-                _search(ui, regex="filename_word_regex" not in page.host.fixed)
+                _search(ui, regex=not page.has_visitors)
             with gr.Accordion("What belongs into captions? Tags in nearly all images", open=False):
                 _common(ui)
     for each in vars(ui).values():
@@ -177,18 +177,18 @@ def _wire(page: Page, ui: SimpleNamespace) -> None:
 
     def act(button: Any, change: Callable[..., Captions], *more: Any, target: Any = ui.target) -> Any:
         """`change` is given the captions, the pictures that are meant, the ticked tags, and the values of `more`."""
-        return listen(button.click, partial(acted, change), [*given, target, *more], outputs, queue=False)
+        return listen(button.click, partial(acted, change), [*given, target, *more], outputs)
 
     for event in (ui.load.click, ui.folder.submit):
-        listen(event, partial(opened, page), [*given, ui.folder], outputs, queue=False)
-    listen(ui.gallery.select, clicked, given[:5], view, queue=False)
-    listen(ui.find.change, ticks, [ui.desk, ui.find, ui.ticked], [ui.ticked], queue=False)
+        listen(event, partial(opened, page), [*given, ui.folder], outputs)
+    listen(ui.gallery.select, clicked, given[:5], view)
+    listen(ui.find.change, ticks, [ui.desk, ui.find, ui.ticked], [ui.ticked])
     for each in filters:
-        listen(each.change, sifted, given, view, queue=False)
+        listen(each.change, sifted, given, view)
     for button, by, pages in ((ui.back, -1, True), (ui.forth, 1, True), (ui.previous, -1, False), (ui.next, 1, False)):
-        listen(button.click, partial(went, by, pages), given[:5], view, queue=False)
+        listen(button.click, partial(went, by, pages), given[:5], view)
     for button, change in ((ui.apply, applied), (ui.undo, undone), (ui.redo, redone), (ui.save, saved)):
-        listen(button.click, partial(changed, change), given, outputs, queue=False)
+        listen(button.click, partial(changed, change), given, outputs)
     act(ui.add, lambda captions, chosen, _, tags: captions.add(chosen, entered_tags(tags)), ui.new)
     act(ui.add_front, lambda captions, chosen, _, tags: captions.add(chosen, entered_tags(tags), front=True), ui.new)
     act(ui.remove, lambda captions, chosen, ticked: captions.remove(chosen, ticked_tags(ticked)))
@@ -202,5 +202,5 @@ def _wire(page: Page, ui: SimpleNamespace) -> None:
         ui.common,
         target=gr.State(ALL),
     )
-    listen(dropped.then, lambda desk: looked(desk)[1:], [ui.desk], [ui.common, ui.drop], queue=False)
-    listen(ui.look.click, looked, [ui.desk], [ui.told, ui.common, ui.drop], queue=False)
+    listen(dropped.then, lambda desk: looked(desk)[1:], [ui.desk], [ui.common, ui.drop])
+    listen(ui.look.click, looked, [ui.desk], [ui.told, ui.common, ui.drop])

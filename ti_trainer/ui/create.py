@@ -72,9 +72,9 @@ def panel(page: Page) -> Create:
     for each in (name, init_text, num_vectors, overwrite):
         unsaved(each)
     for each in (name, overwrite):
-        listen(each.change, lambda *given: about_the_name(page, *given), [name, overwrite], [about_name], queue=False)
+        listen(each.change, lambda *given: about_the_name(page, *given), [name, overwrite], [about_name])
     for each in (init_text, num_vectors):
-        listen(each.change, lambda *given: about_the_text(page, *given), [init_text, num_vectors], [about_text], queue=False)
+        listen(each.change, lambda *given: about_the_text(page, *given), [init_text, num_vectors], [about_text])
     listen(look.click, lambda: survey(page), [], [skipped], show_progress="minimal")
     return Create(button, [name, init_text, num_vectors, overwrite], outcome)
 

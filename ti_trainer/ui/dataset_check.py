@@ -59,7 +59,8 @@ def panel(form: TrainForm) -> Any:
         table = prompt_table((prompt, _chunks(each, model)) for prompt, each in seen.prompts)
         return [gr.update(visible=True), described(seen, told), gr.update(value=list(seen.thumbnails)), table, *refusals]
 
-    listen(form.check.click, check, form.inputs, [part, found, pictures, prompts, *form.errors], show_progress="minimal")
+    outputs = [part, found, pictures, prompts, *form.errors]
+    listen(form.check.click, check, form.inputs, outputs, queue=True, show_progress="minimal")
     return part
 
 

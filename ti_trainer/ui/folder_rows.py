@@ -46,11 +46,11 @@ def panel(page: Page, images: Any) -> None:
         shown = unsaved(gr.Number(value=1, precision=0, label="rows"))
         kept = unsaved(gr.Textbox(label="file of the rows"))
     boxes, widgets = [box for box, _ in rows], [widget for _, row in rows for widget in row]
-    listen(add.click, more, [shown], [shown, add, *boxes], queue=False)
+    listen(add.click, more, [shown], [shown, add, *boxes])
     filled = [*widgets, shown, add, *boxes, name, kept, said]
-    listen(load.click, lambda *given: loaded(page, *given), [images], filled, queue=False)
+    listen(load.click, lambda *given: loaded(page, *given), [images], filled)
     inputs = [name, overwrite, kept, *widgets]
-    listen(save.click, lambda *given: saved(page, *given), inputs, [images, kept, said], queue=False)
+    listen(save.click, lambda *given: saved(page, *given), inputs, [images, kept, said])
 
 
 def more(shown: int) -> list[Any]:
@@ -60,7 +60,7 @@ def more(shown: int) -> list[Any]:
 
 def loaded(page: Page, images: str) -> list[Any]:
     """Put what the data set directory names, a folder or a file, into the rows. Updates of all that is filled in."""
-    path, told = _path(images), list[str]()
+    path, told = entered_path(images), list[str]()
     try:
         if path == Path():
             message = "Name a folder, or a .toml file, in Dataset directory above."
@@ -128,9 +128,9 @@ def _subsets(page: Page, kept: str, cells: Sequence[Any]) -> tuple[Subset, ...]:
     found, earlier = [], _earlier(page, kept)
     for number in range(MOST):
         folder, repeats, weight, caption, masks, is_reg = cells[number * len(EMPTY) : (number + 1) * len(EMPTY)]
-        if _path(folder) == Path():
+        if entered_path(folder) == Path():
             continue
-        place = _path(folder).absolute()
+        place = entered_path(folder).absolute()
         # What a file says besides has no widget here, and is kept.
         before = next((each for each in earlier if each.folder == place), Subset(place))
         try:
@@ -140,7 +140,7 @@ def _subsets(page: Page, kept: str, cells: Sequence[Any]) -> tuple[Subset, ...]:
                 repeats=int(repeats) if isinstance(repeats, float) and repeats.is_integer() else repeats,
                 weight=weight,
                 class_tokens=(caption or "").strip(),
-                masks=None if _path(masks) == Path() else _path(masks).absolute(),
+                masks=None if entered_path(masks) == Path() else entered_path(masks).absolute(),
                 is_reg=bool(is_reg),
             )
             _check(page, subset)
@@ -179,7 +179,3 @@ def _showing(count: int) -> list[Any]:
 
 def _value(value: Any) -> Any:
     return gr.update(value=value)
-
-
-def _path(text: str | None) -> Path:
-    return entered_path(text)

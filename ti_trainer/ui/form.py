@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +50,7 @@ class Form:
                 return error_update(found.get(name))
 
             around = [self.widgets[each] for each in (name, "max_steps", "clip_grad")]
-            listen(self.widgets[name].change, check, around, [self.slots[name]], queue=False)
+            listen(self.widgets[name].change, check, around, [self.slots[name]])
 
     def config(self, values: Mapping[str, Any]) -> TrainConfig:
         """The options as they stand, the host's own among them; ConfigError if one is wrong."""
@@ -63,9 +63,9 @@ def offered(host: Host) -> list[Option]:
     return [option for option in options() if option.name not in host.fixed | nothing]
 
 
-def typed(values: Mapping[str, Any]) -> dict[str, Any]:
+def typed(values: Mapping[str, Any], declared: Iterable[Option] | None = None) -> dict[str, Any]:
     """Values as the options have them: gradio's whole numbers may be floats, an empty choice None."""
-    kinds = {option.name: option.type for option in options()}
+    kinds = {option.name: option.type for option in declared or options()}
     found = dict(values)
     for name, value in values.items():
         if kinds[name] is int and isinstance(value, float) and value.is_integer():

@@ -72,7 +72,7 @@ def panel(page: Page) -> Generate:
         except (TITrainerError, OSError) as error:
             yield [notice("error", str(error)), gr.update()]
 
-    listen(button.click, generate, inputs, [said, pictures])
+    listen(button.click, generate, inputs, [said, pictures], queue=True)
     return Generate(prompt)
 
 

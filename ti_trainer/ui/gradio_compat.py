@@ -33,10 +33,14 @@ def listen(
     *,
     js: str | None = None,
     api_name: str | None = None,
-    queue: bool = True,
+    queue: bool = False,
     show_progress: str = "hidden",
 ) -> Any:
-    """Wire `button.click`, `textbox.input`, `earlier.then`, ...: no overlay, and no endpoint unless it is named."""
+    """Wire `button.click`, `textbox.input`, `earlier.then`, ...: no overlay, and no endpoint unless it is named.
+
+    Only what takes long goes through gradio's queue: its answers come by a stream of events, and a press just as the
+    last of them ends may go unanswered.
+    """
     options: dict[str, Any] = {"_js" if MAJOR < 4 else "js": js}
     if MAJOR < 6:
         options["api_name"] = api_name or False

@@ -64,12 +64,12 @@ def build(page: Page) -> gr.Blocks:
         api.panel(page)
         create.wire(page, created, form.name)
         begun = listen(form.start.click, lambda *given: train.start(form, *given), form.inputs, [form.said, *form.errors])
-        listen(begun.then, lambda: gr.update(visible=False), [], [look], js=NOW, queue=False)
+        listen(begun.then, lambda: gr.update(visible=False), [], [look], js=NOW)
         listen(shelf.continued.then, None, js=NOW)
         listen(made_set.begun.then, None, js=NOW)
         preprocess.lead_on(made_set, form, editor.folder, checked.folder, TO_TAB)
         _used(page, seen, page.txt2img.get("preview_prompt") or drawing.prompt)
-        listen(seen["open_run"].click, lambda: _opened(page), [], [shelf.chosen], js=TO_TAB.format("Runs"), queue=False)
+        listen(seen["open_run"].click, lambda: _opened(page), [], [shelf.chosen], js=TO_TAB.format("Runs"))
     return made
 
 
@@ -81,7 +81,7 @@ def _used(page: Page, seen: watch.Watch, prompt: Any) -> None:
         return text if name in text else ", ".join(filter(None, (text, f"a photo of {name}")))
 
     js = TO_TXT2IMG if page.txt2img else TO_TAB.format("Generate")
-    listen(listen(seen["use"].click, add, [prompt], [prompt], queue=False).then, None, js=js)
+    listen(listen(seen["use"].click, add, [prompt], [prompt]).then, None, js=js)
 
 
 def _opened(page: Page) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ti_trainer.config import TrainConfig
 from ti_trainer.errors import ConfigError
+from ti_trainer.files import entered_path
 from ti_trainer.host import Host
 from ti_trainer.preprocess import job as preprocess
 from ti_trainer.training.job import Job
@@ -41,6 +42,20 @@ class Page:
         if self.job.snapshot().active:
             message = f"A training is going on, and the model is busy with it: {what} before or after."
             raise ConfigError(message)
+
+    def data_set_dir(self, text: str | None) -> Path:
+        """The folder of a data set that somebody typed; ConfigError if there is none, or it is not theirs to use."""
+        path = entered_path(text)
+        if path == Path():
+            message = "Data set directory: found nothing, expected a folder with pictures."
+            raise ConfigError(message)
+        self.host.check_folder(path)
+        return path
+
+    @property
+    def has_visitors(self) -> bool:
+        """Whether people from the network may use it, who must not hold the program up: hosts let them type no regex."""
+        return "filename_word_regex" in self.host.fixed
 
     @property
     def presets_dir(self) -> Path:

@@ -17,9 +17,9 @@ from typing import Any
 
 import gradio as gr
 
-from ti_trainer.data.check import LEFT_OUT, Report, bring_back, check, leave_out
+from ti_trainer.data.check import Report, bring_back, check, leave_out
+from ti_trainer.data.pictures import LEFT_OUT
 from ti_trainer.errors import ConfigError, TITrainerError
-from ti_trainer.files import entered_path
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice
@@ -97,8 +97,8 @@ def panel(page: Page) -> PictureCheck:
         unsaved(each)
     outputs = [state, said, cards, marked, leave]
     for event in (start.click, folder.submit):
-        listen(event, partial(_checked, page), [state, folder, *sizes], outputs)
-    listen(marked.change, lambda found, numbers: _label(_marked(found, numbers)), [state, marked], [leave], queue=False)
+        listen(event, partial(_checked, page), [state, folder, *sizes], outputs, queue=True)
+    listen(marked.change, lambda found, numbers: _label(_marked(found, numbers)), [state, marked], [leave])
     listen(none.click, lambda found: _drawn(found, gr.update()), [state], outputs)
     listen(leave.click, _left_out, [state, marked], outputs, show_progress="minimal")
     listen(back.click, partial(_brought_back, page), [state, folder, marked], outputs, show_progress="minimal")
@@ -115,7 +115,7 @@ def _checked(
         seen[:] = done, total
 
     try:
-        path = _folder(page, folder)
+        path = page.data_set_dir(folder)
         with ThreadPoolExecutor(1) as pool:
             try:
                 work = pool.submit(
@@ -160,7 +160,7 @@ def _staying(found: Findings, marked: Sequence[Path]) -> tuple[Path, ...]:
 def _brought_back(page: Page, found: Findings, folder: str, numbers: str) -> list[Any]:
     marked = _marked(found, numbers)
     try:
-        came, stayed = bring_back(_folder(page, folder))
+        came, stayed = bring_back(page.data_set_dir(folder))
     except (TITrainerError, OSError) as error:
         return _drawn(found, notice("error", str(error)), marked)
     said = notice("good", f"{_counted(len(came))} brought back.") if came else ""
@@ -221,15 +221,6 @@ def _bar(done: int, total: int) -> str:
     done_part = f'<div style="width:{percent:.1f}%"></div>'
     bar = f'<div class="ti-bar" role="progressbar" aria-valuenow="{percent:.0f}">{done_part}</div>'
     return f'<div class="ti-line ti-numbers">{said}</div>{bar}'
-
-
-def _folder(page: Page, folder: str) -> Path:
-    path = entered_path(folder)
-    if path == Path():
-        message = "Data set directory: found nothing, expected a folder with pictures."
-        raise ConfigError(message)
-    page.host.check_folder(path)
-    return path
 
 
 def _counted(count: int) -> str:

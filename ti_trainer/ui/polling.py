@@ -31,4 +31,4 @@ def poll(news: News, outputs: Sequence[gr.blocks.Block]) -> None:
     with gr.Row(elem_classes=["ti-hidden"]):  # visible=False would leave them out of the DOM under gradio 3
         answer = unsaved(gr.Textbox(value="", elem_id="ti_trainer_answer"))
         button = unsaved(gr.Button("Refresh", elem_id="ti_trainer_poll"))
-    listen(button.click, answered, [answer], [answer, *outputs], queue=False)
+    listen(button.click, answered, [answer], [answer, *outputs])

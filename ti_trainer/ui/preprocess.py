@@ -16,6 +16,7 @@ from ti_trainer.options import Option
 from ti_trainer.preprocess import captioners, faces
 from ti_trainer.preprocess.config import SECTIONS, PreprocessConfig, options
 from ti_trainer.preprocess.run import Preprocessing
+from ti_trainer.ui.form import typed
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.preprocess_watch import NEXT, row
@@ -77,13 +78,11 @@ class Preprocess:
         values["resize"] = LABELS.get(values["resize"])
         labels = captioners.labels(self.page.host)
         values["captioners"] = ", ".join(name for name, label in labels.items() if label in (values["captioners"] or []))
+        values = typed(values, options())
         for option in options():
-            value = values[option.name]
-            if option.type is int and isinstance(value, float) and value.is_integer():
-                values[option.name] = int(value)
             try:
                 option.check(values[option.name])
-            except ConfigError as error:
+            except ConfigError as error:  # noqa: PERF203 - thirty at most
                 wrong[option.name] = str(error)
         if wrong:
             return None, wrong
@@ -116,7 +115,7 @@ class Preprocess:
             if path.is_dir():
                 host.check_folder(path)
                 values["blip_model"] = str(path)
-            elif "filename_word_regex" in host.fixed:  # visitors from the network
+            elif self.page.has_visitors:
                 message = f"BLIP model: found {values['blip_model']!r}, expected a folder: visitors download no others."
                 raise ConfigError(message, "blip_model")
         return values
@@ -168,13 +167,14 @@ def panel(page: Page) -> Preprocess:
                     made.parts[name] = gr.Button(label, interactive=False, size="sm", elem_id=elem_id)
             shown = gr.HTML(elem_id="ti_trainer_preprocess_pictures")
     errors = list(made.slots.values())
-    listen(preview.click, lambda *given: _previewed(made, *given), made.inputs, [said, shown, *errors], show_progress="full")
+    outputs = [said, shown, *errors]
+    listen(preview.click, lambda *given: _previewed(made, *given), made.inputs, outputs, queue=True, show_progress="full")
     made.begun = listen(begin.click, lambda *given: _start(made, *given), made.inputs, [said, *errors])
-    listen(made.parts["preprocess_stop"].click, page.preprocessing.stop, queue=False)
+    listen(made.parts["preprocess_stop"].click, page.preprocessing.stop)
     resize, folded = made.widgets["resize"], [folds[each] for each in UNFOLDED.values()]
-    listen(resize.change, _explained, [resize], [resize, *folded], queue=False)
+    listen(resize.change, _explained, [resize], [resize, *folded])
     split = made.widgets["split"]
-    listen(split.change, lambda wanted: gr.update(open=wanted), [split], [folds["split"]], queue=False)
+    listen(split.change, lambda wanted: gr.update(open=wanted), [split], [folds["split"]])
     return made
 
 
@@ -203,7 +203,7 @@ def lead_on(made: Preprocess, form: TrainForm, editor: Any, check: Any, to_tab: 
         ("to_check", "Check pictures", folder, [check]),
         ("to_train", "Train", to_train, filled),
     ):
-        listen(listen(made.parts[name].click, fn, [], outputs, queue=False).then, None, js=to_tab.format(label))
+        listen(listen(made.parts[name].click, fn, [], outputs).then, None, js=to_tab.format(label))
 
 
 def _widget(option: Option, page: Page) -> tuple[Any, Any]:
@@ -238,7 +238,7 @@ def _face_model(page: Page) -> None:
             return notice("error", str(error))
         return notice("good", faces.load(face_models(page))[1])
 
-    listen(get.click, download, [], [said], show_progress="minimal")
+    listen(get.click, download, [], [said], queue=True, show_progress="minimal")
 
 
 def _previewed(made: Preprocess, *given: Any) -> list[Any]:

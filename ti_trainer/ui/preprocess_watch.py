@@ -10,10 +10,9 @@ import gradio as gr
 
 from ti_trainer.preprocess.job import Snapshot
 from ti_trainer.preprocess.pictures import Result
-from ti_trainer.preprocess.sheet import thumbnail
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import facts, notice, pictures, progress
-from ti_trainer.ui.thumbnails import address_of
+from ti_trainer.ui.thumbnails import address, address_of
 
 NEXT = {"to_captions": "Edit its captions", "to_check": "Check its pictures", "to_train": "Train on it"}
 SHOWN_FAILED, PREVIEW_PX = 20, 264
@@ -45,7 +44,7 @@ def row(path: Path, results: Sequence[Result], said: str) -> str:
     """A photo and what it becomes, beside each other; below its caption, or what is wrong with it."""
     if not results:
         return notice("warning", f"{path.name} would be left out: {said}")
-    items = [(path.name, address_of(thumbnail(path, PREVIEW_PX)))]
+    items = [(path.name, address(path, PREVIEW_PX))]
     for each in results:
         what = "how the crop was found" if each.is_debug else f"{each.picture.width} x {each.picture.height}"
         small = each.picture.convert("RGB")

@@ -73,5 +73,5 @@ def wire(page: Page, row: Row, form: Form) -> None:
             return [notice("error", str(error)), gr.update()]
         return [notice("good", f"Saved as {name.strip()}."), gr.update(choices=names(page))]
 
-    listen(row.preset.change, take, [row.preset], [row.about, *widgets.values()], queue=False)
-    listen(row.save.click, keep, [row.name, *widgets.values()], [row.about, row.preset], queue=False)
+    listen(row.preset.change, take, [row.preset], [row.about, *widgets.values()])
+    listen(row.save.click, keep, [row.name, *widgets.values()], [row.about, row.preset])

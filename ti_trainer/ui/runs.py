@@ -72,11 +72,11 @@ def panel(page: Page) -> Runs:
     for each in (chosen, max_steps, copy, name, overwrite):
         unsaved(each)
     shown = [about, losses, previews, copy, name, said]
-    listen(refresh.click, lambda: gr.update(choices=labels(page)), [], [chosen], queue=False)
-    listen(chosen.change, lambda label: details(page, label), [chosen], shown, queue=False)
+    listen(refresh.click, lambda: gr.update(choices=labels(page)), [], [chosen])
+    listen(chosen.change, lambda label: details(page, label), [chosen], shown)
     inputs = [chosen, max_steps, overwrite]
     continued = listen(go_on.click, lambda *given: went_on(page, *given), inputs, [said], show_progress="minimal")
-    listen(promote.click, lambda *given: promoted(page, *given), [chosen, copy, name, overwrite], [said], queue=False)
+    listen(promote.click, lambda *given: promoted(page, *given), [chosen, copy, name, overwrite], [said])
     return Runs(chosen, continued)
 
 

@@ -28,16 +28,13 @@ def thumbnail(path: Path, side: int = SIDE_PX) -> Image.Image | None:
     """The picture, no larger than this; None if it cannot be read."""
     try:
         return _read(path, path.stat().st_mtime_ns, side)
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises for broken files
+    except Exception:  # a damaged file provokes anything
         return None
 
 
 def small(path: Path, side: int = 192) -> Image.Image:
     """The picture, or grey where it cannot be read, so that others keep their places."""
-    try:
-        return thumbnail(path, side) or Image.new("RGB", (side, side), "grey")
-    except Exception:  # a damaged file provokes anything
-        return Image.new("RGB", (side, side), "grey")
+    return thumbnail(path, side) or Image.new("RGB", (side, side), "grey")
 
 
 def address(path: Path, side: int = 264) -> str:

@@ -141,7 +141,7 @@ def panel(page: Page) -> TrainForm:
     preset_row.put_save(row)
     for each in (name, images):
         unsaved(each)
-    listen(refresh.click, lambda: gr.update(choices=trainable(page)), [], [name], queue=False)
+    listen(refresh.click, lambda: gr.update(choices=trainable(page)), [], [name])
     form.listen_as_typed()
     preset_row.wire(page, row, form)
     return TrainForm(page, form, name, name_error, images, images_error, borrow, row, said, check, begin)

@@ -72,7 +72,7 @@ def panel(page: Page) -> Watch:
         parts["use"] = gr.Button(label, interactive=False, elem_id="ti_trainer_use")
         parts["open_run"] = gr.Button("Open run", interactive=False, elem_id="ti_trainer_open_run")
     for name, (_, act) in acts.items():
-        listen(parts[name].click, lambda act=act: _refusal(act), [], [said], queue=False)
+        listen(parts[name].click, lambda act=act: _refusal(act), [], [said])
     return Watch(parts)
 
 
