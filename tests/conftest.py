@@ -43,7 +43,7 @@ def embedded_model() -> DiffusersModel:
     """The Stable Diffusion that ships with us, on the CPU. Tests leave it as it is."""
     from ti_trainer.hosts.diffusers import loading
 
-    return loading.load("embedded", "cpu", "fp32")
+    return loading.load("embedded", "cpu")
 
 
 @pytest.fixture

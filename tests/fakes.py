@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from ti_trainer.errors import ConfigError
-from ti_trainer.host import HostCaptioner
-from ti_trainer.model import Conditioning, Vectors
+from ti_trainer.host import HostCaptioner, ModelOptions
+from ti_trainer.model import Conditioning, ModelKind, PictureConditioning, Vectors
 from ti_trainer.prompts import PromptTokenizer, TokenizedPrompt
 
 D = 8
@@ -30,7 +30,7 @@ class TinyModel:
     """A DiffusionModel. B batch, C = 4 latent channels, H W, V vectors, D width of a token."""
 
     name, checkpoint_hash, device = "tiny", "0123456789", torch.device("cpu")
-    prediction_type, needs_loss_scaling, default_size_px = "epsilon", False, 16
+    kind, needs_loss_scaling, default_size_px = ModelKind("tiny"), False, 16
     widths: Mapping[str, int] = {"clip_l": D}
 
     def __init__(self) -> None:
@@ -46,6 +46,9 @@ class TinyModel:
             yield
         finally:
             self.in_training = False
+
+    def fit_memory(self, places: int) -> str:
+        return ""
 
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
         counts = {name: len(each["clip_l"]) for name, each in words.items()}
@@ -66,6 +69,9 @@ class TinyModel:
         mean = torch.cat([small, small.mean(1, keepdim=True)], 1)  # (B, C, H, W)
         return mean, torch.full_like(mean, 0.3)
 
+    def encode_masked(self, pixels: Tensor, masks: Tensor | None) -> Tensor | None:
+        return None
+
     def encode_prompts(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:
         hidden = []
         for prompt in prompts:
@@ -76,7 +82,7 @@ class TinyModel:
             hidden.append((torch.cat(parts) * place @ self.mix).tanh().mean(0, keepdim=True))
         return Conditioning(torch.stack(hidden))  # (B, 1, D)
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning, pictures: PictureConditioning) -> Tensor:
         text = (cond.hidden[:, 0] @ self.out)[..., None, None]  # (B, C, 1, 1)
         return (noisy_latents * text + text * timesteps[:, None, None, None] / 100).tanh()
 
@@ -111,7 +117,7 @@ class TinyHost:
     def describe(self) -> str:
         return self.model.name
 
-    def open_model(self, precision: str = "auto", clip_skip: int = 1) -> TinyModel:
+    def open_model(self, options: ModelOptions | None = None) -> TinyModel:
         return self.model
 
     @contextmanager

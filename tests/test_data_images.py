@@ -36,7 +36,7 @@ def saved(folder: Path, name: str, picture: Image.Image, **options: object) -> P
 
 @pytest.mark.parametrize("name", ["x.png", "x.bmp", "x.tif", "x.tga", "x.ppm", "X.PNG"])
 def test_pixels_are_those_of_the_file(tmp_path: Path, name: str) -> None:
-    pixels, alpha = load_image(saved(tmp_path, name, gradient(24, 16)), AS_IT_IS)
+    pixels, alpha, _ = load_image(saved(tmp_path, name, gradient(24, 16)), AS_IT_IS)
     assert pixels.shape == (3, 16, 24)
     assert pixels.dtype == torch.float32
     np.testing.assert_allclose(picture_of(pixels), gradient(24, 16), atol=1e-3)
@@ -46,21 +46,21 @@ def test_pixels_are_those_of_the_file(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["x.jpg", "x.webp", "x.gif", "cmyk.jpg"])
 def test_lossy_formats_are_read_as_what_they_show(tmp_path: Path, name: str) -> None:
     picture = gradient(48, 32).convert("CMYK") if name.startswith("cmyk") else gradient(48, 32)
-    pixels, _ = load_image(saved(tmp_path, name, picture), AS_IT_IS)
+    pixels, *_ = load_image(saved(tmp_path, name, picture), AS_IT_IS)
     assert np.abs(picture_of(pixels) - np.asarray(gradient(48, 32), float)).mean() < 12
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif"])
 def test_greys_of_16_bits_keep_their_shades(tmp_path: Path, name: str) -> None:
     shades = np.broadcast_to(np.linspace(0, 65535, 64).astype(np.uint16), (16, 64))
-    pixels, _ = load_image(saved(tmp_path, name, Image.fromarray(shades.copy())), AS_IT_IS)
+    pixels, *_ = load_image(saved(tmp_path, name, Image.fromarray(shades.copy())), AS_IT_IS)
     expected = np.broadcast_to(np.linspace(-1, 1, 64), (3, 16, 64))
     np.testing.assert_allclose(pixels.numpy(), expected, atol=0.01)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "1", "P"])
 def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
-    pixels, alpha = load_image(saved(tmp_path, "x.png", gradient(16, 16).convert(mode)), AS_IT_IS)
+    pixels, alpha, _ = load_image(saved(tmp_path, "x.png", gradient(16, 16).convert(mode)), AS_IT_IS)
     assert pixels.shape == (3, 16, 16)
     assert alpha is None
 
@@ -69,14 +69,14 @@ def test_a_palettes_transparency_is_alpha(tmp_path: Path) -> None:
     picture = Image.new("P", (16, 8), 0)
     picture.putpalette([255, 0, 0, 0, 255, 0])
     picture.paste(1, (8, 0, 16, 8))
-    pixels, alpha = load_image(saved(tmp_path, "x.png", picture, transparency=1), Frame(None, use_alpha=True))
+    pixels, alpha, _ = load_image(saved(tmp_path, "x.png", picture, transparency=1), Frame(None, use_alpha=True))
     assert torch.equal(alpha[0, 0], torch.tensor([1.0] * 8 + [0.0] * 8))
     assert pixels[:, 0, 0].tolist() == [1, -1, -1]
 
 
 def test_alpha_goes_with_the_pixels_and_only_if_wanted(tmp_path: Path) -> None:
     path = saved(tmp_path, "x.png", gradient(32, 16, "RGBA"))
-    pixels, alpha = load_image(path, Frame(None, use_alpha=True))
+    pixels, alpha, _ = load_image(path, Frame(None, use_alpha=True))
     assert alpha.shape == (1, 16, 32)
     torch.testing.assert_close(alpha[0], (pixels[0] + 1) / 2)  # both grow to the right
     assert load_image(path, AS_IT_IS)[1] is None
@@ -93,7 +93,7 @@ def test_pictures_of_a_turned_camera_are_upright(tmp_path: Path, orientation: in
     stored = upright if turn is None else upright.transpose(turn)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    pixels, _ = load_image(saved(tmp_path, "x.jpg", stored, quality=100, exif=exif), AS_IT_IS)
+    pixels, *_ = load_image(saved(tmp_path, "x.jpg", stored, quality=100, exif=exif), AS_IT_IS)
     assert pixels.shape == (3, 32, 48)
     assert np.abs(picture_of(pixels) - np.asarray(upright, float)).mean() < 3
 
@@ -106,7 +106,7 @@ def test_a_circle_stays_round(tmp_path: Path, frame: tuple[int, int], shape: tup
     ImageDraw.Draw(picture).ellipse(
         (middle[0] - radius, middle[1] - radius, middle[0] + radius, middle[1] + radius), fill="white"
     )
-    pixels, _ = load_image(saved(tmp_path, "x.png", picture), Frame(frame))
+    pixels, *_ = load_image(saved(tmp_path, "x.png", picture), Frame(frame))
     assert pixels.shape == (3, frame[1], frame[0])
     lit = pixels[0] > 0
     width, height = lit.any(0).sum().item(), lit.any(1).sum().item()
@@ -121,7 +121,7 @@ def test_pictures_that_are_not_resized_are_cut_to_multiples_of_8(
     tmp_path: Path, size: tuple[int, int], kept: tuple[int, int]
 ) -> None:
     picture = gradient(*size)
-    pixels, _ = load_image(saved(tmp_path, "x.png", picture), AS_IT_IS)
+    pixels, *_ = load_image(saved(tmp_path, "x.png", picture), AS_IT_IS)
     left, top = (size[0] - kept[0]) // 2, (size[1] - kept[1]) // 2
     expected = np.asarray(picture, float)[top : top + kept[1], left : left + kept[0]]
     np.testing.assert_allclose(picture_of(pixels), expected, atol=1e-3)
@@ -175,7 +175,7 @@ def test_a_circle_stays_round_in_its_bucket_and_the_bucket_has_about_the_shape(
     radius, (x, y) = min(large) * 0.3, (large[0] / 2, large[1] / 2)
     picture = Image.new("RGB", large)
     ImageDraw.Draw(picture).ellipse((x - radius, y - radius, x + radius, y + radius), fill="white")
-    pixels, _ = load_image(saved(tmp_path, "x.png", picture), Frame((side, side), buckets=True))
+    pixels, *_ = load_image(saved(tmp_path, "x.png", picture), Frame((side, side), buckets=True))
     _, height, width = pixels.shape
     assert (width % 64, height % 64) == (0, 0)
     assert width * height <= side * side
@@ -203,7 +203,7 @@ def test_a_mask_is_cropped_as_its_picture_is(tmp_path: Path, frame: Frame, at: f
     exif = Image.Exif()
     exif[0x0112] = 6  # both lie on their side
     path = saved(tmp_path, "x.png", picture.convert("RGB"), exif=exif)
-    pixels, counts = load_image(path, frame, saved(tmp_path, "m.png", mask, exif=exif))
+    pixels, counts, _ = load_image(path, frame, saved(tmp_path, "m.png", mask, exif=exif))
     assert counts.shape == (1, *pixels.shape[1:])
     assert (counts - (pixels[:1] + 1) / 2).abs().mean() < (0.003 if at == 1 else 0.03)
 
@@ -211,9 +211,9 @@ def test_a_mask_is_cropped_as_its_picture_is(tmp_path: Path, frame: Frame, at: f
 def test_a_mask_counts_more_than_alpha_and_must_have_the_shape_of_its_picture(tmp_path: Path) -> None:
     path = saved(tmp_path, "x.png", gradient(32, 16, "RGBA"))
     white = saved(tmp_path, "white.png", Image.new("L", (16, 8), 255))
-    _, counts = load_image(path, Frame(None, use_alpha=True), white)
+    _, counts, _ = load_image(path, Frame(None, use_alpha=True), white)
     assert torch.equal(counts, torch.ones(1, 16, 32))
-    pixels, _ = load_image(path, AS_IT_IS, saved(tmp_path, "black.png", Image.new("L", (16, 8), 0)))
+    pixels, *_ = load_image(path, AS_IT_IS, saved(tmp_path, "black.png", Image.new("L", (16, 8), 0)))
     assert torch.equal(pixels, load_image(path, AS_IT_IS)[0])  # what does not count is not blackened
     with pytest.raises(DatasetError, match=r"its mask other\.png has 16 x 16 px, expected the shape of 32 x 16 px"):
         load_image(path, AS_IT_IS, saved(tmp_path, "other.png", Image.new("L", (16, 16))))

@@ -129,6 +129,6 @@ def test_create_refuses_what_fits_into_no_prompt(count: int, tmp_path: Path) -> 
 def test_what_is_learned_takes_the_place_of_a_bin_which_is_set_aside(tmp_path: Path) -> None:
     old = tmp_path / "thing.bin"
     old.write_bytes(b"as diffusers wrote it")
-    embeddings_dir.save(Embedding("thing", {"clip_l": torch.ones(1, 8)}), embeddings_dir.trainable_file(old))
+    embeddings_dir.save(Embedding("thing", {"clip_l": torch.ones(1, 8)}), embeddings_dir.trainable_file(old, 1))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thing.bin.bak", "thing.safetensors"]
     assert (tmp_path / "thing.bin.bak").read_bytes() == b"as diffusers wrote it"

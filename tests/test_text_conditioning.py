@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor
 
+from ti_trainer.host import ModelOptions
 from ti_trainer.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -22,13 +24,14 @@ WORDS = {
 
 def reference(model: DiffusersModel, pieces: list[str], layers_left_out: int = 0) -> Tensor:
     """(1, 77, D) of a text encoder to whose vocabulary the vectors were added; pieces are text, or a word by itself."""
-    encoder = copy.deepcopy(model.text_encoder)
+    encoder = copy.deepcopy(model.text_encoders[0].module)
     table = encoder.get_input_embeddings()
     table.weight = torch.nn.Parameter(torch.cat([table.weight.detach(), *(each["clip_l"] for each in WORDS.values())]))
     first = {"x-word": 49408, "y-word": 49411}
     ids = [49406]
+    token_ids = model.text_encoders[0].token_ids
     for piece in pieces:
-        ids += range(first[piece], first[piece] + len(WORDS[piece]["clip_l"])) if piece in WORDS else model.token_ids(piece)
+        ids += range(first[piece], first[piece] + len(WORDS[piece]["clip_l"])) if piece in WORDS else token_ids(piece)
     ids += [49407] * (77 - len(ids))
     layers = next(module for module in encoder.modules() if isinstance(module, torch.nn.ModuleList))
     del layers[len(layers) - layers_left_out :]
@@ -73,17 +76,16 @@ def test_long_prompts_are_chunks_one_after_the_other_and_short_ones_are_filled_u
 
 @pytest.mark.parametrize("clip_skip", [2, 3])
 def test_clip_skip_leaves_out_the_last_layers_and_keeps_the_norm(embedded_model: DiffusersModel, clip_skip: int) -> None:
-    skipping = copy.copy(embedded_model)
-    skipping.clip_skip = clip_skip
+    skipping = replace(embedded_model, options=ModelOptions(clip_skip=clip_skip))
     with torch.no_grad():
         hidden = skipping.encode_prompts(["a photo of x-word"], WORDS).hidden
-        raw = embedded_model.text_encoder(
-            torch.tensor([[49406, *embedded_model.token_ids("a cat"), *[49407] * 74]]), output_hidden_states=True
-        )
+        encoder = embedded_model.text_encoders[0]
+        ids = torch.tensor([[49406, *encoder.token_ids("a cat"), *[49407] * 74]])
+        raw = encoder.module(ids, output_hidden_states=True)
         plain = skipping.encode_prompts(["a cat"], WORDS).hidden
     expected = reference(embedded_model, ["a photo of", "x-word"], clip_skip - 1)
     torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(plain, embedded_model._final_norm(raw.hidden_states[-clip_skip]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(plain, encoder._final_norm(raw.hidden_states[-clip_skip]), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(hidden, reference(embedded_model, ["a photo of", "x-word"]), atol=1e-2)
 
 
@@ -96,19 +98,19 @@ def test_the_gradient_reaches_every_vector_of_the_prompts_words_only(embedded_mo
 
 
 def test_the_models_own_table_stays_as_it_is(embedded_model: DiffusersModel) -> None:
-    before = embedded_model._token_table.weight.detach().clone()
+    before = embedded_model.text_encoders[0].table.weight.detach().clone()
     with torch.no_grad():
         first = embedded_model.encode_prompts(["a cat"], {}).hidden
         embedded_model.encode_prompts(["x-word !"], WORDS)  # "!" is token 0, the placeholder
         assert torch.equal(embedded_model.encode_prompts(["a cat"], {}).hidden, first)
-    assert torch.equal(embedded_model._token_table.weight, before)
-    assert not embedded_model._token_table._forward_hooks
+    assert torch.equal(embedded_model.text_encoders[0].table.weight, before)
+    assert not embedded_model.text_encoders[0].table._forward_hooks
 
 
 def test_init_text_gives_its_tokens_rows(embedded_model: DiffusersModel) -> None:
     rows = embedded_model.token_embeddings("a cat")["clip_l"]
-    table = embedded_model._token_table.weight
-    assert torch.equal(rows, table[embedded_model.token_ids("a cat")].detach())
+    table = embedded_model.text_encoders[0].table.weight
+    assert torch.equal(rows, table[embedded_model.text_encoders[0].token_ids("a cat")].detach())
     assert embedded_model.token_embeddings("")["clip_l"].shape == (0, 64)
 
 

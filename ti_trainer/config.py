@@ -153,7 +153,8 @@ class TrainConfig:
     )
     clip_skip: int = option(
         1,
-        "Stop the text encoder this many layers before its end, less one; as 'Clip skip' when generating.",
+        "Stop the text encoder this many layers before its end, less one; as 'Clip skip' when generating. For SD 1.x only: "
+        "SD 2.x and SDXL always stop at the last layer but one.",
         label="Clip skip",
         section="prompts",
         low=1,
@@ -252,6 +253,20 @@ class TrainConfig:
         "auto",
         "Numbers the network computes with; the vectors are always fp32. auto: bf16 or fp16 on CUDA, fp32 elsewhere.",
         label="Precision",
+        section="advanced",
+    )
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = option(
+        "auto",
+        "What the network tells: the noise, or v. auto: as the checkpoint says. Choose v_prediction for a model whose page "
+        "calls it v-pred, if it is taken for epsilon.",
+        label="Prediction type",
+        section="advanced",
+    )
+    zero_terminal_snr: Literal["auto", "on", "off"] = option(
+        "auto",
+        "Whether the last timestep is pure noise; with v prediction only. auto: as the checkpoint says. Choose on for a "
+        "model whose page speaks of ZTSNR, if it is not recognised.",
+        label="Zero terminal SNR",
         section="advanced",
     )
     csv_every: int = option(

@@ -87,20 +87,21 @@ def swallows(model: DiffusionModel, name: str) -> bool:
     return bool(words) and plain
 
 
-def trainable_file(file: Path) -> Path:
+def trainable_file(file: Path, encoders: int) -> Path:
     """Where what was learned goes: the file itself, or, for kinds that cannot hold all of it, another one beside it."""
-    return file if file.suffix.lower() in TRAINABLE else file.with_suffix(".safetensors")
+    holds_all = file.suffix.lower() in TRAINABLE[: 1 if encoders > 1 else 2]
+    return file if holds_all else file.with_suffix(".safetensors")
 
 
 def save(embedding: Embedding, file: Path) -> None:
-    """Write it. A .bin of the same word is set aside: the WebUI would read both, and which it takes is left to chance."""
+    """Write it. Another file of the same word is set aside: the WebUI would read both, and take one by chance."""
     formats.write(embedding, file)
-    older = file.with_suffix(".bin")
-    if older != file and older.is_file():
-        older.replace(older.with_name(older.name + ".bak"))
+    for older in (file.with_suffix(".bin"), file.with_suffix(".pt")):
+        if older != file and older.is_file():
+            older.replace(older.with_name(older.name + ".bak"))
 
 
-def free_file(folder: Path, name: str, *, overwrite: bool) -> Path:
+def free_file(folder: Path, name: str, encoders: int = 1, *, overwrite: bool) -> Path:
     """The file that an embedding of this name goes to; ConfigError if the name will not do, or is taken."""
     existing = find(folder, checked_name(name))
     if existing is None:
@@ -108,14 +109,14 @@ def free_file(folder: Path, name: str, *, overwrite: bool) -> Path:
     if not overwrite:
         message = f"There is an embedding {name!r} already ({existing}): choose another name, or allow it to be overwritten."
         raise ConfigError(message, "overwrite")
-    return trainable_file(existing)
+    return trainable_file(existing, encoders)
 
 
 def create(
     folder: Path, model: DiffusionModel, name: str, init_text: str, num_vectors: int, *, overwrite: bool = False
 ) -> Path:
     """Make an embedding whose vectors begin as the init text's tokens; ConfigError if the name will not do or is taken."""
-    path = free_file(folder, name, overwrite=overwrite)
+    path = free_file(folder, name, len(model.widths), overwrite=overwrite)
     if not 1 <= num_vectors <= CHUNK:
         message = f"Number of vectors: found {num_vectors}, expected 1 to {CHUNK}, the tokens of a prompt."
         raise ConfigError(message)

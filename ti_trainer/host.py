@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from ti_trainer.model import DiffusionModel, Vectors
+from ti_trainer.errors import ConfigError
+from ti_trainer.model import DiffusionModel, ModelKind, PredictionType, Vectors
 from ti_trainer.preprocess.config import PreprocessConfig
 from ti_trainer.preprocess.tags import Captioner
 
@@ -27,6 +28,33 @@ class Drawing:
     width: int = 0
     height: int = 0
     sampler: str = ""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a checkpoint is opened; what says auto follows from the checkpoint, or is the host's own business."""
+
+    precision: str = "auto"
+    clip_skip: int = 1
+    prediction_type: PredictionType | Literal["auto"] = "auto"
+    zero_terminal_snr: Literal["auto", "on", "off"] = "auto"
+
+    def of(self, kind: ModelKind) -> ModelKind:
+        """The kind that was found, with what was chosen by hand; only v prediction has a zero terminal SNR.
+
+        ConfigError if that was chosen with another one.
+        """
+        if self.prediction_type != "auto":
+            kind = replace(kind, prediction_type=self.prediction_type)
+        is_v = kind.prediction_type == "v_prediction"
+        if self.zero_terminal_snr == "on" and not is_v:
+            message = (
+                "Zero terminal SNR (zero_terminal_snr): found on with epsilon prediction, which says nothing of pure noise; "
+                "expected v prediction. Turn it off, or choose the prediction type v_prediction."
+            )
+            raise ConfigError(message, "zero_terminal_snr")
+        found = kind.zero_terminal_snr if self.zero_terminal_snr == "auto" else self.zero_terminal_snr == "on"
+        return replace(kind, zero_terminal_snr=found and is_v)
 
 
 @dataclass(frozen=True)
@@ -72,7 +100,7 @@ class Host(Protocol):
         """What model there is, in a few words, without loading it; ModelError if it cannot be trained."""
         ...
 
-    def open_model(self, precision: str | None = None, clip_skip: int | None = None) -> DiffusionModel:
+    def open_model(self, options: ModelOptions | None = None) -> DiffusionModel:
         """The checkpoint to train on, None: as it is open already, or the host's own choice; ModelError if it cannot be."""
         ...
 

@@ -1,17 +1,19 @@
 """The one seam towards a network: what training needs from a Stable Diffusion, whoever has loaded it.
 
-B batch, C latent channels, H W latent height and width, V vectors, D width of a text encoder's token embeddings, T tokens.
+SD 1.x, SD 2.x, SDXL and inpainting models differ behind it, never before it. B batch, C latent channels, H W latent height
+and width, V vectors, D width of a text encoder's token embeddings, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError
@@ -23,26 +25,63 @@ Vectors = Mapping[str, Tensor]  # one embedding's vectors by text encoder, each 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the text says to the U-Net: hidden (B, T, width), and for models that want more, their extras by name."""
+    """What the text says to the U-Net: hidden (B, T, width), and for SDXL pooled (B, width), read at the end of text."""
 
     hidden: Tensor
-    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    pooled: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PictureConditioning:
+    """What some U-Nets are told of pictures besides text; others do not look at it.
+
+    `sizes` (B, 6) float32 is SDXL's size and crop conditioning (arXiv:2307.01952, 2.2) in px: original height and width, top
+    and left of the crop in the resized picture, target height and width. `masked` (B, 1 + C, H, W) is for inpainting models:
+    1 where they shall paint, and the latents of the picture without that.
+    """
+
+    sizes: Tensor
+    masked: Tensor | None = None
+
+    def repeat(self, times: int) -> PictureConditioning:
+        """The same pictures that many times, (B times, ...)."""
+        masked = None if self.masked is None else self.masked.repeat(times, 1, 1, 1)
+        return PictureConditioning(self.sizes.repeat(times, 1), masked)
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """What a checkpoint is, found out once when it is opened; as a str, in words."""
+
+    family: str
+    prediction_type: PredictionType = "epsilon"
+    zero_terminal_snr: bool = False
+    inpainting: bool = False
+
+    def __str__(self) -> str:
+        words = [f"{self.family} inpainting" if self.inpainting else self.family]
+        words.append("v prediction" if self.prediction_type == "v_prediction" else "epsilon prediction")
+        return ", ".join(words + ["zero terminal SNR"] * self.zero_terminal_snr)
 
 
 class DiffusionModel(Protocol):
     """A loaded checkpoint. Latents are scaled as the U-Net expects them; pixels are (B, 3, 8 H, 8 W) in [-1, 1]."""
 
     name: str
+    kind: ModelKind
     checkpoint_hash: str | None
     device: torch.device
     alphas_cumprod: Tensor  # (number of training timesteps,) on the device
-    prediction_type: PredictionType
     widths: Mapping[str, int]  # D by text encoder
     default_size_px: int
     needs_loss_scaling: bool  # whether gradients could vanish in fp16
 
     def training(self) -> AbstractContextManager[None]:
         """Within it the weights need no gradients and the network is ready to train through; afterwards all is as before."""
+        ...
+
+    def fit_memory(self, places: int) -> str:
+        """Choose what gives way in training batches of this many latent places (B H W); in words, "" for no choice."""
         ...
 
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
@@ -61,17 +100,33 @@ class DiffusionModel(Protocol):
         """Mean and standard deviation of the latents' distribution, each (B, C, H, W) float32."""
         ...
 
+    def encode_masked(self, pixels: Tensor, masks: Tensor | None) -> Tensor | None:
+        """(B, 1 + C, H, W), what an inpainting model is shown of pictures, and None for all others.
+
+        `masks` (B, 1, 8 H, 8 W) are above 0.5 where it shall paint; None: everywhere.
+        """
+        ...
+
     def encode_prompts(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:
         """The conditioning of B prompts in which every key of `words` stands for its vectors; differentiable in them."""
         ...
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
-        """The U-Net's prediction (B, C, H, W), of the noise or of v as `prediction_type` says; timesteps (B,)."""
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning, pictures: PictureConditioning) -> Tensor:
+        """The U-Net's prediction (B, C, H, W), of the noise or of v as `kind` says; timesteps (B,)."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels of latents, with gradient."""
         ...
+
+
+def masked_channels(
+    encode_images: Callable[[Tensor], tuple[Tensor, Tensor]], pixels: Tensor, masks: Tensor | None
+) -> Tensor:
+    """`encode_masked` of an inpainting model: grey where it shall paint, as in its training and as the WebUI generates."""
+    hidden = torch.ones_like(pixels[:, :1]) if masks is None else (masks > 0.5).to(pixels)
+    latents, _ = encode_images(pixels * (1 - hidden))
+    return torch.cat([interpolate(hidden.to(latents), latents.shape[-2:]), latents], 1)  # (B, 1 + C, H, W)
 
 
 def check_fits(model: DiffusionModel, embedding: Embedding) -> None:
@@ -81,6 +136,6 @@ def check_fits(model: DiffusionModel, embedding: Embedding) -> None:
         found = ", ".join(f"{encoder} {width}" for encoder, width in embedding.widths.items())
         message = (
             f"The embedding {embedding.name!r} is for another kind of model ({embedding.family}: {found}) than "
-            f"{model.name} ({expected}): choose a checkpoint of its kind, or create a new embedding."
+            f"{model.name} ({model.kind.family}: {expected}): choose a checkpoint of its kind, or create a new embedding."
         )
         raise ConfigError(message)

@@ -61,7 +61,7 @@ def test_train_writes_the_embedding_and_a_run_that_explains_itself(
     flags = ("--max-steps", 6, "--seed", 1, "--template", template, "--log-dir", tmp_path / "logs", "--save-every", 3)
     outcome = train(*flags, "--preview-every", 3, "--preview-sampling-steps", 2)
     assert outcome.code == 0
-    assert outcome.out.startswith("Done after step 6, on 3 pictures.")
+    assert outcome.out.startswith("Training on embedded (embedded, epsilon prediction).\nDone after step 6, on 3 pictures.")
     after = formats.read(word)
     assert after.step == 6
     assert after.checkpoint == "embedded"

@@ -24,7 +24,7 @@ def test_a_model_is_made_from_nothing_and_again_from_its_states(tmp_path: Path, 
     made = []
     for _ in range(2):
         make.make(tmp_path / "work", tmp_path / "model", 0.02, 0.02, 0.02, pictures=8)
-        model = load(str(tmp_path / "model"), "cpu", "fp32")
+        model = load(str(tmp_path / "model"), "cpu")
         assert model.widths == {"clip_l": 64}
         assert model.token_embeddings("star")["clip_l"].std() < 0.02
         assert 0.8 < model.encode_images(pictures(32, np.random.default_rng(3)))[0].std() < 1.2

@@ -16,7 +16,7 @@ from ti_trainer.embedded.learning import colour_distance, measure
 from ti_trainer.embedded.make_diffusion import new_text_encoder, rescale
 from ti_trainer.embedded.make_vae import psnr
 from ti_trainer.embedded.scenes import CONCEPTS, draw
-from ti_trainer.host import Drawing
+from ti_trainer.host import Drawing, ModelOptions
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 
@@ -29,7 +29,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> StandaloneHost:
 
 @pytest.fixture(scope="module")
 def model(host: StandaloneHost) -> DiffusersModel:
-    return host.open_model("fp32")
+    return host.open_model(ModelOptions("fp32"))
 
 
 def test_its_weights_are_half_precision_and_at_most_20_mb() -> None:

@@ -208,7 +208,7 @@ def test_the_deterministic_loss_is_measured_at_the_start_every_so_many_steps_and
     items = training.dataset.items
     loss = deterministic_loss(
         training.model,
-        [item.latents for item in items],
+        items,
         [f"a photo of x-word, {item.caption}" for item in items],
         {"x-word": training.embedding.vectors},
     )
@@ -219,7 +219,7 @@ def test_of_many_pictures_some_are_measured(
     trainer: Callable[..., Trainer], dataset: Callable[..., Dataset], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = []
-    monkeypatch.setattr(observers, "deterministic_loss", lambda model, latents, *_: counts.append(len(latents)) or 1.0)
+    monkeypatch.setattr(observers, "deterministic_loss", lambda model, items, *_: counts.append(len(items)) or 1.0)
     for number in (3, 8, 9, 20):
         Evaluation(run, trainer(data=dataset(*((16, 16),) * number)), 1).before()
     assert counts == [3, 8, 5, 7]  # evenly spread, eight at most

@@ -67,7 +67,7 @@ def loss(model: DiffusersModel, folder: Path) -> float:
         embedded.DEMO, model, Frame((side, side)), Prompter(NAME, ["[name]"]), seed=0, latent_sampling="deterministic"
     )
     prompts = [described(f"a photo of {NAME}", item.caption) for item in data.items]
-    return deterministic_loss(model, [item.latents for item in data.items], prompts, {NAME: embedding.vectors})
+    return deterministic_loss(model, data.items, prompts, {NAME: embedding.vectors})
 
 
 def colour(path: Path) -> np.ndarray:

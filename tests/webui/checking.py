@@ -6,19 +6,33 @@ SCRIPT = """
 import sys
 from modules import call_queue, script_callbacks
 
+def ours():
+    sys.path.append({folder!r})  # not earlier: the host takes back what scripts add to it
+    import check_in_webui
+    return check_in_webui
+
 def add(_, app):
     def compare(clip_skip: int):
-        sys.path.append({folder!r})  # not earlier: the host takes back what scripts add to it
-        from check_in_webui import compare
         from modules import shared
         before = shared.opts.CLIP_stop_at_last_layers
         with call_queue.queue_lock:
             shared.opts.data["CLIP_stop_at_last_layers"] = clip_skip
             try:
-                return compare(clip_skip)
+                return ours().compare(clip_skip)
             finally:
                 shared.opts.data["CLIP_stop_at_last_layers"] = before
+
+    def compare_file(name: str):
+        with call_queue.queue_lock:
+            return ours().compare_file(name)
+
+    def describe():
+        from ti_trainer.hosts.webui.host import WebuiHost
+        return WebuiHost().describe()
+
+    app.add_api_route("/ti-check/describe", describe, methods=["GET"])
     app.add_api_route("/ti-check/compare", compare, methods=["GET"])
+    app.add_api_route("/ti-check/compare-file", compare_file, methods=["GET"])
 
 script_callbacks.on_app_started(add)
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -14,23 +15,79 @@ from safetensors.torch import save_file
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(each) for each in (TESTS.parent, TESTS / "hosts" / "diffusers") if str(each) not in sys.path]
 
-import ldm_export  # noqa: E402 - of the neighbouring tests
+import families  # noqa: E402 - of the neighbouring tests
+import ldm_export  # noqa: E402
 
 from ti_trainer import embedded  # noqa: E402
+from ti_trainer.hosts.diffusers.loading import load  # noqa: E402
 from ti_trainer.hosts.diffusers.model import DiffusersModel  # noqa: E402
+
+OPEN_CLIP_SHAPES = "open_clip"  # folder of the data folder: start_host.py tells the library of them
+SDXL_YAML = Path("repositories/generative-models/configs/inference/sd_xl_base.yaml")
+SD2_YAML = Path("repositories/stable-diffusion-stability-ai/configs/stable-diffusion/v2-{}inference.yaml")
+SD1_YAML = Path("configs/v1-{}inference.yaml")
+MARKS = {"v_prediction": "v_pred", "zero_terminal_snr": "ztsnr"}  # how SDXL files say so
+
+
+def export_family(name: str, webui: Path, data: Path) -> None:
+    """A tiny random model of a family of `families`, as data/models/Stable-diffusion/<name>.safetensors."""
+    folder = families.save(name, data / "diffusers" / name)
+    export(load(str(folder), "cpu"), webui, data / "models" / "Stable-diffusion" / f"{name}.safetensors")
 
 
 def export(model: DiffusersModel, webui: Path, checkpoint: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write the checkpoint, its .yaml and `<checkpoint>-clip/`; the .yaml completes that of SD 1.x in the WebUI."""
+    """Write the checkpoint, its .yaml and `<checkpoint>-clip/`; the .yaml completes that of its family in the WebUI."""
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     weights = {key: value.to(dtype).contiguous() for key, value in ldm_export.checkpoint(model).items()}
+    if model.kind.family == "SDXL" and model.kind.prediction_type == "v_prediction":
+        weights[MARKS["v_prediction"]] = torch.zeros(0)
+        if model.kind.zero_terminal_snr:
+            weights[MARKS["zero_terminal_snr"]] = torch.zeros(0)
     save_file(weights, checkpoint)
     clip = checkpoint.with_name(f"{checkpoint.stem}-clip")  # instead of the name of a model to be downloaded
     shutil.copytree(embedded.MODEL / "tokenizer", clip, dirs_exist_ok=True)
-    model.text_encoder.config.save_pretrained(clip)
-    base = yaml.safe_load((webui / "configs" / "v1-inference.yaml").read_text(encoding="utf-8"))
-    ours = ldm_export.configuration(model, clip)
-    checkpoint.with_suffix(".yaml").write_text(yaml.safe_dump(_merged(base, ours)), encoding="utf-8")
+    model.text_encoders[0].module.config.save_pretrained(clip)
+    ours = ldm_export.configuration(model, clip)["model"]["params"]
+    base = yaml.safe_load((webui / _yaml(model)).read_text(encoding="utf-8"))
+    params = base["model"]["params"]
+    if model.kind.family == "SDXL":
+        _complete_sgm(params, ours, clip, _open_clip(model, checkpoint))
+    else:
+        if model.kind.family == "SD 2.x":
+            ours["cond_stage_config"]["params"] = {"arch": _open_clip(model, checkpoint)}
+        base["model"]["params"] = _merged(params, ours)
+    checkpoint.with_suffix(".yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
+
+
+def _yaml(model: DiffusersModel) -> str:
+    name = {"SDXL": SDXL_YAML, "SD 2.x": SD2_YAML}.get(model.kind.family, SD1_YAML)
+    return str(name).format("inpainting-" * model.kind.inpainting)
+
+
+def _complete_sgm(params: dict[str, Any], ours: dict[str, Any], clip: Path, arch: str) -> None:
+    """SDXL's configuration has other names around the same parts."""
+    params["scale_factor"] = ours["scale_factor"]
+    params["network_config"]["params"] |= ours["unet_config"]["params"]
+    params["first_stage_config"]["params"]["ddconfig"] |= ours["first_stage_config"]["params"]["ddconfig"]
+    clip_l, clip_g, *_ = params["conditioner_config"]["params"]["emb_models"]
+    layers = json.loads((clip / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
+    clip_l["params"] |= {"version": str(clip), "layer_idx": layers - 1}
+    clip_g["params"] |= {"arch": arch}
+
+
+def _open_clip(model: DiffusersModel, checkpoint: Path) -> str:
+    """The name of an architecture that start_host.py tells the library of; SD 2.x has a last layer that nobody uses."""
+    config = model.text_encoders[-1].module.config
+    read = {
+        "width": config.hidden_size,
+        "heads": config.num_attention_heads,
+        "layers": config.num_hidden_layers + (model.kind.family == "SD 2.x"),
+    }
+    seen = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 32}
+    file = checkpoint.parents[2] / OPEN_CLIP_SHAPES / f"tiny-{checkpoint.stem}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"embed_dim": config.projection_dim, "vision_cfg": seen, "text_cfg": read}), encoding="utf-8")
+    return file.stem
 
 
 def _merged(base: Any, ours: Any) -> Any:

@@ -32,6 +32,7 @@ from ti_trainer.embedding import Embedding
 from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
+from ti_trainer.hosts.diffusers.text import TextEncoder
 
 WORD = "speed-concept"
 NEVER = 1_000_000  # with 0 for both of its intervals the WebUI's training fails
@@ -61,16 +62,15 @@ def random_model() -> DiffusersModel:
     encoder = CLIPTextModel(text)
     last = next(module for name, module in encoder.named_modules() if name.endswith("final_layer_norm"))
     torch.nn.init.normal_(last.bias, 0.1, 0.1)  # the WebUI divides by the mean of what leaves it, which must not be 0
-    small = load("embedded", "cpu", "fp32")
+    small = load("embedded", "cpu")
     return DiffusersModel(
         unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768).eval(),
         vae=coder.eval(),
-        text_encoder=encoder.eval(),
-        tokenizer=small.tokenizer,
-        alphas_cumprod=small.alphas_cumprod,
-        prediction_type="epsilon",
+        text_encoders=[TextEncoder("clip_l", encoder.eval(), small.text_encoders[0].tokenizer)],
+        scheduler=small.scheduler,
         name="sd15-random",
         weights=small.weights,
+        options=small.options,
     )
 
 

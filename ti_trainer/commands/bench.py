@@ -22,6 +22,7 @@ from ti_trainer.data.images import Frame
 from ti_trainer.data.prompts import Prompter, load_template
 from ti_trainer.embedding import Embedding, initial_vectors
 from ti_trainer.errors import ConfigError
+from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.training.evaluate import deterministic_loss
 from ti_trainer.training.trainer import Trainer
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(message)
     peers = [_peer(text) for text in args.against]
     host = host_of(args)
-    model = host.open_model("fp32" if peers else "auto")
+    model = host.open_model(ModelOptions("fp32" if peers else "auto"))
     folder = embedded.MODEL if args.model == "embedded" else Path(args.model)
     if peers and not (folder / "model_index.json").is_file():
         message = f"--against needs a model in diffusers' layout, which peers can open; {args.model} is none."
@@ -110,22 +111,20 @@ def measure(
         row[name] = result.steps_per_second
         row[f"ours_to_{name}"] = ours / result.steps_per_second
         learned[name] = result.embedding.vectors
-    latents = [item.latents for item in dataset.items]
-    prompts = [f"a photo of {NAME}"] * len(latents)
-    row["loss"] = {name: deterministic_loss(model, latents, prompts, {NAME: each}) for name, each in learned.items()}
+    prompts = [f"a photo of {NAME}"] * len(dataset.items)
+    row["loss"] = {name: deterministic_loss(model, dataset.items, prompts, {NAME: each}) for name, each in learned.items()}
     return row
 
 
 def bare_step(model: DiffusersModel, dataset: Dataset, batch_size: int) -> Callable[[], None]:
     """Forward and backward of text encoder and U-Net on one batch, and nothing else."""
-    batch = next(dataset.batches(batch_size))
+    batch, text = next(dataset.batches(batch_size)), model.text_encoders[0]
     pad = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
-    ids = model.tokenizer(list(batch.prompts), **pad).input_ids.to(model.device)
-    table = model.text_encoder.get_input_embeddings()
+    ids = text.tokenizer(list(batch.prompts), **pad).input_ids.to(model.device)
 
     def step() -> None:
-        hook = table.register_forward_hook(lambda module, inputs, embedded: embedded.detach().requires_grad_())
-        hidden = model.text_encoder(ids).last_hidden_state
+        hook = text.table.register_forward_hook(lambda module, inputs, embedded: embedded.detach().requires_grad_())
+        hidden = text.module(ids).last_hidden_state
         hook.remove()
         prediction = model.unet(batch.latents.to(model.dtype), batch.timesteps, hidden.to(model.dtype), return_dict=False)[0]
         mse_loss(prediction.float(), batch.noise).backward()

@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ti_trainer.commands.terminal import add_options, given_options
+from ti_trainer.config import SECTIONS, options
+from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.host import StandaloneHost
+from ti_trainer.options import Option
 
 
 def add_host_arguments(parser: argparse.ArgumentParser, *, logs: bool = False) -> None:
@@ -14,8 +18,8 @@ def add_host_arguments(parser: argparse.ArgumentParser, *, logs: bool = False) -
     group.add_argument(
         "--model",
         default=StandaloneHost.model,
-        help="'embedded' (the tiny one that ships with us), a folder in diffusers' layout, or an SD 1.x checkpoint file "
-        "(.safetensors, .ckpt) (default: %(default)s)",
+        help="'embedded' (the tiny one that ships with us), a folder in diffusers' layout, or a checkpoint (.safetensors, "
+        ".ckpt) of SD 1.x, SD 2.x or SDXL (default: %(default)s)",
     )
     add_place_arguments(group, logs=logs)
 
@@ -31,6 +35,23 @@ def add_place_arguments(parser: argparse._ActionsContainer, *, logs: bool = Fals
     for flag, (default, kept) in folders.items():
         text = f"where {kept} are kept (default: %(default)s)"
         parser.add_argument(flag, type=Path, default=default, metavar="DIR", help=text)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Those of a training that say how its model is used, for commands that do not train."""
+    add_options(parser, SECTIONS, _of_model())
+
+
+def model_options(args: argparse.Namespace, precision: str = "auto") -> ModelOptions:
+    """How the model is opened; ConfigError for a value out of bounds."""
+    given = given_options(args, _of_model())
+    for option in _of_model():
+        option.check(given.get(option.name, option.default))
+    return ModelOptions(precision, **given)
+
+
+def _of_model() -> list[Option]:
+    return [option for option in options() if option.name in ("clip_skip", "prediction_type", "zero_terminal_snr")]
 
 
 def host_of(args: argparse.Namespace) -> StandaloneHost:

@@ -7,6 +7,7 @@ import argparse
 from ti_trainer import embeddings_dir
 from ti_trainer.commands.common import add_host_arguments, host_of
 from ti_trainer.errors import ConfigError
+from ti_trainer.host import ModelOptions
 
 HELP = "make a new embedding, which starts as a text that you choose"
 
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Create it and say where it is."""
     host = host_of(args)
-    model = host.open_model("fp32")
+    model = host.open_model(ModelOptions("fp32"))
     try:
         path = embeddings_dir.create(
             host.embeddings_dir, model, args.name, args.init_text, args.num_vectors, overwrite=args.overwrite

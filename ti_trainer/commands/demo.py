@@ -9,6 +9,7 @@ from ti_trainer.commands import PROGRAM
 from ti_trainer.commands.common import add_place_arguments
 from ti_trainer.commands.train import train
 from ti_trainer.config import TrainConfig
+from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.training.session import Session
 
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Create the word anew and train it."""
     host = StandaloneHost(device=args.device, embeddings_dir=args.embeddings_dir, log_dir=args.log_dir)
     print(f"The demo: teach the word {NAME!r} from the pictures in {embedded.DEMO}, starting as {INIT_TEXT!r}.")
-    model = host.open_model("fp32")
+    model = host.open_model(ModelOptions("fp32"))
     embeddings_dir.create(host.embeddings_dir, model, NAME, INIT_TEXT, 2, overwrite=True)
     code = train(Session(host, NAME, embedded.DEMO, CONFIG))
     if code == 0:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from ti_trainer import embeddings_dir
-from ti_trainer.commands.common import add_host_arguments, host_of
+from ti_trainer.commands.common import add_host_arguments, add_model_options, host_of, model_options
 from ti_trainer.data.dataset import load_dataset
 from ti_trainer.data.images import Frame
 from ti_trainer.data.prompts import NAME, Prompter
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init-text", metavar="TEXT", help="what to compare with (default: the text it was created from)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_host_arguments(parser)
+    add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     host = host_of(args)
     embedding, _ = embeddings_dir.load(host.embeddings_dir, args.name)
     init_text = args.init_text if args.init_text is not None else embedding.info.get("init_text")
-    model = host.open_model("fp32")
+    model = host.open_model(model_options(args, "fp32"))
     check_fits(model, embedding)
     dataset = load_dataset(
         [subset for subset in read_subsets(args.images) if not subset.is_reg],
@@ -48,7 +49,6 @@ def run(args: argparse.Namespace) -> int:
         seed=0,
         latent_sampling="deterministic",
     )
-    latents = [item.latents for item in dataset.items]
     texts = {"word": f"a photo of {embedding.name}", "init_text": f"a photo of {init_text}", "no_word": "a photo"}
     if init_text is None:
         del texts["init_text"]
@@ -56,19 +56,19 @@ def run(args: argparse.Namespace) -> int:
     for key, text in texts.items():
         prompts = [described(text, item.caption) for item in dataset.items]
         words = {embedding.name: embedding.vectors} if key == "word" else {}  # the name may be a part of the others
-        losses[key] = deterministic_loss(model, latents, prompts, words)
+        losses[key] = deterministic_loss(model, dataset.items, prompts, words)
     gain = 1 - losses["word"] / losses["init_text"] if init_text is not None else None
     facts = {
         "name": embedding.name,
         "step": embedding.step,
-        "images": len(latents),
+        "images": len(dataset.items),
         "loss": losses,
         "better_than_init_text": gain,
     }
     if args.json:
         print(json.dumps(facts))
         return 0
-    print(f"Deterministic loss of {len(latents)} pictures, each with its caption (lower is better):")
+    print(f"Deterministic loss of {len(dataset.items)} pictures, each with its caption (lower is better):")
     for key, text in texts.items():
         print(f"  {losses[key]:.5f}  {text}")
     if gain is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from ti_trainer import embeddings_dir
-from ti_trainer.commands.common import add_host_arguments, host_of
+from ti_trainer.commands.common import add_host_arguments, add_model_options, host_of, model_options
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import atomic
 from ti_trainer.host import Drawing
@@ -34,15 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--width", type=int, default=0, metavar="PX", help="0: what the model was made for")
     parser.add_argument("--height", type=int, default=0, metavar="PX", help="0: what the model was made for")
-    parser.add_argument("--clip-skip", type=int, default=1, metavar="N", help="(default: %(default)s)")
     add_host_arguments(parser)
+    add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Draw it and say where it is."""
     _check(args)
     host = host_of(args)
-    model = host.open_model("auto", args.clip_skip)
+    model = host.open_model(model_options(args))
     words = embeddings_dir.words(host.embeddings_dir, model)
     drawing = Drawing(args.prompt, args.negative_prompt, args.steps, args.cfg_scale, args.seed, args.width, args.height)
     picture = host.draw(model, drawing, words)
@@ -61,7 +61,6 @@ def _check(args: argparse.Namespace) -> None:
         ("steps", args.steps, 1, 1000),
         ("seed", args.seed, 0, 2**32 - 1),
         ("cfg-scale", args.cfg_scale, 1, 30),
-        ("clip-skip", args.clip_skip, 1, 12),
     ):
         if not low <= value <= high:
             message = f"--{flag}: found {value}, expected at least {low} and at most {high}."

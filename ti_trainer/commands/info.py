@@ -1,21 +1,24 @@
-"""info: what embedding files hold."""
+"""info: what embedding files and checkpoints hold."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ti_trainer import formats
-from ti_trainer.errors import EmbeddingFormatError
+from ti_trainer.errors import EmbeddingFormatError, TITrainerError
+from ti_trainer.host import ModelOptions
 
-HELP = "say what embedding files hold, whoever wrote them"
+HELP = "say what embedding files hold, whoever wrote them, and what checkpoints are"
+EMBEDDING_BYTES = 64 * 2**20  # none is larger
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="embeddings of any tool")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="embeddings of any tool, or checkpoints")
     parser.add_argument("--json", action="store_true", help="one JSON object a file, a line each")
 
 
@@ -23,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """Describe each; 1 if any of them cannot be read."""
     failed = False
     for file in args.files:
-        facts = describe(file)
+        facts = _described(file)
         failed |= facts["error"] is not None
         print(json.dumps(facts) if args.json else _in_words(file, facts))
     return int(failed)
@@ -49,9 +52,40 @@ def describe(file: Path) -> dict[str, Any]:
     return facts | {name: getattr(embedding, name) for name in same} | {"vectors": vectors}
 
 
+def describe_model(path: Path) -> dict[str, Any]:
+    """What a checkpoint, or a folder in diffusers' layout, is: in words and one by one, widths of a vector, size, error."""
+    import torch  # these are slow to import
+
+    from ti_trainer.hosts.diffusers import kinds, loading
+
+    try:
+        parts, _ = loading.read(str(path), torch.bfloat16)
+        kind = kinds.kind_of(parts.unet, parts.text_encoders, parts.scheduler, ModelOptions())
+    except (TITrainerError, OSError) as error:
+        return {"file": str(path), "model": None, "error": str(error)}
+    widths = {each.name: each.width for each in parts.text_encoders}
+    size_px = parts.unet.config.sample_size * 8
+    return {"file": str(path), "model": str(kind), **asdict(kind), "widths": widths, "size_px": size_px, "error": None}
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """As an embedding, unless it is a model."""
+    if (path / "model_index.json").is_file():
+        return describe_model(path)
+    facts = describe(path)
+    if facts["error"] and path.is_file() and path.suffix.lower() in (".safetensors", ".ckpt"):
+        model = describe_model(path)
+        if model["error"] is None or path.stat().st_size > EMBEDDING_BYTES:
+            return model
+    return facts
+
+
 def _in_words(file: Path, facts: dict[str, Any]) -> str:
     if facts["error"]:
         return f"{file}: {facts['error']}"
+    if "model" in facts:
+        widths = ", ".join(f"{encoder} {width}" for encoder, width in facts["widths"].items())
+        return f"{file}: a checkpoint, {facts['model']}, made for {facts['size_px']} px; its words have vectors {widths}"
     vectors = ", ".join(f"{encoder} {shape[0]} x {shape[1]}" for encoder, shape in facts["vectors"].items())
     trained = f"trained {facts['step']} steps" if facts["step"] else "no steps known"
     checkpoint = f", on {facts['checkpoint']}" if facts["checkpoint"] else ""

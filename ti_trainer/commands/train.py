@@ -62,7 +62,7 @@ def _saved(path: Path) -> dict[str, object]:
 def run(args: argparse.Namespace) -> int:
     """Train, show the progress, say what was written."""
     earlier = Run.latest(args.log_dir, args.name) if args.resume else None
-    session = Session(host_of(args), args.name, args.images, config_of(args), earlier)
+    session = Session(host_of(args), args.name, args.images, config_of(args), earlier, say=print)
     return train(session)
 
 
@@ -120,6 +120,7 @@ class _Progress:
         """Called when training starts."""
         if self.bar is not None:
             self.bar.close()
+        print(f"Training on {trainer.model.name} ({trainer.model.kind}).", flush=True)
         self.bar = tqdm(total=trainer.last_step, initial=trainer.step, desc="Training", unit="step")
         return [self]
 

@@ -24,7 +24,7 @@ from ti_trainer.data.pictures import find_images
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.data.subsets import Subset, read_subsets
 from ti_trainer.errors import DatasetError
-from ti_trainer.model import DiffusionModel
+from ti_trainer.model import DiffusionModel, PictureConditioning
 
 log = logging.getLogger(__name__)
 _LATENTS_STREAM = 2**63  # sample numbers stay below
@@ -35,7 +35,8 @@ Warn = Callable[[str], None]
 class Item:
     """One picture: latents (C, H, W), their standard deviation if drawn anew each time, its loss weight (1, H, W).
 
-    It comes up `repeats` times in an epoch, times the data set's own repeats.
+    What some models are told of it besides: `sizes` as in `Loaded`, and `masked` (1 + C, H, W) for inpainting. It comes up
+    `repeats` times in an epoch, times the data set's own repeats.
     """
 
     path: Path
@@ -43,6 +44,8 @@ class Item:
     latents: Tensor
     std: Tensor | None
     weight: Tensor | None
+    sizes: tuple[int, ...]
+    masked: Tensor | None
     subset: Subset
     repeats: int = 1
 
@@ -56,6 +59,7 @@ class Batch:
     timesteps: Tensor
     prompts: tuple[str, ...]
     weight: Tensor | None
+    pictures: PictureConditioning
 
 
 def sample_rng(seed: int, number: int) -> np.random.Generator:
@@ -159,7 +163,15 @@ class Dataset:
             torch.tensor(timesteps).to(device),
             tuple(prompts),
             weight,
+            picture_conditioning([self.items[index] for _, index in samples]),
         )
+
+
+def picture_conditioning(items: Sequence[Item]) -> PictureConditioning:
+    """What a batch of these is told of them besides text."""
+    masked = [item.masked for item in items]
+    sizes = torch.tensor([item.sizes for item in items], dtype=torch.float32, device=items[0].latents.device)
+    return PictureConditioning(sizes, None if masked[0] is None else torch.stack(masked))
 
 
 def _normal(like: Tensor, rng: np.random.Generator) -> Tensor:
@@ -259,7 +271,7 @@ def load_dataset(
     for number, each in enumerate(planned):
         path, subset = each.path, each.subset
         try:
-            pixels, counts = load_image(path, frame, each.mask)
+            loaded = load_image(path, frame, each.mask)
         except Exception as error:  # a damaged file provokes anything
             skipped.append((path, str(error) or type(error).__name__))
             log.warning("Skipped: %s (%s)", path.name, skipped[-1][1])
@@ -268,12 +280,14 @@ def load_dataset(
             progress(number + 1, len(planned))
         caption = subset.caption_of(path, word_regex, join_string)
         with torch.no_grad():
-            mean, std = (part[0] for part in model.encode_images(pixels[None]))  # (C, H, W)
+            mean, std = (part[0] for part in model.encode_images(loaded.pixels[None]))  # (C, H, W)
+            masked = model.encode_masked(loaded.pixels[None], None if loaded.counts is None else loaded.counts[None])
         if latent_sampling == "once":
             mean = mean + std * _normal(mean, sample_rng(seed, _LATENTS_STREAM + len(items))).to(mean.device)
-        weight = _loss_weight(counts, mean, subset.weight * (prior_loss_weight if subset.is_reg else 1))
+        weight = _loss_weight(loaded.counts, mean, subset.weight * (prior_loss_weight if subset.is_reg else 1))
         kept_std = std if latent_sampling == "random" else None
-        items.append(Item(path, caption, mean, kept_std, weight, subset, each.repeats))
+        masked = None if masked is None else masked[0]
+        items.append(Item(path, caption, mean, kept_std, weight, loaded.sizes, masked, subset, each.repeats))
     if all(item.subset.is_reg for item in items):
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in skipped[:5])
         where = ", ".join(str(subset.folder) for subset in subsets if not subset.is_reg)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -60,12 +61,22 @@ def find_masks(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.iterdir(), reverse=True) if is_image(path)}
 
 
-def load_image(path: Path, frame: Frame, mask: Path | None = None) -> tuple[Tensor, Tensor | None]:
+class Loaded(NamedTuple):
     """Pixels (3, H, W) in [-1, 1], upright, and how much each counts, (1, H, W) in [0, 1], or None if all the same.
 
-    That is what its mask says, or else its alpha, where that is used and there is some. A picture of another shape than its
-    frame is cropped at its middle, never squashed, and its mask with it. DatasetError for a mask of another shape; OSError
-    and others that Pillow raises for a broken file.
+    `sizes` are original height and width, top and left of the crop in the resized picture, height and width, in px.
+    """
+
+    pixels: Tensor
+    counts: Tensor | None
+    sizes: tuple[int, int, int, int, int, int]
+
+
+def load_image(path: Path, frame: Frame, mask: Path | None = None) -> Loaded:
+    """A picture, fitted. How much its places count says its mask, or else its alpha, where that is used and there is some.
+
+    A picture of another shape than its frame is cropped at its middle, never squashed, and its mask with it. DatasetError
+    for a mask of another shape; OSError and others that Pillow raises for a broken file.
     """
     with Image.open(path) as opened:
         original = upright_size(opened)
@@ -77,7 +88,11 @@ def load_image(path: Path, frame: Frame, mask: Path | None = None) -> tuple[Tens
     counts = pixels[3:] if len(pixels) == 4 else None
     if mask is not None:
         counts = _tensor(_fitted(_mask(mask, original, picture.size), size))
-    return pixels[:3].float() / 127.5 - 1, None if counts is None else counts.float() / 255
+    return Loaded(
+        pixels[:3].float() / 127.5 - 1,
+        None if counts is None else counts.float() / 255,
+        (original[1], original[0], *_crop(original, size), *pixels.shape[1:]),
+    )
 
 
 def _mask(path: Path, original: tuple[int, int], read_at: tuple[int, int]) -> Image.Image:
@@ -104,6 +119,13 @@ def _fitted(picture: Image.Image, size: tuple[int, int] | None) -> Image.Image:
         raise DatasetError(message)
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
     return picture.crop((left, top, left + width, top + height))
+
+
+def _crop(original: tuple[int, int], size: tuple[int, int] | None) -> tuple[int, int]:
+    """Top and left of what `_fitted` keeps, in px of the resized picture."""
+    width, height = size or (side // MULTIPLE * MULTIPLE for side in original)
+    scale = 1 if size is None else max(width / original[0], height / original[1])
+    return max(0, round(original[1] * scale - height)) // 2, max(0, round(original[0] * scale - width)) // 2
 
 
 def _px(size: tuple[int, int]) -> str:

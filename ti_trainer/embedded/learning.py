@@ -18,8 +18,11 @@ import torch
 
 from ti_trainer import embeddings_dir
 from ti_trainer.config import TrainConfig
-from ti_trainer.embedded.scenes import CONCEPTS, Scene, Thing, concept, draw, draw_array, write_pictures
-from ti_trainer.host import Drawing
+from ti_trainer.data.dataset import load_dataset
+from ti_trainer.data.images import Frame
+from ti_trainer.data.prompts import NAME, Prompter
+from ti_trainer.embedded.scenes import CONCEPTS, Scene, Thing, concept, draw, write_pictures
+from ti_trainer.host import Drawing, ModelOptions
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import Vectors
@@ -47,9 +50,14 @@ def measure(
         write_pictures(Path(folder), concept(thing, TRAINED_ON, seed=1))
         embeddings_dir.create(host.embeddings_dir, model, WORD, thing.shape, num_vectors, overwrite=True)
         learned = Session(host, WORD, Path(folder), config).train().embedding.vectors
-    pixels = torch.from_numpy(np.stack([draw_array(scene) for scene, _ in held_out])).permute(0, 3, 1, 2) * 2 - 1
-    latents = list(model.encode_images(pixels)[0])
-    table = model.text_encoder.get_input_embeddings().weight
+        measured_with = Path(folder) / "held out"
+        measured_with.mkdir()
+        write_pictures(measured_with, held_out)
+        frame = Frame((model.default_size_px, model.default_size_px))
+        items = load_dataset(
+            measured_with, model, frame, Prompter(WORD, [NAME]), seed=0, latent_sampling="deterministic"
+        ).items
+    table = model.text_encoders[0].table.weight
     random = {
         "clip_l": torch.randn(num_vectors, model.widths["clip_l"], generator=torch.Generator().manual_seed(1)) * table.std()
     }
@@ -60,7 +68,7 @@ def measure(
     }
     return {
         "loss": {
-            who: deterministic_loss(model, latents, [f"a photo of {text}, {where}" for _, where in held_out], words)
+            who: deterministic_loss(model, items, [f"a photo of {text}, {where}" for _, where in held_out], words)
             for who, (text, words) in speakers.items()
         },
         "colour_distance": {who: _distance(host, model, text, words, held_out) for who, (text, words) in speakers.items()},
@@ -87,7 +95,7 @@ def main() -> None:
     config = replace(TrainConfig(), max_steps=args.max_steps, preview_every=0)
     with tempfile.TemporaryDirectory() as folder:
         host = StandaloneHost(args.model, "auto", Path(folder) / "embeddings", Path(folder) / "logs")
-        model = host.open_model("fp32")
+        model = host.open_model(ModelOptions("fp32"))
         rows = []
         for thing in CONCEPTS:
             rows.append(measure(host, model, thing, config, args.num_vectors))

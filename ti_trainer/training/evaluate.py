@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ti_trainer.data.dataset import Batch, sample_rng
+from ti_trainer.data.dataset import Batch, Item, picture_conditioning, sample_rng
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.training.step import training_loss
 
@@ -16,14 +15,16 @@ NUM_TIMESTEPS = 10
 NOISE_SEED = 20_240_229  # any number will do, as long as it stays
 
 
-def fixed_batches(latents: Sequence[Tensor], prompts: Sequence[str], num_timesteps: int) -> Iterator[Batch]:
-    """For each picture (C, H, W) one batch of NUM_TIMESTEPS timesteps spread evenly, each with its own noise."""
+def fixed_batches(items: Sequence[Item], prompts: Sequence[str], num_timesteps: int) -> Iterator[Batch]:
+    """For each picture one batch of NUM_TIMESTEPS timesteps spread evenly, each with its own noise."""
     timesteps = torch.from_numpy(((np.arange(NUM_TIMESTEPS) + 0.5) * num_timesteps / NUM_TIMESTEPS).astype(np.int64))
-    for number, (each, prompt) in enumerate(zip(latents, prompts, strict=True)):
+    for number, (item, prompt) in enumerate(zip(items, prompts, strict=True)):
+        each = item.latents  # (C, H, W)
         noise = sample_rng(NOISE_SEED, number).standard_normal((NUM_TIMESTEPS, *each.shape), np.float32)
         repeated = each.expand(NUM_TIMESTEPS, *each.shape)
         same = (prompt,) * NUM_TIMESTEPS
-        yield Batch(repeated, torch.from_numpy(noise).to(each.device), timesteps.to(each.device), same, None)
+        pictures = picture_conditioning([item] * NUM_TIMESTEPS)
+        yield Batch(repeated, torch.from_numpy(noise).to(each.device), timesteps.to(each.device), same, None, pictures)
 
 
 def described(text: str, caption: str) -> str:
@@ -33,8 +34,8 @@ def described(text: str, caption: str) -> str:
 
 @torch.no_grad()
 def deterministic_loss(
-    model: DiffusionModel, latents: Sequence[Tensor], prompts: Sequence[str], words: Mapping[str, Vectors]
+    model: DiffusionModel, items: Sequence[Item], prompts: Sequence[str], words: Mapping[str, Vectors]
 ) -> float:
-    """Mean denoising loss of the pictures' latents, each (C, H, W), under a prompt for each."""
-    batches = fixed_batches(latents, prompts, len(model.alphas_cumprod))
+    """Mean denoising loss of pictures under a prompt for each."""
+    batches = fixed_batches(items, prompts, len(model.alphas_cumprod))
     return torch.stack([training_loss(model, batch, words).mean() for batch in batches]).mean().item()

@@ -42,6 +42,7 @@ class Snapshot:
     loaded: tuple[int, int] = (0, 0)
     steps_per_second: float = 0.0
     prompt: str = ""
+    memory: str = ""  # how the run fits into it, where there was something to choose
     loss: Sequence[tuple[int, float]] = ()
     rates: Sequence[tuple[int, float]] = ()
     deterministic: Sequence[tuple[int, float]] = ()
@@ -147,7 +148,7 @@ class Job:
             self.tell(message=text)
 
         try:
-            result = replace(session, warn=warn).train(observers, controls, loading)
+            result = replace(session, warn=warn, say=lambda text: self.tell(memory=text)).train(observers, controls, loading)
         except StoppedError as error:
             with self._lock:
                 self._now = replace(self._now, status="stopped", message=str(error))

@@ -28,6 +28,13 @@ def target(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor, prediction_ty
     raise ValueError(message)
 
 
+def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
+    """The same noise schedule, rescaled until its end leaves nothing of the picture (arXiv:2305.08891, algorithm 1)."""
+    signal = alphas_cumprod.double().sqrt()
+    signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
+    return signal.square().to(alphas_cumprod)
+
+
 def denoising_loss(prediction: Tensor, wanted: Tensor, weight: Tensor | None = None) -> Tensor:
     """Squared error of each sample, (B,), every place (B, 1, H, W) counting by its weight."""
     error = mse_loss(prediction.float(), wanted, reduction="none")

@@ -172,7 +172,7 @@ class Evaluation:
         prompts = [described(f"a photo of {embedding.name}", item.caption) for item in some]
         words = {embedding.name: {encoder: each.to(model.device) for encoder, each in embedding.vectors.items()}}
         with model.training():
-            loss = deterministic_loss(model, [item.latents for item in some], prompts, words)
+            loss = deterministic_loss(model, some, prompts, words)
         append_row(self.run.deterministic_file, DETERMINISTIC_COLUMNS, (embedding.step, f"{loss:.7f}"))
 
 

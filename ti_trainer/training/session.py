@@ -25,7 +25,7 @@ from ti_trainer.data.prompts import NAME, Prompter, load_template
 from ti_trainer.data.subsets import Subset, checked_subsets
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, StoppedError, TrainingError
-from ti_trainer.host import Drawing, Host, Turn
+from ti_trainer.host import Drawing, Host, ModelOptions, Turn
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.training.figures import before_and_after, plot_losses
 from ti_trainer.training.observers import (
@@ -79,12 +79,13 @@ class Session:
     config: TrainConfig
     resume: Run | None = None
     warn: Callable[[str], None] = log.warning
+    say: Callable[[str], None] = log.info
 
     def check(self) -> None:
         """Refuse at once what would be refused later: the folder, the template, the embedding, and its fit to the model."""
         self._check_cheaply()
         embedding, _ = embeddings_dir.load(self.host.embeddings_dir, self.name)
-        model = self.host.open_model(self.config.precision, self.config.clip_skip)
+        model = self.host.open_model(model_options(self.config))
         check_fits(model, embedding)
         frame_of(self.config, model.default_size_px)
         begun_on = self.resume.settings().get("model", model.name) if self.resume else model.name
@@ -123,11 +124,14 @@ class Session:
             subsets = subsets_of(self.host, self.images, self.warn)
             total = sum(len(find_images(subset.folder)) for subset in subsets)
             still_loading(0, total)
-            model = self.host.open_model(config.precision, config.clip_skip)
+            model = self.host.open_model(model_options(config))
             dataset = self._dataset(model, template, subsets, still_loading)
             still_loading(total, total)
+            largest = max(item.latents[0].numel() for item in dataset.items)
+            if said := model.fit_memory(config.batch_size * largest):
+                self.say(said)
             trainer, run = self._prepared(model, dataset, embedding, file)
-            file = embeddings_dir.trainable_file(file)
+            file = embeddings_dir.trainable_file(file, len(embedding.vectors))
             watching = [
                 *observers(trainer, run),
                 HostProgress(turn, trainer),
@@ -285,8 +289,14 @@ class Session:
             "skipped": [str(path.name) for path, _ in dataset.skipped],
             "model": model.name,
             "model_hash": model.checkpoint_hash,
+            "model_kind": str(model.kind),
             "train": self.config.to_dict(),
         }
+
+
+def model_options(config: TrainConfig) -> ModelOptions:
+    """How a run with these options opens its model."""
+    return ModelOptions(config.precision, config.clip_skip, config.prediction_type, config.zero_terminal_snr)
 
 
 def data_sets_dir(host: Host) -> Path:

@@ -17,8 +17,9 @@ def training_loss(model: DiffusionModel, batch: Batch, words: Mapping[str, Vecto
     """The denoising loss of each sample, (B,), differentiable in the words' vectors."""
     alphas_cumprod = model.alphas_cumprod[batch.timesteps]  # (B,)
     noisy_latents = add_noise(batch.latents, batch.noise, alphas_cumprod)
-    wanted = target(batch.latents, batch.noise, alphas_cumprod, model.prediction_type)
-    prediction = model.predict(noisy_latents, batch.timesteps, model.encode_prompts(batch.prompts, words))
+    wanted = target(batch.latents, batch.noise, alphas_cumprod, model.kind.prediction_type)
+    cond = model.encode_prompts(batch.prompts, words)
+    prediction = model.predict(noisy_latents, batch.timesteps, cond, batch.pictures)
     return denoising_loss(prediction, wanted, batch.weight)
 
 

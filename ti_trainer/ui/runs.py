@@ -178,8 +178,9 @@ def promoted(page: Page, label: str, step: str, name: str, overwrite: bool) -> s
         embeddings_dir.free_file(host.embeddings_dir, name, overwrite=overwrite)
         page.refuse_if_busy("take copies into use")
         with host.lock():
-            target = embeddings_dir.free_file(host.embeddings_dir, name, overwrite=overwrite)
-            embeddings_dir.save(replace(formats.read(path), name=name), target)
+            embedding = replace(formats.read(path), name=name)
+            target = embeddings_dir.free_file(host.embeddings_dir, name, len(embedding.vectors), overwrite=overwrite)
+            embeddings_dir.save(embedding, target)
             host.embeddings_changed()
     except (TITrainerError, OSError) as error:
         return notice("error", str(error))

@@ -92,7 +92,7 @@ def shown(page: Page, now: Snapshot) -> dict[str, Part]:
         "model": (model, lambda: model),
         "bar": (bar, lambda: bar),
         "losses": ((run, len(now.loss), now.deterministic), lambda: curve(now.loss, now.deterministic, now.rates)),
-        "prompt": (now.prompt, lambda: facts([("Last prompt", now.prompt or "none yet")])),
+        "prompt": ((now.prompt, now.memory), lambda: facts(_told(now))),
         "previews": ([str(path) for _, path in now.previews], lambda: gr.update(value=gallery(now.previews, PREVIEWS))),
         "result": ((now.status, run, now.step * after, now.message), lambda: _result(now)),
         "use": (after, lambda: gr.update(interactive=after)),
@@ -103,6 +103,11 @@ def shown(page: Page, now: Snapshot) -> dict[str, Part]:
     }
     parts |= preprocess_watch.news(page)
     return parts | {each: (yes, lambda yes=yes: gr.update(interactive=yes)) for each, yes in _possible(now).items()}
+
+
+def _told(now: Snapshot) -> list[tuple[str, str]]:
+    """What a run says of itself meanwhile."""
+    return [("Last prompt", now.prompt or "none yet"), *([("Memory", now.memory)] if now.memory else [])]
 
 
 def _refusal(act: Callable[[], None]) -> str:

@@ -15,7 +15,7 @@ from ti_trainer.hosts.diffusers.model import DiffusersModel
 
 @pytest.fixture(scope="session")
 def model() -> DiffusersModel:
-    return load("embedded", "cpu", "fp32")
+    return load("embedded", "cpu")
 
 
 @pytest.fixture(scope="session")

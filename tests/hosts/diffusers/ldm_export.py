@@ -1,4 +1,4 @@
-"""A diffusers model as a single-file checkpoint in the original code's layout, as every SD 1.x download is."""
+"""A diffusers model as a single-file checkpoint in the original code's layout, as every download for the WebUI is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
@@ -29,6 +30,21 @@ UNET_ENDS = {
     "mid_block.resnets.0": "middle_block.0",
     "mid_block.attentions.0": "middle_block.1",
     "mid_block.resnets.1": "middle_block.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+}
+OPEN_CLIP = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
+OPEN_CLIP_ENDS = {
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm.weight": "ln_final.weight",
+    "final_layer_norm.bias": "ln_final.bias",
 }
 VAE = {
     "conv_shortcut": "nin_shortcut",
@@ -52,11 +68,48 @@ def checkpoint(model: DiffusersModel) -> dict[str, Tensor]:
     return {
         **{f"model.diffusion_model.{key}": value for key, value in unet(model.unet).items()},
         **{f"first_stage_model.{key}": value for key, value in vae(model.vae).items()},
-        **{
-            f"cond_stage_model.transformer.text_model.{key.removeprefix('text_model.')}": value.clone()
-            for key, value in model.text_encoder.state_dict().items()
-        },
+        **text(model),
     }
+
+
+def text(model: DiffusersModel) -> dict[str, Tensor]:
+    """SD 1.x: CLIP. SD 2.x: OpenCLIP with a last layer that nobody uses. SDXL: both."""
+    first, last = model.text_encoders[0].module, model.text_encoders[-1].module
+    if first is not last:
+        return {**clip(first, "conditioner.embedders.0."), **open_clip(last, "conditioner.embedders.1.model.")}
+    if model.kind.family != "SD 2.x":
+        return clip(first, "cond_stage_model.")
+    weights, layers = open_clip(first, "cond_stage_model.model."), first.config.num_hidden_layers
+    unused = {key.replace(".0.", f".{layers}."): value * 2 for key, value in weights.items() if "resblocks.0." in key}
+    return weights | unused | {"cond_stage_model.model.text_projection": torch.eye(first.config.hidden_size)}
+
+
+def clip(module: torch.nn.Module, prefix: str) -> dict[str, Tensor]:
+    return {
+        f"{prefix}transformer.text_model.{key.removeprefix('text_model.')}": value.clone()
+        for key, value in module.state_dict().items()
+    }
+
+
+def open_clip(module: torch.nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Query, key and value lie in one matrix there; the projection is the other way round."""
+    moved = {}
+    weights = {key.removeprefix("text_model."): value for key, value in module.state_dict().items()}
+    for key, value in weights.items():
+        if key in OPEN_CLIP_ENDS:
+            moved[OPEN_CLIP_ENDS[key]] = value.clone()
+        elif key == "text_projection.weight":
+            moved["text_projection"] = value.T.clone()
+        elif ".q_proj." in key:
+            parts = [weights[key.replace(".q_proj.", f".{each}_proj.")] for each in "qkv"]
+            layer, kind = key.split(".")[2], key.rpartition(".")[2]
+            moved[f"transformer.resblocks.{layer}.attn.in_proj_{kind}"] = torch.cat(parts)
+        elif "_proj." not in key or ".out_proj." in key:
+            new = key.replace("encoder.layers", "transformer.resblocks")
+            for old, name in OPEN_CLIP.items():
+                new = new.replace(old, name)
+            moved[new] = value.clone()
+    return {prefix + key: value for key, value in moved.items()}
 
 
 def unet(network: UNet2DConditionModel) -> dict[str, Tensor]:
@@ -114,15 +167,16 @@ def configuration(model: DiffusersModel, text_encoder: Path) -> dict[str, Any]:
         "scale_factor": coder.scaling_factor,
         "unet_config": {
             "params": {
-                "in_channels": 4,
+                "in_channels": network.in_channels,
                 "out_channels": 4,
                 "model_channels": base,
                 "attention_resolutions": [2**i for i, kind in enumerate(network.down_block_types) if "CrossAttn" in kind],
                 "num_res_blocks": network.layers_per_block,
                 "channel_mult": [each // base for each in network.block_out_channels],
-                "num_heads": network.attention_head_dim,
-                "transformer_depth": 1,
+                "transformer_depth": network.transformer_layers_per_block,
                 "context_dim": network.cross_attention_dim,
+                **_heads(network),
+                **_sizes(network),
             }
         },
         "first_stage_config": {
@@ -138,8 +192,23 @@ def configuration(model: DiffusersModel, text_encoder: Path) -> dict[str, Any]:
             }
         },
         "cond_stage_config": {"params": {"version": str(text_encoder)}},
+        "parameterization": "v" if model.kind.prediction_type == "v_prediction" else "eps",
     }
     return {"model": {"params": params}}
+
+
+def _heads(network: Any) -> dict[str, Any]:
+    """SD 1.x has the same number of heads everywhere, the others heads of the same width; here half as wide as there."""
+    if not network.use_linear_projection:
+        return {"num_heads": network.attention_head_dim}
+    width = network.block_out_channels[0] // network.attention_head_dim[0]
+    return {"num_head_channels": width, "use_linear_in_transformer": True}
+
+
+def _sizes(network: Any) -> dict[str, Any]:
+    if not network.addition_embed_type:
+        return {}
+    return {"num_classes": "sequential", "adm_in_channels": network.projection_class_embeddings_input_dim}
 
 
 def describe(model: DiffusersModel, checkpoint_file: Path, text_encoder: Path, **changed: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ti_trainer.errors import ConfigError, ModelError
-from ti_trainer.host import Drawing
+from ti_trainer.host import Drawing, ModelOptions
 from ti_trainer.hosts.diffusers import loading
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.model import DiffusersModel
@@ -20,9 +20,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The precision of each time that a model was loaded."""
     precisions, load = [], loading.load
 
-    def noted(model: str, device: str, precision: str, clip_skip: int) -> DiffusersModel:
-        precisions.append(precision)
-        return load(model, device, precision, clip_skip)
+    def noted(model: str, device: str, options: ModelOptions) -> DiffusersModel:
+        precisions.append(options.precision)
+        return load(model, device, options)
 
     monkeypatch.setattr(loading, "load", noted)
     return precisions
@@ -36,29 +36,30 @@ def host() -> StandaloneHost:
 def test_nothing_is_loaded_before_it_is_asked_for_and_then_once(host: StandaloneHost, loaded: list[str]) -> None:
     host.describe()
     assert loaded == []
-    assert host.open_model() is host.open_model("auto") is host.open_model("fp32")
+    assert host.open_model() is host.open_model(ModelOptions()) is host.open_model()
+    assert host.open_model(ModelOptions("fp32")).unet is host.open_model().unet
     assert loaded == ["auto"]
 
 
 def test_another_clip_skip_is_the_same_weights(host: StandaloneHost, loaded: list[str]) -> None:
     first = host.open_model()
-    second = host.open_model(clip_skip=2)
+    second = host.open_model(ModelOptions(clip_skip=2))
     assert len(loaded) == 1
-    assert (second.unet, second.text_encoder) == (first.unet, first.text_encoder)
-    fresh = loading.load("embedded", "cpu", "fp32", 2)
+    assert (second.unet, second.text_encoders[0].module) == (first.unet, first.text_encoders[0].module)
+    fresh = loading.load("embedded", "cpu", ModelOptions(clip_skip=2))
     hidden = [model.encode_prompts(["a red star"], {}).hidden for model in (first, second, fresh)]
     assert torch.equal(hidden[1], hidden[2])
     assert not torch.equal(hidden[0], hidden[1])
-    assert first.clip_skip == 1  # a run that has it is not changed
+    assert first.options.clip_skip == 1  # a run that has it is not changed
     with pytest.raises(ConfigError, match="expected 1 to 3"):
-        host.open_model(clip_skip=4)
-    assert host.open_model().clip_skip == 2  # as it is open
-    assert host.open_model(clip_skip=1).clip_skip == 1
+        host.open_model(ModelOptions(clip_skip=4))
+    assert host.open_model().options.clip_skip == 2  # as it is open
+    assert host.open_model(ModelOptions(clip_skip=1)).options.clip_skip == 1
 
 
 def test_another_precision_is_loaded_anew(host: StandaloneHost, loaded: list[str]) -> None:
-    assert host.open_model("fp32").dtype == torch.float32
-    assert host.open_model("bf16").dtype == torch.bfloat16
+    assert host.open_model(ModelOptions("fp32")).dtype == torch.float32
+    assert host.open_model(ModelOptions("bf16")).dtype == torch.bfloat16
     assert loaded == ["fp32", "bf16"]
 
 

@@ -16,13 +16,14 @@ import torch
 import yaml
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel
 
 from ti_trainer import embedded
 from ti_trainer.errors import ConfigError, ModelError
+from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers import single_file as single_file_module
 from ti_trainer.hosts.diffusers.loading import load, pick_dtype
 from ti_trainer.hosts.diffusers.model import DiffusersModel
+from ti_trainer.model import PictureConditioning
 
 
 def assert_same(one: DiffusersModel, other: DiffusersModel) -> None:
@@ -37,14 +38,14 @@ def assert_same(one: DiffusersModel, other: DiffusersModel) -> None:
             cond = model.encode_prompts(["a photo of thing", "a big red star, at night"], words)
             parts = [
                 cond.hidden,
-                model.predict(latents, timesteps, cond),
+                model.predict(latents, timesteps, cond, PictureConditioning(torch.zeros(0, 6))),
                 *model.encode_images(pixels),
                 model.decode(latents[:1]),
             ]
         outputs.append([*parts, model.alphas_cumprod, model.token_embeddings("a star")["clip_l"]])
     for first, second in zip(*outputs, strict=True):
         torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
-    assert one.prediction_type == other.prediction_type
+    assert one.kind == other.kind
     assert one.default_size_px == other.default_size_px == 64
     assert one.widths == other.widths
 
@@ -107,7 +108,7 @@ def test_half_precision_weights_and_v_prediction(model: DiffusersModel, tmp_path
     save_file({key: value.half().contiguous() for key, value in ldm_export.checkpoint(model).items()}, path)
     ldm_export.describe(model, path, embedded.MODEL / "text_encoder", parameterization="v")
     loaded = load(str(path), "cpu")
-    assert loaded.prediction_type == "v_prediction"
+    assert loaded.kind.prediction_type == "v_prediction"
     assert loaded.dtype == loaded.vae.dtype == torch.float32
 
 
@@ -150,8 +151,8 @@ def test_damaged_checkpoints_are_one_clear_error(ending: str, single_file: Path,
 @pytest.mark.parametrize(
     ("key", "kind"),
     [
-        ("conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight", "SDXL"),
-        ("cond_stage_model.model.token_embedding.weight", "SD 2.x"),
+        ("conditioner.embedders.0.model.ln_final.weight", "SDXL refiner"),
+        ("model.diffusion_model.x_embedder.proj.weight", "Stable Diffusion 3"),
         ("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "LoRA"),
         ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", "LoRA"),
         ("emb_params", "embedding"),
@@ -161,9 +162,11 @@ def test_damaged_checkpoints_are_one_clear_error(ending: str, single_file: Path,
 def test_other_kinds_of_files_are_refused_by_name(key: str, kind: str, tmp_path: Path) -> None:
     weights = {key: torch.ones(2, 4)}
     if "embedd" in key:
-        weights["model.diffusion_model.out.2.bias"] = torch.ones(4)
+        weights["model.diffusion_model.input_blocks.0.0.weight"] = torch.ones(4)
     save_file(weights, tmp_path / "other.safetensors")
-    with pytest.raises(ModelError, match=rf"other\.safetensors is .*{kind}.*expected a whole SD 1\.x checkpoint"):
+    with pytest.raises(
+        ModelError, match=rf"other\.safetensors is .*{kind}.*expected a whole checkpoint of SD 1\.x, SD 2\.x or SDXL"
+    ):
         load(str(tmp_path / "other.safetensors"), "cpu")
 
 
@@ -187,7 +190,6 @@ def test_a_checkpoint_of_another_shape_says_how_to_describe_it(
         "a: [",
         "[]",
         "model: {params: {unet_config: 1}}",
-        "model: {params: {cond_stage_config: null}}",
         "model: {params: {first_stage_config: {}}}",
         "model: {params: }",
     ],
@@ -200,14 +202,14 @@ def test_a_configuration_that_makes_no_sense_is_one_clear_error(text: str, singl
         load(str(path), "cpu")
 
 
-def test_inpainting_models_are_refused_by_name(model: DiffusersModel, single_file: Path, tmp_path: Path) -> None:
-    path = tmp_path / "inpainting.safetensors"
+def test_models_with_other_inputs_are_refused_by_name(model: DiffusersModel, single_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pix2pix.safetensors"
     weights = load_file(single_file)
     first = "model.diffusion_model.input_blocks.0.0.weight"
-    weights[first] = torch.cat([weights[first], torch.zeros(64, 5, 3, 3)], 1)
+    weights[first] = torch.cat([weights[first], torch.zeros(64, 4, 3, 3)], 1)
     save_file(weights, path)
     ldm_export.describe(model, path, embedded.MODEL / "text_encoder")
-    with pytest.raises(ModelError, match=r"9 input channels.*inpainting"):
+    with pytest.raises(ModelError, match=r"InstructPix2Pix.*expected Stable Diffusion 1\.x, 2\.x or SDXL"):
         load(str(path), "cpu")
 
 
@@ -236,35 +238,41 @@ def test_precisions_and_devices() -> None:
     assert pick_dtype("bf16", cpu) == torch.bfloat16
     assert pick_dtype("fp16", cuda) == torch.float16
     with pytest.raises(ModelError, match=r"fp16 needs a CUDA device.*cpu.*bf16"):
-        load("embedded", "cpu", "fp16")
+        load("embedded", "cpu", ModelOptions("fp16"))
     for device in ("toaster", "cpu:x", *(["cuda"] if not torch.cuda.is_available() else [])):
         with pytest.raises(ModelError, match=rf"{device}.*try auto or cpu") as caught:
             load("embedded", device)
         assert "\n" not in str(caught.value)
-    loaded = load("embedded", "cpu", "bf16")
+    loaded = load("embedded", "cpu", ModelOptions("bf16"))
     assert (loaded.dtype, loaded.vae.dtype, loaded.needs_loss_scaling) == (torch.bfloat16, torch.float32, False)
 
 
 @pytest.mark.parametrize("skip", [0, 4, -1])
 def test_clip_skip_stays_within_the_text_encoder(skip: int) -> None:
     with pytest.raises(ConfigError, match=f"found {skip}, expected 1 to 3"):
-        load("embedded", "cpu", clip_skip=skip)
+        load("embedded", "cpu", ModelOptions(clip_skip=skip))
 
 
-def test_without_a_configuration_the_shape_is_that_of_sd_1_5(tmp_path: Path) -> None:
-    shapes = single_file_module._shapes(single_file_module.SD15, {}, tmp_path / "a.ckpt")
+@pytest.mark.parametrize(
+    ("family", "counts", "size", "heads", "scale"),
+    [
+        ("SD 1.x", [859_520_964, 83_653_863], 64, 8, 0.18215),
+        ("SD 2.x", [865_910_724, 83_653_863], 64, [5, 10, 20, 20], 0.18215),
+        ("SDXL", [2_567_463_684, 83_653_863], 128, [5, 10, 20], 0.13025),
+    ],
+)
+def test_without_a_configuration_the_shape_is_that_of_its_family(
+    family: str, counts: list[int], size: int, heads: object, scale: float, tmp_path: Path
+) -> None:
+    marks = {"conditioner.embedders.1.model.ln_final.weight": torch.ones(1)} if family == "SDXL" else {}
+    weights = {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(320, 4, 3, 3), **marks}
+    shapes = single_file_module._shapes(single_file_module.SHAPES[family], weights, tmp_path / "a.ckpt")
     with torch.device("meta"):
-        unet, vae, text = (
-            UNet2DConditionModel.from_config(shapes[0]),
-            AutoencoderKL.from_config(shapes[1]),
-            CLIPTextModel(shapes[2]),
-        )
-    counts = [sum(each.numel() for each in module.parameters()) for module in (unet, vae, text)]
-    assert counts == [859_520_964, 83_653_863, 123_060_480]  # as published
-    assert unet.config.sample_size == 64
-    assert unet.config.attention_head_dim == 8
-    assert text.config.hidden_act == "quick_gelu"
-    assert vae.config.scaling_factor == 0.18215
+        unet, vae = UNet2DConditionModel.from_config(shapes[0]), AutoencoderKL.from_config(shapes[1])
+    assert [sum(each.numel() for each in module.parameters()) for module in (unet, vae)] == counts  # as published
+    assert unet.config.attention_head_dim == heads
+    assert vae.config.scaling_factor == scale
+    assert single_file_module.SIZES_PX[family] == 8 * size
 
 
 def test_the_exported_configuration_is_what_users_have_beside_their_files(single_file: Path) -> None:

@@ -12,12 +12,14 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusio
 from PIL import Image
 
 from ti_trainer import embedded
-from ti_trainer.host import Drawing
+from ti_trainer.host import Drawing, ModelOptions
 from ti_trainer.hosts.diffusers import sampling
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
+from ti_trainer.model import PictureConditioning
 
+NO_PICTURES = PictureConditioning(torch.zeros(0, 6))  # SD 1.x looks at text alone
 PROMPT = "a photo of a big red star on grass"
 
 
@@ -25,8 +27,8 @@ PROMPT = "a photo of a big red star on grass"
 def pipeline(model: DiffusersModel) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
         vae=model.vae,
-        text_encoder=model.text_encoder,
-        tokenizer=model.tokenizer,
+        text_encoder=model.text_encoders[0].module,
+        tokenizer=model.text_encoders[0].tokenizer,
         unet=model.unet,
         scheduler=DDPMScheduler.from_pretrained(embedded.MODEL / "scheduler"),
         safety_checker=None,
@@ -75,16 +77,16 @@ def test_prompts_and_predictions_are_the_pipelines(model: DiffusersModel, pipeli
         cond = model.encode_prompts([PROMPT, ""], {})
         torch.testing.assert_close(cond.hidden, wanted, rtol=0, atol=1e-5)
         output = pipeline.unet(latents, timesteps, encoder_hidden_states=wanted).sample
-        torch.testing.assert_close(model.predict(latents, timesteps, cond), output, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.predict(latents, timesteps, cond, NO_PICTURES), output, rtol=0, atol=1e-5)
 
 
 def test_clip_skip_stops_before_the_last_layers(model: DiffusersModel) -> None:
-    skipping = load("embedded", "cpu", "fp32", clip_skip=2)
-    ids = model.tokenizer(PROMPT, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    skipping, encoder = load("embedded", "cpu", ModelOptions(clip_skip=2)), model.text_encoders[0]
+    ids = encoder.tokenizer(PROMPT, padding="max_length", max_length=77, return_tensors="pt").input_ids
     with torch.no_grad():
-        states = model.text_encoder(ids, output_hidden_states=True).hidden_states
+        states = encoder.module(ids, output_hidden_states=True).hidden_states
         wanted = torch.nn.functional.layer_norm(
-            states[-2], (64,), model._final_norm.weight, model._final_norm.bias, model._final_norm.eps
+            states[-2], (64,), encoder._final_norm.weight, encoder._final_norm.bias, encoder._final_norm.eps
         )
         hidden = skipping.encode_prompts([PROMPT], {}).hidden
     torch.testing.assert_close(hidden, wanted, rtol=0, atol=1e-5)
@@ -104,11 +106,11 @@ def test_gradients_reach_the_vectors_and_nothing_else(model: DiffusersModel) -> 
     words = {"thing": {"clip_l": vectors}}
     with model.training():
         cond = model.encode_prompts(["a thing", "thing, thing", "nothing of it"], words)
-        model.predict(noise(3, 4, 8, 8), torch.tensor([1, 500, 999]), cond).square().mean().backward()
+        model.predict(noise(3, 4, 8, 8), torch.tensor([1, 500, 999]), cond, NO_PICTURES).square().mean().backward()
     assert vectors.grad.abs().sum(dim=1).min() > 0
-    modules = (model.unet, model.vae, model.text_encoder)
+    modules = (model.unet, model.vae, model.text_encoders[0].module)
     assert all(each.grad is None for module in modules for each in module.parameters())
-    assert not model.text_encoder.get_input_embeddings()._forward_hooks
+    assert not model.text_encoders[0].module.get_input_embeddings()._forward_hooks
 
 
 def test_prompts_of_different_lengths_are_filled_up_alone(model: DiffusersModel) -> None:
@@ -123,10 +125,10 @@ def test_prompts_of_different_lengths_are_filled_up_alone(model: DiffusersModel)
 
 
 def test_all_is_as_before_after_training_even_if_it_fails() -> None:
-    model = load("embedded", "cpu", "fp32")
+    model = load("embedded", "cpu")
     model.unet.train()
     frozen = next(model.vae.parameters()).requires_grad_(False)
-    modules = (model.unet, model.vae, model.text_encoder)
+    modules = (model.unet, model.vae, model.text_encoders[0].module)
     before = [(each.requires_grad, each.detach().clone()) for module in modules for each in module.parameters()]
     modes = [each.training for module in modules for each in module.modules()]
 
@@ -148,7 +150,7 @@ def test_all_is_as_before_after_training_even_if_it_fails() -> None:
 def test_a_word_that_does_not_fit_leaves_no_hook_behind(model: DiffusersModel) -> None:
     with pytest.raises(RuntimeError):
         model.encode_prompts(["thing"], {"thing": {"clip_l": noise(1, 768)}})
-    assert not model.text_encoder.get_input_embeddings()._forward_hooks
+    assert not model.text_encoders[0].module.get_input_embeddings()._forward_hooks
 
 
 @pytest.mark.parametrize(("width", "height", "cfg_scale"), [(0, 0, 7.0), (64, 80, 3.0)])
@@ -216,6 +218,6 @@ def test_drawing_leaves_no_gradient(model: DiffusersModel) -> None:
 
 def test_the_checkpoints_hash_is_read_only_when_asked_for() -> None:
     """A checkpoint has gigabytes, and drawing with it needs no hash."""
-    model = load("embedded", "cpu", "fp32")
+    model = load("embedded", "cpu")
     assert "checkpoint_hash" not in vars(model)
     assert model.checkpoint_hash == hashlib.sha256(model.weights.read_bytes()).hexdigest()[:10]

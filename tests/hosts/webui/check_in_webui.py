@@ -1,6 +1,6 @@
 """Our numbers against the WebUI's own, to be called in the process of a running WebUI while its queue is held.
 
-`compare` needs a checkpoint chosen there, in fp32, and leaves everything as it was.
+`compare` and `compare_file` need a checkpoint chosen there, in fp32, and leave everything as it was.
 """
 
 from __future__ import annotations
@@ -12,79 +12,136 @@ from torch import Tensor
 
 WORD = "zz-probe"
 PROMPTS = {
-    "start": f"{WORD} in a garden",
-    "middle": f"a photo of {WORD}, sitting",
-    "end": f"a photo of {WORD}",
-    "twice": f"{WORD} beside {WORD}",
-    "emphasised": f"a (photo:1.3) of ({WORD}:1.2), [old] house",
-    "after a break": f"a red house BREAK a photo of {WORD}",
-    "across chunks": ", ".join(["a small red round thing"] * 12) + f", {WORD} " + "and more " * 40,
-    "no room left": "thing " * 73 + f"{WORD} thing",
+    "start": "{} in a garden",
+    "middle": "a photo of {}, sitting",
+    "end": "a photo of {}",
+    "twice": "{0} beside {0}",
+    "emphasised": "a (photo:1.3) of ({}:1.2), [old] house",
+    "after a break": "a red house BREAK a photo of {}",
+    "across chunks": ", ".join(["a small red round thing"] * 12) + ", {} " + "and more " * 40,
+    "no room left": "thing " * 73 + "{} thing",
     "without": "a photo of a cat",
     "empty": "",
 }
+SIZE_PX = 64
 
 
 def compare(clip_skip: int | None = None) -> dict[str, float]:
     """The largest difference of text conditioning by kind of prompt, of predictions and of latents."""
-    from modules import devices, shared
+    from modules import shared
     from modules.sd_hijack import model_hijack
-    from modules.textual_inversion.textual_inversion import Embedding
 
+    from ti_trainer.host import ModelOptions
+    from ti_trainer.hosts.webui.drawing import _embedding
     from ti_trainer.hosts.webui.host import WebuiHost
 
     host = WebuiHost()
-    model = host.open_model(clip_skip=clip_skip or host.defaults["clip_skip"])
+    model = host.open_model(ModelOptions(clip_skip=clip_skip or host.defaults["clip_skip"]))
     network = shared.sd_model
     generator = torch.Generator().manual_seed(1)
-    (encoder, width), *_ = model.widths.items()
-    vectors = (torch.randn(3, width, generator=generator) * 0.02).to(model.device)
-    embedding = Embedding(vectors, WORD)
-    embedding.vectors, embedding.shape = vectors.shape
+    vectors = {
+        encoder: (torch.randn(3, width, generator=generator) * 0.02).to(model.device)
+        for encoder, width in model.widths.items()
+    }
+    embedding = _embedding(WORD, vectors, model)
+    database = model_hijack.embedding_db
+    database.register_embedding(embedding, network)
+    try:
+        differences = _texts(model, network, WORD, vectors, forget=lambda: _unregister(database, network))
+    finally:
+        _unregister(database, network)
+        model_hijack.clear_comments()
+    return differences | _images(model, network, generator)
+
+
+def compare_file(name: str) -> dict[str, float]:
+    """The same of text alone, with the vectors of an embedding's file: read by us, and by the host as it found it."""
+    from modules import shared
+    from modules.sd_hijack import model_hijack
+
+    from ti_trainer import embeddings_dir
+    from ti_trainer.hosts.webui.host import WebuiHost
+
+    host = WebuiHost()
+    vectors = embeddings_dir.load(host.embeddings_dir, name)[0].vectors
+    try:
+        return _texts(host.open_model(), shared.sd_model, name, vectors)
+    finally:
+        model_hijack.clear_comments()
+
+
+def _texts(model: Any, network: Any, name: str, vectors: dict[str, Tensor], forget: Any = lambda: None) -> dict[str, float]:
+    """What the host makes of prompts while it knows the word, and what we do then, when it may have forgotten it."""
+    from modules import devices
+    from modules.sd_hijack import model_hijack
+
+    prompts = {kind: prompt.format(name) for kind, prompt in PROMPTS.items()}
+    with torch.no_grad(), devices.autocast():
+        hosts = {kind: _condition(network, prompt) for kind, prompt in prompts.items()}
+    forget()
     before = _state(model_hijack)
-    ours = {name: model.encode_prompts([prompt], {WORD: {encoder: vectors}}).hidden for name, prompt in PROMPTS.items()}
-    both = model.encode_prompts([PROMPTS["end"], PROMPTS["across chunks"]], {WORD: {encoder: vectors}}).hidden
+    ours = {kind: model.encode_prompts([prompt], {name: vectors}) for kind, prompt in prompts.items()}
+    both = model.encode_prompts([prompts["end"], prompts["across chunks"]], {name: vectors})
     assert _state(model_hijack) == before, "encoding left something in the host"
     differences = {}
-    with torch.no_grad(), devices.autocast():
-        model_hijack.embedding_db.register_embedding(embedding, network)
-        try:
-            hosts = {name: network.cond_stage_model([prompt]) for name, prompt in PROMPTS.items()}
-        finally:
-            model_hijack.embedding_db.register_embedding_by_name(None, network, WORD)
-            model_hijack.clear_comments()
-    for name in PROMPTS:
-        differences[f"text, {name}"] = _difference(ours[name], hosts[name])
-    differences["text, two at once"] = _difference(both[1:], hosts["across chunks"])
-    differences["the word does nothing"] = float(torch.equal(hosts["end"], hosts["without"]))
-    return differences | _images(model, network, generator, hosts["middle"])
+    for kind, cond in ours.items():
+        differences[f"text, {kind}"] = _difference(cond.hidden, hosts[kind]["crossattn"])
+        if cond.pooled is not None:
+            pooled = hosts[kind]["vector"][:, : cond.pooled.shape[1]]
+            differences[f"pooled, {kind}"] = _difference(cond.pooled, pooled)
+    differences["text, two at once"] = _difference(both.hidden[1:], hosts["across chunks"]["crossattn"])
+    differences["the word does nothing"] = float(torch.equal(hosts["end"]["crossattn"], hosts["without"]["crossattn"]))
+    return differences
 
 
-def _images(model: Any, network: Any, generator: torch.Generator, hidden: Tensor) -> dict[str, float]:
+def _condition(network: Any, prompt: str) -> dict[str, Tensor]:
+    """By the host's own function for it."""
+    from modules.prompt_parser import SdConditioning
+
+    found = network.get_learned_conditioning(SdConditioning([prompt], width=SIZE_PX, height=SIZE_PX))
+    return found if isinstance(found, dict) else {"crossattn": found}
+
+
+def _images(model: Any, network: Any, generator: torch.Generator) -> dict[str, float]:
     from modules import devices
 
-    from ti_trainer.model import Conditioning
+    from ti_trainer.model import PictureConditioning
 
     latents = torch.randn(2, 4, 8, 8, generator=generator).to(model.device)
-    pixels = (torch.rand(2, 3, 64, 64, generator=generator) * 2 - 1).to(model.device)
+    masked = torch.randn(2, 5, 8, 8, generator=generator).to(model.device)
+    pixels = (torch.rand(2, 3, SIZE_PX, SIZE_PX, generator=generator) * 2 - 1).to(model.device)
     timesteps = torch.tensor([3, 961], device=model.device)
-    cond = hidden.expand(2, -1, -1)
+    sizes = torch.tensor([[SIZE_PX, SIZE_PX, 0, 0, SIZE_PX, SIZE_PX]] * 2, device=model.device).float()
     with torch.no_grad():
-        hosts = network.apply_model(latents, timesteps, cond)
-        ours = model.predict(latents, timesteps, Conditioning(cond))
+        hosts = network.apply_model(latents, timesteps, _told(model, _condition(network, "a red star"), masked))
+        cond = model.encode_prompts(["a red star"] * 2, {})
+        ours = model.predict(latents, timesteps, cond, PictureConditioning(sizes, masked))
         mean, std = model.encode_images(pixels)
+        torch.manual_seed(1)
+        noise = torch.randn(mean.shape)
+        torch.manual_seed(1)
         with devices.without_autocast():
-            distribution = network.encode_first_stage(pixels.to(network.first_stage_model.dtype))
+            sample = network.get_first_stage_encoding(network.encode_first_stage(pixels.to(network.first_stage_model.dtype)))
             decoded = network.decode_first_stage(latents.to(network.first_stage_model.dtype))
-        torch.manual_seed(1)
-        noise = torch.randn(distribution.mean.shape)
-        torch.manual_seed(1)
-        sample = network.get_first_stage_encoding(distribution)
         return {
             "prediction": _difference(ours, hosts),
             "latents": _difference(mean + std * noise.to(mean.device), sample),
             "pixels": _difference(model.decode(latents), decoded),
         }
+
+
+def _told(model: Any, cond: dict[str, Tensor], masked: Tensor) -> Any:
+    """The conditioning of a batch of 2 as the host's samplers put it together."""
+    cond = {key: each.repeat(2, *[1] * (each.ndim - 1)) for key, each in cond.items()}
+    concatenated = {"c_concat": [masked]} if model.kind.inpainting else {}
+    if "vector" in cond:
+        return cond | concatenated
+    return {"c_crossattn": [cond["crossattn"]], **concatenated}
+
+
+def _unregister(database: Any, network: Any) -> None:
+    if WORD in database.word_embeddings:
+        database.register_embedding_by_name(None, network, WORD)
 
 
 def _state(hijack: Any) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
-"""A stand-in for the WebUI's text encoder wrapper (`modules/sd_hijack_clip.py`), written by us to behave like it.
+"""Stand-ins for what CI cannot have, written by us to behave like it: the WebUI's text encoder wrappers, and parts of `sgm`.
 
-What CI cannot have is the WebUI itself; `check_in_webui.py` compares with the real one. Chunks of 75 tokens, emphasis as
-`(text:1.2)`, embeddings found by their tokens and put among the token embeddings at `hijack.fixes`.
+`check_in_webui.py` compares with the real ones. Chunks of 75 tokens, emphasis as `(text:1.2)`, embeddings found by their
+tokens and put among the token embeddings at `hijack.fixes`.
 """
 
 from __future__ import annotations
@@ -20,37 +20,40 @@ CHUNK = 75
 class TokenTable(nn.Module):
     """Token embeddings with vectors in place of some, once for each time that `fixes` is set."""
 
-    def __init__(self, wrapped: nn.Embedding, hijack: Any) -> None:
+    def __init__(self, wrapped: nn.Embedding, hijack: Any, key: str) -> None:
         super().__init__()
-        self.wrapped, self.hijack = wrapped, hijack
+        self.wrapped, self.hijack, self.key = wrapped, hijack, key
 
     def forward(self, ids: Tensor) -> Tensor:
         fixes, self.hijack.fixes = self.hijack.fixes, None
         rows = []
         for row, places in zip(self.wrapped(ids), fixes or [()] * len(ids), strict=True):
             for offset, embedding in places:
-                end = offset + 1 + len(embedding.vec)
-                row = torch.cat([row[: offset + 1], embedding.vec, row[end:]])
+                vectors = embedding.vec[self.key] if isinstance(embedding.vec, dict) else embedding.vec
+                row = torch.cat([row[: offset + 1], vectors, row[offset + 1 + len(vectors) :]])
             rows.append(row)
         return torch.stack(rows)
 
 
 class CondStage(nn.Module):
-    """Stands where the WebUI puts its FrozenCLIPEmbedderWithCustomWords."""
+    """Stands where the WebUI puts its wrapper around a CLIP or OpenCLIP; two of a model share one `hijack`."""
 
-    def __init__(self, wrapped: Any) -> None:
+    input_key, is_trainable, ucg_rate, legacy_ucg_val = "txt", False, 0.0, None
+
+    def __init__(self, wrapped: Any, hijack: Any = None, key: str = "clip_l") -> None:
         super().__init__()
         self.wrapped = wrapped
-        self.hijack = SimpleNamespace(
+        self.hijack = hijack or SimpleNamespace(
             fixes=None,
             comments=[],
             extra_generation_params={},
             embedding_db=SimpleNamespace(word_embeddings={}, ids_lookup={}),
         )
-        embeddings = wrapped.transformer.text_model.embeddings
-        embeddings.token_embedding = TokenTable(embeddings.token_embedding, self.hijack)
-        self.id_start, self.id_end = wrapped.tokenizer.bos_token_id, wrapped.tokenizer.eos_token_id
-        self.id_pad = self.id_end
+        self.is_clip = hasattr(wrapped, "transformer")
+        table = wrapped.transformer.text_model.embeddings if self.is_clip else wrapped.model
+        table.token_embedding = TokenTable(table.token_embedding, self.hijack, key)
+        self.id_start, self.id_end = 49406, 49407
+        self.id_pad = self.id_end if self.is_clip else 0
         self.lines_cut: list[str] = []
 
     def register(self, embedding: Any) -> None:
@@ -60,7 +63,11 @@ class CondStage(nn.Module):
         database.ids_lookup.setdefault(ids[0], []).append((ids, embedding))
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.wrapped.tokenizer(list(texts), truncation=False, add_special_tokens=False)["input_ids"]
+        if self.is_clip:
+            return self.wrapped.tokenizer(list(texts), truncation=False, add_special_tokens=False)["input_ids"]
+        from open_clip import tokenizer
+
+        return [tokenizer._tokenizer.encode(text) for text in texts]
 
     def tokenize_line(self, line: str) -> tuple[list[Any], int]:
         self.lines_cut.append(line)
@@ -88,16 +95,31 @@ class CondStage(nn.Module):
         weighed = hidden * torch.tensor(multipliers)[None, :, None]
         return weighed * (hidden.mean() / weighed.mean())
 
-    def forward(self, texts: Sequence[str]) -> Tensor:
+    def encode_with_transformers(self, ids: Tensor) -> Tensor:
+        if self.is_clip and self.wrapped.layer == "last":
+            return self.wrapped.transformer(input_ids=ids).last_hidden_state
+        if self.is_clip:
+            return self.wrapped.transformer(input_ids=ids, output_hidden_states=True).hidden_states[self.wrapped.layer_idx]
+        found = self.wrapped.encode_with_transformer(ids)
+        if isinstance(found, dict):
+            hidden = found[self.wrapped.layer]
+            hidden.pooled = found["pooled"]
+            return hidden
+        return found
+
+    def forward(self, texts: Sequence[str]) -> Any:
         """One text at a time; leaves its traces, as the WebUI does."""
         (text,) = texts
-        hidden = []
+        hidden, pooled = [], []
         for chunk in self.tokenize_line(text)[0]:
+            ids = torch.tensor([chunk.tokens])
+            ids[0, chunk.tokens.index(self.id_end) + 1 :] = self.id_pad
             self.hijack.fixes = [chunk.fixes]
-            states = self.wrapped.transformer(input_ids=torch.tensor([chunk.tokens])).last_hidden_state
+            states = self.encode_with_transformers(ids)
+            pooled.append(getattr(states, "pooled", None))
             hidden.append(self.emphasize(states, chunk.tokens, chunk.multipliers))
         self.hijack.extra_generation_params["TI hashes"] = "some"
-        return torch.cat(hidden, 1)
+        return torch.cat(hidden, 1) if pooled[0] is None else (torch.cat(hidden, 1), pooled[0])
 
     def _embedding_at(self, ids: list[int], position: int) -> tuple[list[int], Any]:
         for key, embedding in self.hijack.embedding_db.ids_lookup.get(ids[position], ()):
@@ -109,3 +131,75 @@ class CondStage(nn.Module):
 def _parts(line: str) -> list[tuple[str, float]]:
     found = re.findall(r"\(([^():]+):([\d.]+)\)|([^()]+)", line)
     return [(weighed, float(weight)) if weighed else (plain, 1.0) for weighed, weight, plain in found]
+
+
+class FrozenOpenCLIPEmbedder2(nn.Module):
+    """`sgm`'s, over a real OpenCLIP: the last layer but one as it is, and the last pooled at the end of text."""
+
+    layer = "penultimate"
+
+    def __init__(self, arch: str) -> None:
+        super().__init__()
+        import open_clip
+
+        self.model = open_clip.create_model(arch)
+        del self.model.visual
+        self.requires_grad_(False)
+
+    def encode_with_transformer(self, ids: Tensor) -> dict[str, Tensor]:
+        model = self.model
+        states = [(model.token_embedding(ids) + model.positional_embedding).transpose(0, 1)]
+        for block in model.transformer.resblocks:
+            states.append(block(states[-1], attn_mask=model.attn_mask))
+        ends = model.ln_final(states[-1].transpose(0, 1))[torch.arange(len(ids)), ids.argmax(1)]
+        return {"penultimate": states[-2].transpose(0, 1), "pooled": ends @ model.text_projection}
+
+
+class SizeEmbedder(nn.Module):
+    """`sgm`'s ConcatTimestepEmbedderND: each number as timesteps are embedded."""
+
+    def __init__(self, input_key: str, width: int) -> None:
+        super().__init__()
+        self.input_key, self.width = input_key, width
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        half = self.width // 2
+        angles = numbers[..., None] * 10000 ** (-torch.arange(half) / half)  # (B, 2, half)
+        return torch.cat([angles.cos(), angles.sin()], 2).flatten(1)
+
+
+class Conditioner(nn.Module):
+    """`sgm`'s GeneralConditioner."""
+
+    def __init__(self, embedders: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.embedders = nn.ModuleList(embedders)
+
+    def forward(self, told: dict[str, Any]) -> dict[str, Tensor]:
+        found = [embedder(told[embedder.input_key]) for embedder in self.embedders]
+        flat = [part for each in found for part in (each if isinstance(each, tuple) else (each,))]
+        hidden, others = [each for each in flat if each.ndim == 3], [each for each in flat if each.ndim == 2]
+        return {"crossattn": torch.cat(hidden, 2), "vector": torch.cat(others, 1)}
+
+
+class Engine(nn.Module):
+    """`sgm`'s DiffusionEngine with what the WebUI adds to it."""
+
+    parameterization, scale_factor = "eps", 0.13025
+
+    def __init__(self, unet: nn.Module, vae: nn.Module, conditioner: Conditioner) -> None:
+        super().__init__()
+        self.model, self.first_stage_model = _Wrapper(unet), vae.requires_grad_(False)
+        self.conditioner = self.cond_stage_model = conditioner
+        self.alphas_cumprod = torch.linspace(0.0292**0.5, 0.0345**0.5, 1000).square().flip(0)
+
+
+class _Wrapper(nn.Module):
+    conditioning_key = "crossattn"
+
+    def __init__(self, diffusion_model: nn.Module) -> None:
+        super().__init__()
+        self.diffusion_model = diffusion_model
+
+    def forward(self, x: Tensor, timesteps: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        return self.diffusion_model(x, timesteps, context=cond["crossattn"], y=cond["vector"])

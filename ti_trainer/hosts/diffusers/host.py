@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ti_trainer.errors import ConfigError
-from ti_trainer.host import Drawing, HostCaptioner, Turn
+from ti_trainer.host import Drawing, HostCaptioner, ModelOptions, Turn
 from ti_trainer.hosts.diffusers import loading, sampling
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import Vectors
@@ -62,21 +62,20 @@ class StandaloneHost:
         return frozenset() if self.folders is None else frozenset({"filename_word_regex"})
 
     def describe(self) -> str:
-        """What was asked for; whether it can be read shows when it is."""
-        return "the embedded tiny model" if self.model == "embedded" else Path(self.model).stem
+        """What was asked for, and once it is open, what it is; whether it can be read shows when it is."""
+        name = "the embedded tiny model" if self.model == "embedded" else Path(self.model).stem
+        return name if self._opened is None or self.model == "embedded" else f"{name} ({self._opened.kind})"
 
-    def open_model(self, precision: str | None = None, clip_skip: int | None = None) -> DiffusersModel:
+    def open_model(self, options: ModelOptions | None = None) -> DiffusersModel:
         """Load it, or take the one that was loaded; ModelError if that cannot be done."""
         with self._opening:
-            if precision is None and self._opened is not None and clip_skip in (None, self._opened.clip_skip):
-                return self._opened
-            precision, clip_skip = precision or "auto", clip_skip or 1
-            dtype = loading.pick_dtype(precision, loading.pick_device(self.device))
-            if self._opened is None or self._opened.dtype != dtype:
-                self._opened = None  # two would need twice the memory
-                self._opened = loading.load(self.model, self.device, precision, clip_skip)
-            elif self._opened.clip_skip != clip_skip:
-                self._opened = replace(self._opened, clip_skip=clip_skip)
+            opened, options = self._opened, options or (self._opened and self._opened.options) or ModelOptions()
+            dtype = loading.pick_dtype(options.precision, loading.pick_device(self.device))
+            if opened is None or opened.dtype != dtype:
+                self._opened = opened = None  # two would need twice the memory
+                self._opened = loading.load(self.model, self.device, options)
+            elif opened.options != options:
+                self._opened = replace(opened, options=options)
             return self._opened
 
     @contextmanager

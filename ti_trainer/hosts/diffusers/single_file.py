@@ -1,10 +1,11 @@
-"""Single-file SD 1.x checkpoints (.safetensors, .ckpt) in the layout of the original code and the WebUI.
+"""Single-file checkpoints (.safetensors, .ckpt) of SD 1.x, SD 2.x and SDXL in the layout of the original code and the WebUI.
 
-As in the WebUI, a configuration `<checkpoint>.yaml` beside the file tells its shape; without one it is SD 1.5's.
+As in the WebUI, a configuration `<checkpoint>.yaml` beside the file tells its shape; without one it is that of its family.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,123 +13,148 @@ import torch
 import yaml
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import (
-    convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
     create_unet_diffusers_config_from_ldm,
     create_vae_diffusers_config_from_ldm,
 )
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from ti_trainer import embedded, formats
+from ti_trainer import formats
 from ti_trainer.errors import ModelError
+from ti_trainer.hosts.diffusers import single_file_text
+from ti_trainer.hosts.diffusers.kinds import predicts_v
+from ti_trainer.hosts.diffusers.parts import Parts, both_encoders
+from ti_trainer.hosts.diffusers.single_file_text import filled
+from ti_trainer.hosts.diffusers.text import TextEncoder
 
-Parts = tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel, CLIPTokenizer, DDPMScheduler]
+Config = dict[str, Any]
 
-SD15: dict[str, Any] = {
-    "linear_start": 0.00085,
-    "linear_end": 0.012,
-    "timesteps": 1000,
-    "scale_factor": 0.18215,
-    "unet_config": {
-        "params": {
-            "in_channels": 4,
-            "out_channels": 4,
-            "model_channels": 320,
-            "attention_resolutions": [4, 2, 1],
-            "num_res_blocks": 2,
-            "channel_mult": [1, 2, 4, 4],
-            "num_heads": 8,
-            "transformer_depth": 1,
-            "context_dim": 768,
-        }
-    },
-    "first_stage_config": {
-        "params": {
-            "ddconfig": {
-                "z_channels": 4,
-                "in_channels": 3,
-                "out_ch": 3,
-                "ch": 128,
-                "ch_mult": [1, 2, 4, 4],
-                "num_res_blocks": 2,
-            }
-        }
-    },
-    "cond_stage_config": {},
+_NOISE = {"linear_start": 0.00085, "linear_end": 0.012, "timesteps": 1000}
+_VAE = {"z_channels": 4, "in_channels": 3, "out_ch": 3, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2}
+_UNET = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "attention_resolutions": [4, 2, 1],
+    "num_res_blocks": 2,
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": 1,
 }
-CLIP_L = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "projection_dim": 768,
+_SD15 = {"num_heads": 8, "context_dim": 768}
+_SD2 = {"num_head_channels": 64, "context_dim": 1024, "use_linear_in_transformer": True}
+_SDXL = {
+    "num_head_channels": 64,
+    "context_dim": 2048,
+    "use_linear_in_transformer": True,
+    "attention_resolutions": [4, 2],
+    "channel_mult": [1, 2, 4],
+    "transformer_depth": [1, 2, 10],
+    "num_classes": "sequential",
+    "adm_in_channels": 2816,
 }
-FOREIGN = {  # a key that only other kinds of model have -> what they are
-    "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight": "an SDXL checkpoint",
-    "cond_stage_model.model.token_embedding.weight": "an SD 2.x checkpoint",
+SIZES_PX = {"SD 1.x": 512, "SD 2.x": 512, "SDXL": 1024}
+SD2_V_SIZE_PX = 768
+SIZE_EMBEDDING = 256  # numbers for each of the six that tell SDXL's U-Net of sizes
+SHAPES: dict[str, Config] = {
+    family: {
+        **_NOISE,
+        "scale_factor": scale,
+        "unet_config": {"params": _UNET | unet},
+        "first_stage_config": {"params": {"ddconfig": _VAE}},
+    }
+    for family, scale, unet in (
+        ("SD 1.x", 0.18215, _SD15),
+        ("SD 2.x", 0.18215, _SD2),
+        ("SDXL", 0.13025, _SDXL),
+    )
+}
+FAMILIES = {  # a key that tells the family
+    "conditioner.embedders.1.model.ln_final.weight": "SDXL",
+    "cond_stage_model.model.ln_final.weight": "SD 2.x",
+    "model.diffusion_model.input_blocks.0.0.weight": "SD 1.x",
+}
+FOREIGN = {  # a key that only other kinds of file have -> what they are
     "emb_params": "an embedding",
+    "conditioner.embedders.0.model.ln_final.weight": "an SDXL refiner",
+    "model.diffusion_model.x_embedder.proj.weight": "a Stable Diffusion 3 checkpoint",
+    "model.diffusion_model.double_blocks.0.img_attn.qkv.weight": "a Flux checkpoint",
+    "embedder.model.ln_final.weight": "an unCLIP checkpoint",
+    "depth_model.model.pretrained.act_postprocess3.0.project.0.bias": "a depth checkpoint",
+    "cond_stage_model.roberta.embeddings.word_embeddings.weight": "an AltDiffusion checkpoint",
+    "edm_mean": "a checkpoint with noise as in EDM",
 }
+EXPECTED = "expected a whole checkpoint of SD 1.x, SD 2.x or SDXL"
 
 
 def read(path: Path) -> Parts:
-    """The parts of a checkpoint in float32; ModelError if the file is damaged, unsafe, or not SD 1.x."""
-    weights = _state_dict(path)
-    _refuse_other_kinds(weights, path)
-    config = _config(path)
-    unet_config, vae_config, clip_config = _shapes(config, weights, path)
+    """The parts of a checkpoint in the file's precision; ModelError if it is damaged, unsafe, or of another kind."""
+    weights, metadata = _state_dict(path)
+    family = _family(weights, path)
+    config = _config(path, family)
+    unet_config, vae_config = _shapes(config, weights, path)
     try:
         with torch.device("meta"):  # random numbers for a whole U-Net take longer than reading the file
             unet, vae = UNet2DConditionModel.from_config(unet_config), AutoencoderKL.from_config(vae_config)
-        unet = _filled(unet, convert_ldm_unet_checkpoint(weights, unet_config))
-        vae = _filled(vae, convert_ldm_vae_checkpoint(weights, vae_config))
-        text_encoder = _text_encoder(clip_config, convert_ldm_clip_checkpoint(weights))
-    except (KeyError, RuntimeError, IndexError) as error:
+        unet = filled(unet, convert_ldm_unet_checkpoint(weights, unet_config))
+        vae = filled(vae, convert_ldm_vae_checkpoint(weights, vae_config))
+        text_encoders = _text_encoders(family, config, weights)
+    except (KeyError, RuntimeError, IndexError, ValueError, OSError) as error:
         message = (
-            f"{path} is not a whole SD 1.x checkpoint: {' '.join(str(error).split())[:200]} ... If its shape is unusual, "
+            f"{path} is not a whole {family} checkpoint: {' '.join(str(error).split())[:200]} ... If its shape is unusual, "
             f"put its configuration beside it as {path.with_suffix('.yaml').name}."
         )
         raise ModelError(message) from error
+    is_v = _says_v(config, weights, metadata)
+    if is_v is None:
+        is_v = family == "SD 2.x" and unet.config.in_channels == 4 and predicts_v(unet.float())
+    size = SD2_V_SIZE_PX if family == "SD 2.x" and is_v else SIZES_PX[family]
+    unet.register_to_config(sample_size=config.get("image_size", size // 8))
     scheduler = DDPMScheduler(
         num_train_timesteps=config["timesteps"],
         beta_start=config["linear_start"],
         beta_end=config["linear_end"],
         beta_schedule="scaled_linear",
-        prediction_type="v_prediction" if config.get("parameterization") == "v" else "epsilon",
+        prediction_type="v_prediction" if is_v else "epsilon",
+        rescale_betas_zero_snr="ztsnr" in weights,
     )
-    return unet, vae, text_encoder, CLIPTokenizer.from_pretrained(embedded.MODEL / "tokenizer"), scheduler
+    return Parts(unet, vae, text_encoders, scheduler)
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    if path.suffix.lower() == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            message = f"The checkpoint {path} cannot be read ({error}): it is damaged or not a .safetensors file."
-            raise ModelError(message) from error
-    return formats.read_checkpoint(path)
+def _state_dict(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """The weights, and what a .safetensors file says of itself."""
+    if path.suffix.lower() != ".safetensors":
+        return formats.read_checkpoint(path), {}
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        message = f"The checkpoint {path} cannot be read ({error}): it is damaged or not a .safetensors file."
+        raise ModelError(message) from error
 
 
-def _refuse_other_kinds(weights: dict[str, Tensor], path: Path) -> None:
+def _family(weights: Mapping[str, Tensor], path: Path) -> str:
+    family = next((family for key, family in FAMILIES.items() if key in weights), None)
     found = next((kind for key, kind in FOREIGN.items() if key in weights), None)
     if found is None and any(key.startswith("lora_") for key in weights):
         found = "a LoRA"
-    if found is None and not any(key.startswith("model.diffusion_model.") for key in weights):
+    if found is None and family is None:
         found = "not a Stable Diffusion checkpoint"
-    if found:
-        message = f"{path} is {found}; expected a whole SD 1.x checkpoint."
+    if found or family is None:
+        message = f"{path} is {found}; {EXPECTED}."
         raise ModelError(message)
+    return family
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _config(path: Path, family: str) -> Config:
+    """The family's, over it that beside the file."""
     beside = path.with_suffix(".yaml")
     if not beside.is_file():
-        return SD15
+        return SHAPES[family]
     try:
-        return {**SD15, **yaml.safe_load(beside.read_text(encoding="utf-8"))["model"]["params"]}
+        config = {**SHAPES[family], **yaml.safe_load(beside.read_text(encoding="utf-8"))["model"]["params"]}
+        return config | {"unet_config": config.get("network_config") or config["unet_config"]}
     except (UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         message = (
             f"The configuration {beside} cannot be read ({error}): expected model: params: ... as the original code has it."
@@ -136,38 +162,48 @@ def _config(path: Path) -> dict[str, Any]:
         raise ModelError(message) from error
 
 
-def _shapes(
-    config: dict[str, Any], weights: dict[str, Tensor], path: Path
-) -> tuple[dict[str, Any], dict[str, Any], CLIPTextConfig]:
-    """The libraries' configurations; the text encoder is CLIP-L, or what the folder that is named as its version says."""
+def _shapes(config: Config, weights: Mapping[str, Tensor], path: Path) -> tuple[Config, Config]:
+    """The library's configurations of U-Net and VAE."""
     ldm = {"model": {"params": config}}
     try:
         unet = create_unet_diffusers_config_from_ldm(ldm, weights, image_size=None)
-        unet["sample_size"] = config.get("image_size", 64)
-        first = weights.get("model.diffusion_model.input_blocks.0.0.weight")
-        unet["in_channels"] = unet["in_channels"] if first is None else first.shape[1]  # 9 tell an inpainting model
-        version = (config["cond_stage_config"].get("params") or {}).get("version", "")
-        clip = CLIPTextConfig.from_pretrained(version) if version and Path(version).is_dir() else CLIPTextConfig(**CLIP_L)
-        return unet, create_vae_diffusers_config_from_ldm(ldm, weights), clip
+        unet["in_channels"] = weights["model.diffusion_model.input_blocks.0.0.weight"].shape[1]  # 9 tell an inpainting model
+        if "conditioner.embedders.1.model.ln_final.weight" in weights:  # the library goes by the width of the text
+            unet |= {"class_embed_type": None, "addition_embed_type": "text_time"}
+            unet["addition_time_embed_dim"] = SIZE_EMBEDDING
+        return unet, create_vae_diffusers_config_from_ldm(ldm, weights)
     except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         found = f"{type(error).__name__}: {error}"
         message = (
             f"The configuration {path.with_suffix('.yaml')} does not describe a Stable Diffusion ({found}): expected what "
-            "the original code has, such as v1-inference.yaml, or no such file for SD 1.5."
+            "the original code has, such as v1-inference.yaml, or no such file for a checkpoint of the usual shape."
         )
         raise ModelError(message) from error
 
 
-def _text_encoder(clip: CLIPTextConfig, weights: dict[str, Tensor]) -> CLIPTextModel:
-    model = CLIPTextModel(clip)
-    names = model.state_dict().keys()
-    bare = {name.removeprefix("text_model."): name for name in names}  # newer libraries leave the prefix out
-    known = {
-        bare[key]: value for key, value in ((k.removeprefix("text_model."), v) for k, v in weights.items()) if key in bare
-    }
-    return _filled(model, known)
+def _text_encoders(family: str, config: Config, weights: dict[str, Tensor]) -> list[TextEncoder]:
+    if family == "SDXL":
+        folders = [each.get("params", {}).get("version") for each in _embedders(config)]
+        first = single_file_text.clip(weights, "conditioner.embedders.0.transformer.", next(iter(folders), None))
+        return both_encoders(first, single_file_text.open_clip(weights, "conditioner.embedders.1.model."))
+    if family == "SD 2.x":
+        encoder = single_file_text.open_clip_penultimate(weights, "cond_stage_model.model.")
+    else:
+        version = (config.get("cond_stage_config", {}).get("params") or {}).get("version")
+        encoder = single_file_text.clip(weights, "cond_stage_model.transformer.", version)
+    return [single_file_text.alone(*encoder)]
 
 
-def _filled(module: nn.Module, weights: dict[str, Tensor]) -> Any:
-    module.load_state_dict({key: value.to(torch.float32) for key, value in weights.items()}, assign=True)
-    return module.float()
+def _embedders(config: Config) -> list[Config]:
+    return config.get("conditioner_config", {}).get("params", {}).get("emb_models", [])
+
+
+def _says_v(config: Config, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool | None:
+    """Whether it predicts v, by its configuration, a mark among the weights, or its metadata; None if nothing says so."""
+    scaling = config.get("denoiser_config", {}).get("params", {}).get("scaling_config", {}).get("target", "")
+    if "parameterization" in config or scaling:
+        return config.get("parameterization") == "v" or scaling.endswith("VScaling")
+    if "v_pred" in weights:
+        return True
+    said = metadata.get("modelspec.prediction_type")
+    return None if said is None else said == "v"

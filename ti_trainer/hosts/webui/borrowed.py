@@ -6,13 +6,14 @@ Knows no host by name and no training.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 _NOTHING = object()
 Change = tuple[Any, str, Any]  # object, attribute, value
@@ -61,6 +62,17 @@ def placed(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
+def typed(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """The module's weights are of this type; afterwards of what the first of them was. For a wider type than that."""
+    before = next(module.parameters()).dtype
+    try:
+        module.to(dtype)
+        yield
+    finally:
+        module.to(before)
+
+
+@contextmanager
 def channels_last(network: nn.Module) -> Iterator[None]:
     """Convolutions' weights lie as their kernels read them: otherwise most of a step goes into copying them, on a CPU."""
     layout = torch.channels_last
@@ -96,7 +108,7 @@ def without_hooks(network: nn.Module, name: str) -> Iterator[None]:
             hooks.update(before | added)
 
 
-def plain(network: nn.Module) -> Iterator[Change]:
+def plain(network: nn.Module, *, fp32_attention: bool = False) -> Iterator[Change]:
     """What makes a U-Net or VAE compute as it was published, whatever the classes of its parts were patched with.
 
     Cross attention by torch itself, which every gradient passes, and without hypernetworks; nothing is computed twice
@@ -104,7 +116,7 @@ def plain(network: nn.Module) -> Iterator[Change]:
     """
     for module in network.modules():
         if all(hasattr(module, name) for name in ("to_q", "to_k", "to_v", "to_out", "heads")):
-            yield module, "forward", partial(_attend, module)
+            yield module, "forward", partial(_attend, module, fp32=fp32_attention)
         if vars(module).get("padding_mode") == "circular":
             yield module, "padding_mode", "zeros"
         for flag in ("checkpoint", "use_checkpoint"):
@@ -112,12 +124,32 @@ def plain(network: nn.Module) -> Iterator[Change]:
                 yield module, flag, False
 
 
-def _attend(layer: Any, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-    """(B, N, width) -> (B, N, width); context (B, T, context width), mask (B, T)."""
+def recomputed(unet: nn.Module) -> Iterator[Change]:
+    """Blocks of a U-Net keep their input for the way back, and compute the rest of what it needs once more.
+
+    By torch: the original code's own way asks for gradients of the weights, which are frozen.
+    """
+    for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks):
+        yield block, "forward", partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+
+
+def _attend(
+    layer: Any, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, *, fp32: bool = False, **_: Any
+) -> Tensor:
+    """(B, N, width) -> (B, N, width); context (B, T, context width), mask (B, T). What else there may be is for videos.
+
+    With `fp32` the scores are not those of half precision, which overflows at 65504.
+    """
     context = x if context is None else context
     query, key, value = (
         each.unflatten(-1, (layer.heads, -1)).transpose(1, 2)  # (B, heads, N or T, width / heads)
         for each in (layer.to_q(x), layer.to_k(context), layer.to_v(context))
     )
+    own = value.dtype
+    if fp32:
+        query, key, value = query.float(), key.float(), value.float()
     seen = None if mask is None else mask.flatten(1)[:, None, None]
-    return layer.to_out(F.scaled_dot_product_attention(query, key, value, seen).transpose(1, 2).flatten(2))
+    # Autocast would bring them back to half precision; on a CPU the host never has it.
+    with torch.autocast("cuda", enabled=False) if fp32 and torch.is_autocast_enabled() else nullcontext():
+        found = F.scaled_dot_product_attention(query, key, value, seen).to(own)
+    return layer.to_out(found.transpose(1, 2).flatten(2))

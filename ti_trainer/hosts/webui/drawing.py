@@ -5,7 +5,8 @@ Whoever calls holds the queue; the host's `process_images` does not take it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from modules import devices, sd_models, sd_samplers, shared
 from modules.processing import StableDiffusionProcessingTxt2Img, process_images
@@ -16,10 +17,13 @@ from PIL import Image
 from ti_trainer.errors import TrainingError
 from ti_trainer.host import Drawing
 from ti_trainer.hosts.webui.borrowed import attributes
+from ti_trainer.hosts.webui.kinds import PREDICTIONS
 from ti_trainer.hosts.webui.model import WebuiModel
 from ti_trainer.hosts.webui.text import registered
 from ti_trainer.hosts.webui.turn import rng_kept, state_kept
 from ti_trainer.model import Vectors
+
+SCHEDULE, DEFAULT, ZERO_TERMINAL_SNR = "sd_noise_schedule", "Default", "Zero Terminal SNR"  # the host's setting
 
 
 def draw(model: WebuiModel, drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
@@ -28,9 +32,9 @@ def draw(model: WebuiModel, drawing: Drawing, words: Mapping[str, Vectors]) -> I
     TrainingError if that is interrupted: a picture that is drawn half shows nothing.
     """
     embeddings = {name: _embedding(name, vectors, model) for name, vectors in words.items()}
-    tiling = model_hijack.circular_enabled
+    tiling, finder = model_hijack.circular_enabled, model.texts[0].finder
     no_traces = attributes([(shared.cmd_opts, "no_prompt_history", True)])  # the last prompt is the user's, not ours
-    with model.lent_back(), rng_kept(), state_kept(), no_traces, registered(model.text.stage, embeddings):
+    with model.lent_back(), rng_kept(), state_kept(), no_traces, _as_trained(model), registered(finder, embeddings):
         try:
             shared.state.job_no, shared.state.job_count = 0, 1  # or its console would count a picture for every step
             pictures = process_images(_processing(model, drawing)).images
@@ -45,6 +49,30 @@ def draw(model: WebuiModel, drawing: Drawing, words: Mapping[str, Vectors]) -> I
             message = "the WebUI was interrupted."
             raise TrainingError(message)
     return pictures[0]
+
+
+def samples_zero_terminal_snr() -> bool:
+    """Whether the host's settings say so, which are for models that were trained so."""
+    return getattr(shared.opts, SCHEDULE, DEFAULT) == ZERO_TERMINAL_SNR
+
+
+@contextmanager
+def _as_trained(model: WebuiModel) -> Iterator[None]:
+    """The host samples by what the model is for us, where it has not found that out; afterwards as before."""
+    sd_model, settings, kind = model.sd_model, shared.opts.data, model.kind
+    alphas_cumprod, schedule = sd_model.alphas_cumprod, settings.get(SCHEDULE)
+    parameterization = next(name for name, ours in PREDICTIONS.items() if ours == kind.prediction_type)
+    with attributes([(sd_model, "parameterization", parameterization)]):
+        try:
+            if kind.zero_terminal_snr != samples_zero_terminal_snr():
+                settings[SCHEDULE] = ZERO_TERMINAL_SNR if kind.zero_terminal_snr else DEFAULT
+            yield
+        finally:
+            if schedule is not None:
+                settings[SCHEDULE] = schedule
+            else:
+                settings.pop(SCHEDULE, None)
+            sd_model.alphas_cumprod = alphas_cumprod
 
 
 def forget_conditioning() -> None:
@@ -86,7 +114,9 @@ def _same_checkpoint(model: WebuiModel) -> dict[str, str]:
 
 
 def _embedding(name: str, vectors: Vectors, model: WebuiModel) -> Embedding:
-    vec = vectors[model.text.encoder].detach().to(model.device)
-    embedding = Embedding(vec, name)
-    embedding.vectors, embedding.shape = vec.shape
+    """As the host makes it of a file: two encoders' vectors stay apart, a single one's are a tensor."""
+    on_device = {text.encoder: vectors[text.encoder].detach().to(model.device) for text in model.texts}
+    first = next(iter(on_device.values()))
+    embedding = Embedding(on_device if len(on_device) > 1 else first, name)
+    embedding.vectors, embedding.shape = len(first), sum(each.shape[1] for each in on_device.values())
     return embedding

@@ -25,11 +25,12 @@ from PIL import Image
 from torch import Tensor
 
 from ti_trainer.errors import ConfigError, ModelError
-from ti_trainer.host import Drawing, HostCaptioner
+from ti_trainer.host import Drawing, HostCaptioner, ModelOptions
 from ti_trainer.hosts.webui import captioners, turn
 from ti_trainer.hosts.webui import drawing as pictures
-from ti_trainer.hosts.webui.model import Surroundings, WebuiModel, check_trainable
-from ti_trainer.hosts.webui.text import Emphasize, PromptEncoder
+from ti_trainer.hosts.webui.kinds import kind_of
+from ti_trainer.hosts.webui.model import Surroundings, WebuiModel
+from ti_trainer.hosts.webui.text import Emphasize, prompt_encoders
 from ti_trainer.model import Vectors
 
 SETTINGS = {  # our option -> the host's setting, which counts once somebody has changed it
@@ -99,39 +100,42 @@ class WebuiHost:
         sd_model = sd_models.model_data.sd_model
         if sd_model is None:
             return f"{_chosen().model_name}, not loaded yet"
-        check_trainable(sd_model)
+        kind = kind_of(sd_model, zero_terminal_snr=pictures.samples_zero_terminal_snr())
         _check_computing()
-        return sd_model.sd_checkpoint_info.model_name
+        return f"{sd_model.sd_checkpoint_info.model_name} ({kind})"
 
-    def open_model(self, precision: str | None = None, clip_skip: int | None = None) -> WebuiModel:
+    def open_model(self, options: ModelOptions | None = None) -> WebuiModel:
         """The checkpoint that is loaded; ModelError if it cannot be trained.
 
         Changes nothing of it, so that it can be asked at any time; it is made ready to compute with by `lock`.
         """
-        if precision not in (None, "auto"):
-            message = f"Precision: found {precision}, expected auto: in the WebUI its own start options decide (--no-half)."
-            raise ConfigError(message)
+        options = options or ModelOptions(clip_skip=self.defaults["clip_skip"])
+        if options.precision != "auto":
+            found = f"Precision: found {options.precision}"
+            message = f"{found}, expected auto: in the WebUI its own start options decide (--no-half)."
+            raise ConfigError(message, "precision")
         _check_settings()
         _chosen()
         sd_model = sd_models.model_data.get_sd_model()  # loads it if that has not been tried yet
         if sd_model is None:
             message = "No checkpoint is loaded. Wait if one is being loaded, or choose one at the top of the page."
             raise ModelError(message)
-        check_trainable(sd_model)
+        kind = kind_of(sd_model, options, zero_terminal_snr=pictures.samples_zero_terminal_snr())
         _check_computing()
-        device = torch.device(devices.device)
-        text = PromptEncoder(
-            sd_model.cond_stage_model, device, _emphasis(shared.opts.emphasis), clip_skip or self.defaults["clip_skip"]
+        device, opts = torch.device(devices.device), shared.opts
+        texts = prompt_encoders(
+            sd_model, device, _emphasis(opts.emphasis), options.clip_skip, clip_l_skip=opts.sdxl_clip_l_skip is True
         )
         around = Surroundings(
             device=device,
             unet_dtype=devices.dtype_unet,
             autocast=devices.autocast,
-            vae_to_ram=shared.opts.unload_models_when_training,
+            fp32_attention=opts.upcast_attn,
+            vae_to_ram=opts.unload_models_when_training,
             clear_networks=_clear_networks,
             empty_device=lowvram.send_everything_to_cpu,
         )
-        return WebuiModel(sd_model, text, around)
+        return WebuiModel(sd_model, kind, texts, around)
 
     @contextmanager
     def lock(self) -> Iterator[turn.WebuiTurn]:

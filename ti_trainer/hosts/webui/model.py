@@ -1,4 +1,4 @@
-"""DiffusionModel over the checkpoint that the WebUI has loaded: real `ldm` modules, as the host left them.
+"""DiffusionModel over the checkpoint that the WebUI has loaded: real `ldm` or `sgm` modules, as the host left them.
 
 The forward pass is ours; what only the host can say (device, autocast, how to free memory) comes in as Surroundings.
 Knows none of the host's modules, and nothing of how pictures are drawn.
@@ -18,16 +18,25 @@ import torch
 from torch import Tensor
 
 from ti_trainer.errors import ModelError
-from ti_trainer.hosts.webui.borrowed import attributes, channels_last, frozen, placed, plain, without_hooks
+from ti_trainer.hosts.webui.borrowed import (
+    attributes,
+    channels_last,
+    frozen,
+    placed,
+    plain,
+    recomputed,
+    typed,
+    without_hooks,
+)
+from ti_trainer.hosts.webui.kinds import is_sdxl, size_embedders
 from ti_trainer.hosts.webui.text import PromptEncoder
-from ti_trainer.model import Conditioning, PredictionType, Vectors
+from ti_trainer.memory import free_bytes, plan
+from ti_trainer.model import Conditioning, ModelKind, PictureConditioning, Vectors, masked_channels
 from ti_trainer.prompts import TokenizedPrompt
+from ti_trainer.training.objective import zero_terminal_snr
 
-PREDICTIONS: dict[str, PredictionType] = {"eps": "epsilon", "v": "v_prediction"}
 MEDVRAM_HOOK = "send_me_to_gpu"  # with --medvram, what brings a module to the GPU and sends the last one away
-LATER = "SD 1.x and 2.x can be trained so far."
-SD2_V_SIZE_PX = 768  # its configuration says 512
-CLIPS = ("FrozenCLIPEmbedder", "FrozenOpenCLIPEmbedder")
+SDXL_SIZE_PX, SD2_V_SIZE_PX = 1024, 768  # their configurations say nothing, and 512
 CPU = torch.device("cpu")
 
 
@@ -38,6 +47,7 @@ class Surroundings:
     device: torch.device = CPU
     unet_dtype: torch.dtype = torch.float32
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    fp32_attention: bool = False  # its setting, for cards and models that need it
     vae_to_ram: bool = False  # its setting for the time of training
     clear_networks: Callable[[], None] = lambda: None  # LoRAs of the last picture are forgotten
     empty_device: Callable[[], None] = lambda: None  # with --medvram: whatever is on the GPU leaves it
@@ -45,24 +55,35 @@ class Surroundings:
 
 @dataclass
 class WebuiModel:
-    """Stable Diffusion 1.x, and 2.x, which differs in its text encoder only. `sd_model` is an ldm LatentDiffusion."""
+    """Stable Diffusion 1.x or 2.x, an ldm LatentDiffusion, or SDXL, an sgm DiffusionEngine, which has two `texts`."""
 
     sd_model: Any
-    text: PromptEncoder
+    kind: ModelKind
+    texts: Sequence[PromptEncoder]
     around: Surroundings = Surroundings()
 
     def __post_init__(self) -> None:
         """Derive what the seam promises."""
         network, self.device = self.sd_model, self.around.device
         # The host replaces alphas_cumprod for sampling where its settings say so; these are the ones of its training.
-        alphas_cumprod = getattr(network, "alphas_cumprod_original", network.alphas_cumprod)
-        self.alphas_cumprod = alphas_cumprod.detach().to(self.device, torch.float32)
-        self.prediction_type = PREDICTIONS[network.parameterization]
-        self.widths = self.text.widths
-        self.needs_loss_scaling = self.around.unet_dtype == torch.float16
-        is_sd2_v = "clip_h" in self.widths and network.parameterization == "v"
-        self.default_size_px = SD2_V_SIZE_PX if is_sd2_v else network.image_size * 8
+        alphas_cumprod = getattr(network, "alphas_cumprod_original", network.alphas_cumprod).detach().float().cpu()
+        if self.kind.zero_terminal_snr:
+            alphas_cumprod = zero_terminal_snr(alphas_cumprod)
+        self.alphas_cumprod = alphas_cumprod.to(self.device)
+        self.widths = {text.encoder: text.width for text in self.texts}
+        in_half = self.around.unet_dtype == torch.float16
+        self.needs_loss_scaling = in_half
+        self._fp32_attention = self.around.fp32_attention or (in_half and self.kind.family == "SD 2.x")
+        self._fp32_vae = self._vae_to_ram = self._recompute = False
         self._borrowing: ExitStack | None = None
+
+    @property
+    def default_size_px(self) -> int:
+        """What the model was made for."""
+        if is_sdxl(self.sd_model):
+            return SDXL_SIZE_PX
+        is_sd2_v = self.kind.family == "SD 2.x" and self.kind.prediction_type == "v_prediction"
+        return SD2_V_SIZE_PX if is_sd2_v else self.sd_model.image_size * 8
 
     @property
     def name(self) -> str:
@@ -103,40 +124,69 @@ class WebuiModel:
             self._borrow(stack)
             self._borrowing = stack
 
+    def fit_memory(self, places: int) -> str:
+        """On a GPU, let give way what must, besides what the host's own options and settings say."""
+        if self.device.type != "cuda":
+            return ""
+        size = sum(each.numel() * each.element_size() for each in self.sd_model.first_stage_model.parameters())
+        movable = 0 if self._medvram or self.around.vae_to_ram else size  # else it is in RAM already
+        chosen = plan(self.kind.family, places, free_bytes(self.device), movable, self.around.unet_dtype.itemsize)
+        self._vae_to_ram, self._recompute = chosen.vae_in_ram, chosen.recompute
+        return chosen.words
+
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
-        """The token ids as they are fed, and the places of embeddings."""
-        return self.text.tokenize(prompt, words)
+        """The token ids as they are fed to the first text encoder, and the places of embeddings, which are those of all."""
+        return self.texts[0].tokenize(prompt, words)
 
     def token_text(self, token_id: int) -> str:
         """Its letters; the end of a word is not marked."""
-        return self.text.token_text(token_id)
+        return self.texts[0].token_text(token_id)
 
     def token_embeddings(self, text: str) -> dict[str, Tensor]:
-        """(m, D) for the m tokens of a text."""
-        return {self.text.encoder: self.text.token_embeddings(text)}
+        """(m, D) by text encoder, for the m tokens of a text."""
+        return {each.encoder: each.token_embeddings(text) for each in self.texts}
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of latents, each (B, C, H, W)."""
+        """Mean and standard deviation of latents, each (B, C, H, W); in float32 once half precision was not enough."""
         with self._ready_vae() as vae:
-            latents = vae.encode(pixels.to(self.device, _dtype(vae)))
-        mean, std = (self.sd_model.scale_factor * each.float() for each in (latents.mean, latents.std))
-        if not bool(mean.isfinite().all()):
-            message = "The VAE makes no numbers of a picture in half precision: start the WebUI with --no-half-vae."
+            _bring(vae)
+            dtype = _dtype(vae)
+            if not self._fp32_vae:
+                mean, std = _distribution(vae, pixels.to(self.device, dtype))
+                self._fp32_vae = dtype != torch.float32 and not _finite(mean, std)
+            if self._fp32_vae:
+                with typed(vae, torch.float32):
+                    mean, std = _distribution(vae, pixels.to(self.device, torch.float32))
+        if not _finite(mean, std):
+            message = "The VAE makes no numbers of a picture, in full precision either: choose another in Settings, VAE."
             raise ModelError(message)
-        return mean, std
+        return self.sd_model.scale_factor * mean, self.sd_model.scale_factor * std
+
+    def encode_masked(self, pixels: Tensor, masks: Tensor | None) -> Tensor | None:
+        """(B, 1 + C, H, W) for inpainting models: the mask, and the latents of what is left of the pictures."""
+        return masked_channels(self.encode_images, pixels, masks) if self.kind.inpainting else None
 
     def encode_prompts(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:
-        """Hidden states (B, n T, D) of prompts of up to n chunks, as the host makes them of each."""
+        """Hidden states (B, n T, D) of prompts of up to n chunks, as the host makes them of each; D is all encoders'."""
         with self.training(), self.around.autocast():
-            return Conditioning(self.text(prompts, words))
+            hidden, pooled = zip(*(text(prompts, words) for text in self.texts), strict=True)
+            return Conditioning(torch.cat(hidden, 2), next((each for each in pooled if each is not None), None))
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning, pictures: PictureConditioning) -> Tensor:
         """The U-Net's output (B, C, H, W) in its own precision."""
-        inputs = (each.to(self.around.unet_dtype) for each in (noisy_latents, timesteps, cond.hidden))
+        if self.kind.inpainting:
+            noisy_latents = torch.cat([noisy_latents, pictures.masked.to(noisy_latents)], 1)  # (B, 2 C + 1, H, W)
         with self.training(), self.around.autocast():
-            latents, times, context = inputs
-            return self.sd_model.model.diffusion_model(latents, times, context=context)
+            y = self._size_conditioned(cond, pictures) if is_sdxl(self.sd_model) else None
+            latents, times, context = (each.to(self.around.unet_dtype) for each in (noisy_latents, timesteps, cond.hidden))
+            return self.sd_model.model.diffusion_model(latents, times, context=context, y=y)
+
+    def _size_conditioned(self, cond: Conditioning, pictures: PictureConditioning) -> Tensor:
+        """(B, width): what SDXL is told besides hidden states, in the order that its conditioner has."""
+        sizes = pictures.sizes.to(self.device)
+        embedded = [embedder(sizes[:, column : column + 2]) for column, embedder in size_embedders(self.sd_model)]
+        return torch.cat([each.to(self.around.unet_dtype) for each in (cond.pooled, *embedded)], 1)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, 8 H, 8 W) in [-1, 1], not clamped."""
@@ -159,32 +209,33 @@ class WebuiModel:
         around.clear_networks()
         if self._medvram:
             around.empty_device()
-            for part in (network.model, self.text.stage):
+            for part in (network.model, network.conditioner if is_sdxl(network) else network.cond_stage_model):
                 stack.enter_context(without_hooks(part, MEDVRAM_HOOK))
                 stack.enter_context(placed(part, self.device))
-        elif around.vae_to_ram:
+        elif around.vae_to_ram or self._vae_to_ram:
             stack.enter_context(placed(network.first_stage_model, CPU))
         stack.enter_context(frozen(network))
-        stack.enter_context(attributes(plain(network.model.diffusion_model)))
+        stack.enter_context(attributes(plain(network.model.diffusion_model, fp32_attention=self._fp32_attention)))
+        if self._recompute:
+            stack.enter_context(attributes(recomputed(network.model.diffusion_model)))
         stack.enter_context(channels_last(network.model.diffusion_model))
 
 
-def check_trainable(sd_model: Any) -> None:
-    """Raise ModelError, naming its kind, for a loaded checkpoint that WebuiModel cannot train."""
-    kinds = {"is_ssd": "an SSD model", "is_sdxl": "an SDXL model", "is_sd3": "a Stable Diffusion 3 model"}
-    kind = next((kind for flag, kind in kinds.items() if getattr(sd_model, flag, False)), "")
-    conditioning = "" if kind else sd_model.model.conditioning_key
-    if conditioning != "crossattn" and not kind:
-        inpainting = conditioning == "hybrid" and sd_model.model.diffusion_model.in_channels == 9
-        kind = "an inpainting model" if inpainting else f"a model with more than text to go by ({conditioning})"
-    encoder = type(getattr(sd_model.cond_stage_model, "wrapped", None)).__name__
-    if not kind and encoder not in CLIPS:
-        kind = f"a model with another text encoder than CLIP ({encoder})"
-    if not kind and sd_model.parameterization not in PREDICTIONS:
-        kind = f"a model that predicts neither noise nor v ({sd_model.parameterization})"
-    if kind:
-        message = f"{sd_model.sd_checkpoint_info.model_name} is {kind}; {LATER} Choose another checkpoint."
-        raise ModelError(message)
+def _distribution(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (B, C, H, W) float32 of the VAE's latents: SDXL's `encode` draws from them at once."""
+    mean, log_variance = vae.quant_conv(vae.encoder(pixels)).float().chunk(2, 1)
+    return mean, (log_variance.clamp(-30, 20) / 2).exp()  # the limits are those of the original code
+
+
+def _bring(vae: Any) -> None:
+    """With --medvram the host brings it to the GPU when its `encode` is called, which we go around."""
+    for hook in vae._forward_pre_hooks.values():
+        if getattr(hook, "__name__", "") == MEDVRAM_HOOK:
+            hook(vae, ())
+
+
+def _finite(*numbers: Tensor) -> bool:
+    return all(bool(each.isfinite().all()) for each in numbers)
 
 
 def _dtype(module: torch.nn.Module) -> torch.dtype:

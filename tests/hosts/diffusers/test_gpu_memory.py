@@ -1,0 +1,108 @@
+"""How a step fits into a GPU's memory, and that what gives way changes no number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import families
+import pytest
+import torch
+
+from ti_trainer.hosts.diffusers.attention import Float32Attention, needs_fp32_attention
+from ti_trainer.hosts.diffusers.loading import load
+from ti_trainer.hosts.diffusers.model import DiffusersModel
+from ti_trainer.hosts.diffusers.sampling import whole_picture
+from ti_trainer.memory import GIB, plan
+
+SDXL_1024 = 128 * 128
+VAE = GIB // 3
+
+
+@pytest.mark.parametrize(
+    ("free", "vae_in_ram", "recompute", "said"),
+    [
+        (12, False, False, "About 6.4 GB of 12.0 GB of free GPU memory will be used."),
+        (6.3, True, False, "with the VAE in RAM."),
+        (4, True, True, "computed twice"),
+        (1, True, True, "may be too much: use a smaller batch size"),
+    ],
+)
+def test_what_gives_way_depends_on_the_free_memory(free: float, vae_in_ram: bool, recompute: bool, said: str) -> None:
+    chosen = plan("SDXL", SDXL_1024, int(free * GIB), VAE, 2)
+    assert (chosen.vae_in_ram, chosen.recompute) == (vae_in_ram, recompute)
+    assert said in chosen.words
+
+
+def test_a_smaller_model_and_smaller_batches_need_less() -> None:
+    assert plan("SDXL", 4 * SDXL_1024, 12 * GIB, VAE, 2).recompute
+    assert not plan("SD 1.x", 64 * 64, 3 * GIB, VAE, 2).recompute
+    assert plan("SD 1.x", 4 * 64 * 64, 3 * GIB, VAE, 4).recompute
+
+
+def gradients(model: DiffusersModel) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    vectors = {
+        name: (torch.randn(2, width, generator=generator) * 0.1).requires_grad_() for name, width in model.widths.items()
+    }
+    latents = torch.randn(1, 4, 8, 8, generator=generator)
+    with model.training():
+        cond = model.encode_prompts(["a zz-cat"], {"zz-cat": vectors})
+        prediction = model.predict(latents, torch.tensor([500]), cond, whole_picture(model, 64, 64))
+        prediction.float().square().mean().backward()
+    return prediction.detach(), {name: each.grad for name, each in vectors.items()}
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_computing_again_what_was_not_kept_changes_nothing(family: str, tmp_path: Any) -> None:
+    model = load(str(families.save(family, tmp_path / "model")), "cpu")
+    wanted, wanted_gradients = gradients(model)
+    again: list[int] = []
+    model.unet.enable_gradient_checkpointing()
+    block = model.unet.mid_block.resnets[-1]
+    hook = block.register_forward_pre_hook(lambda *_: again.append(1))
+    found, found_gradients = gradients(model)
+    hook.remove()
+    assert len(again) == 2
+    assert torch.equal(found, wanted)
+    for name, each in found_gradients.items():
+        torch.testing.assert_close(each, wanted_gradients[name], rtol=0, atol=1e-7)
+    assert model.fit_memory(SDXL_1024) == ""  # on a CPU there is nothing to choose
+
+
+def test_attention_in_float32_is_the_librarys_where_that_can_be_computed(tmp_path: Any) -> None:
+    model = load(str(families.save("sd2", tmp_path / "model")), "cpu")
+    assert needs_fp32_attention(model.unet)
+    wanted, _ = gradients(model)
+    model.unet.set_attn_processor(Float32Attention())
+    found, _ = gradients(model)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_attention_in_float32_is_finite_where_half_precision_is_not(tmp_path: Any) -> None:
+    """Scores of SD 2.x go beyond what fp16 holds: that was the cause of `loss: nan`."""
+    model = load(str(families.save("sd2", tmp_path / "model")), "cpu")
+    layer = model.unet.mid_block.attentions[0].transformer_blocks[0].attn1.half()
+    x = torch.randn(1, 16, 64, generator=torch.Generator().manual_seed(0)).half()
+    with torch.no_grad():
+        layer.to_q.weight *= 300
+        layer.to_k.weight *= 300
+        scores = layer.to_q(x) @ layer.to_k(x).transpose(1, 2)
+        assert not scores.isfinite().all()
+        found = Float32Attention()(layer, x)
+        wanted = Float32Attention()(layer.float(), x.float())
+    assert found.isfinite().all()
+    torch.testing.assert_close(found.float(), wanted, rtol=0, atol=1e-2)
+
+
+def test_only_sd_2_needs_it(tmp_path: Any) -> None:
+    for family, needed in (("sd1", False), ("sd2", True), ("sdxl", False)):
+        assert needs_fp32_attention(families.pipeline(family).unet) == needed
+
+
+def test_a_vae_in_ram_comes_when_it_is_needed(embedded_model: DiffusersModel) -> None:
+    model = replace(embedded_model)
+    model._vae_in_ram = True
+    pixels = torch.zeros(1, 3, 64, 64)
+    assert torch.equal(model.encode_images(pixels)[0], embedded_model.encode_images(pixels)[0])
+    assert model.vae.device.type == "cpu"
