@@ -39,6 +39,11 @@ class ModelOptions:
     prediction_type: PredictionType | Literal["auto"] = "auto"
     zero_terminal_snr: Literal["auto", "on", "off"] = "auto"
 
+    @property
+    def says_kind(self) -> bool:
+        """Whether what the model is was chosen by hand."""
+        return self.prediction_type != "auto" or self.zero_terminal_snr != "auto"
+
     def of(self, kind: ModelKind) -> ModelKind:
         """The kind that was found, with what was chosen by hand; only v prediction has a zero terminal SNR.
 

@@ -38,15 +38,14 @@ def plan(family: str, places: int, free: int, vae: int, bytes_per_number: int) -
     whole, least = (
         places * table.get(family, table["SD 1.x"]) * bytes_per_number // 2 + BESIDES for table in (KEPT, KEPT_RECOMPUTING)
     )
-    vae_in_ram = whole > free
+    vae_in_ram = vae > 0 and whole > free
     recompute = whole > free + vae
-    need = least if recompute else whole
-    words = f"About {need / GIB:.1f} GB of {free / GIB:.1f} GB of free GPU memory will be used"
+    need, room = (least if recompute else whole), free + (vae if vae_in_ram else 0)
+    words = f"About {need / GIB:.1f} GB of {room / GIB:.1f} GB of free GPU memory will be used for a step"
     if vae_in_ram:
-        words += ", with the VAE in RAM"
-        free += vae
+        words += "; the VAE waits in RAM"
     if recompute:
-        words += "; to save memory, parts of the U-Net are computed twice, which takes up to half as long again"
-    if need > free:
+        words += "; parts of the U-Net are computed twice, which takes up to half as long again"
+    if need > room:
         words += ". That may be too much: use a smaller batch size, width and height, or close what else uses the GPU"
     return MemoryPlan(vae_in_ram, recompute, words + ".")

@@ -119,7 +119,7 @@ def test_an_interrupt_saves_everything_and_the_run_goes_on_exactly(
     assert "Traceback" not in err
     stopped = formats.read(word)
     assert 20 <= stopped.step < STEPS, "it was to stop in mid-run"
-    assert out.startswith(f"Stopped after step {stopped.step}, on 3 pictures.")
+    assert f"Stopped after step {stopped.step}, on 3 pictures." in out
     assert "--resume" in out
     assert "Done" not in out
     assert state_of(tmp_path) == stopped.step

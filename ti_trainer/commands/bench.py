@@ -24,6 +24,7 @@ from ti_trainer.embedding import Embedding, initial_vectors
 from ti_trainer.errors import ConfigError
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.model import DiffusersModel
+from ti_trainer.model import Conditioning
 from ti_trainer.training.evaluate import deterministic_loss
 from ti_trainer.training.trainer import Trainer
 
@@ -118,15 +119,20 @@ def measure(
 
 def bare_step(model: DiffusersModel, dataset: Dataset, batch_size: int) -> Callable[[], None]:
     """Forward and backward of text encoder and U-Net on one batch, and nothing else."""
-    batch, text = next(dataset.batches(batch_size)), model.text_encoders[0]
+    batch = next(dataset.batches(batch_size))
     pad = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
-    ids = text.tokenizer(list(batch.prompts), **pad).input_ids.to(model.device)
+    ids = [each.tokenizer(list(batch.prompts), **pad).input_ids.to(model.device) for each in model.text_encoders]
 
     def step() -> None:
-        hook = text.table.register_forward_hook(lambda module, inputs, embedded: embedded.detach().requires_grad_())
-        hidden = text.module(ids).last_hidden_state
-        hook.remove()
-        prediction = model.unet(batch.latents.to(model.dtype), batch.timesteps, hidden.to(model.dtype), return_dict=False)[0]
+        hooks = [
+            each.table.register_forward_hook(lambda module, inputs, embedded: embedded.detach().requires_grad_())
+            for each in model.text_encoders
+        ]
+        states = [each.states(own) for each, own in zip(model.text_encoders, ids, strict=True)]
+        for hook in hooks:
+            hook.remove()
+        cond = Conditioning(torch.cat([hidden for hidden, _ in states], -1), states[-1][1])
+        prediction = model.predict(batch.latents, batch.timesteps, cond, batch.pictures)
         mse_loss(prediction.float(), batch.noise).backward()
 
     return step

@@ -10,7 +10,6 @@ from typing import Any
 
 from ti_trainer import formats
 from ti_trainer.errors import EmbeddingFormatError, TITrainerError
-from ti_trainer.host import ModelOptions
 
 HELP = "say what embedding files hold, whoever wrote them, and what checkpoints are"
 EMBEDDING_BYTES = 64 * 2**20  # none is larger
@@ -54,13 +53,10 @@ def describe(file: Path) -> dict[str, Any]:
 
 def describe_model(path: Path) -> dict[str, Any]:
     """What a checkpoint, or a folder in diffusers' layout, is: in words and one by one, widths of a vector, size, error."""
-    import torch  # these are slow to import
-
-    from ti_trainer.hosts.diffusers import kinds, loading
+    from ti_trainer.hosts.diffusers import loading  # slow to import
 
     try:
-        parts, _ = loading.read(str(path), torch.bfloat16)
-        kind = kinds.kind_of(parts.unet, parts.text_encoders, parts.scheduler, ModelOptions())
+        kind, parts = loading.look(str(path))
     except (TITrainerError, OSError) as error:
         return {"file": str(path), "model": None, "error": str(error)}
     widths = {each.name: each.width for each in parts.text_encoders}

@@ -107,6 +107,8 @@ class Dataset:
         for item in self.items:
             digest.update(f"{item.path.name}\0{item.caption}\0{tuple(item.latents.shape)}".encode())
             digest.update(item.latents.float().cpu().numpy().tobytes())
+            if item.masked is not None:
+                digest.update(item.masked.float().cpu().numpy().tobytes())
             fed = (item.repeats, float(item.subset.weight), item.subset.is_reg, item.subset.masks is not None)
             if fed != (1, 1.0, False, False):  # else it is as it was before there were such things: runs go on
                 digest.update(repr(fed).encode())

@@ -171,7 +171,7 @@ def changes(before: dict[str, Any], now: dict[str, Any], other_pictures: bool) -
     changed = ["pictures or captions"] if other_pictures else []
     if before.get("model_hash") != now["model_hash"]:
         changed.append("model")
-    if before.get("model_kind", now["model_kind"]) != now["model_kind"]:
+    if before.get("model_kind") not in (None, now.get("model_kind")):
         changed.append(f"what the model is ({before['model_kind']})")
     then = {**ADDED_SINCE, **before.get("train", {})}
     return changed + [name for name in DECISIVE if then.get(name) != now["train"][name]]

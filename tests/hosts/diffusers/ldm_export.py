@@ -192,7 +192,7 @@ def configuration(model: DiffusersModel, text_encoder: Path) -> dict[str, Any]:
             }
         },
         "cond_stage_config": {"params": {"version": str(text_encoder)}},
-        "parameterization": "v" if model.kind.prediction_type == "v_prediction" else "eps",
+        **({"parameterization": "v"} if model.kind.prediction_type == "v_prediction" else {}),
     }
     return {"model": {"params": params}}
 

@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ti_trainer import formats
+from ti_trainer.commands.bench import bare_step
 from ti_trainer.data.dataset import Dataset, load_dataset
-from ti_trainer.data.images import Frame
+from ti_trainer.data.images import Frame, load_image
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError
@@ -292,3 +293,50 @@ def test_pictures_are_drawn(family: Family) -> None:
     assert np.asarray(picture).std() > 1
     other = draw(family.model, Drawing("a zz-cat", "dog", steps=2), words(family.model))
     assert np.asarray(other).tolist() != np.asarray(picture).tolist()
+
+
+def test_exclamation_marks_are_text_though_one_of_them_fills_up(opened: Callable[[str], Family]) -> None:
+    """As OpenCLIP's own tokenizer has it: the library would take them for its filler, and count others than CLIP-L."""
+    model = opened("sdxl").model
+    for text, ids in (("hello world!", [3306, 1002, 256]), ("!!!", [995]), ("wow!!!, !?", [2781, 11194, 267, 6004])):
+        assert [encoder.token_ids(text) for encoder in model.text_encoders] == [ids, ids]
+    hidden = model.encode_prompts(["!!!, " * 37 + "end", "short"], {}).hidden
+    assert hidden.shape == (2, 77, 192)
+
+
+def test_text_of_several_chunks_is_pooled_in_its_first(opened: Callable[[str], Family]) -> None:
+    model = opened("sdxl").model
+    long, short = "red " * 80 + "star", "a cat"
+    with torch.no_grad():
+        both = model.encode_prompts([long, short], {})
+        alone = [model.encode_prompts([each], {}) for each in ("red " * 75, short)]
+    assert both.hidden.shape == (2, 154, 192)
+    assert_close(both.pooled, torch.cat([each.pooled for each in alone]))
+    assert_close(both.hidden[1:, :77], alone[1].hidden)
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted", "sizes"),
+    [
+        ((3000, 2000), (512, 512), (2000, 3000, 0, 128, 512, 512)),
+        ((201, 123), None, (123, 201, 1, 0, 120, 200)),
+        ((100, 400), (64, 64), (400, 100, 96, 0, 64, 64)),
+        ((32, 32), (64, 64), (32, 32, 0, 0, 64, 64)),
+    ],
+)
+def test_sizes_are_of_the_original_and_the_crop_of_the_resized_picture(
+    size: tuple[int, int], wanted: tuple[int, int] | None, sizes: tuple[int, ...], tmp_path: Path
+) -> None:
+    Image.new("RGB", size, "red").save(tmp_path / "a.jpg")
+    assert load_image(tmp_path / "a.jpg", Frame(wanted)).sizes == sizes
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    Image.new("RGB", size[::-1], "red").save(tmp_path / "b.jpg", exif=exif)
+    assert load_image(tmp_path / "b.jpg", Frame(wanted)).sizes == sizes
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd1-inpainting"])
+def test_the_bare_loop_of_bench_runs_on_it(name: str, opened: Callable[[str], Family]) -> None:
+    model = opened(name).model
+    with model.training():
+        bare_step(model, dataset(model), 2)()

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from ti_trainer.hosts.diffusers.attention import Float32Attention, needs_fp32_attention
+from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.sampling import whole_picture
-from ti_trainer.memory import GIB, plan
+from ti_trainer.memory import BESIDES, GIB, KEPT, plan
+from ti_trainer.model import ModelKind
 
 SDXL_1024 = 128 * 128
 VAE = GIB // 3
@@ -22,8 +24,8 @@ VAE = GIB // 3
 @pytest.mark.parametrize(
     ("free", "vae_in_ram", "recompute", "said"),
     [
-        (12, False, False, "About 6.4 GB of 12.0 GB of free GPU memory will be used."),
-        (6.3, True, False, "with the VAE in RAM."),
+        (12, False, False, "About 6.4 GB of 12.0 GB of free GPU memory will be used for a step."),
+        (6.3, True, False, "used for a step; the VAE waits in RAM."),
         (4, True, True, "computed twice"),
         (1, True, True, "may be too much: use a smaller batch size"),
     ],
@@ -100,9 +102,48 @@ def test_only_sd_2_needs_it(tmp_path: Any) -> None:
         assert needs_fp32_attention(families.pipeline(family).unet) == needed
 
 
-def test_a_vae_in_ram_comes_when_it_is_needed(embedded_model: DiffusersModel) -> None:
+class Gpu:
+    """The little of CUDA that `fit_memory` looks at, with 6.3 GB free while the VAE is on it."""
+
+    type = "cuda"
+
+    def __init__(self, model: DiffusersModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.moves: list[str] = []
+        move = type(model.vae).to
+
+        def noted(vae: Any, device: Any) -> Any:
+            self.moves.append(str(getattr(device, "type", device)))
+            return move(vae, "cpu")
+
+        monkeypatch.setattr(type(model.vae), "to", noted)
+        monkeypatch.setattr("ti_trainer.hosts.diffusers.model.free_bytes", lambda _: self.free())
+
+    def free(self) -> int:
+        return int(6.3 * GIB) if self.moves[-1] == "cuda" else int(6.6 * GIB)
+
+
+def test_each_run_finds_the_memory_as_the_first_did(embedded_model: DiffusersModel, monkeypatch: pytest.MonkeyPatch) -> None:
     model = replace(embedded_model)
-    model._vae_in_ram = True
-    pixels = torch.zeros(1, 3, 64, 64)
-    assert torch.equal(model.encode_images(pixels)[0], embedded_model.encode_images(pixels)[0])
-    assert model.vae.device.type == "cpu"
+    gpu = Gpu(model, monkeypatch)
+    model.device, model.kind, model.dtype = gpu, ModelKind("SDXL"), torch.float16
+    places = int((6.3 * GIB + 1 - BESIDES) / KEPT["SDXL"]) + 1  # a little more than is free
+    said = [model.fit_memory(places) for _ in range(3)]
+    assert len(set(said)) == 1
+    assert "the VAE waits in RAM" in said[0]
+    assert gpu.moves == ["cuda", "cpu"] * 3
+    model.device = torch.device("cpu")
+    model.encode_images(torch.zeros(1, 3, 64, 64))
+    assert gpu.moves[-2:] == ["cpu", "cpu"]  # to where it computes, and back
+    model.use_all_memory()
+    model.encode_images(torch.zeros(1, 3, 64, 64))
+    assert len(gpu.moves) == 10
+
+
+def test_what_gave_way_is_back_when_our_turn_is_over(embedded_model: DiffusersModel) -> None:
+    host = StandaloneHost(device="cpu")
+    model = host.open_model()
+    with host.lock():
+        model.unet.enable_gradient_checkpointing()
+        model._vae_in_ram = True
+    assert not any(getattr(each, "gradient_checkpointing", False) for each in model.unet.modules())
+    assert not model._vae_in_ram

@@ -64,7 +64,10 @@ class StandaloneHost:
     def describe(self) -> str:
         """What was asked for, and once it is open, what it is; whether it can be read shows when it is."""
         name = "the embedded tiny model" if self.model == "embedded" else Path(self.model).stem
-        return name if self._opened is None or self.model == "embedded" else f"{name} ({self._opened.kind})"
+        if self._opened is None or self.model == "embedded":
+            return name
+        chosen = ", as chosen for the last run" if self._opened.options.says_kind else ""
+        return f"{name} ({self._opened.kind}{chosen})"
 
     def open_model(self, options: ModelOptions | None = None) -> DiffusersModel:
         """Load it, or take the one that was loaded; ModelError if that cannot be done."""
@@ -82,7 +85,11 @@ class StandaloneHost:
     def lock(self) -> Iterator[Turn]:
         """One run or one picture at a time."""
         with self._turn, torch.random.fork_rng():
-            yield NobodyElse()
+            try:
+                yield NobodyElse()
+            finally:
+                if self._opened is not None:
+                    self._opened.use_all_memory()
 
     def check_folder(self, folder: Path) -> None:
         """ConfigError for a folder outside those that the page may show."""

@@ -89,12 +89,21 @@ class DiffusersModel:
         """On a GPU, let give way what must; elsewhere there is nothing to choose."""
         if self.device.type != "cuda":
             return ""
+        self.use_all_memory()
         size = sum(each.numel() * each.element_size() for each in self.vae.parameters())
         chosen = plan(self.kind.family, places, free_bytes(self.device), size, self.dtype.itemsize)
         self._vae_in_ram = chosen.vae_in_ram
-        self.vae.to("cpu" if chosen.vae_in_ram else self.device)
-        (self.unet.enable_gradient_checkpointing if chosen.recompute else self.unet.disable_gradient_checkpointing)()
+        if chosen.vae_in_ram:
+            self.vae.to("cpu")
+        if chosen.recompute:
+            self.unet.enable_gradient_checkpointing()
         return chosen.words
+
+    def use_all_memory(self) -> None:
+        """As before `fit_memory`."""
+        self._vae_in_ram = False
+        self.vae.to(self.device)
+        self.unet.disable_gradient_checkpointing()
 
     @contextmanager
     def _ready_vae(self) -> Iterator[AutoencoderKL]:

@@ -12,7 +12,7 @@ from ti_trainer.hosts.diffusers.text import TextEncoder
 
 
 class Parts(NamedTuple):
-    """Networks in float32, not yet where they compute."""
+    """Networks as they were read, not yet where they compute."""
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL

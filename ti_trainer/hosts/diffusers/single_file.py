@@ -84,13 +84,19 @@ FOREIGN = {  # a key that only other kinds of file have -> what they are
     "depth_model.model.pretrained.act_postprocess3.0.project.0.bias": "a depth checkpoint",
     "cond_stage_model.roberta.embeddings.word_embeddings.weight": "an AltDiffusion checkpoint",
     "edm_mean": "a checkpoint with noise as in EDM",
+    "edm_vpred.sigma_max": "a checkpoint with noise as in EDM (CosXL?)",
 }
+TEXT, VAE = ("cond_stage_model.", "conditioner."), "first_stage_model."
+SAYS_V = {"v": True, "v_prediction": True, "epsilon": False, "eps": False}  # in metadata, by kohya's tools and ComfyUI
 EXPECTED = "expected a whole checkpoint of SD 1.x, SD 2.x or SDXL"
 
 
-def read(path: Path) -> Parts:
-    """The parts of a checkpoint in the file's precision; ModelError if it is damaged, unsafe, or of another kind."""
-    weights, metadata = _state_dict(path)
+def read(path: Path, *, only_shapes: bool = False) -> Parts:
+    """The parts of a checkpoint in the file's precision; ModelError if it is damaged, unsafe, or of another kind.
+
+    With `only_shapes` weights are left out where it can be told without them what it is, and the parts are on no device.
+    """
+    weights, metadata = _state_dict(path, only_shapes)
     family = _family(weights, path)
     config = _config(path, family)
     unet_config, vae_config = _shapes(config, weights, path)
@@ -100,17 +106,18 @@ def read(path: Path) -> Parts:
         unet = filled(unet, convert_ldm_unet_checkpoint(weights, unet_config))
         vae = filled(vae, convert_ldm_vae_checkpoint(weights, vae_config))
         text_encoders = _text_encoders(family, config, weights)
-    except (KeyError, RuntimeError, IndexError, ValueError, OSError) as error:
+    except (KeyError, RuntimeError, IndexError, ValueError, OSError, AttributeError) as error:
         message = (
             f"{path} is not a whole {family} checkpoint: {' '.join(str(error).split())[:200]} ... If its shape is unusual, "
             f"put its configuration beside it as {path.with_suffix('.yaml').name}."
         )
         raise ModelError(message) from error
     is_v = _says_v(config, weights, metadata)
-    if is_v is None:
-        is_v = family == "SD 2.x" and unet.config.in_channels == 4 and predicts_v(unet.float())
-    size = SD2_V_SIZE_PX if family == "SD 2.x" and is_v else SIZES_PX[family]
-    unet.register_to_config(sample_size=config.get("image_size", size // 8))
+    if is_v is None and family == "SD 2.x" and unet.config.in_channels == 4:
+        if only_shapes:
+            return read(path)
+        is_v = predicts_v(unet.float())
+    unet.register_to_config(sample_size=_sample_size(config, family, bool(is_v)))
     scheduler = DDPMScheduler(
         num_train_timesteps=config["timesteps"],
         beta_start=config["linear_start"],
@@ -122,13 +129,22 @@ def read(path: Path) -> Parts:
     return Parts(unet, vae, text_encoders, scheduler)
 
 
-def _state_dict(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+def _sample_size(config: Config, family: str, is_v: bool) -> int:
+    """Of latents; the published configuration of SD 2's 768 px models says 64, as that of their smaller kin."""
+    said = config.get("image_size", SIZES_PX[family] // 8)
+    return SD2_V_SIZE_PX // 8 if family == "SD 2.x" and is_v and said == SIZES_PX[family] // 8 else said
+
+
+def _state_dict(path: Path, only_shapes: bool) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     """The weights, and what a .safetensors file says of itself."""
     if path.suffix.lower() != ".safetensors":
         return formats.read_checkpoint(path), {}
     try:
         with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
+            keys, metadata = list(file.keys()), file.metadata() or {}
+            if not only_shapes:
+                return {key: file.get_tensor(key) for key in keys}, metadata
+            return {key: torch.empty(file.get_slice(key).get_shape(), device="meta") for key in keys}, metadata
     except (SafetensorError, OSError) as error:
         message = f"The checkpoint {path} cannot be read ({error}): it is damaged or not a .safetensors file."
         raise ModelError(message) from error
@@ -141,6 +157,10 @@ def _family(weights: Mapping[str, Tensor], path: Path) -> str:
         found = "a LoRA"
     if found is None and family is None:
         found = "not a Stable Diffusion checkpoint"
+    if found is None and not any(key.startswith(TEXT) for key in weights):
+        found = "a U-Net without text encoders"
+    if found is None and not any(key.startswith(VAE) for key in weights):
+        found = "a checkpoint without VAE"
     if found or family is None:
         message = f"{path} is {found}; {EXPECTED}."
         raise ModelError(message)
@@ -156,8 +176,9 @@ def _config(path: Path, family: str) -> Config:
         config = {**SHAPES[family], **yaml.safe_load(beside.read_text(encoding="utf-8"))["model"]["params"]}
         return config | {"unet_config": config.get("network_config") or config["unet_config"]}
     except (UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
         message = (
-            f"The configuration {beside} cannot be read ({error}): expected model: params: ... as the original code has it."
+            f"The configuration {beside} cannot be read ({reason}): expected model: params: ... as the original code has it."
         )
         raise ModelError(message) from error
 
@@ -205,5 +226,5 @@ def _says_v(config: Config, weights: Mapping[str, Tensor], metadata: Mapping[str
         return config.get("parameterization") == "v" or scaling.endswith("VScaling")
     if "v_pred" in weights:
         return True
-    said = metadata.get("modelspec.prediction_type")
-    return None if said is None else said == "v"
+    said = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key")
+    return SAYS_V.get(said or "")

@@ -26,13 +26,14 @@ VIT_H_USED = 23  # of its 24 layers, SD 2.x uses these; some files leave the las
 
 def clip(weights: Mapping[str, Tensor], prefix: str, folder: str | None = None) -> tuple[CLIPTextModel, CLIPTokenizer]:
     """CLIP, of the weights' shape or as the configuration in a folder says; KeyError or RuntimeError if it is not whole."""
-    known = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    known = {key.removeprefix("text_model."): value for key, value in found.items()}  # which old files leave out
     if folder and Path(folder).is_dir():
         config = CLIPTextConfig.from_pretrained(folder)
     else:
-        table = known["text_model.embeddings.token_embedding.weight"]
-        hidden = known["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0]
-        config = _config(table, hidden, _layers(known, "text_model.encoder.layers."), "quick_gelu")
+        table = known["embeddings.token_embedding.weight"]
+        hidden = known["encoder.layers.0.mlp.fc1.weight"].shape[0]
+        config = _config(table, hidden, _layers(known, "encoder.layers."), "quick_gelu")
     return _filled(CLIPTextModel, config, known), CLIPTokenizer.from_pretrained(embedded.MODEL / "tokenizer")
 
 
@@ -87,10 +88,15 @@ def _layers(weights: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def _filled(kind: type[nn.Module], config: CLIPTextConfig, weights: Mapping[str, Tensor]) -> Any:
-    module = kind(config)  # not on the meta device: what is not saved with the weights (positions) must be there
+    with torch.device("meta"):  # random numbers would take longer than reading the file
+        module = kind(config)
     names = {name.removeprefix("text_model."): name for name in module.state_dict()}  # newer libraries leave it out
     bare = {key.removeprefix("text_model."): value.to(torch.float32) for key, value in weights.items()}
-    return filled(module, {names[key]: value for key, value in bare.items() if key in names})
+    filled(module, {names[key]: value for key, value in bare.items() if key in names})
+    for each in module.modules():
+        if "position_ids" in dict(each.named_buffers(recurse=False)):  # not saved with the weights
+            each.position_ids = torch.arange(config.max_position_embeddings)[None]
+    return module
 
 
 def _zero_padded() -> CLIPTokenizer:

@@ -46,8 +46,8 @@ class TextEncoder:
         return replace(self, layer=layer)
 
     def token_ids(self, text: str) -> list[int]:
-        """Ids of a text without special tokens."""
-        return self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        """Ids of a text without special tokens, and none in it: OpenCLIP's filler `!` would else be one of them."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
 
     def token_text(self, token_id: int) -> str:
         """Its letters; the end of a word is not marked."""
@@ -83,14 +83,14 @@ class TextEncoder:
 
         hook = self.table.register_forward_hook(splice)
         try:
-            hidden, pooled = self._states(torch.cat(parts))
+            hidden, pooled = self.states(torch.cat(parts))
         finally:
             hook.remove()
         hidden = hidden.reshape(len(prompts), -1, self.width)
         return hidden, None if pooled is None else pooled[::rows]
 
-    def _states(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Hidden states (B n, T, D) and pooled ones (B n, width)."""
+    def states(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Hidden states (B, T, D) of token ids (B, T), and pooled ones (B, width)."""
         out = self.module(ids, output_hidden_states=self.layer > 1)
         hidden = out.last_hidden_state if self.layer == 1 else out.hidden_states[-self.layer]
         if self.layer > 1 and self.normalised:
