@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from ti_trainer import embedded
 
 CLIP_L, CLIP_G, CLIP_H = 64, 128, 128  # widths; heads of 64, as the great ones have
+_FOLDER = tempfile.TemporaryDirectory()  # until the process ends
 FAMILIES = ("sd1", "sd1-inpainting", "sd2", "sd2-v", "sd2-inpainting", "sdxl", "sdxl-v", "sdxl-inpainting")
 
 
@@ -55,7 +59,14 @@ def pipeline(family: str, seed: int = 0) -> Any:
 
 
 def save(family: str, folder: Path) -> Path:
-    """In diffusers' layout."""
+    """In diffusers' layout; made once, and then copied."""
+    shutil.copytree(_saved(family), folder)
+    return folder
+
+
+@cache
+def _saved(family: str) -> Path:
+    folder = Path(_FOLDER.name) / family
     pipeline(family).save_pretrained(folder)
     return folder
 

@@ -32,7 +32,6 @@ CONFIG = TrainConfig(
     buckets=True,
     width=64,
     height=64,
-    evaluate_every=4,
 )
 
 
@@ -57,8 +56,9 @@ def test_a_word_is_created_trained_resumed_and_loaded(family: str, pictures: Pat
     )
     before = {name: each.detach().clone() for name, each in host.open_model().unet.named_parameters()}
     result = Session(host, "one", pictures, CONFIG).train()
-    Session(host, "two", pictures, replace(CONFIG, max_steps=2)).train()
-    resumed = Session(host, "two", pictures, CONFIG, resume=Run.latest(host.log_dir, "two")).train()
+    quiet = replace(CONFIG, preview_every=0, evaluate_every=4)
+    Session(host, "two", pictures, replace(quiet, max_steps=2)).train()
+    resumed = Session(host, "two", pictures, quiet, resume=Run.latest(host.log_dir, "two")).train()
 
     learned, again = formats.read(whole), formats.read(halves)
     assert (learned.step, again.step) == (4, 4)
