@@ -14,7 +14,7 @@ import torch
 from fakes import TinyModel
 from PIL import Image
 
-from ti_trainer.data.dataset import Batch, Dataset, alpha_weight, load_dataset
+from ti_trainer.data.dataset import Batch, Dataset, load_dataset, mask_weight
 from ti_trainer.data.images import Frame
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.data.subsets import Subset
@@ -217,19 +217,54 @@ def test_the_alpha_weight_has_mean_1_and_lies_where_alpha_does() -> None:
     """Not square, and uneven: the left third of 48 x 16 px is opaque, the right third half so."""
     alpha = torch.zeros(1, 16, 48)
     alpha[..., :16], alpha[..., 32:] = 1, 0.5
-    weight = alpha_weight(alpha, torch.zeros(4, 2, 6))
+    weight = mask_weight(alpha, torch.zeros(4, 2, 6))
     torch.testing.assert_close(weight, torch.tensor([2.0, 2, 0, 0, 1, 1]).expand(1, 2, 6))
 
 
 def test_the_least_alpha_counts_for_nothing_as_in_the_webui() -> None:
     alpha = torch.full((1, 8, 16), 0.25)
     alpha[..., 8:] = 0.75
-    torch.testing.assert_close(alpha_weight(alpha, torch.zeros(4, 1, 2)), torch.tensor([[[0.0, 2.0]]]))
+    torch.testing.assert_close(mask_weight(alpha, torch.zeros(4, 1, 2)), torch.tensor([[[0.0, 2.0]]]))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_the_same_alpha_all_over_weighs_nothing(alpha: float) -> None:
-    assert torch.equal(alpha_weight(torch.full((1, 16, 8), alpha), torch.zeros(4, 2, 1)), torch.ones(1, 2, 1))
+    assert torch.equal(mask_weight(torch.full((1, 16, 8), alpha), torch.zeros(4, 2, 1)), torch.ones(1, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("outside", "normalize", "wanted"),
+    [
+        (0.0, True, [0.0, 0, 2 / 3, 10 / 3, 0, 2]),
+        (0.0, False, [0.0, 0, 1, 5, 0, 3]),
+        (0.5, False, [0.5, 0.5, 1, 5, 0.5, 3]),
+        (1.0, True, [0.5, 0.5, 0.5, 2.5, 0.5, 1.5]),
+    ],
+)
+def test_what_a_mask_leaves_out_counts_as_chosen(outside: float, normalize: bool, wanted: list[float]) -> None:
+    counts = torch.tensor([0.0, 0, 1, 5, 0, 3]).repeat_interleave(8).expand(1, 16, 48)
+    weight = mask_weight(counts, torch.zeros(4, 2, 6), outside, normalize=normalize)
+    torch.testing.assert_close(weight, torch.tensor(wanted).expand(1, 2, 6))
+
+
+def test_masks_beside_pictures_weigh_the_loss_and_a_mask_folder_goes_before(tmp_path: Path) -> None:
+    folder, masks = solid(tmp_path / "pictures", 3), tmp_path / "masks"
+    masks.mkdir()
+    left, right = (Image.new("L", (16, 16), 0) for _ in range(2))
+    left.paste(255, (0, 0, 8, 16))
+    right.paste(255, (8, 0, 16, 16))
+    for number in (0, 1):
+        left.save(folder / f"{number}-masklabel.png")
+    right.save(masks / "1.png")
+    data = several([Subset(folder, masks=masks)])
+    weights = [None if item.weight is None else item.weight[0, 0].tolist() for item in data.items]
+    assert weights == [[2, 0], [0, 2], None]
+    beside = several([Subset(folder)])
+    assert [item.has_mask for item in beside.items] == [True, True, False]
+    (folder / "0-masklabel.png").unlink()
+    assert several([Subset(folder)]).fingerprint != beside.fingerprint
+    plain = several([Subset(folder)], mask_outside=1.0)
+    assert plain.items[1].weight[0, 0].tolist() == [1, 1]
 
 
 def test_pictures_with_and_without_alpha_share_a_batch(pictures: Callable[..., Path]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from ti_trainer.data.images import Frame, find_masks, load_image
+from ti_trainer.data.images import Frame, find_masks, load_image, masks_beside
 from ti_trainer.data.pictures import find_images
 from ti_trainer.errors import ConfigError, DatasetError
 
@@ -225,3 +225,28 @@ def test_masks_are_found_by_stem_in_any_format(tmp_path: Path) -> None:
     assert {stem: path.name for stem, path in find_masks(tmp_path).items()} == {"a": "a.png", "b": "b.JPG"}
     with pytest.raises(DatasetError, match=r"mask directory .* does not exist"):
         find_masks(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["a_att.png", "a-masklabel.png", "a_att.jpg"])
+def test_a_mask_beside_its_picture_is_found(name: str, tmp_path: Path) -> None:
+    for each in ("a.jpg", name, "b.png", "c_att.png", "_att.png"):
+        Image.new("L", (16, 16)).save(tmp_path / each)
+    assert masks_beside(tmp_path) == {"a": tmp_path / name}
+    assert masks_beside(tmp_path / "nowhere") == {}
+
+
+def test_of_two_masks_dreamartists_counts(tmp_path: Path) -> None:
+    for each in ("a.jpg", "a-masklabel.png", "a_att.png"):
+        Image.new("L", (16, 16)).save(tmp_path / each)
+    assert masks_beside(tmp_path)["a"].name == "a_att.png"
+
+
+def test_dreamartists_greys_count_from_nothing_to_five_times(tmp_path: Path) -> None:
+    greys = np.repeat([0, 64, 127, 128, 191, 255], 8).astype(np.uint8)[None].repeat(8, 0)
+    picture = saved(tmp_path, "a.png", Image.new("RGB", (48, 8)))
+    mask = saved(tmp_path, "a_att.png", Image.fromarray(greys))
+    counts = load_image(picture, AS_IT_IS, mask).counts
+    wanted = [0, 64 / 127, 1, 1 + 4 / 128, 1 + 4 * 64 / 128, 5]  # peers.md 2.2, 6
+    assert counts[0, 0, ::8].tolist() == pytest.approx(wanted, rel=1e-6)
+    other = load_image(picture, AS_IT_IS, saved(tmp_path, "a-masklabel.png", Image.fromarray(greys))).counts
+    assert other[0, 0, ::8].tolist() == pytest.approx([each / 255 for each in (0, 64, 127, 128, 191, 255)])

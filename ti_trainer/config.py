@@ -110,6 +110,21 @@ class TrainConfig:
         label="Use PNG alpha channel as loss weight",
         section="images",
     )
+    mask_outside: float = option(
+        0.0,
+        "How much counts what a mask leaves out: 0 nothing, 1 as much as what it marks. Masks are grey pictures: in a mask "
+        "folder, or beside a.png as a-masklabel.png or a_att.png (brighter than the middle counts up to five times).",
+        label="Weight outside the mask",
+        section="images",
+        low=0,
+        high=1,
+    )
+    normalize_masks: bool = option(
+        True,
+        "A picture with a small mask teaches as much as one that counts all over. Off: as much as its mask is large.",
+        label="Normalize masks",
+        section="images",
+    )
     repeats: int = option(
         1, "How often each image comes up in an epoch.", label="Repeats per epoch", section="images", low=1, high=10_000
     )

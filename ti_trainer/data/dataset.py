@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ti_trainer.data.images import Frame, find_masks, load_image
+from ti_trainer.data.images import Frame, find_masks, load_image, masks_beside
 from ti_trainer.data.pictures import find_images
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.data.subsets import Subset, read_subsets
@@ -48,6 +48,7 @@ class Item:
     masked: Tensor | None
     subset: Subset
     repeats: int = 1
+    has_mask: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,12 @@ class Dataset:
             digest.update(item.latents.float().cpu().numpy().tobytes())
             if item.masked is not None:
                 digest.update(item.masked.float().cpu().numpy().tobytes())
-            fed = (item.repeats, float(item.subset.weight), item.subset.is_reg, item.subset.masks is not None)
+            fed = (
+                item.repeats,
+                float(item.subset.weight),
+                item.subset.is_reg,
+                item.has_mask or item.subset.masks is not None,
+            )
             if fed != (1, 1.0, False, False):  # else it is as it was before there were such things: runs go on
                 digest.update(repr(fed).encode())
                 digest.update(b"" if item.weight is None else item.weight.float().cpu().numpy().tobytes())
@@ -206,7 +212,7 @@ def plan(
             having = [path for path in paths if has_word(model, prompt_of(path, subset), name)]
             without_word += len(paths) - len(having)
             paths = having
-        masks = {} if subset.masks is None else find_masks(subset.masks)
+        masks = masks_beside(subset.folder) | ({} if subset.masks is None else find_masks(subset.masks))
         planned += [Planned(path, subset, masks.get(path.stem), subset.repeats) for path in paths]
         missing = sum(path.stem not in masks for path in paths) if subset.masks is not None else 0
         if missing:
@@ -258,6 +264,8 @@ def load_dataset(
     word_regex: str = "",
     join_string: str = " ",
     prior_loss_weight: float = 1.0,
+    mask_outside: float = 0.0,
+    normalize_masks: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
     warn: Warn = log.warning,
 ) -> Dataset:
@@ -286,10 +294,12 @@ def load_dataset(
             masked = model.encode_masked(loaded.pixels[None], None if loaded.counts is None else loaded.counts[None])
         if latent_sampling == "once":
             mean = mean + std * _normal(mean, sample_rng(seed, _LATENTS_STREAM + len(items))).to(mean.device)
-        weight = _loss_weight(loaded.counts, mean, subset.weight * (prior_loss_weight if subset.is_reg else 1))
+        counts = None if loaded.counts is None else mask_weight(loaded.counts, mean, mask_outside, normalize=normalize_masks)
+        weight = _scaled(counts, mean, subset.weight * (prior_loss_weight if subset.is_reg else 1))
         kept_std = std if latent_sampling == "random" else None
         masked = None if masked is None else masked[0]
-        items.append(Item(path, caption, mean, kept_std, weight, loaded.sizes, masked, subset, each.repeats))
+        has_mask = each.mask is not None
+        items.append(Item(path, caption, mean, kept_std, weight, loaded.sizes, masked, subset, each.repeats, has_mask))
     if all(item.subset.is_reg for item in items):
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in skipped[:5])
         where = ", ".join(str(subset.folder) for subset in subsets if not subset.is_reg)
@@ -298,17 +308,24 @@ def load_dataset(
     return Dataset(tuple(items), tuple(skipped), prompter, seed, len(model.alphas_cumprod), repeats)
 
 
-def _loss_weight(counts: Tensor | None, latents: Tensor, scale: float) -> Tensor | None:
+def _scaled(weight: Tensor | None, latents: Tensor, scale: float) -> Tensor | None:
     """(1, H, W), or None if all counts the same and once."""
-    weight = None if counts is None else alpha_weight(counts, latents)
     if scale == 1:
         return weight
     return scale * (torch.ones_like(latents[:1]) if weight is None else weight)
 
 
-def alpha_weight(alpha: Tensor, latents: Tensor) -> Tensor:
-    """(1, H, W) of mean 1 from alpha (1, 8 H, 8 W): less its minimum, over its mean, as in the WebUI; ones if constant."""
-    small = interpolate(alpha[None].to(latents.device), latents.shape[-2:], mode="area")[0]
-    small = small - small.min()
+def mask_weight(counts: Tensor, latents: Tensor, outside: float = 0.0, *, normalize: bool = True) -> Tensor:
+    """(1, H, W) from what a mask or alpha (1, 8 H, 8 W) counts, which is nowhere less than `outside`.
+
+    Normalised it has mean 1, so that pictures with a small mask count as much as others, and is ones if it is the same
+    everywhere; with nothing outside, the least counts for nothing, as in the WebUI.
+    """
+    small = interpolate(counts[None].to(latents.device), latents.shape[-2:], mode="area")[0]
+    if normalize and not outside:
+        small = small - small.min()
+    small = small.clamp(min=outside)
+    if not normalize:
+        return small
     mean = small.mean()
     return small / mean if mean > 0 else torch.ones_like(small)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.buckets import STEP, bucket_size, bucket_sizes
-from ti_trainer.data.pictures import has_alpha, is_image, upright, upright_size
+from ti_trainer.data.pictures import ATTENTION, MASKS, has_alpha, is_image, upright, upright_size
 from ti_trainer.errors import ConfigError, DatasetError
 
 MULTIPLE = 8  # the VAE works on blocks of 8 px
@@ -61,8 +61,19 @@ def find_masks(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.iterdir(), reverse=True) if is_image(path)}
 
 
+def masks_beside(folder: Path) -> dict[str, Path]:
+    """The masks among the pictures of a folder, a_att.png and a-masklabel.png, by the stems of those that they belong to."""
+    if not folder.is_dir():
+        return {}
+    files = sorted(path for path in folder.iterdir() if is_image(path))
+    stems = {path.stem for path in files}
+    named = [(path, mask) for mask in reversed(MASKS) for path in files if path.stem.endswith(mask)]
+    found = {path.stem.removesuffix(mask): path for path, mask in named}
+    return {stem: path for stem, path in found.items() if stem in stems}
+
+
 class Loaded(NamedTuple):
-    """Pixels (3, H, W) in [-1, 1], upright, and how much each counts, (1, H, W) in [0, 1], or None if all the same.
+    """Pixels (3, H, W) in [-1, 1], upright, and how much each counts, (1, H, W) from 0 on, or None if all the same.
 
     `sizes` are original height and width, top and left of the crop in the resized picture, height and width, in px.
     """
@@ -88,11 +99,17 @@ def load_image(path: Path, frame: Frame, mask: Path | None = None) -> Loaded:
     counts = pixels[3:] if len(pixels) == 4 else None
     if mask is not None:
         counts = _tensor(_fitted(_mask(mask, original, picture.size), size))
+    counts = None if counts is None else counts.float()
     return Loaded(
         pixels[:3].float() / 127.5 - 1,
-        None if counts is None else counts.float() / 255,
+        counts if counts is None else attention(counts) if mask and mask.stem.endswith(ATTENTION) else counts / 255,
         (original[1], original[0], *_crop(original, size), *pixels.shape[1:]),
     )
+
+
+def attention(grey: Tensor) -> Tensor:
+    """DreamArtist's weights of greys 0 to 255: up to the middle 0 to 1, above it 1 to 5."""
+    return torch.where(grey <= 127, grey / 127, 1 + 4 * (grey - 127) / 128)
 
 
 def _mask(path: Path, original: tuple[int, int], read_at: tuple[int, int]) -> Image.Image:

@@ -40,6 +40,7 @@ class Look:
     sizes: tuple[tuple[tuple[int, int], int], ...]
     buckets: tuple[tuple[tuple[int, int], int], ...]
     captioned: int
+    masked: int
     unreadable: tuple[tuple[str, str], ...]
     thumbnails: tuple[tuple[Image.Image, str], ...]
     prompts: tuple[tuple[str, TokenizedPrompt], ...]
@@ -95,6 +96,7 @@ def look(
         tuple(sizes.most_common()),
         tuple(buckets.most_common()),
         captioned,
+        sum(each.planned.mask is not None for each in seen),
         tuple(unreadable),
         tuple(thumbnails),
         tokenized,

@@ -18,7 +18,8 @@ from ti_trainer.errors import DatasetError
 ORIENTATION = 0x0112  # EXIF
 FLIPPED = "-flipped"  # how the names of mirrored copies end
 LEFT_OUT = "left out"  # the sub-folder for pictures that somebody took out of a data set
-MASKS = ("_att", "-masklabel")  # how masks are named that lie beside their pictures: DreamArtist's, OneTrainer's
+ATTENTION = "_att"  # how DreamArtist's masks are named, which lie beside their pictures
+MASKS = (ATTENTION, "-masklabel")  # all that lie there: OneTrainer's, too
 
 
 @lru_cache

@@ -30,8 +30,13 @@ DETERMINISTIC_COLUMNS = ("step", "loss")
 DECISIVE = (  # options that make another run of it when they change; rates, limits and what is written may change
     *("seed", "batch_size", "gradient_accumulation_steps", "repeats", "latent_sampling", "prior_loss_weight"),
     *("template", "shuffle_tags", "tag_dropout", "clip_skip", "precision"),
+    *("mask_outside", "normalize_masks"),
 )
-ADDED_SINCE = {"prior_loss_weight": 1.0}  # what those that earlier runs have not saved were
+ADDED_SINCE = {
+    "prior_loss_weight": 1.0,
+    "mask_outside": 0.0,
+    "normalize_masks": True,
+}  # what those that earlier runs have not saved were
 
 
 @dataclass(frozen=True)

@@ -275,6 +275,8 @@ class Session:
             word_regex=config.filename_word_regex,
             join_string=config.filename_join_string,
             prior_loss_weight=config.prior_loss_weight,
+            mask_outside=config.mask_outside,
+            normalize_masks=config.normalize_masks,
             progress=loading,
             warn=self.warn,
         )

@@ -72,6 +72,7 @@ def described(seen: Look, told: Sequence[str] = ()) -> str:
         ("Sizes", _listed(seen.sizes)),
         *([("Buckets", _listed(seen.buckets))] if seen.buckets else []),
         ("With a caption", f"{seen.captioned} of {seen.count}"),
+        *([("With a mask", f"{seen.masked} of {seen.count}")] if seen.masked else []),
     ]
     return (warnings or notice("good", "Nothing to complain about.")) + facts(rows)
 
