@@ -23,7 +23,7 @@ def another(option: Option) -> Any:
     if option.choices:
         return next(choice for choice in option.choices if choice != option.default)
     if option.type is str:
-        return "0.25" if option.name in ("learning_rate", "clip_grad_limit") else "something else"
+        return "0.25" if option.name in ("learning_rate", "clip_grad_limit", "train_cfg_scale") else "something else"
     value = option.low if option.default != option.low else option.high
     return option.type(value)
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ti_trainer.errors import ConfigError
 from ti_trainer.options import Option, option, options_of
+from ti_trainer.training.guidance import GuidanceScale
 from ti_trainer.training.schedule import Schedule
 
 SECTIONS = {
@@ -20,6 +21,7 @@ SECTIONS = {
     "images": "Images",
     "prompts": "Prompts",
     "optimiser": "Optimiser",
+    "dreamartist": "DreamArtist",
     "previews": "Previews and copies",
     "advanced": "Advanced",
 }
@@ -186,6 +188,34 @@ class TrainConfig:
         section="optimiser",
     )
 
+    negative: bool = option(
+        False,
+        "Train two embeddings: the word, and its negative (the word's name and -neg), for what it is not. Even one picture "
+        "teaches a word then. Generate with the negative in the negative prompt, at about this CFG scale. Twice the time.",
+        label="Train with DreamArtist",
+        section="dreamartist",
+    )
+    train_cfg_scale: str = option(
+        "3",
+        "How far the word is pulled away from its negative in training: 3 to 5 for one picture, or from - to over the "
+        "timesteps, such as 1.5-3:cos for many (shapes: linear, cos, cos2).",
+        label="CFG scale in training",
+        section="dreamartist",
+    )
+    negative_lr: float = option(
+        1.0,
+        "The negative embedding's learning rate, as a factor of the word's; it holds for all of a schedule.",
+        label="Negative learning rate factor",
+        section="dreamartist",
+        low=0,
+        high=100,
+    )
+    positive_filewords_only: bool = option(
+        False,
+        "The negative prompt is the template's line without the caption.",
+        label="Positive filewords only",
+        section="dreamartist",
+    )
     preview_every: int = option(
         500,
         "Draw a preview every so many steps, 0 for never.",
@@ -339,6 +369,8 @@ class TrainConfig:
         self._check_schedule("learning_rate")
         if self.clip_grad != "disabled":
             self._check_schedule("clip_grad_limit")
+        if self.negative:
+            GuidanceScale.parse(self.train_cfg_scale)
 
     def _check_schedule(self, name: str) -> None:
         try:

@@ -73,6 +73,11 @@ class Embedding:
         return replace(self, vectors=vectors, step=step)
 
 
+def negative_name(name: str) -> str:
+    """Of the embedding that DreamArtist trains beside another, for what that is not."""
+    return f"{name}-neg"
+
+
 def encoder_of_width(width: int) -> str:
     """Which text encoder a lone tensor belongs to: files with one tensor do not say."""
     return {1024: "clip_h", 1280: "clip_g"}.get(width, "clip_l")

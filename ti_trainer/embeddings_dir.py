@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from ti_trainer import __version__, formats
-from ti_trainer.embedding import Embedding, initial_vectors
+from ti_trainer.embedding import Embedding, initial_vectors, negative_name
 from ti_trainer.errors import ConfigError, EmbeddingFormatError
 from ti_trainer.files import checked_name
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.prompts import CHUNK
 
 log = logging.getLogger(__name__)
+NEGATIVE_NOISE = 1e-3  # as in DreamArtist; token embeddings are ten times as large
 TRAINABLE = (".safetensors", ".pt")  # they keep all that we know of an embedding
 ENDINGS = (*TRAINABLE, ".bin", ".png", ".webp")
 
@@ -125,4 +128,22 @@ def create(
     }
     info = {"init_text": init_text, "ti_trainer": __version__}
     save(Embedding(name, vectors, 0, model.name, model.checkpoint_hash, info), path)
+    return path
+
+
+def create_negative(
+    folder: Path, model: DiffusionModel, name: str, init_text: str, num_vectors: int, *, overwrite: bool = False
+) -> Path:
+    """Make the negative of an embedding, for DreamArtist: as `create`, but a little apart.
+
+    A negative that says the same as the word would guide nowhere, and with no init text nothing would be said at all.
+    """
+    path = create(folder, model, negative_name(name), init_text, num_vectors, overwrite=overwrite)
+    embedding = formats.read(path)
+    generator = torch.Generator().manual_seed(0)
+    vectors = {
+        encoder: each + NEGATIVE_NOISE * torch.randn(each.shape, generator=generator)
+        for encoder, each in embedding.vectors.items()
+    }
+    save(embedding.with_vectors(vectors, 0), path)
     return path

@@ -28,6 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens of a prompt it takes; 1 to 8 is usual (default: %(default)s)",
     )
+    parser.add_argument(
+        "--negative-vectors",
+        type=int,
+        default=0,
+        metavar="N",
+        help="for DreamArtist (train --negative): also make NAME-neg, for what it is not, of N tokens; 3 to 10 is usual "
+        "(default: %(default)s, none)",
+    )
+    parser.add_argument(
+        "--negative-init-text", default="*", metavar="TEXT", help="what NAME-neg starts as (default: %(default)r)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an embedding of that name")
     add_host_arguments(parser)
 
@@ -37,9 +48,11 @@ def run(args: argparse.Namespace) -> int:
     host = host_of(args)
     model = host.open_model(ModelOptions("fp32"))
     try:
-        path = embeddings_dir.create(
-            host.embeddings_dir, model, args.name, args.init_text, args.num_vectors, overwrite=args.overwrite
-        )
+        folder, overwrite = host.embeddings_dir, args.overwrite
+        path = embeddings_dir.create(folder, model, args.name, args.init_text, args.num_vectors, overwrite=overwrite)
+        if args.negative_vectors:
+            given = (args.name, args.negative_init_text, args.negative_vectors)
+            negative = embeddings_dir.create_negative(folder, model, *given, overwrite=overwrite)
     except ConfigError as error:
         if error.option == "overwrite":
             message = f"{error} (--overwrite)"
@@ -47,4 +60,6 @@ def run(args: argparse.Namespace) -> int:
         raise
     tokens = len(next(iter(model.token_embeddings(args.init_text).values())))
     print(f"Created {path}: vectors: {args.num_vectors}, from {args.init_text!r} (tokens: {tokens}).")
+    if args.negative_vectors:
+        print(f"Created {negative}: vectors: {args.negative_vectors}. Train both with --negative.")
     return 0

@@ -53,7 +53,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one forward pass needs: latents and noise (B, C, H, W), timesteps (B,), a loss weight (B, 1, H, W) or None."""
+    """What one forward pass needs: latents and noise (B, C, H, W), timesteps (B,), a loss weight (B, 1, H, W) or None.
+
+    `negative_prompts` are empty words where nothing is guided away from them.
+    """
 
     latents: Tensor
     noise: Tensor
@@ -61,6 +64,7 @@ class Batch:
     prompts: tuple[str, ...]
     weight: Tensor | None
     pictures: PictureConditioning
+    negative_prompts: tuple[str, ...] = ()
 
 
 def sample_rng(seed: int, number: int) -> np.random.Generator:
@@ -147,10 +151,12 @@ class Dataset:
 
     def batch(self, samples: Sequence[tuple[int, int]]) -> Batch:
         """The batch of these samples, each its number in the run and the index of its item."""
-        prompts, timesteps, latents, noise = [], [], [], []
+        prompts, negative_prompts, timesteps, latents, noise = [], [], [], [], []
         for number, index in samples:
             item, rng = self.items[index], sample_rng(self.seed, number)
-            prompts.append(self.prompter.alone(item.caption) if item.subset.is_reg else self.prompter(item.caption, rng))
+            said, unsaid = self._prompts(item, rng)
+            prompts.append(said)
+            negative_prompts.append(unsaid)
             timesteps.append(int(rng.integers(self.num_timesteps)))
             noise.append(_normal(item.latents, rng))
             drawn = (
@@ -172,7 +178,13 @@ class Dataset:
             tuple(prompts),
             weight,
             picture_conditioning([self.items[index] for _, index in samples]),
+            tuple(negative_prompts),
         )
+
+    def _prompts(self, item: Item, rng: np.random.Generator) -> tuple[str, str]:
+        if item.subset.is_reg:
+            return self.prompter.alone(item.caption), self.prompter.alone(item.caption, negative=True)
+        return self.prompter.pair(item.caption, rng)
 
 
 def picture_conditioning(items: Sequence[Item]) -> PictureConditioning:

@@ -77,21 +77,33 @@ def load_template(name: str, folders: Sequence[Path] = ()) -> list[str]:
 
 @dataclass(frozen=True)
 class Prompter:
-    """Makes a sample's prompt of a caption and a random line of the template; tags are dropped first, then shuffled."""
+    """Makes a sample's prompt of a caption and a random line of the template; tags are dropped first, then shuffled.
+
+    With a word `negative`, also the prompt to be guided away from: the same with that word, and, if so wished, uncaptioned.
+    """
 
     name: str
     template: Sequence[str]
     shuffle_tags: bool = False
     tag_dropout: float = 0.0
+    negative: str = ""
+    positive_filewords_only: bool = False
 
     def __call__(self, caption: str, rng: np.random.Generator) -> str:
         """The prompt for one sample; what is left to chance comes from rng."""
-        line = self.template[int(rng.integers(len(self.template)))]
-        return line.replace(FILEWORDS, self._tags(caption, rng)).replace(NAME, self.name)
+        return self.pair(caption, rng)[0]
 
-    def alone(self, caption: str) -> str:
+    def pair(self, caption: str, rng: np.random.Generator) -> tuple[str, str]:
+        """The prompt for one sample, and the negative one; what is left to chance comes from rng."""
+        line = self.template[int(rng.integers(len(self.template)))]
+        tags = self._tags(caption, rng)
+        said = line.replace(FILEWORDS, tags)
+        unsaid = _without_filewords(line) if self.positive_filewords_only else said
+        return said.replace(NAME, self.name), unsaid.replace(NAME, self.negative)
+
+    def alone(self, caption: str, *, negative: bool = False) -> str:
         """The prompt of a picture of the class: its caption as it is, without the template."""
-        return caption.replace(NAME, self.name)
+        return caption.replace(NAME, self.negative if negative else self.name)
 
     def _tags(self, caption: str, rng: np.random.Generator) -> str:
         if not self.shuffle_tags and not self.tag_dropout:
@@ -101,3 +113,9 @@ class Prompter:
         if self.shuffle_tags:
             kept = [kept[index] for index in rng.permutation(len(kept))]
         return ", ".join(kept)
+
+
+def _without_filewords(line: str) -> str:
+    """A template's line without the caption, and without the commas that stood beside it."""
+    parts = [part.replace(FILEWORDS, "").strip() for part in line.split(",")]
+    return ", ".join(filter(None, parts))

@@ -107,8 +107,8 @@ class Copies:
     def __call__(self, event: Event) -> None:
         """Write one if it is due."""
         if _due(event, self.every, self.asked):
-            embedding = self.trainer.embedding
-            formats.write(embedding, self.run.copy_file(embedding))
+            for embedding in self.trainer.embeddings:
+                formats.write(embedding, self.run.copy_file(embedding))
 
 
 @dataclass
@@ -126,18 +126,18 @@ class Previews:
 
     def before(self, prompt: str) -> None:
         """Draw what the word means at the start."""
-        self._preview(self.trainer.embedding, prompt)
+        self._preview(self.trainer.embeddings, prompt)
 
     def __call__(self, event: Event) -> None:
         """Draw if it is due. Nothing of the run's randomness is used."""
         last = self.every > 0 and isinstance(event, StepDone) and event.step == self.trainer.last_step
         if _due(event, self.every, self.asked) or last:
-            self._preview(self.trainer.embedding, event.prompts[-1])
+            self._preview(self.trainer.embeddings, event.prompts[-1])
 
-    def _preview(self, embedding: Embedding, prompt: str) -> None:
-        drawing = replace(self.drawing, prompt=self.drawing.prompt or prompt)
+    def _preview(self, embeddings: Sequence[Embedding], prompt: str) -> None:
+        embedding, drawing = embeddings[0], replace(self.drawing, prompt=self.drawing.prompt or prompt)
         try:
-            picture = self.draw(drawing, {embedding.name: embedding.vectors})
+            picture = self.draw(drawing, {each.name: each.vectors for each in embeddings})
         except (TITrainerError, torch.cuda.OutOfMemoryError) as error:  # hours of training must not end for a picture
             self.warn(f"No preview at step {embedding.step}: {error}")
             return
@@ -145,7 +145,9 @@ class Previews:
         with atomic(self.run.path / "images" / name) as new:
             picture.save(new)
         if self.cards:
-            formats.write_card(picture, embedding, self.run.path / "image_embeddings" / name)
+            for each in embeddings:
+                card = f"{each.name}-{each.step}.png"
+                formats.write_card(picture, each, self.run.path / "image_embeddings" / card)
 
 
 @dataclass
@@ -167,12 +169,16 @@ class Evaluation:
             self._measure()
 
     def _measure(self) -> None:
-        model, embedding, items = self.trainer.model, self.trainer.embedding, self.trainer.dataset.pictures_of_the_thing
+        trainer, model, items = self.trainer, self.trainer.model, self.trainer.dataset.pictures_of_the_thing
         some = items[:: -(-len(items) // self.pictures)]
-        prompts = [described(f"a photo of {embedding.name}", item.caption) for item in some]
-        words = {embedding.name: {encoder: each.to(model.device) for encoder, each in embedding.vectors.items()}}
+        embedding, *negative = trainer.embeddings
+        words = {
+            each.name: {encoder: vectors.to(model.device) for encoder, vectors in each.vectors.items()}
+            for each in (embedding, *negative)
+        }
+        said = [[described(f"a photo of {name}", item.caption) for item in some] for name in words]
         with model.training():
-            loss = deterministic_loss(model, some, prompts, words)
+            loss = deterministic_loss(model, some, said[0], words, trainer.scale, said[1] if negative else ())
         append_row(self.run.deterministic_file, DETERMINISTIC_COLUMNS, (embedding.step, f"{loss:.7f}"))
 
 

@@ -11,6 +11,7 @@ import csv
 import datetime
 import io
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ti_trainer.embedding import Embedding
+from ti_trainer.embedding import Embedding, negative_name
 from ti_trainer.errors import TrainingError
 from ti_trainer.files import atomic, write_bytes
 from ti_trainer.training.trainer import TrainState
@@ -30,12 +31,15 @@ DETERMINISTIC_COLUMNS = ("step", "loss")
 DECISIVE = (  # options that make another run of it when they change; rates, limits and what is written may change
     *("seed", "batch_size", "gradient_accumulation_steps", "repeats", "latent_sampling", "prior_loss_weight"),
     *("template", "shuffle_tags", "tag_dropout", "clip_skip", "precision"),
-    *("mask_outside", "normalize_masks"),
+    *("mask_outside", "normalize_masks", "negative", "train_cfg_scale", "positive_filewords_only"),
 )
 ADDED_SINCE = {
     "prior_loss_weight": 1.0,
     "mask_outside": 0.0,
     "normalize_masks": True,
+    "negative": False,
+    "train_cfg_scale": "3",
+    "positive_filewords_only": False,
 }  # what those that earlier runs have not saved were
 
 
@@ -117,8 +121,10 @@ class Run:
         return self.path / "embeddings" / f"{embedding.name}-{embedding.step}.safetensors"
 
     def copies(self) -> list[tuple[int, Path]]:
-        """Copies of the embedding by their steps."""
-        return _numbered(self.path / "embeddings", ".safetensors")
+        """Copies of the embedding by their steps; those of a negative one lie beside them."""
+        negative = re.escape(negative_name(str(self.settings().get("name"))))
+        copies = _numbered(self.path / "embeddings", ".safetensors")
+        return [(step, path) for step, path in copies if not re.fullmatch(rf"{negative}-\d+", path.stem)]
 
     def save_state(self, state: TrainState, fingerprint: str) -> None:
         """Keep what is needed to go on exactly."""

@@ -23,11 +23,12 @@ from ti_trainer.data.images import frame_of
 from ti_trainer.data.pictures import find_images
 from ti_trainer.data.prompts import NAME, Prompter, load_template
 from ti_trainer.data.subsets import Subset, checked_subsets
-from ti_trainer.embedding import Embedding
+from ti_trainer.embedding import Embedding, negative_name
 from ti_trainer.errors import ConfigError, StoppedError, TrainingError
 from ti_trainer.host import Drawing, Host, ModelOptions, Turn
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.training.figures import before_and_after, plot_losses
+from ti_trainer.training.guidance import GuidanceScale
 from ti_trainer.training.observers import (
     Copies,
     Evaluation,
@@ -84,15 +85,16 @@ class Session:
     def check(self) -> None:
         """Refuse at once what would be refused later: the folder, the template, the embedding, and its fit to the model."""
         self._check_cheaply()
-        embedding, _ = embeddings_dir.load(self.host.embeddings_dir, self.name)
+        loaded = self._load()
         model = self.host.open_model(model_options(self.config))
-        check_fits(model, embedding)
+        for each, _ in loaded:
+            check_fits(model, each)
         frame_of(self.config, model.default_size_px)
         begun_on = self.resume.settings().get("model", model.name) if self.resume else model.name
         if begun_on != model.name:
             message = f"This run was begun on {begun_on}, and {model.name} is loaded now: choose {begun_on} again to go on."
             raise ConfigError(message)
-        check_steps(self.name, self.resume.step if self.resume else embedding.step, self.config)
+        check_steps(self.name, self.resume.step if self.resume else loaded[0][0].step, self.config)
 
     def train(
         self,
@@ -110,7 +112,7 @@ class Session:
         template = self._check_cheaply()
         with self.host.lock() as turn:
             # Not before: somebody else's turn may have made it anew.
-            embedding, file = embeddings_dir.load(self.host.embeddings_dir, self.name)
+            loaded = self._load()
 
             def should_stop() -> bool:
                 return controls.stop.is_set() or turn.interrupted()
@@ -130,34 +132,56 @@ class Session:
             largest = max(item.latents[0].numel() for item in dataset.items)
             if said := model.fit_memory(config.batch_size * largest):
                 self.say(said)
-            trainer, run = self._prepared(model, dataset, embedding, file)
-            file = embeddings_dir.trainable_file(file, len(embedding.vectors))
+            trainer, run = self._prepared(model, dataset, loaded)
+            files = [embeddings_dir.trainable_file(file, len(each.vectors)) for each, file in loaded]
             watching = [
                 *observers(trainer, run),
                 HostProgress(turn, trainer),
                 *self._writers(trainer, run, model, turn, controls),
             ]
-            reason = self._run(trainer, run, watching, file, should_stop)
+            reason = self._run(trainer, run, watching, files, should_stop)
         plot_losses(run)
         before_and_after(run)
-        return Result(trainer.embedding, file, run, reason, len(dataset.items), dataset.skipped)
+        return Result(trainer.embedding, files[0], run, reason, len(dataset.items), dataset.skipped)
 
-    def _prepared(self, model: DiffusionModel, dataset: Dataset, embedding: Embedding, file: Path) -> tuple[Trainer, Run]:
+    def _load(self) -> list[tuple[Embedding, Path]]:
+        """The embedding, and the negative one if it is trained too, with their files; ConfigError if one is not there."""
+        folder = self.host.embeddings_dir
+        loaded = [embeddings_dir.load(folder, self.name)]
+        if self.config.negative:
+            name = negative_name(self.name)
+            if embeddings_dir.find(folder, name) is None:
+                message = (
+                    f"There is no embedding {name!r} in {folder}, the negative of {self.name!r}: create {self.name!r} anew "
+                    "with a negative, or turn DreamArtist off."
+                )
+                raise ConfigError(message, "negative")
+            loaded.append(embeddings_dir.load(folder, name))
+        return loaded
+
+    def _prepared(
+        self, model: DiffusionModel, dataset: Dataset, loaded: Sequence[tuple[Embedding, Path]]
+    ) -> tuple[Trainer, Run]:
         """The trainer, where the run to go on with has come to, and the run's folder."""
-        embedding = replace(
-            embedding,
-            checkpoint=model.name,
-            checkpoint_hash=model.checkpoint_hash,
-            info={**embedding.info, "num_images": len(dataset.items), "ti_trainer": __version__},
+        embedding, *negative = (
+            replace(
+                each,
+                checkpoint=model.name,
+                checkpoint_hash=model.checkpoint_hash,
+                info={**each.info, "num_images": len(dataset.items), "ti_trainer": __version__},
+            )
+            for each, _ in loaded
         )
+        both = negative[0] if negative else None
         run, settings = self.resume, self._settings(model, dataset)
         if run is None:
-            trainer = Trainer(model, dataset, embedding, self.config, _webui_state(file, embedding, model))
+            state = None if negative else _webui_state(loaded[0][1], embedding, model)
+            trainer = Trainer(model, dataset, embedding, self.config, state, both)
             return trainer, Run.create(self.host.log_dir, self.name, settings)
         state, fingerprint = run.load_state()
         if changed := changes(run.settings(), settings, fingerprint != dataset.fingerprint):
             self.warn(f"Not as at the run's beginning: {', '.join(changed)}. It goes on, but not exactly.")
-        trainer = Trainer(model, dataset, embedding, self.config, state)
+        trainer = Trainer(model, dataset, embedding, self.config, state, both)
         run.forget_after(trainer.step)
         run.save_settings({**run.settings(), **settings})
         return trainer, run
@@ -176,7 +200,12 @@ class Session:
         return load_template(config.template, self.host.template_dirs)
 
     def _run(
-        self, trainer: Trainer, run: Run, watching: Sequence[Observer], file: Path, should_stop: Callable[[], bool]
+        self,
+        trainer: Trainer,
+        run: Run,
+        watching: Sequence[Observer],
+        files: Sequence[Path],
+        should_stop: Callable[[], bool],
     ) -> str:
         reason = "failed"
         try:
@@ -186,29 +215,31 @@ class Session:
                 if isinstance(event, Finished):
                     reason = event.reason
         except (TrainingError, OSError, torch.cuda.OutOfMemoryError) as error:
-            raise TrainingError(failed_but_kept(error, file)) from error
+            raise TrainingError(failed_but_kept(error, files[0])) from error
         finally:
             trainer.make_finite()
             try:
                 run.save_state(trainer.state(), trainer.dataset.fingerprint)
             finally:
-                self._keep(trainer, run, file)
+                self._keep(trainer, run, files)
         return reason
 
-    def _keep(self, trainer: Trainer, run: Run, file: Path) -> None:
-        """Write the embedding; TrainingError, which says where else it is, if that cannot be done."""
-        embedding = trainer.embedding
-        copy = run.copy_file(embedding)
-        if not copy.exists():
-            with suppress(OSError):  # whatever becomes of the copy, the embedding itself comes next
-                formats.write(embedding, copy)
+    def _keep(self, trainer: Trainer, run: Run, files: Sequence[Path]) -> None:
+        """Write the embeddings; TrainingError, which says where else they are, if that cannot be done."""
+        embeddings = trainer.embeddings
+        copies = [run.copy_file(each) for each in embeddings]
+        for embedding, copy in zip(embeddings, copies, strict=True):
+            if not copy.exists():
+                with suppress(OSError):  # whatever becomes of the copy, the embedding itself comes next
+                    formats.write(embedding, copy)
         try:
-            embeddings_dir.save(embedding, file)
-            if file.suffix == ".pt" and self.config.save_optimizer:
-                formats.write_optimizer(file, embedding, trainer.state().optimizer)
+            for number, (embedding, file) in enumerate(zip(embeddings, files, strict=True)):
+                embeddings_dir.save(embedding, file)
+            if files[0].suffix == ".pt" and self.config.save_optimizer and len(files) == 1:
+                formats.write_optimizer(files[0], embeddings[0], trainer.state().optimizer)
         except OSError as error:
             message = (
-                f"{file} could not be written ({error.strerror}). What was learned is in {copy}; once that is "
+                f"{file} could not be written ({error.strerror}). What was learned is in {copies[number]}; once that is "
                 "mended, put this copy into the embeddings folder."
             )
             raise TrainingError(message) from error
@@ -244,12 +275,17 @@ class Session:
         return [*writers, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint)]
 
     def _drawing(self) -> Drawing:
+        """With DreamArtist as its words are meant to be used: the negative in the negative prompt, at training's scale."""
         config = self.config
+        cfg_scale, unwanted = config.preview_cfg_scale, config.preview_negative_prompt.replace(NAME, self.name)
+        if config.negative:
+            cfg_scale = GuidanceScale.parse(config.train_cfg_scale).high
+            unwanted = ", ".join(filter(None, (negative_name(self.name), unwanted)))
         return Drawing(
             config.preview_prompt.replace(NAME, self.name),
-            config.preview_negative_prompt.replace(NAME, self.name),
+            unwanted,
             config.preview_sampling_steps,
-            config.preview_cfg_scale,
+            cfg_scale,
             config.preview_seed,
             config.preview_width or config.width,
             config.preview_height or config.height,
@@ -268,7 +304,14 @@ class Session:
             subsets,
             model,
             frame_of(config, model.default_size_px),
-            Prompter(self.name, template, config.shuffle_tags, config.tag_dropout),
+            Prompter(
+                self.name,
+                template,
+                config.shuffle_tags,
+                config.tag_dropout,
+                negative_name(self.name) if config.negative else "",
+                config.positive_filewords_only,
+            ),
             seed=config.seed,
             repeats=config.repeats,
             latent_sampling=config.latent_sampling,

@@ -10,16 +10,28 @@ from torch import Tensor
 
 from ti_trainer.data.dataset import Batch
 from ti_trainer.model import DiffusionModel, Vectors
+from ti_trainer.training.guidance import GuidanceScale, guided
 from ti_trainer.training.objective import add_noise, denoising_loss, target
 
 
-def training_loss(model: DiffusionModel, batch: Batch, words: Mapping[str, Vectors]) -> Tensor:
-    """The denoising loss of each sample, (B,), differentiable in the words' vectors."""
+def training_loss(
+    model: DiffusionModel, batch: Batch, words: Mapping[str, Vectors], scale: GuidanceScale | None = None
+) -> Tensor:
+    """The denoising loss of each sample, (B,), differentiable in the words' vectors.
+
+    With a scale, of what a sampler would follow that is guided away from the batch's negative prompts.
+    """
     alphas_cumprod = model.alphas_cumprod[batch.timesteps]  # (B,)
     noisy_latents = add_noise(batch.latents, batch.noise, alphas_cumprod)
     wanted = target(batch.latents, batch.noise, alphas_cumprod, model.kind.prediction_type)
-    cond = model.encode_prompts(batch.prompts, words)
-    prediction = model.predict(noisy_latents, batch.timesteps, cond, batch.pictures)
+    if scale is None:
+        cond = model.encode_prompts(batch.prompts, words)
+        prediction = model.predict(noisy_latents, batch.timesteps, cond, batch.pictures)
+    else:
+        cond = model.encode_prompts([*batch.negative_prompts, *batch.prompts], words)
+        twice = noisy_latents.repeat(2, 1, 1, 1), batch.timesteps.repeat(2)
+        negative, positive = model.predict(*twice, cond, batch.pictures.repeat(2)).float().chunk(2)
+        prediction = guided(negative, positive, scale.at(batch.timesteps, len(model.alphas_cumprod)))
     return denoising_loss(prediction, wanted, batch.weight)
 
 

@@ -15,10 +15,12 @@ from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import Batch, Dataset
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, TrainingError
-from ti_trainer.model import DiffusionModel, check_fits
+from ti_trainer.model import DiffusionModel, Vectors, check_fits
+from ti_trainer.training.guidance import GuidanceScale
 from ti_trainer.training.schedule import Schedule
 from ti_trainer.training.step import optimizer_step, training_loss
 
+NEGATIVE = "negative."  # before a text encoder's name, in a state: the negative embedding's vectors
 CHECK_EVERY = 10  # steps between looks at the losses: each look makes the CPU wait for the GPU
 
 
@@ -57,7 +59,10 @@ class TrainState:
 
 
 class Trainer:
-    """Textual Inversion (arXiv:2208.01618): AdamW on the vectors of one embedding, everything else frozen."""
+    """Textual Inversion (arXiv:2208.01618): AdamW on the vectors of one embedding, everything else frozen.
+
+    With a negative embedding, DreamArtist (arXiv:2211.11337): of both, and with guidance away from it inside the loss.
+    """
 
     def __init__(
         self,
@@ -66,25 +71,32 @@ class Trainer:
         embedding: Embedding,
         config: TrainConfig,
         state: TrainState | None = None,
+        negative: Embedding | None = None,
     ) -> None:
         """Start at the embedding's step, or exactly where `state` was taken."""
-        check_fits(model, embedding)
+        self._embeddings = [each for each in (embedding, negative) if each is not None]
+        for each in self._embeddings:
+            check_fits(model, each)
         self.model, self.dataset, self.config = model, dataset, config
         self.step, self.micro_step = embedding.step, 0
-        self._embedding = embedding
+        self.scale = None if negative is None else GuidanceScale.parse(config.train_cfg_scale)
         self._learning_rate = Schedule.parse(config.learning_rate, config.max_steps)
         limit = "0" if config.clip_grad == "disabled" else config.clip_grad_limit  # what is not used need not be right
         self._clip_limit = Schedule.parse(limit, config.max_steps)
-        self._vectors = {
-            encoder: vectors.to(model.device, torch.float32, copy=True).requires_grad_()
-            for encoder, vectors in embedding.vectors.items()
+        self._words = {
+            each.name: {
+                encoder: vectors.to(model.device, torch.float32, copy=True).requires_grad_()
+                for encoder, vectors in each.vectors.items()
+            }
+            for each in self._embeddings
         }
-        self._parameters = list(self._vectors.values())
+        self._parameters = [vectors for word in self._words.values() for vectors in word.values()]
+        self._factors = (1.0, config.negative_lr)  # of the learning rate, by embedding
         rate = self._learning_rate.at(self.step + 1)
-        self._optimizer = _adamw(self._parameters, rate)
-        self._scaler = _grad_scaler(model.device) if model.needs_loss_scaling else None
+        self._optimizer = _adamw([{"params": list(word.values())} for word in self._words.values()], rate)
+        self.scaler = _grad_scaler(model.device) if model.needs_loss_scaling else None
         if state is not None:
-            _check_state(state, embedding)
+            self._check_state(state)
             self._restore(state)
         self._good = self.state()
         self.last_step = check_steps(embedding.name, self.step, config)
@@ -92,18 +104,22 @@ class Trainer:
     @property
     def embedding_name(self) -> str:
         """Its word in prompts."""
-        return self._embedding.name
+        return self._embeddings[0].name
 
     @property
     def embedding(self) -> Embedding:
         """The embedding as it is now, on the CPU."""
-        vectors = {encoder: each.detach().to("cpu", copy=True) for encoder, each in self._vectors.items()}
-        return self._embedding.with_vectors(vectors, self.step)
+        return self.embeddings[0]
+
+    @property
+    def embeddings(self) -> list[Embedding]:
+        """It, and the negative one if there is one, as they are now, on the CPU."""
+        return [each.with_vectors(_on_cpu(self._words[each.name]), self.step) for each in self._embeddings]
 
     def state(self) -> TrainState:
         """A copy of all that changes during a run."""
-        vectors = {encoder: each.detach().clone() for encoder, each in self._vectors.items()}
-        scaler = None if self._scaler is None else self._scaler.state_dict()
+        vectors = {key: each.detach().clone() for key, each in self._named().items()}
+        scaler = None if self.scaler is None else self.scaler.state_dict()
         return TrainState(self.step, self.micro_step, vectors, copy.deepcopy(self._optimizer.state_dict()), scaler)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
@@ -142,21 +158,20 @@ class Trainer:
 
     def _update(self, batches: Iterator[Batch], rate: float) -> tuple[Tensor, tuple[str, ...], bool]:
         """One update; returns its loss, its last prompts and whether it was made: fp16's first ones often overflow."""
-        words = {self._embedding.name: self._vectors}
         micro_steps = self.config.gradient_accumulation_steps
         losses = []
         for _ in range(micro_steps):
             batch = next(batches)
-            loss = training_loss(self.model, batch, words).mean() / micro_steps
-            (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+            loss = training_loss(self.model, batch, self._words, self.scale).mean() / micro_steps
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             losses.append(loss.detach())
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        for group, factor in zip(self._optimizer.param_groups, self._factors, strict=False):
+            group["lr"] = rate * factor
         updated = optimizer_step(
-            self._optimizer, self._parameters, self._scaler, self.config.clip_grad, self._clip_limit.at(self.step + 1)
+            self._optimizer, self._parameters, self.scaler, self.config.clip_grad, self._clip_limit.at(self.step + 1)
         )
         self.step, self.micro_step = self.step + updated, self.micro_step + micro_steps
-        if self._scaler is not None and self._scaler.get_scale() < 1:
+        if self.scaler is not None and self.scaler.get_scale() < 1:
             message = f"Gradients overflow in fp16 (step {self.step}): use precision bf16 or fp32."
             raise TrainingError(message)
         return sum(losses[1:], losses[0]), batch.prompts, updated
@@ -175,7 +190,7 @@ class Trainer:
 
     def _check_learning(self) -> None:
         """Raise TrainingError if the first steps changed nothing: hours of nothing may follow."""
-        if any(not torch.equal(each.detach(), self._good.vectors[encoder]) for encoder, each in self._vectors.items()):
+        if any(not torch.equal(each.detach(), self._good.vectors[key]) for key, each in self._named().items()):
             return
         steps = self.step - self._good.step
         message = f"After {steps} steps the vectors have not moved: raise the learning rate."
@@ -186,15 +201,38 @@ class Trainer:
             )
         raise TrainingError(message)
 
+    def _named(self) -> dict[str, Tensor]:
+        """All vectors by the names that they have in a state."""
+        prefixes = ("", NEGATIVE)
+        return {
+            prefix + encoder: vectors
+            for prefix, word in zip(prefixes, self._words.values(), strict=False)
+            for encoder, vectors in word.items()
+        }
+
+    def _check_state(self, state: TrainState) -> None:
+        found = {key: tuple(vectors.shape) for key, vectors in state.vectors.items()}
+        expected = {key: tuple(vectors.shape) for key, vectors in self._named().items()}
+        if found != expected:
+            message = (
+                f"The saved state of {self.embedding_name!r} has vectors of shape {found} and the embedding {expected}: it "
+                "was made anew meanwhile, or is trained with or without its negative now. Train it without --resume."
+            )
+            raise TrainingError(message)
+
     def _restore(self, state: TrainState) -> None:
         self.step, self.micro_step = state.step, state.micro_step
         with torch.no_grad():
-            for encoder, vectors in self._vectors.items():
-                vectors.copy_(state.vectors[encoder])
+            for key, vectors in self._named().items():
+                vectors.copy_(state.vectors[key])
         groups = self._optimizer.state_dict()["param_groups"]  # a file's would bring its learning rate and weight decay
         self._optimizer.load_state_dict({"state": copy.deepcopy(state.optimizer["state"]), "param_groups": groups})
-        if self._scaler is not None and state.scaler is not None:
-            self._scaler.load_state_dict(state.scaler)
+        if self.scaler is not None and state.scaler is not None:
+            self.scaler.load_state_dict(state.scaler)
+
+
+def _on_cpu(vectors: Vectors) -> dict[str, Tensor]:
+    return {encoder: each.detach().to("cpu", copy=True) for encoder, each in vectors.items()}
 
 
 def check_steps(name: str, step: int, config: TrainConfig) -> int:
@@ -215,7 +253,7 @@ def _some_ahead(batches: Iterator[Batch], count: int = 8) -> Iterator[Batch]:
         yield from some
 
 
-def _adamw(parameters: list[Tensor], rate: float) -> torch.optim.AdamW:
+def _adamw(parameters: list[dict[str, list[Tensor]]], rate: float) -> torch.optim.AdamW:
     try:
         return torch.optim.AdamW(parameters, rate, weight_decay=0.0, fused=True)
     except RuntimeError:  # older torch has no fused one for the CPU
@@ -225,14 +263,3 @@ def _adamw(parameters: list[Tensor], rate: float) -> torch.optim.AdamW:
 def _grad_scaler(device: torch.device) -> Any:
     """For fp16, under its name in old and new torch."""
     return torch.amp.GradScaler(device.type) if hasattr(torch.amp, "GradScaler") else torch.cuda.amp.GradScaler()
-
-
-def _check_state(state: TrainState, embedding: Embedding) -> None:
-    found = {encoder: tuple(vectors.shape) for encoder, vectors in state.vectors.items()}
-    expected = {encoder: tuple(vectors.shape) for encoder, vectors in embedding.vectors.items()}
-    if found != expected:
-        message = (
-            f"The saved state of {embedding.name!r} has vectors of shape {found} and the embedding {expected}: it was "
-            "made anew meanwhile. Train it without --resume."
-        )
-        raise TrainingError(message)

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ti_trainer import embeddings_dir
+from ti_trainer.embedding import negative_name
 from ti_trainer.errors import TITrainerError
 from ti_trainer.files import checked_name
 from ti_trainer.prompts import CHUNK
@@ -63,20 +64,39 @@ def panel(page: Page) -> Create:
                 value=False,
                 elem_id="ti_trainer_create_overwrite",
             )
+            with gr.Accordion("DreamArtist", open=False):
+                negative_vectors = gr.Slider(
+                    minimum=0,
+                    maximum=CHUNK,
+                    step=1,
+                    value=0,
+                    label="Number of vectors of the negative",
+                    info="Above 0 there is a second embedding, its name and -neg, for what the thing is not: train both "
+                    "with 'Train with DreamArtist', from as little as one picture. 3 to 10 is usual, beside 3 of the word.",
+                    elem_id="ti_trainer_create_negative_vectors",
+                )
+                negative_text = gr.Textbox(
+                    label="Initialization text of the negative",
+                    info="What it starts as.",
+                    value="*",
+                    elem_id="ti_trainer_create_negative_text",
+                    max_lines=1,
+                )
             button = gr.Button("Create embedding", variant="primary", elem_id="ti_trainer_create_button")
         with gr.Column(elem_classes=["ti-results"]):
             outcome = gr.HTML(elem_id="ti_trainer_create_outcome")
             with gr.Accordion("Embeddings that cannot be used with this model", open=False):
                 look = gr.Button("Look through the embeddings folder", elem_id="ti_trainer_survey_button")
                 skipped = gr.HTML(elem_id="ti_trainer_survey")
-    for each in (name, init_text, num_vectors, overwrite):
+    inputs = [name, init_text, num_vectors, overwrite, negative_vectors, negative_text]
+    for each in inputs:
         unsaved(each)
     for each in (name, overwrite):
         listen(each.change, lambda *given: about_the_name(page, *given), [name, overwrite], [about_name])
     for each in (init_text, num_vectors):
         listen(each.change, lambda *given: about_the_text(page, *given), [init_text, num_vectors], [about_text])
     listen(look.click, lambda: survey(page), [], [skipped], show_progress="minimal")
-    return Create(button, [name, init_text, num_vectors, overwrite], outcome)
+    return Create(button, inputs, outcome)
 
 
 def wire(page: Page, created: Create, chosen: Any) -> None:
@@ -85,8 +105,16 @@ def wire(page: Page, created: Create, chosen: Any) -> None:
     listen(created.button.click, lambda *given: outcome_of(page, *given), created.inputs, outputs, show_progress="minimal")
 
 
-def create(page: Page, name: str, init_text: str, num_vectors: float | None, overwrite: bool) -> Path:
-    """Create it; TITrainerError if that cannot be."""
+def create(
+    page: Page,
+    name: str,
+    init_text: str,
+    num_vectors: float | None,
+    overwrite: bool,
+    negative_vectors: float | None = 0,
+    negative_text: str = "*",
+) -> Path:
+    """Create it, and its negative if that has vectors; TITrainerError if that cannot be."""
     name, host = (name or "").strip(), page.host
     embeddings_dir.free_file(host.embeddings_dir, name, overwrite=overwrite)
     page.refuse_if_busy("create embeddings")
@@ -95,6 +123,9 @@ def create(page: Page, name: str, init_text: str, num_vectors: float | None, ove
         path = embeddings_dir.create(
             host.embeddings_dir, model, name, init_text or "", int(num_vectors or 0), overwrite=overwrite
         )
+        if negative_vectors:
+            given = (name, negative_text or "", int(negative_vectors))
+            embeddings_dir.create_negative(host.embeddings_dir, model, *given, overwrite=overwrite)
         host.embeddings_changed()
     return path
 
@@ -105,13 +136,24 @@ def said_of(path: Path, init_text: str, num_vectors: float) -> str:
     return f"Created {path.stem} with {int(num_vectors)} vectors, which begin {start}: {path}."
 
 
-def outcome_of(page: Page, name: str, init_text: str, num_vectors: float | None, overwrite: bool) -> list[Any]:
+def outcome_of(
+    page: Page,
+    name: str,
+    init_text: str,
+    num_vectors: float | None,
+    overwrite: bool,
+    negative_vectors: float | None,
+    negative_text: str,
+) -> list[Any]:
     """What came of it, and the Train panel's list with the new word chosen."""
     try:
-        path = create(page, name, init_text, num_vectors, overwrite)
+        path = create(page, name, init_text, num_vectors, overwrite, negative_vectors, negative_text)
     except (TITrainerError, OSError) as error:
         return [notice("error", str(error)), gr.update()]
     said = f"{said_of(path, init_text, num_vectors)} It is chosen on the Train page."
+    if negative_vectors:
+        negative = negative_name(path.stem)
+        said += f" {negative} is there, too: tick Train with DreamArtist; generate with it in the negative prompt."
     return [notice("good", said), gr.update(choices=trainable(page), value=path.stem)]
 
 

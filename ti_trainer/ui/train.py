@@ -12,6 +12,7 @@ from ti_trainer import embeddings_dir
 from ti_trainer.config import SECTIONS, problems
 from ti_trainer.data.pictures import find_images
 from ti_trainer.data.prompts import NAME, find_template, templates
+from ti_trainer.embedding import negative_name
 from ti_trainer.errors import ConfigError, DatasetError, TITrainerError
 from ti_trainer.files import entered_path
 from ti_trainer.training.session import Session, subsets_of
@@ -150,7 +151,8 @@ def panel(page: Page) -> TrainForm:
 def trainable(page: Page) -> list[str]:
     """Names to choose from. Pictures count only if they were chosen by name: most are previews of an embedding."""
     paths = embeddings_dir.embedding_files(page.host.embeddings_dir)
-    return sorted({path.stem for path in paths if path.suffix.lower() not in (".png", ".webp")}, key=str.casefold)
+    names = {path.stem for path in paths if path.suffix.lower() not in (".png", ".webp")}
+    return sorted(names - {negative_name(name) for name in names}, key=str.casefold)  # those go along with their words
 
 
 def start(form: TrainForm, *given: Any) -> list[Any]:
