@@ -130,7 +130,7 @@ class Session:
             dataset = self._dataset(model, template, subsets, still_loading)
             still_loading(total, total)
             largest = max(item.latents[0].numel() for item in dataset.items)
-            if said := model.fit_memory(config.batch_size * largest):
+            if said := model.fit_memory((2 if config.negative else 1) * config.batch_size * largest):
                 self.say(said)
             trainer, run = self._prepared(model, dataset, loaded)
             files = [embeddings_dir.trainable_file(file, len(each.vectors)) for each, file in loaded]
@@ -233,13 +233,14 @@ class Session:
                 with suppress(OSError):  # whatever becomes of the copy, the embedding itself comes next
                     formats.write(embedding, copy)
         try:
-            for number, (embedding, file) in enumerate(zip(embeddings, files, strict=True)):
+            for embedding, file in zip(embeddings, files, strict=True):
                 embeddings_dir.save(embedding, file)
             if files[0].suffix == ".pt" and self.config.save_optimizer and len(files) == 1:
                 formats.write_optimizer(files[0], embeddings[0], trainer.state().optimizer)
         except OSError as error:
+            copy = copies[files.index(file)]
             message = (
-                f"{file} could not be written ({error.strerror}). What was learned is in {copies[number]}; once that is "
+                f"{file} could not be written ({error.strerror}). What was learned is in {copy}; once that is "
                 "mended, put this copy into the embeddings folder."
             )
             raise TrainingError(message) from error

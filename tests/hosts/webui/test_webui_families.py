@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,13 +16,16 @@ from torch.nn import functional as F
 from ti_trainer.errors import ConfigError
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.webui.borrowed import attributes, plain
+from ti_trainer.memory import BESIDES, GIB, KEPT_UNDER_AUTOCAST
 from ti_trainer.model import PictureConditioning
+from ti_trainer.training.guidance import GuidanceScale
 from ti_trainer.training.step import training_loss
 
 LONG = "a small red thing, " * 14 + "a zz-cat " + "and more " * 40
 OTHERS = [family for family in WIDTHS if family != "SD 1.x"]
 SDXLS = [family for family in WIDTHS if "SDXL" in family]
 every_other_family = pytest.mark.parametrize("sd_model", OTHERS, indirect=True)
+every_family = pytest.mark.parametrize("sd_model", list(WIDTHS), indirect=True)
 every_sdxl = pytest.mark.parametrize("sd_model", SDXLS, indirect=True)
 
 
@@ -309,3 +313,72 @@ def test_computing_again_what_was_not_kept_changes_nothing(
     assert "forward" not in vars(unet.middle_block)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-7)
+
+
+@every_family
+def test_dreamartist_trains_both_words_through_the_host(webui_model: Callable[..., Any], words: Any) -> None:
+    model = webui_model()
+    negative = {name: (each.detach() * 0.5).requires_grad_() for name, each in words["zz-cat"].items()}
+    both = {**words, "zz-cat-neg": negative}
+    fed = replace(batch(), negative_prompts=tuple(each.replace("zz-cat", "zz-cat-neg") for each in batch().prompts))
+    places = {each.name for prompt in fed.negative_prompts for each in model.tokenize(prompt, both).splices}
+    assert places == {"zz-cat-neg"}
+    with model.training():
+        training_loss(model, fed, both, GuidanceScale(1.5, 3, "cos")).mean().backward()
+    for word in both.values():
+        assert all(each.grad.abs().sum(1).min() > 0 for each in word.values())
+
+
+@every_family
+@pytest.mark.parametrize("recompute", [False, True])
+def test_in_half_precision_under_autocast_gradients_are_nearly_the_same(
+    recompute: bool, webui_model: Callable[..., Any], sd_model: Any, words: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, but for the kernels: there autocast computes norms in float32."""
+    for name in ("layer_norm", "group_norm"):
+        monkeypatch.setattr(F, name, _in_float32(getattr(F, name)))
+    vectors = list(words["zz-cat"].values())
+
+    def gradients(model: Any) -> list[torch.Tensor]:
+        model._recompute = recompute
+        with model.training():
+            loss = training_loss(model, batch(), words).mean() * 1024  # as a GradScaler would
+            return [each / 1024 for each in torch.autograd.grad(loss, vectors)]
+
+    wanted = gradients(webui_model())
+    sd_model.model.half()
+    getattr(sd_model, "conditioner", sd_model.cond_stage_model).half()
+    autocast = partial(torch.autocast, "cpu", torch.float16)
+    for one, other in zip(gradients(webui_model(unet_dtype=torch.float16, autocast=autocast)), wanted, strict=True):
+        assert (one - other).norm() < 0.05 * other.norm()
+
+
+def _in_float32(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def single(value: Any) -> Any:
+        return value.float() if isinstance(value, torch.Tensor) else value
+
+    return lambda *given, **named: function(*map(single, given), **{key: single(value) for key, value in named.items()})
+
+
+@pytest.mark.parametrize("medvram", [False, True])
+def test_memory_is_asked_of_the_device_and_what_is_to_come_is_taken_off(
+    medvram: bool, webui_model: Callable[..., Any], sd_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def free(index: object) -> tuple[int, int]:
+        assert index == 0, "torch 2.1 takes no device without an index"
+        return 4 * GIB, 8 * GIB
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", free)
+    for name in ("memory_reserved", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: 0)
+    sd_model.lowvram = medvram
+    model = webui_model(unet_dtype=torch.float16)
+    model.device = torch.device("cuda")
+    weights = sum(each.numel() * 4 for part in (sd_model.model, sd_model.cond_stage_model) for each in part.parameters())
+    places = int((4 * GIB - BESIDES - weights) / KEPT_UNDER_AUTOCAST["SD 1.x"])
+    said = model.fit_memory(places - 100)
+    assert "GB of free GPU memory will be used for a step." in said
+    assert not model._recompute
+    assert "parts of the U-Net are computed twice" in model.fit_memory(places + 100)
+    assert model._recompute

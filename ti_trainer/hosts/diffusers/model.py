@@ -19,7 +19,7 @@ from ti_trainer.files import short_hash
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.kinds import kind_of, noise_schedule, takes_clip_skip
 from ti_trainer.hosts.diffusers.text import TextEncoder
-from ti_trainer.memory import free_bytes, plan
+from ti_trainer.memory import bytes_of, free_bytes, plan
 from ti_trainer.model import Conditioning, PictureConditioning, Vectors, masked_channels
 from ti_trainer.prompts import TokenizedPrompt
 
@@ -90,8 +90,7 @@ class DiffusersModel:
         if self.device.type != "cuda":
             return ""
         self.use_all_memory()
-        size = sum(each.numel() * each.element_size() for each in self.vae.parameters())
-        chosen = plan(self.kind.family, places, free_bytes(self.device), size, self.dtype.itemsize)
+        chosen = plan(self.kind.family, places, free_bytes(self.device), bytes_of(self.vae), self.dtype.itemsize)
         self._vae_in_ram = chosen.vae_in_ram
         if chosen.vae_in_ram:
             self.vae.to("cpu")

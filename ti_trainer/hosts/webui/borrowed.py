@@ -5,8 +5,8 @@ Knows no host by name and no training.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -124,13 +124,15 @@ def plain(network: nn.Module, *, fp32_attention: bool = False) -> Iterator[Chang
                 yield module, flag, False
 
 
-def recomputed(unet: nn.Module) -> Iterator[Change]:
+def recomputed(unet: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> Iterator[Change]:
     """Blocks of a U-Net keep their input for the way back, and compute the rest of what it needs once more.
 
-    By torch: the original code's own way asks for gradients of the weights, which are frozen.
+    By torch: the original code's own way asks for gradients of the weights, which are frozen. It happens when `predict` has
+    left the host's autocast, which may be one of its own, so that is entered again.
     """
+    options = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": lambda: (nullcontext(), autocast())}
     for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks):
-        yield block, "forward", partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        yield block, "forward", partial(checkpoint, block.forward, **options)
 
 
 def _attend(

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from modules import devices, sd_models, sd_samplers, shared
+import torch
+from modules import sd_models, sd_samplers, shared
 from modules.processing import StableDiffusionProcessingTxt2Img, process_images
 from modules.sd_hijack import model_hijack
 from modules.textual_inversion.textual_inversion import Embedding
 from PIL import Image
 
-from ti_trainer.errors import TrainingError
+from ti_trainer.errors import TITrainerError, TrainingError
 from ti_trainer.host import Drawing
 from ti_trainer.hosts.webui.borrowed import attributes
 from ti_trainer.hosts.webui.kinds import PREDICTIONS
@@ -38,8 +39,10 @@ def draw(model: WebuiModel, drawing: Drawing, words: Mapping[str, Vectors]) -> I
         try:
             shared.state.job_no, shared.state.job_count = 0, 1  # or its console would count a picture for every step
             pictures = process_images(_processing(model, drawing)).images
-        except devices.NansException as error:
-            message = f"The preview could not be drawn: {error}"
+        except (TITrainerError, torch.cuda.OutOfMemoryError):
+            raise
+        except Exception as error:  # hours of training must not end for a picture, whatever in the host went wrong
+            message = f"The preview could not be drawn: {error or type(error).__name__}"
             raise TrainingError(message) from error
         finally:
             model_hijack.apply_circular(tiling)
@@ -61,17 +64,18 @@ def _as_trained(model: WebuiModel) -> Iterator[None]:
     """The host samples by what the model is for us, where it has not found that out; afterwards as before."""
     sd_model, settings, kind = model.sd_model, shared.opts.data, model.kind
     alphas_cumprod, schedule = sd_model.alphas_cumprod, settings.get(SCHEDULE)
+    wanted = ZERO_TERMINAL_SNR if kind.zero_terminal_snr else DEFAULT
     parameterization = next(name for name, ours in PREDICTIONS.items() if ours == kind.prediction_type)
     with attributes([(sd_model, "parameterization", parameterization)]):
         try:
             if kind.zero_terminal_snr != samples_zero_terminal_snr():
-                settings[SCHEDULE] = ZERO_TERMINAL_SNR if kind.zero_terminal_snr else DEFAULT
+                settings[SCHEDULE] = wanted
             yield
         finally:
-            if schedule is not None:
-                settings[SCHEDULE] = schedule
-            else:
-                settings.pop(SCHEDULE, None)
+            if settings.get(SCHEDULE) == wanted:  # else somebody changed it meanwhile
+                settings.update({SCHEDULE: schedule} if schedule is not None else {})
+                if schedule is None:
+                    settings.pop(SCHEDULE, None)
             sd_model.alphas_cumprod = alphas_cumprod
 
 

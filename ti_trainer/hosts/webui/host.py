@@ -100,6 +100,7 @@ class WebuiHost:
         sd_model = sd_models.model_data.sd_model
         if sd_model is None:
             return f"{_chosen().model_name}, not loaded yet"
+        _check_whole()
         kind = kind_of(sd_model, zero_terminal_snr=pictures.samples_zero_terminal_snr())
         _check_computing()
         return f"{sd_model.sd_checkpoint_info.model_name} ({kind})"
@@ -120,6 +121,7 @@ class WebuiHost:
         if sd_model is None:
             message = "No checkpoint is loaded. Wait if one is being loaded, or choose one at the top of the page."
             raise ModelError(message)
+        _check_whole()
         kind = kind_of(sd_model, options, zero_terminal_snr=pictures.samples_zero_terminal_snr())
         _check_computing()
         device, opts = torch.device(devices.device), shared.opts
@@ -183,6 +185,13 @@ def _check_settings() -> None:
         raise ModelError(message)
 
 
+def _check_whole() -> None:
+    """While the host reads another checkpoint or VAE, the one that it has is taken apart."""
+    if model_hijack.clip is None:
+        message = "A checkpoint or VAE is being loaded: wait until it is there."
+        raise ModelError(message)
+
+
 def _chosen() -> sd_models.CheckpointInfo:
     try:
         return sd_models.select_checkpoint()
@@ -199,6 +208,9 @@ def _make_ready() -> None:
     sd_models.reload_model_weights()
     sd_models.send_model_to_device(data.sd_model)  # it may have been unloaded by hand
     sd_models.apply_token_merging(data.sd_model, 0)
+    database = model_hijack.embedding_db
+    if database.expected_shape != database.get_expected_shape():  # a model of another family came back from memory
+        database.load_textual_inversion_embeddings(force_reload=True)
     sd_unet.apply_unet()
 
 

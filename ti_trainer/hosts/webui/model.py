@@ -30,7 +30,7 @@ from ti_trainer.hosts.webui.borrowed import (
 )
 from ti_trainer.hosts.webui.kinds import is_sdxl, size_embedders
 from ti_trainer.hosts.webui.text import PromptEncoder
-from ti_trainer.memory import free_bytes, plan
+from ti_trainer.memory import bytes_of, free_bytes, plan
 from ti_trainer.model import Conditioning, ModelKind, PictureConditioning, Vectors, masked_channels
 from ti_trainer.prompts import TokenizedPrompt
 from ti_trainer.training.objective import zero_terminal_snr
@@ -128,9 +128,14 @@ class WebuiModel:
         """On a GPU, let give way what must, besides what the host's own options and settings say."""
         if self.device.type != "cuda":
             return ""
-        size = sum(each.numel() * each.element_size() for each in self.sd_model.first_stage_model.parameters())
-        movable = 0 if self._medvram or self.around.vae_to_ram else size  # else it is in RAM already
-        chosen = plan(self.kind.family, places, free_bytes(self.device), movable, self.around.unet_dtype.itemsize)
+        coming = bytes_of(*self._trained_through, but_on=self.device)  # with --medvram
+        free = free_bytes(self.device) - coming
+        vae = self.sd_model.first_stage_model
+        movable = bytes_of(vae) - bytes_of(vae, but_on=self.device)
+        if self._medvram or self.around.vae_to_ram:  # then it leaves anyway
+            free, movable = free + movable, 0
+        numbers, in_half = self.around.unet_dtype.itemsize, self.around.unet_dtype != torch.float32
+        chosen = plan(self.kind.family, places, free, movable, numbers, autocast=in_half)
         self._vae_to_ram, self._recompute = chosen.vae_in_ram, chosen.recompute
         return chosen.words
 
@@ -194,6 +199,11 @@ class WebuiModel:
             return vae.decode((1 / self.sd_model.scale_factor * latents).to(self.device, _dtype(vae)))
 
     @property
+    def _trained_through(self) -> tuple[torch.nn.Module, torch.nn.Module]:
+        network = self.sd_model
+        return network.model, network.conditioner if is_sdxl(network) else network.cond_stage_model
+
+    @property
     def _medvram(self) -> bool:
         return getattr(self.sd_model, "lowvram", False)
 
@@ -209,7 +219,7 @@ class WebuiModel:
         around.clear_networks()
         if self._medvram:
             around.empty_device()
-            for part in (network.model, network.conditioner if is_sdxl(network) else network.cond_stage_model):
+            for part in self._trained_through:
                 stack.enter_context(without_hooks(part, MEDVRAM_HOOK))
                 stack.enter_context(placed(part, self.device))
         elif around.vae_to_ram or self._vae_to_ram:
@@ -217,8 +227,9 @@ class WebuiModel:
         stack.enter_context(frozen(network))
         stack.enter_context(attributes(plain(network.model.diffusion_model, fp32_attention=self._fp32_attention)))
         if self._recompute:
-            stack.enter_context(attributes(recomputed(network.model.diffusion_model)))
-        stack.enter_context(channels_last(network.model.diffusion_model))
+            stack.enter_context(attributes(recomputed(network.model.diffusion_model, around.autocast)))
+        if self.device.type == "cpu":  # a GPU's kernels were not measured with it
+            stack.enter_context(channels_last(network.model.diffusion_model))
 
 
 def _distribution(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,9 +69,8 @@ def _with(stage: Any, finder: Any, embeddings: Mapping[str, Any]) -> tuple[dict[
     """
     database = stage.hijack.embedding_db
     names = {**database.word_embeddings, **embeddings}
-    lookup = {
-        first: [each for each in pairs if each[1].name not in embeddings] for first, pairs in database.ids_lookup.items()
-    }
+    of_host = dict(database.ids_lookup)  # it may read its folder anew meanwhile
+    lookup = {first: [each for each in pairs if each[1].name not in embeddings] for first, pairs in of_host.items()}
     for name, embedding in embeddings.items():
         ids = finder.tokenize([name])[0]
         if not ids:
