@@ -94,7 +94,7 @@ class Trainer:
         self._factors = (1.0, config.negative_lr)  # of the learning rate, by embedding
         rate = self._learning_rate.at(self.step + 1)
         self._optimizer = _adamw([{"params": list(word.values())} for word in self._words.values()], rate)
-        self.scaler = _grad_scaler(model.device) if model.needs_loss_scaling else None
+        self._scaler = _grad_scaler(model.device) if model.needs_loss_scaling else None
         if state is not None:
             self._check_state(state)
             self._restore(state)
@@ -119,7 +119,7 @@ class Trainer:
     def state(self) -> TrainState:
         """A copy of all that changes during a run."""
         vectors = {key: each.detach().clone() for key, each in self._named().items()}
-        scaler = None if self.scaler is None else self.scaler.state_dict()
+        scaler = None if self._scaler is None else self._scaler.state_dict()
         return TrainState(self.step, self.micro_step, vectors, copy.deepcopy(self._optimizer.state_dict()), scaler)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
@@ -163,15 +163,15 @@ class Trainer:
         for _ in range(micro_steps):
             batch = next(batches)
             loss = training_loss(self.model, batch, self._words, self.scale).mean() / micro_steps
-            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+            (loss if self._scaler is None else self._scaler.scale(loss)).backward()
             losses.append(loss.detach())
         for group, factor in zip(self._optimizer.param_groups, self._factors, strict=False):
             group["lr"] = rate * factor
         updated = optimizer_step(
-            self._optimizer, self._parameters, self.scaler, self.config.clip_grad, self._clip_limit.at(self.step + 1)
+            self._optimizer, self._parameters, self._scaler, self.config.clip_grad, self._clip_limit.at(self.step + 1)
         )
         self.step, self.micro_step = self.step + updated, self.micro_step + micro_steps
-        if self.scaler is not None and self.scaler.get_scale() < 1:
+        if self._scaler is not None and self._scaler.get_scale() < 1:
             message = f"Gradients overflow in fp16 (step {self.step}): use precision bf16 or fp32."
             raise TrainingError(message)
         return sum(losses[1:], losses[0]), batch.prompts, updated
@@ -227,8 +227,8 @@ class Trainer:
                 vectors.copy_(state.vectors[key])
         groups = self._optimizer.state_dict()["param_groups"]  # a file's would bring its learning rate and weight decay
         self._optimizer.load_state_dict({"state": copy.deepcopy(state.optimizer["state"]), "param_groups": groups})
-        if self.scaler is not None and state.scaler is not None:
-            self.scaler.load_state_dict(state.scaler)
+        if self._scaler is not None and state.scaler is not None:
+            self._scaler.load_state_dict(state.scaler)
 
 
 def _on_cpu(vectors: Vectors) -> dict[str, Tensor]:
