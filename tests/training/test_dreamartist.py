@@ -215,3 +215,22 @@ def test_the_negative_prompt_may_go_without_captions(dataset: Callable[..., Data
     batch = next(data.batches(5))
     assert set(batch.negative_prompts) <= {"a photo of x-word-neg", "x-word-neg"}
     assert all("red" in each or "blue" in each or "green" in each for each in batch.prompts)
+
+
+def test_an_older_torch_without_a_fused_optimizer_for_this_device_has_the_plain_one(
+    train: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch 2.1 does on a CPU: it refuses when it has taken the groups of parameters, which then say `fused`."""
+    made = torch.optim.AdamW.__init__
+
+    def refused(self: torch.optim.AdamW, groups: list, *given: object, **named: object) -> None:
+        made(self, groups, *given, **named)
+        if named.get("fused"):
+            message = "`fused=True` requires all the params to be CUDA"
+            raise RuntimeError(message)
+
+    monkeypatch.setattr(torch.optim.AdamW, "__init__", refused)
+    training = train(max_steps=2)
+    assert not any(group["fused"] for group in training._optimizer.param_groups)
+    list(training.run())
+    assert training.step == 2

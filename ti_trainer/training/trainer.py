@@ -93,7 +93,7 @@ class Trainer:
         self._parameters = [vectors for word in self._words.values() for vectors in word.values()]
         self._factors = (1.0, config.negative_lr)  # of the learning rate, by embedding
         rate = self._learning_rate.at(self.step + 1)
-        self._optimizer = _adamw([{"params": list(word.values())} for word in self._words.values()], rate)
+        self._optimizer = _adamw([list(word.values()) for word in self._words.values()], rate)
         self._scaler = _grad_scaler(model.device) if model.needs_loss_scaling else None
         if state is not None:
             self._check_state(state)
@@ -253,11 +253,12 @@ def _some_ahead(batches: Iterator[Batch], count: int = 8) -> Iterator[Batch]:
         yield from some
 
 
-def _adamw(parameters: list[dict[str, list[Tensor]]], rate: float) -> torch.optim.AdamW:
+def _adamw(words: list[list[Tensor]], rate: float) -> torch.optim.AdamW:
+    """A group of parameters for each word. Those are made anew, since a constructor that fails has written into them."""
     try:
-        return torch.optim.AdamW(parameters, rate, weight_decay=0.0, fused=True)
+        return torch.optim.AdamW([{"params": each} for each in words], rate, weight_decay=0.0, fused=True)
     except RuntimeError:  # older torch has no fused one for the CPU
-        return torch.optim.AdamW(parameters, rate, weight_decay=0.0)
+        return torch.optim.AdamW([{"params": each} for each in words], rate, weight_decay=0.0)
 
 
 def _grad_scaler(device: torch.device) -> Any:
