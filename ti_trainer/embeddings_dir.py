@@ -119,31 +119,49 @@ def create(
     folder: Path, model: DiffusionModel, name: str, init_text: str, num_vectors: int, *, overwrite: bool = False
 ) -> Path:
     """Make an embedding whose vectors begin as the init text's tokens; ConfigError if the name will not do or is taken."""
+    path = _checked(folder, model, name, num_vectors, overwrite)
+    save(_new(model, name, init_text, num_vectors), path)
+    return path
+
+
+def create_pair(
+    folder: Path,
+    model: DiffusionModel,
+    word: tuple[str, str, int],
+    negative: tuple[str, int],
+    *,
+    overwrite: bool = False,
+) -> tuple[Path, Path]:
+    """Make an embedding (name, init text, number of vectors) and its negative, for DreamArtist; both, or ConfigError.
+
+    The negative begins as its init text, but a little apart: one that says the same as the word would guide nowhere.
+    """
+    name, init_text, num_vectors = word
+    unwanted = negative_name(name)
+    paths = (
+        _checked(folder, model, name, num_vectors, overwrite),
+        _checked(folder, model, unwanted, negative[1], overwrite),
+    )
+    save(_new(model, name, init_text, num_vectors), paths[0])
+    save(_new(model, unwanted, *negative, apart=NEGATIVE_NOISE), paths[1])
+    return paths
+
+
+def _checked(folder: Path, model: DiffusionModel, name: str, num_vectors: int, overwrite: bool) -> Path:
     path = free_file(folder, name, len(model.widths), overwrite=overwrite)
     if not 1 <= num_vectors <= CHUNK:
         message = f"Number of vectors: found {num_vectors}, expected 1 to {CHUNK}, the tokens of a prompt."
         raise ConfigError(message)
+    return path
+
+
+def _new(model: DiffusionModel, name: str, init_text: str, num_vectors: int, apart: float = 0.0) -> Embedding:
+    """Vectors of the init text's tokens, with noise of this standard deviation."""
     vectors = {
         encoder: initial_vectors(tokens, num_vectors) for encoder, tokens in model.token_embeddings(init_text).items()
     }
+    if apart:
+        generator = torch.Generator().manual_seed(0)
+        vectors = {encoder: each + apart * torch.randn(each.shape, generator=generator) for encoder, each in vectors.items()}
     info = {"init_text": init_text, "ti_trainer": __version__}
-    save(Embedding(name, vectors, 0, model.name, model.checkpoint_hash, info), path)
-    return path
-
-
-def create_negative(
-    folder: Path, model: DiffusionModel, name: str, init_text: str, num_vectors: int, *, overwrite: bool = False
-) -> Path:
-    """Make the negative of an embedding, for DreamArtist: as `create`, but a little apart.
-
-    A negative that says the same as the word would guide nowhere, and with no init text nothing would be said at all.
-    """
-    path = create(folder, model, negative_name(name), init_text, num_vectors, overwrite=overwrite)
-    embedding = formats.read(path)
-    generator = torch.Generator().manual_seed(0)
-    vectors = {
-        encoder: each + NEGATIVE_NOISE * torch.randn(each.shape, generator=generator)
-        for encoder, each in embedding.vectors.items()
-    }
-    save(embedding.with_vectors(vectors, 0), path)
-    return path
+    return Embedding(name, vectors, 0, model.name, model.checkpoint_hash, info)

@@ -120,6 +120,9 @@ class DiffusionModel(Protocol):
         ...
 
 
+INPAINTING_CHANNELS = 9  # that a U-Net takes: noisy latents, the mask, latents of the rest
+
+
 def masked_channels(
     encode_images: Callable[[Tensor], tuple[Tensor, Tensor]], pixels: Tensor, masks: Tensor | None
 ) -> Tensor:

@@ -168,8 +168,7 @@ def test_a_state_of_one_is_no_state_of_two(train: Callable[..., Trainer], traine
 @pytest.fixture
 def host(tmp_path: Path) -> TinyHost:
     host = TinyHost(tmp_path)
-    for make, name in ((embeddings_dir.create, "x-word"), (embeddings_dir.create_negative, "x-word")):
-        make(host.embeddings_dir, host.model, name, "red cat", 2)
+    embeddings_dir.create_pair(host.embeddings_dir, host.model, ("x-word", "red cat", 2), ("red cat", 2))
     return host
 
 
@@ -177,6 +176,17 @@ def test_a_negative_begins_near_its_text_but_not_as_the_word(host: TinyHost) -> 
     word, other = (formats.read(host.embeddings_dir / f"{name}.safetensors") for name in ("x-word", "x-word-neg"))
     difference = (word.vectors["clip_l"] - other.vectors["clip_l"]).abs()
     assert 0 < difference.max() < 0.01
+
+
+@pytest.mark.parametrize("taken", ["my-cat", "my-cat-neg"])
+def test_both_are_made_or_none(taken: str, host: TinyHost) -> None:
+    embeddings_dir.create(host.embeddings_dir, host.model, taken, "cat", 1)
+    before = sorted(host.embeddings_dir.iterdir())
+    with pytest.raises(ConfigError, match=f"There is an embedding '{taken}' already"):
+        embeddings_dir.create_pair(host.embeddings_dir, host.model, ("my-cat", "cat", 1), ("*", 2))
+    with pytest.raises(ConfigError, match="Number of vectors: found 76"):
+        embeddings_dir.create_pair(host.embeddings_dir, host.model, ("other", "cat", 1), ("*", 76))
+    assert sorted(host.embeddings_dir.iterdir()) == before
 
 
 def test_a_session_writes_both_and_goes_on_exactly(host: TinyHost, pictures: Callable[..., Path]) -> None:
@@ -195,8 +205,7 @@ def test_a_session_writes_both_and_goes_on_exactly(host: TinyHost, pictures: Cal
     card = formats.read(result.run.path / "image_embeddings" / "x-word-neg-6.png")
     assert torch.equal(card.vectors["clip_l"], learned[1].vectors["clip_l"])
 
-    for make in (embeddings_dir.create, embeddings_dir.create_negative):
-        make(host.embeddings_dir, host.model, "x-word", "red cat", 2, overwrite=True)
+    embeddings_dir.create_pair(host.embeddings_dir, host.model, ("x-word", "red cat", 2), ("red cat", 2), overwrite=True)
     Session(host, "x-word", folder, replace(CONFIG, max_steps=3)).train()
     Session(host, "x-word", folder, CONFIG, resume=Run.latest(host.log_dir, "x-word")).train()
     for each in learned:

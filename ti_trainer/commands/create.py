@@ -49,10 +49,12 @@ def run(args: argparse.Namespace) -> int:
     model = host.open_model(ModelOptions("fp32"))
     try:
         folder, overwrite = host.embeddings_dir, args.overwrite
-        path = embeddings_dir.create(folder, model, args.name, args.init_text, args.num_vectors, overwrite=overwrite)
+        word = (args.name, args.init_text, args.num_vectors)
         if args.negative_vectors:
-            given = (args.name, args.negative_init_text, args.negative_vectors)
-            negative = embeddings_dir.create_negative(folder, model, *given, overwrite=overwrite)
+            unwanted = (args.negative_init_text, args.negative_vectors)
+            path, negative = embeddings_dir.create_pair(folder, model, word, unwanted, overwrite=overwrite)
+        else:
+            path = embeddings_dir.create(folder, model, *word, overwrite=overwrite)
     except ConfigError as error:
         if error.option == "overwrite":
             message = f"{error} (--overwrite)"

@@ -55,7 +55,7 @@ class Item:
 class Batch:
     """What one forward pass needs: latents and noise (B, C, H, W), timesteps (B,), a loss weight (B, 1, H, W) or None.
 
-    `negative_prompts` are empty words where nothing is guided away from them.
+    `negative_prompts` are what is guided away from, none in plain Textual Inversion.
     """
 
     latents: Tensor
@@ -178,7 +178,7 @@ class Dataset:
             tuple(prompts),
             weight,
             picture_conditioning([self.items[index] for _, index in samples]),
-            tuple(negative_prompts),
+            tuple(negative_prompts) if self.prompter.negative else (),
         )
 
     def _prompts(self, item: Item, rng: np.random.Generator) -> tuple[str, str]:

@@ -163,7 +163,7 @@ class Session:
         self, model: DiffusionModel, dataset: Dataset, loaded: Sequence[tuple[Embedding, Path]]
     ) -> tuple[Trainer, Run]:
         """The trainer, where the run to go on with has come to, and the run's folder."""
-        embedding, *negative = (
+        embedding, *others = (
             replace(
                 each,
                 checkpoint=model.name,
@@ -172,16 +172,16 @@ class Session:
             )
             for each, _ in loaded
         )
-        both = negative[0] if negative else None
+        negative = others[0] if others else None
         run, settings = self.resume, self._settings(model, dataset)
         if run is None:
-            state = None if negative else _webui_state(loaded[0][1], embedding, model)
-            trainer = Trainer(model, dataset, embedding, self.config, state, both)
+            state = None if negative is not None else _webui_state(loaded[0][1], embedding, model)
+            trainer = Trainer(model, dataset, embedding, self.config, state, negative)
             return trainer, Run.create(self.host.log_dir, self.name, settings)
         state, fingerprint = run.load_state()
         if changed := changes(run.settings(), settings, fingerprint != dataset.fingerprint):
             self.warn(f"Not as at the run's beginning: {', '.join(changed)}. It goes on, but not exactly.")
-        trainer = Trainer(model, dataset, embedding, self.config, state, both)
+        trainer = Trainer(model, dataset, embedding, self.config, state, negative)
         run.forget_after(trainer.step)
         run.save_settings({**run.settings(), **settings})
         return trainer, run

@@ -169,7 +169,6 @@ def _text(label: str, name: str, **given: Any) -> gr.Textbox:
 
 
 def _wire(page: Page, ui: SimpleNamespace) -> None:
-    # All without gradio's queue, whose stream of answers may miss a press that comes just when it closes.
     filters = [ui.all_of, ui.none_of, ui.bare]
     given = [ui.desk, ui.text, ui.sent, ui.find, ui.ticked, *filters]  # what nearly every handler is given
     view = [ui.desk, ui.said, ui.gallery, ui.place, ui.summary, ui.large, ui.text, ui.save, ui.ticked, ui.sent, ui.told]

@@ -120,12 +120,12 @@ def create(
     page.refuse_if_busy("create embeddings")
     with host.lock():
         model = host.open_model()
-        path = embeddings_dir.create(
-            host.embeddings_dir, model, name, init_text or "", int(num_vectors or 0), overwrite=overwrite
-        )
+        folder, word = host.embeddings_dir, (name, init_text or "", int(num_vectors or 0))
         if negative_vectors:
-            given = (name, negative_text or "", int(negative_vectors))
-            embeddings_dir.create_negative(host.embeddings_dir, model, *given, overwrite=overwrite)
+            unwanted = (negative_text or "", int(negative_vectors))
+            path, _ = embeddings_dir.create_pair(folder, model, word, unwanted, overwrite=overwrite)
+        else:
+            path = embeddings_dir.create(folder, model, *word, overwrite=overwrite)
         host.embeddings_changed()
     return path
 

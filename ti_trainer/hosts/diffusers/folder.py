@@ -12,13 +12,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from ti_trainer.embedding import encoder_of_width
 from ti_trainer.errors import ModelError
+from ti_trainer.hosts.diffusers.kinds import EXPECTED
 from ti_trainer.hosts.diffusers.parts import Parts, both_encoders
 from ti_trainer.hosts.diffusers.text import TextEncoder
 
 INDEX = "model_index.json"
 OTHERS = ("text_encoder_3", "transformer", "prior")  # parts that only other kinds of model have
 OTHER_NOISE = {"EDM": "EDM", "FlowMatch": "flow matching"}  # in the name of a scheduler -> what it is for
-EXPECTED = "expected Stable Diffusion 1.x, 2.x or SDXL, or one of their inpainting models"
 
 
 def read(path: Path, dtype: torch.dtype, *, only_shapes: bool = False) -> Parts:

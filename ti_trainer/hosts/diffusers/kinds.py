@@ -12,10 +12,10 @@ from ti_trainer.embedding import FAMILIES
 from ti_trainer.errors import ModelError
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.text import TextEncoder
-from ti_trainer.model import ModelKind
+from ti_trainer.model import INPAINTING_CHANNELS, ModelKind
 from ti_trainer.training.objective import zero_terminal_snr
 
-INPAINTING_CHANNELS = 9
+EXPECTED = "expected Stable Diffusion 1.x, 2.x or SDXL, or one of their inpainting models"
 OTHER_CHANNELS = {5: "a depth or upscaling model", 7: "an upscaling model", 8: "an InstructPix2Pix model"}
 SD2_V_MEAN = -1.0  # below it lies what a U-Net that predicts v says of a constant, see `predicts_v`
 
@@ -52,7 +52,7 @@ def refuse_unknown(
     channels = unet.config.in_channels
     if channels not in (4, INPAINTING_CHANNELS):
         what = OTHER_CHANNELS.get(channels, f"a model with {channels} input channels")
-        message = f"{name} is {what}; expected Stable Diffusion 1.x, 2.x or SDXL, or one of their inpainting models."
+        message = f"{name} is {what}; {EXPECTED}."
         raise ModelError(message)
     if unet.config.class_embed_type or unet.config.addition_embed_type not in (None, "text_time"):
         message = f"{name} wants to be told of more than text and size (unCLIP?), which cannot be trained."

@@ -72,10 +72,12 @@ def _as_trained(model: WebuiModel) -> Iterator[None]:
                 settings[SCHEDULE] = wanted
             yield
         finally:
-            if settings.get(SCHEDULE) == wanted:  # else somebody changed it meanwhile
-                settings.update({SCHEDULE: schedule} if schedule is not None else {})
-                if schedule is None:
-                    settings.pop(SCHEDULE, None)
+            if settings.get(SCHEDULE) != wanted:
+                pass  # somebody changed it meanwhile
+            elif schedule is None:
+                del settings[SCHEDULE]
+            else:
+                settings[SCHEDULE] = schedule
             sd_model.alphas_cumprod = alphas_cumprod
 
 

@@ -13,13 +13,12 @@ from safetensors import SafetensorError, safe_open
 
 from ti_trainer.errors import ModelError
 from ti_trainer.host import ModelOptions
-from ti_trainer.model import ModelKind, PredictionType
+from ti_trainer.model import INPAINTING_CHANNELS, ModelKind, PredictionType
 
 PREDICTIONS: dict[str, PredictionType] = {"eps": "epsilon", "v": "v_prediction"}  # the host's names
 FAMILIES = {"FrozenCLIPEmbedder": "SD 1.x", "FrozenOpenCLIPEmbedder": "SD 2.x"}  # by the class of the text encoder
 SDXL_ENCODERS = {"FrozenCLIPEmbedder": "clip_l", "FrozenOpenCLIPEmbedder2": "clip_g"}
 SDXL_SIZES = ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple")  # as in PictureConditioning.sizes
-INPAINTING_CHANNELS = 9
 V_MARK, ZERO_TERMINAL_SNR_MARK = "v_pred", "ztsnr"  # empty tensors by which SDXL files say so; the host passes over them
 EDM_MARKS = frozenset({"edm_mean", "edm_vpred.sigma_max"})
 CAN_BE = "SD 1.x, SD 2.x and SDXL can be trained, and their inpainting models. Choose another checkpoint."
