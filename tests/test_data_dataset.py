@@ -14,8 +14,9 @@ import torch
 from fakes import TinyModel
 from PIL import Image
 
-from ti_trainer.data.dataset import Batch, Dataset, load_dataset, mask_weight
+from ti_trainer.data.dataset import Batch, Dataset, load_dataset
 from ti_trainer.data.images import Frame
+from ti_trainer.data.masks import mask_weight
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.data.subsets import Subset
 from ti_trainer.errors import DatasetError

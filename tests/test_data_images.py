@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from ti_trainer.data.images import Frame, find_masks, load_image, masks_beside
+from ti_trainer.data.images import Frame, load_image
+from ti_trainer.data.masks import find_masks, masks_beside
 from ti_trainer.data.pictures import find_images
 from ti_trainer.errors import ConfigError, DatasetError
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.buckets import STEP, bucket_size, bucket_sizes
-from ti_trainer.data.pictures import ATTENTION, MASKS, has_alpha, is_image, upright, upright_size
+from ti_trainer.data.masks import attention
+from ti_trainer.data.pictures import ATTENTION, has_alpha, upright, upright_size
 from ti_trainer.errors import ConfigError, DatasetError
 
 MULTIPLE = 8  # the VAE works on blocks of 8 px
@@ -53,25 +54,6 @@ def frame_of(config: TrainConfig, default_size_px: int) -> Frame:
     return Frame(None if config.do_not_resize else size, config.use_alpha_weight, config.buckets)
 
 
-def find_masks(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder of masks, by the stems of those that they belong to; DatasetError if there is no folder."""
-    if not folder.is_dir():
-        message = f"The mask directory {folder} does not exist: name a folder with a grey picture for each picture."
-        raise DatasetError(message)
-    return {path.stem: path for path in sorted(folder.iterdir(), reverse=True) if is_image(path)}
-
-
-def masks_beside(folder: Path) -> dict[str, Path]:
-    """The masks among the pictures of a folder, a_att.png and a-masklabel.png, by the stems of those that they belong to."""
-    if not folder.is_dir():
-        return {}
-    files = sorted(path for path in folder.iterdir() if is_image(path))
-    stems = {path.stem for path in files}
-    named = [(path, mask) for mask in reversed(MASKS) for path in files if path.stem.endswith(mask)]
-    found = {path.stem.removesuffix(mask): path for path, mask in named}
-    return {stem: path for stem, path in found.items() if stem in stems}
-
-
 class Loaded(NamedTuple):
     """Pixels (3, H, W) in [-1, 1], upright, and how much each counts, (1, H, W) from 0 on, or None if all the same.
 
@@ -105,11 +87,6 @@ def load_image(path: Path, frame: Frame, mask: Path | None = None) -> Loaded:
         counts if counts is None else attention(counts) if mask and mask.stem.endswith(ATTENTION) else counts / 255,
         (original[1], original[0], *_crop(original, size), *pixels.shape[1:]),
     )
-
-
-def attention(grey: Tensor) -> Tensor:
-    """DreamArtist's weights of greys 0 to 255: up to the middle 0 to 1, above it 1 to 5."""
-    return torch.where(grey <= 127, grey / 127, 1 + 4 * (grey - 127) / 128)
 
 
 def _mask(path: Path, original: tuple[int, int], read_at: tuple[int, int]) -> Image.Image:

@@ -14,9 +14,10 @@ from pathlib import Path
 from PIL import Image
 
 from ti_trainer.config import TrainConfig
-from ti_trainer.data.dataset import Planned, plan, sample_rng
+from ti_trainer.data.dataset import sample_rng
 from ti_trainer.data.images import Frame, frame_of
 from ti_trainer.data.pictures import upright, upright_size
+from ti_trainer.data.plan import Planned, plan
 from ti_trainer.data.prompts import FILEWORDS, Prompter
 from ti_trainer.data.subsets import Subset, read_subsets
 from ti_trainer.model import DiffusionModel, Vectors

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from ti_trainer.data.images import find_masks
+from ti_trainer.data.masks import find_masks
 from ti_trainer.data.pictures import find_images
 from ti_trainer.data.subsets import Subset, write_subsets
 from ti_trainer.errors import ConfigError, DatasetError, TITrainerError
