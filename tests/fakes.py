@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,7 @@ class TinyModel:
         finally:
             self.in_training = False
 
-    def fit_memory(self, places: int) -> str:
+    def fit_memory(self, places: int, decoded: int = 0) -> str:
         return ""
 
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
@@ -69,6 +69,11 @@ class TinyModel:
         mean = torch.cat([small, small.mean(1, keepdim=True)], 1)  # (B, C, H, W)
         return mean, torch.full_like(mean, 0.3)
 
+    def image_attention(self, pixels: Tensor) -> Tensor:
+        """Places attend to those of their colour."""
+        places = avg_pool2d(pixels, 8)[0].flatten(1).T  # (H W, 3)
+        return (-10 * torch.cdist(places, places)).softmax(1)
+
     def encode_masked(self, pixels: Tensor, masks: Tensor | None) -> Tensor | None:
         return None
 
@@ -88,6 +93,10 @@ class TinyModel:
 
     def decode(self, latents: Tensor) -> Tensor:
         return interpolate(latents[:, :3], scale_factor=8.0)
+
+    @contextmanager
+    def decoding(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        yield self.decode
 
 
 def _split(prompt: str) -> list[str]:

@@ -16,7 +16,6 @@ from PIL import Image
 
 from ti_trainer.data.dataset import Batch, Dataset, load_dataset
 from ti_trainer.data.images import Frame
-from ti_trainer.data.masks import mask_weight
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.data.subsets import Subset
 from ti_trainer.errors import DatasetError
@@ -44,14 +43,6 @@ def test_each_epoch_is_a_permutation(dataset: Callable[..., Dataset], repeats: i
     epochs = [tuple(order[start : start + data.epoch_length]) for start in range(0, len(order), data.epoch_length)]
     assert all(Counter(epoch) == dict.fromkeys(range(5), repeats) for epoch in epochs)
     assert len(set(epochs)) > 20  # 40 draws out of at least 120 orders
-
-
-def test_masks_beside_pictures_are_not_trained_on(pictures: Callable[..., Path]) -> None:
-    folder = pictures((16, 16), (16, 16))
-    for mask in ("0_att.png", "1-masklabel.png"):
-        Image.new("L", (16, 16), 255).save(folder / mask)
-    data = load_dataset(folder, TinyModel(), Frame(None), PROMPTER, seed=1)
-    assert [item.path.name for item in data.items] == ["0.png", "1.png"]
 
 
 def test_the_order_follows_from_the_seed(dataset: Callable[..., Dataset]) -> None:
@@ -214,60 +205,6 @@ def test_a_folder_in_which_nothing_can_be_used_is_refused_with_reasons(tmp_path:
         load(tmp_path)
 
 
-def test_the_alpha_weight_has_mean_1_and_lies_where_alpha_does() -> None:
-    """Not square, and uneven: the left third of 48 x 16 px is opaque, the right third half so."""
-    alpha = torch.zeros(1, 16, 48)
-    alpha[..., :16], alpha[..., 32:] = 1, 0.5
-    weight = mask_weight(alpha, torch.zeros(4, 2, 6))
-    torch.testing.assert_close(weight, torch.tensor([2.0, 2, 0, 0, 1, 1]).expand(1, 2, 6))
-
-
-def test_the_least_alpha_counts_for_nothing_as_in_the_webui() -> None:
-    alpha = torch.full((1, 8, 16), 0.25)
-    alpha[..., 8:] = 0.75
-    torch.testing.assert_close(mask_weight(alpha, torch.zeros(4, 1, 2)), torch.tensor([[[0.0, 2.0]]]))
-
-
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-def test_the_same_alpha_all_over_weighs_nothing(alpha: float) -> None:
-    assert torch.equal(mask_weight(torch.full((1, 16, 8), alpha), torch.zeros(4, 2, 1)), torch.ones(1, 2, 1))
-
-
-@pytest.mark.parametrize(
-    ("outside", "normalize", "wanted"),
-    [
-        (0.0, True, [0.0, 0, 2 / 3, 10 / 3, 0, 2]),
-        (0.0, False, [0.0, 0, 1, 5, 0, 3]),
-        (0.5, False, [0.5, 0.5, 1, 5, 0.5, 3]),
-        (1.0, True, [0.5, 0.5, 0.5, 2.5, 0.5, 1.5]),
-    ],
-)
-def test_what_a_mask_leaves_out_counts_as_chosen(outside: float, normalize: bool, wanted: list[float]) -> None:
-    counts = torch.tensor([0.0, 0, 1, 5, 0, 3]).repeat_interleave(8).expand(1, 16, 48)
-    weight = mask_weight(counts, torch.zeros(4, 2, 6), outside, normalize=normalize)
-    torch.testing.assert_close(weight, torch.tensor(wanted).expand(1, 2, 6))
-
-
-def test_masks_beside_pictures_weigh_the_loss_and_a_mask_folder_goes_before(tmp_path: Path) -> None:
-    folder, masks = solid(tmp_path / "pictures", 3), tmp_path / "masks"
-    masks.mkdir()
-    left, right = (Image.new("L", (16, 16), 0) for _ in range(2))
-    left.paste(255, (0, 0, 8, 16))
-    right.paste(255, (8, 0, 16, 16))
-    for number in (0, 1):
-        left.save(folder / f"{number}-masklabel.png")
-    right.save(masks / "1.png")
-    data = several([Subset(folder, masks=masks)])
-    weights = [None if item.weight is None else item.weight[0, 0].tolist() for item in data.items]
-    assert weights == [[2, 0], [0, 2], None]
-    beside = several([Subset(folder)])
-    assert [item.has_mask for item in beside.items] == [True, True, False]
-    (folder / "0-masklabel.png").unlink()
-    assert several([Subset(folder)]).fingerprint != beside.fingerprint
-    plain = several([Subset(folder)], mask_outside=1.0)
-    assert plain.items[1].weight[0, 0].tolist() == [1, 1]
-
-
 def test_pictures_with_and_without_alpha_share_a_batch(pictures: Callable[..., Path]) -> None:
     folder = pictures((16, 16), (16, 16))
     half = Image.new("RGBA", (16, 16), (200, 100, 50, 255))
@@ -330,25 +267,6 @@ def test_a_folders_weight_multiplies_the_loss_of_its_pictures_and_its_masks(tmp_
     assert weights == [None, [2, 2], [1, 0]]  # a mask of mean 1 is 2 and 0
     batch = data.batch([(0, 0), (1, 1), (2, 2)])
     assert batch.weight[:, 0, 0].tolist() == [[1, 1], [2, 2], [1, 0]]
-
-
-def test_pictures_without_a_mask_count_all_over_and_are_counted(tmp_path: Path) -> None:
-    folder, masks = solid(tmp_path / "a", 3), solid(tmp_path / "masks", 2)
-    (masks / "1.png").unlink()
-    told: list[str] = []
-    data = several([Subset(folder, masks=masks)], told)
-    assert told == [f"2 of 3 pictures in {folder} have no mask in {masks}: they count all over."]
-    assert [item.weight is None for item in data.items] == [False, True, True]
-
-
-def test_a_mask_of_another_shape_puts_its_picture_aside(tmp_path: Path) -> None:
-    folder, masks = solid(tmp_path / "a", 2), tmp_path / "masks"
-    masks.mkdir()
-    Image.new("L", (24, 16)).save(masks / "1.png")
-    data = several([Subset(folder, masks=masks)])
-    ((path, reason),) = data.skipped
-    assert path.name == "1.png"
-    assert reason.startswith("its mask 1.png has 24 x 16 px")
 
 
 def test_the_fingerprint_tells_repeats_weights_and_masks_apart(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import torch
 from PIL import Image, ImageDraw
 
 from ti_trainer.data.images import Frame, load_image
-from ti_trainer.data.masks import find_masks, masks_beside
 from ti_trainer.data.pictures import find_images
 from ti_trainer.errors import ConfigError, DatasetError
 
@@ -192,62 +191,3 @@ def test_buckets_need_a_size_and_room() -> None:
         with pytest.raises(ConfigError, match="expected 64 x 64 px or more"):
             Frame(size, buckets=True)
     Frame((64, 64), buckets=True)
-
-
-@pytest.mark.parametrize("frame", [Frame((40, 24)), Frame((24, 40)), Frame(None), Frame((128, 128), buckets=True)])
-@pytest.mark.parametrize("at", [1.0, 0.5])
-def test_a_mask_is_cropped_as_its_picture_is(tmp_path: Path, frame: Frame, at: float) -> None:
-    """The picture is its own mask, so that both must come out the same."""
-    blocks = np.random.default_rng(3).integers(0, 256, (12, 20), np.uint8)
-    picture = Image.fromarray(blocks).resize((204, 124), Image.Resampling.BICUBIC)
-    mask = picture if at == 1 else picture.resize((102, 62), Image.Resampling.BOX)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # both lie on their side
-    path = saved(tmp_path, "x.png", picture.convert("RGB"), exif=exif)
-    pixels, counts, _ = load_image(path, frame, saved(tmp_path, "m.png", mask, exif=exif))
-    assert counts.shape == (1, *pixels.shape[1:])
-    assert (counts - (pixels[:1] + 1) / 2).abs().mean() < (0.003 if at == 1 else 0.03)
-
-
-def test_a_mask_counts_more_than_alpha_and_must_have_the_shape_of_its_picture(tmp_path: Path) -> None:
-    path = saved(tmp_path, "x.png", gradient(32, 16, "RGBA"))
-    white = saved(tmp_path, "white.png", Image.new("L", (16, 8), 255))
-    _, counts, _ = load_image(path, Frame(None, use_alpha=True), white)
-    assert torch.equal(counts, torch.ones(1, 16, 32))
-    pixels, *_ = load_image(path, AS_IT_IS, saved(tmp_path, "black.png", Image.new("L", (16, 8), 0)))
-    assert torch.equal(pixels, load_image(path, AS_IT_IS)[0])  # what does not count is not blackened
-    with pytest.raises(DatasetError, match=r"its mask other\.png has 16 x 16 px, expected the shape of 32 x 16 px"):
-        load_image(path, AS_IT_IS, saved(tmp_path, "other.png", Image.new("L", (16, 16))))
-
-
-def test_masks_are_found_by_stem_in_any_format(tmp_path: Path) -> None:
-    for name in ("a.png", "b.JPG", "c.txt", ".d.png"):
-        (tmp_path / name).touch()
-    assert {stem: path.name for stem, path in find_masks(tmp_path).items()} == {"a": "a.png", "b": "b.JPG"}
-    with pytest.raises(DatasetError, match=r"mask directory .* does not exist"):
-        find_masks(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("name", ["a_att.png", "a-masklabel.png", "a_att.jpg"])
-def test_a_mask_beside_its_picture_is_found(name: str, tmp_path: Path) -> None:
-    for each in ("a.jpg", name, "b.png", "c_att.png", "_att.png"):
-        Image.new("L", (16, 16)).save(tmp_path / each)
-    assert masks_beside(tmp_path) == {"a": tmp_path / name}
-    assert masks_beside(tmp_path / "nowhere") == {}
-
-
-def test_of_two_masks_dreamartists_counts(tmp_path: Path) -> None:
-    for each in ("a.jpg", "a-masklabel.png", "a_att.png"):
-        Image.new("L", (16, 16)).save(tmp_path / each)
-    assert masks_beside(tmp_path)["a"].name == "a_att.png"
-
-
-def test_dreamartists_greys_count_from_nothing_to_five_times(tmp_path: Path) -> None:
-    greys = np.repeat([0, 64, 127, 128, 191, 255], 8).astype(np.uint8)[None].repeat(8, 0)
-    picture = saved(tmp_path, "a.png", Image.new("RGB", (48, 8)))
-    mask = saved(tmp_path, "a_att.png", Image.fromarray(greys))
-    counts = load_image(picture, AS_IT_IS, mask).counts
-    wanted = [0, 64 / 127, 1, 1 + 4 / 128, 1 + 4 * 64 / 128, 5]  # peers.md 2.2, 6
-    assert counts[0, 0, ::8].tolist() == pytest.approx(wanted, rel=1e-6)
-    other = load_image(picture, AS_IT_IS, saved(tmp_path, "a-masklabel.png", Image.fromarray(greys))).counts
-    assert other[0, 0, ::8].tolist() == pytest.approx([each / 255 for each in (0, 64, 127, 128, 191, 255)])

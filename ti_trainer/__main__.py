@@ -12,7 +12,7 @@ from ti_trainer import __version__
 from ti_trainer.commands import INTERRUPTED
 from ti_trainer.errors import TITrainerError
 
-COMMANDS = ("preprocess", "create", "train", "generate", "evaluate", "convert", "info", "bench", "demo", "page")
+COMMANDS = ("preprocess", "spread", "create", "train", "generate", "evaluate", "convert", "info", "bench", "demo", "page")
 FAILED = 1
 
 

@@ -17,6 +17,8 @@ KIB, GIB = 2**10, 2**30
 KEPT = {"SD 1.x": 176 * KIB, "SD 2.x": 165 * KIB, "SDXL": 316 * KIB}
 KEPT_UNDER_AUTOCAST = {"SD 1.x": 220 * KIB, "SD 2.x": 240 * KIB, "SDXL": 380 * KIB}  # which keeps some in float32
 KEPT_RECOMPUTING = {"SD 1.x": 36 * KIB, "SD 2.x": 25 * KIB, "SDXL": 30 * KIB}
+# The same of a VAE's decoder, by latent place of the pictures that are decoded at once.
+DECODED, DECODED_RECOMPUTING = 711 * KIB, 440 * KIB
 BESIDES = 1.5 * GIB  # kernels' workspace, the block at hand, and what lies scattered; an estimate
 
 
@@ -42,11 +44,28 @@ def bytes_of(*modules: nn.Module, but_on: torch.device | None = None) -> int:
     return sum(each.numel() * each.element_size() for each in weights if but_on is None or each.device.type != but_on.type)
 
 
-def plan(family: str, places: int, free: int, vae: int, bytes_per_number: int, *, autocast: bool = False) -> MemoryPlan:
-    """How batches of this many latent places fit into this much free memory, and `vae` more if the VAE leaves it."""
+def plan(
+    family: str,
+    places: int,
+    free: int,
+    vae: int,
+    bytes_per_number: int,
+    *,
+    autocast: bool = False,
+    decoded: int = 0,
+    bytes_per_pixel_number: int = 4,
+) -> MemoryPlan:
+    """How batches of this many latent places fit into this much free memory, and `vae` more if the VAE leaves it.
+
+    `decoded` places are decoded at once in each step, by a VAE of so many bytes per number: then it cannot leave.
+    """
+    vae = 0 if decoded else vae
     kept = KEPT_UNDER_AUTOCAST if autocast else KEPT
     whole, least = (
-        places * table.get(family, table["SD 1.x"]) * bytes_per_number // 2 + BESIDES for table in (kept, KEPT_RECOMPUTING)
+        places * table.get(family, table["SD 1.x"]) * bytes_per_number // 2
+        + decoded * decoder * bytes_per_pixel_number // 2
+        + BESIDES
+        for table, decoder in ((kept, DECODED), (KEPT_RECOMPUTING, DECODED_RECOMPUTING))
     )
     vae_in_ram = vae > 0 and whole > free
     recompute = whole > free + vae
@@ -55,7 +74,7 @@ def plan(family: str, places: int, free: int, vae: int, bytes_per_number: int, *
     if vae_in_ram:
         words += "; the VAE waits in RAM"
     if recompute:
-        words += "; parts of the U-Net are computed twice, which takes up to half as long again"
+        words += "; parts of the network are computed twice, which takes up to half as long again"
     if need > room:
         words += ". That may be too much: use a smaller batch size, width and height, or close what else uses the GPU"
     return MemoryPlan(vae_in_ram, recompute, words + ".")

@@ -13,10 +13,10 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import group_norm, interpolate
 
 from ti_trainer.embedding import Embedding
-from ti_trainer.errors import ConfigError
+from ti_trainer.errors import ConfigError, ModelError
 from ti_trainer.prompts import TokenizedPrompt
 
 PredictionType = Literal["epsilon", "v_prediction"]
@@ -80,8 +80,11 @@ class DiffusionModel(Protocol):
         """Within it the weights need no gradients and the network is ready to train through; afterwards all is as before."""
         ...
 
-    def fit_memory(self, places: int) -> str:
-        """Choose what gives way in training batches of this many latent places (B H W); in words, "" for no choice."""
+    def fit_memory(self, places: int, decoded: int = 0) -> str:
+        """Choose what gives way in training batches of this many latent places (B H W); in words, "" for no choice.
+
+        `decoded`: so many places are decoded at once in each step, for losses of pixels.
+        """
         ...
 
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
@@ -107,6 +110,13 @@ class DiffusionModel(Protocol):
         """
         ...
 
+    def image_attention(self, pixels: Tensor) -> Tensor:
+        """(H W, H W): how much each latent place of one picture (1, 3, 8 H, 8 W) attends to each other in the VAE's encoder.
+
+        Rows sum to one. ModelError for a VAE without attention.
+        """
+        ...
+
     def encode_prompts(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:
         """The conditioning of B prompts in which every key of `words` stands for its vectors; differentiable in them."""
         ...
@@ -116,7 +126,11 @@ class DiffusionModel(Protocol):
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels of latents, with gradient."""
+        """Pixels of latents, not clamped; gradients of them have to be taken within `decoding`."""
+        ...
+
+    def decoding(self) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        """Within it there is `decode`, and the VAE stays where it computes, for the way back through it."""
         ...
 
 
@@ -130,6 +144,25 @@ def masked_channels(
     hidden = torch.ones_like(pixels[:, :1]) if masks is None else (masks > 0.5).to(pixels)
     latents, _ = encode_images(pixels * (1 - hidden))
     return torch.cat([interpolate(hidden.to(latents), latents.shape[-2:]), latents], 1)  # (B, 1 + C, H, W)
+
+
+def attention_of(block: object, names: Sequence[str], encode: Callable[[], object]) -> Tensor:
+    """`image_attention` of a block with one head, by what `encode` feeds it; `names`: its norm, query and key."""
+    if not all(hasattr(block, name) for name in names):
+        message = "This model's VAE has no attention in its encoder: it cannot spread masks. Paint them as they shall be."
+        raise ModelError(message)
+    norm, query, key = (getattr(block, name) for name in names)
+    fed: list[Tensor] = []
+    hook = block.register_forward_pre_hook(lambda _, given: fed.append(given[0]))
+    try:
+        encode()
+    finally:
+        hook.remove()
+    normed = group_norm(fed[0].float(), norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps)  # (1, c, H, W)
+    places = normed[0].flatten(1).T  # (H W, c)
+    # The original code's are 1 x 1 convolutions, whose weights are (c, c, 1, 1).
+    asked, offered = (places @ each.weight.float().flatten(1).T + each.bias.float() for each in (query, key))
+    return (asked @ offered.T / asked.shape[1] ** 0.5).softmax(1)  # (H W, H W)
 
 
 def check_fits(model: DiffusionModel, embedding: Embedding) -> None:

@@ -23,7 +23,12 @@ def tasks(folder: Path, count: int) -> list[tuple[int, dict]]:
     for number in range(count):
         Image.new("RGB", (80, 80)).save(folder / f"{number}.bmp")
         path = str(folder / f"{number}.bmp")
-        made.append((number, {"path": path, "folder": str(folder / "made"), "stem": str(number), "keep": [], "mine": {}}))
+        made.append(
+            (
+                number,
+                {"path": path, "folder": str(folder / "made"), "stem": str(number), "keep": [], "mine": {}, "mask": None},
+            )
+        )
     return made
 
 
@@ -49,7 +54,10 @@ def test_a_worker_that_is_killed_takes_only_its_task_with_it(tmp_path: Path, mon
     monkeypatch.setattr(pool.subprocess, "Popen", popen)
     fifo = tmp_path / "stuck.png"
     os.mkfifo(fifo)  # whoever opens it waits
-    stuck = ("stuck", {"path": str(fifo), "folder": str(tmp_path / "made"), "stem": "stuck", "keep": [], "mine": {}})
+    stuck = (
+        "stuck",
+        {"path": str(fifo), "folder": str(tmp_path / "made"), "stem": "stuck", "keep": [], "mine": {}, "mask": None},
+    )
     answers, killed = {}, False
     work = pool.work_off([stuck, *tasks(tmp_path, 4)], SETTINGS, never, 2)
     for key, answer in work:

@@ -214,6 +214,8 @@ def test_visitors_from_the_network_get_no_further_than_their_folders(
     assert "not for visitors" in wrong(destination=str(outside / "made"))["destination"]
     for tagger in (outside / "tagger", f'"{outside}/tagger"', f" {outside}/tagger", "tagger", "~"):
         assert "not for visitors" in str(wrong(tagger=str(tagger)))
+        assert "not for visitors" in str(wrong(masks=str(tagger)))
         assert wrong(blip_model=str(tagger))
+    assert "is the source" in wrong(masks=f' "{inside}/photos"')["masks"]
     assert "download" in wrong(blip_model="somebody/something-large")["blip_model"]
     assert "expected the path" in str(wrong(source="a\0b"))

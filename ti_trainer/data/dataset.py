@@ -10,7 +10,7 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ti_trainer.data.images import Frame, load_image
-from ti_trainer.data.masks import mask_weight
+from ti_trainer.data.mask_weight import mask_weight
 from ti_trainer.data.plan import Warn, plan
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.data.subsets import Subset, read_subsets
@@ -35,7 +35,7 @@ class Item:
     """One picture: latents (C, H, W), their standard deviation if drawn anew each time, its loss weight (1, H, W).
 
     What some models are told of it besides: `sizes` as in `Loaded`, and `masked` (1 + C, H, W) for inpainting. It comes up
-    `repeats` times in an epoch, times the data set's own repeats.
+    `repeats` times in an epoch, times the data set's own repeats. `pixels` (3, 8 H, 8 W) uint8, if kept, are on the CPU.
     """
 
     path: Path
@@ -48,13 +48,15 @@ class Item:
     subset: Subset
     repeats: int = 1
     has_mask: bool = False
+    pixels: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
     """What one forward pass needs: latents and noise (B, C, H, W), timesteps (B,), a loss weight (B, 1, H, W) or None.
 
-    `negative_prompts` are what is guided away from, none in plain Textual Inversion.
+    `negative_prompts` are what is guided away from, none in plain Textual Inversion. Pixels (B, 3, 8 H, 8 W) uint8 are
+    there for losses of pixels only.
     """
 
     latents: Tensor
@@ -64,6 +66,7 @@ class Batch:
     weight: Tensor | None
     pictures: PictureConditioning
     negative_prompts: tuple[str, ...] = ()
+    pixels: Tensor | None = None
 
 
 def sample_rng(seed: int, number: int) -> np.random.Generator:
@@ -165,7 +168,8 @@ class Dataset:
             )
             latents.append(drawn)
         device = latents[0].device
-        weights = [self.items[index].weight for _, index in samples]
+        items = [self.items[index] for _, index in samples]
+        weights = [item.weight for item in items]
         weight = None
         if any(each is not None for each in weights):
             ones = torch.ones_like(latents[0][:1])
@@ -176,8 +180,9 @@ class Dataset:
             torch.tensor(timesteps).to(device),
             tuple(prompts),
             weight,
-            picture_conditioning([self.items[index] for _, index in samples]),
+            picture_conditioning(items),
             tuple(negative_prompts) if self.prompter.negative else (),
+            None if items[0].pixels is None else torch.stack([item.pixels for item in items]).to(device),
         )
 
     def _prompts(self, item: Item, rng: np.random.Generator) -> tuple[str, str]:
@@ -211,6 +216,7 @@ def load_dataset(
     prior_loss_weight: float = 1.0,
     mask_outside: float = 0.0,
     normalize_masks: bool = True,
+    keep_pixels: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
     warn: Warn = log.warning,
 ) -> Dataset:
@@ -243,8 +249,9 @@ def load_dataset(
         weight = _scaled(counts, mean, subset.weight * (prior_loss_weight if subset.is_reg else 1))
         kept_std = std if latent_sampling == "random" else None
         masked = None if masked is None else masked[0]
-        has_mask = each.mask is not None
-        items.append(Item(path, caption, mean, kept_std, weight, loaded.sizes, masked, subset, each.repeats, has_mask))
+        pixels = ((loaded.pixels + 1) * 127.5).round().to(torch.uint8) if keep_pixels else None
+        item = Item(path, caption, mean, kept_std, weight, loaded.sizes, masked, subset, each.repeats)
+        items.append(replace(item, has_mask=each.mask is not None, pixels=pixels))
     if all(item.subset.is_reg for item in items):
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in skipped[:5])
         where = ", ".join(str(subset.folder) for subset in subsets if not subset.is_reg)

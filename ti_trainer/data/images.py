@@ -16,12 +16,12 @@ from torch import Tensor
 
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.buckets import STEP, bucket_size, bucket_sizes
-from ti_trainer.data.masks import attention
+from ti_trainer.data.mask_weight import attention
+from ti_trainer.data.masks import read_mask
 from ti_trainer.data.pictures import ATTENTION, has_alpha, upright, upright_size
 from ti_trainer.errors import ConfigError, DatasetError
 
 MULTIPLE = 8  # the VAE works on blocks of 8 px
-SAME_SHAPE = 0.02  # of a picture and its mask, as a fraction
 
 
 @dataclass(frozen=True)
@@ -80,23 +80,16 @@ def load_image(path: Path, frame: Frame, mask: Path | None = None) -> Loaded:
     pixels = _tensor(_fitted(picture, size))  # (3 or 4, H, W)
     counts = pixels[3:] if len(pixels) == 4 else None
     if mask is not None:
-        counts = _tensor(_fitted(_mask(mask, original, picture.size), size))
+        grey = read_mask(mask, original)
+        if grey.size != picture.size:
+            grey = grey.resize(picture.size, Image.Resampling.BILINEAR)
+        counts = _tensor(_fitted(grey, size))
     counts = None if counts is None else counts.float()
     return Loaded(
         pixels[:3].float() / 127.5 - 1,
         counts if counts is None else attention(counts) if mask and mask.stem.endswith(ATTENTION) else counts / 255,
         (original[1], original[0], *_crop(original, size), *pixels.shape[1:]),
     )
-
-
-def _mask(path: Path, original: tuple[int, int], read_at: tuple[int, int]) -> Image.Image:
-    """The mask of a picture of this original size, as large as the picture was read."""
-    with Image.open(path) as opened:
-        mask = upright(opened).convert("RGB").convert("L")
-    if abs(mask.width * original[1] / (mask.height * original[0]) - 1) > SAME_SHAPE:
-        message = f"its mask {path.name} has {mask.width} x {mask.height} px, expected the shape of {_px(original)}"
-        raise DatasetError(message)
-    return mask if mask.size == read_at else mask.resize(read_at, Image.Resampling.BILINEAR)
 
 
 def _tensor(picture: Image.Image) -> Tensor:

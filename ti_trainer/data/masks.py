@@ -1,18 +1,18 @@
-"""Masks: grey pictures that say how much each place of another picture counts. Where they lie and what their greys mean.
+"""Masks: grey pictures that say how much each place of another picture counts. Where they lie, and their pixels.
 
-C latent channels, H W latent height and width.
+Knows no tensors: workers load this. What greys mean is in mask_weight.py.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
+from PIL import Image
 
-from ti_trainer.data.pictures import MASKS, is_image
+from ti_trainer.data.pictures import MASKS, is_image, upright
 from ti_trainer.errors import DatasetError
+
+SAME_SHAPE = 0.02  # how much the shapes of a picture and its mask may differ, as a fraction
 
 
 def find_masks(folder: Path) -> dict[str, Path]:
@@ -34,22 +34,20 @@ def masks_beside(folder: Path) -> dict[str, Path]:
     return {stem: path for stem, path in found.items() if stem in stems}
 
 
-def attention(grey: Tensor) -> Tensor:
-    """DreamArtist's weights of greys 0 to 255: up to the middle 0 to 1, above it 1 to 5."""
-    return torch.where(grey <= 127, grey / 127, 1 + 4 * (grey - 127) / 128)
+def mark_of(stem: str) -> str:
+    """How the stem of a mask's name ends, "_att" or "-masklabel"; "" for what is no mask by its name."""
+    return next((mark for mark in MASKS if stem.endswith(mark)), "")
 
 
-def mask_weight(counts: Tensor, latents: Tensor, outside: float = 0.0, *, normalize: bool = True) -> Tensor:
-    """(1, H, W) from what a mask or alpha (1, 8 H, 8 W) counts, which is nowhere less than `outside`.
+def read_mask(path: Path, of: tuple[int, int]) -> Image.Image:
+    """The mask of a picture of this size, (width, height) in px: grey, upright, as large as it is.
 
-    Normalised it has mean 1, so that pictures with a small mask count as much as others, and is ones if it is the same
-    everywhere; with nothing outside, the least counts for nothing, as in the WebUI.
+    DatasetError for one of another shape; OSError and others that Pillow raises for a broken file.
     """
-    small = interpolate(counts[None].to(latents.device), latents.shape[-2:], mode="area")[0]
-    if normalize and not outside:
-        small = small - small.min()
-    small = small.clamp(min=outside)
-    if not normalize:
-        return small
-    mean = small.mean()
-    return small / mean if mean > 0 else torch.ones_like(small)
+    with Image.open(path) as opened:
+        mask = upright(opened).convert("RGB").convert("L")
+    if abs(mask.width * of[1] / (mask.height * of[0]) - 1) > SAME_SHAPE:
+        size = f"{mask.width} x {mask.height} px"
+        message = f"its mask {path.name} has {size}, expected the shape of {of[0]} x {of[1]} px"
+        raise DatasetError(message)
+    return mask

@@ -147,6 +147,13 @@ class PreprocessConfig:
         label="Keep transparency",
         section="files",
     )
+    masks: str = option(
+        "",
+        "A folder with grey pictures of the images' names, white where it counts (as kohya's). They are cut as the images "
+        "are and written beside them. Masks beside your images (a_att.png, a-masklabel.png) are taken along anyway.",
+        label="Mask directory",
+        section="files",
+    )
     format: Literal["png", "jpg", "webp"] = option(
         "png", "png loses nothing; jpg and webp are smaller, at quality 95.", label="File format", section="files"
     )

@@ -120,14 +120,16 @@ def auto_sized(
     return best and _exact_centre(source, best)
 
 
-def render(photo: Image.Image, cut: Cut, source: Size) -> Image.Image:
+def render(
+    photo: Image.Image, cut: Cut, source: Size, resampling: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
     """The picture. `photo` may have been decoded smaller than its `source` size is."""
     across, down = photo.width / source[0], photo.height / source[1]
     left, top, right, bottom = cut.box
     box = (left * across, top * down, min(right * across, photo.width), min(bottom * down, photo.height))
     if box == (0, 0, *cut.size) == (0, 0, *photo.size):
         return photo
-    return photo.resize(cut.size, Image.Resampling.LANCZOS, box)
+    return photo.resize(cut.size, resampling, box)
 
 
 def draft_size(source: Size, cuts: Iterable[Cut]) -> Size:

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ti_trainer.data.pictures import LEFT_OUT
+from ti_trainer.data.mask_files import KEPT
+from ti_trainer.data.masks import mark_of
+from ti_trainer.data.pictures import LEFT_OUT, MASKS, image_endings
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import write_bytes
 
@@ -23,11 +25,15 @@ FILE = ".ti_trainer-preprocess.json"
 JOURNAL = ".ti_trainer-preprocess.journal"  # what came since, a line each; there only while we work, or after a kill
 LONGEST_STEM = 180  # bytes: most file systems end at 255, and endings come on top
 Stamp = list[int]  # length in bytes, time of change in ns
+NOT_OURS: Stamp = [0, 0]  # no picture's
 
 
 @dataclass
 class Entry:
-    """One photo and its pictures, by their names the stamps they were written with; `settings` only once all is done."""
+    """One photo, its pictures and their masks, by their names the stamps they were written with.
+
+    `settings` only once all is done. A mask that was there before, and is not ours, has the stamp NOT_OURS.
+    """
 
     path: str
     relative: str
@@ -36,6 +42,7 @@ class Entry:
     settings: str = ""
     pictures: dict[str, Stamp] = field(default_factory=dict)
     captions: dict[str, str] = field(default_factory=dict)  # a .txt file's name: hash of what we wrote
+    masks: dict[str, Stamp] = field(default_factory=dict)
 
 
 @dataclass
@@ -71,8 +78,8 @@ class Ledger:
         """Remove what a killed process was writing."""
         if not (self.folder / JOURNAL).exists():
             return
-        stems = "|".join(re.escape(each.stem) for each in self.entries)
-        half = re.compile(rf"\.({stems})(-\d+)?(-flipped)?-[a-z0-9_]{{8}}\.(png|jpg|webp|txt)")
+        stems, marks = "|".join(re.escape(each.stem) for each in self.entries), "|".join(MASKS)
+        half = re.compile(rf"\.({stems})(-\d+)?(-flipped)?({marks})?-[a-z0-9_]{{8}}\.(png|jpg|webp|txt)")
         for path in self.folder.iterdir():
             if half.fullmatch(path.name):
                 path.unlink(missing_ok=True)
@@ -99,28 +106,50 @@ class Ledger:
 
     def changed(self, entry: Entry) -> set[str]:
         """Names, without their endings, of its pictures that somebody changed, or left out: they are not made again."""
-        return {Path(name).stem for name in entry.pictures if self._is_left_out(name) or self._is_changed(entry, name)}
+        pictures = entry.pictures.items()
+        return {Path(name).stem for name, stamp in pictures if self._is_left_out(name) or self._is_changed(name, stamp)}
 
     def is_done(self, entry: Entry, settings: str) -> bool:
         """Whether all was made with these settings and is still there."""
-        there = ((self.folder / name).exists() or self._is_left_out(name) for name in entry.pictures)
-        return entry.settings == settings and all(there)
+        if entry.settings != settings:
+            return False
+        out = {Path(name).stem for name in entry.pictures if self._is_left_out(name)}
+        masks = (name for name in entry.masks if picture_of(name) not in out)
+        return all((self.folder / name).exists() or self._is_left_out(name) for name in (*entry.pictures, *masks))
 
     def was_edited(self, entry: Entry, caption: Path) -> bool:
         """Whether somebody has changed a caption since it was written, or wrote it in the first place."""
         return caption.exists() and caption_hash(caption.read_bytes()) != entry.captions.get(caption.name)
 
+    def masks_to_keep(self, entry: Entry, kept: Collection[str]) -> dict[str, Stamp]:
+        """Its masks that somebody painted over, and those of pictures that are `kept`, by their stems."""
+        masks = entry.masks.items()
+        there = {name for name in entry.masks if (self.folder / name).exists() or self._is_left_out(name)}
+        return {
+            name: stamp
+            for name, stamp in masks
+            if self._is_changed(name, stamp) or (picture_of(name) in kept and name in there)
+        }
+
     def leftovers(self, entry: Entry, made: Collection[str]) -> list[str]:
-        """Names of what earlier settings made, that nobody changed and that is not among what was `made` now."""
-        pictures = [name for name in entry.pictures if not self._is_changed(entry, name)]
+        """Names of what earlier settings made, that nobody changed and that is not among what was `made` now.
+
+        A mask that somebody painted keeps its picture: alone it would be taken for one.
+        """
+        pictures = [name for name, stamp in (entry.pictures | entry.masks).items() if not self._is_changed(name, stamp)]
         captions = [name for name in entry.captions if not self.was_edited(entry, self.folder / name)]
-        return sorted({*pictures, *captions} - set(made))
+        gone, stems = {*pictures, *captions} - set(made), {Path(name).stem for name in made}
+        return sorted(name for name in gone if Path(name).stem in stems or not self._has_mask(entry, name, gone))
+
+    def _has_mask(self, entry: Entry, picture: str, but: Collection[str]) -> bool:
+        names = mask_names(Path(picture).stem) if picture in entry.pictures else ()
+        return any((self.folder / name).exists() for name in names if name not in but)
 
     def _is_left_out(self, name: str) -> bool:
-        return (self.folder / LEFT_OUT / name).exists()
+        return (self.folder / LEFT_OUT / name).exists() or is_taken_away(self.folder, name)
 
-    def _is_changed(self, entry: Entry, name: str) -> bool:
-        return (self.folder / name).exists() and stamp_of(self.folder / name) != entry.pictures[name]
+    def _is_changed(self, name: str, stamp: Stamp) -> bool:
+        return (self.folder / name).exists() and stamp_of(self.folder / name) != stamp
 
     def _read_journal(self) -> None:
         journal = self.folder / JOURNAL
@@ -137,14 +166,31 @@ class Ledger:
         entry.settings = noted.get("settings", "")
         if "settings" in noted:
             entry.pictures, entry.captions = noted["pictures"], noted["captions"]
+            entry.masks = noted.get("masks", {})
             return
         path, is_caption = self.folder / noted["name"], "hash" in noted
-        known = entry.captions if is_caption else entry.pictures
+        known = entry.captions if is_caption else entry.masks if "mask" in noted else entry.pictures
         if path.exists() and path.name in known:
             present = caption_hash(path.read_bytes()) if is_caption else stamp_of(path)
             if present == known[path.name]:
                 return
         known[path.name] = noted["hash" if is_caption else "stamp"]
+
+
+def picture_of(mask: str) -> str:
+    """The stem of the picture that a mask of this name belongs to."""
+    stem = Path(mask).stem
+    return stem.removesuffix(mark_of(stem))
+
+
+def mask_names(picture: str) -> list[str]:
+    """What masks beside a picture of this stem may be called, whoever made them."""
+    return [f"{picture}{mark}{ending}" for mark in MASKS for ending in sorted(image_endings())]
+
+
+def is_taken_away(folder: Path, mask: str) -> bool:
+    """Whether somebody took a mask of this name away in the panel where they are painted."""
+    return (folder / LEFT_OUT / KEPT / mask).exists()
 
 
 def note(folder: Path, stem: str, **line: Any) -> None:
@@ -167,7 +213,8 @@ def caption_hash(content: bytes) -> str:
 def free_stem(relative: str, taken: set[str]) -> str:
     """A name for a photo's pictures: its own, its sub-folder's before it, a number behind where pictures would collide.
 
-    `taken`, in lower case, are those of others: a second part of `a` is `a-2`, which no photo of that name may have too.
+    `taken`, in lower case, are those of others: a second part of `a` is `a-2`, which no photo of that name may have too, and
+    `a_att` is its mask.
     """
     wanted = Path(relative).with_suffix("").as_posix().replace("/", "_").replace("\\", "_")
     if len(wanted.encode(errors="surrogateescape")) > LONGEST_STEM:
@@ -181,13 +228,14 @@ def free_stem(relative: str, taken: set[str]) -> str:
 
 def _names_like(stem: str) -> set[str]:
     """The stem, and stems whose pictures' names it may have."""
-    plain = stem.removesuffix("-flipped")
-    return {stem, plain, re.sub(r"-\d+$", "", plain)}
+    unmarked = stem.removesuffix(mark_of(stem))
+    plain = unmarked.removesuffix("-flipped")
+    return {stem, unmarked, plain, re.sub(r"-\d+$", "", plain)}
 
 
 def _check(entry: Entry) -> None:
     """ValueError if it names files elsewhere: leftovers are removed by these names."""
-    for name in (entry.stem, *entry.pictures, *entry.captions):
+    for name in (entry.stem, *entry.pictures, *entry.captions, *entry.masks):
         if name != Path(name).name or "\\" in name:
             message = f"{name!r} is no name of a file"
             raise ValueError(message)

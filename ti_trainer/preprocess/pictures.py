@@ -1,4 +1,4 @@
-"""One photo becomes one or more pictures of a data set: cut, resized, flipped. Knows no folders and no captions.
+"""One photo, and its mask, become pictures of a data set: cut, resized, flipped. Knows no folders and no captions.
 
 Sizes are (width, height) in pixels of the photo held upright.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from ti_trainer.data.masks import read_mask
 from ti_trainer.data.pictures import FLIPPED, has_alpha, upright, upright_size
 from ti_trainer.errors import DatasetError
 from ti_trainer.preprocess import crops, focal
@@ -27,10 +28,14 @@ SAVING = {  # PNG: level 1 is several times as fast as the default and a few per
 
 @dataclass(frozen=True)
 class Result:
-    """A picture that was made, and what its file's name has after the photo's: "", "-2", "-flipped", "-2-flipped"."""
+    """A picture that was made, and what its file's name has after the photo's: "", "-2", "-flipped", "-2-flipped".
+
+    `mask` is grey and of the picture's size.
+    """
 
     suffix: str
     picture: Image.Image
+    mask: Image.Image | None = None
 
     @property
     def flipped(self) -> bool:
@@ -43,8 +48,11 @@ class Result:
         return self.suffix.endswith(DEBUG)
 
 
-def results(path: Path, config: PreprocessConfig, faces: Faces | None) -> list[Result]:
-    """Every picture that the photo becomes. DatasetError if none, and whatever Pillow raises for a broken file."""
+def results(path: Path, config: PreprocessConfig, faces: Faces | None, mask: Path | None = None) -> list[Result]:
+    """Every picture that the photo becomes, each with its part of the mask.
+
+    DatasetError if there is none or the mask has another shape, and whatever Pillow raises for a broken file.
+    """
     with Image.open(path) as opened:
         size = upright_size(opened)
         wanted = (config.width, config.height)
@@ -52,6 +60,7 @@ def results(path: Path, config: PreprocessConfig, faces: Faces | None) -> list[R
         by_focus = config.resize == "focal" and not parts and size[0] != size[1]
         cuts = parts or [crops.centre(size, wanted) if by_focus else _cut(size, config)]
         picture = _without_alpha(upright(opened, crops.draft_size(size, cuts)), keep=config.keep_alpha)
+    grey = read_mask(mask, size) if mask else None
     made: list[Result] = []
     if by_focus:
         scaled = picture.convert("RGB").resize(crops.covering(size, wanted), Image.Resampling.BICUBIC)
@@ -62,7 +71,8 @@ def results(path: Path, config: PreprocessConfig, faces: Faces | None) -> list[R
             made.append(Result(DEBUG, focal.annotate(scaled, focus, _within(cuts[0], size, scaled.size))))
     for number, cut in enumerate(cuts, start=1):
         suffix = f"-{number}" if len(cuts) > 1 else ""
-        made += _with_mirrored(Result(suffix, crops.render(picture, cut, size)), flip=config.flip)
+        part = crops.render(grey, cut, size, Image.Resampling.BILINEAR) if grey else None  # Lanczos would ring
+        made += _with_mirrored(Result(suffix, crops.render(picture, cut, size), part), flip=config.flip)
     return made
 
 
@@ -95,7 +105,7 @@ def _cut(size: crops.Size, config: PreprocessConfig) -> crops.Cut:
 def _with_mirrored(made: Result, *, flip: bool) -> Iterator[Result]:
     yield made
     if flip:
-        yield Result(made.suffix + FLIPPED, ImageOps.mirror(made.picture))
+        yield Result(made.suffix + FLIPPED, ImageOps.mirror(made.picture), ImageOps.mirror(made.mask) if made.mask else None)
 
 
 def _within(cut: crops.Cut, size: crops.Size, scaled: crops.Size) -> crops.Box:

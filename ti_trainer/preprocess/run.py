@@ -21,7 +21,8 @@ from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes
 from ti_trainer.preprocess import faces
 from ti_trainer.preprocess.config import PreprocessConfig
-from ti_trainer.preprocess.ledger import Entry, Ledger, Stamp, caption_hash, note, stamp_of
+from ti_trainer.preprocess.ledger import NOT_OURS, Entry, Ledger, Stamp, caption_hash, note, picture_of, stamp_of
+from ti_trainer.preprocess.masks import Mask, check_folder, masks_of
 from ti_trainer.preprocess.pictures import Result, results
 from ti_trainer.preprocess.pool import work_off
 from ti_trainer.preprocess.tags import merged
@@ -39,8 +40,9 @@ class Summary:
     photos: int = 0
     pictures: int = 0
     captions: int = 0
+    masks: int = 0
     done_before: int = 0
-    kept: list[str] = field(default_factory=list)  # pictures and captions that somebody had changed, or left out
+    kept: list[str] = field(default_factory=list)  # what somebody had changed, painted or left out
     failed: list[tuple[str, str]] = field(default_factory=list)
     stopped: bool = False
     seconds: float = 0.0
@@ -48,7 +50,8 @@ class Summary:
     def lines(self) -> list[str]:
         """For people: what was done, without the reasons of what failed."""
         made = f"{self.photos} photos became {self.pictures} pictures in {self.seconds:.0f} s"
-        said = [made + (f", {self.captions} with a caption." if self.captions else ".")]
+        counts = {"a caption": self.captions, "a mask": self.masks}
+        said = [", ".join([made, *(f"{count} with {what}" for what, count in counts.items() if count)]) + "."]
         if self.done_before:
             said.append(f"{self.done_before} photos had been done before, with the same options.")
         if self.kept:
@@ -64,6 +67,7 @@ class _Task:
     """A photo to be made pictures of, but for those to be kept; `settings` name the options that they are made with."""
 
     path: Path
+    mask: Mask | None
     entry: Entry
     kept: set[str]
     settings: str
@@ -71,8 +75,9 @@ class _Task:
     def order(self, folder: Path) -> dict[str, Any]:
         """For a worker."""
         entry = self.entry
-        known = {"stem": entry.stem, "keep": sorted(self.kept), "mine": entry.pictures}
-        return {"path": str(self.path), "folder": str(folder), **known}
+        known = {"stem": entry.stem, "keep": sorted(self.kept), "mine": entry.pictures, "masks": entry.masks}
+        mask = [str(self.mask.path), self.mask.mark] if self.mask else None
+        return {"path": str(self.path), "mask": mask, "folder": str(folder), **known}
 
 
 @dataclass(frozen=True)
@@ -98,15 +103,18 @@ class Preprocessing:
         if self.destination.exists() and not self.destination.is_dir():
             message = f"The destination {self.destination} is a file: name a folder, which is made if there is none."
             raise ConfigError(message)
+        if self._masks_folder is not None:
+            check_folder(self._masks_folder, self.source)
         if not self.config.recursive:
             return find_images(self.source)
         if not self.source.is_dir():
             return find_images(self.source)  # says so
-        elsewhere = (LEFT_OUT, DEBUG_FOLDER)
+        others = {destination, *([self._masks_folder.resolve()] if self._masks_folder else [])}
         found = pictures_among(
             path
             for path in self.source.rglob("*")
-            if destination not in path.resolve().parents and path.parent.name not in elsewhere
+            if others.isdisjoint(path.resolve().parents)
+            and not {LEFT_OUT, DEBUG_FOLDER}.intersection(path.relative_to(self.source).parts)
         )
         if not found:
             message = f"There are no pictures in {self.source} and its sub-folders: put some there (.png, .jpg, .webp, ...)."
@@ -134,12 +142,15 @@ class Preprocessing:
         summary, ledger = Summary(), Ledger.of(self.destination)
         ledger.tidy()
         common, tasks = self._settings(), []
+        source = self.source.resolve()
+        masks = masks_of((source / path.relative_to(self.source) for path in photos), source, self._masks_folder)
         for path, entry in ledger.enter(self._entered(photos, summary)).items():
-            settings = common + self._caption_stamp(path)
+            mask = masks.get(path)
+            settings = common + self._caption_stamp(path) + (mask.stamp() if mask else "")
             if ledger.is_done(entry, settings):
                 summary.done_before += 1
             else:
-                tasks.append(_Task(path, entry, ledger.changed(entry), settings))
+                tasks.append(_Task(path, mask, entry, ledger.changed(entry), settings))
         over = len(photos) - len(tasks)
         progress(over, len(photos))
         if tasks:
@@ -182,7 +193,7 @@ class Preprocessing:
                     if "failed" in answer:
                         summary.failed.append((task.entry.relative, answer["failed"]))
                     else:
-                        failed = self._enter(task, answer["written"], ledger, caption, summary)
+                        failed = self._enter(task, answer, ledger, caption, summary)
                         in_vain = in_vain + 1 if failed else 0
                         if in_vain == CAPTIONS_IN_VAIN:
                             message = f"{in_vain} captions failed one after the other: {failed}"
@@ -193,13 +204,17 @@ class Preprocessing:
                     ledger.save()
 
     def _enter(
-        self, task: _Task, written: dict[str, Stamp], ledger: Ledger, caption: Caption | None, summary: Summary
+        self, task: _Task, answer: dict[str, Any], ledger: Ledger, caption: Caption | None, summary: Summary
     ) -> str | None:
         """Write captions, remove what earlier settings made of the photo, and note what there is now; or say why not."""
-        entry = task.entry
+        entry, written = task.entry, answer["written"]
         entry.settings = ""
         kept = {name: stamp for name, stamp in entry.pictures.items() if Path(name).stem in task.kept}
+        painted = {name: entry.masks.get(name, NOT_OURS) for name in answer["painted"]}
+        unmasked = task.kept - {picture_of(name) for name in answer["masks"]}
+        masks = ledger.masks_to_keep(entry, unmasked) | painted | answer["masks"]
         entry.pictures |= written
+        entry.masks |= masks
         there = [name for name in (*kept, *written) if (self.destination / name).exists()]
         try:
             captions = self._write_captions(task, there, ledger, caption, summary)
@@ -212,13 +227,17 @@ class Preprocessing:
         captions |= {
             name: old for name, old in entry.captions.items() if Path(name).stem in task.kept and name not in captions
         }
-        for name in ledger.leftovers(entry, [*kept, *written, *captions]):
+        gone = ledger.leftovers(entry, [*kept, *written, *captions, *masks])
+        for name in gone:
             (self.destination / name).unlink(missing_ok=True)
-        entry.pictures, entry.captions, entry.settings = kept | written, captions, task.settings
-        note(self.destination, entry.stem, settings=entry.settings, pictures=entry.pictures, captions=captions)
+        entry.pictures = {name: stamp for name, stamp in entry.pictures.items() if name not in gone}
+        entry.captions, entry.masks, entry.settings = captions, masks, task.settings
+        now = {"pictures": entry.pictures, "captions": captions, "masks": masks}
+        note(self.destination, entry.stem, settings=entry.settings, **now)
         summary.photos += 1
         summary.pictures += len(written)
-        summary.kept += kept
+        summary.masks += len(answer["masks"])
+        summary.kept += [*kept, *painted]
         return None
 
     def _write_captions(
@@ -251,6 +270,10 @@ class Preprocessing:
             return existing
         return merged(existing, caption(picture) if caption and picture else "", action)
 
+    @property
+    def _masks_folder(self) -> Path | None:
+        return Path(self.config.masks) if self.config.masks else None
+
     def _caption_stamp(self, path: Path) -> str:
         file = path.with_suffix(".txt")
         used = self.config.existing_captions != "ignore" and file.is_file()
@@ -260,6 +283,7 @@ class Preprocessing:
         """Names what all pictures depend on besides the photos."""
         finder = faces.load(self.face_models)[1] if self.config.resize == "focal" else ""
         content = {**self.config.to_dict(), "recursive": None, "faces": finder}
+        del content["masks"]  # each photo's says itself whether it is another one
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -12,10 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from ti_trainer.data.pictures import upright_size
 from ti_trainer.files import atomic
 from ti_trainer.preprocess import faces
 from ti_trainer.preprocess.config import PreprocessConfig
-from ti_trainer.preprocess.ledger import Stamp, note, stamp_of
+from ti_trainer.preprocess.ledger import Stamp, is_taken_away, mask_names, note, stamp_of
 from ti_trainer.preprocess.pictures import SAVING, Result, results
 
 DEBUG_FOLDER = "debug"
@@ -42,9 +45,13 @@ def main(settings: str) -> None:
 
 
 def work(task: dict[str, Any], config: PreprocessConfig, finder: Callable | None) -> dict[str, Any]:
-    """Make the pictures of one photo; what was written, or why there is nothing, or that nothing can be written."""
+    """Make the pictures of one photo; what was written, or why there is nothing, or that nothing can be written.
+
+    Of masks it says which were written, and which somebody painted, that stay.
+    """
+    mask, mark = task["mask"] or (None, "")
     try:
-        made = results(Path(task["path"]), config, finder)
+        made = results(Path(task["path"]), config, finder, Path(mask) if mask else None)
     except Exception as error:  # a damaged file provokes anything
         return {"failed": str(error) or type(error).__name__}
     folder, stem = Path(task["folder"]), task["stem"]
@@ -54,9 +61,11 @@ def work(task: dict[str, Any], config: PreprocessConfig, finder: Callable | None
         if strange:
             there = ", ".join(strange[:3])
             return {"failed": f"{there} is in the destination and was not made here: move it, or take another one"}
-        return {"written": _write(wanted, folder, stem, config.format)}
+        written = _write(wanted, folder, stem, config.format)
+        masks, painted = _write_masks([each for each in made if each.mask], task, mark)
     except OSError as error:
         return {"disk": f"{error.strerror or error}: {error.filename or folder}"}
+    return {"written": written, "masks": masks, "painted": painted}
 
 
 def _is_strange(path: Path, mine: dict[str, Stamp]) -> bool:
@@ -74,3 +83,33 @@ def _write(wanted: Sequence[tuple[Result, str]], folder: Path, stem: str, ending
                 written[name] = stamp_of(new)
                 note(folder, stem, name=name, stamp=written[name])
     return written
+
+
+def _write_masks(made: Sequence[Result], task: dict[str, Any], mark: str) -> tuple[dict[str, Stamp], list[str]]:
+    """Write masks beside their pictures: names and stamps; and names of those that somebody painted, or took away."""
+    folder, written, painted = Path(task["folder"]), {}, []
+    for each in made:
+        plain = task["stem"] + each.suffix
+        if plain in task["keep"] and not _has_size(folder, plain, task["mine"], each.picture.size):
+            continue
+        names = mask_names(plain)
+        theirs = [name for name in names if _is_strange(folder / name, task["masks"]) or is_taken_away(folder, name)]
+        painted += theirs
+        if theirs:
+            continue
+        name = f"{plain}{mark}.png"  # whatever the pictures' format is: a mask loses nothing
+        with atomic(folder / name) as new:
+            each.mask.save(new, **SAVING["png"])
+            written[name] = stamp_of(new)
+            note(folder, task["stem"], name=name, stamp=written[name], mask=True)
+    return written, painted
+
+
+def _has_size(folder: Path, plain: str, pictures: dict[str, Stamp], size: tuple[int, int]) -> bool:
+    """Whether a picture that is kept as somebody changed it is there, and of the size that its mask would have."""
+    there = [folder / name for name in pictures if Path(name).stem == plain and (folder / name).exists()]
+    try:
+        with Image.open(there[0]) as opened:
+            return upright_size(opened) == size
+    except (IndexError, OSError):
+        return False

@@ -104,12 +104,13 @@ class Preprocess:
         return work, {}
 
     def _with_models_checked(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The options with folders of models as they are read; ConfigError for one that is not this visitor's to read."""
+        """The options with folders as they are read; ConfigError for one that is not this visitor's to read."""
         values, host = dict(values), self.page.host
-        if values["tagger"]:
-            path = entered_path(values["tagger"])
-            host.check_folder(path)
-            values["tagger"] = str(path)
+        for name in ("masks", "tagger"):
+            if values[name]:
+                path = entered_path(values[name])
+                host.check_folder(path)
+                values[name] = str(path)
         if values["blip_model"] != PreprocessConfig.blip_model:
             path = entered_path(values["blip_model"])
             if path.is_dir():

@@ -19,6 +19,7 @@ from ti_trainer.hosts.webui.borrowed import attributes, plain
 from ti_trainer.memory import BESIDES, GIB, KEPT_UNDER_AUTOCAST
 from ti_trainer.model import PictureConditioning
 from ti_trainer.training.guidance import GuidanceScale
+from ti_trainer.training.pixels import PixelLoss
 from ti_trainer.training.step import training_loss
 
 LONG = "a small red thing, " * 14 + "a zz-cat " + "and more " * 40
@@ -329,6 +330,36 @@ def test_dreamartist_trains_both_words_through_the_host(webui_model: Callable[..
         assert all(each.grad.abs().sum(1).min() > 0 for each in word.values())
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@every_family
+def test_pixels_are_compared_through_the_hosts_vae(
+    webui_model: Callable[..., Any], sd_model: Any, words: Any, recompute: bool
+) -> None:
+    model, vae = webui_model(), sd_model.first_stage_model
+    model._recompute = recompute
+    vectors = list(words["zz-cat"].values())
+    pixels = torch.randint(0, 256, (2, 3, *(8 * side for side in batch().latents.shape[2:])), dtype=torch.uint8)
+    fed = replace(batch(), pixels=pixels)
+
+    class InOneGraph(PixelLoss):
+        """By the host's own decoder, as it is."""
+
+        def __call__(self, model: Any, estimate: torch.Tensor, given: Any) -> torch.Tensor:
+            decoded = vae.decode(estimate / sd_model.scale_factor)
+            return 0.5 * (decoded - (pixels / 127.5 - 1)).abs().mean(dim=(1, 2, 3))
+
+    def gradients(loss: PixelLoss) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        with model.training():
+            found = training_loss(model, fed, words, None, loss)
+            return found.detach(), list(torch.autograd.grad(found.mean(), vectors))
+
+    (found, steep), (wanted, expected) = gradients(PixelLoss(0.5)), gradients(InOneGraph(0.5))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    for one, other in zip(steep, expected, strict=True):
+        assert (one - other).norm() < 1e-4 * other.norm()
+    assert not any("forward" in vars(module) for module in vae.modules())
+
+
 @every_family
 @pytest.mark.parametrize("recompute", [False, True])
 def test_in_half_precision_under_autocast_gradients_are_nearly_the_same(
@@ -380,5 +411,5 @@ def test_memory_is_asked_of_the_device_and_what_is_to_come_is_taken_off(
     said = model.fit_memory(places - 100)
     assert "GB of free GPU memory will be used for a step." in said
     assert not model._recompute
-    assert "parts of the U-Net are computed twice" in model.fit_memory(places + 100)
+    assert "parts of the network are computed twice" in model.fit_memory(places + 100)
     assert model._recompute

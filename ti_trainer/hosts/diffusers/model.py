@@ -5,7 +5,7 @@ B batch, C latent channels, H W latent height and width, V vectors, D width, T =
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.kinds import kind_of, noise_schedule, takes_clip_skip
 from ti_trainer.hosts.diffusers.text import TextEncoder
 from ti_trainer.memory import bytes_of, free_bytes, plan
-from ti_trainer.model import Conditioning, PictureConditioning, Vectors, masked_channels
+from ti_trainer.model import Conditioning, PictureConditioning, Vectors, attention_of, masked_channels
 from ti_trainer.prompts import TokenizedPrompt
 
 
@@ -85,17 +85,26 @@ class DiffusersModel:
         """(m, D) for the m tokens of a text, by text encoder."""
         return {each.name: each.token_embeddings(text) for each in self.text_encoders}
 
-    def fit_memory(self, places: int) -> str:
+    def fit_memory(self, places: int, decoded: int = 0) -> str:
         """On a GPU, let give way what must; elsewhere there is nothing to choose."""
         if self.device.type != "cuda":
             return ""
         self.use_all_memory()
-        chosen = plan(self.kind.family, places, free_bytes(self.device), bytes_of(self.vae), self.dtype.itemsize)
+        chosen = plan(
+            self.kind.family,
+            places,
+            free_bytes(self.device),
+            bytes_of(self.vae),
+            self.dtype.itemsize,
+            decoded=decoded,
+            bytes_per_pixel_number=self.vae.dtype.itemsize,
+        )
         self._vae_in_ram = chosen.vae_in_ram
         if chosen.vae_in_ram:
             self.vae.to("cpu")
         if chosen.recompute:
             self.unet.enable_gradient_checkpointing()
+            self.vae.enable_gradient_checkpointing()
         return chosen.words
 
     def use_all_memory(self) -> None:
@@ -103,6 +112,7 @@ class DiffusersModel:
         self._vae_in_ram = False
         self.vae.to(self.device)
         self.unet.disable_gradient_checkpointing()
+        self.vae.disable_gradient_checkpointing()
 
     @contextmanager
     def _ready_vae(self) -> Iterator[AutoencoderKL]:
@@ -125,6 +135,14 @@ class DiffusersModel:
         """(B, 1 + C, H, W) for inpainting models."""
         return masked_channels(self.encode_images, pixels, masks) if self.kind.inpainting else None
 
+    @torch.no_grad()
+    def image_attention(self, pixels: Tensor) -> Tensor:
+        """(H W, H W) float32, of the block in the middle."""
+        with self._ready_vae() as vae:
+            (block,) = vae.encoder.mid_block.attentions
+            pixels = pixels.to(self.device, vae.dtype)
+            return attention_of(block, ("group_norm", "to_q", "to_k"), lambda: vae.encoder(pixels))
+
     def encode_prompts(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:
         """Hidden states (B, n T, sum of D) of prompts of up to n chunks, and for SDXL the pooled ones."""
         encoded = [encoder(prompts, words) for encoder in self.text_encoders]
@@ -142,5 +160,11 @@ class DiffusersModel:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, 8 H, 8 W) in [-1, 1], not clamped."""
+        with self.decoding() as decode:
+            return decode(latents)
+
+    @contextmanager
+    def decoding(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """`decode`, and the VAE stays where it computes."""
         with self._ready_vae() as vae:
-            return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+            yield lambda latents: vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]

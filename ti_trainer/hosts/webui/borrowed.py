@@ -117,6 +117,8 @@ def plain(network: nn.Module, *, fp32_attention: bool = False) -> Iterator[Chang
     for module in network.modules():
         if all(hasattr(module, name) for name in ("to_q", "to_k", "to_v", "to_out", "heads")):
             yield module, "forward", partial(_attend, module, fp32=fp32_attention)
+        elif all(hasattr(module, name) for name in ("norm", "q", "k", "v", "proj_out")):
+            yield module, "forward", partial(_attend_places, module)
         if vars(module).get("padding_mode") == "circular":
             yield module, "padding_mode", "zeros"
         for flag in ("checkpoint", "use_checkpoint"):
@@ -124,15 +126,37 @@ def plain(network: nn.Module, *, fp32_attention: bool = False) -> Iterator[Chang
                 yield module, flag, False
 
 
-def recomputed(unet: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> Iterator[Change]:
-    """Blocks of a U-Net keep their input for the way back, and compute the rest of what it needs once more.
+def unet_blocks(unet: nn.Module) -> list[nn.Module]:
+    """What a U-Net consists of."""
+    return [*unet.input_blocks, unet.middle_block, *unet.output_blocks]
+
+
+def decoder_blocks(vae: nn.Module) -> list[nn.Module]:
+    """What keeps most of what a VAE's decoder keeps."""
+    return [module for module in vae.decoder.modules() if all(hasattr(module, name) for name in ("norm1", "conv1", "conv2"))]
+
+
+def recomputed(
+    blocks: Iterable[nn.Module], autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> Iterator[Change]:
+    """These keep their input for the way back, and compute the rest of what it needs once more.
 
     By torch: the original code's own way asks for gradients of the weights, which are frozen. It happens when `predict` has
     left the host's autocast, which may be one of its own, so that is entered again.
     """
     options = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": lambda: (nullcontext(), autocast())}
-    for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks):
+    for block in blocks:
         yield block, "forward", partial(checkpoint, block.forward, **options)
+
+
+def _attend_places(block: Any, x: Tensor) -> Tensor:
+    """A VAE's attention, (B, C, H, W) -> (B, C, H, W)."""
+    normed = block.norm(x)
+    query, key, value = (
+        layer(normed).flatten(2).transpose(1, 2)[:, None] for layer in (block.q, block.k, block.v)
+    )  # (B, 1, H W, C)
+    found = F.scaled_dot_product_attention(query, key, value)[:, 0]
+    return x + block.proj_out(found.transpose(1, 2).reshape(x.shape))
 
 
 def _attend(

@@ -21,17 +21,19 @@ from ti_trainer.errors import ModelError
 from ti_trainer.hosts.webui.borrowed import (
     attributes,
     channels_last,
+    decoder_blocks,
     frozen,
     placed,
     plain,
     recomputed,
     typed,
+    unet_blocks,
     without_hooks,
 )
 from ti_trainer.hosts.webui.kinds import is_sdxl, size_embedders
 from ti_trainer.hosts.webui.text import PromptEncoder
 from ti_trainer.memory import bytes_of, free_bytes, plan
-from ti_trainer.model import Conditioning, ModelKind, PictureConditioning, Vectors, masked_channels
+from ti_trainer.model import Conditioning, ModelKind, PictureConditioning, Vectors, attention_of, masked_channels
 from ti_trainer.prompts import TokenizedPrompt
 from ti_trainer.training.objective import zero_terminal_snr
 
@@ -74,7 +76,7 @@ class WebuiModel:
         in_half = self.around.unet_dtype == torch.float16
         self.needs_loss_scaling = in_half
         self._fp32_attention = self.around.fp32_attention or (in_half and self.kind.family == "SD 2.x")
-        self._fp32_vae = self._vae_to_ram = self._recompute = False
+        self._fp32_vae = self._vae_to_ram = self._recompute = self._decodes = False
         self._borrowing: ExitStack | None = None
 
     @property
@@ -124,18 +126,28 @@ class WebuiModel:
             self._borrow(stack)
             self._borrowing = stack
 
-    def fit_memory(self, places: int) -> str:
+    def fit_memory(self, places: int, decoded: int = 0) -> str:
         """On a GPU, let give way what must, besides what the host's own options and settings say."""
+        self._decodes = decoded > 0
         if self.device.type != "cuda":
             return ""
-        coming = bytes_of(*self._trained_through, but_on=self.device)  # with --medvram
-        free = free_bytes(self.device) - coming
         vae = self.sd_model.first_stage_model
+        used = (*self._trained_through, vae) if decoded else self._trained_through
+        free = free_bytes(self.device) - bytes_of(*used, but_on=self.device)  # with --medvram it comes only then
         movable = bytes_of(vae) - bytes_of(vae, but_on=self.device)
-        if self._medvram or self.around.vae_to_ram:  # then it leaves anyway
+        if (self._medvram or self.around.vae_to_ram) and not decoded:  # then it leaves anyway
             free, movable = free + movable, 0
         numbers, in_half = self.around.unet_dtype.itemsize, self.around.unet_dtype != torch.float32
-        chosen = plan(self.kind.family, places, free, movable, numbers, autocast=in_half)
+        chosen = plan(
+            self.kind.family,
+            places,
+            free,
+            movable,
+            numbers,
+            autocast=in_half,
+            decoded=decoded,
+            bytes_per_pixel_number=_dtype(vae).itemsize,
+        )
         self._vae_to_ram, self._recompute = chosen.vae_in_ram, chosen.recompute
         return chosen.words
 
@@ -153,20 +165,30 @@ class WebuiModel:
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of latents, each (B, C, H, W); in float32 once half precision was not enough."""
+        """Mean and standard deviation of latents, each (B, C, H, W)."""
+        mean, std = self._by_vae(_distribution, pixels)
+        return self.sd_model.scale_factor * mean, self.sd_model.scale_factor * std
+
+    @torch.no_grad()
+    def image_attention(self, pixels: Tensor) -> Tensor:
+        """(H W, H W) float32, of the block in the middle."""
+        return self._by_vae(_attention, pixels)[0]
+
+    def _by_vae(self, compute: Callable[[Any, Tensor], tuple[Tensor, ...]], pixels: Tensor) -> tuple[Tensor, ...]:
+        """What it computes of pixels; in float32 once half precision was not enough."""
         with self._ready_vae() as vae:
             _bring(vae)
             dtype = _dtype(vae)
             if not self._fp32_vae:
-                mean, std = _distribution(vae, pixels.to(self.device, dtype))
-                self._fp32_vae = dtype != torch.float32 and not _finite(mean, std)
+                found = compute(vae, pixels.to(self.device, dtype))
+                self._fp32_vae = dtype != torch.float32 and not _finite(*found)
             if self._fp32_vae:
                 with typed(vae, torch.float32):
-                    mean, std = _distribution(vae, pixels.to(self.device, torch.float32))
-        if not _finite(mean, std):
+                    found = compute(vae, pixels.to(self.device, torch.float32))
+        if not _finite(*found):
             message = "The VAE makes no numbers of a picture, in full precision either: choose another in Settings, VAE."
             raise ModelError(message)
-        return self.sd_model.scale_factor * mean, self.sd_model.scale_factor * std
+        return found
 
     def encode_masked(self, pixels: Tensor, masks: Tensor | None) -> Tensor | None:
         """(B, 1 + C, H, W) for inpainting models: the mask, and the latents of what is left of the pictures."""
@@ -195,8 +217,19 @@ class WebuiModel:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, 8 H, 8 W) in [-1, 1], not clamped."""
-        with self._ready_vae() as vae:
-            return vae.decode((1 / self.sd_model.scale_factor * latents).to(self.device, _dtype(vae)))
+        with self.decoding() as decode:
+            return decode(latents)
+
+    @contextmanager
+    def decoding(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """`decode`, and the VAE stays where it computes, in float32 once half precision was not enough."""
+        with ExitStack() as stack:
+            vae = stack.enter_context(self._ready_vae())
+            if self._fp32_vae:
+                stack.enter_context(typed(vae, torch.float32))
+            if self._recompute:
+                stack.enter_context(attributes(recomputed(decoder_blocks(vae))))
+            yield lambda latents: vae.decode((1 / self.sd_model.scale_factor * latents).to(self.device, _dtype(vae)))
 
     @property
     def _trained_through(self) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -222,12 +255,12 @@ class WebuiModel:
             for part in self._trained_through:
                 stack.enter_context(without_hooks(part, MEDVRAM_HOOK))
                 stack.enter_context(placed(part, self.device))
-        elif around.vae_to_ram or self._vae_to_ram:
+        elif (around.vae_to_ram or self._vae_to_ram) and not self._decodes:
             stack.enter_context(placed(network.first_stage_model, CPU))
         stack.enter_context(frozen(network))
         stack.enter_context(attributes(plain(network.model.diffusion_model, fp32_attention=self._fp32_attention)))
         if self._recompute:
-            stack.enter_context(attributes(recomputed(network.model.diffusion_model, around.autocast)))
+            stack.enter_context(attributes(recomputed(unet_blocks(network.model.diffusion_model), around.autocast)))
         if self.device.type == "cpu":  # a GPU's kernels were not measured with it
             stack.enter_context(channels_last(network.model.diffusion_model))
 
@@ -236,6 +269,11 @@ def _distribution(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (B, C, H, W) float32 of the VAE's latents: SDXL's `encode` draws from them at once."""
     mean, log_variance = vae.quant_conv(vae.encoder(pixels)).float().chunk(2, 1)
     return mean, (log_variance.clamp(-30, 20) / 2).exp()  # the limits are those of the original code
+
+
+def _attention(vae: Any, pixels: Tensor) -> tuple[Tensor]:
+    """(H W, H W) float32."""
+    return (attention_of(vae.encoder.mid.attn_1, ("norm", "q", "k"), lambda: vae.encoder(pixels)),)
 
 
 def _bring(vae: Any) -> None:

@@ -1,0 +1,114 @@
+"""Masks as they are painted: their size, what comes from a page, saved and taken away with nothing lost."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ti_trainer.data import mask_files
+from ti_trainer.data.check import bring_back
+from ti_trainer.data.images import Frame, load_image
+from ti_trainer.data.masks import masks_beside
+from ti_trainer.errors import ConfigError, DatasetError
+
+
+def picture(folder: Path, name: str = "a.png", size: tuple[int, int] = (60, 40)) -> Path:
+    path = folder / name
+    Image.new("RGB", size, (200, 90, 40)).save(path)
+    return path
+
+
+def grey(size: tuple[int, int] = (60, 40), value: int = 127) -> Image.Image:
+    return Image.new("L", size, value)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_mask_is_as_large_as_its_picture_held_upright_but_not_huge(tmp_path: Path) -> None:
+    assert mask_files.size_of_mask(picture(tmp_path)) == (60, 40)
+    assert mask_files.size_of_mask(picture(tmp_path, size=(4000, 3000))) == (1024, 768)
+    assert mask_files.size_of_mask(picture(tmp_path, size=(5000, 1))) == (1024, 1)
+    lying, exif = tmp_path / "lying.jpg", Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (2000, 1000)).save(lying, exif=exif)
+    assert mask_files.size_of_mask(lying) == (512, 1024)
+    assert mask_files.to_paint_on(lying).size == (512, 1024)
+
+
+def test_what_is_packed_comes_back_and_nothing_else_is_taken() -> None:
+    mask = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 60), np.uint8))
+    text = mask_files.packed(mask)
+    assert mask_files.unpacked(text, (60, 40)).tobytes() == mask.tobytes()
+    bomb = base64.b64encode(zlib.compress(bytes(200_000_000))).decode()
+    png = "data:image/png;base64,iVBORw0KGgo="
+    for wrong in (bomb, png, "", "????", base64.b64encode(b"grey").decode(), mask_files.packed(grey((60, 39)))):
+        with pytest.raises(ConfigError, match="pen"):
+            mask_files.unpacked(wrong, (60, 40))
+
+
+def test_a_name_is_looked_up_and_never_a_path(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    path = picture(folder)
+    picture(tmp_path, "outside.png")
+    mask_files.save_mask(path, grey())
+    assert mask_files.picture_of(folder, "a.png") == path
+    for wrong in ("../outside.png", str(tmp_path / "outside.png"), "", "a_att.png", "./a.png"):
+        with pytest.raises(DatasetError, match="no picture"):
+            mask_files.picture_of(folder, wrong)
+
+
+def test_a_saved_mask_counts_in_training_as_it_was_painted(tmp_path: Path) -> None:
+    path, painted = picture(tmp_path, size=(64, 64)), grey((64, 64), 0)
+    painted.paste(255, (0, 0, 32, 64))
+    painted.paste(127, (32, 0, 48, 64))
+    saved = mask_files.save_mask(path, painted)
+    assert saved.name == "a_att.png"
+    counts = load_image(path, Frame(None), saved).counts
+    assert [counts[0, 10, x].item() for x in (3, 40, 60)] == [5, 1, 0]
+    assert mask_files.to_edit(saved, path).tobytes() == painted.tobytes()
+
+
+def test_the_kind_stays_and_a_mask_in_another_format_makes_room(tmp_path: Path) -> None:
+    path = picture(tmp_path)
+    grey().save(tmp_path / "a-masklabel.webp")
+    saved = mask_files.save_mask(path, grey(value=9))
+    assert names(tmp_path) == ["a-masklabel.png", "a.png", "left out/masks/a-masklabel.webp"]
+    assert masks_beside(tmp_path) == {"a": saved}
+
+
+def test_who_marks_nothing_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Nothing is marked"):
+        mask_files.save_mask(picture(tmp_path), grey(value=0))
+    assert names(tmp_path) == ["a.png"]
+
+
+def test_masks_taken_away_are_kept_each_and_do_not_come_back_as_pictures(tmp_path: Path) -> None:
+    path = picture(tmp_path)
+    grey().save(tmp_path / "a-masklabel.png")
+    for value in (50, 60):
+        Image.new("L", (60, 40), value).save(tmp_path / "a_att.png")
+        mask_files.take_away(path)
+        assert mask_files.mask_of(path) is None
+    kept = ["left out/masks/a-masklabel.png", "left out/masks/a_att (2).png", "left out/masks/a_att.png"]
+    assert names(tmp_path) == ["a.png", *kept]
+    assert mask_files.take_away(path) == []
+    assert bring_back(tmp_path) == ([], [])
+    assert names(tmp_path) == ["a.png", *kept]
+
+
+def test_a_mask_that_cannot_be_edited_says_why(tmp_path: Path) -> None:
+    path, mask = picture(tmp_path), tmp_path / "a_att.png"
+    grey((40, 60)).save(mask)
+    with pytest.raises(DatasetError, match="expected the shape of 60 x 40"):
+        mask_files.to_edit(mask, path)
+    mask.write_bytes(b"nothing")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        mask_files.to_edit(mask, path)

@@ -1,0 +1,103 @@
+"""Masks spread over what belongs to what was painted, by a VAE's attention: DreamArtist's "Process Att-Map".
+
+Knows a DiffusionModel, no host. C latent channels, H W latent height and width; sizes are (width, height) in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ti_trainer.data.masks import masks_beside, read_mask
+from ti_trainer.data.pictures import ATTENTION, find_images, upright
+from ti_trainer.errors import DatasetError
+from ti_trainer.files import atomic, write_bytes
+from ti_trainer.model import DiffusionModel
+
+LONGEST_PX = 512  # of the picture that the VAE is shown: its attention takes the fourth power of that in memory
+PER_PLACE_PX = 8
+UNSPREAD = ".unspread"  # the ending of what a spread mask was before; no picture's, so nothing trains on it
+
+
+def spread(mask: Tensor, attention: Tensor) -> Tensor:
+    """A mask (1, H, W) in [0, 1] with, at each place, how much that attends (H W, H W) to what is marked, less the mean.
+
+    clamp(v A^T - mean(v) + v, 0, 1), as DreamArtist-sd-webui-extension has it.
+    """
+    marked = mask.flatten()
+    return (attention @ marked - marked.mean() + marked).clamp(0, 1).view_as(mask)
+
+
+def spread_mask(model: DiffusionModel, picture: Image.Image, mask: Image.Image) -> Image.Image:
+    """The mask of a picture, spread: grey, of the picture's size. Of the mask's size only the shape matters."""
+    scale = min(1.0, LONGEST_PX / max(picture.size)) / PER_PLACE_PX
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    seen = picture.convert("RGB").resize((width * PER_PLACE_PX, height * PER_PLACE_PX), Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(seen)).permute(2, 0, 1)[None].float() / 127.5 - 1  # (1, 3, 8 H, 8 W)
+    small = mask.convert("L").convert("F").resize((width, height), Image.Resampling.BOX)
+    marked = torch.from_numpy(np.array(small))[None] / 255  # (1, H, W)
+    found = spread(marked, model.image_attention(pixels).cpu())
+    large = Image.fromarray(found[0].numpy() * 255).resize(picture.size, Image.Resampling.BICUBIC)
+    return Image.fromarray(np.asarray(large).round().clip(0, 255).astype(np.uint8))
+
+
+def spread_folder(
+    folder: Path, open_model: Callable[[], DiffusionModel], tell: Callable[[str], None], *, again: bool = False
+) -> Iterator[Path]:
+    """Spread the masks a_att.png beside the pictures of a folder, and yield each that was.
+
+    What a mask was before is kept as a_att.unspread. One that was spread is passed over, unless `again`: then what it is now
+    is kept besides, as a_att-2.unspread. `tell` gets a sentence about each that stays as it is. The model is opened only if
+    it is needed. DatasetError if there is no mask, ModelError if the model's VAE cannot.
+    """
+    pictures = find_images(folder)
+    masks = {stem: path for stem, path in masks_beside(folder).items() if path.stem.endswith(ATTENTION)}
+    if not masks:
+        message = f"There are no masks in {folder}: paint some, grey pictures named a_att.png beside a.png or a.jpg."
+        raise DatasetError(message)
+    opened = cache(open_model)
+    for stem, mask in masks.items():
+        if mask.with_suffix(UNSPREAD).exists() and not again:
+            tell(f"{mask.name} was spread before: {mask.stem}{UNSPREAD} is what it was.")
+            continue
+        try:
+            photo, painted = _read(next(each for each in pictures if each.stem == stem), mask)
+        except Exception as error:  # a damaged file provokes anything
+            tell(f"{mask.name} stays as it is: {error}")
+        else:
+            yield _replaced(mask, spread_mask(opened(), photo, painted))
+
+
+def _read(picture: Path, mask: Path) -> tuple[Image.Image, Image.Image]:
+    if _spread_name(mask) != mask and _spread_name(mask).exists():
+        message = f"{_spread_name(mask).name} is there besides: take one of them away."
+        raise DatasetError(message)
+    with Image.open(picture) as opened:
+        photo = upright(opened)
+    return photo, read_mask(mask, photo.size)
+
+
+def _replaced(mask: Path, made: Image.Image) -> Path:
+    """Put it in the place of a mask, whose file is kept before; where it lies."""
+    kept, number = mask.with_suffix(UNSPREAD), 1
+    while kept.exists():
+        number += 1
+        kept = mask.with_name(f"{mask.stem}-{number}{UNSPREAD}")
+    write_bytes(kept, mask.read_bytes())
+    name = _spread_name(mask)
+    with atomic(name) as new:
+        made.save(new)
+    if name != mask:
+        mask.unlink()
+    return name
+
+
+def _spread_name(mask: Path) -> Path:
+    """Whatever its format was: a spread mask loses nothing."""
+    return mask if mask.suffix.lower() == ".png" else mask.with_suffix(".png")

@@ -1,0 +1,137 @@
+"""Masks as somebody paints them: of what size, as text between a page and us, saved beside their pictures, taken away.
+
+Knows no page and no weights. Sizes are (width, height) in pixels, held upright.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from ti_trainer.data.masks import masks_beside, read_mask
+from ti_trainer.data.pictures import ATTENTION, LEFT_OUT, MASKS, find_images, is_image, upright, upright_size
+from ti_trainer.errors import ConfigError, DatasetError
+from ti_trainer.files import atomic
+
+LONGEST_PX = 1024  # of a mask: training looks at its mean over 8 x 8 px of a picture that is seldom larger
+KEPT = "masks"  # within "left out": from there they are not brought back as if they were pictures
+
+
+def picture_of(folder: Path, name: str) -> Path:
+    """The picture of that name in a folder; DatasetError if there is none: a name is looked up, and never made a path."""
+    found = next((path for path in find_images(folder) if path.name == name), None)
+    if found is None:
+        message = f"There is no picture {name} in {folder} any more: open the folder again."
+        raise DatasetError(message)
+    return found
+
+
+def mask_of(picture: Path) -> Path | None:
+    """The mask that counts for a picture, if one lies beside it."""
+    return masks_beside(picture.parent).get(picture.stem)
+
+
+def kind_of(mask: Path | None) -> str:
+    """How its name ends, one of MASKS, which says what its greys mean; that of a new one if there is none yet."""
+    return next((kind for kind in MASKS if mask is not None and mask.stem.endswith(kind)), ATTENTION)
+
+
+def size_of_mask(picture: Path) -> tuple[int, int]:
+    """How large a picture's mask is painted: as large as itself, or smaller and of its shape."""
+    with Image.open(picture) as opened:
+        return _capped(upright_size(opened))
+
+
+def to_paint_on(picture: Path) -> Image.Image:
+    """The picture, RGB, upright, as large as its mask; OSError and others that Pillow raises for a broken file."""
+    with Image.open(picture) as opened:
+        size = _capped(upright_size(opened))
+        seen = upright(opened, size).convert("RGB")
+    return seen if seen.size == size else seen.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def to_edit(mask: Path, picture: Path) -> Image.Image:
+    """A picture's mask as it is, grey, of the size to be painted at; DatasetError if it is damaged or of another shape."""
+    with Image.open(picture) as opened:
+        original = upright_size(opened)
+    try:
+        grey = read_mask(mask, original)
+    except DatasetError:
+        raise
+    except Exception as error:  # a damaged file provokes anything
+        message = f"its mask {mask.name} cannot be read: {str(error).replace(str(mask), mask.name)}"
+        raise DatasetError(message) from error
+    size = _capped(original)
+    return grey if grey.size == size else grey.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
+def packed(mask: Image.Image) -> str:
+    """Its greys, row by row, deflated, in base64: a browser that guards against fingerprints alters what PNGs say."""
+    return base64.b64encode(zlib.compress(mask.convert("L").tobytes())).decode()
+
+
+def unpacked(text: str, size: tuple[int, int]) -> Image.Image:
+    """What `packed` made, of this size; ConfigError for anything else, however large it would become."""
+    count = size[0] * size[1]
+    try:
+        unpacking = zlib.decompressobj()
+        greys = unpacking.decompress(base64.b64decode(text, validate=True), count + 1)
+    except (binascii.Error, zlib.error, ValueError) as error:
+        message = f"Mask: found something else than deflated greys ({error}); open the picture again."
+        raise ConfigError(message) from error
+    if len(greys) != count:
+        found = len(greys) if len(greys) < count else "more"
+        message = f"Mask: found {found} greys, expected {size[0]} x {size[1]}: was the picture changed? Open it again."
+        raise ConfigError(message)
+    return Image.frombytes("L", size, greys)
+
+
+def save_mask(picture: Path, mask: Image.Image) -> Path:
+    """Write it beside its picture, of the kind that it had before; where it lies.
+
+    A mask in another format is taken away, or it would count instead. ConfigError for one that marks nothing.
+    """
+    if not mask.getbbox():
+        message = "Nothing is marked: paint where the picture shall count. Without a mask it counts all over: Delete mask."
+        raise ConfigError(message)
+    kind = kind_of(mask_of(picture))
+    path = picture.with_name(f"{picture.stem}{kind}.png")
+    with atomic(path) as new:
+        mask.convert("L").save(new, "PNG")
+    _keep(each for each in _masks(picture) if each.stem == path.stem and each != path)
+    return path
+
+
+def take_away(picture: Path) -> list[Path]:
+    """Move all masks of a picture to the sub-folder "left out/masks", where nothing is overwritten; where they are now."""
+    return _keep(_masks(picture))
+
+
+def _capped(picture: tuple[int, int]) -> tuple[int, int]:
+    scale = min(1.0, LONGEST_PX / max(picture))
+    return max(1, round(picture[0] * scale)), max(1, round(picture[1] * scale))
+
+
+def _masks(picture: Path) -> list[Path]:
+    stems = {picture.stem + kind for kind in MASKS}
+    return [path for path in sorted(picture.parent.iterdir()) if path.stem in stems and is_image(path)]
+
+
+def _keep(masks: Iterable[Path]) -> list[Path]:
+    moved = []
+    for mask in masks:
+        folder = mask.parent / LEFT_OUT / KEPT
+        folder.mkdir(parents=True, exist_ok=True)
+        target, number = folder / mask.name, 1
+        while os.path.lexists(target):
+            number += 1
+            target = folder / f"{mask.stem} ({number}){mask.suffix}"
+        mask.rename(target)
+        moved.append(target)
+    return moved
