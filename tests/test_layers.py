@@ -22,7 +22,7 @@ WHERE_ONLY = {  # a package -> the places that may import it
     "sgm": ("hosts/webui",),
     "gradio": ("ui",),
     "diffusers": ("hosts/diffusers", "embedded"),
-    "transformers": ("hosts/diffusers", "embedded", "preprocess/captioners"),
+    "transformers": ("hosts/diffusers", "embedded", "preprocess/captioners", "training/discriminator.py"),
 }
 
 

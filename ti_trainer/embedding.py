@@ -78,6 +78,11 @@ def negative_name(name: str) -> str:
     return f"{name}-neg"
 
 
+def averaged_name(name: str) -> str:
+    """The name of the moving average of an embedding, where it is kept as a copy."""
+    return f"{name}-ema"
+
+
 def encoder_of_width(width: int) -> str:
     """Which text encoder a lone tensor belongs to: files with one tensor do not say."""
     return {1024: "clip_h", 1280: "clip_g"}.get(width, "clip_l")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,7 +81,31 @@ def words(folder: Path, model: DiffusionModel) -> dict[str, Vectors]:
             log.warning("Passed over: %s", each.reason)
         else:
             found.setdefault(each.path.stem, each.embedding.vectors)
+    for path, negative in negatives_in_cards(folder):
+        if negative.widths == dict(model.widths):
+            found.setdefault(negative_name(path.stem), negative.vectors)
     return found
+
+
+def negatives_in_cards(folder: Path) -> Iterator[tuple[Path, Embedding]]:
+    """Cards of the folder that have a negative with them, of which there is no file of its own."""
+    files = embedding_files(folder)
+    there = {path.stem.casefold() for path in files}
+    for path in files:
+        if negative_name(path.stem).casefold() not in there:
+            with suppress(EmbeddingFormatError, OSError):  # a card that is damaged is told of elsewhere
+                negative = formats.read_negative(path)
+                if negative is not None:
+                    yield path, replace(negative, name=negative_name(path.stem))
+
+
+def take_negatives_out(folder: Path) -> list[Path]:
+    """Give each negative that is only in a card a file beside it, for programs that read one embedding of a picture."""
+    files = []
+    for card, negative in list(negatives_in_cards(folder)):
+        files.append(card.with_name(f"{negative.name}.safetensors"))
+        formats.write(negative, files[-1])
+    return files
 
 
 def swallows(model: DiffusionModel, name: str) -> bool:

@@ -41,14 +41,15 @@ def describe(file: Path) -> dict[str, Any]:
         "vectors": {},
         "checkpoint": None,
     }
-    facts |= {"checkpoint_hash": None, "info": {}, "error": None}
+    facts |= {"checkpoint_hash": None, "info": {}, "negative": None, "error": None}
     try:
-        embedding = formats.read(file)
+        embedding, negative = formats.read(file), formats.read_negative(file)
     except (EmbeddingFormatError, OSError) as error:
         return facts | {"error": str(error)}
     same = ("name", "step", "family", "checkpoint", "checkpoint_hash", "info")
     vectors = {encoder: list(each.shape) for encoder, each in embedding.vectors.items()}
-    return facts | {name: getattr(embedding, name) for name in same} | {"vectors": vectors}
+    described = {name: getattr(embedding, name) for name in same} | {"vectors": vectors}
+    return facts | described | {"negative": negative and negative.name}
 
 
 def describe_model(path: Path) -> dict[str, Any]:
@@ -85,4 +86,5 @@ def _in_words(file: Path, facts: dict[str, Any]) -> str:
     vectors = ", ".join(f"{encoder} {shape[0]} x {shape[1]}" for encoder, shape in facts["vectors"].items())
     trained = f"trained {facts['step']} steps" if facts["step"] else "no steps known"
     checkpoint = f", on {facts['checkpoint']}" if facts["checkpoint"] else ""
-    return f"{file}: {facts['name']}, {facts['family']}, vectors {vectors}, {trained}{checkpoint}"
+    negative = f", with its negative {facts['negative']}" if facts["negative"] else ""
+    return f"{file}: {facts['name']}, {facts['family']}, vectors {vectors}, {trained}{checkpoint}{negative}"

@@ -85,6 +85,10 @@ def report(result: Result) -> None:
     what = "Stopped" if result.reason == "interrupted" else "Done"
     print(f"{what} after step {step}, on {result.num_images} pictures.")
     print(f"  embedding      {result.embedding_file}")
+    if result.negative_file:
+        print(f"  negative       {result.negative_file}")
+    for _, copy in result.run.copies(averaged=True)[-1:]:
+        print(f"  moving average {copy}")
     for label, name in (("loss curve", "loss.png"), ("before, after", "before_after.png")):
         if (run_folder / name).is_file():
             print(f"  {label:<14} {run_folder / name}")

@@ -27,6 +27,7 @@ __all__ = [
     "make_card",
     "read",
     "read_checkpoint",
+    "read_negative",
     "read_optimizer",
     "write",
     "write_card",
@@ -67,6 +68,15 @@ def read(path: Path) -> Embedding:
     if "token" in embedding.info and embedding.widths == {"clip_l": 768} and second.is_file():
         return diffusers_files.joined(embedding, _read_file(second))
     return embedding
+
+
+def read_negative(path: Path) -> Embedding | None:
+    """The negative embedding that a card has with it; None for all other files. EmbeddingFormatError if it is damaged."""
+    if path.suffix.lower() != ".png":
+        return None
+    content = checks.content(path)
+    with checks.explained(path):
+        return card.read_negative(content, path.stem)
 
 
 def write(embedding: Embedding, path: Path, format: str | None = None) -> None:

@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ti_trainer import files
-from ti_trainer.embedding import Embedding
+from ti_trainer.embedding import Embedding, negative_name
 from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.formats import webui
 from ti_trainer.formats.card_drawing import captioned
@@ -35,6 +35,7 @@ from ti_trainer.formats.checks import checked, writable
 Bytes = NDArray[np.uint8]
 
 _CHUNK = "sd-ti-embedding"
+_NEGATIVE = "ti-trainer-negative"  # the chunk of a negative that goes with it: the WebUI reads one embedding of a picture
 _MAX_JSON = 16 * 2**20  # characters: 22 a number
 _MAX_PIXELS = 16 * 2**20
 
@@ -43,11 +44,7 @@ def read(content: bytes, stem: str) -> Embedding:
     """The embedding in the text chunk or else in the pixels of a PNG or WebP; else EmbeddingFormatError."""
     image = Image.open(BytesIO(content), formats=("PNG", "WEBP", "JPEG"))
     if _CHUNK in image.info:
-        encoded = image.info[_CHUNK]
-        if len(encoded) > _MAX_JSON * 4 // 3:
-            message = f"its text has {len(encoded)} characters, expected at most {_MAX_JSON * 4 // 3}. Choose an embedding."
-            raise EmbeddingFormatError(message)
-        return _from_json(base64.b64decode(encoded), stem, "text chunk")
+        return _from_chunk(image.info[_CHUNK], stem)
     if image.width * image.height > _MAX_PIXELS:
         message = f"it is a picture of {image.width} x {image.height} pixels, too large for a card. Choose an embedding."
         raise EmbeddingFormatError(message)
@@ -60,6 +57,19 @@ def read(content: bytes, stem: str) -> Embedding:
         )
         raise EmbeddingFormatError(message)
     return _from_json(text, stem, "pixels")
+
+
+def read_negative(content: bytes, stem: str) -> Embedding | None:
+    """The negative embedding that `write_card` put into a PNG besides; None if there is none."""
+    chunk = Image.open(BytesIO(content), formats=("PNG",)).info.get(_NEGATIVE)
+    return None if chunk is None else _from_chunk(chunk, negative_name(stem))
+
+
+def _from_chunk(encoded: str, stem: str) -> Embedding:
+    if len(encoded) > _MAX_JSON * 4 // 3:
+        message = f"its text has {len(encoded)} characters, expected at most {_MAX_JSON * 4 // 3}. Choose an embedding."
+        raise EmbeddingFormatError(message)
+    return _from_json(base64.b64decode(encoded), stem, "text chunk")
 
 
 def make_card(picture: Image.Image, embedding: Embedding, title: str | None = None) -> Image.Image:
@@ -87,9 +97,12 @@ def write(embedding: Embedding, path: Path) -> None:
     write_card(Image.new("RGB", (512, 512), (52, 58, 72)), embedding, path)
 
 
-def write_card(picture: Image.Image, embedding: Embedding, path: Path, title: str | None = None) -> None:
+def write_card(
+    picture: Image.Image, embedding: Embedding, path: Path, title: str | None = None, negative: Embedding | None = None
+) -> None:
     """`make_card` as PNG, or lossless WebP (which has no text chunk) if `path` ends so.
 
+    A PNG has room for the negative that goes with it, too: for `read_negative`, since others do not know of it.
     EmbeddingFormatError if numbers are not finite.
     """
     embedding = writable(embedding)
@@ -100,6 +113,8 @@ def write_card(picture: Image.Image, embedding: Embedding, path: Path, title: st
         else:
             text = PngInfo()
             text.add_text(_CHUNK, base64.b64encode(_to_json(embedding)).decode())
+            if negative is not None:
+                text.add_text(_NEGATIVE, base64.b64encode(_to_json(writable(negative))).decode())
             card.save(new, "PNG", pnginfo=text)
 
 

@@ -28,6 +28,17 @@ def target(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor, prediction_ty
     raise ValueError(message)
 
 
+def clean_latents(
+    noisy_latents: Tensor, prediction: Tensor, alphas_cumprod: Tensor, prediction_type: PredictionType
+) -> Tensor:
+    """The network's estimate of x_0 (B, C, H, W), in float32: `add_noise`, or v's definition, solved for it."""
+    alpha = alphas_cumprod[:, None, None, None]
+    signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
+    if prediction_type == "epsilon":
+        return (noisy_latents - sigma * prediction.float()) / signal
+    return signal * noisy_latents - sigma * prediction.float()
+
+
 def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
     """The same noise schedule, rescaled until its end leaves nothing of the picture (arXiv:2305.08891, algorithm 1)."""
     signal = alphas_cumprod.double().sqrt()

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from threading import Event as Flag
 
@@ -107,7 +108,7 @@ class Copies:
     def __call__(self, event: Event) -> None:
         """Write one if it is due."""
         if _due(event, self.every, self.asked):
-            for embedding in self.trainer.embeddings:
+            for embedding in self.trainer.copies:
                 formats.write(embedding, self.run.copy_file(embedding))
 
 
@@ -145,9 +146,9 @@ class Previews:
         with atomic(self.run.path / "images" / name) as new:
             picture.save(new)
         if self.cards:
-            for each in embeddings:
-                card = f"{each.name}-{each.step}.png"
-                formats.write_card(picture, each, self.run.path / "image_embeddings" / card)
+            for each, negative in zip_longest(embeddings, embeddings[1:]):  # the word's card has its negative with it
+                card = self.run.path / "image_embeddings" / f"{each.name}-{each.step}.png"
+                formats.write_card(picture, each, card, negative=negative)
 
 
 @dataclass

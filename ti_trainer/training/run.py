@@ -11,7 +11,6 @@ import csv
 import datetime
 import io
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ti_trainer.embedding import Embedding, negative_name
+from ti_trainer.config import TrainConfig
+from ti_trainer.embedding import Embedding, averaged_name, negative_name
 from ti_trainer.errors import TrainingError
 from ti_trainer.files import atomic, write_bytes
 from ti_trainer.training.trainer import TrainState
@@ -31,16 +31,9 @@ DETERMINISTIC_COLUMNS = ("step", "loss")
 DECISIVE = (  # options that make another run of it when they change; rates, limits and what is written may change
     *("seed", "batch_size", "gradient_accumulation_steps", "repeats", "latent_sampling", "prior_loss_weight"),
     *("template", "shuffle_tags", "tag_dropout", "clip_skip", "precision"),
-    *("mask_outside", "normalize_masks", "negative", "train_cfg_scale", "positive_filewords_only"),
+    *("mask_outside", "normalize_masks", "negative", "train_cfg_scale", "positive_filewords_only", "ema_rate", "ema_every"),
+    *("reconstruction_weight", "discriminator", "discriminator_class", "discriminator_weight"),
 )
-ADDED_SINCE = {
-    "prior_loss_weight": 1.0,
-    "mask_outside": 0.0,
-    "normalize_masks": True,
-    "negative": False,
-    "train_cfg_scale": "3",
-    "positive_filewords_only": False,
-}  # what those that earlier runs have not saved were
 
 
 @dataclass(frozen=True)
@@ -120,15 +113,23 @@ class Run:
         """Where a copy of the embedding, as it is at its step, is kept."""
         return self.path / "embeddings" / f"{embedding.name}-{embedding.step}.safetensors"
 
-    def copies(self) -> list[tuple[int, Path]]:
-        """Copies of the embedding by their steps; those of a negative one lie beside them."""
-        negative = re.escape(negative_name(str(self.settings().get("name"))))
+    def copies(self, *, averaged: bool = False) -> list[tuple[int, Path]]:
+        """Copies of the embedding, or those of its moving average, by their steps."""
+        name = str(self.settings().get("name"))
+        wanted = averaged_name(name) if averaged else name
         copies = _numbered(self.path / "embeddings", ".safetensors")
-        return [(step, path) for step, path in copies if not re.fullmatch(rf"{negative}-\d+", path.stem)]
+        return [(step, path) for step, path in copies if path.stem == f"{wanted}-{step}"]
+
+    def negative_of(self, copy: Path) -> Path | None:
+        """The copy of the negative embedding that was made with this one, if there is one."""
+        name = str(self.settings().get("name"))
+        path = copy.with_name(negative_name(name) + copy.name.removeprefix(name))
+        return path if path.is_file() else None
 
     def save_state(self, state: TrainState, fingerprint: str) -> None:
         """Keep what is needed to go on exactly."""
         tensors = {f"vectors.{encoder}": vectors.cpu() for encoder, vectors in state.vectors.items()}
+        tensors |= {f"average.{key}": vectors.cpu() for key, vectors in state.average.items()}
         for index, values in state.optimizer["state"].items():
             tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value).cpu() for key, value in values.items()}
         counts = {"step": state.step, "micro_step": state.micro_step, "dataset": fingerprint, "scaler": state.scaler}
@@ -184,7 +185,7 @@ def changes(before: dict[str, Any], now: dict[str, Any], other_pictures: bool) -
         changed.append("model")
     if before.get("model_kind") not in (None, now.get("model_kind")):
         changed.append(f"what the model is ({before['model_kind']})")
-    then = {**ADDED_SINCE, **before.get("train", {})}
+    then = {**TrainConfig().to_dict(), **before.get("train", {})}  # options that are new since were as they are by default
     return changed + [name for name in DECISIVE if then.get(name) != now["train"][name]]
 
 
@@ -209,6 +210,8 @@ def _state(counts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainState:
         if kind == "optimizer":
             index, _, name = rest.partition(".")
             moments.setdefault(int(index), {})[name] = value
-    vectors = {key.removeprefix("vectors."): value for key, value in tensors.items() if key.startswith("vectors.")}
-    optimizer = {"state": moments}
-    return TrainState(counts["step"], counts["micro_step"], vectors, optimizer, counts["scaler"])
+    vectors, average = (
+        {key.removeprefix(kind): value for key, value in tensors.items() if key.startswith(kind)}
+        for kind in ("vectors.", "average.")
+    )
+    return TrainState(counts["step"], counts["micro_step"], vectors, {"state": moments}, counts["scaler"], average)

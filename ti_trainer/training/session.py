@@ -25,8 +25,10 @@ from ti_trainer.data.prompts import NAME, Prompter, load_template
 from ti_trainer.data.subsets import Subset, checked_subsets
 from ti_trainer.embedding import Embedding, negative_name
 from ti_trainer.errors import ConfigError, StoppedError, TrainingError
+from ti_trainer.files import entered_path
 from ti_trainer.host import Drawing, Host, ModelOptions, Turn
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
+from ti_trainer.training import discriminator
 from ti_trainer.training.figures import before_and_after, plot_losses
 from ti_trainer.training.guidance import GuidanceScale
 from ti_trainer.training.observers import (
@@ -39,6 +41,7 @@ from ti_trainer.training.observers import (
     StateKeeper,
     TensorBoardLog,
 )
+from ti_trainer.training.pixels import PixelLoss, places_at_once
 from ti_trainer.training.run import Run, changes
 from ti_trainer.training.trainer import Finished, Trainer, TrainState, check_steps
 
@@ -65,6 +68,7 @@ class Result:
     reason: str
     num_images: int
     skipped: tuple[tuple[Path, str], ...]
+    negative_file: Path | None = None
 
 
 @dataclass
@@ -130,9 +134,11 @@ class Session:
             dataset = self._dataset(model, template, subsets, still_loading)
             still_loading(total, total)
             largest = max(item.latents[0].numel() for item in dataset.items)
-            if said := model.fit_memory((2 if config.negative else 1) * config.batch_size * largest):
+            pixel_loss = self._pixel_loss(model)
+            decoded = 0 if pixel_loss is None else places_at_once(config.batch_size, largest)
+            if said := model.fit_memory((2 if config.negative else 1) * config.batch_size * largest, decoded):
                 self.say(said)
-            trainer, run = self._prepared(model, dataset, loaded)
+            trainer, run = self._prepared(model, dataset, loaded, pixel_loss)
             files = [embeddings_dir.trainable_file(file, len(each.vectors)) for each, file in loaded]
             watching = [
                 *observers(trainer, run),
@@ -142,7 +148,8 @@ class Session:
             reason = self._run(trainer, run, watching, files, should_stop)
         plot_losses(run)
         before_and_after(run)
-        return Result(trainer.embedding, files[0], run, reason, len(dataset.items), dataset.skipped)
+        negative = files[1] if len(files) > 1 else None
+        return Result(trainer.embedding, files[0], run, reason, len(dataset.items), dataset.skipped, negative)
 
     def _load(self) -> list[tuple[Embedding, Path]]:
         """The embedding, and the negative one if it is trained too, with their files; ConfigError if one is not there."""
@@ -159,8 +166,21 @@ class Session:
             loaded.append(embeddings_dir.load(folder, name))
         return loaded
 
+    def _pixel_loss(self, model: DiffusionModel) -> PixelLoss | None:
+        """What compares pixels, if anything does; ConfigError for a discriminator that is none."""
+        config = self.config
+        judges = ()
+        if config.discriminator and config.discriminator_weight:
+            judge = discriminator.load(entered_path(config.discriminator), config.discriminator_class, model.device)
+            judges = ((config.discriminator_weight, judge),)
+        return PixelLoss(config.reconstruction_weight, judges) if config.reconstruction_weight or judges else None
+
     def _prepared(
-        self, model: DiffusionModel, dataset: Dataset, loaded: Sequence[tuple[Embedding, Path]]
+        self,
+        model: DiffusionModel,
+        dataset: Dataset,
+        loaded: Sequence[tuple[Embedding, Path]],
+        pixel_loss: PixelLoss | None,
     ) -> tuple[Trainer, Run]:
         """The trainer, where the run to go on with has come to, and the run's folder."""
         embedding, *others = (
@@ -176,12 +196,12 @@ class Session:
         run, settings = self.resume, self._settings(model, dataset)
         if run is None:
             state = None if negative is not None else _webui_state(loaded[0][1], embedding, model)
-            trainer = Trainer(model, dataset, embedding, self.config, state, negative)
+            trainer = Trainer(model, dataset, embedding, self.config, state, negative, pixel_loss)
             return trainer, Run.create(self.host.log_dir, self.name, settings)
         state, fingerprint = run.load_state()
         if changed := changes(run.settings(), settings, fingerprint != dataset.fingerprint):
             self.warn(f"Not as at the run's beginning: {', '.join(changed)}. It goes on, but not exactly.")
-        trainer = Trainer(model, dataset, embedding, self.config, state, negative)
+        trainer = Trainer(model, dataset, embedding, self.config, state, negative, pixel_loss)
         run.forget_after(trainer.step)
         run.save_settings({**run.settings(), **settings})
         return trainer, run
@@ -191,6 +211,10 @@ class Session:
         config = self.config
         for subset in subsets_of(self.host, self.images):
             find_images(subset.folder)
+        if config.discriminator:
+            path = entered_path(config.discriminator)
+            self.host.check_folder(path if path.is_dir() else path.parent)
+            discriminator.check(path)
         if config.preview_sampler and config.preview_sampler not in self.host.samplers:
             have = ", ".join(self.host.samplers) or "no choice here: leave it empty"
             message = (
@@ -226,19 +250,18 @@ class Session:
 
     def _keep(self, trainer: Trainer, run: Run, files: Sequence[Path]) -> None:
         """Write the embeddings; TrainingError, which says where else they are, if that cannot be done."""
-        embeddings = trainer.embeddings
-        copies = [run.copy_file(each) for each in embeddings]
-        for embedding, copy in zip(embeddings, copies, strict=True):
-            if not copy.exists():
+        copies = trainer.copies
+        for each in copies:
+            if not run.copy_file(each).exists():
                 with suppress(OSError):  # whatever becomes of the copy, the embedding itself comes next
-                    formats.write(embedding, copy)
+                    formats.write(each, run.copy_file(each))
         try:
-            for embedding, file in zip(embeddings, files, strict=True):
+            for embedding, file in zip(copies, files, strict=False):  # averages come last, and have no file
                 embeddings_dir.save(embedding, file)
             if files[0].suffix == ".pt" and self.config.save_optimizer and len(files) == 1:
-                formats.write_optimizer(files[0], embeddings[0], trainer.state().optimizer)
+                formats.write_optimizer(files[0], copies[0], trainer.state().optimizer)
         except OSError as error:
-            copy = copies[files.index(file)]
+            copy = run.copy_file(embedding)
             message = (
                 f"{file} could not be written ({error.strerror}). What was learned is in {copy}; once that is "
                 "mended, put this copy into the embeddings folder."
@@ -321,6 +344,7 @@ class Session:
             prior_loss_weight=config.prior_loss_weight,
             mask_outside=config.mask_outside,
             normalize_masks=config.normalize_masks,
+            keep_pixels=config.reconstruction_weight > 0,
             progress=loading,
             warn=self.warn,
         )

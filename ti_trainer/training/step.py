@@ -11,15 +11,21 @@ from torch import Tensor
 from ti_trainer.data.dataset import Batch
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.training.guidance import GuidanceScale, guided
-from ti_trainer.training.objective import add_noise, denoising_loss, target
+from ti_trainer.training.objective import add_noise, clean_latents, denoising_loss, target
+from ti_trainer.training.pixels import PixelLoss
 
 
 def training_loss(
-    model: DiffusionModel, batch: Batch, words: Mapping[str, Vectors], scale: GuidanceScale | None = None
+    model: DiffusionModel,
+    batch: Batch,
+    words: Mapping[str, Vectors],
+    scale: GuidanceScale | None = None,
+    pixel_loss: PixelLoss | None = None,
 ) -> Tensor:
     """The denoising loss of each sample, (B,), differentiable in the words' vectors.
 
-    With a scale, of what a sampler would follow that is guided away from the batch's negative prompts.
+    With a scale, of what a sampler would follow that is guided away from the batch's negative prompts. With a loss of
+    pixels, that of the clean pictures which this estimates is added.
     """
     alphas_cumprod = model.alphas_cumprod[batch.timesteps]  # (B,)
     noisy_latents = add_noise(batch.latents, batch.noise, alphas_cumprod)
@@ -32,7 +38,11 @@ def training_loss(
         twice = noisy_latents.repeat(2, 1, 1, 1), batch.timesteps.repeat(2)
         negative, positive = model.predict(*twice, cond, batch.pictures.repeat(2)).float().chunk(2)
         prediction = guided(negative, positive, scale.at(batch.timesteps, len(model.alphas_cumprod)))
-    return denoising_loss(prediction, wanted, batch.weight)
+    loss = denoising_loss(prediction, wanted, batch.weight)
+    if pixel_loss is None:
+        return loss
+    estimate = clean_latents(noisy_latents, prediction, alphas_cumprod, model.kind.prediction_type)
+    return loss + pixel_loss(model, estimate, batch)
 
 
 def optimizer_step(

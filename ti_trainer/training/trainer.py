@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -13,14 +13,16 @@ from torch import Tensor
 
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import Batch, Dataset
-from ti_trainer.embedding import Embedding
+from ti_trainer.embedding import Embedding, averaged_name
 from ti_trainer.errors import ConfigError, TrainingError
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
+from ti_trainer.training.average import MovingAverage
 from ti_trainer.training.guidance import GuidanceScale
+from ti_trainer.training.pixels import PixelLoss
 from ti_trainer.training.schedule import Schedule
 from ti_trainer.training.step import optimizer_step, training_loss
 
-NEGATIVE = "negative."  # before a text encoder's name, in a state: the negative embedding's vectors
+PREFIXES = ("", "negative.")  # before a text encoder's name, in a state: the negative embedding's vectors have one
 CHECK_EVERY = 10  # steps between looks at the losses: each look makes the CPU wait for the GPU
 
 
@@ -56,6 +58,7 @@ class TrainState:
     vectors: dict[str, Tensor]
     optimizer: dict[str, Any]
     scaler: dict[str, Any] | None = None
+    average: dict[str, Tensor] = field(default_factory=dict)  # of the vectors, if one is kept
 
 
 class Trainer:
@@ -72,12 +75,13 @@ class Trainer:
         config: TrainConfig,
         state: TrainState | None = None,
         negative: Embedding | None = None,
+        pixel_loss: PixelLoss | None = None,
     ) -> None:
         """Start at the embedding's step, or exactly where `state` was taken."""
         self._embeddings = [each for each in (embedding, negative) if each is not None]
         for each in self._embeddings:
             check_fits(model, each)
-        self.model, self.dataset, self.config = model, dataset, config
+        self.model, self.dataset, self.config, self._pixel_loss = model, dataset, config, pixel_loss
         self.step, self.micro_step = embedding.step, 0
         self.scale = None if negative is None else GuidanceScale.parse(config.train_cfg_scale)
         self._learning_rate = Schedule.parse(config.learning_rate, config.max_steps)
@@ -95,6 +99,7 @@ class Trainer:
         rate = self._learning_rate.at(self.step + 1)
         self._optimizer = _adamw([list(word.values()) for word in self._words.values()], rate)
         self._scaler = _grad_scaler(model.device) if model.needs_loss_scaling else None
+        self._average = MovingAverage(self._named(), config.ema_rate, config.ema_every) if config.ema_rate else None
         if state is not None:
             self._check_state(state)
             self._restore(state)
@@ -116,11 +121,26 @@ class Trainer:
         """It, and the negative one if there is one, as they are now, on the CPU."""
         return [each.with_vectors(_on_cpu(self._words[each.name]), self.step) for each in self._embeddings]
 
+    @property
+    def copies(self) -> list[Embedding]:
+        """What a copy is made of now: the embeddings, and if one is kept the average of each, named NAME-ema."""
+        if self._average is None:
+            return self.embeddings
+        averaged = [
+            replace(each, name=averaged_name(each.name)).with_vectors(
+                _on_cpu({encoder: self._average.vectors[prefix + encoder] for encoder in each.vectors}), self.step
+            )
+            for prefix, each in zip(PREFIXES, self._embeddings, strict=False)
+        ]
+        return [*self.embeddings, *averaged]
+
     def state(self) -> TrainState:
         """A copy of all that changes during a run."""
         vectors = {key: each.detach().clone() for key, each in self._named().items()}
         scaler = None if self._scaler is None else self._scaler.state_dict()
-        return TrainState(self.step, self.micro_step, vectors, copy.deepcopy(self._optimizer.state_dict()), scaler)
+        average = {} if self._average is None else {key: each.clone() for key, each in self._average.vectors.items()}
+        optimizer = copy.deepcopy(self._optimizer.state_dict())
+        return TrainState(self.step, self.micro_step, vectors, optimizer, scaler, average)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Train to the end, an event after every update; TrainingError, with the last good vectors, if it cannot go well."""
@@ -162,7 +182,7 @@ class Trainer:
         losses = []
         for _ in range(micro_steps):
             batch = next(batches)
-            loss = training_loss(self.model, batch, self._words, self.scale).mean() / micro_steps
+            loss = training_loss(self.model, batch, self._words, self.scale, self._pixel_loss).mean() / micro_steps
             (loss if self._scaler is None else self._scaler.scale(loss)).backward()
             losses.append(loss.detach())
         for group, factor in zip(self._optimizer.param_groups, self._factors, strict=False):
@@ -171,6 +191,8 @@ class Trainer:
             self._optimizer, self._parameters, self._scaler, self.config.clip_grad, self._clip_limit.at(self.step + 1)
         )
         self.step, self.micro_step = self.step + updated, self.micro_step + micro_steps
+        if updated and self._average is not None:
+            self._average.update(self.step)
         if self._scaler is not None and self._scaler.get_scale() < 1:
             message = f"Gradients overflow in fp16 (step {self.step}): use precision bf16 or fp32."
             raise TrainingError(message)
@@ -203,10 +225,9 @@ class Trainer:
 
     def _named(self) -> dict[str, Tensor]:
         """All vectors by the names that they have in a state."""
-        prefixes = ("", NEGATIVE)
         return {
             prefix + encoder: vectors
-            for prefix, word in zip(prefixes, self._words.values(), strict=False)
+            for prefix, word in zip(PREFIXES, self._words.values(), strict=False)
             for encoder, vectors in word.items()
         }
 
@@ -225,6 +246,8 @@ class Trainer:
         with torch.no_grad():
             for key, vectors in self._named().items():
                 vectors.copy_(state.vectors[key])
+        if self._average is not None:
+            self._average.restore(state.average)
         groups = self._optimizer.state_dict()["param_groups"]  # a file's would bring its learning rate and weight decay
         self._optimizer.load_state_dict({"state": copy.deepcopy(state.optimizer["state"]), "param_groups": groups})
         if self._scaler is not None and state.scaler is not None:

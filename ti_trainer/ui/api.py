@@ -26,9 +26,14 @@ def panel(page: Page) -> None:
         settings = unsaved(gr.Textbox(label="options", value="{}"))
         num_vectors = unsaved(gr.Number(label="num_vectors", value=2, precision=0))
         overwrite = unsaved(gr.Checkbox(label="overwrite"))
+        unwanted = (
+            unsaved(gr.Number(label="negative_vectors", value=6, precision=0)),
+            unsaved(gr.Textbox(label="negative_init_text", value="*")),
+        )
         said, state = unsaved(gr.Textbox(label="result")), gr.JSON(label="status")
         endpoints = {
             "create": (lambda *given: created(page, *given), [name, text, num_vectors, overwrite], [said]),
+            "create_pair": (lambda *given: created(page, *given), [name, text, num_vectors, overwrite, *unwanted], [said]),
             "train": (lambda *given: train(page, *given), [name, images, settings], [state]),
             "status": (lambda: status(page), [], [state]),
             "stop": (lambda: asked(page, page.job.stop), [], [state]),
@@ -40,9 +45,9 @@ def panel(page: Page) -> None:
             listen(button.click, _refusing(act), inputs, outputs, api_name=PREFIX + endpoint)
 
 
-def created(page: Page, name: str, init_text: str, num_vectors: float, overwrite: bool) -> str:
-    """Create an embedding; says what and where."""
-    return said_of(create(page, name, init_text, num_vectors, overwrite), init_text, num_vectors)
+def created(page: Page, name: str, init_text: str, num_vectors: float, overwrite: bool, *negative: Any) -> str:
+    """Create an embedding, and its negative if its number of vectors and init text are given; says what and where."""
+    return said_of(create(page, name, init_text, num_vectors, overwrite, *negative), init_text, num_vectors)
 
 
 def train(page: Page, name: str, images: str, settings: str) -> dict[str, Any]:

@@ -18,6 +18,11 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import facts, notice
 from ti_trainer.ui.train import trainable
 
+ABOUT_CARDS = (
+    "A card from a DreamArtist run carries the word and its negative. The WebUI reads one embedding of a picture, the word: "
+    "put the card into the embeddings folder, and give the negative a file here."
+)
+
 
 @dataclass(frozen=True)
 class Create:
@@ -88,6 +93,10 @@ def panel(page: Page) -> Create:
             with gr.Accordion("Embeddings that cannot be used with this model", open=False):
                 look = gr.Button("Look through the embeddings folder", elem_id="ti_trainer_survey_button")
                 skipped = gr.HTML(elem_id="ti_trainer_survey")
+            with gr.Accordion("Cards with a negative embedding in them", open=False):
+                gr.HTML(f'<div class="ti-subdued">{ABOUT_CARDS}</div>')
+                take = gr.Button("Take negatives out of cards", elem_id="ti_trainer_take_negatives")
+                taken = gr.HTML(elem_id="ti_trainer_taken")
     inputs = [name, init_text, num_vectors, overwrite, negative_vectors, negative_text]
     for each in inputs:
         unsaved(each)
@@ -96,6 +105,7 @@ def panel(page: Page) -> Create:
     for each in (init_text, num_vectors):
         listen(each.change, lambda *given: about_the_text(page, *given), [init_text, num_vectors], [about_text])
     listen(look.click, lambda: survey(page), [], [skipped], show_progress="minimal")
+    listen(take.click, lambda: negatives_taken_out(page), [], [taken], show_progress="minimal")
     return Create(button, inputs, outcome)
 
 
@@ -202,6 +212,20 @@ def survey(page: Page) -> str:
     if not cannot:
         return notice("good", f"All {usable} embeddings can be used with {page.host.describe()}.")
     return notice("info", f"{usable} can be used, {len(cannot)} cannot:") + facts(cannot)
+
+
+def negatives_taken_out(page: Page) -> str:
+    """Do it, and say what came of it."""
+    host = page.host
+    try:
+        with host.lock():
+            files = embeddings_dir.take_negatives_out(host.embeddings_dir)
+            host.embeddings_changed()
+    except (TITrainerError, OSError) as error:
+        return notice("error", str(error))
+    if not files:
+        return notice("info", "No card of the embeddings folder has a negative in it that is not there as a file already.")
+    return notice("good", "Now there are files of their own: " + ", ".join(file.name for file in files))
 
 
 def _is_picture(found: embeddings_dir.Found) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,9 @@ MOST = 8  # pictures at a time
 
 @dataclass(frozen=True)
 class Generate:
-    """What other panels need of this one."""
+    """What other panels need of this one: fields, by the options of previews that say the same."""
 
-    prompt: Any
+    fields: Mapping[str, Any]
 
 
 def panel(page: Page) -> Generate:
@@ -73,7 +73,7 @@ def panel(page: Page) -> Generate:
             yield [notice("error", str(error)), gr.update()]
 
     listen(button.click, generate, inputs, [said, pictures], queue=True)
-    return Generate(prompt)
+    return Generate({"preview_prompt": prompt, "preview_negative_prompt": negative, "preview_cfg_scale": scale})
 
 
 def drawn(

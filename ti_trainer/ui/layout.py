@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
 
+from ti_trainer.config import TrainConfig
+from ti_trainer.embedding import negative_name
+from ti_trainer.training.guidance import GuidanceScale
 from ti_trainer.ui import (
     api,
     caption_editor,
@@ -68,20 +73,35 @@ def build(page: Page) -> gr.Blocks:
         listen(shelf.continued.then, None, js=NOW)
         listen(made_set.begun.then, None, js=NOW)
         preprocess.lead_on(made_set, form, editor.folder, checked.folder, TO_TAB)
-        _used(page, seen, page.txt2img.get("preview_prompt") or drawing.prompt)
+        _used(page, seen, page.txt2img or drawing.fields)
         listen(seen["open_run"].click, lambda: _opened(page), [], [shelf.chosen], js=TO_TAB.format("Runs"))
     return made
 
 
-def _used(page: Page, seen: watch.Watch, prompt: Any) -> None:
-    """The word at the end of a prompt that people can go on with."""
+def _used(page: Page, seen: watch.Watch, fields: Mapping[str, Any]) -> None:
+    """The word in a prompt that people can go on with; its negative in the negative prompt, at the scale of training."""
+    names = ("preview_prompt", "preview_negative_prompt", "preview_cfg_scale")
+    wanted = [fields[name] for name in names if name in fields]
 
-    def add(text: str) -> str:
-        name = page.job.snapshot().name
-        return text if name in text else ", ".join(filter(None, (text, f"a photo of {name}")))
+    def add(*given: Any) -> list[Any]:
+        now = page.job.snapshot()
+        options = TrainConfig.from_dict(now.run.settings()["train"]) if now.run else TrainConfig()
+        values = dict(zip((name for name in names if name in fields), given, strict=True))
+        values["preview_prompt"] = _with(values.get("preview_prompt"), now.name, f"a photo of {now.name}")
+        if options.negative:
+            negative = negative_name(now.name)
+            values["preview_negative_prompt"] = _with(values.get("preview_negative_prompt"), negative, negative)
+            values["preview_cfg_scale"] = GuidanceScale.parse(options.train_cfg_scale).high
+        return [values[name] for name in names if name in fields]
 
     js = TO_TXT2IMG if page.txt2img else TO_TAB.format("Generate")
-    listen(listen(seen["use"].click, add, [prompt], [prompt]).then, None, js=js)
+    listen(listen(seen["use"].click, add, wanted, wanted).then, None, js=js)
+
+
+def _with(text: str | None, word: str, said: str) -> str:
+    """A text in which a word is said: as it is, or with what says it at its end."""
+    said_already = re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text or "")
+    return text if said_already else ", ".join(filter(None, (text, said)))
 
 
 def _opened(page: Page) -> Any:

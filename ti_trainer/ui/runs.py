@@ -11,6 +11,7 @@ import gradio as gr
 
 from ti_trainer import embeddings_dir, formats
 from ti_trainer.config import TrainConfig
+from ti_trainer.embedding import negative_name
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Session
@@ -21,6 +22,7 @@ from ti_trainer.ui.render import facts, notice
 from ti_trainer.ui.thumbnails import gallery
 
 MOST = 200  # runs in the list, the newest ones
+AVERAGE = ", moving average"
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def details(page: Page, label: str) -> list[Any]:
     except ConfigError as error:
         return [notice("error", str(error)), curve([]), gr.update(value=[]), gr.update(choices=[], value=None), "", ""]
     settings, rows = run.settings(), run.losses()
-    steps = [str(step) for step, _ in run.copies()]
+    copies = list(_copies(run))
     known = [
         ("Embedding", settings.get("name")),
         ("Step", run.step),
@@ -125,15 +127,22 @@ def details(page: Page, label: str) -> list[Any]:
     drawn = curve(
         [(row["step"], row["loss"]) for row in rows], run.deterministic(), [(row["step"], row["learn_rate"]) for row in rows]
     )
-    copies = gr.update(choices=steps, value=steps[-1] if steps else None)
+    last = copies[0] if copies else None
     return [
         facts(known),
         drawn,
         gr.update(value=gallery(run.previews())),
-        copies,
-        f"{settings.get('name', '')}-{steps[-1] if steps else ''}",
+        gr.update(choices=copies, value=last),
+        f"{settings.get('name', '')}-{last.replace(AVERAGE, '-ema') if last else ''}",
         "",
     ]
+
+
+def _copies(run: Run) -> dict[str, Path]:
+    """Copies by what people choose them by, the last step first."""
+    live = [(step, "", path) for step, path in run.copies()]
+    averaged = [(step, AVERAGE, path) for step, path in run.copies(averaged=True)]
+    return {f"{step}{what}": path for step, what, path in sorted(live + averaged, key=lambda each: (-each[0], each[1]))}
 
 
 def go_on_with(page: Page, label: str, max_steps: float | None, overwrite: bool) -> str:
@@ -166,25 +175,31 @@ def went_on(page: Page, *given: Any) -> str:
         return notice("error", str(error))
 
 
-def promoted(page: Page, label: str, step: str, name: str, overwrite: bool) -> str:
-    """Put a copy into the embeddings folder, and say so or why not."""
+def promoted(page: Page, label: str, copy: str, name: str, overwrite: bool) -> str:
+    """Put a copy, and the negative that was made with it, into the embeddings folder, and say so or why not."""
     try:
         run, host = find(page, label), page.host
-        path = next((path for at, path in run.copies() if str(at) == str(step)), None)
+        path = _copies(run).get(str(copy))
         if path is None:
             message = "Choose a copy: this run has kept none, or it is gone."
             raise ConfigError(message)
-        name = (name or "").strip()
-        embeddings_dir.free_file(host.embeddings_dir, name, overwrite=overwrite)
+        wanted, negative = {(name or "").strip(): path}, run.negative_of(path)
+        if negative is not None:
+            wanted[negative_name((name or "").strip())] = negative
         page.refuse_if_busy("take copies into use")
         with host.lock():
-            embedding = replace(formats.read(path), name=name)
-            target = embeddings_dir.free_file(host.embeddings_dir, name, len(embedding.vectors), overwrite=overwrite)
-            embeddings_dir.save(embedding, target)
+            new = [replace(formats.read(path), name=each) for each, path in wanted.items()]
+            files = [
+                embeddings_dir.free_file(host.embeddings_dir, each.name, len(each.vectors), overwrite=overwrite)
+                for each in new
+            ]
+            for each, file in zip(new, files, strict=True):
+                embeddings_dir.save(each, file)
             host.embeddings_changed()
     except (TITrainerError, OSError) as error:
         return notice("error", str(error))
-    return notice("good", f"{name} is in the embeddings folder now: {target}.")
+    verb = "are" if len(files) > 1 else "is"
+    return notice("good", f"{' and '.join(wanted)} {verb} in the embeddings folder now: {', '.join(map(str, files))}.")
 
 
 def _unusual(train: dict[str, Any]) -> list[tuple[str, Any]]:

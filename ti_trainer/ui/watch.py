@@ -166,6 +166,8 @@ def _result(now: Snapshot) -> str:
     files = (("Loss curve", run / "loss.png"), ("Before and after", run / "before_after.png"))
     rows = [
         ("Embedding", result.embedding_file),
+        *((("Negative", result.negative_file),) if result.negative_file else ()),
+        *(("Moving average", copy) for _, copy in result.run.copies(averaged=True)[-1:]),
         ("Step", result.embedding.step),
         ("Pictures", result.num_images),
         *((label, file) for label, file in files if file.is_file()),

@@ -1,0 +1,111 @@
+"""A user's own image classifier as a loss: how far generated pictures are from a class. Knows no run and no options.
+
+B pictures, K classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from ti_trainer.errors import ConfigError
+
+TORCHSCRIPT = (".pt", ".pth", ".ts", ".torchscript")
+WEIGHTS = ".safetensors"  # beside its config.json
+SIDE = 384  # what DreamArtist's classifier is fed, with ImageNet's mean and deviation
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+Logits = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Discriminator:
+    """1 - the probability of a class, (B,), of pixels (B, 3, height, width) in [-1, 1]; differentiable."""
+
+    logits: Logits
+    wanted: int
+    side: int = SIDE
+    mean: tuple[float, float, float] = IMAGENET[0]
+    std: tuple[float, float, float] = IMAGENET[1]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Pictures are fitted to a square, as classifiers are used, and may be of any shape."""
+        pictures = interpolate(pixels.float(), (self.side, self.side), mode="bicubic", antialias=True) / 2 + 0.5
+        mean, std = (torch.tensor(each, device=pixels.device)[:, None, None] for each in (self.mean, self.std))
+        return 1 - self.logits((pictures - mean) / std).float().softmax(1)[:, self.wanted]
+
+
+def load(path: Path, wanted: int, device: torch.device) -> Discriminator:
+    """From a TorchScript file, or a folder in which transformers keeps a classifier; ConfigError for anything else."""
+    check(path)
+    path = path.parent if path.suffix.lower() == WEIGHTS else path
+    try:
+        if path.is_dir():
+            found = Discriminator(_from_folder(path, device), wanted, *_looks(path))
+        else:
+            found = Discriminator(_from_script(path, device), wanted)
+        classes = _classes(found, device)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a strange file provokes
+        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        message = f"Discriminator: {path} cannot be used as an image classifier ({said})."
+        raise ConfigError(message, "discriminator") from error
+    if not 0 <= wanted < classes:
+        message = f"Class of the discriminator: found {wanted}, expected 0 to {classes - 1}: {path.name} knows {classes}."
+        raise ConfigError(message, "discriminator_class")
+    return found
+
+
+def check(path: Path) -> None:
+    """ConfigError if it cannot be one, by its name."""
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in (*TORCHSCRIPT, WEIGHTS)):
+        return
+    message = (
+        f"Discriminator: found {path}, expected a TorchScript file ({', '.join(TORCHSCRIPT)}), or a folder with config.json "
+        "and model.safetensors of an image classifier of transformers."
+    )
+    raise ConfigError(message, "discriminator")
+
+
+def _classes(found: Discriminator, device: torch.device) -> int:
+    """K; ConfigError unless it makes (B, K) of pictures."""
+    with torch.no_grad():
+        logits = found.logits(torch.zeros(1, 3, found.side, found.side, device=device))
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        message = f"Discriminator: found an output of {shape} for one picture, expected (1, classes), two or more."
+        raise ConfigError(message, "discriminator")
+    return logits.shape[1]
+
+
+def _from_script(file: Path, device: torch.device) -> Logits:
+    network = torch.jit.load(str(file), map_location=device).float().eval()
+    for weights in network.parameters():
+        weights.requires_grad_(False)
+    return network
+
+
+def _from_folder(folder: Path, device: torch.device) -> Logits:
+    from transformers import AutoModelForImageClassification
+
+    network: nn.Module = AutoModelForImageClassification.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
+    network.to(device, torch.float32).eval().requires_grad_(False)
+    return lambda pictures: network(pixel_values=pictures).logits
+
+
+def _looks(folder: Path) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    """Side, mean and deviation of the pictures that it was trained with."""
+    file = folder / "preprocessor_config.json"
+    told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    size = told.get("size", SIDE)
+    if isinstance(size, dict):
+        size = size.get("height") or size.get("shortest_edge") or SIDE
+    return int(size), tuple(told.get("image_mean", IMAGENET[0])), tuple(told.get("image_std", IMAGENET[1]))
