@@ -3,7 +3,7 @@
 python install.py              what the AUTOMATIC1111 WebUI runs at start, in its own Python: adds the few packages that
                                the WebUI does not bring, and moves none of those that are there
 python install.py run [ARGS]   everyone else: sets up .venv beside this file once, then runs `python -m ti_trainer ARGS`
-python install.py test [ARGS]  the same with what the tests need, then runs `python -m pytest ARGS`; after it the tests of
+python install.py test [ARGS]  the same with what the tests need, then runs `python -m pytest ARGS`; beside it the tests of
                                the WebUI's side once more, under the WebUI's own packages, in .venv-webui
 """
 
@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from hashlib import sha256
 from pathlib import Path
@@ -88,20 +89,47 @@ def add_missing_to_host() -> None:
 
 
 def test(arguments: list[str]) -> int:
-    """Run pytest in .venv, then the WebUI's side in .venv-webui; the first exit code that is not 0."""
+    """Run pytest in .venv, beside it the WebUI's side in .venv-webui; the first exit code that is not 0.
+
+    What the second says comes after what the first does.
+    """
     set_up("test")
     theirs = webui_arguments(arguments)
     if theirs is not None:
         set_up("webui", VENV_WEBUI)
     os.chdir(ROOT)
-    code, interrupted = wait_for(VENV, ["-m", "pytest", *arguments])
-    if interrupted:
-        return code or 130
     if theirs is None:
-        return code
-    say("\nOnce more under the WebUI's own packages (.venv-webui):")
-    second, _ = wait_for(VENV_WEBUI, ["-m", "pytest", *theirs])
+        code, interrupted = wait_for(VENV, ["-m", "pytest", *arguments])
+        return code or 130 * interrupted
+    ENVIRONMENT.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
+    with tempfile.TemporaryDirectory() as folder, Path(folder, "words").open("wb") as words:
+        command = [str(python_of(VENV_WEBUI)), "-m", "pytest", *theirs]
+        pipe = {"stdin": subprocess.DEVNULL, "stdout": words, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(command, env=ENVIRONMENT, **pipe) as beside:
+            code, interrupted = wait_for(VENV, ["-m", "pytest", *arguments], beside)
+            if interrupted:
+                beside.terminate()
+                return code or 130
+            say("\nOnce more under the WebUI's own packages (.venv-webui):")
+            repeat(Path(words.name), beside)
+            second = exit_code(beside)
     return code or (0 if second == NOTHING_COLLECTED else second)
+
+
+def repeat(words: Path, program: subprocess.Popen) -> None:
+    """Say what a program says into a file, from its beginning until it ends."""
+    with words.open("rb") as said:
+        ended = False
+        while not ended:
+            ended = program.poll() is not None
+            sys.stdout.buffer.write(said.read())
+            sys.stdout.flush()
+            time.sleep(0 if ended else 0.2)
+
+
+def exit_code(program: subprocess.Popen) -> int:
+    """As a shell says that a signal ended it."""
+    return program.returncode if program.returncode >= 0 else 128 - program.returncode
 
 
 def webui_arguments(arguments: list[str]) -> list[str] | None:
@@ -216,19 +244,23 @@ def hand_over(arguments: list[str], folder: Path) -> int:
     return wait_for(VENV, arguments)[0]
 
 
-def wait_for(venv: Path, arguments: list[str]) -> tuple[int, bool]:
-    """Run an environment's Python to its end, however it takes a Ctrl-C or kill: its exit code, whether there was one."""
+def wait_for(venv: Path, arguments: list[str], *others: subprocess.Popen) -> tuple[int, bool]:
+    """Run an environment's Python to its end, however it takes a Ctrl-C or kill: its exit code, whether there was one.
+
+    A kill, now or later, ends `others` as well.
+    """
     heard: list[int] = []
     signal.signal(signal.SIGINT, lambda number, _: heard.append(number))  # the terminal sends it to the program as well
     with subprocess.Popen([str(python_of(venv)), *arguments], env=ENVIRONMENT) as program:
 
         def end(number: int, _: object) -> None:
             heard.append(number)
-            program.terminate()  # a kill was meant for both, and only we got it
+            for each in (program, *others):
+                each.terminate()  # a kill was meant for all, and only we got it
 
         signal.signal(signal.SIGTERM, end)
-        code = program.wait()
-    return code if code >= 0 else 128 - code, bool(heard)  # as a shell says that a signal ended it
+        program.wait()
+    return exit_code(program), bool(heard)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ seen = {"args": sys.argv[1:], "cwd": os.getcwd(), "prefix": sys.prefix, "wanted"
 print(json.dumps(seen))
 """
 
-
+A_WHILE_S = 4
 PYTEST = """
 import json, os, sys, time
 name = os.path.basename(sys.prefix)
@@ -41,8 +41,10 @@ if wants == "wait":
         time.sleep(60)
     except KeyboardInterrupt:
         wants = 2
+if wants == "a while":
+    wants = time.sleep(A_WHILE_S)
 sys.exit(wants)
-"""
+""".replace("A_WHILE_S", str(A_WHILE_S))
 
 
 def make_wheel(folder, name, version, requires=()):

@@ -1,4 +1,4 @@
-"""`install.py test`: pytest in .venv, then the WebUI's side once more in .venv-webui."""
+"""`install.py test`: pytest in .venv, beside it the WebUI's side once more in .venv-webui."""
 
 import json
 import os
@@ -8,7 +8,16 @@ import sys
 import time
 
 import pytest
-from installing import command_with, install, make_house, make_wheel, needs_process_groups, offline, start_in_group
+from installing import (
+    A_WHILE_S,
+    command_with,
+    install,
+    make_house,
+    make_wheel,
+    needs_process_groups,
+    offline,
+    start_in_group,
+)
 
 OURS, THEIRS = ".venv", ".venv-webui"
 WEBUI_TESTS = ["tests/hosts/webui", "tests/ui"]
@@ -112,6 +121,14 @@ def test_other_packages_for_one_environment_leave_the_other_alone(house, env):
     assert "installing requirements-test.txt" not in result.stderr
     assert list((house / THEIRS).rglob("added.py"))
     assert not list((house / OURS).rglob("added.py"))
+
+
+def test_both_run_side_by_side_and_the_second_is_heard_after_the_first(house, env):
+    began = time.monotonic()
+    result = run_tests(house, {**env, "WANTS": json.dumps({OURS: "a while", THEIRS: "a while"})})
+    assert time.monotonic() - began < 2 * A_WHILE_S
+    assert [each["venv"] for each in runs(result)] == [OURS, THEIRS]
+    assert result.returncode == 0
 
 
 @needs_process_groups
