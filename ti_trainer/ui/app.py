@@ -1,4 +1,4 @@
-"""Serve the page without the WebUI: a port, our style and script, nothing from elsewhere. Knows no panels."""
+"""Serve the page without the WebUI: a port, our style and scripts, nothing from elsewhere. Knows no panels."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _listen(address: str, port: int | None) -> socket.socket:
 def _mounted(blocks: gr.Blocks) -> FastAPI:
     """The page as an app. The WebUI adds style.css and javascript/ by itself, so this is done only here."""
     style = (ROOT / "style.css").read_text(encoding="utf-8") + FOOTER
-    script = (ROOT / "javascript" / "ti_trainer.js").read_text(encoding="utf-8")
+    script = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "javascript").glob("*.js")))
     app = FastAPI(openapi_url=None)
     if MAJOR >= 6:
         head = f"<style>{style}</style><script>{script}</script>"

@@ -17,6 +17,7 @@ from ti_trainer.ui import (
     create,
     dataset_check,
     generate,
+    mask_brush,
     picture_check,
     preprocess,
     runs,
@@ -47,6 +48,8 @@ def build(page: Page) -> gr.Blocks:
                     editor = caption_editor.panel(page)
                 with gr.Tab("Check pictures", id="check"):
                     checked = picture_check.panel(page)
+                with gr.Tab("Paint masks", id="masks"):
+                    mask_brush.panel(page)
             with gr.Tab("Train", id="train"), gr.Row(elem_classes=["ti-columns"]):
                 with gr.Column(elem_classes=["ti-form"]):
                     form = train.panel(page)

@@ -1,0 +1,336 @@
+"""Masks painted in Chromium as people do it, on a page of its own. Runs under the WebUI's gradio and under ours.
+
+As a program, `python test_mask_brush.py FOLDER` serves it, on the embedded model where diffusers is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("gradio")  # the page is all that needs it
+
+import gradio as gr
+import numpy as np
+from browser import complaints, launch
+from fakes import TinyHost, TinyModel
+from PIL import Image, ImageDraw
+
+from ti_trainer.data import mask_files
+from ti_trainer.training.job import Job
+from ti_trainer.ui import mask_brush
+from ti_trainer.ui.app import serve
+from ti_trainer.ui.gradio_compat import blocks
+from ti_trainer.ui.page import Page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page as Tab
+
+ROOT = Path(__file__).parents[2]
+WIDTH, HEIGHT = 120, 80
+CANVAS = "#ti_trainer_masks_canvas"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three pictures: a has no mask, b one of DreamArtist's, whose left half counts 1, c one of OneTrainer's."""
+    here = tmp_path / "Bilder für später"
+    here.mkdir()
+    for name, colour in (("a", "steelblue"), ("b", "seagreen"), ("c", "tan")):
+        picture = Image.new("RGB", (WIDTH, HEIGHT), colour)
+        ImageDraw.Draw(picture).ellipse((20, 20, 60, 60), fill="firebrick")
+        picture.save(here / f"{name}.png")
+    half = Image.new("L", (WIDTH, HEIGHT))
+    half.paste(127, (0, 0, WIDTH // 2, HEIGHT))
+    half.save(here / "b_att.png")
+    Image.new("L", (WIDTH, HEIGHT), 51).save(here / "c-masklabel.png")
+    return here
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One page for all: it keeps nothing of those who use it."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "PYTHONIOENCODING": "utf-8"}
+    pipe, command = subprocess.PIPE, [sys.executable, __file__, str(tmp_path_factory.mktemp("host"))]
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=ROOT) as process:
+        try:
+            address = process.stdout.readline().strip()
+            assert address, process.stderr.read()
+            yield address
+        finally:
+            process.kill()
+
+
+def until(wanted: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not wanted():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.05)
+
+
+def press(tab: Tab, name: str) -> None:
+    tab.click(f".ti-masks [data-do={name}]")
+
+
+def says(tab: Tab, text: str) -> None:
+    tab.locator(".ti-masks [data-part=said]").get_by_text(text).first.wait_for()
+
+
+def at(tab: Tab, text: str) -> None:
+    tab.locator(".ti-masks [data-part=place]").get_by_text(text).wait_for()
+
+
+def slide(tab: Tab, name: str, value: float) -> None:
+    tab.locator(f"#ti_trainer_masks_{name}").evaluate(
+        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input', { bubbles: true })); }", value
+    )
+
+
+def open_folder(tab: Tab, url: str, folder: Path | str, first: str) -> list[str]:
+    """Complaints of the page from now on."""
+    heard = complaints(tab)
+    tab.goto(url)
+    entry = tab.locator("#ti_trainer_masks_folder").locator("textarea, input").first
+    entry.wait_for()
+    tab.wait_for_selector(".ti-masks[data-ready]", state="attached")
+    entry.fill(str(folder))
+    tab.click("#ti_trainer_masks_open")
+    at(tab, first)
+    return heard
+
+
+def stroke(tab: Tab, *points: tuple[float, float], button: str = "left") -> None:
+    """From point to point of the picture, in its own px."""
+    tab.locator(CANVAS).scroll_into_view_if_needed()
+    box = tab.locator(CANVAS).bounding_box()
+    places = [(box["x"] + x * box["width"] / WIDTH, box["y"] + y * box["height"] / HEIGHT) for x, y in points]
+    tab.mouse.move(*places[0])
+    tab.mouse.down(button=button)
+    for place in places[1:]:
+        tab.mouse.move(*place, steps=5)
+    tab.mouse.up(button=button)
+
+
+def greys(path: Path) -> np.ndarray:
+    with Image.open(path) as opened:
+        assert (opened.mode, opened.size, opened.format) == ("L", (WIDTH, HEIGHT), "PNG")
+        return np.asarray(opened)
+
+
+def marks(tab: Tab) -> list[str]:
+    return [each.get_attribute("data-mark") for each in tab.locator(".ti-masks-strip button").all()]
+
+
+def test_what_is_painted_is_saved_where_it_was_painted_and_nothing_elsewhere(url: str, folder: Path) -> None:
+    with launch(1300, 1000) as tab:
+        heard = open_folder(tab, url, folder, "1 of 3: a.png (no mask)")
+        assert marks(tab) == ["", "masked", "masked"]
+        press(tab, "save")
+        says(tab, "Nothing is marked")
+        slide(tab, "size", 10)  # 12 px
+        stroke(tab, (20, 20), (60, 20))
+        slide(tab, "weight", 5)
+        stroke(tab, (100, 60))
+        stroke(tab, (10, 70), (110, 70))
+        press(tab, "undo")
+        stroke(tab, (58, 10), (58, 30), button="right")  # erases
+        at(tab, "a.png (not saved yet)")
+        assert marks(tab)[0] == "unsaved"
+        press(tab, "save")
+        says(tab, "Saved a_att.png.")
+        at(tab, "1 of 3: a.png (a_att.png)")
+        saved = greys(folder / "a_att.png")
+        assert (saved[16:24, 20:50] == 127).all()
+        assert (saved[57:63, 97:103] == 255).all()
+        assert not saved[70, 20:90].any()  # undone
+        assert not saved[12:28, 54:62].any()  # erased
+        y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+        near = np.hypot(x - x.clip(20, 60), y - 20) < 8
+        assert not saved[~near & (np.hypot(x - 100, y - 60) > 8)].any()
+        assert [each for each in heard if "ERR_NAME_NOT_RESOLVED" not in each] == []
+
+
+def test_a_mask_is_edited_and_drafts_wait_while_other_pictures_are_looked_at(url: str, folder: Path) -> None:
+    before = greys(folder / "b_att.png")
+    with launch(1300, 1000) as tab:
+        open_folder(tab, url, folder, "a.png (no mask)")
+        stroke(tab, (10, 10))
+        tab.keyboard.press("ArrowRight")
+        at(tab, "2 of 3: b.png (b_att.png)")
+        assert marks(tab) == ["unsaved", "masked", "masked"]
+        slide(tab, "weight", 3)
+        slide(tab, "size", 10)
+        stroke(tab, (90, 40))
+        tab.check("#ti_trainer_masks_on")
+        press(tab, "save")
+        at(tab, "3 of 3: c.png (c-masklabel.png)")
+        says(tab, "Saved b_att.png.")
+        saved = greys(folder / "b_att.png")
+        assert (saved[38:42, 88:92] == 191).all()
+        assert (saved[:, :80] == before[:, :80]).all()
+        assert not saved[:20, 80:].any()
+        assert tab.locator("#ti_trainer_masks_weight").get_attribute("max") == "1"  # OneTrainer's greys go no further
+        assert tab.get_by_text("its weights end at 1").is_visible()
+        stroke(tab, (60, 40))
+        press(tab, "save")
+        says(tab, "Saved c-masklabel.png.")
+        saved = greys(folder / "c-masklabel.png")
+        assert (saved[38:42, 58:62] == 255).all()
+        assert (saved[:20] == 51).all()
+        tab.click(".ti-masks-strip button")
+        at(tab, "1 of 3: a.png (not saved yet)")
+        tab.locator(CANVAS).focus()
+        tab.keyboard.press("Control+z")
+        at(tab, "a.png (no mask)")
+        assert marks(tab) == ["", "masked", "masked"]
+        assert not (folder / "a_att.png").exists()
+
+
+def test_fill_invert_delete_and_spread(url: str, folder: Path) -> None:
+    with launch(1300, 1000) as tab:
+        heard = open_folder(tab, url, folder, "a.png (no mask)")
+        slide(tab, "size", 10)
+        for name in ("fill", "eraser"):
+            press(tab, name)
+        stroke(tab, (100, 40))
+        for name in ("invert", "undo", "redo", "save"):
+            press(tab, name)
+        says(tab, "Saved a_att.png.")
+        saved = greys(folder / "a_att.png")
+        assert ((saved[38:42, 98:102] == 127).all(), saved[:, :90].any()) == (True, False)
+        press(tab, "delete")
+        says(tab, "counts all over")
+        at(tab, "a.png (no mask)")
+        assert (greys(folder / "left out/masks/a_att.png") == saved).all()
+        assert not (folder / "a_att.png").exists()
+        for name in ("undo", "clear", "brush"):
+            press(tab, name)
+        stroke(tab, (40, 40))  # in the red ellipse
+        press(tab, "spread")
+        says(tab, "Spread over what looks alike")
+        assert not (folder / "a_att.png").exists()
+        press(tab, "save")
+        says(tab, "Saved a_att.png.")
+        spread = greys(folder / "a_att.png")
+        press(tab, "undo")
+        press(tab, "save")
+        until(lambda: not (greys(folder / "a_att.png") == spread).all())
+        painted = greys(folder / "a_att.png").astype(float)
+        assert not painted[:30].any()
+        assert spread[24:30, 38:42].mean() > spread[5:15, 90:].mean()  # what is red, too, where nothing was painted
+        assert [each for each in heard if "ERR_NAME_NOT_RESOLVED" not in each] == []
+
+
+def test_a_phone_paints_with_a_finger_and_needs_no_sideways_scrolling(url: str, folder: Path) -> None:
+    for number in range(20):
+        Image.new("RGB", (300, 200)).save(folder / f"{number:03}.png")
+    with launch(390, 800, dark=True) as tab:
+        open_folder(tab, url, folder, "1 of 23: 000.png")
+        tab.click(".ti-masks-strip button >> nth=20")
+        at(tab, "21 of 23: a.png")
+        tab.evaluate(
+            """(where) => {
+                const [canvas, send] = [document.querySelector(where), (type, x) => {
+                    const seen = canvas.getBoundingClientRect();
+                    const [clientX, clientY] = [seen.left + x * seen.width, seen.top + seen.height / 2];
+                    const of = { pointerId: 7, pointerType: "touch", isPrimary: true, bubbles: true, button: 0 };
+                    canvas.dispatchEvent(new PointerEvent(type, { clientX, clientY, ...of }));
+                }];
+                canvas.setPointerCapture = () => {};
+                send("pointerdown", 0.25); send("pointermove", 0.5); send("pointercancel", 0.5);
+                send("pointerdown", 0.5); send("pointermove", 0.75); send("pointerup", 0.75);
+            }""",
+            CANVAS,
+        )
+        press(tab, "save")
+        says(tab, "Saved a_att.png.")
+        saved = greys(folder / "a_att.png")
+        assert (saved[40, 58:92] == 127).all()
+        assert not saved[40, :50].any()  # that was cancelled
+        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_what_cannot_be_opened_is_said(url: str, folder: Path) -> None:
+    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "c-masklabel.png").write_bytes(b"no mask")
+    with launch(1300, 1000) as tab:
+        open_folder(tab, url, folder, "1 of 4: a.png")
+        for wrong, answer in (
+            ("", "expected a folder"),
+            (str(folder / "nowhere"), "does not exist"),
+            ("forbidden", "not for"),
+        ):
+            tab.locator("#ti_trainer_masks_folder").locator("textarea, input").first.fill(wrong)
+            tab.click("#ti_trainer_masks_open")
+            says(tab, answer)
+        press(tab, "next")
+        at(tab, "b.png")
+        press(tab, "next")
+        says(tab, "broken.png cannot be read")
+        press(tab, "next")
+        says(tab, "c-masklabel.png cannot be read")
+        at(tab, "4 of 4: c.png")
+
+
+def test_questions_that_the_script_would_not_ask_are_refused(tmp_path: Path, folder: Path) -> None:
+    page = Page(TinyHost(tmp_path), Job())
+    asked = {"id": "1", "do": "save", "folder": str(folder), "name": "a.png"}
+    assert json.loads(mask_brush._answered(page, json.dumps({**asked, "do": "load"})))["width"] == WIDTH
+    for wrong, reason in (
+        ({"name": "../a.png"}, "no picture"),
+        ({"name": None}, "not understood"),
+        ({"do": "leave"}, "not understood"),
+        ({"folder": "forbidden"}, "not for the page"),
+        ({"greys": mask_files.packed(Image.new("L", (9, 9)))}, "found 81 greys"),
+        ({"greys": "x" * mask_brush.MOST_ASKED}, "not understood"),
+    ):
+        answer = json.loads(mask_brush._answered(page, json.dumps({**asked, **wrong})))
+        assert (answer["failed"], reason in answer["said"]) == (True, True), answer
+    assert "not understood" in json.loads(mask_brush._answered(page, "[1"))["said"]
+    busy = Page(TinyHost(tmp_path), SimpleNamespace(snapshot=lambda: SimpleNamespace(active=True)))
+    told = json.loads(mask_brush._answered(busy, json.dumps({**asked, "do": "spread"})))
+    assert "A training is going on" in told["said"]
+    assert not (folder / "a_att.png").exists()
+
+
+def test_a_thousand_pictures_are_opened_at_once(tmp_path: Path) -> None:
+    for number in range(1000):
+        path = tmp_path / f"{number:04}.jpg"
+        if number:
+            path.hardlink_to(tmp_path / "0000.jpg")
+        else:
+            Image.effect_noise((1500, 1000), 40).convert("RGB").save(path)
+    begin, page = time.monotonic(), Page(TinyHost(tmp_path), Job())
+    assert len(json.loads(mask_brush._opened(page, str(tmp_path)))["pictures"]) == 1000
+    question = {"id": "1", "do": "thumbs", "folder": str(tmp_path), "from": 40}
+    thumbs = json.loads(mask_brush._answered(page, json.dumps(question)))["thumbs"]
+    assert (len(thumbs), thumbs[0][0]) == (mask_brush.AT_ONCE, "0040.jpg")
+    assert time.monotonic() - begin < 5
+
+
+def model() -> TinyModel:
+    if find_spec("diffusers") is None:
+        return TinyModel()
+    from ti_trainer.hosts.diffusers import loading
+
+    return loading.load("embedded", "cpu")
+
+
+def main(folder: Path) -> None:
+    with blocks("masks") as made, gr.Column(elem_classes=["ti-trainer"]):
+        mask_brush.panel(Page(TinyHost(folder, model()), Job()))
+    serve(made, ready=lambda url: print(url, flush=True))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
