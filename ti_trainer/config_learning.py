@@ -172,7 +172,8 @@ class LearningOptions:
     negative: bool = option(
         False,
         "Train two embeddings: the word, and its negative (the word's name and -neg), for what it is not. Even one picture "
-        "teaches a word then. Generate with the negative in the negative prompt, at about this CFG scale. Twice the time.",
+        "teaches a word then. Generate at about this CFG scale, the prompt once more as negative prompt, the negative in "
+        "the word's place. Twice the time.",
         label="Train with DreamArtist",
         section="dreamartist",
     )

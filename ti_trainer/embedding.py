@@ -5,6 +5,7 @@ V vectors, D width of a text encoder's token embeddings, m tokens of a text.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -76,6 +77,16 @@ class Embedding:
 def negative_name(name: str) -> str:
     """Of the embedding that DreamArtist trains beside another, for what that is not."""
     return f"{name}-neg"
+
+
+def unwanted(prompt: str, name: str) -> str:
+    """What a prompt is guided away from, as in training: the same words, with the negative embedding's for the word."""
+    return re.sub(word_pattern(name), lambda found: negative_name(found[0]), prompt)
+
+
+def word_pattern(name: str) -> str:
+    """A regular expression of an embedding's word, in any case, and not as a part of another one."""
+    return rf"(?i)(?<![\w-]){re.escape(name)}(?![\w-])"
 
 
 def averaged_name(name: str) -> str:

@@ -55,11 +55,25 @@ BUILT_IN: dict[str, Preset] = {
             "save_every": 250,
         },
     ),
+    "object": Preset(
+        "A thing: 5 to 10 pictures from different sides and on different backgrounds. 1 to 4 vectors, init text: the kind "
+        "of thing, such as 'toy' or 'teapot'.",
+        {
+            "template": "subject_filewords",
+            "max_steps": 1000,
+            "learning_rate": "0.005:300, 0.002",
+            "latent_sampling": "deterministic",
+            "preview_prompt": "a photo of [name] on a beach",
+            "preview_every": 100,
+            "save_every": 100,
+        },
+    ),
     "DreamArtist character": Preset(
         "A character from one picture, or a few. Create it with 3 vectors and 6 of the negative, init text such as 'girl'; "
-        "caption all that is not the character. Look at the previews: it is often good long before the last step, "
-        "and copies are kept. Generate with the negative in the negative prompt at CFG 3 to 5; a mask (Preprocess, Paint "
-        "masks) keeps the background out, reconstruction loss 1 makes details sharper on cards that can take it.",
+        "caption all that is not the character. Look at the previews: it is often good long before the last step, and "
+        "copies are kept. Generate at CFG 3 to 5 with the prompt once more as negative prompt, the negative in the word's "
+        "place. A mask (Preprocess, Paint masks) keeps the background out; reconstruction loss 1 brings out details, on "
+        "cards that can take it.",
         {
             "template": "subject_filewords",
             "max_steps": 8000,
@@ -76,8 +90,8 @@ BUILT_IN: dict[str, Preset] = {
     ),
     "DreamArtist style": Preset(
         "A style from one picture, or a few. Create it with 3 vectors and 6 of the negative, init text such as 'painting'; "
-        "caption what is to be seen. Good after 1500 to 2000 steps. Generate with the negative in the negative prompt at "
-        "CFG 5 to 7. With more than 20 pictures, a CFG scale of 1.5-3:cos in training.",
+        "caption what is to be seen. Good after 1500 to 2000 steps. Generate at CFG 5 to 7 with the prompt once more as "
+        "negative prompt, the negative in the word's place. With more than 20 pictures train at a scale of 1.5-3:cos.",
         {
             "template": "style_filewords",
             "max_steps": 2000,
@@ -90,19 +104,6 @@ BUILT_IN: dict[str, Preset] = {
             "preview_prompt": "a house by a lake, art by [name]",
             "preview_every": 250,
             "save_every": 250,
-        },
-    ),
-    "object": Preset(
-        "A thing: 5 to 10 pictures from different sides and on different backgrounds. 1 to 4 vectors, init text: the kind "
-        "of thing, such as 'toy' or 'teapot'.",
-        {
-            "template": "subject_filewords",
-            "max_steps": 1000,
-            "learning_rate": "0.005:300, 0.002",
-            "latent_sampling": "deterministic",
-            "preview_prompt": "a photo of [name] on a beach",
-            "preview_every": 100,
-            "save_every": 100,
         },
     ),
 }

@@ -16,9 +16,10 @@ from ti_trainer import embeddings_dir
 from ti_trainer.data.subsets import Subset, write_subsets
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.hosts.diffusers.host import StandaloneHost
+from ti_trainer.training.data_sets import data_sets_dir, subsets_of
 from ti_trainer.training.job import Job
 from ti_trainer.training.run import Run, changes
-from ti_trainer.training.session import Controls, Session, data_sets_dir, subsets_of
+from ti_trainer.training.session import Controls, Session
 
 
 @pytest.fixture

@@ -199,7 +199,7 @@ def test_a_session_writes_both_and_goes_on_exactly(host: TinyHost, pictures: Cal
     result = Session(host, "x-word", folder, replace(CONFIG, preview_negative_prompt="blurry")).train()
     learned = [formats.read(host.embeddings_dir / f"{name}.safetensors") for name in ("x-word", "x-word-neg")]
     assert [each.step for each in learned] == [6, 6]
-    assert drawings == [("x-word-neg, blurry", 3.0, ["x-word", "x-word-neg"])] * 3
+    assert drawings == [("a photo of x-word-neg, blurry", 3.0, ["x-word", "x-word-neg"])] * 3
     assert [path.name for _, path in result.run.copies()] == ["x-word-3.safetensors", "x-word-6.safetensors"]
     assert (result.run.path / "embeddings" / "x-word-neg-3.safetensors").is_file()
     card = formats.read(result.run.path / "image_embeddings" / "x-word-neg-6.png")

@@ -19,8 +19,8 @@ from test_page import Served, choose, entry, fill, says, served, show, status, s
 from ti_trainer import embeddings_dir
 from ti_trainer.data.subsets import Subset, read_subsets, write_subsets
 from ti_trainer.errors import ConfigError, DatasetError
+from ti_trainer.training.data_sets import data_sets_dir
 from ti_trainer.training.job import Job
-from ti_trainer.training.session import data_sets_dir
 from ti_trainer.ui import api
 from ti_trainer.ui.folder_rows import EMPTY, MOST, loaded, more, saved
 from ti_trainer.ui.page import Page

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ti_trainer import formats
-from ti_trainer.embedding import Embedding
+from ti_trainer.embedding import Embedding, unwanted
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import atomic
 from ti_trainer.host import Drawing, Turn
@@ -137,6 +137,9 @@ class Previews:
 
     def _preview(self, embeddings: Sequence[Embedding], prompt: str) -> None:
         embedding, drawing = embeddings[0], replace(self.drawing, prompt=self.drawing.prompt or prompt)
+        if len(embeddings) > 1:
+            both = filter(None, (unwanted(drawing.prompt, embedding.name), drawing.negative_prompt))
+            drawing = replace(drawing, negative_prompt=", ".join(both))
         try:
             picture = self.draw(drawing, {each.name: each.vectors for each in embeddings})
         except (TITrainerError, torch.cuda.OutOfMemoryError) as error:  # hours of training must not end for a picture

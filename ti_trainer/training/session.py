@@ -18,35 +18,25 @@ from PIL import Image
 
 from ti_trainer import __version__, embeddings_dir, formats
 from ti_trainer.config import TrainConfig
-from ti_trainer.data.dataset import Dataset, load_dataset
+from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.images import frame_of
 from ti_trainer.data.pictures import find_images
-from ti_trainer.data.prompts import NAME, Prompter, load_template
-from ti_trainer.data.subsets import Subset, checked_subsets
+from ti_trainer.data.prompts import load_template
 from ti_trainer.embedding import Embedding, negative_name
 from ti_trainer.errors import ConfigError, StoppedError, TrainingError
 from ti_trainer.files import entered_path
-from ti_trainer.host import Drawing, Host, ModelOptions, Turn
+from ti_trainer.host import Drawing, Host
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.training import discriminator
+from ti_trainer.training.data_sets import subsets_of
 from ti_trainer.training.figures import before_and_after, plot_losses
-from ti_trainer.training.guidance import GuidanceScale
-from ti_trainer.training.observers import (
-    Copies,
-    Evaluation,
-    HostProgress,
-    LossTable,
-    Observer,
-    Previews,
-    StateKeeper,
-    TensorBoardLog,
-)
+from ti_trainer.training.observers import HostProgress, Observer
+from ti_trainer.training.parts import dataset_of, model_options, pixel_loss_of, writers_of
 from ti_trainer.training.pixels import PixelLoss, places_at_once
 from ti_trainer.training.run import Run, changes
 from ti_trainer.training.trainer import Finished, Trainer, TrainState, check_steps
 
 log = logging.getLogger(__name__)
-DATA_SETS = "data sets"  # within the folder of runs
 
 
 @dataclass(frozen=True)
@@ -131,19 +121,26 @@ class Session:
             total = sum(len(find_images(subset.folder)) for subset in subsets)
             still_loading(0, total)
             model = self.host.open_model(model_options(config))
-            dataset = self._dataset(model, template, subsets, still_loading)
+            dataset = dataset_of(config, self.name, model, template, subsets, still_loading, self.warn)
             still_loading(total, total)
             largest = max(item.latents[0].numel() for item in dataset.items)
-            pixel_loss = self._pixel_loss(model)
+            pixel_loss = pixel_loss_of(config, model.device)
             decoded = 0 if pixel_loss is None else places_at_once(config.batch_size, largest)
             if said := model.fit_memory((2 if config.negative else 1) * config.batch_size * largest, decoded):
                 self.say(said)
             trainer, run = self._prepared(model, dataset, loaded, pixel_loss)
             files = [embeddings_dir.trainable_file(file, len(each.vectors)) for each, file in loaded]
+
+            def draw(drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
+                picture = self.host.draw(model, drawing, words)
+                turn.show(picture)
+                return picture
+
+            asked = (controls.copy, controls.preview)
             watching = [
                 *observers(trainer, run),
                 HostProgress(turn, trainer),
-                *self._writers(trainer, run, model, turn, controls),
+                *writers_of(config, trainer, run, draw, asked, self.warn, ending=should_stop()),
             ]
             reason = self._run(trainer, run, watching, files, should_stop)
         plot_losses(run)
@@ -165,15 +162,6 @@ class Session:
                 raise ConfigError(message, "negative")
             loaded.append(embeddings_dir.load(folder, name))
         return loaded
-
-    def _pixel_loss(self, model: DiffusionModel) -> PixelLoss | None:
-        """What compares pixels, if anything does; ConfigError for a discriminator that is none."""
-        config = self.config
-        judges = ()
-        if config.discriminator and config.discriminator_weight:
-            judge = discriminator.load(entered_path(config.discriminator), config.discriminator_class, model.device)
-            judges = ((config.discriminator_weight, judge),)
-        return PixelLoss(config.reconstruction_weight, judges) if config.reconstruction_weight or judges else None
 
     def _prepared(
         self,
@@ -270,85 +258,6 @@ class Session:
         finally:
             self.host.embeddings_changed()
 
-    def _writers(self, trainer: Trainer, run: Run, model: DiffusionModel, turn: Turn, controls: Controls) -> list[Observer]:
-        config = self.config
-        writers: list[Observer] = []
-        if config.csv_every:
-            writers.append(LossTable(run, config.csv_every))
-        writers.append(Copies(run, trainer, config.save_every, controls.copy))
-        if config.tensorboard:
-            writers.append(TensorBoardLog(run.path / "tensorboard", max(1, config.csv_every)))
-
-        def draw(drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
-            picture = self.host.draw(model, drawing, words)
-            turn.show(picture)
-            return picture
-
-        drawing, every = self._drawing(), config.preview_every
-        previews = Previews(run, trainer, draw, drawing, every, config.save_cards, controls.preview, self.warn)
-        ending = controls.stop.is_set() or turn.interrupted()  # then nothing is drawn or measured any more
-        if config.preview_every and not ending:
-            previews.before(f"a photo of {self.name}")
-        writers.append(previews)
-        if config.evaluate_every:
-            evaluation = Evaluation(run, trainer, config.evaluate_every)
-            if not ending and not run.deterministic():
-                evaluation.before()
-            writers.append(evaluation)
-        # The state comes last: what goes on from it does not write anything of its step again.
-        return [*writers, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint)]
-
-    def _drawing(self) -> Drawing:
-        """With DreamArtist as its words are meant to be used: the negative in the negative prompt, at training's scale."""
-        config = self.config
-        cfg_scale, unwanted = config.preview_cfg_scale, config.preview_negative_prompt.replace(NAME, self.name)
-        if config.negative:
-            cfg_scale = GuidanceScale.parse(config.train_cfg_scale).high
-            unwanted = ", ".join(filter(None, (negative_name(self.name), unwanted)))
-        return Drawing(
-            config.preview_prompt.replace(NAME, self.name),
-            unwanted,
-            config.preview_sampling_steps,
-            cfg_scale,
-            config.preview_seed,
-            config.preview_width or config.width,
-            config.preview_height or config.height,
-            config.preview_sampler,
-        )
-
-    def _dataset(
-        self,
-        model: DiffusionModel,
-        template: Sequence[str],
-        subsets: Sequence[Subset],
-        loading: Callable[[int, int], None],
-    ) -> Dataset:
-        config = self.config
-        return load_dataset(
-            subsets,
-            model,
-            frame_of(config, model.default_size_px),
-            Prompter(
-                self.name,
-                template,
-                config.shuffle_tags,
-                config.tag_dropout,
-                negative_name(self.name) if config.negative else "",
-                config.positive_filewords_only,
-            ),
-            seed=config.seed,
-            repeats=config.repeats,
-            latent_sampling=config.latent_sampling,
-            word_regex=config.filename_word_regex,
-            join_string=config.filename_join_string,
-            prior_loss_weight=config.prior_loss_weight,
-            mask_outside=config.mask_outside,
-            normalize_masks=config.normalize_masks,
-            keep_pixels=config.reconstruction_weight > 0,
-            progress=loading,
-            warn=self.warn,
-        )
-
     def _settings(self, model: DiffusionModel, dataset: Dataset) -> dict[str, Any]:
         return {
             "version": __version__,
@@ -362,27 +271,6 @@ class Session:
             "model_kind": str(model.kind),
             "train": self.config.to_dict(),
         }
-
-
-def model_options(config: TrainConfig) -> ModelOptions:
-    """How a run with these options opens its model."""
-    return ModelOptions(config.precision, config.clip_skip, config.prediction_type, config.zero_terminal_snr)
-
-
-def data_sets_dir(host: Host) -> Path:
-    """Where data set files that the page saved lie."""
-    return host.log_dir / DATA_SETS
-
-
-def subsets_of(host: Host, images: Path, warn: Callable[[str], None] = lambda message: None) -> tuple[Subset, ...]:
-    """What a data set consists of, a folder or a file that lists some, as far as the host lets the page read all of it.
-
-    ConfigError for a folder, or a file, that it does not; DatasetError for a file that cannot be read. A file that the page
-    saved itself may be read wherever runs lie.
-    """
-    if not images.resolve().is_relative_to(data_sets_dir(host).resolve()):
-        host.check_folder(images)
-    return checked_subsets(images, host.check_folder, warn)
 
 
 def _webui_state(file: Path, embedding: Embedding, model: DiffusionModel) -> TrainState | None:

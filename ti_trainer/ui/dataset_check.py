@@ -14,7 +14,7 @@ from ti_trainer.data.prompts import load_template
 from ti_trainer.errors import TITrainerError
 from ti_trainer.model import DiffusionModel, check_fits
 from ti_trainer.prompts import PLACEHOLDER_ID, TokenizedPrompt
-from ti_trainer.training.session import subsets_of
+from ti_trainer.training.data_sets import subsets_of
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.render import Token, facts, notice, prompt_table
 from ti_trainer.ui.train import TrainForm

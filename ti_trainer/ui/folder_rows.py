@@ -14,7 +14,7 @@ from ti_trainer.data.pictures import find_images
 from ti_trainer.data.subsets import Subset, write_subsets
 from ti_trainer.errors import ConfigError, DatasetError, TITrainerError
 from ti_trainer.files import checked_name, entered_path
-from ti_trainer.training.session import data_sets_dir, subsets_of
+from ti_trainer.training.data_sets import data_sets_dir, subsets_of
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice

@@ -15,7 +15,8 @@ from ti_trainer.data.prompts import NAME, find_template, templates
 from ti_trainer.embedding import negative_name
 from ti_trainer.errors import ConfigError, DatasetError, TITrainerError
 from ti_trainer.files import entered_path
-from ti_trainer.training.session import Session, subsets_of
+from ti_trainer.training.data_sets import subsets_of
+from ti_trainer.training.session import Session
 from ti_trainer.ui import folder_rows, preset_row
 from ti_trainer.ui.form import FIRST, Form, starting_values, typed
 from ti_trainer.ui.gradio_compat import listen, unsaved
