@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ti_trainer.embedding import Embedding, encoder_of_width, initial_vectors
+from ti_trainer.embedding import Embedding, encoder_of_width, initial_vectors, unwanted
 from ti_trainer.errors import EmbeddingFormatError
 
 TOKENS = torch.arange(12.0).reshape(3, 4)
@@ -83,3 +83,17 @@ def test_training_changes_vectors_and_step_only() -> None:
 @pytest.mark.parametrize(("width", "encoder"), [(768, "clip_l"), (1024, "clip_h"), (1280, "clip_g"), (64, "clip_l")])
 def test_a_lone_tensors_width_tells_its_encoder(width: int, encoder: str) -> None:
     assert encoder_of_width(width) == encoder
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted"),
+    [
+        ("a photo of my-cat on grass", "a photo of my-cat-neg on grass"),
+        ("My-Cat, my-cat2, (my-cat:1.2)", "My-Cat-neg, my-cat2, (my-cat-neg:1.2)"),
+        ("my-cat-neg", "my-cat-neg"),
+        ("a my-cat <lora:detail:0.8>", "a my-cat-neg"),
+        ("a dog", "a dog"),
+    ],
+)
+def test_a_prompt_is_guided_away_from_itself_with_the_negative_in_the_words_place(prompt: str, wanted: str) -> None:
+    assert unwanted(prompt, "my-cat") == wanted

@@ -90,6 +90,8 @@ def problems(values: Mapping[str, Any]) -> dict[str, str]:
         context = {} if name == "max_steps" or "max_steps" in found else {"max_steps": values.get("max_steps", 1000)}
         if name == "clip_grad_limit":
             context["clip_grad"] = values.get("clip_grad", "disabled")
+        if name == "train_cfg_scale":
+            context["negative"] = values.get("negative", False)
         if name == "buckets":
             context["do_not_resize"] = values.get("do_not_resize", False)
         try:

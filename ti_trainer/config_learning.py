@@ -179,8 +179,8 @@ class LearningOptions:
     )
     train_cfg_scale: str = option(
         "3",
-        "How far the word is pulled away from its negative in training: 3 to 5 for one picture, or from - to over the "
-        "timesteps, such as 1.5-3:cos for many (shapes: linear, cos, cos2).",
+        "How far the word is pulled away from its negative in training: 3 to 5 for one picture; for many, rising over the "
+        "timesteps, such as 1.5-3:cos (shapes: linear, cos, cos2).",
         label="CFG scale in training",
         section="dreamartist",
     )

@@ -80,8 +80,12 @@ def negative_name(name: str) -> str:
 
 
 def unwanted(prompt: str, name: str) -> str:
-    """What a prompt is guided away from, as in training: the same words, with the negative embedding's for the word."""
-    return re.sub(word_pattern(name), lambda found: negative_name(found[0]), prompt)
+    """What a prompt is guided away from, as in training: the same words, with the negative embedding's for the word.
+
+    Without the WebUI's <lora:...> and the like, which are no words.
+    """
+    text = re.sub(r"\s*<\w+:[^<>]*>", "", prompt).strip(" ,")
+    return re.sub(word_pattern(name), lambda found: negative_name(found[0]), text)
 
 
 def word_pattern(name: str) -> str:

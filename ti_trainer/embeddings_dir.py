@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,21 +81,27 @@ def words(folder: Path, model: DiffusionModel) -> dict[str, Vectors]:
         else:
             found.setdefault(each.path.stem, each.embedding.vectors)
     for path, negative in negatives_in_cards(folder):
-        if negative.widths == dict(model.widths):
+        if negative.widths == dict(model.widths) and negative.num_vectors <= CHUNK:
             found.setdefault(negative_name(path.stem), negative.vectors)
     return found
 
 
 def negatives_in_cards(folder: Path) -> Iterator[tuple[Path, Embedding]]:
-    """Cards of the folder that have a negative with them, of which there is no file of its own."""
+    """Cards of the folder that have a negative with them, of which there is no file; logs which cannot be read."""
     files = embedding_files(folder)
     there = {path.stem.casefold() for path in files}
     for path in files:
-        if negative_name(path.stem).casefold() not in there:
-            with suppress(EmbeddingFormatError, OSError):  # a card that is damaged is told of elsewhere
-                negative = formats.read_negative(path)
-                if negative is not None:
-                    yield path, replace(negative, name=negative_name(path.stem))
+        name = negative_name(path.stem)
+        if name.casefold() in there:
+            continue
+        try:
+            negative = formats.read_negative(path)
+        except (EmbeddingFormatError, OSError) as error:
+            log.warning("Passed over the negative of a card: %s", error)
+            continue
+        if negative is not None:
+            there.add(name.casefold())  # another card of the same word, in a sub-folder, must not make a second file
+            yield path, replace(negative, name=name)
 
 
 def take_negatives_out(folder: Path) -> list[Path]:

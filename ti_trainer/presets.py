@@ -12,7 +12,7 @@ from ti_trainer.config import TrainConfig
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import checked_name, write_bytes
 
-ENDING = ".json"
+FOLDER, ENDING = "presets", ".json"  # within the folder of runs
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ti_trainer import __version__, formats
+from ti_trainer import __version__, formats, presets
 from ti_trainer.__main__ import COMMANDS
 from ti_trainer.commands import demo
 from ti_trainer.config import TrainConfig, options
@@ -257,3 +257,13 @@ def test_the_demo_begins_anew_each_time(cli: Cli, tmp_path: Path, monkeypatch: p
         assert outcome.code == 0
         assert "Done after step 3, on 8 pictures." in outcome.out
     assert formats.read(tmp_path / f"embeddings/{demo.NAME}.safetensors").step == 3
+
+
+def test_a_preset_gives_options_that_flags_go_before(train: Cli, word: Path, tmp_path: Path) -> None:
+    saved = TrainConfig(learning_rate="0.002", seed=7, preview_every=0, max_steps=1)
+    presets.save(tmp_path / "logs" / presets.FOLDER, "mine", saved)
+    assert train("--preset", "mine", "--seed", 8, "--log-dir", "logs").code == 0
+    (settings,) = (tmp_path / "logs").glob("*/*/settings.json")
+    used = json.loads(settings.read_text())["train"]
+    assert (used["learning_rate"], used["seed"], used["max_steps"]) == ("0.002", 8, 1)
+    assert "There is no preset 'yours'" in train("--preset", "yours").err

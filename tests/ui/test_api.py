@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 
 import pytest
+
+from ti_trainer import formats
 
 gradio_client = pytest.importorskip("gradio_client")
 
 from test_page import Served, served  # noqa: E402, F401, the fixture
 
 
-def test_a_script_can_create_train_watch_and_stop(served: Served) -> None:  # noqa: F811
-    client = gradio_client.Client(served.url)
+def calls(url: str) -> Callable[..., object]:
+    """Calls an endpoint by its name."""
+    client = gradio_client.Client(url)
 
     def call(name: str, *given: object) -> object:
         answer = client.predict(*given, api_name=f"/ti_trainer_{name}")
@@ -22,6 +26,11 @@ def test_a_script_can_create_train_watch_and_stop(served: Served) -> None:  # no
                 return json.load(file)
         return answer
 
+    return call
+
+
+def test_a_script_can_create_train_watch_and_stop(served: Served) -> None:  # noqa: F811
+    call = calls(served.url)
     assert "Created my-api with 3 vectors" in call("create", "my-api", "red cat", 3, False)
     options = json.dumps({"max_steps": 100_000, "preview_every": 0})
     assert call("train", "my-api", str(served.pictures), options)["name"] == "my-api"
@@ -34,6 +43,31 @@ def test_a_script_can_create_train_watch_and_stop(served: Served) -> None:  # no
         assert time.monotonic() < end
         time.sleep(0.2)
     assert call("status")["embedding"].endswith("my-api.safetensors")
+
+
+def test_a_script_can_create_a_word_with_its_negative_and_train_both(served: Served) -> None:  # noqa: F811
+    call, folder = calls(served.url), served.folder / "embeddings"
+    assert "Created my-pair with 2 vectors" in call("create_pair", "my-pair", "red cat", 2, False, 5, "blurry")
+    before = formats.read(folder / "my-pair-neg.safetensors")
+    assert (before.num_vectors, before.info["init_text"]) == (5, "blurry")
+    options = {"max_steps": 2, "preview_every": 0, "negative": True, "width": 16, "height": 16}
+    call("train", "my-pair", str(served.pictures), json.dumps(options))
+    end = time.monotonic() + 30
+    while call("status")["status"] != "done":
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert [formats.read(folder / f"my-pair{kind}.safetensors").step for kind in ("", "-neg")] == [2, 2]
+
+    for given, said in (
+        (("my-pair", "cat", 2, False, 5, "*"), "There is an embedding 'my-pair' already"),
+        (("other", "cat", 2, False, 76, "*"), "found 76"),
+        (("a/b", "cat", 2, False, 5, "*"), "contains /"),
+    ):
+        with pytest.raises(Exception, match=said):
+            call("create_pair", *given)
+    assert not list(folder.glob("other*")), "both or neither"
+    assert "Created alone" in call("create_pair", "alone", "cat", 2, False, 0, "*")
+    assert [path.name for path in folder.glob("alone*")] == ["alone.safetensors"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ti_trainer import presets
 from ti_trainer.commands import INTERRUPTED, PROGRAM
 from ti_trainer.commands.common import add_host_arguments, host_of
 from ti_trainer.commands.terminal import add_options, given_options, interruptible
@@ -36,13 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="saved settings (the settings.json of a run); flags go before"
     )
+    parser.add_argument(
+        "--preset", metavar="NAME", help=f"options that suit a purpose: {', '.join(presets.BUILT_IN)}, or one that you saved"
+    )
     add_host_arguments(parser, logs=True)
     add_options(parser, SECTIONS, options())
 
 
 def config_of(args: argparse.Namespace) -> TrainConfig:
-    """Defaults, over them the saved settings, over them the flags that were given."""
+    """Defaults, over them a preset, over it the saved settings, over them the flags that were given."""
     values: dict[str, object] = {}
+    if args.preset is not None:
+        values |= presets.load(args.log_dir / presets.FOLDER, args.preset).values
     if args.resume:
         values |= Run.latest(args.log_dir, args.name).settings().get("train", {})
     if args.config is not None:

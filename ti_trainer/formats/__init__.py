@@ -20,6 +20,8 @@ from ti_trainer.formats.card import make_card, write_card
 from ti_trainer.formats.checkpoint import read_checkpoint
 from ti_trainer.formats.webui import checksum, read_optimizer, write_optimizer
 
+PNG = b"\x89PNG"  # how one begins
+
 __all__ = [
     "FORMATS",
     "Format",
@@ -75,6 +77,8 @@ def read_negative(path: Path) -> Embedding | None:
     if path.suffix.lower() != ".png":
         return None
     content = checks.content(path)
+    if not content.startswith(PNG):
+        return None
     with checks.explained(path):
         return card.read_negative(content, path.stem)
 
@@ -100,7 +104,7 @@ def _read_file(path: Path) -> Embedding:
             return _from_pickle(torch_pickle.load(BytesIO(content)), path.stem)
         if content[8:9] == b"{":
             return safetensors_file.read(content, path.stem)
-        if content[:4] in (b"\x89PNG", b"RIFF") or content[:3] == b"\xff\xd8\xff":
+        if content[:4] in (PNG, b"RIFF") or content[:3] == b"\xff\xd8\xff":
             return card.read(content, path.stem)
         message = "it is no file of torch.save, no safetensors and no PNG or WebP picture. Choose an embedding."
         raise EmbeddingFormatError(message)

@@ -163,7 +163,7 @@ def outcome_of(
     said = f"{said_of(path, init_text, num_vectors)} It is chosen on the Train page."
     if negative_vectors:
         negative = negative_name(path.stem)
-        said += f" {negative} is there, too: tick Train with DreamArtist; generate with it in the negative prompt."
+        said += f" {negative} is there, too: tick Train with DreamArtist."
     return [notice("good", said), gr.update(choices=trainable(page), value=path.stem)]
 
 

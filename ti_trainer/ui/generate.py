@@ -27,13 +27,12 @@ class Generate:
 
 def panel(page: Page) -> Generate:
     """Lay it out."""
-    word = page.prefilled.name if page.prefilled else "my-thing"
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-form"]):
             prompt = gr.Textbox(
                 label="Prompt",
                 info="Every embedding of the folder is a word here.",
-                value=f"a photo of {word} on grass",
+                value=proposed(page),
                 lines=2,
                 elem_id="ti_trainer_generate_prompt",
             )
@@ -74,6 +73,11 @@ def panel(page: Page) -> Generate:
 
     listen(button.click, generate, inputs, [said, pictures], queue=True)
     return Generate({"preview_prompt": prompt, "preview_negative_prompt": negative, "preview_cfg_scale": scale})
+
+
+def proposed(page: Page, word: str = "") -> str:
+    """The prompt that stands there, as long as nobody has said anything else, with this word or the first one."""
+    return f"a photo of {word or (page.prefilled.name if page.prefilled else 'my-thing')} on grass"
 
 
 def drawn(

@@ -9,8 +9,9 @@ from typing import Any
 import gradio as gr
 
 from ti_trainer.config import TrainConfig
-from ti_trainer.embedding import negative_name
+from ti_trainer.embedding import negative_name, unwanted, word_pattern
 from ti_trainer.training.guidance import GuidanceScale
+from ti_trainer.training.job import Snapshot
 from ti_trainer.ui import (
     api,
     caption_editor,
@@ -82,29 +83,45 @@ def build(page: Page) -> gr.Blocks:
 
 
 def _used(page: Page, seen: watch.Watch, fields: Mapping[str, Any]) -> None:
-    """The word in a prompt that people can go on with; its negative in the negative prompt, at the scale of training."""
+    """The word in a prompt that people can go on with, and what a DreamArtist run wants besides."""
     names = ("preview_prompt", "preview_negative_prompt", "preview_cfg_scale")
     wanted = [fields[name] for name in names if name in fields]
 
     def add(*given: Any) -> list[Any]:
-        now = page.job.snapshot()
-        options = TrainConfig.from_dict(now.run.settings()["train"]) if now.run else TrainConfig()
         values = dict(zip((name for name in names if name in fields), given, strict=True))
-        values["preview_prompt"] = _with(values.get("preview_prompt"), now.name, f"a photo of {now.name}")
-        if options.negative:
-            negative = negative_name(now.name)
-            values["preview_negative_prompt"] = _with(values.get("preview_negative_prompt"), negative, negative)
-            values["preview_cfg_scale"] = GuidanceScale.parse(options.train_cfg_scale).high
-        return [values[name] for name in names if name in fields]
+        now = page.job.snapshot()
+        if values.get("preview_prompt") == generate.proposed(page):
+            values["preview_prompt"] = generate.proposed(page, now.name)
+        used = with_word(now, values)
+        return [used[name] for name in values]
 
     js = TO_TXT2IMG if page.txt2img else TO_TAB.format("Generate")
     listen(listen(seen["use"].click, add, wanted, wanted).then, None, js=js)
 
 
-def _with(text: str | None, word: str, said: str) -> str:
-    """A text in which a word is said: as it is, or with what says it at its end."""
-    said_already = re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text or "")
-    return text if said_already else ", ".join(filter(None, (text, said)))
+def with_word(now: Snapshot, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries, by the options of previews that say the same, with a run's word in the prompt.
+
+    After DreamArtist they are as in its previews: the prompt once more as negative prompt, at the scale of training.
+    """
+    prompt, negative = (values.get(f"preview_{kind}prompt") or "" for kind in ("", "negative_"))
+    if not _says(prompt, now.name):
+        prompt = _joined(prompt, f"a photo of {now.name}")
+    config = TrainConfig.from_dict(now.run.settings().get("train", {})) if now.run else TrainConfig()
+    if not config.negative:
+        return {**values, "preview_prompt": prompt}
+    if not _says(negative, negative_name(now.name)):
+        negative = _joined(unwanted(prompt, now.name), negative)
+    scale = max(1.0, GuidanceScale.parse(config.train_cfg_scale).high)  # where sliders begin
+    return {**values, "preview_prompt": prompt, "preview_negative_prompt": negative, "preview_cfg_scale": scale}
+
+
+def _says(text: str, word: str) -> bool:
+    return re.search(word_pattern(word), text) is not None
+
+
+def _joined(*texts: str) -> str:
+    return ", ".join(filter(None, texts))
 
 
 def _opened(page: Page) -> Any:

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ti_trainer import presets
 from ti_trainer.config import TrainConfig
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.host import Host
 from ti_trainer.preprocess import job as preprocess
 from ti_trainer.training.job import Job
-
-PRESETS = "presets"  # within the folder of runs
 
 
 @dataclass(frozen=True)
@@ -60,4 +59,4 @@ class Page:
     @property
     def presets_dir(self) -> Path:
         """Where presets are saved."""
-        return self.host.log_dir / PRESETS
+        return self.host.log_dir / presets.FOLDER

@@ -33,7 +33,8 @@ def put(page: Page) -> Row:
         names(page),
         value=NOTHING,
         label="Preset",
-        info="Options as the guides advise for a person, a style or an object, or those that you saved.",
+        info="Options as the guides advise for a person, a style or an object, for DreamArtist with a single picture, or "
+        "those that you saved.",
         elem_id="ti_trainer_preset",
     )
     return Row(unsaved(preset), gr.HTML(elem_id="ti_trainer_preset_about"))

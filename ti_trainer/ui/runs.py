@@ -11,7 +11,7 @@ import gradio as gr
 
 from ti_trainer import embeddings_dir, formats
 from ti_trainer.config import TrainConfig
-from ti_trainer.embedding import negative_name
+from ti_trainer.embedding import averaged_name, negative_name
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Session
@@ -51,7 +51,8 @@ def panel(page: Page) -> Runs:
                 elem_id="ti_trainer_runs_max_steps",
             )
             go_on = gr.Button("Continue this run", variant="primary", elem_id="ti_trainer_runs_continue")
-            copy = gr.Dropdown([], label="Copy", info="Copies that the run kept, by step.", elem_id="ti_trainer_runs_copy")
+            about_copies = "Copies that the run kept, by step; with DreamArtist its negative goes along."
+            copy = gr.Dropdown([], label="Copy", info=about_copies, elem_id="ti_trainer_runs_copy")
             name = gr.Textbox(
                 label="Name in the embeddings folder",
                 info="Under another name than the run's own, both can be compared in one prompt.",
@@ -76,6 +77,7 @@ def panel(page: Page) -> Runs:
     shown = [about, losses, previews, copy, name, said]
     listen(refresh.click, lambda: gr.update(choices=labels(page)), [], [chosen])
     listen(chosen.change, lambda label: details(page, label), [chosen], shown)
+    listen(copy.change, lambda *given: named(page, *given), [chosen, copy], [name])
     inputs = [chosen, max_steps, overwrite]
     continued = listen(go_on.click, lambda *given: went_on(page, *given), inputs, [said], show_progress="minimal")
     listen(promote.click, lambda *given: promoted(page, *given), [chosen, copy, name, overwrite], [said])
@@ -133,9 +135,23 @@ def details(page: Page, label: str) -> list[Any]:
         drawn,
         gr.update(value=gallery(run.previews())),
         gr.update(choices=copies, value=last),
-        f"{settings.get('name', '')}-{last.replace(AVERAGE, '-ema') if last else ''}",
+        name_for(run, last),
         "",
     ]
+
+
+def name_for(run: Run, copy: str | None) -> str:
+    """What a copy may be called in the embeddings folder, so that it stands beside the run's own embedding."""
+    name = run.settings().get("name")
+    return f"{name}-{copy.replace(AVERAGE, averaged_name(''))}" if name and copy else ""
+
+
+def named(page: Page, label: str, copy: str | None) -> Any:
+    """The entry for the name, when another copy was chosen."""
+    try:
+        return name_for(find(page, label), copy)
+    except ConfigError:  # of a run that is gone `details` tells
+        return gr.update()
 
 
 def _copies(run: Run) -> dict[str, Path]:

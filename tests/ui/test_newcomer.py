@@ -1,0 +1,151 @@
+"""DreamArtist on the standalone page as a newcomer goes about it, in Chromium, on the embedded model: the whole way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("gradio")  # the page is all that needs it
+pytest.importorskip("diffusers")  # the standalone host needs it; the WebUI does without
+
+from browser import complaints, launch
+from test_page import entry, fill, says, show, status, step, until
+from test_standalone import opened, started
+
+from ti_trainer import formats
+from ti_trainer.training.run import Run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def folder_and_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """Where the page was started, and its address."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    with started(folder) as url:
+        yield folder, url
+
+
+@pytest.fixture
+def folder(folder_and_url: tuple[Path, str]) -> Path:
+    return folder_and_url[0]
+
+
+@pytest.fixture
+def page(folder_and_url: tuple[Path, str]) -> Iterator[Page]:
+    """In a browser of its own, which may have nothing to complain of in the end."""
+    with launch() as page:
+        heard = complaints(page)
+        opened(page, folder_and_url[1])
+        yield page
+        assert not heard
+
+
+def unfold(page: Page, title: str) -> None:
+    page.locator(".label-wrap:visible").get_by_text(title, exact=True).click()
+
+
+def number(page: Page, name: str, value: int) -> None:
+    """Into the box beside a slider."""
+    box = page.locator(f"#ti_trainer_{name} input[type=number]")
+    box.fill(str(value))
+    box.press("Tab")
+
+
+def ticked(page: Page, name: str) -> bool:
+    return page.locator(f"#ti_trainer_{name} input[type=checkbox]").is_checked()
+
+
+def refused(page: Page, name: str, message: str) -> None:
+    """Press Train: the message stands below its entry, and nothing starts."""
+    page.click("#ti_trainer_train_start")
+    error = page.locator(".ti-field-error:visible").get_by_text(message)
+    error.wait_for()
+    distance = error.bounding_box()["y"] - entry(page, f"train_{name}").bounding_box()["y"]
+    assert 0 < distance < 180, f"beside {name}"
+    says(page, "train_said", "Nothing was started")
+    assert page.locator(".ti-field-error:visible").count() == 1
+    assert status(page) == "idle"
+
+
+def test_wrong_entries_have_their_messages_beside_them(page: Page) -> None:
+    for title in ("DreamArtist", "Pixel loss"):
+        unfold(page, title)
+    page.locator("#ti_trainer_train_negative input").check()
+    refused(page, "negative", "There is no embedding 'my-thing-neg'")
+    fill(page, "train_train_cfg_scale", "3-")
+    refused(page, "train_cfg_scale", "found '3-', expected a number such as 3, or LO-HI:shape")
+    fill(page, "train_train_cfg_scale", "3")
+    page.locator("#ti_trainer_train_negative input").uncheck()
+    fill(page, "train_discriminator", "/nowhere/judge.pt")
+    refused(page, "discriminator", "found /nowhere/judge.pt, expected a TorchScript file")
+    fill(page, "train_discriminator", "")
+    fill(page, "train_ema_rate", "2")
+    refused(page, "ema_rate", "EMA rate")
+
+
+def test_from_a_name_to_pictures_with_word_and_negative(page: Page, folder: Path) -> None:
+    show(page, "Create embedding")
+    fill(page, "create_name", "my-hero")
+    fill(page, "create_init_text", "star")
+    unfold(page, "DreamArtist")
+    number(page, "create_negative_vectors", 3)
+    page.click("#ti_trainer_create_button")
+    says(page, "create_outcome", "my-hero-neg is there, too")
+
+    show(page, "Train")
+    until(lambda: entry(page, "train_name").input_value() == "my-hero")
+    entry(page, "preset").click()
+    page.locator("[role=option], .options .item").get_by_text("DreamArtist character").click()
+    says(page, "preset_about", "A character from one picture")
+    unfold(page, "DreamArtist")
+    until(lambda: ticked(page, "train_negative"))
+    assert float(entry(page, "train_ema_rate").input_value()) == 0.97
+    fill(page, "train_max_steps", str(STEPS))
+    unfold(page, "Pixel loss")
+    fill(page, "train_reconstruction_weight", "1")
+    unfold(page, "Previews and copies")
+    fill(page, "train_preview_every", "4")
+    page.click("#ti_trainer_train_start")
+    until(lambda: status(page) == "done", 60)
+
+    assert step(page) == STEPS
+    page.locator("#ti_trainer_previews img").nth(2).wait_for()
+    assert re.search(r"Last prompt\s+\S.*my-hero", page.locator("#ti_trainer_prompt").inner_text())
+    shown = page.locator("#ti_trainer_result").inner_text()
+    assert re.search(r"Negative\s+\S+my-hero-neg\.safetensors", shown)
+    assert re.search(rf"Moving average\s+\S+my-hero-ema-{STEPS}\.safetensors", shown)
+    (run,) = Run.all(folder / "textual_inversion")
+    assert [each for each, _ in run.previews()] == [0, 4, 8]
+    assert formats.read_negative(run.path / f"image_embeddings/my-hero-{STEPS}.png").num_vectors == 3
+
+    page.click("#ti_trainer_open_run")
+    says(page, "runs_about", "my-hero")
+    until(lambda: entry(page, "runs_name").input_value() == f"my-hero-{STEPS}")
+    entry(page, "runs_copy").click()
+    page.locator("[role=option], .options .item").get_by_text(f"{STEPS}, moving average").click()
+    until(lambda: entry(page, "runs_name").input_value() == f"my-hero-{STEPS}-ema")
+    page.click("#ti_trainer_runs_promote")
+    says(page, "runs_said", f"my-hero-{STEPS}-ema and my-hero-{STEPS}-ema-neg are in the embeddings folder now")
+    assert formats.read(folder / f"embeddings/my-hero-{STEPS}-ema-neg.safetensors").num_vectors == 3
+
+    show(page, "Train")
+    for _ in range(2):
+        page.click("#ti_trainer_use")
+        until(lambda: entry(page, "generate_negative").is_visible())
+        until(lambda: "my-hero-neg" in entry(page, "generate_negative").input_value())
+        prompt, negative = (entry(page, f"generate_{each}").input_value() for each in ("prompt", "negative"))
+        assert (prompt, negative) == ("a photo of my-hero on grass", "a photo of my-hero-neg on grass")
+        assert page.locator("#ti_trainer_generate_scale input[type=number]").input_value() == "3"
+        show(page, "Train")
+    show(page, "Generate")
+    number(page, "generate_count", 1)
+    page.click("#ti_trainer_generate_button")
+    page.locator("#ti_trainer_generate_pictures img").first.wait_for()

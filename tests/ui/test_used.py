@@ -1,0 +1,119 @@
+"""What "Use in txt2img" and "Generate with it" put into entries after a run, and what Create does with cards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gradio")  # the page is all that needs it
+
+from fakes import TinyHost
+from PIL import Image
+
+from ti_trainer import embeddings_dir, formats
+from ti_trainer.config import TrainConfig
+from ti_trainer.training.job import Job, Snapshot
+from ti_trainer.training.run import Run
+from ti_trainer.training.session import Session
+from ti_trainer.ui import create, layout
+from ti_trainer.ui.page import Page
+
+EMPTY = {"preview_prompt": "", "preview_negative_prompt": "", "preview_cfg_scale": 7.0}
+
+
+@pytest.fixture
+def ran(tmp_path: Path) -> Callable[..., Snapshot]:
+    """A run of x-word that is over; options are TrainConfig's."""
+
+    def made(**options: Any) -> Snapshot:
+        run = Run.create(tmp_path, "x-word", {"name": "x-word", "train": TrainConfig(**options).to_dict()})
+        return Snapshot("done", "x-word", run=run)
+
+    return made
+
+
+def pressed(now: Snapshot, values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Twice, which adds nothing twice."""
+    once = layout.with_word(now, values)
+    assert layout.with_word(now, once) == once
+    assert list(once) == list(values)
+    return tuple(once.values())
+
+
+def test_after_dreamartist_the_negative_and_the_scale_come_along(ran: Callable[..., Snapshot]) -> None:
+    now = ran(negative=True, train_cfg_scale="4")
+    assert pressed(now, EMPTY) == ("a photo of x-word", "a photo of x-word-neg", 4.0)
+    given = {"preview_prompt": "a drawing", "preview_negative_prompt": "blurry", "preview_cfg_scale": 9}
+    expected = ("a drawing, a photo of x-word", "a drawing, a photo of x-word-neg, blurry", 4.0)
+    assert pressed(now, given) == expected
+
+
+def test_it_is_what_the_previews_of_the_run_were_drawn_with(tmp_path: Path, pictures: Callable[..., Path]) -> None:
+    host, drawn = TinyHost(tmp_path / "host"), []
+    embeddings_dir.create_pair(host.embeddings_dir, host.model, ("x-word", "red cat", 2), ("*", 3))
+    draw = host.draw
+    host.draw = lambda model, drawing, words: drawn.append(drawing) or draw(model, drawing, words)
+    options = {"preview_prompt": "a drawing of [name]", "preview_negative_prompt": "blurry", "train_cfg_scale": "2-4"}
+    config = TrainConfig(max_steps=1, negative=True, preview_every=1, width=16, height=16, **options)
+    run = Session(host, "x-word", pictures((16, 16)), config).train().run
+    given = {"preview_prompt": "a drawing of x-word", "preview_negative_prompt": "blurry", "preview_cfg_scale": 7}
+    drawing = drawn[-1]
+    assert pressed(Snapshot("done", "x-word", run=run), given) == (
+        drawing.prompt,
+        drawing.negative_prompt,
+        drawing.cfg_scale,
+    )
+
+
+@pytest.mark.parametrize(("scale", "expected"), [("1.5-3:cos", 3.0), ("5", 5.0), ("0.5", 1.0), ("30", 30.0)])
+def test_the_scale_is_one_that_sliders_have(scale: str, expected: float, ran: Callable[..., Snapshot]) -> None:
+    assert pressed(ran(negative=True, train_cfg_scale=scale), EMPTY)[2] == expected
+
+
+def test_a_plain_run_leaves_negative_prompt_and_scale_alone(ran: Callable[..., Snapshot]) -> None:
+    given = {"preview_prompt": "", "preview_negative_prompt": "x-word-neg, blurry", "preview_cfg_scale": 9}
+    assert pressed(ran(train_cfg_scale="4"), given) == ("a photo of x-word", "x-word-neg, blurry", 9)
+
+
+@pytest.mark.parametrize("said", ["x-word", "a (x-word:1.2)", "[X-Word]", "x-word,on grass", "a photo of x-word."])
+def test_what_is_said_already_stays_as_it_is(said: str, ran: Callable[..., Snapshot]) -> None:
+    negative = said.replace("word", "word-neg").replace("Word", "Word-neg")
+    given = {"preview_prompt": said, "preview_negative_prompt": negative, "preview_cfg_scale": 3.0}
+    assert pressed(ran(negative=True), given) == (said, negative, 3.0)
+
+
+@pytest.mark.parametrize("other", ["x-word-neg", "my-x-word", "x-words", "x-word-neg-ema"])
+def test_a_longer_word_is_another_word(other: str, ran: Callable[..., Snapshot]) -> None:
+    given = {**EMPTY, "preview_prompt": other, "preview_negative_prompt": "x-word"}
+    expected = (f"{other}, a photo of x-word", f"{other}, a photo of x-word-neg, x-word", 3.0)
+    assert pressed(ran(negative=True), given) == expected
+
+
+def test_entries_that_a_host_lacks_are_not_made_up_and_missing_settings_do_no_harm(
+    ran: Callable[..., Snapshot], tmp_path: Path
+) -> None:
+    now = ran(negative=True)
+    assert layout.with_word(now, {"preview_prompt": None})["preview_prompt"] == "a photo of x-word"
+    (now.run.path / "settings.json").unlink()
+    assert pressed(now, EMPTY) == ("a photo of x-word", "", 7.0)
+    assert pressed(Snapshot("done", "x-word"), EMPTY) == ("a photo of x-word", "", 7.0)
+
+
+def test_negatives_are_taken_out_of_cards_and_the_host_learns_of_it(tmp_path: Path) -> None:
+    host = TinyHost(tmp_path)
+    page = Page(host, Job())
+    embeddings_dir.create_pair(host.embeddings_dir, host.model, ("x-word", "red cat", 2), ("*", 3))
+    word, negative = (embeddings_dir.load(host.embeddings_dir, name)[0] for name in ("x-word", "x-word-neg"))
+    for name in ("one", "x-word"):
+        formats.write_card(Image.new("RGB", (64, 64)), word, host.embeddings_dir / f"{name}.png", negative=negative)
+    before = (host.embeddings_dir / "x-word-neg.safetensors").read_bytes()
+    said = create.negatives_taken_out(page)
+    assert "one-neg.safetensors" in said
+    assert "x-word-neg" not in said, "that has a file already"
+    assert (host.embeddings_dir / "x-word-neg.safetensors").read_bytes() == before
+    assert (embeddings_dir.load(host.embeddings_dir, "one-neg")[0].num_vectors, host.changes) == (3, 1)
+    again = create.negatives_taken_out(page)
+    assert "No card of the embeddings folder has a negative" in again
