@@ -88,4 +88,3 @@ def test_a_masked_run_learns_the_thing_and_not_its_surroundings(host: Standalone
     assert masked[1] > 0.97 * begun[1]
     assert masked[0] < 0.9 * begun[0]
     assert masked[0] < 0.9 * plain[0]
-    print(begun, plain, masked)

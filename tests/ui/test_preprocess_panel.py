@@ -58,7 +58,12 @@ def status(page: Page) -> str:
 
 
 def finish(page: Page, wanted: str = "done") -> None:
-    until(lambda: status(page) == wanted)
+    try:
+        until(lambda: status(page) == wanted, seconds=60)
+    except AssertionError as error:
+        said = [page.locator(f"#ti_trainer_preprocess_{part}").inner_text() for part in ("progress", "said", "result")]
+        message = f"it is {status(page)}, expected {wanted}: {said}"
+        raise AssertionError(message) from error
 
 
 def unfold(page: Page, words: str) -> None:
@@ -175,6 +180,7 @@ def test_a_tagger_writes_captions(served: Served, page: Page, tmp_path: Path) ->
     press(page, "start")
     says(page, "preprocess_result", "selected_tags.csv")
     assert status(page) == "failed"
+    page.locator("#ti_trainer_preprocess_said .ti-notice").wait_for(state="detached")  # before, a press is a double one
     folder = colour_tagger(tmp_path / "tagger")
     unfold(page, "Tags")
     fill(page, "preprocess_tagger", str(folder))

@@ -1,7 +1,8 @@
 """Measures DreamArtist: concepts that no caption names, each from one picture. `python -m ti_trainer.embedded.one_picture`.
 
 Plain Textual Inversion and DreamArtist see the picture in the same number of U-Net evaluations, at the same learning rate.
-Measured are pictures that they generate at CFG scale 3 in other surroundings than the training picture's.
+Measured are pictures that they generate at CFG scale 3 in other surroundings than the training picture's: the distance of
+colours of the thing, however large it is drawn, and that of whole pictures.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from ti_trainer import embeddings_dir
 from ti_trainer.config import TrainConfig
 from ti_trainer.embedded.learning import colour_distance
 from ti_trainer.embedded.scenes import CONCEPTS, Scene, Thing, concept, draw, write_pictures
-from ti_trainer.embedding import negative_name
+from ti_trainer.embedding import unwanted
 from ti_trainer.host import Drawing, ModelOptions
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.training.session import Session
 
 WORD, CFG_SCALE, MEASURED_WITH = "concept", 3.0, 12
 VECTORS, NEGATIVE_VECTORS = 3, 6
+APART, PIXELS = 0.15, 2048  # how far colours of the thing are from those behind it; how many are compared
 PLAIN = TrainConfig(preview_every=0, save_every=0, csv_every=0, precision="fp32")
 DREAMARTIST = replace(PLAIN, negative=True, train_cfg_scale=str(CFG_SCALE), ema_rate=0.97, reconstruction_weight=1.0)
 WAYS = {  # the others say what each part brings
@@ -37,8 +39,8 @@ WAYS = {  # the others say what each part brings
 }
 
 
-def measure(model: str, thing: Thing, config: TrainConfig, evaluations: int) -> float:
-    """Mean colour distance of what is generated after so many U-Net evaluations."""
+def measure(model: str, thing: Thing, config: TrainConfig, evaluations: int) -> tuple[float, float]:
+    """Mean distances of what is generated after so many U-Net evaluations: of things, and of whole pictures."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         host = StandaloneHost(model, "auto", root / "embeddings", root / "logs")
@@ -48,19 +50,28 @@ def measure(model: str, thing: Thing, config: TrainConfig, evaluations: int) -> 
         embeddings_dir.create_pair(host.embeddings_dir, opened, word, negative)
         steps = evaluations // (2 if config.negative else 1)
         Session(host, WORD, root / "picture", replace(config, max_steps=steps)).train()
-        return distance(host, concept(thing, MEASURED_WITH, seed=1000), negative=config.negative)
+        return distances(host, concept(thing, MEASURED_WITH, seed=1000), negative=config.negative)
 
 
-def distance(host: StandaloneHost, scenes: Sequence[tuple[Scene, str]], *, negative: bool) -> float:
+def distances(host: StandaloneHost, scenes: Sequence[tuple[Scene, str]], *, negative: bool) -> tuple[float, float]:
     """Of pictures of the word in these scenes' surroundings; the negative prompt is the prompt with the negative word."""
-    model, distances = host.open_model(ModelOptions("fp32")), []
+    model, things, pictures = host.open_model(ModelOptions("fp32")), [], []
     words = embeddings_dir.words(host.embeddings_dir, model)
     for seed, (scene, where) in enumerate(scenes):
         prompt = f"a photo of {WORD} {where}"
-        unwanted = prompt.replace(WORD, negative_name(WORD)) if negative else ""
-        picture = host.draw(model, Drawing(prompt, unwanted, cfg_scale=CFG_SCALE, seed=seed), words)
-        distances.append(colour_distance(np.asarray(picture) / 255, np.asarray(draw(scene)) / 255))
-    return statistics.mean(distances)
+        drawing = Drawing(prompt, unwanted(prompt, WORD) if negative else "", cfg_scale=CFG_SCALE, seed=seed)
+        made, true = (np.asarray(each) / 255 for each in (host.draw(model, drawing, words), draw(scene)))
+        things.append(colour_distance(_of_the_thing(made, scene), _of_the_thing(true, scene)))
+        pictures.append(colour_distance(made, true))
+    return statistics.mean(things), statistics.mean(pictures)
+
+
+def _of_the_thing(picture: np.ndarray, scene: Scene) -> np.ndarray:
+    """(1, PIXELS, 3) that differ from the scene's surroundings, spread evenly over all that do, or over all."""
+    empty = np.asarray(draw(replace(scene, size=1e-3))) / 255
+    found = picture[np.abs(picture - empty).max(axis=2) > APART]
+    found = found if len(found) else picture.reshape(-1, 3)
+    return found[np.linspace(0, len(found) - 1, PIXELS).round().astype(int)][None]
 
 
 def main() -> None:
@@ -77,10 +88,12 @@ def main() -> None:
         configs = {way: replace(WAYS[way], learning_rate=args.learning_rate, seed=seed) for way in args.ways}
         rows.append({way: measure(args.model, thing, config, args.evaluations) for way, config in configs.items()})
         print(json.dumps({"concept": f"{thing.texture} {thing.shape}", **rows[-1]}), flush=True)
-    for way in args.ways:
-        found = [row[way] for row in rows]
-        nearer = [1 - row[way] / row[args.ways[0]] for row in rows]
-        print(f"{way}: {_spread(found)}; nearer than {args.ways[0]} by {_spread(nearer)}, least {min(nearer):.3f}")
+    for number, what in enumerate(("things", "pictures")):
+        for way in args.ways:
+            found = [row[way][number] for row in rows]
+            nearer = [1 - row[way][number] / row[args.ways[0]][number] for row in rows]
+            least = f"least {min(nearer):.3f}"
+            print(f"{what}, {way}: {_spread(found)}; nearer than {args.ways[0]} by {_spread(nearer)}, {least}")
 
 
 def _spread(numbers: Sequence[float]) -> str:
