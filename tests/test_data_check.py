@@ -209,15 +209,16 @@ def test_a_thousand_pictures_are_compared_quickly(tmp_path: Path) -> None:
 
 
 def test_leaving_out_takes_along_what_belongs_to_a_picture_and_all_comes_back(tmp_path: Path) -> None:
-    for name in ("a.png", "a.txt", "a_att.png", "a-masklabel.png", "a.npz", "a2.png", "a2.txt", "b.png"):
+    own = ["a-masklabel.png", "a.npz", "a.png", "a.txt", "a_att-2.unspread", "a_att.png", "a_att.unspread"]
+    for name in (*own, "a2.png", "a2.txt", "a2_att.unspread", "b.png"):
         (tmp_path / name).write_text(name, encoding="utf-8")
     assert names(leave_out(tmp_path, [tmp_path / "a.png"])) == ["a.png"]
     out = tmp_path / LEFT_OUT
-    assert sorted(names(out.iterdir())) == ["a-masklabel.png", "a.npz", "a.png", "a.txt", "a_att.png"]
-    assert sorted(names(tmp_path.iterdir())) == ["a2.png", "a2.txt", "b.png", LEFT_OUT]
+    assert sorted(names(out.iterdir())) == own
+    assert sorted(names(tmp_path.iterdir())) == ["a2.png", "a2.txt", "a2_att.unspread", "b.png", LEFT_OUT]
     assert [names(each) for each in bring_back(tmp_path)] == [["a.png"], []]
     assert not out.exists()
-    assert len(list(tmp_path.iterdir())) == 8
+    assert len(list(tmp_path.iterdir())) == 11
     assert all(path.read_text(encoding="utf-8") == path.name for path in tmp_path.iterdir())
     assert bring_back(tmp_path) == ([], [])
 

@@ -21,8 +21,8 @@ MODEL = SimpleNamespace(
 )
 
 
-def put(path: Path, name: str = "saved as", width: int = 8, count: int = 1) -> Path:
-    formats.write(Embedding(name, {"clip_l": torch.full((count, width), 0.5)}, 4), path)
+def put(path: Path, name: str = "saved as", width: int = 8, count: int = 1, value: float = 0.5) -> Path:
+    formats.write(Embedding(name, {"clip_l": torch.full((count, width), value)}, 4), path)
     return path
 
 
@@ -36,7 +36,7 @@ def test_files_that_may_hold_embeddings(tmp_path: Path) -> None:
 
 
 def test_a_name_means_the_file_of_that_name(tmp_path: Path) -> None:
-    put(tmp_path / "thing.png")
+    put(tmp_path / "thing.png", value=0.25)
     put(tmp_path / "sub" / "thing.pt")
     put(tmp_path / "things.safetensors")
     assert embeddings_dir.find(tmp_path, "thing") == tmp_path / "sub" / "thing.pt"
@@ -44,6 +44,8 @@ def test_a_name_means_the_file_of_that_name(tmp_path: Path) -> None:
     embedding, path = embeddings_dir.load(tmp_path, "thing")
     assert path == tmp_path / "thing.safetensors"
     assert (embedding.name, embedding.step) == ("thing", 4)
+    meant = embeddings_dir.words(tmp_path, MODEL)["thing"]["clip_l"]
+    assert torch.equal(meant, embedding.vectors["clip_l"])
     with pytest.raises(ConfigError, match=r"no embedding 'thin' .*\(there: thing, things\)"):
         embeddings_dir.load(tmp_path, "thin")
     with pytest.raises(ConfigError, match="none yet"):

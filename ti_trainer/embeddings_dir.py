@@ -75,7 +75,7 @@ def survey(folder: Path, model: DiffusionModel) -> Iterator[Found]:
 def words(folder: Path, model: DiffusionModel) -> dict[str, Vectors]:
     """Every embedding of the folder that fits the model, by its word in prompts; logs why others do not."""
     found: dict[str, Vectors] = {}
-    for each in survey(folder, model):
+    for each in sorted(survey(folder, model), key=lambda each: ENDINGS.index(each.path.suffix.lower())):  # as `find` does
         if each.embedding is None:
             log.warning("Passed over: %s", each.reason)
         else:

@@ -15,14 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from ti_trainer.data.masks import masks_beside, read_mask
-from ti_trainer.data.pictures import ATTENTION, find_images, upright
+from ti_trainer.data.pictures import ATTENTION, UNSPREAD, find_images, upright
 from ti_trainer.errors import DatasetError
 from ti_trainer.files import atomic, write_bytes
 from ti_trainer.model import DiffusionModel
 
 LONGEST_PX = 512  # of the picture that the VAE is shown: its attention takes the fourth power of that in memory
 PER_PLACE_PX = 8
-UNSPREAD = ".unspread"  # the ending of what a spread mask was before; no picture's, so nothing trains on it
 
 
 def spread(mask: Tensor, attention: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Knows nothing of captions but that they lie beside their pictures. Sizes are (wi
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from ti_trainer.data.pictures import (
     FLIPPED,
     LEFT_OUT,
     MASKS,
+    UNSPREAD,
     find_images,
     is_image,
     pictures_among,
@@ -278,6 +280,8 @@ def _belongings(stem: str, files: Sequence[Path]) -> list[Path]:
     masks = {stem + mask for mask in MASKS}
 
     def belongs(path: Path) -> bool:
+        if path.suffix == UNSPREAD:
+            return re.sub(r"-\d+$", "", path.stem) in masks
         return is_image(path) if path.stem in masks else path.stem == stem and path.suffix.lower() in BELONGINGS
 
     return [path for path in files if belongs(path)]

@@ -20,6 +20,7 @@ FLIPPED = "-flipped"  # how the names of mirrored copies end
 LEFT_OUT = "left out"  # the sub-folder for pictures that somebody took out of a data set
 ATTENTION = "_att"  # how DreamArtist's masks are named, which lie beside their pictures
 MASKS = (ATTENTION, "-masklabel")  # all that lie there: OneTrainer's, too
+UNSPREAD = ".unspread"  # the ending of what a spread mask was before; no picture's, so nothing trains on it
 
 
 @lru_cache

@@ -50,7 +50,7 @@ def build(page: Page) -> gr.Blocks:
                 with gr.Tab("Check pictures", id="check"):
                     checked = picture_check.panel(page)
                 with gr.Tab("Paint masks", id="masks"):
-                    mask_brush.panel(page)
+                    masked = mask_brush.panel(page)
             with gr.Tab("Train", id="train"), gr.Row(elem_classes=["ti-columns"]):
                 with gr.Column(elem_classes=["ti-form"]):
                     form = train.panel(page)
@@ -76,7 +76,7 @@ def build(page: Page) -> gr.Blocks:
         listen(begun.then, lambda: gr.update(visible=False), [], [look], js=NOW)
         listen(shelf.continued.then, None, js=NOW)
         listen(made_set.begun.then, None, js=NOW)
-        preprocess.lead_on(made_set, form, editor.folder, checked.folder, TO_TAB)
+        preprocess.lead_on(made_set, form, (editor.folder, checked.folder, masked), TO_TAB)
         _used(page, seen, page.txt2img or drawing.fields)
         listen(seen["open_run"].click, lambda: _opened(page), [], [shelf.chosen], js=TO_TAB.format("Runs"))
     return made

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,16 +32,8 @@ AT_ONCE = 40  # thumbnails in an answer; the page asks for the next when it has 
 MOST_ASKED = 6 << 20  # characters of a question: a mask of 1024 x 1024 greys that are all noise has 1.4 million
 
 
-@dataclass(frozen=True)
-class MaskBrush:
-    """What other panels need of this one: to fill in a folder, and to press Open."""
-
-    folder: Any
-    open: Any
-
-
-def panel(page: Page) -> MaskBrush:
-    """Put it here."""
+def panel(page: Page) -> Any:
+    """Put it here; the field for the folder, for other panels to fill in."""
     with gr.Row(elem_classes=["ti-lined-up"]):
         folder = gr.Textbox(
             label="Data set directory",
@@ -66,7 +57,7 @@ def panel(page: Page) -> MaskBrush:
         asked = boxes[name]
         heard = listen(asked.change, partial(_answered, page), [asked], [boxes["answer"]], queue=name == "asked_long")
         listen(heard.then, None, [boxes["answer"]], js="(said) => { window.tiTrainerMasks.answered(said); }")
-    return MaskBrush(folder, start)
+    return folder
 
 
 def _opened(page: Page, folder: str) -> str:

@@ -184,8 +184,11 @@ def face_models(page: Page) -> list[Path]:
     return [faces.FOLDER, *page.host.face_models]
 
 
-def lead_on(made: Preprocess, form: TrainForm, editor: Any, check: Any, to_tab: str) -> None:
-    """Where to go from a data set that was made: its folder, and its sizes, are filled in there."""
+def lead_on(made: Preprocess, form: TrainForm, folders: tuple[Any, Any, Any], to_tab: str) -> None:
+    """Where to go from a data set that was made: its folder is filled in there, and its sizes to train on.
+
+    `folders` are the fields of the captions, the check and the masks.
+    """
 
     def folder() -> str:
         work = made.page.preprocessing.snapshot().work
@@ -199,9 +202,11 @@ def lead_on(made: Preprocess, form: TrainForm, editor: Any, check: Any, to_tab: 
         return [folder(), config.width, config.height, config.resize in ("auto-size", "buckets", "keep")]
 
     filled = [form.images, *(form.form.widgets[name] for name in ("width", "height", "buckets"))]
+    captions, check, masks = folders
     for name, label, fn, outputs in (
-        ("to_captions", "Edit captions", folder, [editor]),
+        ("to_captions", "Edit captions", folder, [captions]),
         ("to_check", "Check pictures", folder, [check]),
+        ("to_masks", "Paint masks", folder, [masks]),
         ("to_train", "Train", to_train, filled),
     ):
         listen(listen(made.parts[name].click, fn, [], outputs).then, None, js=to_tab.format(label))

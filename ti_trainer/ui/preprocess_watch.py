@@ -14,7 +14,12 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import facts, notice, pictures, progress
 from ti_trainer.ui.thumbnails import address, address_of
 
-NEXT = {"to_captions": "Edit its captions", "to_check": "Check its pictures", "to_train": "Train on it"}
+NEXT = {
+    "to_captions": "Edit its captions",
+    "to_check": "Check its pictures",
+    "to_masks": "Paint its masks",
+    "to_train": "Train on it",
+}
 SHOWN_FAILED, PREVIEW_PX = 20, 264
 
 
