@@ -37,7 +37,7 @@ def test_files_that_may_hold_embeddings(tmp_path: Path) -> None:
 
 def test_a_name_means_the_file_of_that_name(tmp_path: Path) -> None:
     put(tmp_path / "thing.png", value=0.25)
-    put(tmp_path / "sub" / "thing.pt")
+    put(tmp_path / "sub" / "thing.pt", value=0.1)
     put(tmp_path / "things.safetensors")
     assert embeddings_dir.find(tmp_path, "thing") == tmp_path / "sub" / "thing.pt"
     put(tmp_path / "thing.safetensors")

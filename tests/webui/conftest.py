@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ import checking
 import pytest
 import server
 from export import export
+
+from ti_trainer.embedded import DEMO
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -41,6 +44,15 @@ def page(webui: server.Server) -> Iterator[Page]:
         opened.goto(webui.url)
         opened.locator("#txt2img_generate").wait_for()
         yield opened
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A single one of the demo, in a folder of its own."""
+    folder = tmp_path / "one picture"
+    folder.mkdir()
+    shutil.copyfile(DEMO / "01.png", folder / "01.png")
+    return folder / "01.png"
 
 
 @pytest.hookimpl(hookwrapper=True)
