@@ -32,3 +32,7 @@ class StoppedError(TITrainerError):
 
 class TrainingError(TITrainerError):
     """Training went wrong; what was learned before is kept."""
+
+
+class LostProcessError(TrainingError):
+    """Of several processes that trained together one is not there any more."""

@@ -145,13 +145,13 @@ def test_a_stop_before_a_resumed_run_goes_on_leaves_it_as_it_was(
 def test_a_stop_after_the_pictures_were_read_draws_and_measures_nothing(
     session: Session, host: Puppet, who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, prepared, before = Job(), Session._prepared, vectors(host)
+    job, prepared, before = Job(), Session._trainer, vectors(host)
 
     def stopped_meanwhile(each: Session, *given: object) -> object:
         (job.stop if who == "the page" else host.interrupt.set)()
         return prepared(each, *given)
 
-    monkeypatch.setattr(Session, "_prepared", stopped_meanwhile)
+    monkeypatch.setattr(Session, "_trainer", stopped_meanwhile)
     job.start(replace(session, config=replace(CONFIG, evaluate_every=5)))
     now = ended(job)
     assert (now.status, now.step, now.message, now.previews, now.deterministic) == ("stopped", 0, "", [], [])

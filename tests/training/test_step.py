@@ -85,7 +85,7 @@ def test_loss_scaling_changes_nothing_but_the_scale(
         needs_loss_scaling = True
 
     monkeypatch.setattr(
-        "ti_trainer.training.trainer._grad_scaler", lambda device: torch.amp.GradScaler("cpu", init_scale=SCALE)
+        "ti_trainer.training.trainer.grad_scaler", lambda device: torch.amp.GradScaler("cpu", init_scale=SCALE)
     )
     options = {"clip_grad": clip_grad, "clip_grad_limit": "0.002", "gradient_accumulation_steps": 2}
     scaled = trainer(HalfModel(), **options)
@@ -103,7 +103,7 @@ def test_an_update_that_overflows_is_left_out_and_is_no_step(
         needs_loss_scaling = True
 
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-100)
-    monkeypatch.setattr("ti_trainer.training.trainer._grad_scaler", lambda device: scaler)
+    monkeypatch.setattr("ti_trainer.training.trainer.grad_scaler", lambda device: scaler)
     monkeypatch.setattr(TinyModel, "predict", _large(TinyModel.predict))
     run = trainer(HalfModel(), max_steps=4)
     steps = [event.step for event in run.run() if isinstance(event, StepDone)]

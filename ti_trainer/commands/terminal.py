@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Event
@@ -38,18 +39,22 @@ def given_options(args: argparse.Namespace, options: Iterable[Option]) -> dict[s
 
 
 @contextmanager
-def interruptible(said: str) -> Iterator[Event]:
-    """Ctrl-C or a kill sets the event, and what comes then is said; the second one breaks off."""
-    stop, broken_off = Event(), Event()
+def interruptible(said: str, same_press_s: float = 0.0) -> Iterator[Event]:
+    """Ctrl-C or a kill sets the event, and what comes then is said; a second Ctrl-C, so much later, breaks off."""
+    stop, broken_off, asked_at = Event(), Event(), 0.0
 
     def ask(number: int, frame: object) -> None:
+        nonlocal asked_at
         if broken_off.is_set():
             return  # what is to be kept is being saved
-        if stop.is_set():
+        if not stop.is_set():
+            asked_at = time.monotonic()
+            stop.set()
+            if said:
+                print(f"\n{said}", file=sys.stderr)
+        elif number == signal.SIGINT and time.monotonic() - asked_at >= same_press_s:
             broken_off.set()
             raise KeyboardInterrupt
-        stop.set()
-        print(f"\n{said}", file=sys.stderr)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import os
+import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from ti_trainer import presets
@@ -15,12 +19,14 @@ from ti_trainer.commands import INTERRUPTED, PROGRAM
 from ti_trainer.commands.common import add_host_arguments, host_of
 from ti_trainer.commands.terminal import add_options, given_options, interruptible
 from ti_trainer.config import SECTIONS, TrainConfig, options
-from ti_trainer.errors import ConfigError, StoppedError
+from ti_trainer.errors import ConfigError, LostProcessError, StoppedError, TITrainerError
+from ti_trainer.training.processes import Processes, joined
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Controls, Result, Session
 from ti_trainer.training.trainer import Event, StepDone, Trainer
 
 HELP = "teach an embedding what is in a folder of pictures"
+SAME_PRESS_S = 3.0  # of several processes one may hear of one Ctrl-C twice: from the terminal and from torchrun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,17 +72,61 @@ def _saved(path: Path) -> dict[str, object]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, show the progress, say what was written."""
-    earlier = Run.latest(args.log_dir, args.name) if args.resume else None
-    session = Session(host_of(args), args.name, args.images, config_of(args), earlier, say=print)
-    return train(session)
+    """Train, show the progress, say what was written. Of several processes that torchrun started, process 0 does that."""
+    with joined() as processes:
+        if processes.size > 1:
+            signal.signal(signal.SIGTERM, lambda number, frame: None)  # where it asks for nothing, we are about to end
+        if processes.is_writer:
+            return train(_session(args, processes))
+        logging.disable(logging.WARNING)
+        try:
+            return _follow(_session(args, processes))
+        except LostProcessError:
+            raise
+        except TITrainerError:
+            return 0  # process 0 says what there is to say, and its exit code is the run's
+
+
+def _session(args: argparse.Namespace, processes: Processes) -> Session:
+    with processes.together():
+        if processes.size > 1:
+            args.device = _own_device(args.device, int(os.environ.get("LOCAL_RANK", processes.rank)))
+        earlier = Run.latest(args.log_dir, args.name) if args.resume else None
+        session = Session(host_of(args), args.name, args.images, config_of(args), earlier, say=print, processes=processes)
+    if not processes.is_writer:
+        session.say = session.warn = lambda text: None
+    return session
+
+
+def _own_device(device: str, local_rank: int) -> str:
+    """The device of the process that is number `local_rank` on this machine; ConfigError if there is none for it."""
+    if device.startswith("cuda:"):
+        message = f"--device: found {device!r} for each of several processes, expected auto, cuda or cpu."
+        raise ConfigError(message)
+    if device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return device
+    if local_rank >= (count := torch.cuda.device_count()):
+        message = (
+            f"Found {count} GPUs on this machine and at least {local_rank + 1} processes, expected a GPU for each: "
+            f"start torchrun with --nproc-per-node {count}, or give --device cpu."
+        )
+        raise ConfigError(message)
+    torch.cuda.set_device(local_rank)
+    return f"cuda:{local_rank}"
+
+
+def _follow(session: Session) -> int:
+    """Run a session in a process that does not write."""
+    with interruptible("", SAME_PRESS_S) as stop:
+        session.follow(Controls(stop))
+    return 0
 
 
 def train(session: Session) -> int:
     """Run a session on a terminal: Ctrl-C stops it after the step at hand, all kept."""
     try:
         said = "Stopping after this step; press Ctrl-C again to break off."
-        with interruptible(said) as stop, _Progress() as progress:
+        with interruptible(said, SAME_PRESS_S if session.processes.size > 1 else 0.0) as stop, _Progress() as progress:
             result = session.train(progress.begin, Controls(stop), progress.loading)
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)

@@ -135,10 +135,12 @@ class Dataset:
             yield from self._samples[order].tolist()
             epoch += 1
 
-    def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, batch_size: int, start: int = 0, wanted: Callable[[int], bool] = lambda number: True
+    ) -> Iterator[Batch]:
         """Batches of pictures of one size, none incomplete: pictures wait, over epochs if need be, for a full batch.
 
-        The first `start` batches are left out.
+        The first `start` batches are left out; of those that follow, by their numbers from 0, only the wanted ones are made.
         """
         waiting: dict[torch.Size, list[tuple[int, int]]] = defaultdict(list)
         made = 0
@@ -146,7 +148,7 @@ class Dataset:
             group = waiting[self.items[index].latents.shape]
             group.append((number, index))
             if len(group) == batch_size:
-                if made >= start:
+                if made >= start and wanted(made - start):
                     yield self.batch(group)
                 made += 1
                 group.clear()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from threading import Event as Flag
+from typing import Any
 
 import torch
 
+from ti_trainer import __version__, embeddings_dir, formats
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import Dataset, load_dataset
 from ti_trainer.data.images import frame_of
 from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.data.subsets import Subset
-from ti_trainer.embedding import negative_name
+from ti_trainer.embedding import Embedding, negative_name
+from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.host import Drawing, ModelOptions
 from ti_trainer.model import DiffusionModel
@@ -30,12 +35,52 @@ from ti_trainer.training.observers import (
 )
 from ti_trainer.training.pixels import PixelLoss
 from ti_trainer.training.run import Run
-from ti_trainer.training.trainer import Trainer
+from ti_trainer.training.trainer import Trainer, TrainState
 
 
 def model_options(config: TrainConfig) -> ModelOptions:
     """How a run with these options opens its model."""
     return ModelOptions(config.precision, config.clip_skip, config.prediction_type, config.zero_terminal_snr)
+
+
+def words_of(folder: Path, config: TrainConfig, name: str) -> list[tuple[Embedding, Path]]:
+    """The embedding, and the negative one if it is trained too, with their files; ConfigError if one is not there."""
+    loaded = [embeddings_dir.load(folder, name)]
+    if config.negative:
+        negative = negative_name(name)
+        if embeddings_dir.find(folder, negative) is None:
+            message = (
+                f"There is no embedding {negative!r} in {folder}, the negative of {name!r}: create {name!r} anew "
+                "with a negative, or turn DreamArtist off."
+            )
+            raise ConfigError(message, "negative")
+        loaded.append(embeddings_dir.load(folder, negative))
+    return loaded
+
+
+def webui_state(file: Path, embedding: Embedding, model: DiffusionModel) -> TrainState | None:
+    """The optimizer state that the WebUI, or we, left beside a .pt, if it belongs to these vectors."""
+    optimizer = formats.read_optimizer(file, embedding) if file.suffix == ".pt" else None
+    if optimizer is None:
+        return None
+    vectors = {encoder: each.to(model.device) for encoder, each in embedding.vectors.items()}
+    return TrainState(embedding.step, 0, vectors, optimizer)
+
+
+def settings_of(config: TrainConfig, name: str, images: Path, model: DiffusionModel, dataset: Dataset) -> dict[str, Any]:
+    """What a run's settings.json says."""
+    return {
+        "version": __version__,
+        "name": name,
+        "images": str(images.resolve()),
+        **({} if images.is_dir() else {"data_set": [each.to_dict() for each in dataset.subsets]}),
+        "num_images": len(dataset.items),
+        "skipped": [str(path.name) for path, _ in dataset.skipped],
+        "model": model.name,
+        "model_hash": model.checkpoint_hash,
+        "model_kind": str(model.kind),
+        "train": config.to_dict(),
+    }
 
 
 def dataset_of(
@@ -72,6 +117,24 @@ def dataset_of(
         progress=loading,
         warn=warn,
     )
+
+
+def facts_of(trainer: Trainer) -> dict[str, str]:
+    """What has to be the same in all processes that train together. Latents are not among it: GPUs differ in last bits."""
+    model, state = trainer.model, trainer.state()
+    pictures = [
+        (each.path.name, each.caption, tuple(each.latents.shape), each.subset.weight, each.subset.is_reg, each.repeats)
+        for each in trainer.dataset.items
+    ]
+    vectors = b"".join(each.cpu().numpy().tobytes() for each in state.vectors.values())
+    facts = {
+        "data set": pictures,
+        "set of options": trainer.config.to_dict(),
+        "state of the embedding": (state.step, state.micro_step, vectors),
+        "model": model.checkpoint_hash,
+        "kind of device": (model.device.type, model.needs_loss_scaling),
+    }
+    return {name: hashlib.sha256(repr(fact).encode()).hexdigest()[:16] for name, fact in facts.items()}
 
 
 def pixel_loss_of(config: TrainConfig, device: torch.device) -> PixelLoss | None:

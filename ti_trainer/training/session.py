@@ -6,12 +6,11 @@ Knows nothing of either: they watch through observers and say what they want thr
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
-from typing import Any
 
 import torch
 from PIL import Image
@@ -22,19 +21,29 @@ from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.images import frame_of
 from ti_trainer.data.pictures import find_images
 from ti_trainer.data.prompts import load_template
-from ti_trainer.embedding import Embedding, negative_name
+from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, StoppedError, TrainingError
 from ti_trainer.files import entered_path
-from ti_trainer.host import Drawing, Host
+from ti_trainer.host import Drawing, Host, Turn
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.training import discriminator
 from ti_trainer.training.data_sets import subsets_of
 from ti_trainer.training.figures import before_and_after, plot_losses
 from ti_trainer.training.observers import HostProgress, Observer
-from ti_trainer.training.parts import dataset_of, model_options, pixel_loss_of, writers_of
+from ti_trainer.training.parts import (
+    dataset_of,
+    facts_of,
+    model_options,
+    pixel_loss_of,
+    settings_of,
+    webui_state,
+    words_of,
+    writers_of,
+)
 from ti_trainer.training.pixels import PixelLoss, places_at_once
+from ti_trainer.training.processes import ALONE, Processes
 from ti_trainer.training.run import Run, changes
-from ti_trainer.training.trainer import Finished, Trainer, TrainState, check_steps
+from ti_trainer.training.trainer import Finished, Trainer, check_steps
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +70,16 @@ class Result:
     negative_file: Path | None = None
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A training before its first step."""
+
+    turn: Turn
+    trainer: Trainer
+    files: Sequence[Path]
+    should_stop: Callable[[], bool]
+
+
 @dataclass
 class Session:
     """One training of one embedding, or the rest of the run `resume`.
@@ -75,11 +94,12 @@ class Session:
     resume: Run | None = None
     warn: Callable[[str], None] = log.warning
     say: Callable[[str], None] = log.info
+    processes: Processes = ALONE
 
     def check(self) -> None:
         """Refuse at once what would be refused later: the folder, the template, the embedding, and its fit to the model."""
         self._check_cheaply()
-        loaded = self._load()
+        loaded = words_of(self.host.embeddings_dir, self.config, self.name)
         model = self.host.open_model(model_options(self.config))
         for each, _ in loaded:
             check_fits(model, each)
@@ -102,11 +122,41 @@ class Session:
 
         `loading` is told how many pictures are read, of how many, from when it is our turn with the host.
         """
-        config, controls = self.config, controls or Controls()
-        template = self._check_cheaply()
+        controls = controls or Controls()
+        with self._begun(controls, loading) as begun:
+            trainer, turn, files = begun.trainer, begun.turn, begun.files
+            run = self._folder(trainer)
+
+            def draw(drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
+                picture = self.host.draw(trainer.model, drawing, words)
+                turn.show(picture)
+                return picture
+
+            asked = (controls.copy, controls.preview)
+            watching = [
+                *observers(trainer, run),
+                HostProgress(turn, trainer),
+                *writers_of(self.config, trainer, run, draw, asked, self.warn, ending=begun.should_stop()),
+            ]
+            reason = self._run(trainer, run, watching, files, begun.should_stop)
+        plot_losses(run)
+        before_and_after(run)
+        dataset, negative = trainer.dataset, files[1] if len(files) > 1 else None
+        return Result(trainer.embedding, files[0], run, reason, len(dataset.items), dataset.skipped, negative)
+
+    def follow(self, controls: Controls) -> None:
+        """What `train` is in a process that does not write: its own parts of each update, and not a file."""
+        with self._begun(controls) as begun:
+            for _ in begun.trainer.run(begun.should_stop):
+                pass
+
+    @contextmanager
+    def _begun(self, controls: Controls, loading: Callable[[int, int], None] = lambda done, total: None) -> Iterator[_Begun]:
+        """Our turn with the host, all read that is needed, nothing written yet."""
+        config, processes = self.config, self.processes
+        with processes.together():
+            template = self._check_cheaply()
         with self.host.lock() as turn:
-            # Not before: somebody else's turn may have made it anew.
-            loaded = self._load()
 
             def should_stop() -> bool:
                 return controls.stop.is_set() or turn.interrupted()
@@ -117,60 +167,35 @@ class Session:
                     message = "Stopped before the first step: nothing was changed."
                     raise StoppedError(message)
 
-            subsets = subsets_of(self.host, self.images, self.warn)
-            total = sum(len(find_images(subset.folder)) for subset in subsets)
-            still_loading(0, total)
-            model = self.host.open_model(model_options(config))
-            dataset = dataset_of(config, self.name, model, template, subsets, still_loading, self.warn)
-            still_loading(total, total)
-            largest = max(item.latents[0].numel() for item in dataset.items)
-            pixel_loss = pixel_loss_of(config, model.device)
-            decoded = 0 if pixel_loss is None else places_at_once(config.batch_size, largest)
-            if said := model.fit_memory((2 if config.negative else 1) * config.batch_size * largest, decoded):
-                self.say(said)
-            trainer, run = self._prepared(model, dataset, loaded, pixel_loss)
+            with processes.together() as facts:
+                # Not before: somebody else's turn may have made it anew.
+                loaded = words_of(self.host.embeddings_dir, config, self.name)
+                subsets = subsets_of(self.host, self.images, self.warn)
+                total = sum(len(find_images(subset.folder)) for subset in subsets)
+                still_loading(0, total)
+                model = self.host.open_model(model_options(config))
+                dataset = dataset_of(config, self.name, model, template, subsets, still_loading, self.warn)
+                still_loading(total, total)
+                largest = max(item.latents[0].numel() for item in dataset.items)
+                pixel_loss = pixel_loss_of(config, model.device)
+                decoded = 0 if pixel_loss is None else places_at_once(config.batch_size, largest)
+                if said := model.fit_memory((2 if config.negative else 1) * config.batch_size * largest, decoded):
+                    self.say(said)
+                trainer = self._trainer(model, dataset, loaded, pixel_loss)
+                if processes.size > 1:
+                    facts |= facts_of(trainer)
+            processes.meet_on(model.device)
             files = [embeddings_dir.trainable_file(file, len(each.vectors)) for each, file in loaded]
+            yield _Begun(turn, trainer, files, should_stop)
 
-            def draw(drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
-                picture = self.host.draw(model, drawing, words)
-                turn.show(picture)
-                return picture
-
-            asked = (controls.copy, controls.preview)
-            watching = [
-                *observers(trainer, run),
-                HostProgress(turn, trainer),
-                *writers_of(config, trainer, run, draw, asked, self.warn, ending=should_stop()),
-            ]
-            reason = self._run(trainer, run, watching, files, should_stop)
-        plot_losses(run)
-        before_and_after(run)
-        negative = files[1] if len(files) > 1 else None
-        return Result(trainer.embedding, files[0], run, reason, len(dataset.items), dataset.skipped, negative)
-
-    def _load(self) -> list[tuple[Embedding, Path]]:
-        """The embedding, and the negative one if it is trained too, with their files; ConfigError if one is not there."""
-        folder = self.host.embeddings_dir
-        loaded = [embeddings_dir.load(folder, self.name)]
-        if self.config.negative:
-            name = negative_name(self.name)
-            if embeddings_dir.find(folder, name) is None:
-                message = (
-                    f"There is no embedding {name!r} in {folder}, the negative of {self.name!r}: create {self.name!r} anew "
-                    "with a negative, or turn DreamArtist off."
-                )
-                raise ConfigError(message, "negative")
-            loaded.append(embeddings_dir.load(folder, name))
-        return loaded
-
-    def _prepared(
+    def _trainer(
         self,
         model: DiffusionModel,
         dataset: Dataset,
         loaded: Sequence[tuple[Embedding, Path]],
         pixel_loss: PixelLoss | None,
-    ) -> tuple[Trainer, Run]:
-        """The trainer, where the run to go on with has come to, and the run's folder."""
+    ) -> Trainer:
+        """The trainer, where the run to go on with has come to."""
         embedding, *others = (
             replace(
                 each,
@@ -181,22 +206,28 @@ class Session:
             for each, _ in loaded
         )
         negative = others[0] if others else None
-        run, settings = self.resume, self._settings(model, dataset)
-        if run is None:
-            state = None if negative is not None else _webui_state(loaded[0][1], embedding, model)
-            trainer = Trainer(model, dataset, embedding, self.config, state, negative, pixel_loss)
-            return trainer, Run.create(self.host.log_dir, self.name, settings)
-        state, fingerprint = run.load_state()
-        if changed := changes(run.settings(), settings, fingerprint != dataset.fingerprint):
-            self.warn(f"Not as at the run's beginning: {', '.join(changed)}. It goes on, but not exactly.")
-        trainer = Trainer(model, dataset, embedding, self.config, state, negative, pixel_loss)
-        run.forget_after(trainer.step)
-        run.save_settings({**run.settings(), **settings})
-        return trainer, run
+        if self.resume is None:
+            state = None if negative is not None else webui_state(loaded[0][1], embedding, model)
+        else:
+            state, fingerprint = self.resume.load_state()
+            settings = settings_of(self.config, self.name, self.images, model, dataset)
+            if changed := changes(self.resume.settings(), settings, fingerprint != dataset.fingerprint):
+                self.warn(f"Not as at the run's beginning: {', '.join(changed)}. It goes on, but not exactly.")
+        return Trainer(model, dataset, embedding, self.config, state, negative, pixel_loss, self.processes)
+
+    def _folder(self, trainer: Trainer) -> Run:
+        """The run's folder, as it is to be before the first step."""
+        settings = settings_of(self.config, self.name, self.images, trainer.model, trainer.dataset)
+        if self.resume is None:
+            return Run.create(self.host.log_dir, self.name, settings)
+        self.resume.forget_after(trainer.step)
+        self.resume.save_settings({**self.resume.settings(), **settings})
+        return self.resume
 
     def _check_cheaply(self) -> list[str]:
         """What can be refused before a model is loaded; the template's lines."""
         config = self.config
+        self.processes.check(config.gradient_accumulation_steps)
         for subset in subsets_of(self.host, self.images):
             find_images(subset.folder)
         if config.discriminator:
@@ -257,29 +288,6 @@ class Session:
             raise TrainingError(message) from error
         finally:
             self.host.embeddings_changed()
-
-    def _settings(self, model: DiffusionModel, dataset: Dataset) -> dict[str, Any]:
-        return {
-            "version": __version__,
-            "name": self.name,
-            "images": str(self.images.resolve()),
-            **({} if self.images.is_dir() else {"data_set": [each.to_dict() for each in dataset.subsets]}),
-            "num_images": len(dataset.items),
-            "skipped": [str(path.name) for path, _ in dataset.skipped],
-            "model": model.name,
-            "model_hash": model.checkpoint_hash,
-            "model_kind": str(model.kind),
-            "train": self.config.to_dict(),
-        }
-
-
-def _webui_state(file: Path, embedding: Embedding, model: DiffusionModel) -> TrainState | None:
-    """The optimizer state that the WebUI, or we, left beside a .pt, if it belongs to these vectors."""
-    optimizer = formats.read_optimizer(file, embedding) if file.suffix == ".pt" else None
-    if optimizer is None:
-        return None
-    vectors = {encoder: each.to(model.device) for encoder, each in embedding.vectors.items()}
-    return TrainState(embedding.step, 0, vectors, optimizer)
 
 
 def failed_but_kept(error: Exception, file: Path) -> str:

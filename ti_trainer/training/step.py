@@ -73,3 +73,16 @@ def optimizer_step(
     for each in parameters:
         each.grad = None
     return updated
+
+
+def adamw(words: list[list[Tensor]], rate: float) -> torch.optim.AdamW:
+    """A group of parameters for each word. Those are made anew, since a constructor that fails has written into them."""
+    try:
+        return torch.optim.AdamW([{"params": each} for each in words], rate, weight_decay=0.0, fused=True)
+    except RuntimeError:  # older torch has no fused one for the CPU
+        return torch.optim.AdamW([{"params": each} for each in words], rate, weight_decay=0.0)
+
+
+def grad_scaler(device: torch.device) -> Any:
+    """For fp16, under its name in old and new torch."""
+    return torch.amp.GradScaler(device.type) if hasattr(torch.amp, "GradScaler") else torch.cuda.amp.GradScaler()

@@ -19,8 +19,9 @@ from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.training.average import MovingAverage
 from ti_trainer.training.guidance import GuidanceScale
 from ti_trainer.training.pixels import PixelLoss
+from ti_trainer.training.processes import ALONE, Processes, Sum
 from ti_trainer.training.schedule import Schedule
-from ti_trainer.training.step import optimizer_step, training_loss
+from ti_trainer.training.step import adamw, grad_scaler, optimizer_step, training_loss
 
 PREFIXES = ("", "negative.")  # before a text encoder's name, in a state: the negative embedding's vectors have one
 CHECK_EVERY = 10  # steps between looks at the losses: each look makes the CPU wait for the GPU
@@ -76,12 +77,14 @@ class Trainer:
         state: TrainState | None = None,
         negative: Embedding | None = None,
         pixel_loss: PixelLoss | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         """Start at the embedding's step, or exactly where `state` was taken."""
         self._embeddings = [each for each in (embedding, negative) if each is not None]
         for each in self._embeddings:
             check_fits(model, each)
         self.model, self.dataset, self.config, self._pixel_loss = model, dataset, config, pixel_loss
+        self._processes = processes
         self.step, self.micro_step = embedding.step, 0
         self.scale = None if negative is None else GuidanceScale.parse(config.train_cfg_scale)
         self._learning_rate = Schedule.parse(config.learning_rate, config.max_steps)
@@ -97,8 +100,8 @@ class Trainer:
         self._parameters = [vectors for word in self._words.values() for vectors in word.values()]
         self._factors = (1.0, config.negative_lr)  # of the learning rate, by embedding
         rate = self._learning_rate.at(self.step + 1)
-        self._optimizer = _adamw([list(word.values()) for word in self._words.values()], rate)
-        self._scaler = _grad_scaler(model.device) if model.needs_loss_scaling else None
+        self._optimizer = adamw([list(word.values()) for word in self._words.values()], rate)
+        self._scaler = grad_scaler(model.device) if model.needs_loss_scaling else None
         self._average = MovingAverage(self._named(), config.ema_rate, config.ema_every) if config.ema_rate else None
         if state is not None:
             self._check_state(state)
@@ -143,14 +146,17 @@ class Trainer:
         return TrainState(self.step, self.micro_step, vectors, optimizer, scaler, average)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-        """Train to the end, an event after every update; TrainingError, with the last good vectors, if it cannot go well."""
-        batches = _some_ahead(self.dataset.batches(self.config.batch_size, start=self.micro_step))
+        """Train to the end, an event after every update; TrainingError, with the last good vectors, if it cannot go well.
+
+        Of several processes each gets the same events, stops after the same update and fails alike.
+        """
+        batches = _some_ahead(self._own_batches())
         unchecked: list[Tensor] = []
         checked_once = False
         with self.model.training():
-            while self.step < self.last_step and not should_stop():
+            while self.step < self.last_step and not self._processes.any(should_stop):
                 rate = self._learning_rate.at(self.step + 1)
-                loss, prompts, updated = self._update(batches, rate)
+                loss, prompts, updated = self._update(batches, rate, should_stop)
                 if not updated:
                     continue
                 unchecked.append(loss)
@@ -168,23 +174,32 @@ class Trainer:
         yield Finished(self.step, "done" if self.step >= self.last_step else "interrupted")
 
     def make_finite(self) -> None:
-        """After any end of a run: if the vectors are no numbers any more, go back to the last good ones."""
-        if not self.is_finite():
+        """After any end of a run: if the vectors are no numbers any more, or may be wrong, go back to the last good ones."""
+        if self._processes.spoiled or not self.is_finite():
             self._restore(self._good)
 
     def is_finite(self) -> bool:
         """Whether the vectors are numbers still; waits for the device."""
         return all(bool(each.isfinite().all()) for each in self._parameters)
 
-    def _update(self, batches: Iterator[Batch], rate: float) -> tuple[Tensor, tuple[str, ...], bool]:
+    def _own_batches(self) -> Iterator[Batch]:
+        """From here on, those that this process makes."""
+        micro_steps = self.config.gradient_accumulation_steps
+        mine = self._processes.share(micro_steps)
+        return self.dataset.batches(self.config.batch_size, self.micro_step, lambda number: number % micro_steps in mine)
+
+    def _update(
+        self, batches: Iterator[Batch], rate: float, should_stop: Callable[[], bool]
+    ) -> tuple[Tensor, tuple[str, ...], bool]:
         """One update; returns its loss, its last prompts and whether it was made: fp16's first ones often overflow."""
         micro_steps = self.config.gradient_accumulation_steps
-        losses = []
-        for _ in range(micro_steps):
+        update = Sum(self._processes, self._parameters, micro_steps)
+        for index in update.mine:
             batch = next(batches)
             loss = training_loss(self.model, batch, self._words, self.scale, self._pixel_loss).mean() / micro_steps
             (loss if self._scaler is None else self._scaler.scale(loss)).backward()
-            losses.append(loss.detach())
+            update.add(index, loss)
+        total = update.total(should_stop)
         for group, factor in zip(self._optimizer.param_groups, self._factors, strict=False):
             group["lr"] = rate * factor
         updated = optimizer_step(
@@ -196,7 +211,7 @@ class Trainer:
         if self._scaler is not None and self._scaler.get_scale() < 1:
             message = f"Gradients overflow in fp16 (step {self.step}): use precision bf16 or fp32."
             raise TrainingError(message)
-        return sum(losses[1:], losses[0]), batch.prompts, updated
+        return total, batch.prompts, updated
 
     def _check_losses(self, losses: list[Tensor]) -> None:
         """Raise TrainingError, the vectors being the last good ones, if a loss is not finite."""
@@ -274,16 +289,3 @@ def _some_ahead(batches: Iterator[Batch], count: int = 8) -> Iterator[Batch]:
     """The same batches, drawn several at a time: between steps the caches are full of the network, and drawing is slow."""
     while some := list(islice(batches, count)):
         yield from some
-
-
-def _adamw(words: list[list[Tensor]], rate: float) -> torch.optim.AdamW:
-    """A group of parameters for each word. Those are made anew, since a constructor that fails has written into them."""
-    try:
-        return torch.optim.AdamW([{"params": each} for each in words], rate, weight_decay=0.0, fused=True)
-    except RuntimeError:  # older torch has no fused one for the CPU
-        return torch.optim.AdamW([{"params": each} for each in words], rate, weight_decay=0.0)
-
-
-def _grad_scaler(device: torch.device) -> Any:
-    """For fp16, under its name in old and new torch."""
-    return torch.amp.GradScaler(device.type) if hasattr(torch.amp, "GradScaler") else torch.cuda.amp.GradScaler()

@@ -84,7 +84,8 @@ class StandaloneHost:
     @contextmanager
     def lock(self) -> Iterator[Turn]:
         """One run or one picture at a time."""
-        with self._turn, torch.random.fork_rng():
+        device = loading.pick_device(self.device)
+        with self._turn, torch.random.fork_rng([device] if device.type == "cuda" else []):
             try:
                 yield NobodyElse()
             finally:
