@@ -130,22 +130,19 @@ class Processes:
             if should_stop():
                 give_up = give_up or time.monotonic() + ANSWER_WITHIN_S
                 if time.monotonic() > give_up:
-                    self._lost(f"no answer for {ANSWER_WITHIN_S:.0f} s after the stop")
+                    self._lost(f"does not answer for {ANSWER_WITHIN_S:.0f} s, and this is to stop")
         self.waiting = False
         try:
             work.wait()
         except RuntimeError as error:
-            self._lost(str(error).splitlines()[0], error)
+            self._lost("was lost", error)
 
-    def _lost(self, why: str, error: Exception | None = None) -> None:
+    def _lost(self, what: str, error: Exception | None = None) -> None:
         if self._sums is not self._control:
             self.spoiled = True
             with suppress(Exception):  # older ones cannot; then the GPU stays busy, and the last state is what is kept
                 self._sums.abort()
-        message = (
-            f"Another process of this training was lost ({why}); if it failed, it says above why. "
-            "Start them again with --resume to go on."
-        )
+        message = f"Another process of this training {what}; if it failed, it says above why. Go on with --resume."
         raise LostProcessError(message) from error
 
 

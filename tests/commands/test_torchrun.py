@@ -1,0 +1,228 @@
+"""torchrun with two processes: the same numbers as one, whatever ends it all is saved, and one alone can go on with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from ti_trainer import formats
+from ti_trainer.__main__ import main
+from ti_trainer.training.run import Run
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "ti_trainer")
+Start = Callable[..., "subprocess.Popen[str]"]
+EVERYTHING = (
+    *("--negative", "--train-cfg-scale", "1.5-3:cos", "--negative-lr", 0.5, "--ema-rate", 0.8, "--ema-every", 3),
+    *("--reconstruction-weight", 0.5, "--mask-outside", 0.1, "--latent-sampling", "random", "--seed", 3),
+    *("--clip-grad", "norm", "--clip-grad-limit", 0.05, "--csv-every", 1, "--save-every", 2, "--evaluate-every", 0),
+    *("--preview-every", 4, "--preview-sampling-steps", 1, "--state-every", 1),
+)
+
+
+ENDS = ("", "-neg", "-ema", "-neg-ema")
+
+
+@pytest.fixture
+def masked(pictures: Path, tmp_path: Path) -> Path:
+    """The pictures, one of them with a mask."""
+    folder = Path(shutil.copytree(pictures, tmp_path / "masked"))
+    first = min(folder.glob("*.png"))
+    with Image.open(first) as picture:
+        mask = Image.new("L", picture.size, 40)
+    mask.paste(220, (16, 16, 48, 48))
+    mask.save(first.with_name(f"{first.stem}_att.png"))
+    return folder
+
+
+def run_of(folder: Path) -> Run:
+    """The only one."""
+    (path,) = folder.glob("textual_inversion/*/*")
+    return Run(path)
+
+
+def alone(folder: Path, *arguments: object) -> int:
+    places = ("--embeddings-dir", folder / "embeddings", "--log-dir", folder / "textual_inversion")
+    return main([str(each) for each in ("train", "thing", *arguments, *places)])
+
+
+def test_two_processes_are_as_one_and_each_goes_on_with_what_the_other_began(
+    start: Start, masked: Path, tmp_path: Path
+) -> None:
+    for name in ("two", "one", "batch"):
+        (tmp_path / name).mkdir()
+        places = ("--embeddings-dir", tmp_path / name / "embeddings")
+        made = ("create", "thing", "--init-text", "star", "--num-vectors", 2, "--negative-vectors", 3, *places)
+        assert main([str(each) for each in made]) == 0
+    data, parts = ("--images", masked), ("--batch-size", 1, "--gradient-accumulation-steps", 3)
+    assert alone(tmp_path / "one", *data, *EVERYTHING, *parts, "--max-steps", 8) == 0
+    assert alone(tmp_path / "batch", *data, *EVERYTHING, "--batch-size", 3, "--max-steps", 8) == 0
+
+    two = tmp_path / "two"
+    outs = []
+    for code, arguments in ((0, (*EVERYTHING, *parts, "--max-steps", 3)), (None, (5,)), (0, ("--resume", "--max-steps", 8))):
+        if code is None:
+            assert alone(two, *data, "--resume", "--max-steps", *arguments) == 0
+            continue
+        process = start("train", "thing", *data, *arguments, cwd=two, python=TORCHRUN)
+        outs.append(process.communicate(timeout=200))
+        assert process.returncode == code, outs
+
+    runs = [run_of(tmp_path / name) for name in ("two", "one", "batch")]
+    ours, theirs = (load_file(run.path / "state.safetensors") for run in runs[:2])
+    assert {"vectors.clip_l", "vectors.negative.clip_l", "average.clip_l"} <= ours.keys() == theirs.keys()
+    assert all(torch.equal(each, theirs[key]) for key, each in ours.items())
+    # One batch adds up in another order, of which Adam makes more with each step: equal to 1e-5 for the first four.
+    for end in ENDS:
+        found, expected = (formats.read(run.path / f"embeddings/thing{end}-4.safetensors").vectors for run in runs[::2])
+        torch.testing.assert_close(found["clip_l"], expected["clip_l"], rtol=0, atol=1e-5)
+    assert [row["step"] for row in runs[0].losses()] == list(range(1, 9))
+    assert runs[0].losses() == runs[1].losses()
+    first = [[row["loss"] for row in run.losses()][:4] for run in runs]
+    assert first[0] == pytest.approx(first[2], abs=1e-5)
+    words, others = ({path.name for path in (tmp_path / name / "embeddings").iterdir()} for name in ("two", "one"))
+    assert words == others
+    assert formats.read(two / "embeddings/thing.safetensors").step == 8
+    begun, ended = (out for out, _ in outs)
+    assert begun.count("Training on embedded") == begun.count("Done after step 3, on 3 pictures.") == 1
+    assert ended.count("Done after step 8, on 3 pictures.") == 1
+    files = {path.relative_to(runs[0].path) for path in runs[0].path.rglob("*") if path.is_file()}
+    others = {path.relative_to(runs[1].path) for path in runs[1].path.rglob("*") if path.is_file()}
+    assert files - others == {Path(f"embeddings/thing{end}-{step}.safetensors") for step in (3, 5) for end in ENDS}
+    assert others <= files
+
+
+def worker(process: subprocess.Popen[str], rank: int) -> int:
+    """The id of a process that torchrun started."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            own = (folder / "environ").read_text().split("\0")
+        except OSError:
+            continue
+        if parent == process.pid and f"RANK={rank}" in own:
+            return int(folder.name)
+    raise AssertionError(process.communicate())
+
+
+def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int) -> None:
+    until = time.monotonic() + 120
+    while not (found := list(folder.glob("textual_inversion/*/*"))) or Run(found[0]).step < step:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="looks for processes in /proc")
+def test_a_stop_of_one_stops_all_and_a_process_that_is_lost_costs_nothing(
+    start: Start, pictures: Path, word: Path, word_file: Path, tmp_path: Path
+) -> None:
+    steps, parts = ("--max-steps", 90), ("--batch-size", 1, "--gradient-accumulation-steps", 2, "--preview-every", 0)
+    flags = ("--images", pictures, *steps, *parts, "--seed", 3, "--csv-every", 1, "--save-every", 0, "--state-every", 10)
+    whole = tmp_path / "whole"
+    (whole / "embeddings").mkdir(parents=True)
+    shutil.copy(word_file, whole / "embeddings")
+    assert alone(whole, *flags) == 0
+
+    process = start("train", "thing", *flags, cwd=tmp_path, python=TORCHRUN)
+    wait_for_step(process, tmp_path, 10)
+    os.kill(worker(process, 1), signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    stopped = run_of(tmp_path).step
+    assert process.returncode == 1, (out, err)  # torchrun's, since process 0 ended with 130
+    assert 10 <= stopped < 90
+    assert f"Stopped after step {stopped}, on 3 pictures." in out
+    assert not [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert formats.read(word).step == stopped
+
+    process = start("train", "thing", "--images", pictures, "--resume", cwd=tmp_path, python=TORCHRUN)
+    wait_for_step(process, tmp_path, stopped // 10 * 10 + 20)
+    os.kill(worker(process, 1), signal.SIGKILL)
+    begun = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 25, "before torchrun kills it"
+    assert process.returncode == 1, (out, err)
+    (error,) = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert error.startswith("Error: Another process of this training was lost")
+    assert error.endswith("Go on with --resume. What was learned until then is in embeddings/thing.safetensors.")
+    lost = run_of(tmp_path).step
+    assert stopped + 10 < lost < 90
+    assert formats.read(word).step == lost == len(run_of(tmp_path).losses())
+
+    assert alone(tmp_path, "--images", pictures, "--resume") == 0
+    ours, theirs = (load_file(run_of(folder).path / "state.safetensors") for folder in (tmp_path, whole))
+    assert all(torch.equal(each, theirs[key]) for key, each in ours.items())
+    assert run_of(tmp_path).losses() == run_of(whole).losses()
+
+
+@pytest.fixture
+def pair(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[subprocess.Popen[str]]]:
+    """Starts two processes as torchrun does, but without what it says and does when one of them ends."""
+
+    def started(*flags: object) -> list[subprocess.Popen[str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        processes = []
+        for rank in range(2):
+            there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": str(rank)}
+            for name, value in there.items():
+                monkeypatch.setenv(name, value)
+            processes.append(start("train", "thing", *flags, cwd=tmp_path))
+        return processes
+
+    return started
+
+
+def test_too_few_parts_are_refused_once_and_leave_nothing(
+    pair: Callable[..., list[subprocess.Popen[str]]], pictures: Path, word: Path, tmp_path: Path
+) -> None:
+    before = word.read_bytes()
+    processes = pair("--images", pictures)
+    (_, err), (out, silent) = (process.communicate(timeout=120) for process in processes)
+    assert [process.returncode for process in processes] == [1, 0], (err, silent)
+    (error,) = err.splitlines()
+    assert error.startswith("Error: Gradient accumulation steps: found 1 for 2 processes, expected 2 or more: ")
+    assert (out, silent) == ("", "")
+    assert not (tmp_path / "textual_inversion").exists()
+    assert word.read_bytes() == before
+
+
+def test_what_cannot_go_well_ends_all_alike_and_is_said_once(
+    pair: Callable[..., list[subprocess.Popen[str]]], pictures: Path, word: Path, tmp_path: Path
+) -> None:
+    parts = ("--gradient-accumulation-steps", 2, "--preview-every", 0)
+    processes = pair("--images", pictures, *parts, "--learning-rate", 0)
+    (_, err), (out, silent) = (process.communicate(timeout=120) for process in processes)
+    assert [process.returncode for process in processes] == [1, 0], (err, silent)
+    (error,) = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert error.startswith("Error: After 10 steps the vectors have not moved: raise the learning rate. What was learned")
+    assert (out, silent) == ("", "")
+    assert run_of(tmp_path).step == 10
+
+
+def test_without_the_process_that_writes_the_others_end_and_a_state_is_kept(
+    pair: Callable[..., list[subprocess.Popen[str]]], pictures: Path, word: Path, tmp_path: Path
+) -> None:
+    flags = ("--gradient-accumulation-steps", 2, "--preview-every", 0, "--state-every", 5, "--max-steps", 900)
+    writer, other = pair("--images", pictures, *flags)
+    wait_for_step(writer, tmp_path, 5)
+    writer.kill()
+    writer.communicate()
+    out, err = other.communicate(timeout=60)
+    assert other.returncode == 1
+    assert "Error: Another process of this training was lost" in err
+    assert out == ""
+    assert 5 <= run_of(tmp_path).step < 900
+    assert formats.read(word).step == 0
