@@ -18,6 +18,9 @@ from safetensors.torch import load_file
 
 from ti_trainer import formats
 from ti_trainer.__main__ import main
+from ti_trainer.commands.terminal import interruptible
+from ti_trainer.commands.train import own_device
+from ti_trainer.errors import ConfigError
 from ti_trainer.training.run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -99,8 +102,11 @@ def test_two_processes_are_as_one_and_each_goes_on_with_what_the_other_began(
     assert ended.count("Done after step 8, on 3 pictures.") == 1
     files = {path.relative_to(runs[0].path) for path in runs[0].path.rglob("*") if path.is_file()}
     others = {path.relative_to(runs[1].path) for path in runs[1].path.rglob("*") if path.is_file()}
-    assert files - others == {Path(f"embeddings/thing{end}-{step}.safetensors") for step in (3, 5) for end in ENDS}
+    assert {path.stem.rsplit("-", 1)[1] for path in files - others} == {"3", "5"}  # where it was at an end for a while
     assert others <= files
+    assert {Path("images/thing-4.png"), Path("images/thing-8.png"), Path("loss.png")} <= others
+    for path in (path for path in others if path.suffix == ".png" and path.parent.name == "images"):
+        assert (runs[0].path / path).read_bytes() == (runs[1].path / path).read_bytes()
 
 
 def worker(process: subprocess.Popen[str], rank: int) -> int:
@@ -226,3 +232,30 @@ def test_without_the_process_that_writes_the_others_end_and_a_state_is_kept(
     assert out == ""
     assert 5 <= run_of(tmp_path).step < 900
     assert formats.read(word).step == 0
+
+
+def test_one_press_that_is_heard_twice_is_one_and_kills_only_ask() -> None:
+    with interruptible("", 60.0) as stop:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+        assert stop.is_set()
+    with interruptible("") as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_each_process_takes_the_gpu_of_its_number_on_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert [own_device(device, 1) for device in ("auto", "cuda", "cpu", "mps")] == ["cuda:1", "cuda:1", "cpu", "mps"]
+    assert taken == [1, 1]
+    with pytest.raises(ConfigError, match=r"Found 2 GPUs on this machine and at least 3 processes.*--nproc-per-node 2"):
+        own_device("auto", 2)
+    with pytest.raises(ConfigError, match=r"found 'cuda:1' for each of several processes, expected auto, cuda or cpu"):
+        own_device("cuda:1", 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert own_device("auto", 5) == "auto"

@@ -72,6 +72,12 @@ with joined() as all:
     found["loss"] = update.total(lambda: False).item()
     found["gradients"] = [each.grad.flatten().tolist() for each in words]
     found["shapes"] = [list(each.grad.shape) for each in words]
+    overflow = Sum(all, words, 2)
+    for index in overflow.mine:
+        (words[0].sum() * (1 if first else float("inf"))).backward()
+        overflow.add(index, torch.tensor(0.0))
+    overflow.total(lambda: False)
+    found["overflow"] = [bool(each.grad.isinf().all()) for each in words]
     if not first:
         print(json.dumps(found), flush=True)
         signal.raise_signal(signal.SIGKILL)
@@ -200,6 +206,7 @@ def test_two_agree_add_up_in_order_and_notice_a_loss() -> None:
         assert found["any"] == [False, True, True]
         assert found["loss"] == 10.0
         assert found["gradients"] == [[11111.0] * 6, [pytest.approx(1.0)] * 4]
+        assert found["overflow"] == [True, False]  # all leave that update out, whoever made it
         assert found["shapes"] == [[2, 3], [4]]
     assert (first["fails"], second["fails"]) == (["ConfigError", f"Process 1: {said}"], ["TITrainerError", said])
     assert first["stopped"] == second["stopped"] == ["StoppedError", said]

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 def _session(args: argparse.Namespace, processes: Processes) -> Session:
     with processes.together():
         if processes.size > 1:
-            args.device = _own_device(args.device, int(os.environ.get("LOCAL_RANK", processes.rank)))
+            args.device = own_device(args.device, int(os.environ.get("LOCAL_RANK", processes.rank)))
         earlier = Run.latest(args.log_dir, args.name) if args.resume else None
         session = Session(host_of(args), args.name, args.images, config_of(args), earlier, say=print, processes=processes)
     if not processes.is_writer:
@@ -98,7 +98,7 @@ def _session(args: argparse.Namespace, processes: Processes) -> Session:
     return session
 
 
-def _own_device(device: str, local_rank: int) -> str:
+def own_device(device: str, local_rank: int) -> str:
     """The device of the process that is number `local_rank` on this machine; ConfigError if there is none for it."""
     if device.startswith("cuda:"):
         message = f"--device: found {device!r} for each of several processes, expected auto, cuda or cpu."
