@@ -144,7 +144,7 @@ def test_a_stop_of_one_stops_all_and_a_process_that_is_lost_costs_nothing(
     process = start("train", "thing", *flags, cwd=tmp_path, python=TORCHRUN)
     wait_for_step(process, tmp_path, 10)
     os.kill(worker(process, 1), signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     stopped = run_of(tmp_path).step
     assert process.returncode == 1, (out, err)  # torchrun's, since process 0 ended with 130
     assert 10 <= stopped < 90
@@ -156,7 +156,7 @@ def test_a_stop_of_one_stops_all_and_a_process_that_is_lost_costs_nothing(
     wait_for_step(process, tmp_path, stopped // 10 * 10 + 20)
     os.kill(worker(process, 1), signal.SIGKILL)
     begun = time.monotonic()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert time.monotonic() - begun < 25, "before torchrun kills it"
     assert process.returncode == 1, (out, err)
     (error,) = [line for line in err.splitlines() if line.startswith("Error: ")]
@@ -226,7 +226,7 @@ def test_without_the_process_that_writes_the_others_end_and_a_state_is_kept(
     wait_for_step(writer, tmp_path, 5)
     writer.kill()
     writer.communicate()
-    out, err = other.communicate(timeout=60)
+    out, err = other.communicate(timeout=120)
     assert other.returncode == 1
     assert "Error: Another process of this training was lost" in err
     assert out == ""
