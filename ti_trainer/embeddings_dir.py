@@ -92,7 +92,7 @@ def negatives_in_cards(folder: Path) -> Iterator[tuple[Path, Embedding]]:
     there = {path.stem.casefold() for path in files}
     for path in files:
         name = negative_name(path.stem)
-        if name.casefold() in there:
+        if name.casefold() in there or find(folder, path.stem) != path:  # another file is what the word means
             continue
         try:
             negative = formats.read_negative(path)
@@ -140,7 +140,9 @@ def free_file(folder: Path, name: str, encoders: int = 1, *, overwrite: bool) ->
     if existing is None:
         return folder / f"{name}.safetensors"
     if not overwrite:
-        message = f"There is an embedding {name!r} already ({existing}): choose another name, or allow it to be overwritten."
+        message = (
+            f"There is an embedding {name!r} already ({existing}): choose another name, or tick Overwrite (--overwrite)."
+        )
         raise ConfigError(message, "overwrite")
     return trainable_file(existing, encoders)
 

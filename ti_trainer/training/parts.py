@@ -125,7 +125,7 @@ def writers_of(
         previews.before(f"a photo of {trainer.embedding_name}")
     writers.append(previews)
     if config.evaluate_every:
-        evaluation = Evaluation(run, trainer, config.evaluate_every)
+        evaluation = Evaluation(run, trainer, config.evaluate_every, warn=warn)
         if not ending and not run.deterministic():
             evaluation.before()
         writers.append(evaluation)

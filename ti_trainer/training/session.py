@@ -107,6 +107,7 @@ class Session:
         with self.host.lock() as turn:
             # Not before: somebody else's turn may have made it anew.
             loaded = self._load()
+            self._warn_of_the_negative(loaded)
 
             def should_stop() -> bool:
                 return controls.stop.is_set() or turn.interrupted()
@@ -156,12 +157,21 @@ class Session:
             name = negative_name(self.name)
             if embeddings_dir.find(folder, name) is None:
                 message = (
-                    f"There is no embedding {name!r} in {folder}, the negative of {self.name!r}: create {self.name!r} anew "
-                    "with a negative, or turn DreamArtist off."
+                    f"There is no embedding {name!r} in {folder}, the negative of {self.name!r}: create {name!r}, of some 6 "
+                    "vectors, as an embedding of its own, or turn DreamArtist off."
                 )
                 raise ConfigError(message, "negative")
             loaded.append(embeddings_dir.load(folder, name))
         return loaded
+
+    def _warn_of_the_negative(self, loaded: Sequence[tuple[Embedding, Path]]) -> None:
+        """Where a word and its negative would no longer belong together."""
+        name = negative_name(self.name)
+        if not self.config.negative and embeddings_dir.find(self.host.embeddings_dir, name) is not None:
+            self.warn(f"{name} is there, but Train with DreamArtist (--negative) is off: only {self.name} is trained.")
+        steps = [each.step for each, _ in loaded]
+        if len(set(steps)) > 1:
+            self.warn(f"{self.name} is at step {steps[0]} and {name} at {steps[1]}: they were not made together.")
 
     def _prepared(
         self,
