@@ -74,12 +74,15 @@ def survey(folder: Path, model: DiffusionModel) -> Iterator[Found]:
 
 def words(folder: Path, model: DiffusionModel) -> dict[str, Vectors]:
     """Every embedding of the folder that fits the model, by its word in prompts; logs why others do not."""
-    found: dict[str, Vectors] = {}
-    for each in sorted(survey(folder, model), key=lambda each: ENDINGS.index(each.path.suffix.lower())):  # as `find` does
+    fitting = []
+    for each in survey(folder, model):
         if each.embedding is None:
             log.warning("Passed over: %s", each.reason)
         else:
-            found.setdefault(each.path.stem, each.embedding.vectors)
+            fitting.append(each)
+    found: dict[str, Vectors] = {}
+    for each in sorted(fitting, key=lambda each: ENDINGS.index(each.path.suffix.lower())):  # as `find` does
+        found.setdefault(each.path.stem, each.embedding.vectors)
     for path, negative in negatives_in_cards(folder):
         if negative.widths == dict(model.widths) and negative.num_vectors <= CHUNK:
             found.setdefault(negative_name(path.stem), negative.vectors)
