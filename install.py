@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from hashlib import sha256
@@ -29,7 +30,8 @@ REQUIREMENTS = {  # the last one is installed, and includes those before it
     "webui": ["requirements-webui.txt"],
 }
 ALONE = {"webui": ["stable-diffusion-sdkit==2.1.5"]}  # installed without what it asks for: old packages that `ldm` can miss
-WEBUI_TESTS = ("tests/hosts/webui", "tests/ui")
+PAGE_TESTS = "tests/ui"
+WEBUI_TESTS = ("tests/hosts/webui", PAGE_TESTS)
 WEBUI_PYTHONS = ((3, 10), (3, 11))
 NOTHING_COLLECTED = 5  # pytest's exit code
 WINDOWS = sys.platform == "win32"
@@ -91,7 +93,8 @@ def add_missing_to_host() -> None:
 def test(arguments: list[str]) -> int:
     """Run pytest in .venv, beside it the WebUI's side in .venv-webui; the first exit code that is not 0.
 
-    What the second says comes after what the first does.
+    Where no tests are named, those of the page come after the WebUI's side, which takes less long than the rest. What is
+    run beside the first is heard after it.
     """
     set_up("test")
     theirs = webui_arguments(arguments)
@@ -102,29 +105,63 @@ def test(arguments: list[str]) -> int:
         code, interrupted = wait_for(VENV, ["-m", "pytest", *arguments])
         return code or 130 * interrupted
     ENVIRONMENT.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
-    with tempfile.TemporaryDirectory() as folder, Path(folder, "words").open("wb") as words:
-        command = [str(python_of(VENV_WEBUI)), "-m", "pytest", *theirs]
-        pipe = {"stdin": subprocess.DEVNULL, "stdout": words, "stderr": subprocess.STDOUT}
-        with subprocess.Popen(command, env=ENVIRONMENT, **pipe) as beside:
-            code, interrupted = wait_for(VENV, ["-m", "pytest", *arguments], beside)
-            if interrupted:
-                beside.terminate()
-                return code or 130
-            say("\nOnce more under the WebUI's own packages (.venv-webui):")
-            repeat(Path(words.name), beside)
-            second = exit_code(beside)
-    return code or (0 if second == NOTHING_COLLECTED else second)
+    parts = [("Once more under the WebUI's own packages (.venv-webui):", VENV_WEBUI, theirs)]
+    if not any(inside("tests", each) for each in arguments):
+        parts.append(("The page under our own packages (.venv):", VENV, [PAGE_TESTS, *arguments]))
+        arguments = [f"--ignore={PAGE_TESTS}", *arguments]
+    with tempfile.TemporaryDirectory() as folder:
+        beside = Beside(Path(folder), parts)
+        beside.start()
+        code, interrupted = wait_for(VENV, ["-m", "pytest", *arguments], beside)
+        if interrupted:
+            beside.terminate()
+            beside.join()
+            return code or 130
+        return next((each for each in (code, *beside.repeat()) if each), 0)
 
 
-def repeat(words: Path, program: subprocess.Popen) -> None:
-    """Say what a program says into a file, from its beginning until it ends."""
-    with words.open("rb") as said:
-        ended = False
-        while not ended:
-            ended = program.poll() is not None
-            sys.stdout.buffer.write(said.read())
-            sys.stdout.flush()
-            time.sleep(0 if ended else 0.2)
+class Beside(threading.Thread):
+    """Runs of pytest, each a heading, an environment and arguments, one after the other; they speak into files."""
+
+    def __init__(self, folder: Path, parts: list[tuple[str, Path, list[str]]]) -> None:
+        """The folder is for what they say."""
+        super().__init__()
+        self.parts, self.codes, self.stopped, self.program = parts, [], False, None
+        self.words = [folder / str(number) for number in range(len(parts))]
+        for each in self.words:
+            each.touch()
+
+    def run(self) -> None:
+        """What is asked of a thread."""
+        for (_, venv, arguments), words in zip(self.parts, self.words, strict=True):
+            command = [str(python_of(venv)), "-m", "pytest", *arguments]
+            with words.open("wb") as said:
+                pipe = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": subprocess.STDOUT}
+                with subprocess.Popen(command, env=ENVIRONMENT, **pipe) as self.program:
+                    if self.stopped:
+                        self.program.terminate()
+            self.codes.append(exit_code(self.program))
+            if self.stopped:
+                return
+
+    def terminate(self) -> None:
+        """End the one that runs, and begin none."""
+        self.stopped = True
+        if self.program is not None:
+            self.program.terminate()
+
+    def repeat(self) -> list[int]:
+        """Say what each says, from its beginning until it ends; their exit codes, 0 where there was nothing to do."""
+        for number, ((heading, *_), words) in enumerate(zip(self.parts, self.words, strict=True)):
+            say(f"\n{heading}")
+            with words.open("rb") as said:
+                ended = False
+                while not ended:
+                    ended = len(self.codes) > number or not self.is_alive()
+                    sys.stdout.buffer.write(said.read())
+                    sys.stdout.flush()
+                    time.sleep(0 if ended else 0.2)
+        return [0 if code == NOTHING_COLLECTED else code for code in self.codes]
 
 
 def exit_code(program: subprocess.Popen) -> int:
@@ -244,13 +281,19 @@ def hand_over(arguments: list[str], folder: Path) -> int:
     return wait_for(VENV, arguments)[0]
 
 
-def wait_for(venv: Path, arguments: list[str], *others: subprocess.Popen) -> tuple[int, bool]:
+def wait_for(venv: Path, arguments: list[str], *others: Beside) -> tuple[int, bool]:
     """Run an environment's Python to its end, however it takes a Ctrl-C or kill: its exit code, whether there was one.
 
-    A kill, now or later, ends `others` as well.
+    A kill, now or later, ends `others` as well, and after either they begin nothing.
     """
     heard: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: heard.append(number))  # the terminal sends it to the program as well
+
+    def hear(number: int, _: object) -> None:
+        heard.append(number)  # the terminal sends it to the programs as well
+        for each in others:
+            each.stopped = True
+
+    signal.signal(signal.SIGINT, hear)
     with subprocess.Popen([str(python_of(venv)), *arguments], env=ENVIRONMENT) as program:
 
         def end(number: int, _: object) -> None:

@@ -34,6 +34,7 @@ A_WHILE_S = 4
 PYTEST = """
 import json, os, sys, time
 name = os.path.basename(sys.prefix)
+name += " page" * (name == ".venv" and sys.argv[1:2] == ["tests/ui"])
 wants = json.loads(os.environ.get("WANTS", "{}")).get(name, 0)  # of the pytest in this environment: an exit code, or to wait
 print(json.dumps({"args": sys.argv[1:], "cwd": os.getcwd(), "venv": name}), flush=True)
 if wants == "wait":

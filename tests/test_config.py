@@ -14,6 +14,7 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.options import Option
 
 OPTIONS = {each.name: each for each in options()}
+NEEDED = {"ema_every": {"ema_rate": 0.9}}  # by options that mean nothing alone
 
 
 def another(option: Option) -> Any:
@@ -40,7 +41,9 @@ def test_the_command_line_without_flags_is_the_defaults() -> None:
 def test_every_option_has_a_flag_that_sets_it_and_nothing_else(option: Option) -> None:
     value = another(option)
     flags = [option.flag if value else f"--no-{option.flag[2:]}"] if option.type is bool else [option.flag, str(value)]
-    expected = {**TrainConfig().to_dict(), option.name: value}
+    needed = NEEDED.get(option.name, {})
+    flags += [text for name, each in needed.items() for text in (OPTIONS[name].flag, str(each))]
+    expected = {**TrainConfig().to_dict(), **needed, option.name: value}
     assert parsed(*flags).to_dict() == expected
 
 
@@ -101,7 +104,7 @@ def test_what_an_option_cannot_be_is_refused_with_its_name(name: str, value: Any
 @pytest.mark.parametrize("option", [each for each in OPTIONS.values() if each.low is not None], ids=lambda each: each.name)
 def test_bounds_are_inclusive(option: Option) -> None:
     for bound in (option.low, option.high):
-        TrainConfig(**{option.name: option.type(bound)})
+        TrainConfig(**{**NEEDED.get(option.name, {}), option.name: option.type(bound)})
 
 
 def test_a_whole_number_will_do_for_a_float() -> None:
@@ -175,6 +178,12 @@ def test_buckets_do_not_go_with_pictures_as_they_are_and_a_form_says_so() -> Non
     assert set(found) == {"buckets"}
     assert "Do not resize images" in found["buckets"]
     assert problems({"buckets": True}) == problems({"do_not_resize": True}) == {}
+
+
+def test_an_ema_interval_needs_a_rate_and_a_form_says_so() -> None:
+    TrainConfig(ema_rate=0.97, ema_every=25)
+    assert problems({"ema_rate": 0.97, "ema_every": 25}) == {}
+    assert "without an EMA rate" in problems({"ema_rate": 0.0, "ema_every": 25})["ema_every"]
 
 
 def test_an_unknown_option_is_a_problem_of_its_own() -> None:

@@ -100,12 +100,34 @@ def test_the_alpha_weight_has_mean_1_and_lies_where_alpha_does() -> None:
 def test_the_least_alpha_counts_for_nothing_as_in_the_webui() -> None:
     alpha = torch.full((1, 8, 16), 0.25)
     alpha[..., 8:] = 0.75
-    torch.testing.assert_close(mask_weight(alpha, torch.zeros(4, 1, 2)), torch.tensor([[[0.0, 2.0]]]))
+    found = mask_weight(alpha, torch.zeros(4, 1, 2), is_alpha=True)
+    torch.testing.assert_close(found, torch.tensor([[[0.0, 2.0]]]))
+    as_a_mask = mask_weight(alpha, torch.zeros(4, 1, 2))  # whose greys say how much, the least of them, too
+    torch.testing.assert_close(as_a_mask, torch.tensor([[[0.5, 1.5]]]))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_the_same_alpha_all_over_weighs_nothing(alpha: float) -> None:
-    assert torch.equal(mask_weight(torch.full((1, 16, 8), alpha), torch.zeros(4, 2, 1)), torch.ones(1, 2, 1))
+    found = mask_weight(torch.full((1, 16, 8), alpha), torch.zeros(4, 2, 1), is_alpha=True)
+    assert torch.equal(found, torch.ones(1, 2, 1))
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("outside", [0.0, 0.25])
+def test_where_a_mask_marks_nothing_all_is_outside(normalize: bool, outside: float) -> None:
+    found = mask_weight(torch.zeros(1, 16, 8), torch.zeros(4, 2, 1), outside, normalize=normalize)
+    assert torch.equal(found, torch.full((1, 2, 1), outside))
+
+
+def test_a_picture_of_which_its_mask_leaves_nothing_is_put_aside(tmp_path: Path) -> None:
+    folder = solid(tmp_path / "a", 3)
+    for number, grey in ((0, 0), (1, 200)):
+        Image.new("L", (16, 16), grey).save(folder / f"{number}_att.png")
+    data = several([Subset(folder)])
+    assert [item.path.stem for item in data.items] == ["1", "2"]
+    assert torch.equal(data.items[0].weight, torch.ones(1, 2, 2))
+    assert [reason for _, reason in data.skipped] == ["its mask 0_att.png marks nothing of what is left of it"]
+    assert [item.path.stem for item in several([Subset(folder)], mask_outside=0.1).items] == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +166,7 @@ def test_masks_beside_pictures_weigh_the_loss_and_a_mask_folder_goes_before(tmp_
 
 
 def test_pictures_without_a_mask_count_all_over_and_are_counted(tmp_path: Path) -> None:
-    folder, masks = solid(tmp_path / "a", 3), solid(tmp_path / "masks", 2)
+    folder, masks = solid(tmp_path / "a", 3), solid(tmp_path / "masks", 2, shade=200)
     (masks / "1.png").unlink()
     told: list[str] = []
     data = several([Subset(folder, masks=masks)], told)
@@ -219,22 +241,23 @@ def masked(folder: Path, mask: str = "a_att.png") -> Image.Image:
     return painted
 
 
-@pytest.mark.parametrize("name", ["a_att.png", "a_att.bmp", "a_att.PNG"])
+@pytest.mark.parametrize("name", ["a_att.png", "a_att.bmp", "a_att.PNG", "a-masklabel.png"])
 def test_the_masks_of_a_folder_are_spread_once_and_what_they_were_is_kept(name: str, tmp_path: Path) -> None:
     masked(tmp_path, name)
     before, told = (tmp_path / name).read_bytes(), []
     (spread_file,) = spread_folder(tmp_path, TinyModel, told.append)
     assert (spread_file.suffix.lower(), told) == (".png", [])
     assert masks_beside(tmp_path) == {"a": spread_file}
-    assert (tmp_path / "a_att.unspread").read_bytes() == before
+    kept = f"{spread_file.stem}.unspread"
+    assert (tmp_path / kept).read_bytes() == before
     now = spread_file.read_bytes()
     assert np.asarray(Image.open(spread_file))[32, 24] > 40  # red, and not marked
     assert list(spread_folder(tmp_path, TinyModel, told.append)) == []
-    assert told == [f"{spread_file.name} was spread before: a_att.unspread is what it was."]
+    assert told == [f"{spread_file.name} was spread before: {kept} is what it was."]
     assert spread_file.read_bytes() == now
     assert list(spread_folder(tmp_path, TinyModel, told.append, again=True)) == [spread_file]
-    assert (tmp_path / "a_att.unspread").read_bytes() == before
-    assert (tmp_path / "a_att-2.unspread").read_bytes() == now
+    assert (tmp_path / kept).read_bytes() == before
+    assert (tmp_path / f"{spread_file.stem}-2.unspread").read_bytes() == now
     assert load_dataset(tmp_path, TinyModel(), AS_IT_IS, PROMPTER, seed=1).items[0].has_mask
     assert len(list(tmp_path.iterdir())) == 4
 

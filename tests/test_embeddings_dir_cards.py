@@ -44,6 +44,13 @@ def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder).as_posix()) for path in folder.rglob("*.*")}
 
 
+def test_a_card_that_is_not_what_the_word_means_has_no_say(tmp_path: Path) -> None:
+    put_card(tmp_path / "old" / "my-cat.png")
+    put(tmp_path / "my-cat.safetensors", value=0.75)
+    assert values(embeddings_dir.words(tmp_path, MODEL)) == {"my-cat": 0.75}
+    assert embeddings_dir.take_negatives_out(tmp_path) == []
+
+
 def test_a_card_means_both_words_under_the_name_of_its_file(tmp_path: Path) -> None:
     put_card(tmp_path / "my-cat.png")
     put_card(tmp_path / "sub" / "my dog-500.png", 0.125)

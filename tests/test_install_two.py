@@ -19,7 +19,8 @@ from installing import (
     start_in_group,
 )
 
-OURS, THEIRS = ".venv", ".venv-webui"
+OURS, THEIRS, PAGE = ".venv", ".venv-webui", ".venv page"
+ALL = [OURS, THEIRS, PAGE]
 WEBUI_TESTS = ["tests/hosts/webui", "tests/ui"]
 HERE = {"WEBUI_PYTHONS": (sys.version_info[:2],)}  # whatever Python this is, it may
 
@@ -53,8 +54,9 @@ def test_tests_run_in_both_environments_each_with_what_it_needs(house, env, tmp_
     first = run_tests(house, env, "-k", "a b", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert runs(first) == [
-        {"args": ["-k", "a b"], "cwd": str(house), "venv": OURS},
+        {"args": ["--ignore=tests/ui", "-k", "a b"], "cwd": str(house), "venv": OURS},
         {"args": [*WEBUI_TESTS, "-k", "a b"], "cwd": str(house), "venv": THEIRS},
+        {"args": ["tests/ui", "-k", "a b"], "cwd": str(house), "venv": PAGE},
     ]
     installed = {
         venv: {path.stem for path in (house / venv).rglob("site-packages/*.py")} - {"_virtualenv"} for venv in (OURS, THEIRS)
@@ -62,16 +64,29 @@ def test_tests_run_in_both_environments_each_with_what_it_needs(house, env, tmp_
     assert installed == {OURS: {"wanted", "for_tests"}, THEIRS: {"for_webui", "stable_diffusion_sdkit"}}
     assert "Setting up .venv: done." in first.stderr
     assert "Setting up .venv-webui: done." in first.stderr
-    assert run_tests(house, env).stderr == "\nOnce more under the WebUI's own packages (.venv-webui):\n"
+    headings = ("Once more under the WebUI's own packages (.venv-webui):", "The page under our own packages (.venv):")
+    assert run_tests(house, env).stderr == "".join(f"\n{each}\n" for each in headings)
     assert install(house, "run", env=env).stderr == ""  # what the tests need includes what a run needs
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "code"), [(0, 0, 0), (1, 0, 1), (0, 2, 2), (1, 2, 1), (0, 5, 0), (1, 5, 1), (5, 0, 5), (4, 3, 4)]
+    ("codes", "code"),
+    [
+        ((0, 0, 0), 0),
+        ((1, 0, 0), 1),
+        ((0, 2, 0), 2),
+        ((0, 0, 3), 3),
+        ((1, 2, 3), 1),
+        ((0, 2, 3), 2),
+        ((0, 5, 5), 0),
+        ((0, 5, 3), 3),
+        ((1, 5, 5), 1),
+        ((5, 0, 0), 5),
+    ],
 )
-def test_the_exit_code_is_the_first_that_is_not_0_and_nothing_to_do_in_the_second_is_fine(house, env, ours, theirs, code):
-    result = run_tests(house, {**env, "WANTS": json.dumps({OURS: ours, THEIRS: theirs})})
-    assert [each["venv"] for each in runs(result)] == [OURS, THEIRS]
+def test_the_exit_code_is_the_first_that_is_not_0_and_nothing_to_do_beside_is_fine(house, env, codes, code):
+    result = run_tests(house, {**env, "WANTS": json.dumps(dict(zip(ALL, codes, strict=True)))})
+    assert [each["venv"] for each in runs(result)] == ALL
     assert result.returncode == code
 
 
@@ -90,13 +105,18 @@ def test_the_exit_code_is_the_first_that_is_not_0_and_nothing_to_do_in_the_secon
 )
 def test_arguments_go_to_both_and_tests_that_are_named_run_where_they_belong(house, env, arguments, second):
     result = run_tests(house, env, *arguments)
-    assert [each["args"] for each in runs(result)] == [arguments, *([second] if second else [])]
+    named = any("tests/" in each or each == "tests" for each in arguments) and "tests/no_such.py" not in arguments
+    first = [arguments] if named else [["--ignore=tests/ui", *arguments]]
+    third = [] if named else [["tests/ui", *arguments]]
+    assert [each["args"] for each in runs(result)] == [*first, *([second] if second else []), *third]
     assert ("Left out: tests under the WebUI's own packages" in result.stderr) == (second is None)
 
 
 def test_a_directory_elsewhere_names_no_tests(house, env, tmp_path):
     result = run_tests(house, env, "--webui", str(tmp_path))
-    assert [each["args"] for each in runs(result)] == [["--webui", str(tmp_path)], [*WEBUI_TESTS, "--webui", str(tmp_path)]]
+    given = ["--webui", str(tmp_path)]
+    shared_out = [["--ignore=tests/ui", *given], [*WEBUI_TESTS, *given], ["tests/ui", *given]]
+    assert [each["args"] for each in runs(result)] == shared_out
 
 
 def test_on_a_newer_python_the_second_part_is_left_out_and_the_output_says_so(house, env):
@@ -124,20 +144,21 @@ def test_other_packages_for_one_environment_leave_the_other_alone(house, env):
 
 
 def test_both_run_side_by_side_and_the_second_is_heard_after_the_first(house, env):
+    run_tests(house, env)  # sets all up
     began = time.monotonic()
     result = run_tests(house, {**env, "WANTS": json.dumps({OURS: "a while", THEIRS: "a while"})})
     assert time.monotonic() - began < 2 * A_WHILE_S
-    assert [each["venv"] for each in runs(result)] == [OURS, THEIRS]
+    assert [each["venv"] for each in runs(result)] == ALL
     assert result.returncode == 0
 
 
 @needs_process_groups
-@pytest.mark.parametrize("venv", [OURS, THEIRS])
+@pytest.mark.parametrize("venv", ALL)
 @pytest.mark.parametrize("kill", ["Ctrl-C", "kill"])
 def test_ctrl_c_and_kill_reach_the_pytest_at_work_and_none_comes_after_it(house, env, venv, kill):
     run_tests(house, env)
     with start_in_group(command_with(HERE, house, "test"), {**env, "WANTS": json.dumps({venv: "wait"})}) as process:
-        for each in (OURS, THEIRS)[: 1 + (venv == THEIRS)]:
+        for each in ALL[: 1 + ALL.index(venv)]:
             assert json.loads(process.stdout.readline())["venv"] == each
         time.sleep(0.3)  # it has said so just before it begins to wait
         if kill == "kill":

@@ -58,6 +58,9 @@ class TrainConfig(OutputOptions, LearningOptions):
         self._check_schedule("learning_rate")
         if self.clip_grad != "disabled":
             self._check_schedule("clip_grad_limit")
+        if self.ema_every and not self.ema_rate:
+            message = "EMA interval: found one without an EMA rate; expected a rate such as 0.97, or 0 for the interval."
+            raise ConfigError(message, "ema_every")
         if self.negative:
             GuidanceScale.parse(self.train_cfg_scale)
 
@@ -92,6 +95,8 @@ def problems(values: Mapping[str, Any]) -> dict[str, str]:
             context["clip_grad"] = values.get("clip_grad", "disabled")
         if name == "train_cfg_scale":
             context["negative"] = values.get("negative", False)
+        if name == "ema_every":
+            context["ema_rate"] = values.get("ema_rate", 0.0)
         if name == "buckets":
             context["do_not_resize"] = values.get("do_not_resize", False)
         try:

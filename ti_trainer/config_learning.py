@@ -180,7 +180,7 @@ class LearningOptions:
     train_cfg_scale: str = option(
         "3",
         "How far the word is pulled away from its negative in training: 3 to 5 for one picture; for many, rising over the "
-        "timesteps, such as 1.5-3:cos (shapes: linear, cos, cos2).",
+        "timesteps, such as 1.5-3:cos (shapes: linear, ln, cos, cos2).",
         label="CFG scale in training",
         section="dreamartist",
     )
@@ -194,7 +194,8 @@ class LearningOptions:
     )
     positive_filewords_only: bool = option(
         False,
-        "The negative prompt is the template's line without the caption.",
+        "The negative prompt is the template's line without the caption. Generate so, too: with 'a photo of NAME-neg' and "
+        "nothing else as negative prompt.",
         label="Positive filewords only",
         section="dreamartist",
     )
@@ -209,7 +210,8 @@ class LearningOptions:
     )
     ema_every: int = option(
         0,
-        "The vectors themselves go on from their average each so many steps, in DreamArtist 25; 0: never.",
+        "The vectors themselves go on from their average each so many steps, in DreamArtist 25; 0: never. It needs an EMA "
+        "rate.",
         label="EMA interval",
         section="dreamartist",
         low=0,

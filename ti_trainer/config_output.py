@@ -39,7 +39,12 @@ class OutputOptions:
         20, "Steps of the sampler in a preview.", label="Preview sampling steps", section="previews", low=1, high=1000
     )
     preview_cfg_scale: float = option(
-        5.0, "How strictly previews follow their prompt.", label="Preview CFG scale", section="previews", low=1, high=30
+        5.0,
+        "How strictly previews follow their prompt; with DreamArtist the scale of training counts.",
+        label="Preview CFG scale",
+        section="previews",
+        low=1,
+        high=30,
     )
     preview_width: int = option(
         0,

@@ -74,12 +74,15 @@ def survey(folder: Path, model: DiffusionModel) -> Iterator[Found]:
 
 def words(folder: Path, model: DiffusionModel) -> dict[str, Vectors]:
     """Every embedding of the folder that fits the model, by its word in prompts; logs why others do not."""
-    found: dict[str, Vectors] = {}
-    for each in sorted(survey(folder, model), key=lambda each: ENDINGS.index(each.path.suffix.lower())):  # as `find` does
+    fitting = []
+    for each in survey(folder, model):
         if each.embedding is None:
             log.warning("Passed over: %s", each.reason)
         else:
-            found.setdefault(each.path.stem, each.embedding.vectors)
+            fitting.append(each)
+    found: dict[str, Vectors] = {}
+    for each in sorted(fitting, key=lambda each: ENDINGS.index(each.path.suffix.lower())):  # as `find` does
+        found.setdefault(each.path.stem, each.embedding.vectors)
     for path, negative in negatives_in_cards(folder):
         if negative.widths == dict(model.widths) and negative.num_vectors <= CHUNK:
             found.setdefault(negative_name(path.stem), negative.vectors)
@@ -92,7 +95,7 @@ def negatives_in_cards(folder: Path) -> Iterator[tuple[Path, Embedding]]:
     there = {path.stem.casefold() for path in files}
     for path in files:
         name = negative_name(path.stem)
-        if name.casefold() in there:
+        if name.casefold() in there or find(folder, path.stem) != path:  # another file is what the word means
             continue
         try:
             negative = formats.read_negative(path)
@@ -140,7 +143,9 @@ def free_file(folder: Path, name: str, encoders: int = 1, *, overwrite: bool) ->
     if existing is None:
         return folder / f"{name}.safetensors"
     if not overwrite:
-        message = f"There is an embedding {name!r} already ({existing}): choose another name, or allow it to be overwritten."
+        message = (
+            f"There is an embedding {name!r} already ({existing}): choose another name, or tick Overwrite (--overwrite)."
+        )
         raise ConfigError(message, "overwrite")
     return trainable_file(existing, encoders)
 

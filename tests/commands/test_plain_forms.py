@@ -162,6 +162,24 @@ def test_generate_draws_what_seed_and_embeddings_say(
     assert cli("generate", "a star", "--out", "plain.jpg", "--clip-skip", 2, "--steps", 1).code == 0
 
 
+def test_evaluate_measures_a_word_as_it_was_trained_beside_its_negative(cli: Cli, word: Path, pictures: Path) -> None:
+    formats.write(Embedding("thing", {"clip_l": torch.ones(2, 64)}, 9, info={"init_text": "star"}), word)
+
+    def measured(*flags: object) -> dict[str, float]:
+        return json.loads(cli("evaluate", "thing", "--images", pictures, "--json", *flags).out)["loss"]
+
+    alone = measured()
+    formats.write(Embedding("thing-neg", {"clip_l": torch.full((1, 64), 0.5)}, 9), word.with_stem("thing-neg"))
+    outcome = cli("evaluate", "thing", "--images", pictures, "--json")
+    assert json.loads(outcome.out)["loss"] == alone
+    assert "Measured without thing-neg, which is there" in outcome.err
+    both, stronger = measured("--negative"), measured("--negative", "--train-cfg-scale", 5)
+    assert both["word"] != alone["word"]
+    assert stronger["word"] not in (alone["word"], both["word"])
+    assert measured("--negative", "--train-cfg-scale", 1)["word"] == pytest.approx(alone["word"], rel=1e-5)
+    assert (both["init_text"], both["no_word"]) == (alone["init_text"], alone["no_word"])
+
+
 def test_evaluate_measures_three_losses_and_always_the_same(cli: Cli, word: Path, pictures: Path) -> None:
     formats.write(Embedding("thing", {"clip_l": torch.ones(2, 64)}, 9, info={"init_text": "star"}), word)
     outcome = cli("evaluate", "thing", "--images", pictures, "--json")

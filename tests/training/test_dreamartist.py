@@ -15,6 +15,7 @@ from fakes import TinyHost, TinyModel
 from ti_trainer import embeddings_dir, formats
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import Dataset
+from ti_trainer.data.prompts import Prompter
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, TrainingError
 from ti_trainer.training.guidance import GuidanceScale, guided
@@ -215,8 +216,32 @@ def test_a_session_writes_both_and_goes_on_exactly(host: TinyHost, pictures: Cal
 
 def test_a_missing_negative_is_said_before_anything_starts(host: TinyHost, pictures: Callable[..., Path]) -> None:
     (host.embeddings_dir / "x-word-neg.safetensors").unlink()
-    with pytest.raises(ConfigError, match=r"no embedding 'x-word-neg'.*create 'x-word' anew with a negative"):
+    with pytest.raises(
+        ConfigError, match=r"no embedding 'x-word-neg'.*create 'x-word-neg', of some 6 vectors, as an embedding of its own"
+    ):
         Session(host, "x-word", pictures((16, 16)), CONFIG).check()
+
+
+def test_a_word_and_a_negative_that_do_not_belong_together_are_named(host: TinyHost, pictures: Callable[..., Path]) -> None:
+    folder, told = pictures((16, 16)), []
+    Session(host, "x-word", folder, replace(CONFIG, negative=False), warn=told.append).train()
+    assert told == ["x-word-neg is there, but Train with DreamArtist (--negative) is off: only x-word is trained."]
+    told.clear()
+    Session(host, "x-word", folder, replace(CONFIG, max_steps=9), warn=told.append).train()
+    assert told == ["x-word is at step 6 and x-word-neg at 0: they were not made together."]
+    told.clear()
+    Session(host, "x-word", folder, replace(CONFIG, max_steps=12), warn=told.append).train()
+    assert told == []
+
+
+def test_the_negative_takes_the_words_place_in_captions_too() -> None:
+    prompter = Prompter("x-word", ["a photo of [name], [filewords]"], negative="x-word-neg")
+    caption = "X-word on my-x-word, (x-word:1.2) and x-words"
+    said, unsaid = prompter.pair(caption, np.random.default_rng(0))
+    assert said == f"a photo of x-word, {caption}"
+    assert unsaid == "a photo of x-word-neg, x-word-neg on my-x-word, (x-word-neg:1.2) and x-words"
+    assert prompter.alone("x-word, a cat", negative=True) == "x-word-neg, a cat"
+    assert prompter.alone("x-word, a cat") == "x-word, a cat"
 
 
 def test_the_negative_prompt_may_go_without_captions(dataset: Callable[..., Dataset]) -> None:

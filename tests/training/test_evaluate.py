@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,6 +51,26 @@ def test_timesteps_are_spread_evenly_and_noise_is_never_the_same(items: tuple[It
     assert [batch.timesteps.tolist() for batch in batches] == [[50, 150, 250, 350, 450, 550, 650, 750, 850, 950]] * 2
     assert [len(batch.latents) for batch in batches] == [NUM_TIMESTEPS] * 2
     assert len({each.numpy().tobytes() for batch in batches for each in batch.noise}) == 2 * NUM_TIMESTEPS
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 10])
+def test_it_is_the_same_however_many_samples_memory_holds(items: tuple[Item, ...], at_once: int) -> None:
+    counts = [len(batch.latents) for batch in fixed_batches(items, ["x-word"] * 2, 1000, at_once=at_once)]
+    assert max(counts) == at_once
+    assert sum(counts) == 2 * NUM_TIMESTEPS
+    whole, parts = (deterministic_loss(TinyModel(), items, ["x-word"] * 2, WORDS, at_once=each) for each in (10, at_once))
+    assert parts == pytest.approx(whole, rel=1e-6)
+
+
+def test_masks_weigh_it_as_they_weigh_training(items: tuple[Item, ...]) -> None:
+    weight = torch.zeros(1, *items[0].latents.shape[1:])
+    weight[..., 0] = 2
+    masked = [replace(item, weight=weight) for item in items]
+    prompts = ["x-word"] * 2
+    elsewhere = [replace(item, latents=item.latents + (weight == 0) * 9) for item in masked]
+    found, plain = (deterministic_loss(TinyModel(), each, prompts, WORDS) for each in (masked, items))
+    assert found != plain
+    assert deterministic_loss(TinyModel(), elsewhere, prompts, WORDS) == pytest.approx(found, rel=1e-5)
 
 
 def test_it_is_the_mean_training_loss_of_all_pictures(items: tuple[Item, ...]) -> None:

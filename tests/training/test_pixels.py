@@ -19,7 +19,6 @@ from ti_trainer.data.dataset import Batch
 from ti_trainer.errors import ConfigError
 from ti_trainer.model import ModelKind, PictureConditioning
 from ti_trainer.training import discriminator, pixels
-from ti_trainer.training.discriminator import Discriminator
 from ti_trainer.training.guidance import GuidanceScale
 from ti_trainer.training.objective import add_noise, clean_latents, target
 from ti_trainer.training.pixels import PixelLoss, places_at_once
@@ -218,6 +217,40 @@ def test_what_is_no_classifier_is_refused(make: Callable[[Path], Path], said: st
     assert refused.value.option == "discriminator"
 
 
+class Mute(Redness):
+    def forward(self, pictures: Tensor) -> Tensor:
+        return super().forward(pictures.detach())
+
+
+class Blown(Redness):
+    def forward(self, pictures: Tensor) -> Tensor:
+        return super().forward(pictures * float("inf"))
+
+
+@pytest.mark.parametrize(("network", "said"), [(Mute(), "no gradient"), (Blown(), "no numbers")])
+def test_one_that_nothing_can_be_learned_from_is_refused(network: nn.Module, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "judge.pt"
+    torch.jit.trace(network, torch.rand(1, 3, 8, 8), check_trace=False).save(str(file))
+    with pytest.raises(ConfigError, match=said) as refused:
+        discriminator.load(file, 1, CPU)
+    assert refused.value.option == "discriminator"
+
+
+def test_of_a_folder_only_the_weights_that_are_read_can_be_named(tmp_path: Path) -> None:
+    for name in ("model.safetensors", "best.safetensors"):
+        (tmp_path / name).touch()
+    discriminator.check(tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"best\.safetensors, expected"):
+        discriminator.check(tmp_path / "best.safetensors")
+
+
+def test_a_judgement_counts_as_much_as_its_picture_does() -> None:
+    given = replace(batch(), shares=torch.tensor([1.0, 0.0, 0.5]))
+    estimate, judge = torch.rand(3, 4, 2, 3), PixelLoss(others=((2.0, lambda pictures: pictures.mean(dim=(1, 2, 3))),))
+    alike, found = (judge(Model(), estimate, each) for each in (batch(), given))
+    torch.testing.assert_close(found, alike * torch.tensor([1.0, 0.0, 0.5]))
+
+
 def test_a_class_that_it_does_not_know_is_refused(scripted: Path) -> None:
     with pytest.raises(ConfigError, match="found 2, expected 0 to 1") as refused:
         discriminator.load(scripted, 2, CPU)
@@ -249,7 +282,7 @@ def test_the_judgement_is_added_and_replaces_nothing(scripted: Path) -> None:
 
 
 def test_a_run_reddens_its_pictures_for_a_judge_of_red(scripted: Path, tmp_path: Path, pictures: Callable) -> None:
-    folder, judge = pictures((16, 16), (16, 16)), Discriminator(Redness(), 1)
+    folder, judge = pictures((16, 16), (16, 16)), discriminator.load(scripted, 1, CPU)
     config = TrainConfig(max_steps=60, learning_rate="0.05", width=16, height=16, preview_every=0, save_every=0)
     scores = {}
     for weight in (0.0, 100.0):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from ti_trainer import embeddings_dir
 from ti_trainer.commands.common import add_host_arguments, add_model_options, host_of, model_options
+from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import load_dataset
 from ti_trainer.data.images import Frame
 from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.data.subsets import read_subsets
+from ti_trainer.embedding import negative_name, unwanted
 from ti_trainer.model import check_fits
 from ti_trainer.training.evaluate import described, deterministic_loss
+from ti_trainer.training.guidance import GuidanceScale
 
 HELP = "measure how well a word explains pictures, best ones that it was not trained on"
 
@@ -29,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pictures of what it was taught, captioned or not; a data set as for train",
     )
     parser.add_argument("--init-text", metavar="TEXT", help="what to compare with (default: the text it was created from)")
+    parser.add_argument(
+        "--negative", action="store_true", help="measure NAME guided away from NAME-neg, as they were trained together"
+    )
+    parser.add_argument(
+        "--train-cfg-scale", default=TrainConfig.train_cfg_scale, metavar="S", help="of that training (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_host_arguments(parser)
     add_model_options(parser)
@@ -38,6 +48,15 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     host = host_of(args)
     embedding, _ = embeddings_dir.load(host.embeddings_dir, args.name)
+    words, scale = {embedding.name: embedding.vectors}, None
+    against = negative_name(embedding.name)
+    if args.negative:
+        scale = GuidanceScale.parse(args.train_cfg_scale)
+        words[against] = embeddings_dir.load(host.embeddings_dir, against)[0].vectors
+    elif embeddings_dir.find(host.embeddings_dir, against) is not None:
+        print(
+            f"Measured without {against}, which is there: if both were trained together, pass --negative.", file=sys.stderr
+        )
     init_text = args.init_text if args.init_text is not None else embedding.info.get("init_text")
     model = host.open_model(model_options(args, "fp32"))
     check_fits(model, embedding)
@@ -55,8 +74,11 @@ def run(args: argparse.Namespace) -> int:
     losses = {}
     for key, text in texts.items():
         prompts = [described(text, item.caption) for item in dataset.items]
-        words = {embedding.name: embedding.vectors} if key == "word" else {}  # the name may be a part of the others
-        losses[key] = deterministic_loss(model, dataset.items, prompts, words)
+        if key != "word":  # which may be a part of the others
+            losses[key] = deterministic_loss(model, dataset.items, prompts, {})
+            continue
+        unsaid = [unwanted(prompt, embedding.name) for prompt in prompts]
+        losses[key] = deterministic_loss(model, dataset.items, prompts, words, scale, unsaid)
     gain = 1 - losses["word"] / losses["init_text"] if init_text is not None else None
     facts = {
         "name": embedding.name,

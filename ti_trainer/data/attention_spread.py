@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ti_trainer.data.masks import masks_beside, read_mask
-from ti_trainer.data.pictures import ATTENTION, UNSPREAD, find_images, upright
+from ti_trainer.data.pictures import UNSPREAD, find_images, upright
 from ti_trainer.errors import DatasetError
 from ti_trainer.files import atomic, write_bytes
 from ti_trainer.model import DiffusionModel
@@ -49,14 +49,14 @@ def spread_mask(model: DiffusionModel, picture: Image.Image, mask: Image.Image) 
 def spread_folder(
     folder: Path, open_model: Callable[[], DiffusionModel], tell: Callable[[str], None], *, again: bool = False
 ) -> Iterator[Path]:
-    """Spread the masks a_att.png beside the pictures of a folder, and yield each that was.
+    """Spread the masks beside the pictures of a folder, a_att.png and a-masklabel.png, and yield each that was.
 
     What a mask was before is kept as a_att.unspread. One that was spread is passed over, unless `again`: then what it is now
     is kept besides, as a_att-2.unspread. `tell` gets a sentence about each that stays as it is. The model is opened only if
     it is needed. DatasetError if there is no mask, ModelError if the model's VAE cannot.
     """
     pictures = find_images(folder)
-    masks = {stem: path for stem, path in masks_beside(folder).items() if path.stem.endswith(ATTENTION)}
+    masks = masks_beside(folder)
     if not masks:
         message = f"There are no masks in {folder}: paint some, grey pictures named a_att.png beside a.png or a.jpg."
         raise DatasetError(message)

@@ -36,6 +36,7 @@ class Item:
 
     What some models are told of it besides: `sizes` as in `Loaded`, and `masked` (1 + C, H, W) for inpainting. It comes up
     `repeats` times in an epoch, times the data set's own repeats. `pixels` (3, 8 H, 8 W) uint8, if kept, are on the CPU.
+    `share` is how much all of it counts, for losses that have no places; the weight has it in it.
     """
 
     path: Path
@@ -49,14 +50,16 @@ class Item:
     repeats: int = 1
     has_mask: bool = False
     pixels: Tensor | None = None
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
 class Batch:
     """What one forward pass needs: latents and noise (B, C, H, W), timesteps (B,), a loss weight (B, 1, H, W) or None.
 
-    `negative_prompts` are what is guided away from, none in plain Textual Inversion. Pixels (B, 3, 8 H, 8 W) uint8 are
-    there for losses of pixels only.
+    `negative_prompts` are what is guided away from, none in plain Textual Inversion. Pixels (B, 3, 8 H, 8 W) uint8, on the
+    CPU, are there for losses of pixels only. `shares` (B,) is the weights' part that is the same all over a picture, or
+    None if each counts once.
     """
 
     latents: Tensor
@@ -67,6 +70,7 @@ class Batch:
     pictures: PictureConditioning
     negative_prompts: tuple[str, ...] = ()
     pixels: Tensor | None = None
+    shares: Tensor | None = None
 
 
 def sample_rng(seed: int, number: int) -> np.random.Generator:
@@ -184,12 +188,14 @@ class Dataset:
             weight,
             picture_conditioning(items),
             tuple(negative_prompts) if self.prompter.negative else (),
-            None if items[0].pixels is None else torch.stack([item.pixels for item in items]).to(device),
+            None if items[0].pixels is None else torch.stack([item.pixels for item in items]),
+            None if all(item.share == 1 for item in items) else torch.tensor([item.share for item in items]).to(device),
         )
 
     def _prompts(self, item: Item, rng: np.random.Generator) -> tuple[str, str]:
         if item.subset.is_reg:
-            return self.prompter.alone(item.caption), self.prompter.alone(item.caption, negative=True)
+            said = self.prompter.alone(item.caption)
+            return said, self.prompter.alone(item.caption, negative=True) if self.prompter.negative else ""
         return self.prompter.pair(item.caption, rng)
 
 
@@ -235,6 +241,9 @@ def load_dataset(
         path, subset = each.path, each.subset
         try:
             loaded = load_image(path, frame, each.mask)
+            if each.mask is not None and not mask_outside and not loaded.counts.any():
+                message = f"its mask {each.mask.name} marks nothing of what is left of it"
+                raise DatasetError(message)  # noqa: TRY301 - as for a mask of another shape
         except Exception as error:  # a damaged file provokes anything
             skipped.append((path, str(error) or type(error).__name__))
             log.warning("Skipped: %s (%s)", path.name, skipped[-1][1])
@@ -247,13 +256,15 @@ def load_dataset(
             masked = model.encode_masked(loaded.pixels[None], None if loaded.counts is None else loaded.counts[None])
         if latent_sampling == "once":
             mean = mean + std * _normal(mean, sample_rng(seed, _LATENTS_STREAM + len(items))).to(mean.device)
-        counts = None if loaded.counts is None else mask_weight(loaded.counts, mean, mask_outside, normalize=normalize_masks)
-        weight = _scaled(counts, mean, subset.weight * (prior_loss_weight if subset.is_reg else 1))
+        how = {"normalize": normalize_masks, "is_alpha": each.mask is None}
+        counts = None if loaded.counts is None else mask_weight(loaded.counts, mean, mask_outside, **how)
+        share = subset.weight * (prior_loss_weight if subset.is_reg else 1)
+        weight = _scaled(counts, mean, share)
         kept_std = std if latent_sampling == "random" else None
         masked = None if masked is None else masked[0]
         pixels = ((loaded.pixels + 1) * 127.5).round().to(torch.uint8) if keep_pixels else None
         item = Item(path, caption, mean, kept_std, weight, loaded.sizes, masked, subset, each.repeats)
-        items.append(replace(item, has_mask=each.mask is not None, pixels=pixels))
+        items.append(replace(item, has_mask=each.mask is not None, pixels=pixels, share=float(share)))
     if all(item.subset.is_reg for item in items):
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in skipped[:5])
         where = ", ".join(str(subset.folder) for subset in subsets if not subset.is_reg)

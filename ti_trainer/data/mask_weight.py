@@ -15,17 +15,18 @@ def attention(grey: Tensor) -> Tensor:
     return torch.where(grey <= 127, grey / 127, 1 + 4 * (grey - 127) / 128)
 
 
-def mask_weight(counts: Tensor, latents: Tensor, outside: float = 0.0, *, normalize: bool = True) -> Tensor:
+def mask_weight(
+    counts: Tensor, latents: Tensor, outside: float = 0.0, *, normalize: bool = True, is_alpha: bool = False
+) -> Tensor:
     """(1, H, W) from what a mask or alpha (1, 8 H, 8 W) counts, which is nowhere less than `outside`.
 
-    Normalised it has mean 1, so that pictures with a small mask count as much as others, and is ones if it is the same
-    everywhere; with nothing outside, the least counts for nothing, as in the WebUI.
+    Normalised it has mean 1, so that pictures with a small mask count as much as others. With nothing outside, the least
+    alpha counts for nothing, and one that is the same everywhere is none, as in the WebUI. Where a mask marks nothing, all
+    is outside.
     """
     small = interpolate(counts[None].to(latents.device), latents.shape[-2:], mode="area")[0]
-    if normalize and not outside:
+    if is_alpha and normalize and not outside:
         small = small - small.min()
-    small = small.clamp(min=outside)
-    if not normalize:
-        return small
-    mean = small.mean()
-    return small / mean if mean > 0 else torch.ones_like(small)
+        small = small if small.any() else torch.ones_like(small)
+    weight = small.clamp(min=outside)
+    return weight / weight.mean() if normalize and small.any() else weight

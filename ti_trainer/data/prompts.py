@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ti_trainer.embedding import word_pattern
 from ti_trainer.errors import ConfigError, DatasetError
 
 NAME, FILEWORDS = "[name]", "[filewords]"
@@ -97,13 +98,21 @@ class Prompter:
         """The prompt for one sample, and the negative one; what is left to chance comes from rng."""
         line = self.template[int(rng.integers(len(self.template)))]
         tags = self._tags(caption, rng)
-        said = line.replace(FILEWORDS, tags)
-        unsaid = _without_filewords(line) if self.positive_filewords_only else said
-        return said.replace(NAME, self.name), unsaid.replace(NAME, self.negative)
+        said = line.replace(FILEWORDS, tags).replace(NAME, self.name)
+        if not self.negative:
+            return said, ""
+        return said, self._against(
+            _without_filewords(line).replace(NAME, self.name) if self.positive_filewords_only else said
+        )
 
     def alone(self, caption: str, *, negative: bool = False) -> str:
         """The prompt of a picture of the class: its caption as it is, without the template."""
-        return caption.replace(NAME, self.negative if negative else self.name)
+        said = caption.replace(NAME, self.name)
+        return self._against(said) if negative else said
+
+    def _against(self, prompt: str) -> str:
+        """With the negative word wherever the word stands, in captions too."""
+        return re.sub(word_pattern(self.name), lambda _: self.negative, prompt)
 
     def _tags(self, caption: str, rng: np.random.Generator) -> str:
         if not self.shuffle_tags and not self.tag_dropout:

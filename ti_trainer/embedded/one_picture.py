@@ -1,8 +1,8 @@
 """Measures DreamArtist: concepts that no caption names, each from one picture. `python -m ti_trainer.embedded.one_picture`.
 
-Plain Textual Inversion and DreamArtist see the picture in the same number of U-Net evaluations, at the same learning rate.
-Measured are pictures that they generate at CFG scale 3 in other surroundings than the training picture's: the distance of
-colours of the thing, however large it is drawn, and that of whole pictures.
+Plain Textual Inversion and DreamArtist see the picture without a caption, in as many U-Net evaluations, at the same
+learning rate. Measured are pictures that they generate at CFG scale 3: of the word alone, against the picture; and in other
+surroundings, against the thing as it looks there. Distances are of colours (`learning.colour_distance`).
 """
 
 from __future__ import annotations
@@ -11,25 +11,30 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from ti_trainer import embeddings_dir
+from ti_trainer import embeddings_dir, formats
 from ti_trainer.config import TrainConfig
 from ti_trainer.embedded.learning import colour_distance
-from ti_trainer.embedded.scenes import CONCEPTS, Scene, Thing, concept, draw, write_pictures
-from ti_trainer.embedding import unwanted
+from ti_trainer.embedded.scenes import CONCEPTS, SIZES, Scene, Thing, concept, draw, write_pictures
+from ti_trainer.embedding import negative_name, unwanted
 from ti_trainer.host import Drawing, ModelOptions
 from ti_trainer.hosts.diffusers.host import StandaloneHost
+from ti_trainer.model import Vectors
+from ti_trainer.training.run import Run
 from ti_trainer.training.session import Session
 
 WORD, CFG_SCALE, MEASURED_WITH = "concept", 3.0, 12
 VECTORS, NEGATIVE_VECTORS = 3, 6
-APART, PIXELS = 0.15, 2048  # how far colours of the thing are from those behind it; how many are compared
-PLAIN = TrainConfig(preview_every=0, save_every=0, csv_every=0, precision="fp32")
+LEARNING_RATE = "0.003"  # of the guides' recipe for a character
+OF_THE_THING = 12  # of 765: what other surroundings change by less
+IN_THE_MIDDLE = 0.05  # of the picture's width
+PLAIN = TrainConfig(template="subject", preview_every=0, csv_every=0, precision="fp32")
 DREAMARTIST = replace(PLAIN, negative=True, train_cfg_scale=str(CFG_SCALE), ema_rate=0.97, reconstruction_weight=1.0)
 WAYS = {  # the others say what each part brings
     "plain": PLAIN,
@@ -37,41 +42,67 @@ WAYS = {  # the others say what each part brings
     "no reconstruction": replace(DREAMARTIST, reconstruction_weight=0.0),
     "reconstruction alone": replace(PLAIN, reconstruction_weight=1.0),
 }
+AVERAGED = ", moving average"
+Distances = tuple[float, float]  # of the word alone, and in other surroundings
 
 
-def measure(model: str, thing: Thing, config: TrainConfig, evaluations: int) -> tuple[float, float]:
-    """Mean distances of what is generated after so many U-Net evaluations: of things, and of whole pictures."""
+def measure(model: str, thing: Thing, config: TrainConfig, evaluations: int) -> Iterator[tuple[str, Distances]]:
+    """Mean distances after so many U-Net evaluations: of the vectors, and of their moving average if one is kept."""
+    ((scene, where),) = _scenes(thing, 1, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         host = StandaloneHost(model, "auto", root / "embeddings", root / "logs")
-        opened = host.open_model(ModelOptions("fp32"))
-        write_pictures(root / "picture", concept(thing, 1, seed=1))
+        write_pictures(root / "picture", [(scene, where)])
         word, negative = (WORD, thing.shape, VECTORS), (thing.shape, NEGATIVE_VECTORS)
-        embeddings_dir.create_pair(host.embeddings_dir, opened, word, negative)
+        embeddings_dir.create_pair(host.embeddings_dir, host.open_model(ModelOptions("fp32")), word, negative)
         steps = evaluations // (2 if config.negative else 1)
-        Session(host, WORD, root / "picture", replace(config, max_steps=steps)).train()
-        return distances(host, concept(thing, MEASURED_WITH, seed=1000), negative=config.negative)
+        run = Session(host, WORD, root / "picture", replace(config, max_steps=steps, save_every=0)).train().run
+        for averaged in (False, True):
+            for step, copy in run.copies(averaged=averaged):
+                if step == steps:
+                    yield AVERAGED * averaged, distances(host, words_of(run, copy), thing, scene)
 
 
-def distances(host: StandaloneHost, scenes: Sequence[tuple[Scene, str]], *, negative: bool) -> tuple[float, float]:
-    """Of pictures of the word in these scenes' surroundings; the negative prompt is the prompt with the negative word."""
-    model, things, pictures = host.open_model(ModelOptions("fp32")), [], []
-    words = embeddings_dir.words(host.embeddings_dir, model)
-    for seed, (scene, where) in enumerate(scenes):
-        prompt = f"a photo of {WORD} {where}"
-        drawing = Drawing(prompt, unwanted(prompt, WORD) if negative else "", cfg_scale=CFG_SCALE, seed=seed)
-        made, true = (np.asarray(each) / 255 for each in (host.draw(model, drawing, words), draw(scene)))
-        things.append(colour_distance(_of_the_thing(made, scene), _of_the_thing(true, scene)))
-        pictures.append(colour_distance(made, true))
-    return statistics.mean(things), statistics.mean(pictures)
+def words_of(run: Run, copy: Path) -> dict[str, Vectors]:
+    """The vectors of a copy of the word, and of its negative's."""
+    negative = run.negative_of(copy)
+    words = {WORD: formats.read(copy).vectors}
+    return words if negative is None else words | {negative_name(WORD): formats.read(negative).vectors}
 
 
-def _of_the_thing(picture: np.ndarray, scene: Scene) -> np.ndarray:
-    """(1, PIXELS, 3) that differ from the scene's surroundings, spread evenly over all that do, or over all."""
-    empty = np.asarray(draw(replace(scene, size=1e-3))) / 255
-    found = picture[np.abs(picture - empty).max(axis=2) > APART]
-    found = found if len(found) else picture.reshape(-1, 3)
-    return found[np.linspace(0, len(found) - 1, PIXELS).round().astype(int)][None]
+def distances(host: StandaloneHost, words: dict[str, Vectors], thing: Thing, scene: Scene) -> Distances:
+    """Of generated pictures; the negative prompt is the prompt with the negative word."""
+    model, there = host.open_model(ModelOptions("fp32")), where_the_thing_is(scene)
+
+    def generated(seed: int, where: str = "") -> np.ndarray:
+        prompt = f"a photo of {WORD} {where}".rstrip()
+        against = unwanted(prompt, WORD) if len(words) > 1 else ""
+        return _values(host.draw(model, Drawing(prompt, against, cfg_scale=CFG_SCALE, seed=seed), words))
+
+    alone = [colour_distance(generated(seed), _values(draw(scene))) for seed in range(MEASURED_WITH)]
+    elsewhere = [
+        colour_distance(generated(seed, where)[there][None], _values(draw(other))[there][None])
+        for seed, (other, where) in enumerate(_scenes(thing, MEASURED_WITH, seed=1000))
+    ]
+    return statistics.mean(alone), statistics.mean(elsewhere)
+
+
+def where_the_thing_is(scene: Scene) -> np.ndarray:
+    """(64, 64), True where other surroundings change nothing."""
+    surroundings = (((0.0, 0.0, 1.0), (0.0, 0.0, 1.0)), ((1.0, 1.0, 0.0), (1.0, 1.0, 0.0)))
+    first, second = (np.asarray(draw(replace(scene, top=top, bottom=bottom)), int) for top, bottom in surroundings)
+    return np.abs(first - second).sum(2) < OF_THE_THING
+
+
+def _scenes(thing: Thing, count: int, seed: int) -> list[tuple[Scene, str]]:
+    """In so many surroundings, always as large and in the middle: prompts say nothing of either."""
+    placed = concept(thing, 8 * count, seed)
+    middle = [(scene, where) for scene, where in placed if max(map(abs, scene.position)) < IN_THE_MIDDLE]
+    return [(replace(scene, size=SIZES[""], position=(0.0, 0.0), angle=0.0), where) for scene, where in middle[:count]]
+
+
+def _values(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture) / 255
 
 
 def main() -> None:
@@ -81,19 +112,25 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=4000, help="of the U-Net, by each way")
     parser.add_argument("--concepts", type=int, default=5)
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=["plain", "dreamartist"])
-    parser.add_argument("--learning-rate", default=PLAIN.learning_rate)
+    parser.add_argument("--learning-rate", default=LEARNING_RATE)
     args = parser.parse_args()
-    rows = []
+    rows: list[dict[str, Distances]] = []
     for seed, thing in enumerate(CONCEPTS[: args.concepts]):
         configs = {way: replace(WAYS[way], learning_rate=args.learning_rate, seed=seed) for way in args.ways}
-        rows.append({way: measure(args.model, thing, config, args.evaluations) for way, config in configs.items()})
+        rows.append(
+            {
+                way + which: found
+                for way, config in configs.items()
+                for which, found in measure(args.model, thing, config, args.evaluations)
+            }
+        )
         print(json.dumps({"concept": f"{thing.texture} {thing.shape}", **rows[-1]}), flush=True)
-    for number, what in enumerate(("things", "pictures")):
-        for way in args.ways:
+    first = args.ways[0]
+    for number, what in enumerate(("alone", "in other surroundings")):
+        for way in rows[0]:
             found = [row[way][number] for row in rows]
-            nearer = [1 - row[way][number] / row[args.ways[0]][number] for row in rows]
-            least = f"least {min(nearer):.3f}"
-            print(f"{what}, {way}: {_spread(found)}; nearer than {args.ways[0]} by {_spread(nearer)}, {least}")
+            nearer = [1 - row[way][number] / row[first][number] for row in rows]
+            print(f"{what}, {way}: {_spread(found)}; nearer than {first} by {_spread(nearer)}, least {min(nearer):.3f}")
 
 
 def _spread(numbers: Sequence[float]) -> str:

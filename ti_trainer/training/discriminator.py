@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from ti_trainer.errors import ConfigError
 
 TORCHSCRIPT = (".pt", ".pth", ".ts", ".torchscript")
-WEIGHTS = ".safetensors"  # beside its config.json
+WEIGHTS = "model.safetensors"  # beside its config.json; transformers reads no other name
 SIDE = 384  # what DreamArtist's classifier is fed, with ImageNet's mean and deviation
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Logits = Callable[[Tensor], Tensor]
@@ -29,27 +29,28 @@ class Discriminator:
 
     logits: Logits
     wanted: int
-    side: int = SIDE
-    mean: tuple[float, float, float] = IMAGENET[0]
-    std: tuple[float, float, float] = IMAGENET[1]
+    side: int
+    mean: Tensor  # (3, 1, 1), as the deviation
+    std: Tensor
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Pictures are fitted to a square, as classifiers are used, and may be of any shape."""
         pictures = interpolate(pixels.float(), (self.side, self.side), mode="bicubic", antialias=True) / 2 + 0.5
-        mean, std = (torch.tensor(each, device=pixels.device)[:, None, None] for each in (self.mean, self.std))
-        return 1 - self.logits((pictures - mean) / std).float().softmax(1)[:, self.wanted]
+        return 1 - self.logits((pictures - self.mean) / self.std).float().softmax(1)[:, self.wanted]
 
 
 def load(path: Path, wanted: int, device: torch.device) -> Discriminator:
     """From a TorchScript file, or a folder in which transformers keeps a classifier; ConfigError for anything else."""
     check(path)
-    path = path.parent if path.suffix.lower() == WEIGHTS else path
+    path = path.parent if path.name == WEIGHTS else path
     try:
-        if path.is_dir():
-            found = Discriminator(_from_folder(path, device), wanted, *_looks(path))
-        else:
-            found = Discriminator(_from_script(path, device), wanted)
+        logits = _from_folder(path, device) if path.is_dir() else _from_script(path, device)
+        side, *looks = _looks(path) if path.is_dir() else (SIDE, *IMAGENET)
+        mean, std = (torch.tensor(each, dtype=torch.float32, device=device).view(3, 1, 1) for each in looks)
+        found = Discriminator(logits, wanted, side, mean, std)
         classes = _classes(found, device)
+        if 0 <= wanted < classes:
+            _check_teaches(found, device)
     except ConfigError:
         raise
     except Exception as error:  # whatever a strange file provokes
@@ -64,7 +65,7 @@ def load(path: Path, wanted: int, device: torch.device) -> Discriminator:
 
 def check(path: Path) -> None:
     """ConfigError if it cannot be one, by its name."""
-    if path.is_dir() or (path.is_file() and path.suffix.lower() in (*TORCHSCRIPT, WEIGHTS)):
+    if path.is_dir() or (path.is_file() and (path.suffix.lower() in TORCHSCRIPT or path.name == WEIGHTS)):
         return
     message = (
         f"Discriminator: found {path}, expected a TorchScript file ({', '.join(TORCHSCRIPT)}), or a folder with config.json "
@@ -82,6 +83,21 @@ def _classes(found: Discriminator, device: torch.device) -> int:
         message = f"Discriminator: found an output of {shape} for one picture, expected (1, classes), two or more."
         raise ConfigError(message, "discriminator")
     return logits.shape[1]
+
+
+def _check_teaches(found: Discriminator, device: torch.device) -> None:
+    """ConfigError unless pictures can learn from it: its judgement and the gradient of that are numbers."""
+    pixels = torch.zeros(1, 3, found.side, found.side, device=device).requires_grad_()
+    with torch.enable_grad():
+        judgement = found(pixels).sum()
+    gradient = torch.autograd.grad(judgement, pixels)[0] if judgement.requires_grad else None
+    if gradient is None or not bool(judgement.isfinite() & gradient.isfinite().all()):
+        what = "no gradient" if gradient is None else "no numbers"
+        message = (
+            f"Discriminator: found one that makes {what} of a picture, expected a judgement that pictures can learn from: "
+            "export it without no_grad, and with the right image_mean and image_std."
+        )
+        raise ConfigError(message, "discriminator")
 
 
 def _from_script(file: Path, device: torch.device) -> Logits:

@@ -162,6 +162,7 @@ class Evaluation:
     trainer: Trainer
     every: int
     pictures: int = 8
+    warn: Callable[[str], None] = log.warning
 
     def before(self) -> None:
         """Measure what there is at the start."""
@@ -180,9 +181,21 @@ class Evaluation:
             each.name: {encoder: vectors.to(model.device) for encoder, vectors in each.vectors.items()}
             for each in (embedding, *negative)
         }
-        said = [[described(f"a photo of {name}", item.caption) for item in some] for name in words]
-        with model.training():
-            loss = deterministic_loss(model, some, said[0], words, trainer.scale, said[1] if negative else ())
+        captions = [[item.caption for item in some] for _ in words]
+        if trainer.config.positive_filewords_only and negative:
+            captions[1] = [""] * len(some)
+        said = [
+            [described(f"a photo of {name}", caption) for caption in those]
+            for name, those in zip(words, captions, strict=True)
+        ]
+        at_once = trainer.config.batch_size  # what memory was planned for
+        try:
+            with model.training():
+                unsaid = said[1] if negative else ()
+                loss = deterministic_loss(model, some, said[0], words, trainer.scale, unsaid, at_once)
+        except torch.cuda.OutOfMemoryError as error:  # hours of training must not end for a figure
+            self.warn(f"The deterministic loss was not measured at step {embedding.step}: {error}")
+            return
         append_row(self.run.deterministic_file, DETERMINISTIC_COLUMNS, (embedding.step, f"{loss:.7f}"))
 
 

@@ -50,12 +50,23 @@ def words_of(folder: Path, config: TrainConfig, name: str) -> list[tuple[Embeddi
         negative = negative_name(name)
         if embeddings_dir.find(folder, negative) is None:
             message = (
-                f"There is no embedding {negative!r} in {folder}, the negative of {name!r}: create {name!r} anew "
-                "with a negative, or turn DreamArtist off."
+                f"There is no embedding {negative!r} in {folder}, the negative of {name!r}: create {negative!r}, of some 6 "
+                "vectors, as an embedding of its own, or turn DreamArtist off."
             )
             raise ConfigError(message, "negative")
         loaded.append(embeddings_dir.load(folder, negative))
     return loaded
+
+
+def apart(folder: Path, config: TrainConfig, name: str, loaded: Sequence[tuple[Embedding, Path]]) -> str:
+    """What to say if a word and its negative no longer belong together."""
+    negative = negative_name(name)
+    if not config.negative and embeddings_dir.find(folder, negative) is not None:
+        return f"{negative} is there, but Train with DreamArtist (--negative) is off: only {name} is trained."
+    steps = [each.step for each, _ in loaded]
+    if len(set(steps)) > 1:
+        return f"{name} is at step {steps[0]} and {negative} at {steps[1]}: they were not made together."
+    return ""
 
 
 def webui_state(file: Path, embedding: Embedding, model: DiffusionModel) -> TrainState | None:
@@ -188,7 +199,7 @@ def writers_of(
         previews.before(f"a photo of {trainer.embedding_name}")
     writers.append(previews)
     if config.evaluate_every:
-        evaluation = Evaluation(run, trainer, config.evaluate_every)
+        evaluation = Evaluation(run, trainer, config.evaluate_every, warn=warn)
         if not ending and not run.deterministic():
             evaluation.before()
         writers.append(evaluation)

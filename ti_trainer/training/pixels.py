@@ -25,7 +25,8 @@ GRADIENT_SCALE = 2.0**10  # a VAE may be in half precision, in which the gradien
 class PixelLoss:
     """What pictures lose: `reconstruction` times their mean absolute error, DreamArtist's, and what `others` say.
 
-    Each other is a weight and what makes (B,) of pixels. The error counts as much as the denoising one: by the masks.
+    Each other is a weight and what makes (B,) of pixels. The error counts as much as the denoising one: by the masks; what
+    others say, as much as the picture's data set does.
     """
 
     reconstruction: float = 0.0
@@ -44,7 +45,8 @@ class PixelLoss:
                 error = error * interpolate(batch.weight[part], error.shape[-2:])
             loss = self.reconstruction * error.mean(dim=(1, 2, 3))
         for weight, each in self.others:
-            loss = loss + weight * each(pixels)
+            judged = weight * each(pixels)
+            loss = loss + (judged if batch.shares is None else judged * batch.shares[part])
         return loss
 
 

@@ -31,6 +31,7 @@ from ti_trainer.training.data_sets import subsets_of
 from ti_trainer.training.figures import before_and_after, plot_losses
 from ti_trainer.training.observers import HostProgress, Observer
 from ti_trainer.training.parts import (
+    apart,
     dataset_of,
     facts_of,
     model_options,
@@ -170,6 +171,8 @@ class Session:
             with processes.together() as facts:
                 # Not before: somebody else's turn may have made it anew.
                 loaded = words_of(self.host.embeddings_dir, config, self.name)
+                if said := apart(self.host.embeddings_dir, config, self.name, loaded):
+                    self.warn(said)
                 subsets = subsets_of(self.host, self.images, self.warn)
                 total = sum(len(find_images(subset.folder)) for subset in subsets)
                 still_loading(0, total)

@@ -83,6 +83,22 @@ def test_a_vae_without_numbers_is_told(webui_model: Callable[..., Any], sd_model
         webui_model().encode_images(torch.zeros(1, 3, 64, 64))
 
 
+def test_a_vae_that_overflows_in_half_precision_decodes_in_full(webui_model: Callable[..., Any], sd_model: Any) -> None:
+    vae, latents = sd_model.first_stage_model, torch.randn(1, 4, 4, 4)
+    vae.decoder.conv_in.weight.data *= 2e5  # what follows is normalised: nothing is lost but in half precision
+    wanted = sd_model.decode_first_stage(latents).detach()
+    vae.half()
+    assert not torch.isfinite(vae.decode(latents.half() / sd_model.scale_factor)).all()
+    model, given = webui_model(), latents.clone().requires_grad_()
+    for _ in range(2):
+        with model.decoding() as decode:
+            pixels = decode(given)
+            (gradient,) = torch.autograd.grad(pixels.square().sum(), given)
+        assert (pixels.detach().float() - wanted).abs().max() < 0.02
+        assert gradient.isfinite().all()
+        assert next(vae.parameters()).dtype == torch.float16
+
+
 def test_a_vae_that_overflows_in_half_precision_encodes_in_full(webui_model: Callable[..., Any], sd_model: Any) -> None:
     vae, pixels = sd_model.first_stage_model, torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     vae.encoder.conv_in.weight.data *= 2e5  # what follows is normalised: nothing is lost but in half precision

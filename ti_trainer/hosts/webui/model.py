@@ -76,7 +76,7 @@ class WebuiModel:
         in_half = self.around.unet_dtype == torch.float16
         self.needs_loss_scaling = in_half
         self._fp32_attention = self.around.fp32_attention or (in_half and self.kind.family == "SD 2.x")
-        self._fp32_vae = self._vae_to_ram = self._recompute = self._decodes = False
+        self._fp32_vae = self._vae_to_ram = self._recompute = self._decodes = self._decodes_well = False
         self._borrowing: ExitStack | None = None
 
     @property
@@ -229,7 +229,17 @@ class WebuiModel:
                 stack.enter_context(typed(vae, torch.float32))
             if self._recompute:
                 stack.enter_context(attributes(recomputed(decoder_blocks(vae))))
-            yield lambda latents: vae.decode((1 / self.sd_model.scale_factor * latents).to(self.device, _dtype(vae)))
+
+            def decode(latents: Tensor) -> Tensor:
+                pixels = vae.decode((1 / self.sd_model.scale_factor * latents).to(self.device, _dtype(vae)))
+                if not self._decodes_well and _dtype(vae) != torch.float32 and not _finite(pixels):
+                    self._fp32_vae = True
+                    stack.enter_context(typed(vae, torch.float32))
+                    return decode(latents)
+                self._decodes_well = True  # one look is enough: each makes the CPU wait
+                return pixels
+
+            yield decode
 
     @property
     def _trained_through(self) -> tuple[torch.nn.Module, torch.nn.Module]:
