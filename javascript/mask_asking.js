@@ -13,11 +13,16 @@
         const asked = last.then(() => new Promise((resolve, reject) => {
             const id = `${Date.now()}-${++count}`;
             const late = setTimeout(() => answered("{}"), long ? LONG_MS : SHORT_MS);
-            waiting = { id, resolve, reject, late };
-            const name = long ? "asked_long" : "asked";
-            const box = root().querySelector(`#ti_trainer_masks_${name} :is(textarea, input)`);
-            box.value = JSON.stringify({ ...what, id });
-            box.dispatchEvent(new Event("input", { bubbles: true }));
+            const put = () => {
+                const name = long ? "asked_long" : "asked";
+                const box = root().querySelector(`#ti_trainer_masks_${name} :is(textarea, input)`);
+                if (!box.value.includes(id)) {
+                    box.value = JSON.stringify({ ...what, id });
+                    box.dispatchEvent(new Event("input", { bubbles: true }));
+                }
+            };
+            waiting = { id, resolve, reject, late, put };
+            put();
         }));
         last = asked.catch(() => null);
         return asked;
@@ -27,7 +32,11 @@
         if (!waiting) {
             return;
         }
-        const answer = JSON.parse(text || "{}");
+        if (!text) {
+            waiting.put(); // gradio 6 empties a box soon after it has made it, and passes that on as a question
+            return;
+        }
+        const answer = JSON.parse(text);
         const { id, resolve, reject, late } = waiting;
         waiting = null;
         clearTimeout(late);

@@ -31,29 +31,32 @@
             say(failed.said ?? asking().notice("error", String(failed)));
             return null;
         } finally {
-            [busy, part("tools").disabled] = [false, false];
+            [busy, part("tools").disabled] = [false, !sheet];
             part("sheet").removeAttribute("aria-busy");
         }
     }
 
     // ---- The folder's pictures, and the one that is chosen.
 
+    // What could not be opened leaves nothing open, or it would be painted under another folder's name.
     function opened(text) {
-        const answer = JSON.parse(text || "{}");
-        say(answer.said);
-        if (!answer.folder) {
+        if (!root().querySelector(".ti-masks[data-ready]")) {
+            setTimeout(() => opened(text), 200); // another tab has only just led here
             return;
         }
+        const { said, folder = "", pictures = [] } = JSON.parse(text || "{}");
         leave();
-        shelf = { folder: answer.folder, pictures: answer.pictures };
-        [sheet, wanted, stroke] = [null, "", null];
-        part("room").hidden = false;
-        strip();
-        const first = shelf.pictures.find((each) => !each.masked) ?? shelf.pictures[0];
-        choose(first.name).then(() => thumbs(shelf));
+        [shelf, sheet, wanted, stroke] = [{ folder, pictures }, null, "", null];
+        lay();
+        say(said);
+        if (folder) {
+            choose((pictures.find((each) => !each.masked) ?? pictures[0]).name).then(() => thumbs(shelf));
+        }
     }
 
-    function strip() {
+    function lay() {
+        part("room").hidden = !shelf.folder;
+        part("folder").textContent = shelf.folder;
         part("strip").replaceChildren(...shelf.pictures.map(({ name, thumb }) => {
             const made = document.createElement("button");
             made.type = "button";
@@ -62,6 +65,7 @@
             [image.alt, image.src, image.draggable] = ["", thumb ?? "data:,", false];
             return made;
         }));
+        show();
     }
 
     async function thumbs(mine) {
@@ -101,6 +105,7 @@
                 continue; // another one was chosen meanwhile
             }
             if (!made) {
+                told();
                 break; // and the next button leads on from it
             }
             leave();
@@ -127,12 +132,16 @@
 
     function show() {
         const [canvas, holder, row] = [part("canvas"), part("sheet"), part("strip")];
+        [holder.hidden, part("tools").disabled] = [!sheet, busy || !sheet];
+        told();
+        if (!sheet) {
+            return;
+        }
         [canvas.width, canvas.height] = [sheet.width, sheet.height];
         part("picture").src = sheet.picture;
         holder.style.aspectRatio = `${sheet.width} / ${sheet.height}`;
         holder.style.width = `min(100%, ${(70 * sheet.width) / sheet.height}vh)`;
         painting().draw(sheet, sheet.all);
-        told();
         const chosen = row.querySelector("[aria-current]");
         row.scrollTo({ left: chosen.offsetLeft - (row.clientWidth - chosen.clientWidth) / 2, behavior: "smooth" });
     }
@@ -148,10 +157,10 @@
 
     // What is said of the picture, in the strip and by the buttons, as things are now.
     function told() {
-        const dirty = painting().unsaved(sheet);
-        const number = place(sheet.name);
-        const state = dirty ? "not saved yet" : sheet.mask || "no mask";
-        part("place").textContent = `${number + 1} of ${shelf.pictures.length}: ${sheet.name} (${state})`;
+        const dirty = sheet && painting().unsaved(sheet);
+        const number = place(sheet?.name ?? wanted);
+        const state = dirty ? "not saved yet" : sheet?.mask || "no mask";
+        part("place").textContent = sheet ? `${number + 1} of ${shelf.pictures.length}: ${sheet.name} (${state})` : "";
         shelf.pictures.forEach(({ name, masked }, n) => {
             const mark = (n === number ? dirty : drafts.has(key(name))) ? "unsaved" : masked ? "masked" : "";
             const thumb = part("strip").children[n];
@@ -159,10 +168,10 @@
             thumb.title = name + { unsaved: ": painted, not saved yet", masked: ": has a mask", "": "" }[mark];
             n === number ? thumb.setAttribute("aria-current", "true") : thumb.removeAttribute("aria-current");
         });
-        button("undo").disabled = !sheet.at;
-        button("redo").disabled = sheet.at === sheet.steps.length;
-        button("delete").disabled = !sheet.mask;
-        button("previous").disabled = !number;
+        button("undo").disabled = !sheet?.at;
+        button("redo").disabled = sheet?.at === sheet?.steps.length;
+        button("delete").disabled = !sheet?.mask;
+        button("previous").disabled = number < 1;
         button("next").disabled = number === shelf.pictures.length - 1;
         slid();
     }
@@ -171,11 +180,7 @@
 
     const radius = () => Math.max(0.5, (value("size") / 200) * Math.max(sheet.width, sheet.height));
 
-    function placed(event) {
-        const seen = part("canvas").getBoundingClientRect();
-        const x = ((event.clientX - seen.left) * sheet.width) / seen.width - 0.5; // a pixel is at its middle
-        return { x, y: ((event.clientY - seen.top) * sheet.height) / seen.height - 0.5 };
-    }
+    const placed = (event) => painting().placed(sheet, event, part("canvas").getBoundingClientRect());
 
     function began(event) {
         const [left, right, pensEnd] = [event.button === 0, event.button === 2, event.button === 5];
@@ -222,8 +227,7 @@
         weight = event?.target === slider ? Number(slider.value) : weight;
         [slider.max, slider.step] = [most, most === 1 ? 0.05 : 0.1];
         slider.value = Math.min(weight, most);
-        const stops = Array.from({ length: 21 }, (_, n) => painting().colourOf((most * n) / 20));
-        slider.style.backgroundImage = `linear-gradient(to right, ${stops.map((each) => `rgba(${each.join()})`).join()})`;
+        slider.style.backgroundImage = painting().gradient(most);
         part("weights").dataset.most = most;
         const counts = [0, 1].includes(value("weight")) ? ["not at all", "as usual"][value("weight")] : value("weight") < 1 ? "less" : "more";
         part("weight-said").textContent = tool === "eraser" ? "(the eraser’s is 0)" : `${slider.value}: counts ${counts}`;
@@ -260,7 +264,7 @@
 
     async function save() {
         const [mine, at] = [sheet, sheet.at];
-        const answer = await work({ do: "save", name: mine.name, greys: await asking().packed(mine.greys) });
+        const answer = await work({ do: "save", ...painting().saying(mine), greys: await asking().packed(mine.greys) });
         if (!answer || mine !== sheet) {
             return;
         }
@@ -361,12 +365,7 @@
         ["pointerup", "pointercancel"].forEach((name) => canvas.addEventListener(name, ended));
         canvas.addEventListener("keydown", pressed);
         canvas.addEventListener("contextmenu", (event) => event.preventDefault());
-        slid();
-        if (sheet) {
-            part("room").hidden = false;
-            strip();
-            show();
-        }
+        lay();
     }
 
     window.addEventListener("beforeunload", (event) => {

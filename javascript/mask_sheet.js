@@ -18,6 +18,11 @@
         return low.map((each, n) => each + ((high[n] - each) * (weight - from)) / (to - from));
     }
 
+    function gradient(most) {
+        const stops = Array.from({ length: 21 }, (_, n) => colourOf((most * n) / 20));
+        return `linear-gradient(to right, ${stops.map((each) => `rgba(${each.join()})`).join()})`;
+    }
+
     // Of what the program told of a picture; `drawn` is called with each part whose greys have changed.
     function make(answer, folder, name, greys, drawn) {
         const { width, height, kind, mask, picture } = answer;
@@ -28,10 +33,24 @@
         }
         const all = { left: 0, top: 0, right: width, bottom: height };
         const [shown, colours] = [new ImageData(width, height), new Uint32Array(table.buffer)];
-        return { folder, name, width, height, kind, mask, picture, greys, drawn, shown, colours, all, steps: [], at: 0, saved: 0 };
+        const steps = { steps: [], at: 0, saved: 0, flat: flat(greys) };
+        return { folder, name, width, height, kind, mask, picture, greys, drawn, shown, colours, all, ...steps };
     }
 
     const unsaved = (sheet) => sheet.at !== sheet.saved;
+
+    // Whether nothing of the mask that was there is left in it: since then everything was the same once.
+    const anew = (sheet) => sheet.flat || sheet.steps.slice(0, sheet.at).some((each) => each.flat);
+    const flat = (greys) => greys.every((each) => each === greys[0]);
+
+    // What the program must know of it to save its greys.
+    const saying = (sheet) => ({ name: sheet.name, kind: sheet.kind, anew: anew(sheet) });
+
+    // Where on a sheet a point of the window is, in px; `seen` is the sheet's rectangle there.
+    function placed({ width, height }, { clientX, clientY }, seen) {
+        const x = ((clientX - seen.left) * width) / seen.width - 0.5; // a pixel is at its middle
+        return { x, y: ((clientY - seen.top) * height) / seen.height - 0.5 };
+    }
 
     function differing({ width, height, greys }, before) {
         const box = { left: width, top: height, right: 0, bottom: 0 };
@@ -64,10 +83,11 @@
         }
         sheet.steps.length = sheet.at;
         sheet.saved = sheet.saved > sheet.at ? -1 : sheet.saved; // what was saved is not to be come back to any more
-        sheet.steps.push({ box, before: cut(before, sheet.width, box), after: cut(sheet.greys, sheet.width, box) });
+        const [was, is] = [before, sheet.greys].map((greys) => cut(greys, sheet.width, box));
+        sheet.steps.push({ box, before: was, after: is, flat: flat(sheet.greys) });
         sheet.at++;
         if (sheet.steps.length > MOST_STEPS) {
-            sheet.steps.shift();
+            sheet.flat = sheet.steps.shift().flat || sheet.flat;
             sheet.at--;
             sheet.saved = Math.max(-1, sheet.saved - 1);
         }
@@ -152,5 +172,6 @@
     // What counts does not, and what does not counts 1.
     const inverted = (grey, kind) => (kind === ATTENTION ? Math.max(0, 127 - grey) : 255 - grey);
 
-    window.tiTrainerSheet = { ATTENTION, most, greyOf, colourOf, make, unsaved, change, step, draw, begin, paint, end, inverted };
+    const brush = { placed, begin, paint, end };
+    window.tiTrainerSheet = { ATTENTION, most, greyOf, gradient, make, unsaved, saying, change, step, draw, inverted, ...brush };
 })();

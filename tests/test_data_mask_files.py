@@ -14,6 +14,7 @@ from ti_trainer.data import mask_files
 from ti_trainer.data.check import bring_back
 from ti_trainer.data.images import Frame, load_image
 from ti_trainer.data.masks import masks_beside
+from ti_trainer.data.pictures import ATTENTION
 from ti_trainer.errors import ConfigError, DatasetError
 
 
@@ -58,7 +59,7 @@ def test_a_name_is_looked_up_and_never_a_path(tmp_path: Path) -> None:
     folder.mkdir()
     path = picture(folder)
     picture(tmp_path, "outside.png")
-    mask_files.save_mask(path, grey())
+    mask_files.save_mask(path, grey(), ATTENTION)
     assert mask_files.picture_of(folder, "a.png") == path
     for wrong in ("../outside.png", str(tmp_path / "outside.png"), "", "a_att.png", "./a.png"):
         with pytest.raises(DatasetError, match="no picture"):
@@ -69,24 +70,76 @@ def test_a_saved_mask_counts_in_training_as_it_was_painted(tmp_path: Path) -> No
     path, painted = picture(tmp_path, size=(64, 64)), grey((64, 64), 0)
     painted.paste(255, (0, 0, 32, 64))
     painted.paste(127, (32, 0, 48, 64))
-    saved = mask_files.save_mask(path, painted)
+    saved = mask_files.save_mask(path, painted, ATTENTION)
     assert saved.name == "a_att.png"
     counts = load_image(path, Frame(None), saved).counts
     assert [counts[0, 10, x].item() for x in (3, 40, 60)] == [5, 1, 0]
     assert mask_files.to_edit(saved, path).tobytes() == painted.tobytes()
 
 
-def test_the_kind_stays_and_a_mask_in_another_format_makes_room(tmp_path: Path) -> None:
+def test_a_mask_in_another_format_makes_room(tmp_path: Path) -> None:
     path = picture(tmp_path)
     grey().save(tmp_path / "a-masklabel.webp")
-    saved = mask_files.save_mask(path, grey(value=9))
+    saved = mask_files.save_mask(path, grey(value=9), "-masklabel")
     assert names(tmp_path) == ["a-masklabel.png", "a.png", "left out/masks/a-masklabel.webp"]
     assert masks_beside(tmp_path) == {"a": saved}
 
 
+@pytest.mark.parametrize(("kind", "other"), [("_att", "-masklabel"), ("-masklabel", "_att")])
+def test_the_kind_that_was_painted_is_written_whatever_lies_there(tmp_path: Path, kind: str, other: str) -> None:
+    path = picture(tmp_path)
+    assert mask_files.save_mask(path, grey(), kind).name == f"a{kind}.png"
+    assert mask_files.kind_of(mask_files.mask_of(path)) == kind
+    saved = mask_files.save_mask(path, grey(value=9), other)
+    assert masks_beside(tmp_path) == {"a": saved}
+    assert names(tmp_path) == sorted(["a.png", saved.name, f"left out/masks/a{kind}.png"])
+
+
+@pytest.mark.parametrize("kind", ["", "_ATT", "/../../a_att", "-masklabel.png"])
+def test_a_kind_that_there_is_not_is_refused(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ConfigError, match="expected one of _att, -masklabel"):
+        mask_files.save_mask(picture(tmp_path), grey(), kind)
+    assert names(tmp_path) == ["a.png"]
+
+
+def spread_once(folder: Path, kind: str) -> list[str]:
+    grey().save(folder / f"a{kind}.png")
+    left = [f"a{kind}-2.unspread", f"a{kind}.unspread"]
+    for name in left:
+        (folder / name).write_bytes(b"as it was")
+    return left
+
+
+@pytest.mark.parametrize("kind", ["_att", "-masklabel"])
+def test_a_mask_painted_anew_was_not_spread_and_one_retouched_was(tmp_path: Path, kind: str) -> None:
+    path, left = picture(tmp_path), spread_once(tmp_path, kind)
+    others = [tmp_path / f"a2{kind}.unspread", tmp_path / f"a{kind}-later.unspread"]
+    for other in others:
+        other.write_bytes(b"of another picture")
+    mask_files.save_mask(path, grey(value=9), kind)
+    assert all((tmp_path / name).exists() for name in left)
+    mask_files.save_mask(path, grey(value=9), kind, anew=True)
+    assert not any((tmp_path / name).exists() for name in left)
+    assert all((tmp_path / "left out/masks" / name).read_bytes() == b"as it was" for name in left)
+    assert all(other.exists() for other in others)
+    left = spread_once(tmp_path, kind)
+    (tmp_path / f"a{kind}.png").unlink()  # by hand
+    mask_files.save_mask(path, grey(value=9), kind)
+    assert not any((tmp_path / name).exists() for name in left)
+
+
+def test_what_was_spread_goes_with_its_mask(tmp_path: Path) -> None:
+    path, left = picture(tmp_path), spread_once(tmp_path, "_att")
+    moved = [each.name for each in mask_files.take_away(path)]
+    assert sorted(moved) == sorted(["a_att.png", *left])
+    left = spread_once(tmp_path, "_att") + spread_once(tmp_path, "-masklabel")
+    mask_files.save_mask(path, grey(), "-masklabel")
+    assert {name for name in left if (tmp_path / name).exists()} == {"a-masklabel.unspread", "a-masklabel-2.unspread"}
+
+
 def test_who_marks_nothing_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Nothing is marked"):
-        mask_files.save_mask(picture(tmp_path), grey(value=0))
+        mask_files.save_mask(picture(tmp_path), grey(value=0), ATTENTION)
     assert names(tmp_path) == ["a.png"]
 
 

@@ -138,6 +138,38 @@ def test_a_mask_of_another_shape_or_a_broken_one_is_a_failure_of_its_photo(tmp_p
     assert shown(made(source)) == ["c.png"]
 
 
+@pytest.mark.parametrize("named", ["folder", "relative"])
+def test_a_preview_says_the_same_of_masks_as_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    source, folder = masked(tmp_path / "photos"), tmp_path / "masks"
+    folder.mkdir()
+    (source / "a_att.png").rename(folder / "a.png")
+    Image.new("L", (192, 192)).save(folder / "b.png")
+    masks = str(folder)
+    if named == "relative":
+        monkeypatch.chdir(tmp_path)
+        source, masks = Path("photos"), "masks"
+    planned = work(source, masks=masks, flip=True)
+    (_, results, _), (_, refused, said) = planned.preview(2)
+    assert (refused, said) == ([], "its mask b.png has 192 x 192 px, expected the shape of 320 x 192 px")
+    summary = planned.run()
+    assert summary.failed == [("b.png", said)]
+    for each in results:
+        there = Image.open(planned.destination / f"a{each.suffix}-masklabel.png")
+        assert np.array_equal(np.asarray(each.mask), np.asarray(there))
+    assert [each.suffix for each in results] == ["", FLIPPED]
+
+
+def test_the_summary_knows_one_from_many(tmp_path: Path) -> None:
+    source = masked(tmp_path / "photos")
+    (source / "b.png").write_bytes(b"nothing")
+    summary = work(source).run()
+    assert summary.lines()[0].startswith("1 photo became 1 picture in ")
+    assert summary.lines()[-1] == "1 file could not be used."
+    assert work(source).run().lines()[1].startswith("1 photo had been done before")
+
+
 def test_transparency_is_cut_and_mirrored_with_its_picture(tmp_path: Path) -> None:
     source = tmp_path / "photos"
     source.mkdir()

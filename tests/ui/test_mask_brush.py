@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -96,15 +97,17 @@ def slide(tab: Tab, name: str, value: float) -> None:
     )
 
 
+def enter(tab: Tab, folder: str) -> None:
+    tab.locator("#ti_trainer_masks_folder").locator("textarea, input").first.fill(folder)
+    tab.click("#ti_trainer_masks_open")
+
+
 def open_folder(tab: Tab, url: str, folder: Path | str, first: str) -> list[str]:
     """Complaints of the page from now on."""
     heard = complaints(tab)
     tab.goto(url)
-    entry = tab.locator("#ti_trainer_masks_folder").locator("textarea, input").first
-    entry.wait_for()
     tab.wait_for_selector(".ti-masks[data-ready]", state="attached")
-    entry.fill(str(folder))
-    tab.click("#ti_trainer_masks_open")
+    enter(tab, str(folder))
     at(tab, first)
     return heard
 
@@ -265,14 +268,19 @@ def test_what_cannot_be_opened_is_said(url: str, folder: Path) -> None:
     (folder / "c-masklabel.png").write_bytes(b"no mask")
     with launch(1300, 1000) as tab:
         open_folder(tab, url, folder, "1 of 4: a.png")
+        assert tab.locator(".ti-masks [data-part=folder]").inner_text() == str(folder)
+        stroke(tab, (20, 20))
         for wrong, answer in (
             ("", "expected a folder"),
             (str(folder / "nowhere"), "does not exist"),
             ("forbidden", "not for"),
         ):
-            tab.locator("#ti_trainer_masks_folder").locator("textarea, input").first.fill(wrong)
-            tab.click("#ti_trainer_masks_open")
+            enter(tab, wrong)
             says(tab, answer)
+            assert not tab.locator(".ti-masks [data-part=room]").is_visible()  # nothing is painted under a wrong name
+        enter(tab, str(folder))
+        at(tab, "1 of 4: a.png (not saved yet)")
+        assert marks(tab) == ["unsaved", "masked", "", "masked"]
         press(tab, "next")
         at(tab, "b.png")
         press(tab, "next")
@@ -282,15 +290,101 @@ def test_what_cannot_be_opened_is_said(url: str, folder: Path) -> None:
         at(tab, "4 of 4: c.png")
 
 
+def test_a_first_picture_that_cannot_be_read_shows_nothing_in_its_place(url: str, folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "damaged"
+    other.mkdir()
+    (other / "1.png").write_bytes(b"no picture")
+    shutil.copy(folder / "a.png", other / "2.png")
+    with launch(1300, 1000) as tab:
+        heard = open_folder(tab, url, folder, "a.png (no mask)")
+        press(tab, "fill")
+        enter(tab, str(other))
+        says(tab, "1.png cannot be read")
+        says(tab, "Mend it, or move it out of the folder")
+        assert not tab.locator(".ti-masks [data-part=picture]").is_visible()
+        assert not tab.locator(CANVAS).is_visible()
+        assert tab.locator(".ti-masks [data-part=place]").inner_text() == ""
+        for name in ("save", "fill", "spread", "delete", "undo"):
+            assert tab.locator(f".ti-masks [data-do={name}]").is_disabled(), name
+        press(tab, "next")
+        at(tab, "2 of 2: 2.png (no mask)")
+        assert tab.locator(CANVAS).is_visible()
+        press(tab, "fill")
+        press(tab, "save")
+        says(tab, "Saved 2_att.png")
+        assert not list(folder.glob("a_att*"))
+        assert [each for each in heard if "ERR_NAME_NOT_RESOLVED" not in each] == []
+
+
+def test_a_mask_of_onetrainers_stays_one_when_it_is_deleted_brought_back_or_replaced(url: str, folder: Path) -> None:
+    before = greys(folder / "c-masklabel.png")
+    with launch(1300, 1000) as tab:
+        open_folder(tab, url, folder, "a.png (no mask)")
+        tab.click(".ti-masks-strip button >> nth=2")
+        at(tab, "c.png (c-masklabel.png)")
+        press(tab, "delete")
+        at(tab, "c.png (no mask)")
+        press(tab, "undo")
+        press(tab, "save")
+        says(tab, "Saved c-masklabel.png.")
+        assert (greys(folder / "c-masklabel.png") == before).all()
+        press(tab, "delete")
+        at(tab, "c.png (no mask)")
+        press(tab, "fill")
+        press(tab, "save")
+        says(tab, "Saved c-masklabel.png.")
+        assert (greys(folder / "c-masklabel.png") == 255).all()
+        press(tab, "invert")
+        stroke(tab, (20, 20))  # a draft of OneTrainer's, while somebody puts one of DreamArtist's there
+        shutil.copy(folder / "b_att.png", folder / "c_att.png")
+        enter(tab, str(folder))
+        at(tab, "a.png (no mask)")
+        tab.click(".ti-masks-strip button >> nth=2")
+        at(tab, "c.png (not saved yet)")
+        assert tab.get_by_text("its weights end at 1").is_visible()
+        press(tab, "save")
+        says(tab, "Saved c-masklabel.png.")
+        assert mask_files.kind_of(mask_files.mask_of(folder / "c.png")) == "-masklabel"
+        assert greys(folder / "c-masklabel.png")[20, 20] == 255
+        assert not list(folder.glob("c_att*"))
+
+
+def test_what_was_before_a_spread_is_kept_while_a_mask_is_retouched_and_not_when_it_is_painted_anew(
+    url: str, folder: Path
+) -> None:
+    before = folder / "b_att.unspread"
+    shutil.copy(folder / "b_att.png", before)
+    with launch(1300, 1000) as tab:
+        open_folder(tab, url, folder, "a.png (no mask)")
+        press(tab, "next")
+        at(tab, "b.png (b_att.png)")
+        stroke(tab, (90, 40))
+        press(tab, "clear")
+        press(tab, "undo")
+        press(tab, "save")
+        says(tab, "Saved b_att.png.")
+        assert before.exists()
+        press(tab, "clear")
+        for x in range(20, 65):  # more steps than can be taken back
+            stroke(tab, (x, 40))
+        press(tab, "save")
+        at(tab, "b.png (b_att.png)")
+        assert not before.exists()
+        assert (folder / "left out/masks/b_att.unspread").exists()
+
+
 def test_questions_that_the_script_would_not_ask_are_refused(tmp_path: Path, folder: Path) -> None:
     page = Page(TinyHost(tmp_path), Job())
-    asked = {"id": "1", "do": "save", "folder": str(folder), "name": "a.png"}
+    asked = {"id": "1", "do": "save", "folder": str(folder), "name": "a.png", "kind": "_att"}
     assert json.loads(mask_brush._answered(page, json.dumps({**asked, "do": "load"})))["width"] == WIDTH
+    whole = mask_files.packed(Image.new("L", (WIDTH, HEIGHT), 9))
     for wrong, reason in (
         ({"name": "../a.png"}, "no picture"),
         ({"name": None}, "not understood"),
         ({"do": "leave"}, "not understood"),
         ({"folder": "forbidden"}, "not for the page"),
+        ({"kind": "/../a_att", "greys": whole}, "expected one of _att"),
+        ({"kind": None, "greys": whole}, "not understood"),
         ({"greys": mask_files.packed(Image.new("L", (9, 9)))}, "found 81 greys"),
         ({"greys": "x" * mask_brush.MOST_ASKED}, "not understood"),
     ):

@@ -17,6 +17,7 @@ from test_page import entry, fill, says, show, status, step, until
 from test_standalone import opened, started
 
 from ti_trainer import formats
+from ti_trainer.commands.demo import CONFIG
 from ti_trainer.training.run import Run
 
 if TYPE_CHECKING:
@@ -63,14 +64,15 @@ def ticked(page: Page, name: str) -> bool:
     return page.locator(f"#ti_trainer_{name} input[type=checkbox]").is_checked()
 
 
-def refused(page: Page, name: str, message: str) -> None:
-    """Press Train: the message stands below its entry, and nothing starts."""
+def refused(page: Page, name: str, message: str, fold: str) -> None:
+    """Press Train: the message stands below its entry, where it is is said, and nothing starts."""
     page.click("#ti_trainer_train_start")
     error = page.locator(".ti-field-error:visible").get_by_text(message)
     error.wait_for()
     distance = error.bounding_box()["y"] - entry(page, f"train_{name}").bounding_box()["y"]
     assert 0 < distance < 180, f"beside {name}"
-    says(page, "train_said", "Nothing was started")
+    says(page, "train_said", f"Nothing was started.\nBelow, under {fold}: ")
+    says(page, "train_said", message)
     assert page.locator(".ti-field-error:visible").count() == 1
     assert status(page) == "idle"
 
@@ -79,19 +81,20 @@ def test_wrong_entries_have_their_messages_beside_them(page: Page) -> None:
     for title in ("DreamArtist", "Pixel loss"):
         unfold(page, title)
     page.locator("#ti_trainer_train_negative input").check()
-    refused(page, "negative", "There is no embedding 'my-thing-neg'")
+    refused(page, "negative", "There is no embedding 'my-thing-neg'", "DreamArtist")
     fill(page, "train_train_cfg_scale", "3-")
-    refused(page, "train_cfg_scale", "found '3-', expected a number such as 3, or LO-HI:shape")
+    refused(page, "train_cfg_scale", "found '3-', expected a number such as 3, or LO-HI:shape", "DreamArtist")
     fill(page, "train_train_cfg_scale", "3")
     page.locator("#ti_trainer_train_negative input").uncheck()
     fill(page, "train_discriminator", "/nowhere/judge.pt")
-    refused(page, "discriminator", "found /nowhere/judge.pt, expected a TorchScript file")
+    refused(page, "discriminator", "found /nowhere/judge.pt, expected a TorchScript file", "Pixel loss")
     fill(page, "train_discriminator", "")
     fill(page, "train_ema_rate", "2")
-    refused(page, "ema_rate", "EMA rate")
+    refused(page, "ema_rate", "EMA rate", "DreamArtist")
 
 
 def test_from_a_name_to_pictures_with_word_and_negative(page: Page, folder: Path) -> None:
+    says(page, "train_said", "teaches the tiny model the word my-thing")
     show(page, "Create embedding")
     fill(page, "create_name", "my-hero")
     fill(page, "create_init_text", "star")
@@ -102,6 +105,7 @@ def test_from_a_name_to_pictures_with_word_and_negative(page: Page, folder: Path
 
     show(page, "Train")
     until(lambda: entry(page, "train_name").input_value() == "my-hero")
+    until(lambda: not page.locator("#ti_trainer_train_said").inner_text())
     entry(page, "preset").click()
     page.locator("[role=option], .options .item").get_by_text("DreamArtist character").click()
     says(page, "preset_about", "A character from one picture")
@@ -148,4 +152,30 @@ def test_from_a_name_to_pictures_with_word_and_negative(page: Page, folder: Path
     show(page, "Generate")
     number(page, "generate_count", 1)
     page.click("#ti_trainer_generate_button")
-    page.locator("#ti_trainer_generate_pictures img").first.wait_for()
+    (drawn := page.locator("#ti_trainer_generate_pictures img")).wait_for()
+    gallery, picture = (each.bounding_box() for each in (page.locator("#ti_trainer_generate_pictures"), drawn))
+    assert picture["height"] > 300
+    assert gallery["y"] <= picture["y"]
+    assert picture["y"] + picture["height"] <= gallery["y"] + gallery["height"], "all of it is seen"
+    drawn.click()
+    page.locator("#ti_trainer_generate_pictures .preview img").first.wait_for()
+
+
+def test_the_preview_prompt_that_is_filled_in_suits_every_word() -> None:
+    assert "my-thing" not in CONFIG.preview_prompt
+    assert "[name]" in CONFIG.preview_prompt
+
+
+def test_the_welcome_goes_where_it_is_no_longer_true(page: Page) -> None:
+    said = page.locator("#ti_trainer_train_said")
+    for name in ("preset", "train_name"):
+        page.reload()
+        says(page, "train_said", "All is filled in for a first try")
+        if name == "preset":
+            assert "All other options go back to their defaults" in page.locator("#ti_trainer_tabs").inner_text()
+            entry(page, name).click()
+            page.locator("[role=option], .options .item").get_by_text("object").first.click()
+        else:
+            fill(page, name, "other")
+            entry(page, name).press("Enter")
+        until(lambda: not said.inner_text())

@@ -131,6 +131,7 @@ def test_names_are_checked_as_they_are_typed_and_a_new_word_is_chosen(served: Se
         says(page, "create_about_text", "4 tokens, but only 2 vectors")
         page.click("#ti_trainer_create_button")
         says(page, "create_outcome", "Created my-cat with 2 vectors")
+        assert not page.locator("#ti_trainer_create_about_name").first.inner_text(), "it is free no longer"
         show(page, "Train")
         until(lambda: entry(page, "train_name").input_value() == "my-cat")
         assert (served.folder / "embeddings" / "my-cat.safetensors").is_file()
@@ -154,8 +155,10 @@ def test_wrong_entries_get_their_messages_and_nothing_starts(served: Served) -> 
         page.click("#ti_trainer_train_start")
         for message in ("Choose an embedding", "does not exist", "cannot be read at 'fast'"):
             page.locator(".ti-field-error").get_by_text(message).first.wait_for()
-        says(page, "train_said", "Nothing was started")
+        says(page, "train_said", "Nothing was started: see the messages above.")
         assert status(page) == "idle"
+        choose(page, "train_name", "x-word")
+        until(lambda: not page.locator("#ti_trainer_train_said").first.inner_text())
         assert not (served.folder / "logs").exists()
 
 
@@ -166,9 +169,18 @@ def test_a_look_at_the_data_set_shows_pictures_warnings_and_tokens(served: Serve
         page.click("#ti_trainer_train_check")
         says(page, "look_found", "6 of 24 x 24")
         page.locator("#ti_trainer_look_pictures img").nth(5).wait_for()
+        assert "DreamArtist" not in page.locator("#ti_trainer_look_found").first.inner_text()
         page.get_by_text("Ten prompts as they will be fed").first.click()
         page.locator("#ti_trainer_look_prompts .ti-embedding").nth(19).wait_for()
         assert "<b>bold</b>" in page.locator("#ti_trainer_look_prompts .ti-prompt").first.inner_text()
+        word = served.folder / "embeddings" / "x-word.safetensors"
+        word.with_stem("x-word-neg").write_bytes(word.read_bytes())
+        page.click("#ti_trainer_train_check")
+        says(page, "look_found", "x-word-neg is there, but 'Train with DreamArtist' is off: x-word alone is trained.")
+        page.locator(".label-wrap").get_by_text("DreamArtist", exact=True).locator("visible=true").click()
+        page.locator("#ti_trainer_train_negative input[type=checkbox]").check()
+        page.click("#ti_trainer_train_check")
+        page.locator("#ti_trainer_look_found").get_by_text("is off").wait_for(state="detached")
 
 
 def test_a_run_is_watched_paused_resumed_and_kept(served: Served) -> None:

@@ -21,7 +21,7 @@ CONFIG = TrainConfig(
     precision="fp32",
     preview_every=100,
     save_every=200,
-    preview_prompt=f"a photo of {NAME} on grass",
+    preview_prompt="a photo of [name] on grass",
 )
 
 

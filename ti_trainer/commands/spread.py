@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ti_trainer.commands.common import add_host_arguments, host_of
 from ti_trainer.data.attention_spread import spread_folder
+from ti_trainer.wording import counted
 
 HELP = "spread the masks of a folder, a_att.png, over what belongs to what was painted, by the attention of the model's VAE"
 
@@ -28,5 +29,6 @@ def run(args: argparse.Namespace) -> int:
     for mask in spread_folder(args.folder, host_of(args).open_model, tell, again=args.again):
         print(f"{mask} was spread.")
         count += 1
-    print(f"{count} masks were spread; what they were is kept beside them, in files that end in .unspread.")
+    kept = "what was there before is kept beside, in a file that ends in .unspread for each."
+    print(f"{counted(count, 'mask')} {'was' if count == 1 else 'were'} spread; {kept}" if count else "No mask was spread.")
     return 0

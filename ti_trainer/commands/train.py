@@ -14,16 +14,18 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ti_trainer import presets
+from ti_trainer import formats, presets
 from ti_trainer.commands import INTERRUPTED, PROGRAM
 from ti_trainer.commands.common import add_host_arguments, host_of
 from ti_trainer.commands.terminal import add_options, given_options, interruptible
 from ti_trainer.config import SECTIONS, TrainConfig, options
+from ti_trainer.embedding import averaged_name, negative_name
 from ti_trainer.errors import ConfigError, LostProcessError, StoppedError, TITrainerError
 from ti_trainer.training.processes import Processes, joined
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Controls, Result, Session
 from ti_trainer.training.trainer import Event, StepDone, Trainer
+from ti_trainer.wording import counted
 
 HELP = "teach an embedding what is in a folder of pictures"
 SAME_PRESS_S = 3.0  # of several processes one may hear of one Ctrl-C twice: from the terminal and from torchrun
@@ -139,20 +141,34 @@ def report(result: Result) -> None:
     """Say what was written where."""
     step, run_folder = result.embedding.step, result.run.path
     what = "Stopped" if result.reason == "interrupted" else "Done"
-    print(f"{what} after step {step}, on {result.num_images} pictures.")
+    print(f"{what} after step {step}, on {counted(result.num_images, 'picture')}.")
     print(f"  embedding      {result.embedding_file}")
     if result.negative_file:
         print(f"  negative       {result.negative_file}")
-    for _, copy in result.run.copies(averaged=True)[-1:]:
-        print(f"  moving average {copy}")
+    averaged = _averaged(result)
+    for label, copy in zip(("moving average", "its negative"), averaged, strict=False):
+        print(f"  {label:<14} {copy}")
     for label, name in (("loss curve", "loss.png"), ("before, after", "before_after.png")):
         if (run_folder / name).is_file():
             print(f"  {label:<14} {run_folder / name}")
     print(f"  all of the run {run_folder}")
+    if averaged:
+        print("To use the moving average:")
+    for copy, file in averaged.items():
+        name = f' --name "{file.stem}"' if file.stem != formats.read(copy).name else ""
+        print(f'  {PROGRAM} convert "{copy}" "{file}"{name}')
     if result.reason == "interrupted":
         name, images = result.embedding.name, result.run.settings()["images"]
         print(f'Go on with: {PROGRAM} train "{name}" --images "{images}" --resume')
         print("and --model and the folders as before, where you gave any.")
+
+
+def _averaged(result: Result) -> dict[Path, Path]:
+    """The last copy of the moving average, that of the negative after it, and where they can be used as words."""
+    copies = [copy for _, copy in result.run.copies(averaged=True)[-1:]]
+    copies += [negative for copy in copies if (negative := result.run.negative_of(copy))]
+    word, folder = averaged_name(result.embedding.name), result.embedding_file.parent
+    return {copy: folder / f"{name}.safetensors" for copy, name in zip(copies, (word, negative_name(word)), strict=False)}
 
 
 @dataclass

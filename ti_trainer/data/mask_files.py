@@ -8,14 +8,15 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
 
-from ti_trainer.data.masks import masks_beside, read_mask
-from ti_trainer.data.pictures import ATTENTION, LEFT_OUT, MASKS, find_images, is_image, upright, upright_size
+from ti_trainer.data.masks import mark_of, masks_beside, read_mask
+from ti_trainer.data.pictures import ATTENTION, LEFT_OUT, MASKS, UNSPREAD, find_images, is_image, upright, upright_size
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import atomic
 
@@ -39,7 +40,7 @@ def mask_of(picture: Path) -> Path | None:
 
 def kind_of(mask: Path | None) -> str:
     """How its name ends, one of MASKS, which says what its greys mean; that of a new one if there is none yet."""
-    return next((kind for kind in MASKS if mask is not None and mask.stem.endswith(kind)), ATTENTION)
+    return mark_of(mask.stem if mask else "") or ATTENTION
 
 
 def size_of_mask(picture: Path) -> tuple[int, int]:
@@ -92,25 +93,35 @@ def unpacked(text: str, size: tuple[int, int]) -> Image.Image:
     return Image.frombytes("L", size, greys)
 
 
-def save_mask(picture: Path, mask: Image.Image) -> Path:
-    """Write it beside its picture, of the kind that it had before; where it lies.
+def save_mask(picture: Path, mask: Image.Image, kind: str, *, anew: bool = False) -> Path:
+    """Write it beside its picture, its greys being those of this kind, one of MASKS; where it lies.
 
-    A mask in another format is taken away, or it would count instead. ConfigError for one that marks nothing.
+    Masks of another kind or in another format are taken away, or they would count instead. So is what masks were before
+    they were spread, unless this is one of those, retouched: not painted `anew`, nor where there was none of its kind.
+    ConfigError for an unknown kind, and for a mask that marks nothing.
     """
+    if kind not in MASKS:
+        message = f"Mask: found the kind {kind!r}, expected one of {', '.join(MASKS)}: reload the page."
+        raise ConfigError(message)
     if not mask.getbbox():
         message = "Nothing is marked: paint where the picture shall count. Without a mask it counts all over: Delete mask."
         raise ConfigError(message)
-    kind = kind_of(mask_of(picture))
+    before = _masks(picture)
     path = picture.with_name(f"{picture.stem}{kind}.png")
     with atomic(path) as new:
         mask.convert("L").save(new, "PNG")
-    _keep(each for each in _masks(picture) if each.stem == path.stem and each != path)
+    _keep(each for each in before if each != path)
+    retouched = not anew and path.stem in {each.stem for each in before}
+    _keep(each for each in _unspread(picture) if not (retouched and each.stem.startswith(path.stem)))
     return path
 
 
 def take_away(picture: Path) -> list[Path]:
-    """Move all masks of a picture to the sub-folder "left out/masks", where nothing is overwritten; where they are now."""
-    return _keep(_masks(picture))
+    """Move all masks of a picture to the sub-folder "left out/masks", where nothing is overwritten; where they are now.
+
+    What they were before they were spread goes with them, or a new mask would be taken for one that was.
+    """
+    return _keep(_masks(picture) + _unspread(picture))
 
 
 def _capped(picture: tuple[int, int]) -> tuple[int, int]:
@@ -121,6 +132,13 @@ def _capped(picture: tuple[int, int]) -> tuple[int, int]:
 def _masks(picture: Path) -> list[Path]:
     stems = {picture.stem + kind for kind in MASKS}
     return [path for path in sorted(picture.parent.iterdir()) if path.stem in stems and is_image(path)]
+
+
+def _unspread(picture: Path) -> list[Path]:
+    """a_att.unspread, a_att-2.unspread, ..."""
+    stems = {picture.stem + kind for kind in MASKS}
+    files = (path for path in sorted(picture.parent.iterdir()) if path.suffix == UNSPREAD)
+    return [path for path in files if re.sub(r"-\d+$", "", path.stem) in stems]
 
 
 def _keep(masks: Iterable[Path]) -> list[Path]:

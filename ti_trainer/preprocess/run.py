@@ -27,6 +27,7 @@ from ti_trainer.preprocess.pictures import Result, results
 from ti_trainer.preprocess.pool import work_off
 from ti_trainer.preprocess.tags import merged
 from ti_trainer.preprocess.worker import DEBUG_FOLDER
+from ti_trainer.wording import counted
 
 CAPTIONS_IN_VAIN = 5  # one after the other: then something is wrong with all of them
 Caption = Callable[[Image.Image], str]
@@ -49,16 +50,16 @@ class Summary:
 
     def lines(self) -> list[str]:
         """For people: what was done, without the reasons of what failed."""
-        made = f"{self.photos} photos became {self.pictures} pictures in {self.seconds:.0f} s"
+        made = f"{counted(self.photos, 'photo')} became {counted(self.pictures, 'picture')} in {self.seconds:.0f} s"
         counts = {"a caption": self.captions, "a mask": self.masks}
         said = [", ".join([made, *(f"{count} with {what}" for what, count in counts.items() if count)]) + "."]
         if self.done_before:
-            said.append(f"{self.done_before} photos had been done before, with the same options.")
+            said.append(f"{counted(self.done_before, 'photo')} had been done before, with the same options.")
         if self.kept:
             more = f" and {len(self.kept) - 5} more" if len(self.kept) > 5 else ""
             said.append(f"As you changed or left them: {', '.join(self.kept[:5])}{more}.")
         if self.failed:
-            said.append(f"{len(self.failed)} files could not be used.")
+            said.append(f"{counted(len(self.failed), 'file')} could not be used.")
         return said
 
 
@@ -124,14 +125,17 @@ class Preprocessing:
     def preview(self, count: int) -> Iterator[tuple[Path, list[Result], str]]:
         """The first photos with what would become of them, and a caption or what is wrong; nothing is written."""
         photos = self.check()[:count]
+        source, masks = self.source.resolve(), self._masks(photos)
         finder = faces.load(self.face_models)[0] if self.config.resize == "focal" else None
         with self.captioning() if self.captioning else nullcontext() as caption:
             for path in photos:
-                yield path, *self._previewed(path, finder, caption)
+                yield path, *self._previewed(path, masks.get(source / path.relative_to(self.source)), finder, caption)
 
-    def _previewed(self, path: Path, finder: faces.Faces | None, caption: Caption | None) -> tuple[list[Result], str]:
+    def _previewed(
+        self, path: Path, mask: Mask | None, finder: faces.Faces | None, caption: Caption | None
+    ) -> tuple[list[Result], str]:
         try:
-            made = results(path, self.config, finder)
+            made = results(path, self.config, finder, mask and mask.path)
             return made, self._caption(path, made[-1].picture, caption)
         except Exception as error:  # a damaged file provokes anything
             return [], str(error) or type(error).__name__
@@ -142,8 +146,7 @@ class Preprocessing:
         summary, ledger = Summary(), Ledger.of(self.destination)
         ledger.tidy()
         common, tasks = self._settings(), []
-        source = self.source.resolve()
-        masks = masks_of((source / path.relative_to(self.source) for path in photos), source, self._masks_folder)
+        masks = self._masks(photos)
         for path, entry in ledger.enter(self._entered(photos, summary)).items():
             mask = masks.get(path)
             settings = common + self._caption_stamp(path) + (mask.stamp() if mask else "")
@@ -269,6 +272,11 @@ class Preprocessing:
         if existing and action == "copy":
             return existing
         return merged(existing, caption(picture) if caption and picture else "", action)
+
+    def _masks(self, photos: list[Path]) -> dict[Path, Mask]:
+        """Of photos by their paths as `_entered` has them."""
+        source = self.source.resolve()
+        return masks_of((source / path.relative_to(self.source) for path in photos), source, self._masks_folder)
 
     @property
     def _masks_folder(self) -> Path | None:

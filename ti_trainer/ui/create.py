@@ -17,6 +17,7 @@ from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import facts, notice
 from ti_trainer.ui.train import trainable
+from ti_trainer.wording import counted
 
 ABOUT_CARDS = (
     "A card from a DreamArtist run carries the word and its negative. The WebUI reads one embedding of a picture, the word: "
@@ -30,6 +31,7 @@ class Create:
 
     button: Any
     inputs: list[Any]
+    about_name: Any
     outcome: Any
 
 
@@ -106,12 +108,12 @@ def panel(page: Page) -> Create:
         listen(each.change, lambda *given: about_the_text(page, *given), [init_text, num_vectors], [about_text])
     listen(look.click, lambda: survey(page), [], [skipped], show_progress="minimal")
     listen(take.click, lambda: negatives_taken_out(page), [], [taken], show_progress="minimal")
-    return Create(button, inputs, outcome)
+    return Create(button, inputs, about_name, outcome)
 
 
 def wire(page: Page, created: Create, chosen: Any) -> None:
     """Create when the button is pressed, and choose it in the Train panel's list `chosen`."""
-    outputs = [created.outcome, chosen]
+    outputs = [created.outcome, chosen, created.about_name]
     listen(created.button.click, lambda *given: outcome_of(page, *given), created.inputs, outputs, show_progress="minimal")
 
 
@@ -143,7 +145,8 @@ def create(
 def said_of(path: Path, init_text: str, num_vectors: float) -> str:
     """What was created, for people."""
     start = f"as {init_text!r}" if init_text else "at zero"
-    return f"Created {path.stem} with {int(num_vectors)} vectors, which begin {start}: {path}."
+    vectors = counted(int(num_vectors), "vector")
+    return f"Created {path.stem} with {vectors}, which begin{'s' * (num_vectors == 1)} {start}: {path}."
 
 
 def outcome_of(
@@ -155,16 +158,16 @@ def outcome_of(
     negative_vectors: float | None,
     negative_text: str,
 ) -> list[Any]:
-    """What came of it, and the Train panel's list with the new word chosen."""
+    """What came of it, the Train panel's list with the new word chosen, and that nothing is left to say about the name."""
     try:
         path = create(page, name, init_text, num_vectors, overwrite, negative_vectors, negative_text)
     except (TITrainerError, OSError) as error:
-        return [notice("error", str(error)), gr.update()]
+        return [notice("error", str(error)), gr.update(), gr.update()]
     said = f"{said_of(path, init_text, num_vectors)} It is chosen on the Train page."
     if negative_vectors:
         negative = negative_name(path.stem)
         said += f" {negative} is there, too: tick Train with DreamArtist."
-    return [notice("good", said), gr.update(choices=trainable(page), value=path.stem)]
+    return [notice("good", said), gr.update(choices=trainable(page), value=path.stem), ""]
 
 
 def about_the_name(page: Page, name: str, overwrite: bool) -> str:
@@ -195,10 +198,10 @@ def about_the_text(page: Page, text: str, num_vectors: float | None) -> str:
         return notice("error", str(error))
     if not tokens:
         return notice("info", "No token: the vectors begin at zero, and learning takes longer.")
-    said = "1 token" if tokens == 1 else f"{tokens} tokens"
+    said, vectors = counted(tokens, "token"), counted(num_vectors, "vector")
     if tokens > num_vectors:
-        return notice("warning", f"{said}, but only {num_vectors} vectors: some words are left out.")
-    return notice("info", said if tokens == num_vectors else f"{said} for {num_vectors} vectors: tokens are repeated.")
+        return notice("warning", f"{said}, but only {vectors}: some words are left out.")
+    return notice("info", said if tokens == num_vectors else f"{said} for {vectors}: tokens are repeated.")
 
 
 def survey(page: Page) -> str:
@@ -210,7 +213,7 @@ def survey(page: Page) -> str:
     cannot = [(each.path.name, each.reason) for each in found if each.embedding is None and not _is_picture(each)]
     usable = sum(each.embedding is not None for each in found)
     if not cannot:
-        return notice("good", f"All {usable} embeddings can be used with {page.host.describe()}.")
+        return notice("good", f"All can be used with {page.host.describe()}: {counted(usable, 'embedding')}.")
     return notice("info", f"{usable} can be used, {len(cannot)} cannot:") + facts(cannot)
 
 

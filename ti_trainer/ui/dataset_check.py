@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ti_trainer import embeddings_dir
+from ti_trainer.config import TrainConfig, options
 from ti_trainer.data.look import Look, look
 from ti_trainer.data.prompts import load_template
+from ti_trainer.embedding import negative_name
 from ti_trainer.errors import TITrainerError
 from ti_trainer.model import DiffusionModel, check_fits
 from ti_trainer.prompts import PLACEHOLDER_ID, TokenizedPrompt
@@ -18,6 +21,7 @@ from ti_trainer.training.data_sets import subsets_of
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.render import Token, facts, notice, prompt_table
 from ti_trainer.ui.train import TrainForm
+from ti_trainer.wording import counted
 
 
 def panel(form: TrainForm) -> Any:
@@ -44,14 +48,15 @@ def panel(form: TrainForm) -> Any:
             return [gr.update(visible=True), notice("error", message), gr.update(value=[]), "", *refusals]
 
         if wrong:
-            return refused("First mend what is marked on the left.")
+            said = "First mend what is marked on the left."
+            return refused("\n".join([said, *(f"Under {each}" for each in form.folded(wrong))]))
         host, config = form.page.host, form.form.config(values)
         try:
             embedding, _ = embeddings_dir.load(host.embeddings_dir, name)
             model = host.open_model()  # only its tokenizer is needed: a run may hold it in another precision
             check_fits(model, embedding)
             template = load_template(config.template, host.template_dirs)
-            told: list[str] = []
+            told = _about_the_negative(host.embeddings_dir, name, config)
             subsets = subsets_of(host, images, told.append)
             seen = look(subsets, template, config, model, name, embedding.vectors)
         except (TITrainerError, OSError) as error:
@@ -77,10 +82,19 @@ def described(seen: Look, told: Sequence[str] = ()) -> str:
     return (warnings or notice("good", "Nothing to complain about.")) + facts(rows)
 
 
+def _about_the_negative(embeddings: Path, name: str, config: TrainConfig) -> list[str]:
+    """A warning if the word has one that would not be trained."""
+    negative = negative_name(name)
+    if config.negative or embeddings_dir.find(embeddings, negative) is None:
+        return []
+    label = next(option.label for option in options() if option.name == "negative")
+    return [f"{negative} is there, but '{label}' is off: {name} alone is trained."]
+
+
 def _listed(sizes: Sequence[tuple[tuple[int, int], int]]) -> str:
     """How many pictures there are of each, the most frequent ones first."""
     named = ", ".join(f"{number} of {width} x {height}" for (width, height), number in sizes[:6])
-    return named + (f" and {len(sizes) - 6} other sizes" if len(sizes) > 6 else "")
+    return named + (f" and {counted(len(sizes) - 6, 'other size')}" if len(sizes) > 6 else "")
 
 
 def _chunks(prompt: TokenizedPrompt, model: DiffusionModel) -> list[list[Token]]:

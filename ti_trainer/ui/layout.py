@@ -76,7 +76,7 @@ def build(page: Page) -> gr.Blocks:
         listen(begun.then, lambda: gr.update(visible=False), [], [look], js=NOW)
         listen(shelf.continued.then, None, js=NOW)
         listen(made_set.begun.then, None, js=NOW)
-        preprocess.lead_on(made_set, form, (editor.folder, checked.folder, masked), TO_TAB)
+        preprocess.lead_on(made_set, form, (editor.folder, checked.folder), masked, TO_TAB)
         _used(page, seen, page.txt2img or drawing.fields)
         listen(seen["open_run"].click, lambda: _opened(page), [], [shelf.chosen], js=TO_TAB.format("Runs"))
     return made

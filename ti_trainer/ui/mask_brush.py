@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,16 @@ AT_ONCE = 40  # thumbnails in an answer; the page asks for the next when it has 
 MOST_ASKED = 6 << 20  # characters of a question: a mask of 1024 x 1024 greys that are all noise has 1.4 million
 
 
-def panel(page: Page) -> Any:
-    """Put it here; the field for the folder, for other panels to fill in."""
+@dataclass(frozen=True)
+class MaskBrush:
+    """What other panels need of this one: to fill in a folder, and to have it opened at an event of theirs."""
+
+    folder: Any
+    opens_at: Callable[[Callable[..., Any]], None]
+
+
+def panel(page: Page) -> MaskBrush:
+    """Put it here."""
     with gr.Row(elem_classes=["ti-lined-up"]):
         folder = gr.Textbox(
             label="Data set directory",
@@ -50,14 +59,18 @@ def panel(page: Page) -> Any:
         boxes = {name: gr.Textbox(value="", max_lines=1, elem_id=f"ti_trainer_masks_{name}") for name in names}
     for each in (folder, *boxes.values()):
         unsaved(each)
-    for event in (start.click, folder.submit):
+
+    def opens_at(event: Callable[..., Any]) -> None:
         heard = listen(event, partial(_opened, page), [folder], [boxes["opened"]])
         listen(heard.then, None, [boxes["opened"]], js="(said) => { window.tiTrainerMasks.opened(said); }")
+
+    for event in (start.click, folder.submit):
+        opens_at(event)
     for name in ("asked", "asked_long"):  # what takes long goes through the queue
         asked = boxes[name]
         heard = listen(asked.change, partial(_answered, page), [asked], [boxes["answer"]], queue=name == "asked_long")
         listen(heard.then, None, [boxes["answer"]], js="(said) => { window.tiTrainerMasks.answered(said); }")
-    return folder
+    return MaskBrush(folder, opens_at)
 
 
 def _opened(page: Page, folder: str) -> str:
@@ -73,6 +86,8 @@ def _opened(page: Page, folder: str) -> str:
 
 def _answered(page: Page, asked: str) -> str:
     """What the page is told: the question's own number, and the answer or, in HTML, why there is none."""
+    if not asked:  # gradio 6 passes on that it has made the box
+        return ""
     number = ""
     try:
         question = _question(asked)
@@ -91,7 +106,7 @@ def _question(asked: str) -> Mapping[str, Any]:
         question = json.loads(asked) if len(asked) <= MOST_ASKED else None
     except ValueError as error:
         raise ConfigError(message) from error
-    texts = ("id", "do", "folder", "name", "greys")
+    texts = ("id", "do", "folder", "name", "kind", "greys")
     if not isinstance(question, dict) or not all(isinstance(question.get(each, ""), str) for each in texts):
         raise ConfigError(message)
     question = {**dict.fromkeys(texts, ""), **question}
@@ -127,7 +142,8 @@ def _loaded(_page: Page, folder: Path, question: Mapping[str, Any]) -> Answer:
 
 def _saved(_page: Page, folder: Path, question: Mapping[str, Any]) -> Answer:
     path = mask_files.picture_of(folder, question["name"])
-    mask = mask_files.save_mask(path, mask_files.unpacked(question["greys"], mask_files.size_of_mask(path)))
+    painted = mask_files.unpacked(question["greys"], mask_files.size_of_mask(path))
+    mask = mask_files.save_mask(path, painted, question["kind"], anew=question.get("anew") is True)
     return {"mask": mask.name, "said": notice("good", f"Saved {mask.name}.")}
 
 
@@ -158,7 +174,8 @@ def _readable(path: Path) -> Image.Image:
     try:
         return mask_files.to_paint_on(path)
     except Exception as error:  # a damaged file provokes anything
-        message = f"{path.name} cannot be read: {str(error).replace(str(path), path.name) or type(error).__name__}."
+        reason = str(error).replace(str(path), path.name) or type(error).__name__
+        message = f"{path.name} cannot be read: {reason}. Mend it, or move it out of the folder."
         raise DatasetError(message) from error
 
 

@@ -66,6 +66,7 @@ PAGER = _button("previous", "◀ Previous") + '<span data-part="place"></span>' 
 CANVAS = f"""<div class="ti-masks">
 <div data-part="said">{notice("info", WELCOME)}</div>
 <div class="ti-masks-room" data-part="room" hidden>
+<div class="ti-subdued ti-masks-hint" data-part="folder" style="overflow-wrap: anywhere"></div>
 <div class="ti-masks-strip" data-part="strip"></div>
 <div class="ti-masks-desk">
 <div class="ti-masks-left">

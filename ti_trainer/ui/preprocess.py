@@ -18,6 +18,7 @@ from ti_trainer.preprocess.config import SECTIONS, PreprocessConfig, options
 from ti_trainer.preprocess.run import Preprocessing
 from ti_trainer.ui.form import typed
 from ti_trainer.ui.gradio_compat import listen, unsaved
+from ti_trainer.ui.mask_brush import MaskBrush
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.preprocess_watch import NEXT, row
 from ti_trainer.ui.render import notice, progress
@@ -184,10 +185,10 @@ def face_models(page: Page) -> list[Path]:
     return [faces.FOLDER, *page.host.face_models]
 
 
-def lead_on(made: Preprocess, form: TrainForm, folders: tuple[Any, Any, Any], to_tab: str) -> None:
+def lead_on(made: Preprocess, form: TrainForm, fields: tuple[Any, Any], masks: MaskBrush, to_tab: str) -> None:
     """Where to go from a data set that was made: its folder is filled in there, and its sizes to train on.
 
-    `folders` are the fields of the captions, the check and the masks.
+    `fields` are those of the captions and the check for a folder. That of the masks is opened, too.
     """
 
     def folder() -> str:
@@ -202,14 +203,17 @@ def lead_on(made: Preprocess, form: TrainForm, folders: tuple[Any, Any, Any], to
         return [folder(), config.width, config.height, config.resize in ("auto-size", "buckets", "keep")]
 
     filled = [form.images, *(form.form.widgets[name] for name in ("width", "height", "buckets"))]
-    captions, check, masks = folders
+    captions, check = fields
+    filled_in = {}
     for name, label, fn, outputs in (
         ("to_captions", "Edit captions", folder, [captions]),
         ("to_check", "Check pictures", folder, [check]),
-        ("to_masks", "Paint masks", folder, [masks]),
+        ("to_masks", "Paint masks", folder, [masks.folder]),
         ("to_train", "Train", to_train, filled),
     ):
-        listen(listen(made.parts[name].click, fn, [], outputs).then, None, js=to_tab.format(label))
+        filled_in[name] = listen(made.parts[name].click, fn, [], outputs)
+        listen(filled_in[name].then, None, js=to_tab.format(label))  # in gradio 3 nothing follows what is only js
+    masks.opens_at(filled_in["to_masks"].then)
 
 
 def _widget(option: Option, page: Page) -> tuple[Any, Any]:

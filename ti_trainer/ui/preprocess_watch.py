@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from ti_trainer.preprocess.job import Snapshot
 from ti_trainer.preprocess.pictures import Result
@@ -21,6 +22,7 @@ NEXT = {
     "to_train": "Train on it",
 }
 SHOWN_FAILED, PREVIEW_PX = 20, 264
+MASK = "what counts"  # white places most
 
 
 def news(page: Page) -> dict[str, tuple[Any, Any]]:
@@ -46,16 +48,23 @@ def news(page: Page) -> dict[str, tuple[Any, Any]]:
 
 
 def row(path: Path, results: Sequence[Result], said: str) -> str:
-    """A photo and what it becomes, beside each other; below its caption, or what is wrong with it."""
+    """A photo and what it becomes, each with its mask, beside each other; below its caption, or what is wrong with it."""
     if not results:
         return notice("warning", f"{path.name} would be left out: {said}")
     items = [(path.name, address(path, PREVIEW_PX))]
     for each in results:
         what = "how the crop was found" if each.is_debug else f"{each.picture.width} x {each.picture.height}"
-        small = each.picture.convert("RGB")
-        small.thumbnail((PREVIEW_PX, PREVIEW_PX))
-        items.append((what + (", flipped" if each.flipped else ""), address_of(small)))
+        flipped = ", flipped" if each.flipped else ""
+        items.append((what + flipped, _address(each.picture)))
+        if each.mask:
+            items.append((MASK + flipped, _address(each.mask)))
     return pictures(items) + (facts([("Caption", said)]) if said else "")
+
+
+def _address(picture: Image.Image) -> str:
+    small = picture.convert("RGB")
+    small.thumbnail((PREVIEW_PX, PREVIEW_PX))
+    return address_of(small)
 
 
 def _result(now: Snapshot) -> str:

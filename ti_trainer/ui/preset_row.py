@@ -34,7 +34,7 @@ def put(page: Page) -> Row:
         value=NOTHING,
         label="Preset",
         info="Options as the guides advise for a person, a style or an object, for DreamArtist with a single picture, or "
-        "those that you saved.",
+        "those that you saved. All other options go back to their defaults.",
         elem_id="ti_trainer_preset",
     )
     return Row(unsaved(preset), gr.HTML(elem_id="ti_trainer_preset_about"))

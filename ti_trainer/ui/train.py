@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from ti_trainer.files import entered_path
 from ti_trainer.training.data_sets import subsets_of
 from ti_trainer.training.session import Session
 from ti_trainer.ui import folder_rows, preset_row
-from ti_trainer.ui.form import FIRST, Form, starting_values, typed
+from ti_trainer.ui.form import FIRST, Form, offered, starting_values, typed
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice
@@ -97,6 +99,11 @@ class TrainForm:
         """Updates of `errors`: each message beside its entry."""
         return [error_update(wrong.get(each)) for each in ("name", "images", *self.form.slots)]
 
+    def folded(self, wrong: dict[str, str]) -> list[str]:
+        """What is wrong where it may be folded away: the title that it stands under, and the message."""
+        folds = {each.name: _title(each.section) for each in offered(self.page.host) if each.name not in FIRST}
+        return [f"{folds[name]}: {message}" for name, message in wrong.items() if name in folds]
+
 
 def panel(page: Page) -> TrainForm:
     """Lay it out; the first screen is a whole first run."""
@@ -135,8 +142,8 @@ def panel(page: Page) -> TrainForm:
         begin = gr.Button("Train Embedding", variant="primary", elem_id="ti_trainer_train_start")
     borrow = None
     folder_rows.panel(page, images)
-    for section, title in SECTIONS.items():
-        with gr.Accordion("More on training" if section == "training" else title, open=False):
+    for section in SECTIONS:
+        with gr.Accordion(_title(section), open=False):
             if section == "previews" and page.txt2img:
                 borrow = unsaved(gr.Checkbox(value=False, label=BORROWED, elem_id="ti_trainer_train_borrow"))
             form.put_section(section)
@@ -146,7 +153,18 @@ def panel(page: Page) -> TrainForm:
     listen(refresh.click, lambda: gr.update(choices=trainable(page)), [], [name])
     form.listen_as_typed()
     preset_row.wire(page, row, form)
+    _listen_for_others(page, said, {"name": name, "images": images, "preset": row.preset})
     return TrainForm(page, form, name, name_error, images, images_error, borrow, row, said, check, begin)
+
+
+def _listen_for_others(page: Page, said: Any, chosen: Mapping[str, Any]) -> None:
+    """What was said of one embedding, data set or preset is taken away when another one is chosen."""
+    start = page.prefilled
+    first = {"name": start.name, "images": str(start.images), "preset": preset_row.NOTHING} if start else {}
+    for what, widget in chosen.items():
+        # In the browser, at once: an answer from here could come after that to Train. Not for what stands there at first.
+        js = f"(now, said) => now === {json.dumps(first.get(what))} ? said : ''"
+        listen(widget.change, None, [widget, said], [said], js=js)
 
 
 def trainable(page: Page) -> list[str]:
@@ -170,8 +188,15 @@ def start(form: TrainForm, *given: Any) -> list[Any]:
         except (TITrainerError, OSError) as error:
             said = notice("error", str(error))
     if wrong:
-        said = notice("error", "Nothing was started: see the messages above." + _folded(form, wrong))
+        below = form.folded(wrong)
+        said = "Nothing was started" + (": see the messages above." if len(below) < len(wrong) else ".")
+        said = notice("error", "\n".join([said, *(f"Below, under {each}" for each in below)]))
     return [said or _about_previews(name, values.get("preview_prompt", "")), *form.refusals(wrong)]
+
+
+def _title(section: str) -> str:
+    """Of the part of the form that a section of options is folded into."""
+    return "More on training" if section == "training" else SECTIONS[section]
 
 
 def _about_previews(name: str, prompt: str) -> str:
@@ -181,9 +206,3 @@ def _about_previews(name: str, prompt: str) -> str:
     return notice(
         "warning", f"The preview prompt contains neither {NAME} nor {name}: previews will not show what is learned."
     )
-
-
-def _folded(form: TrainForm, wrong: dict[str, str]) -> str:
-    """Where to look for what is folded away."""
-    hidden = [name for name in wrong if name in form.form.slots and name not in FIRST]
-    return " Also " + "; ".join(wrong[name] for name in hidden) if hidden else ""

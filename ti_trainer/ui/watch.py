@@ -162,16 +162,18 @@ def _result(now: Snapshot) -> str:
     said = notice("warning", now.message)
     if now.result is None or now.status not in SAYS:
         return said
-    result, run = now.result, now.run.path
-    files = (("Loss curve", run / "loss.png"), ("Before and after", run / "before_after.png"))
+    result, run = now.result, now.result.run
+    averaged = [copy for _, copy in run.copies(averaged=True)[-1:]]
+    files = (("Loss curve", run.path / "loss.png"), ("Before and after", run.path / "before_after.png"))
     rows = [
         ("Embedding", result.embedding_file),
         *((("Negative", result.negative_file),) if result.negative_file else ()),
-        *(("Moving average", copy) for _, copy in result.run.copies(averaged=True)[-1:]),
+        *(("Moving average", copy) for copy in averaged),
+        *(("Its negative", negative) for copy in averaged if (negative := run.negative_of(copy))),
         ("Step", result.embedding.step),
         ("Pictures", result.num_images),
         *((label, file) for label, file in files if file.is_file()),
-        ("All of the run", run),
+        ("All of the run", run.path),
     ]
     sides = (now.previews[0], now.previews[-1]) if len(now.previews) > 1 else ()
     before_after = pictures([(f"step {step}", address(path)) for step, path in sides])
