@@ -18,6 +18,7 @@ from ti_trainer.errors import ModelError
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers import folder, single_file
 from ti_trainer.hosts.diffusers.attention import Float32Attention, needs_fp32_attention
+from ti_trainer.hosts.diffusers.convolution import prefer_products
 from ti_trainer.hosts.diffusers.kinds import kind_of, refuse_unknown
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.parts import Parts
@@ -42,6 +43,8 @@ def assembled(
 ) -> DiffusersModel:
     """The model of these parts, where and as it computes."""
     unet = parts.unet.to(place, dtype, memory_format=torch.channels_last).eval()
+    if place.type == "cpu":
+        prefer_products(unet)
     if dtype == torch.float16 and needs_fp32_attention(unet):
         unet.set_attn_processor(Float32Attention())
     for each in parts.text_encoders:
