@@ -145,22 +145,36 @@ def table(facts: dict[str, Any]) -> str:
         f"torch {facts['torch']}, {facts['date']}, {facts['steps']} steps of each"
     ]
     for row in facts["rows"]:
-        of = f"peak GB ({row['memory_is_of']})" if "memory_is_of" in row else ""
-        lines += ["", f"batch {row['batch_size']}:", f"  {'':<12}{'steps/s':>9}{'ours is':>10}{'(quartiles)':>18}  {of}"]
-        for name, speed in row["steps_per_second"].items():
-            line = f"  {name.replace('_', ' '):<12}{speed:9.3f}"
-            if ratio := row["ours_to"].get(name):
-                quartiles = f"({ratio['lower_quartile']:.2f} to {ratio['upper_quartile']:.2f})"
-                line += f"{ratio['median']:8.2f} x{quartiles:>18}"
-            else:
-                line += " " * 28
-            memory = row["peak_memory_gib"].get(name)
-            loss = row.get("loss", {}).get(name)
-            line += "" if memory is None else f"  {memory:8.2f}"
-            lines.append(line + ("" if loss is None else f"  loss {loss:.4f}"))
+        lines += ["", f"batch {row['batch_size']}:", *(_line(row, name) for name in ("", *row["steps_per_second"]))]
         parts = row["milliseconds_by_part"]
         shares = ", ".join(
             f"{part.replace('_', ' ')} {parts[part]:.1f} ({parts[part] / parts['step']:.0%})" for part in PARTS
         )
         lines.append(f"  ours by part, ms: {shares}")
     return "\n".join(lines)
+
+
+def _line(row: dict[str, Any], name: str) -> str:
+    """A contestant's, and for no name the head. `ours then` is beside it: what else the machine does comes and goes."""
+    if not name:
+        memory = f"peak GB ({row['memory_is_of']})" if "memory_is_of" in row else ""
+        cells = [
+            "",
+            "steps/s",
+            "ours then",
+            "ours is",
+            "(quartiles)",
+            "by CPU time",
+            memory,
+            "loss" if "loss" in row else "",
+        ]
+    else:
+        ratio, memory, loss = row["ours_to"].get(name), row["peak_memory_gib"].get(name), row.get("loss", {}).get(name)
+        cells = [name.replace("_", " "), f"{row['steps_per_second'][name]:.3f}", *[""] * 4]
+        if ratio:
+            quartiles = f"({ratio['lower_quartile']:.2f} to {ratio['upper_quartile']:.2f})"
+            by_cpu = f"{ratio['by_cpu_time']:.2f} x" if "by_cpu_time" in ratio else ""
+            cells[2:] = [f"{row['ours_beside'][name]:.3f}", f"{ratio['median']:.2f} x", quartiles, by_cpu]
+        cells += ["" if memory is None else f"{memory:.2f}", "" if loss is None else f"{loss:.4f}"]
+    first, *others = zip(cells, (10, 9, 10, 9, 15, 12, 14, 7), strict=True)
+    return (f"  {first[0]:<{first[1]}}" + "".join(f"  {cell:>{width}}" for cell, width in others)).rstrip()

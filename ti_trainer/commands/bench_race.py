@@ -81,7 +81,7 @@ class Times:
 
 def measure(setting: Setting, against: Sequence[peers.Peer]) -> dict[str, Any]:
     """All figures at one batch size: ours beside the bare loop, and beside each peer, one after the other."""
-    row: dict[str, Any] = {"batch_size": setting.batch_size, "steps_per_second": {}, "ours_to": {}, "peak_memory_gib": {}}
+    row: dict[str, Any] = {"batch_size": setting.batch_size, "ours_to": {}, "ours_beside": {}, "peak_memory_gib": {}}
     learned: dict[str, Vectors] = {"init_text": first_vectors(setting.model)}
     _measure_ourselves(setting, row)
     series = [_series(setting, peer, row, learned) for peer in against or [None]]
@@ -92,6 +92,7 @@ def measure(setting: Setting, against: Sequence[peers.Peer]) -> dict[str, Any]:
             together.cpu.setdefault(name, []).extend(each.cpu[name])
     row["steps_per_second"] = {name: 1 / statistics.median(times) for name, times in together.wall.items()}
     row["seconds_a_step"] = together.wall
+    row["ours_beside"]["bare_loop"] = row["steps_per_second"]["ours"]
     row["ours_to"]["bare_loop"] = _ratio(together, "bare_loop", setting.model.device)
     if setting.known:
         items = setting.dataset.items
@@ -133,6 +134,7 @@ def _series(setting: Setting, peer: peers.Peer | None, row: dict[str, Any], lear
                     learned[peer.name] = found.vectors
                 _note_memory(row, peer.name, running.memory)
             row["ours_to"][peer.name] = _ratio(times, peer.name, model.device)
+            row["ours_beside"][peer.name] = 1 / statistics.median(times.wall["ours"])
     events.close()
     learned["ours"] = trainer.embedding.vectors
     return times
