@@ -1,7 +1,8 @@
-"""A race of our loop, the bare one and other trainers, who take turns. Knows no arguments and prints nothing."""
+"""A race of our loop, the bare one and other trainers, who take turns. Knows no arguments and no table."""
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from ti_trainer.memory import GIB
 from ti_trainer.model import Vectors
 from ti_trainer.training.evaluate import deterministic_loss
 
+log = logging.getLogger(__name__)
 TURNS = 10  # of each, in turn: what else the machine does then hits all alike
 Turn = Callable[[int], tuple[float, float]]  # makes so many steps; seconds a step, of the clock and of the CPU
 
@@ -148,6 +150,7 @@ def _turns(steps: int) -> list[int]:
 def _take_turns(runners: dict[str, Turn], turns: Sequence[int], times: Times) -> None:
     """Forwards and backwards through them, so that nobody always comes after the same one."""
     for number, steps in enumerate(turns):
+        log.info("%s: turn %d of %d", ", ".join(runners).replace("_", " "), number + 1, len(turns))
         for name in list(runners) if number % 2 == 0 else reversed(list(runners)):
             times.add(name, runners[name](steps))
 
