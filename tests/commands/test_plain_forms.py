@@ -256,17 +256,6 @@ def test_help_names_every_command_and_every_option(cli: Cli) -> None:
     assert cli("--version").out.split()[-1] == __version__
 
 
-def test_bench_measures_beside_a_bare_loop(cli: Cli, pictures: Path) -> None:
-    outcome = cli("bench", "--json", "--steps", 20, "--batch-sizes", 1, "--images", pictures)
-    assert outcome.code == 0
-    facts = json.loads(outcome.out)
-    assert (facts["model"], facts["steps"]) == ("embedded", 20)
-    (row,) = facts["rows"]
-    assert row["batch_size"] == 1
-    assert min(row["ours"], row["bare_loop"], row["ours_to_bare_loop"]) > 0
-    assert set(row["loss"]) == {"ours", "init_text"}
-
-
 def test_the_demo_begins_anew_each_time(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(max_steps=3, preview_every=3, preview_sampling_steps=2, preview_prompt=demo.CONFIG.preview_prompt)
     monkeypatch.setattr(demo, "CONFIG", config)

@@ -1,46 +1,57 @@
-"""bench: steps per second, beside a bare loop and other trainers, in turn in one run."""
+"""bench: steps per second, time by part and peak memory, beside a bare loop and other trainers, in turn in one run."""
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
-import statistics
-import time
-from collections.abc import Callable
+import platform
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import mse_loss
 
 from ti_trainer import embedded
+from ti_trainer.commands import peers
+from ti_trainer.commands.bench_loops import NAME, PARTS
+from ti_trainer.commands.bench_race import TURNS, Setting, measure
 from ti_trainer.commands.common import add_host_arguments, host_of
-from ti_trainer.commands.peers import PEERS, Peer
-from ti_trainer.config import TrainConfig
-from ti_trainer.data.dataset import Dataset, load_dataset
+from ti_trainer.data.dataset import load_dataset
 from ti_trainer.data.images import Frame
 from ti_trainer.data.prompts import Prompter, load_template
-from ti_trainer.embedding import Embedding, initial_vectors
 from ti_trainer.errors import ConfigError
 from ti_trainer.host import ModelOptions
+from ti_trainer.hosts.diffusers import shapes
+from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.model import DiffusersModel
-from ti_trainer.model import Conditioning
-from ti_trainer.training.evaluate import deterministic_loss
-from ti_trainer.training.trainer import Trainer
 
-HELP = "measure steps per second, against a bare loop and, if their checkouts are given, other trainers"
-NAME, INIT_TEXT = "bench", "star"
+HELP = "measure steps per second, time by part and memory, against a bare loop and, if you have them, other trainers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
+    known = " ".join(each if each == "webui" else f"{each}=DIR" for each in peers.PEERS)
     parser.add_argument(
-        "--steps", type=int, default=200, metavar="N", help="steps of each measurement (default: %(default)s)"
+        "--shape", choices=list(shapes.SHAPES), help="instead of --model: random weights in the full shape of a family"
     )
+    parser.add_argument("--size", type=int, metavar="PX", help="side of the pictures (default: what the model was made for)")
+    parser.add_argument(
+        "--precision", choices=["auto", "fp32", "fp16", "bf16"], default="auto", help="of the U-Net (default: auto)"
+    )
+    parser.add_argument("--steps", type=int, default=200, metavar="N", help="steps of each (default: %(default)s)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4], metavar="B", help="(default: 1 4)")
     parser.add_argument("--images", type=Path, default=embedded.DEMO, metavar="DIR", help="(default: the demo's)")
     parser.add_argument(
-        "--against", nargs="*", default=[], metavar="PEER=DIR", help=f"other trainers, by checkout: {', '.join(PEERS)}=DIR"
+        "--against",
+        nargs="*",
+        default=[],
+        metavar="PEER",
+        help=f"other trainers: {known}. webui is a loop as the WebUI runs it; DIR is a checkout",
+    )
+    parser.add_argument(
+        "--peer-python", nargs="*", default=[], metavar="PEER=PYTHON", help="the Python that has a peer's packages"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_host_arguments(parser)
@@ -48,130 +59,122 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print a table or JSON."""
-    for flag, value, least in (("--steps", args.steps, 10), *(("--batch-sizes", each, 1) for each in args.batch_sizes)):
-        if value < least:
-            message = f"{flag}: found {value}, expected at least {least}."
-            raise ConfigError(message)
-    peers = [_peer(text) for text in args.against]
-    host = host_of(args)
-    model = host.open_model(ModelOptions("fp32" if peers else "auto"))
-    folder = embedded.MODEL if args.model == "embedded" else Path(args.model)
-    if peers and not (folder / "model_index.json").is_file():
-        message = f"--against needs a model in diffusers' layout, which peers can open; {args.model} is none."
-        raise ConfigError(message)
-    rows = [measure(model, args.images, batch_size, args.steps, peers, folder) for batch_size in args.batch_sizes]
-    facts = {
+    _check(args)
+    pythons = dict(_python(text) for text in args.peer_python)
+    against = [peers.peer_of(text, pythons) for text in args.against]
+    for each in against:
+        each.script_path()
+    model = _model(args)
+    size_px = args.size or model.default_size_px
+    check_peers(against, model)
+    facts: dict[str, Any] = {
         "model": model.name,
-        "device": str(model.device),
+        "size": size_px,
+        "device": _device(model.device),
         "precision": str(model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "date": datetime.datetime.now().astimezone().date().isoformat(),
         "steps": args.steps,
-        "rows": rows,
+        "rows": [],
     }
-    print(json.dumps(facts) if args.json else _table(facts))
+    frame, prompter = Frame((size_px, size_px)), Prompter(NAME, load_template("subject"))
+    dataset = load_dataset(args.images, model, frame, prompter, seed=0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "model"
+        if against:
+            own = Path(args.model) / "tokenizer"
+            shapes.save(model, folder, own if own.is_dir() else shapes.TOKENIZER)
+        for batch_size in args.batch_sizes:
+            setting = Setting(model, dataset, batch_size, args.steps, folder, args.images, size_px, known=not args.shape)
+            facts["rows"].append(measure(setting, against))
+    print(json.dumps(facts) if args.json else table(facts))
     return 0
 
 
-def measure(
-    model: DiffusersModel, images: Path, batch_size: int, steps: int, peers: list[Peer], folder: Path
-) -> dict[str, Any]:
-    """Steps per second of our loop and the bare one, by turns, half before and half after the peers; losses at the end."""
-    config = TrainConfig(max_steps=steps + 20, batch_size=batch_size, template="subject")
-    dataset = _dataset(model, images)
-    vectors = {encoder: initial_vectors(tokens, 1) for encoder, tokens in model.token_embeddings(INIT_TEXT).items()}
-    trainer = Trainer(model, dataset, Embedding(NAME, vectors), config)
-    events = trainer.run()
-    bare = bare_step(model, dataset, batch_size)
-    times: list[tuple[float, float]] = []  # seconds a step, ours and bare
-
-    def half() -> None:
-        with model.training():
-            _time(model, bare, 10)
-            times.extend(
-                (_time(model, lambda: next(events), steps // 10), _time(model, bare, steps // 10)) for _ in range(5)
-            )
-
-    _time(model, lambda: next(events), 10)
-    half()
-    results = {
-        peer.name: peer.train(folder, images, model.default_size_px, batch_size, trainer.step + steps // 2, INIT_TEXT)
-        for peer in peers
-    }
-    half()
-    events.close()
-    ours = 1 / statistics.median(each[0] for each in times)
-    row: dict[str, Any] = {
-        "batch_size": batch_size,
-        "ours": ours,
-        "bare_loop": 1 / statistics.median(each[1] for each in times),
-        "ours_to_bare_loop": statistics.median(bare / own for own, bare in times),
-    }
-    learned = {"init_text": vectors, "ours": trainer.embedding.vectors}
-    for name, result in results.items():
-        row[name] = result.steps_per_second
-        row[f"ours_to_{name}"] = ours / result.steps_per_second
-        learned[name] = result.embedding.vectors
-    prompts = [f"a photo of {NAME}"] * len(dataset.items)
-    row["loss"] = {name: deterministic_loss(model, dataset.items, prompts, {NAME: each}) for name, each in learned.items()}
-    return row
-
-
-def bare_step(model: DiffusersModel, dataset: Dataset, batch_size: int) -> Callable[[], None]:
-    """Forward and backward of text encoder and U-Net on one batch, and nothing else."""
-    batch = next(dataset.batches(batch_size))
-    pad = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
-    ids = [each.tokenizer(list(batch.prompts), **pad).input_ids.to(model.device) for each in model.text_encoders]
-
-    def step() -> None:
-        hooks = [
-            each.table.register_forward_hook(lambda module, inputs, embedded: embedded.detach().requires_grad_())
-            for each in model.text_encoders
-        ]
-        states = [each.states(own) for each, own in zip(model.text_encoders, ids, strict=True)]
-        for hook in hooks:
-            hook.remove()
-        cond = Conditioning(torch.cat([hidden for hidden, _ in states], -1), states[-1][1])
-        prediction = model.predict(batch.latents, batch.timesteps, cond, batch.pictures)
-        mse_loss(prediction.float(), batch.noise).backward()
-
-    return step
-
-
-def _time(model: DiffusersModel, step: Callable[[], object], count: int) -> float:
-    """Seconds a step."""
-    started = time.perf_counter()
-    for _ in range(count):
-        step()
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-    elif model.device.type == "mps":
-        torch.mps.synchronize()
-    return (time.perf_counter() - started) / count
-
-
-def _dataset(model: DiffusersModel, images: Path) -> Dataset:
-    size = (model.default_size_px, model.default_size_px)
-    return load_dataset(images, model, Frame(size), Prompter(NAME, load_template("subject")), seed=0)
-
-
-def _peer(text: str) -> Peer:
-    name, _, folder = text.partition("=")
-    if name not in PEERS or not folder:
-        message = f"--against {text}: expected PEER=DIR with PEER one of {', '.join(PEERS)}."
+def _check(args: argparse.Namespace) -> None:
+    for flag, value, least in (("--steps", args.steps, TURNS), *(("--batch-sizes", each, 1) for each in args.batch_sizes)):
+        if value < least:
+            message = f"{flag}: found {value}, expected at least {least}."
+            raise ConfigError(message)
+    if args.size is not None and (args.size % 64 or not 64 <= args.size <= 4096):
+        message = f"--size: found {args.size}, expected a multiple of 64 from 64 to 4096."
         raise ConfigError(message)
-    return PEERS[name](Path(folder))
+    if args.shape and args.model != StandaloneHost.model:
+        message = f"--shape {args.shape} and --model {args.model}: a shape has weights of its own; leave one of them out."
+        raise ConfigError(message)
 
 
-def _table(facts: dict[str, Any]) -> str:
+def check_peers(against: Sequence[peers.Peer], model: DiffusersModel) -> None:
+    """ConfigError if one of them cannot take this model."""
+    if against and len(model.text_encoders) > 1:
+        message = f"--against: found {model.name}, which is {model.kind.family}; expected a model with one text encoder."
+        raise ConfigError(message)
+    for each in against:
+        if each.full_shape_only and model.kind.family != "SD 1.x":
+            message = (
+                f"--against {each.name}: it knows the full shape of SD 1.x only, and {model.name} is {model.kind.family}: "
+                "take --shape sd15, or a checkpoint of SD 1.x."
+            )
+            raise ConfigError(message)
+
+
+def _model(args: argparse.Namespace) -> DiffusersModel:
+    if args.shape:
+        return shapes.random_model(args.shape, args.device, args.precision)
+    precision = "fp32" if args.against and args.precision == "auto" and args.device in ("cpu", "mps") else args.precision
+    return host_of(args).open_model(ModelOptions(precision))
+
+
+def _python(text: str) -> tuple[str, Path]:
+    name, _, python = text.partition("=")
+    if name not in peers.PEERS or not python:
+        message = f"--peer-python {text}: expected PEER=PYTHON with PEER one of {', '.join(peers.PEERS)}."
+        raise ConfigError(message)
+    return name, Path(python)
+
+
+def _device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
+
+
+def table(facts: dict[str, Any]) -> str:
+    """The same for people."""
     lines = [
-        f"{facts['model']} on {facts['device']}, {facts['precision']}, {facts['threads']} threads, torch {facts['torch']}"
+        f"{facts['model']} at {facts['size']} px on {facts['device']}, {facts['precision']}, {facts['threads']} threads, "
+        f"torch {facts['torch']}, {facts['date']}, {facts['steps']} steps of each"
     ]
     for row in facts["rows"]:
-        lines.append(f"batch {row['batch_size']}:")
-        for key, value in row.items():
-            if isinstance(value, float):
-                unit = "x" if key.startswith("ours_to_") else " steps/s"
-                lines.append(f"  {key.replace('_', ' '):<20} {value:8.2f}{unit}")
-        lines += [f"  loss, {name.replace('_', ' '):<14} {loss:8.4f}" for name, loss in row["loss"].items()]
+        lines += ["", f"batch {row['batch_size']}:", *(_line(row, name) for name in ("", *row["steps_per_second"]))]
+        parts = row["milliseconds_by_part"]
+        shares = ", ".join(
+            f"{part.replace('_', ' ')} {parts[part]:.1f} ({parts[part] / parts['step']:.0%})" for part in PARTS
+        )
+        lines.append(f"  ours by part, ms: {shares}")
     return "\n".join(lines)
+
+
+def _line(row: dict[str, Any], name: str) -> str:
+    """A contestant's, and for no name the head. `ours then` is beside it: what else the machine does comes and goes."""
+    if not name:
+        memory = f"peak GB ({row['memory_is_of']})" if "memory_is_of" in row else ""
+        cells = [
+            "",
+            "steps/s",
+            "ours then",
+            "ours is",
+            "(quartiles)",
+            "by CPU time",
+            memory,
+            "loss" if "loss" in row else "",
+        ]
+    else:
+        ratio, memory, loss = row["ours_to"].get(name), row["peak_memory_gib"].get(name), row.get("loss", {}).get(name)
+        cells = [name.replace("_", " "), f"{row['steps_per_second'][name]:.3f}", *[""] * 4]
+        if ratio:
+            quartiles = f"({ratio['lower_quartile']:.2f} to {ratio['upper_quartile']:.2f})"
+            by_cpu = f"{ratio['by_cpu_time']:.2f} x" if "by_cpu_time" in ratio else ""
+            cells[2:] = [f"{row['ours_beside'][name]:.3f}", f"{ratio['median']:.2f} x", quartiles, by_cpu]
+        cells += ["" if memory is None else f"{memory:.2f}", "" if loss is None else f"{loss:.4f}"]
+    first, *others = zip(cells, (10, 9, 10, 9, 15, 12, 14, 7), strict=True)
+    return (f"  {first[0]:<{first[1]}}" + "".join(f"  {cell:>{width}}" for cell, width in others)).rstrip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ti_trainer import formats
-from ti_trainer.commands.bench import bare_step
+from ti_trainer.commands.bench_loops import NAME, bare_step, new_trainer, time_by_part
 from ti_trainer.data.dataset import Dataset, load_dataset
 from ti_trainer.data.images import Frame, load_image
 from ti_trainer.data.prompts import Prompter
@@ -336,7 +337,12 @@ def test_sizes_are_of_the_original_and_the_crop_of_the_resized_picture(
 
 
 @pytest.mark.parametrize("name", ["sdxl", "sd1-inpainting"])
-def test_the_bare_loop_of_bench_runs_on_it(name: str, opened: Callable[[str], Family]) -> None:
+def test_the_loops_of_bench_run_on_it(name: str, opened: Callable[[str], Family]) -> None:
     model = opened(name).model
     with model.training():
         bare_step(model, dataset(model), 2)()
+    named = replace(dataset(model), prompter=Prompter(NAME, ["a photo of [name]"]))
+    events = new_trainer(model, named, 2, 3).run()
+    parts = time_by_part(model, lambda: next(events), 3)
+    assert min(parts.values()) > 0
+    events.close()

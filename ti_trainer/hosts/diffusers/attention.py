@@ -1,13 +1,16 @@
-"""Attention in float32 inside a U-Net in half precision, whose scores would be too large for it.
+"""Other attention for a U-Net than the library's own: in float32, where half precision ends; plain, to be compared with.
 
 B batch, N places of a picture, T places that are looked at.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,3 +34,14 @@ class Float32Attention:
         )
         found = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2).to(hidden_states.dtype)
         return attn.to_out[1](attn.to_out[0](found))
+
+
+@contextmanager
+def plain_attention(unet: UNet2DConditionModel) -> Iterator[None]:
+    """Within it, attention is softmax(Q K) V by itself, all scores kept, as it was before there were kernels for it."""
+    before = unet.attn_processors
+    unet.set_attn_processor(AttnProcessor())
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(before)

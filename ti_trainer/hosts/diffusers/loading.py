@@ -18,6 +18,7 @@ from ti_trainer.errors import ModelError
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers import folder, single_file
 from ti_trainer.hosts.diffusers.attention import Float32Attention, needs_fp32_attention
+from ti_trainer.hosts.diffusers.convolution import prefer_products
 from ti_trainer.hosts.diffusers.kinds import kind_of, refuse_unknown
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.parts import Parts
@@ -33,7 +34,17 @@ def load(model: str, device: str = "auto", options: ModelOptions | None = None) 
     place = pick_device(device)
     dtype = pick_dtype(options.precision, place)
     parts, weights = read(model, dtype)
+    name = "embedded" if model == "embedded" else Path(model).stem
+    return assembled(parts, place, dtype, name, weights, options)
+
+
+def assembled(
+    parts: Parts, place: torch.device, dtype: torch.dtype, name: str, weights: Path, options: ModelOptions
+) -> DiffusersModel:
+    """The model of these parts, where and as it computes."""
     unet = parts.unet.to(place, dtype, memory_format=torch.channels_last).eval()
+    if place.type == "cpu":
+        prefer_products(unet)
     if dtype == torch.float16 and needs_fp32_attention(unet):
         unet.set_attn_processor(Float32Attention())
     for each in parts.text_encoders:
@@ -43,7 +54,7 @@ def load(model: str, device: str = "auto", options: ModelOptions | None = None) 
         vae=parts.vae.to(place, torch.float32).eval(),  # SDXL's own gives no numbers in half precision
         text_encoders=parts.text_encoders,
         scheduler=parts.scheduler,
-        name="embedded" if model == "embedded" else Path(model).stem,
+        name=name,
         weights=weights,
         options=options,
     )
@@ -60,7 +71,7 @@ def read(model: str, dtype: torch.dtype, *, only_shapes: bool = False) -> tuple[
 
     A folder's U-Net is read as `dtype`, that of a file as it is there.
     """
-    _be_quiet()
+    be_quiet()
     path = embedded.MODEL if model == "embedded" else Path(model).expanduser()
     if (path / folder.INDEX).is_file():
         parts = folder.read(path, dtype, only_shapes=only_shapes)
@@ -102,7 +113,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     return DTYPES[precision]
 
 
-def _be_quiet() -> None:
+def be_quiet() -> None:
     """The libraries tell of things that a user can do nothing about."""
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
