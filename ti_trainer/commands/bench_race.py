@@ -148,10 +148,12 @@ def _turns(steps: int) -> list[int]:
 
 
 def _take_turns(runners: dict[str, Turn], turns: Sequence[int], times: Times) -> None:
-    """Forwards and backwards through them, so that nobody always comes after the same one."""
+    """Each time another one begins, so that nobody always comes after the same one."""
+    names = list(runners)
     for number, steps in enumerate(turns):
-        log.info("%s: turn %d of %d", ", ".join(runners).replace("_", " "), number + 1, len(turns))
-        for name in list(runners) if number % 2 == 0 else reversed(list(runners)):
+        log.info("%s: turn %d of %d", ", ".join(names).replace("_", " "), number + 1, len(turns))
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
             times.add(name, runners[name](steps))
 
 
