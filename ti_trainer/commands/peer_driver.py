@@ -6,6 +6,7 @@ on stdin is the number of steps of the next turn. Steps are counted by the progr
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import random
@@ -80,7 +81,8 @@ class Turns:
 def stand_in_for_torchvision() -> None:
     """Some builds of torch have none; of it the peers want a few things only, which Pillow and torch can do."""
     for name in ("accelerate", "diffusers", "transformers"):  # these look for it, and shall not find this one
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # a peer that needs one says so itself
+            importlib.import_module(name)
     torch, ops = importlib.import_module("torch"), importlib.import_module("PIL.ImageOps")
 
     def to_tensor(image: Any) -> Any:
