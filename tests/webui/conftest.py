@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import browser
 import checking
@@ -22,18 +23,34 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def webui(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, embedded_model: DiffusersModel
-) -> Iterator[server.Server]:
-    checkout: Path | None = request.config.getoption("--webui")
-    if checkout is None:
+def checkout(request: pytest.FixtureRequest) -> Path:
+    """Of the WebUI."""
+    found: Path | None = request.config.getoption("--webui")
+    if found is None:
         pytest.skip("needs a checkout of the WebUI: pytest --webui=DIR")
+    return found
+
+
+@pytest.fixture(scope="session")
+def serve(request: pytest.FixtureRequest, checkout: Path) -> Callable[..., AbstractContextManager[server.Server]]:
+    """Starts one on a data folder, with our extension and with what checks numbers within it."""
     python = request.config.getoption("--webui-python") or checkout / "venv" / "bin" / "python"
+
+    def serving(data: Path, options: Sequence[str] = ()) -> AbstractContextManager[server.Server]:
+        server.install_extension(data)
+        checking.install(data)
+        return server.running(checkout.resolve(), python.absolute(), data, options)
+
+    return serving
+
+
+@pytest.fixture(scope="session")
+def webui(
+    checkout: Path, serve: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory, embedded_model: DiffusersModel
+) -> Iterator[server.Server]:
     data = tmp_path_factory.mktemp("webui")
     export(embedded_model, checkout, data / "models" / "Stable-diffusion" / "embedded.safetensors")
-    server.install_extension(data)
-    checking.install(data)
-    with server.running(checkout.resolve(), python.absolute(), data) as running:
+    with serve(data) as running:
         yield running
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import checking
 import numpy as np
 import pytest
-import server
 import torch
 from browser import complaints, launch
 from export import export, export_family
@@ -53,19 +51,13 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def webui(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, embedded_model: DiffusersModel
+    checkout: Path, serve: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory, embedded_model: DiffusersModel
 ) -> Iterator[Server]:
-    checkout: Path | None = request.config.getoption("--webui")
-    if checkout is None:
-        pytest.skip("needs a checkout of the WebUI: pytest --webui=DIR")
-    python = request.config.getoption("--webui-python") or checkout / "venv" / "bin" / "python"
     data = tmp_path_factory.mktemp("dreamartist")
     export(embedded_model, checkout, data / "models" / "Stable-diffusion" / "embedded.safetensors")
     for name in (MODELS[1], *OTHERS):
         export_family(name, checkout, data)
-    server.install_extension(data)
-    checking.install(data)
-    with server.running(checkout.resolve(), python.absolute(), data) as running:
+    with serve(data) as running:
         yield running
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import checking
 import numpy as np
 import pytest
-import server
 from export import export_family
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -44,19 +42,13 @@ PREVIEWS = {
 
 
 @pytest.fixture(scope="module")
-def families_webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def families_webui(checkout: Path, serve: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A WebUI with a checkpoint of each family. One SDXL file says itself that it predicts v, another only in its .yaml."""
-    checkout: Path | None = request.config.getoption("--webui")
-    if checkout is None:
-        pytest.skip("needs a checkout of the WebUI: pytest --webui=DIR")
-    python = request.config.getoption("--webui-python") or checkout / "venv" / "bin" / "python"
     data = tmp_path_factory.mktemp("families")
     for name in NAMES:
         export_family(name, checkout, data)
     _tell_the_host(data / "models" / "Stable-diffusion")
-    server.install_extension(data)
-    checking.install(data)
-    with server.running(checkout.resolve(), python.absolute(), data) as running:
+    with serve(data) as running:
         yield running
 
 

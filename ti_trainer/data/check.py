@@ -6,7 +6,6 @@ Knows nothing of captions but that they lie beside their pictures. Sizes are (wi
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,10 +23,10 @@ from ti_trainer.data.pictures import (
     FLIPPED,
     LEFT_OUT,
     MASKS,
-    UNSPREAD,
     find_images,
     is_image,
     pictures_among,
+    unspread_of,
     upright,
     upright_size,
 )
@@ -280,8 +279,8 @@ def _belongings(stem: str, files: Sequence[Path]) -> list[Path]:
     masks = {stem + mask for mask in MASKS}
 
     def belongs(path: Path) -> bool:
-        if path.suffix == UNSPREAD:
-            return re.sub(r"-\d+$", "", path.stem) in masks
+        if was := unspread_of(path):
+            return was in masks
         return is_image(path) if path.stem in masks else path.stem == stem and path.suffix.lower() in BELONGINGS
 
     return [path for path in files if belongs(path)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import re
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from ti_trainer.data.masks import mark_of, masks_beside, read_mask
-from ti_trainer.data.pictures import ATTENTION, LEFT_OUT, MASKS, UNSPREAD, find_images, is_image, upright, upright_size
+from ti_trainer.data.pictures import ATTENTION, LEFT_OUT, MASKS, find_images, is_image, unspread_of, upright, upright_size
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import atomic
 
@@ -137,8 +136,7 @@ def _masks(picture: Path) -> list[Path]:
 def _unspread(picture: Path) -> list[Path]:
     """a_att.unspread, a_att-2.unspread, ..."""
     stems = {picture.stem + kind for kind in MASKS}
-    files = (path for path in sorted(picture.parent.iterdir()) if path.suffix == UNSPREAD)
-    return [path for path in files if re.sub(r"-\d+$", "", path.stem) in stems]
+    return [path for path in sorted(picture.parent.iterdir()) if unspread_of(path) in stems]
 
 
 def _keep(masks: Iterable[Path]) -> list[Path]:

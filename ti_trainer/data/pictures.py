@@ -5,6 +5,7 @@ Sizes are (width, height) in pixels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +34,11 @@ def image_endings() -> frozenset[str]:
 def is_image(path: Path) -> bool:
     """Whether a file's name says that it is a picture, and not a hidden one."""
     return path.suffix.lower() in image_endings() and not path.name.startswith(".")
+
+
+def unspread_of(path: Path) -> str:
+    """The stem of the mask whose earlier state a file keeps, "a_att" of a_att.unspread and a_att-2.unspread; "" if none."""
+    return re.sub(r"-\d+$", "", path.stem) if path.suffix == UNSPREAD else ""
 
 
 def pictures_among(paths: Iterable[Path]) -> list[Path]:

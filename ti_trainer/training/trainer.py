@@ -208,7 +208,7 @@ class Trainer:
         self.step, self.micro_step = self.step + updated, self.micro_step + micro_steps
         if updated and self._average is not None:
             self._average.update(self.step)
-        if self._scaler is not None and self._scaler.get_scale() < 1:
+        if not updated and self._scaler.get_scale() < 1:  # asked only here: each look makes the CPU wait for the GPU
             message = f"Gradients overflow in fp16 (step {self.step}): use precision bf16 or fp32."
             raise TrainingError(message)
         return total, batch.prompts, updated

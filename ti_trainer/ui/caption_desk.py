@@ -17,6 +17,7 @@ from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice
 from ti_trainer.ui.thumbnails import address_of, small
+from ti_trainer.wording import counted
 
 PAGE = 60  # pictures at once
 MOST_TAGS = 100  # to tick; rarer ones are found by typing
@@ -79,7 +80,7 @@ def opened(page: Page, *given: Any) -> list[Any]:
     def loaded(desk: Desk) -> tuple[Desk, str]:
         left = len(desk.captions.unsaved) if desk.captions else 0
         if left and not warned:
-            said = f"{_counted(left, 'caption')} changed and not saved: Save first, or press Load once more to give that up."
+            said = f"{counted(left, 'caption')} changed and not saved: Save first, or press Load once more to give that up."
             return replace(desk, warned=True), notice("warning", said)
         path = page.data_set_dir(folder)
         words = {each: page.host.defaults.get(f"filename_{each}") for each in ("word_regex", "join_string")}
@@ -128,7 +129,7 @@ def _seen(desk: Desk, before: Desk, find: str, ticked: list[str], said: str = ""
         summary(desk),
         large(desk),
         gr.update(value=text),
-        gr.update(value=f"Save {_counted(unsaved_now, 'change')}" if unsaved_now else "Save"),
+        gr.update(value=f"Save {counted(unsaved_now, 'change')}" if unsaved_now else "Save"),
         gr.update() if same else ticks(desk, find, ticked),
         str(desk.sent),
         "",
@@ -191,7 +192,7 @@ def saved(desk: Desk) -> tuple[Desk, str]:
     if not captions.unsaved:
         return desk, notice("info", "There is nothing to save: all is on disk as it is here.")
     captions, saved = captions.save()
-    said = f"Saved: {_counted(saved.written, 'caption')} written" if saved.written else "Saved"
+    said = f"Saved: {counted(saved.written, 'caption')} written" if saved.written else "Saved"
     said += f", {saved.removed} taken away." if saved.removed else "."
     if saved.backup:
         said += f" What was there before is kept in {BACKUP}/{saved.backup.name}."
@@ -266,7 +267,7 @@ def _told(before: Captions, after: Captions) -> str:
     if not count:
         return notice("info", "Nothing to change there: these captions are as you want them already.")
     said = (
-        f"Changed {_counted(count, 'caption')}. Unsaved now: {len(after.unsaved)}; nothing is written until you press Save."
+        f"Changed {counted(count, 'caption')}. Unsaved now: {len(after.unsaved)}; nothing is written until you press Save."
     )
     return notice("good", said)
 
@@ -309,13 +310,9 @@ def summary(desk: Desk) -> str:
     captions, count = desk.captions, len(desk.captions.unsaved)
     bare = sum(captions.text(picture) is None for picture in captions.pictures)
     parts = [
-        f"<b>{_counted(count, 'unsaved change')}</b>" if count else "no unsaved changes",
-        _counted(len(captions.pictures), "picture"),
+        f"<b>{counted(count, 'unsaved change')}</b>" if count else "no unsaved changes",
+        counted(len(captions.pictures), "picture"),
         f"{len(desk.shown)} shown" if len(desk.shown) < len(captions.pictures) else "",
         f"{bare} without a caption" if bare else "",
     ]
     return f'<div class="ti-line ti-numbers">{" · ".join(filter(None, parts))}</div>'
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

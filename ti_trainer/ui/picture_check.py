@@ -24,6 +24,7 @@ from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice
 from ti_trainer.ui.thumbnails import address_of, small
+from ti_trainer.wording import counted
 
 MOST = 120  # suspects shown at once: after these are dealt with, another check shows the next
 NEWS_S = 0.3
@@ -144,9 +145,8 @@ def _left_out(found: Findings, numbers: str) -> list[Any]:
         moved = leave_out(found.folder, marked)
     except (TITrainerError, OSError) as error:
         return _drawn(found, notice("error", str(error)), marked)
-    said = (
-        f"{_counted(len(moved))} left out: moved into “{LEFT_OUT}”, with what belongs to them. Check again for what is left."
-    )
+    said = f"{counted(len(moved), 'picture')} left out: moved into “{LEFT_OUT}”, with what belongs to them."
+    said += " Check again for what is left."
     return _drawn(replace(found, shown=_staying(found, marked)), notice("good", said))
 
 
@@ -163,7 +163,7 @@ def _brought_back(page: Page, found: Findings, folder: str, numbers: str) -> lis
         came, stayed = bring_back(page.data_set_dir(folder))
     except (TITrainerError, OSError) as error:
         return _drawn(found, notice("error", str(error)), marked)
-    said = notice("good", f"{_counted(len(came))} brought back.") if came else ""
+    said = notice("good", f"{counted(len(came), 'picture')} brought back.") if came else ""
     if stayed:
         names = ", ".join(path.name for path in stayed[:5])
         said += notice("warning", f"Still in “{LEFT_OUT}”, as there are others of their names now: {names}.")
@@ -208,8 +208,10 @@ def _summary(found: Findings, marked: int) -> str:
     report = found.report
     suspects = len(report.suspects)
     if not suspects:
-        return notice("good", f"{_counted(report.count)} looked at, and nothing to complain of.")
-    said = f"{_counted(report.count)} looked at: {suspects} to look at more closely, {marked} of them marked.\n{HOW}"
+        return notice("good", f"{counted(report.count, 'picture')} looked at, and nothing to complain of.")
+    said = (
+        f"{counted(report.count, 'picture')} looked at: {suspects} to look at more closely, {marked} of them marked.\n{HOW}"
+    )
     if suspects > len(found.shown):
         said += f"\nThe first {len(found.shown)} are shown; check again when you are through with them."
     return notice("warning", said)
@@ -221,7 +223,3 @@ def _bar(done: int, total: int) -> str:
     done_part = f'<div style="width:{percent:.1f}%"></div>'
     bar = f'<div class="ti-bar" role="progressbar" aria-valuenow="{percent:.0f}">{done_part}</div>'
     return f'<div class="ti-line ti-numbers">{said}</div>{bar}'
-
-
-def _counted(count: int) -> str:
-    return f"{count} picture{'' if count == 1 else 's'}"
