@@ -50,6 +50,9 @@ class TinyModel:
     def fit_memory(self, places: int, decoded: int = 0) -> str:
         return ""
 
+    def give_way(self, error: Exception) -> str:
+        return ""
+
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
         counts = {name: len(each["clip_l"]) for name, each in words.items()}
         split = PromptTokenizer(

@@ -87,6 +87,10 @@ class DiffusionModel(Protocol):
         """
         ...
 
+    def give_way(self, error: Exception) -> str:
+        """Give up the next thing so that what failed of `error` can be tried once more; in words, "" if nothing helps."""
+        ...
+
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
         """The token ids of a prompt as they are fed, in chunks, and where the words' vectors go in them."""
         ...

@@ -67,15 +67,15 @@ with joined() as all:
     words = [torch.zeros(2, 3, requires_grad=True), torch.zeros(4, requires_grad=True)]
     update = Sum(all, words, 5)
     for index in update.mine:
-        (words[0].sum() * 10**index + words[1].sum() * 0.1 * index).backward()
-        update.add(index, torch.tensor(float(index)))
+        gradients = torch.autograd.grad(words[0].sum() * 10**index + words[1].sum() * 0.1 * index, words)
+        update.add(index, torch.tensor(float(index)), gradients)
     found["loss"] = update.total(lambda: False).item()
     found["gradients"] = [each.grad.flatten().tolist() for each in words]
     found["shapes"] = [list(each.grad.shape) for each in words]
     overflow = Sum(all, words, 2)
     for index in overflow.mine:
-        (words[0].sum() * (1 if first else float("inf"))).backward()
-        overflow.add(index, torch.tensor(0.0))
+        gradient = words[0].detach() + (1 if first else float("inf"))
+        overflow.add(index, torch.tensor(0.0), [gradient, words[1].detach()])
     overflow.total(lambda: False)
     found["overflow"] = [bool(each.grad.isinf().all()) for each in words]
     if not first:

@@ -165,8 +165,9 @@ def test_reload_ui_keeps_what_was_learned_and_registers_nothing_twice(webui: Ser
     started(webui, "my-reload")
     said = len(webui.printed())
     page.locator("#footer a", has_text="Reload UI").click()
+    page.evaluate("() => { window.isOld = true; }")
     webui.wait_for("Startup time:", 120, after=said)
-    page.reload()
+    page.wait_for_function("() => !window.isOld", timeout=60_000)  # its page loads itself anew
     page.locator("#txt2img_generate").wait_for()
     assert page.locator("#tabs > .tab-nav button", has_text="Textual Inversion").count() == 1
     open_tab(page, "Train")

@@ -213,9 +213,9 @@ class TensorBoardLog:
 
     def __call__(self, event: Event) -> None:
         """Log the step, and close the file at the end."""
-        if not isinstance(event, StepDone):
+        if isinstance(event, Finished):
             self._writer.close()
-        elif event.step % self.every == 0:
+        elif isinstance(event, StepDone) and event.step % self.every == 0:
             self._writer.add_scalar("loss", float(event.loss), event.step)
             self._writer.add_scalar("learn_rate", event.learning_rate, event.step)
 

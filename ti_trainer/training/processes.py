@@ -160,14 +160,17 @@ class Sum:
             width = sum(each.numel() for each in parameters) + 1
             self._rows = parameters[0].new_zeros(micro_steps, width, requires_grad=False)  # gradients and loss of each part
 
-    def add(self, index: int, loss: Tensor) -> None:
-        """Take the loss of part `index`, and its gradients from the parameters; alone these add up by themselves."""
-        self._losses.append(loss.detach())
+    def add(self, index: int, loss: Tensor, gradients: Sequence[Tensor]) -> None:
+        """Take the loss and the gradients of part `index`; alone these are added up in the parameters."""
+        self._losses.append(loss)
         if self._processes.size > 1:
-            gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in self._parameters]
-            self._rows[index] = torch.cat([*(each.flatten() for each in gradients), self._losses[-1].float().reshape(1)])
-            for each in self._parameters:
-                each.grad = None
+            self._rows[index] = torch.cat([*(each.flatten() for each in gradients), loss.float().reshape(1)])
+            return
+        for each, gradient in zip(self._parameters, gradients, strict=True):
+            # A gradient may be a view in which many numbers are one.
+            each.grad = (
+                torch.clone(gradient, memory_format=torch.contiguous_format) if each.grad is None else each.grad + gradient
+            )
 
     def total(self, should_stop: Callable[[], bool]) -> Tensor:
         """The loss of the update, when the gradients of all its parts are in the parameters."""

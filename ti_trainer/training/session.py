@@ -44,7 +44,7 @@ from ti_trainer.training.parts import (
 from ti_trainer.training.pixels import PixelLoss, places_at_once
 from ti_trainer.training.processes import ALONE, Processes
 from ti_trainer.training.run import Run, changes
-from ti_trainer.training.trainer import Finished, Trainer, check_steps
+from ti_trainer.training.trainer import Finished, GaveWay, Trainer, check_steps
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +258,9 @@ class Session:
             for event in trainer.run(should_stop):
                 for observer in watching:
                     observer(event)
-                if isinstance(event, Finished):
+                if isinstance(event, GaveWay):
+                    self.warn(event.words)
+                elif isinstance(event, Finished):
                     reason = event.reason
         except (TrainingError, OSError, torch.cuda.OutOfMemoryError) as error:
             raise TrainingError(failed_but_kept(error, files[0])) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -40,6 +41,14 @@ class StepDone:
 
 
 @dataclass(frozen=True)
+class GaveWay:
+    """What the model gave up so that step `step`, which had failed, could be made after all; in words."""
+
+    step: int
+    words: str
+
+
+@dataclass(frozen=True)
 class Finished:
     """Nothing comes after this."""
 
@@ -47,7 +56,7 @@ class Finished:
     reason: Literal["done", "interrupted"]
 
 
-Event = StepDone | Finished
+Event = StepDone | GaveWay | Finished
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,7 @@ class Trainer:
             self._check_state(state)
             self._restore(state)
         self._good = self.state()
+        self._gave_way: list[str] = []
         self.last_step = check_steps(embedding.name, self.step, config)
 
     @property
@@ -169,6 +179,8 @@ class Trainer:
                     unchecked.clear()
                 epoch, epoch_step = divmod(self.micro_step * self.config.batch_size, self.dataset.epoch_length)
                 yield StepDone(self.step, epoch, epoch_step, loss, rate, prompts)
+                while self._gave_way:
+                    yield GaveWay(self.step, self._gave_way.pop(0))
             if unchecked:
                 self._check_losses(unchecked)
         yield Finished(self.step, "done" if self.step >= self.last_step else "interrupted")
@@ -196,9 +208,7 @@ class Trainer:
         update = Sum(self._processes, self._parameters, micro_steps)
         for index in update.mine:
             batch = next(batches)
-            loss = training_loss(self.model, batch, self._words, self.scale, self._pixel_loss).mean() / micro_steps
-            (loss if self._scaler is None else self._scaler.scale(loss)).backward()
-            update.add(index, loss)
+            update.add(index, *self._gradients(batch, micro_steps))
         total = update.total(should_stop)
         for group, factor in zip(self._optimizer.param_groups, self._factors, strict=False):
             group["lr"] = rate * factor
@@ -212,6 +222,22 @@ class Trainer:
             message = f"Gradients overflow in fp16 (step {self.step}): use precision bf16 or fp32."
             raise TrainingError(message)
         return total, batch.prompts, updated
+
+    def _gradients(self, batch: Batch, micro_steps: int) -> tuple[Tensor, Sequence[Tensor]]:
+        """A batch's part of the update's loss, and of its gradients; once more if the model can give way where it failed."""
+        while True:
+            try:
+                loss = training_loss(self.model, batch, self._words, self.scale, self._pixel_loss).mean() / micro_steps
+                scaled = loss if self._scaler is None else self._scaler.scale(loss)
+                # At once or not at all: half of them must not be added up when it is made once more.
+                return loss.detach(), torch.autograd.grad(
+                    scaled, self._parameters, allow_unused=True, materialize_grads=True
+                )
+            except RuntimeError as error:
+                traceback.clear_frames(error.__traceback__)  # they hold the memory that is to be freed
+                if not (words := self.model.give_way(error)):
+                    raise
+                self._gave_way.append(words)
 
     def _check_losses(self, losses: list[Tensor]) -> None:
         """Raise TrainingError, the vectors being the last good ones, if a loss is not finite."""

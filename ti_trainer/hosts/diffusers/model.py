@@ -73,6 +73,10 @@ class DiffusersModel:
             for each in thawed:
                 each.requires_grad_()
 
+    def give_way(self, error: Exception) -> str:
+        """Nothing yet."""
+        return ""
+
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
         """As the first text encoder is fed it; a second one fills up with another id."""
         return self.text_encoders[0].tokenize(prompt, words)

@@ -151,6 +151,10 @@ class WebuiModel:
         self._vae_to_ram, self._recompute = chosen.vae_in_ram, chosen.recompute
         return chosen.words
 
+    def give_way(self, error: Exception) -> str:
+        """Nothing yet."""
+        return ""
+
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
         """The token ids as they are fed to the first text encoder, and the places of embeddings, which are those of all."""
         return self.texts[0].tokenize(prompt, words)
