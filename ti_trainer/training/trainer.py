@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
@@ -233,7 +233,7 @@ class Trainer:
                 return loss.detach(), torch.autograd.grad(
                     scaled, self._parameters, allow_unused=True, materialize_grads=True
                 )
-            except RuntimeError as error:
+            except RuntimeError as error:  # noqa: PERF203
                 traceback.clear_frames(error.__traceback__)  # they hold the memory that is to be freed
                 if not (words := self.model.give_way(error)):
                     raise
