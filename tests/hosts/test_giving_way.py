@@ -56,7 +56,9 @@ def as_before(model: DiffusersModel) -> Iterator[None]:
         assert not any("forward" in vars(each) for each in module.modules())
 
 
-@pytest.mark.parametrize("plan", [MemoryPlan(recompute=0.5), BY_HAND["recompute"], BY_HAND["stream"]], ids=str)
+@pytest.mark.parametrize(
+    "plan", [MemoryPlan(recompute=0.5), BY_HAND["recompute"], BY_HAND["stream-text"], BY_HAND["stream"]], ids=str
+)
 def test_with_less_memory_the_numbers_are_the_same(plan: MemoryPlan, model: DiffusersModel) -> None:
     wanted = gradients(model)
     with as_before(model):
@@ -117,7 +119,10 @@ def test_when_memory_runs_out_one_thing_after_another_gives_way(model: Diffusers
         model.use_all_memory()
     assert said == [
         "Memory ran out; from here on the network is computed twice, which takes up to half as long again.",
-        "Memory ran out; from here on the network's weights wait in RAM and come block by block, which takes long.",
+        "Memory ran out; from here on the network is computed twice, and the text encoders' weights wait in RAM and come "
+        "block by block, which takes long.",
+        "Memory ran out; from here on the network is computed twice, and all weights wait in RAM and come block by block, "
+        "which takes long.",
     ]
 
 

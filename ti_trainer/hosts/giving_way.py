@@ -97,14 +97,15 @@ def given_way(
     plan: MemoryPlan, unet: nn.Module, texts: Sequence[nn.Module], device: torch.device, autocast: Autocast = nullcontext
 ) -> Iterator[None]:
     """The U-Net and the text encoders, which compute on the device, compute as the plan says."""
-    blocks = blocks_of(unet)
+    blocks, text_blocks = blocks_of(unet), blocks_of(*texts)
+    in_ram = {"": [], "text": text_blocks, "all": [*blocks, *text_blocks]}[plan.stream]
+    moved = [*blocks, *text_blocks] if plan.eight_bit else in_ram
     with ExitStack() as stack:
-        if plan.stream or plan.eight_bit:
-            blocks += blocks_of(*texts)
-            home = torch.device("cpu") if plan.stream else device
-            for block in blocks:
-                stack.enter_context(away(block, home, device, eight_bit=plan.eight_bit))
-        stack.enter_context(attributes(recomputed(some_of(blocks, plan.recompute), autocast)))
+        for block in moved:
+            home = torch.device("cpu") if block in in_ram else device
+            stack.enter_context(away(block, home, device, eight_bit=plan.eight_bit))
+        twice = [*blocks, *text_blocks] if moved else some_of(blocks, plan.recompute)
+        stack.enter_context(attributes(recomputed(twice, autocast)))
         yield
 
 

@@ -97,6 +97,7 @@ class DiffusersModel:
         if self.device.type != "cuda":
             self._give(BY_HAND.get(mode, MemoryPlan()))
             return sentence(f"{self._plan}") if mode != "auto" else ""
+        unet, *texts = self._trained_through
         wanted = need(
             self.kind.family,
             places,
@@ -105,7 +106,8 @@ class DiffusersModel:
             vae=bytes_of(self.vae),
             decoded=decoded,
             bytes_per_pixel_number=self.vae.dtype.itemsize,
-            blocks=blocks_of(*self._trained_through),
+            blocks=blocks_of(unet),
+            text_blocks=blocks_of(*texts),
         )
         chosen, words = plan(mode, wanted)
         self._give(chosen)

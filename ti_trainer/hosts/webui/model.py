@@ -139,7 +139,8 @@ class WebuiModel:
             vae=movable,
             decoded=decoded,
             bytes_per_pixel_number=_dtype(vae).itemsize,
-            blocks=blocks_of(*self._trained_through),
+            blocks=blocks_of(self._trained_through[0]),
+            text_blocks=blocks_of(self._trained_through[1]),
         )
         self._plan, words = plan(mode, wanted)
         return words
