@@ -115,7 +115,7 @@ def away(block: nn.Module, home: torch.device, device: torch.device, *, eight_bi
 
     For its way back it has to be computed once more within `recomputed`, or they would stay until then.
     """
-    weights = [each for each in block.parameters() if each.device == device]
+    weights = [each for each in block.parameters() if each.device.type == device.type]  # "cuda" is also "cuda:0"
     before = [each.data for each in weights]
     if eight_bit:  # what is kept is not exact: those that are lie in RAM meanwhile
         before = [each.to("cpu") for each in before]
