@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from ti_trainer.hosts import giving_way
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.sampling import whole_picture
 from ti_trainer.hosts.diffusers.shapes import sd15_unet
-from ti_trainer.hosts.giving_way import blocks_of, given_way, some_of
+from ti_trainer.hosts.giving_way import GivingWay, blocks_of, some_of
 from ti_trainer.memory import BY_HAND, MemoryPlan, bytes_of
 
 RAN_OUT = torch.cuda.OutOfMemoryError("CUDA out of memory")
@@ -103,19 +104,27 @@ def test_what_fails_meanwhile_leaves_all_as_it_was(plan: MemoryPlan, model: Diff
 
     with as_before(model):
         hook = model.unet.mid_block.resnets[0].conv2.register_forward_hook(fail)
-        with pytest.raises(ArithmeticError), given_way(plan, model.unet, model.modules[2:], model.device):
+        giving = GivingWay(model.unet, model.modules[2:], model.device)
+        giving.follow(plan)
+        with pytest.raises(ArithmeticError):
             gradients(model)
+        giving.close()
         hook.remove()
 
 
-def test_when_memory_runs_out_one_thing_after_another_gives_way(model: DiffusersModel) -> None:
+def test_when_memory_runs_out_one_thing_after_another_gives_way(
+    model: DiffusersModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = gradients(model)
     with as_before(model):
         assert model.give_way(RuntimeError("shapes cannot be multiplied")) == ""
-        said = []
+        said, came_back = [], []
+        back = giving_way._Away.back
+        monkeypatch.setattr(giving_way._Away, "back", lambda away: came_back.append(away) or back(away))
         while words := model.give_way(RAN_OUT):
             said.append(words)
             assert torch.equal(gradients(model)[1], wanted[1])
+        assert not came_back, "there may be no room for it in between"
         model.use_all_memory()
     assert said == [
         "Memory ran out; from here on the network is computed twice, which takes up to half as long again.",

@@ -1,12 +1,13 @@
 """How a network computes with less memory, in whatever host: blocks that compute twice, weights that come when needed.
 
-Each is undone when its context ends, and the weights are what they were. Knows no host; what is chosen is memory.py's.
+All is undone in the end, and the weights are what they were. Knows no host; what is chosen is memory.py's.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import dropwhile
 from typing import Any
@@ -17,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ti_trainer.memory import MemoryPlan
 
+log = logging.getLogger(__name__)
+CPU = torch.device("cpu")
 _NOTHING = object()
 Change = tuple[Any, str, Any]  # object, attribute, value
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -92,69 +95,92 @@ def recomputed(blocks: Iterable[nn.Module], autocast: Autocast = nullcontext) ->
         yield block, "forward", partial(checkpoint, block.forward, **options)
 
 
-@contextmanager
-def given_way(
-    plan: MemoryPlan, unet: nn.Module, texts: Sequence[nn.Module], device: torch.device, autocast: Autocast = nullcontext
-) -> Iterator[None]:
-    """The U-Net and the text encoders, which compute on the device, compute as the plan says."""
-    blocks, text_blocks = blocks_of(unet), blocks_of(*texts)
-    in_ram = {"": [], "text": text_blocks, "all": [*blocks, *text_blocks]}[plan.stream]
-    moved = [*blocks, *text_blocks] if plan.eight_bit else in_ram
-    with ExitStack() as stack:
+class GivingWay:
+    """Makes a U-Net and its text encoders, which compute on a device, compute as plans say, until `close`."""
+
+    def __init__(
+        self, unet: nn.Module, texts: Sequence[nn.Module], device: torch.device, autocast: Autocast = nullcontext
+    ) -> None:
+        """Nothing gives way yet."""
+        self._blocks, self._text_blocks = blocks_of(unet), blocks_of(*texts)
+        self._device, self._autocast = device, autocast
+        self._away: dict[nn.Module, _Away] = {}
+        self._twice = ExitStack()
+
+    def follow(self, plan: MemoryPlan) -> None:
+        """Compute as it says. What an earlier plan sent away does not come back in between: there may be no room for it."""
+        self._twice.close()
+        everything = [*self._blocks, *self._text_blocks]
+        in_ram = {"": [], "text": self._text_blocks, "all": everything}[plan.stream]
+        moved = everything if plan.eight_bit else in_ram
+        for block in [each for each in self._away if each not in moved]:
+            self._away.pop(block).back()
         for block in moved:
-            home = torch.device("cpu") if block in in_ram else device
-            stack.enter_context(away(block, home, device, eight_bit=plan.eight_bit))
-        twice = [*blocks, *text_blocks] if moved else some_of(blocks, plan.recompute)
-        stack.enter_context(attributes(recomputed(twice, autocast)))
-        yield
+            home = CPU if block in in_ram else self._device
+            if block not in self._away:
+                self._away[block] = _Away(block, home, self._device, eight_bit=plan.eight_bit)
+            self._away[block].lie(home)
+        # Within, since a block that computes once more needs its weights once more.
+        twice = everything if moved else some_of(self._blocks, plan.recompute)
+        self._twice.enter_context(attributes(recomputed(twice, self._autocast)))
+
+    def close(self) -> None:
+        """Everything is as it was."""
+        self._twice.close()
+        while self._away:
+            self._away.popitem()[1].back()
 
 
-@contextmanager
-def away(block: nn.Module, home: torch.device, device: torch.device, *, eight_bit: bool = False) -> Iterator[None]:
-    """The block's weights lie at home, perhaps in 8 bits, and are on the device only while the block computes.
+class _Away:
+    """A block whose weights lie at home, perhaps in 8 bits, and are on the device only while it computes.
 
-    For its way back it has to be computed once more within `recomputed`, or they would stay until then.
+    For its way back it has to be computed once more, or they would stay until then.
     """
-    weights = [each for each in block.parameters() if each.device.type == device.type]  # "cuda" is also "cuda:0"
-    before = [each.data for each in weights]
-    if eight_bit:  # what is kept is not exact: those that are lie in RAM meanwhile
-        before = [each.to("cpu") for each in before]
-    kept = {id(each): _Kept(each.data, home, eight_bit=eight_bit and each.ndim > 1) for each in weights}
-    nothing = torch.empty(0, device=home)
-    forward = block.forward
 
-    def with_weights(*given: Any, **named: Any) -> Any:
-        with brought(block, kept, device):
+    def __init__(self, block: nn.Module, home: torch.device, device: torch.device, *, eight_bit: bool) -> None:
+        self._block, self._device = block, device
+        self._weights = [each for each in block.parameters() if each.device.type == device.type]  # "cuda" is also "cuda:0"
+        # What is kept in 8 bits is not exact: what is exact lies in RAM meanwhile.
+        self._exact = [each.data.to(CPU) for each in self._weights] if eight_bit else None
+        kept = [_Kept(each.data, home, eight_bit=eight_bit and each.ndim > 1) for each in self._weights]
+        self._kept = dict(zip(self._weights, kept, strict=True))
+        self._changed = ExitStack()
+        self._changed.enter_context(attributes([(block, "forward", partial(self._with_weights, block.forward))]))
+        for each in self._weights:
+            each.data = torch.empty(0, dtype=each.dtype, device=home)
+
+    def lie(self, home: torch.device) -> None:
+        """From now on there."""
+        for each in self._kept.values():
+            each.lie(home)
+
+    def back(self) -> None:
+        """The weights are what they were; in RAM if there is no room for them."""
+        self._changed.close()
+        before = self._exact or [each.values for each in self._kept.values()]
+        for each, data in zip(self._weights, before, strict=True):
+            try:
+                each.data = data.to(self._device)
+            except torch.cuda.OutOfMemoryError:  # noqa: PERF203
+                log.warning("There is no room on the GPU for all weights any more: load the model once more.")
+                each.data = data
+        self._kept.clear()
+
+    def _with_weights(self, forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """Compute with weights that are tensors of their own, which the way back may hold longer."""
+        homes = [
+            (module, name, weight)
+            for module in self._block.modules()
+            for name, weight in module._parameters.items()
+            if weight in self._kept
+        ]
+        try:
+            for module, name, weight in homes:
+                module._parameters[name] = self._kept[weight].on(self._device)
             return forward(*given, **named)
-
-    try:
-        if not eight_bit:
-            before = [kept[id(each)].values for each in weights]
-        for each in weights:
-            each.data = nothing.to(each.dtype)
-        with attributes([(block, "forward", with_weights)]):
-            yield
-    finally:
-        for each, data in zip(weights, before, strict=True):
-            each.data = data.to(device)
-
-
-@contextmanager
-def brought(block: nn.Module, kept: dict[int, _Kept], device: torch.device) -> Iterator[None]:
-    """Within it the block's weights are there; they are tensors of their own, which the way back may hold longer."""
-    homes = [
-        (module, name, weight)
-        for module in block.modules()
-        for name, weight in module._parameters.items()
-        if weight is not None and id(weight) in kept
-    ]
-    try:
-        for module, name, weight in homes:
-            module._parameters[name] = kept[id(weight)].on(device)
-        yield
-    finally:
-        for module, name, weight in homes:
-            module._parameters[name] = weight
+        finally:
+            for module, name, weight in homes:
+                module._parameters[name] = weight
 
 
 class _Kept:
@@ -167,9 +193,19 @@ class _Kept:
             self.scale = (largest / 127).clamp_min(1e-12)  # (channels out, 1, ...)
             weight = (weight / self.scale).round().to(torch.int8)
         self.values = weight.to(home, copy=True)
-        if home.type == "cpu" and torch.cuda.is_available():
-            self.values = self.values.pin_memory()  # comes while the card still computes
+        self._pin()
+
+    def lie(self, home: torch.device) -> None:
+        if self.values.device.type != home.type:
+            self.values = self.values.to(home)
+            self._pin()
 
     def on(self, device: torch.device) -> Tensor:
         values = self.values.to(device, non_blocking=True)
-        return values if self.scale is None else (values * self.scale.to(device)).to(self.dtype)
+        return values if self.scale is None else (values * self.scale).to(self.dtype)
+
+    def _pin(self) -> None:
+        """So that it comes while the card still computes."""
+        if self.values.device.type == "cpu" and torch.cuda.is_available():
+            with suppress(RuntimeError):  # there may be less of such memory than of other
+                self.values = self.values.pin_memory()

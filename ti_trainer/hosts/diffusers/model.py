@@ -6,7 +6,7 @@ B batch, C latent channels, H W latent height and width, V vectors, D width, T =
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from ti_trainer.files import short_hash
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.kinds import kind_of, noise_schedule, takes_clip_skip
 from ti_trainer.hosts.diffusers.text import TextEncoder
-from ti_trainer.hosts.giving_way import blocks_of, given_way
+from ti_trainer.hosts.giving_way import GivingWay, blocks_of
 from ti_trainer.memory import BY_HAND, MemoryPlan, Mode, bytes_of, free_bytes, need, plan, ran_out, sentence
 from ti_trainer.model import Conditioning, PictureConditioning, Vectors, attention_of, masked_channels
 from ti_trainer.prompts import TokenizedPrompt
@@ -47,7 +47,8 @@ class DiffusersModel:
         self.needs_loss_scaling = self.dtype == torch.float16
         self.widths = {each.name: each.width for each in self.text_encoders}
         self.default_size_px = self.unet.config.sample_size * 8
-        self._plan, self._given, self._decodes = MemoryPlan(), ExitStack(), False
+        unet, *texts = self._trained_through
+        self._plan, self._giving, self._decodes = MemoryPlan(), GivingWay(unet, texts, self.device), False
 
     @cached_property
     def checkpoint_hash(self) -> str:
@@ -126,12 +127,10 @@ class DiffusersModel:
         self._give(MemoryPlan())
 
     def _give(self, chosen: MemoryPlan) -> None:
-        self._given.close()
         self._plan = chosen
         self.vae.to("cpu" if chosen.vae_in_ram else self.device)
         (self.vae.enable_gradient_checkpointing if chosen.recompute else self.vae.disable_gradient_checkpointing)()
-        unet, *texts = self._trained_through
-        self._given.enter_context(given_way(chosen, unet, texts, self.device))
+        self._giving.follow(chosen)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # what was given up is of use in other sizes only then
 

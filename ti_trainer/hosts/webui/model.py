@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ti_trainer.errors import ModelError
-from ti_trainer.hosts.giving_way import attributes, blocks_of, given_way, recomputed
+from ti_trainer.hosts.giving_way import GivingWay, attributes, blocks_of, recomputed
 from ti_trainer.hosts.webui.borrowed import channels_last, frozen, placed, plain, typed, without_hooks
 from ti_trainer.hosts.webui.kinds import is_sdxl, size_embedders
 from ti_trainer.hosts.webui.text import PromptEncoder
@@ -151,12 +151,13 @@ class WebuiModel:
         further = self._plan.further(vae_may_leave=vae_may_leave)
         if further is None or not ran_out(error):
             return ""
+        if self._borrowing is not None:
+            if further.vae_in_ram and not self._plan.vae_in_ram:
+                self._borrowing.enter_context(placed(self.sd_model.first_stage_model, CPU))
+            self._giving.follow(further)
         self._plan = further
-        if (stack := self._borrowing) is not None:
-            stack.close()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            self._borrow(stack)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what was given up is of use in other sizes only then
         return sentence(f"Memory ran out; from here on {further}")
 
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
@@ -280,7 +281,9 @@ class WebuiModel:
         if self.device.type == "cpu":  # a GPU's kernels were not measured with it
             stack.enter_context(channels_last(network.model.diffusion_model))
         _, text = self._trained_through
-        stack.enter_context(given_way(self._plan, network.model.diffusion_model, [text], self.device, around.autocast))
+        self._giving = GivingWay(network.model.diffusion_model, [text], self.device, around.autocast)
+        stack.callback(self._giving.close)
+        self._giving.follow(self._plan)
 
 
 def _distribution(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
