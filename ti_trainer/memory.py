@@ -67,13 +67,15 @@ class MemoryPlan:
     stream: Literal["", "text", "all"] = ""
     eight_bit: bool = False
 
-    def further(self, *, vae_may_leave: bool) -> MemoryPlan | None:
+    def further(self, *, vae_may_leave: bool, weights_may_leave: bool = True) -> MemoryPlan | None:
         """The next thing gives way, what costs least time first; None if nothing is left."""
         if vae_may_leave and not self.vae_in_ram:
             return replace(self, vae_in_ram=True)
         if self.recompute < 1:
             return replace(self, recompute=1.0)
-        return None if self.stream == "all" else replace(self, stream="all" if self.stream else "text")
+        if self.stream == "all" or not weights_may_leave:
+            return None
+        return replace(self, stream="all" if self.stream else "text")
 
     def bytes_needed(self, need: Need) -> tuple[float, float]:
         """By a step, and what is free for it."""

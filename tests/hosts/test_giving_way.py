@@ -112,27 +112,55 @@ def test_what_fails_meanwhile_leaves_all_as_it_was(plan: MemoryPlan, model: Diff
         hook.remove()
 
 
-def test_when_memory_runs_out_one_thing_after_another_gives_way(
-    model: DiffusersModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_when_memory_runs_out_on_a_cpu_the_network_is_computed_twice_and_no_more(model: DiffusersModel) -> None:
     wanted = gradients(model)
     with as_before(model):
         assert model.give_way(RuntimeError("shapes cannot be multiplied")) == ""
-        said, came_back = [], []
-        back = giving_way._Away.back
+        assert model.give_way(RAN_OUT) == (
+            "Memory ran out; from here on the network is computed twice, which takes up to half as long again."
+        )
+        assert torch.equal(gradients(model)[1], wanted[1])
+        assert model.give_way(RAN_OUT) == "", "weights are in RAM already"
+        model.use_all_memory()
+
+
+@pytest.mark.parametrize("first", ["recompute", "8bit"])
+def test_more_and_more_weights_go_and_none_comes_back_in_between(
+    first: str, model: DiffusersModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back, came_back, plan = giving_way._Away.back, [], BY_HAND[first]
+    with as_before(model):
+        model._give(plan)
+        wanted = gradients(model)
         monkeypatch.setattr(giving_way._Away, "back", lambda away: came_back.append(away) or back(away))
-        while words := model.give_way(RAN_OUT):
-            said.append(words)
+        while plan := plan.further(vae_may_leave=False):
+            model._give(plan)
             assert torch.equal(gradients(model)[1], wanted[1])
         assert not came_back, "there may be no room for it in between"
         model.use_all_memory()
-    assert said == [
-        "Memory ran out; from here on the network is computed twice, which takes up to half as long again.",
-        "Memory ran out; from here on the network is computed twice, and the text encoders' weights wait in RAM and come "
-        "block by block, which takes long.",
-        "Memory ran out; from here on the network is computed twice, and all weights wait in RAM and come block by block, "
-        "which takes long.",
-    ]
+    assert came_back
+
+
+def test_weights_that_there_is_no_room_for_wait_in_ram_and_come_later(
+    model: DiffusersModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    to = torch.Tensor.to
+
+    def no_room(tensor: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        if given == (model.device,) and not named:
+            raise RAN_OUT
+        return to(tensor, *given, **named)
+
+    with as_before(model):
+        model._give(BY_HAND["stream"])
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "to", no_room)
+            model._giving.close()
+        assert "no room on the GPU for" in caplog.text
+        assert len(caplog.records) == 1
+        assert all(each.numel() for each in model.unet.parameters()), "nothing is lost"
+        model.use_all_memory()
+        assert not model._giving._coming
 
 
 def test_a_part_of_the_blocks_keeps_that_part_of_what_all_keep() -> None:

@@ -105,6 +105,7 @@ class GivingWay:
         self._blocks, self._text_blocks = blocks_of(unet), blocks_of(*texts)
         self._device, self._autocast = device, autocast
         self._away: dict[nn.Module, _Away] = {}
+        self._coming: list[_Away] = []  # those that there was no room for
         self._twice = ExitStack()
 
     def follow(self, plan: MemoryPlan) -> None:
@@ -113,13 +114,12 @@ class GivingWay:
         everything = [*self._blocks, *self._text_blocks]
         in_ram = {"": [], "text": self._text_blocks, "all": everything}[plan.stream]
         moved = everything if plan.eight_bit else in_ram
-        for block in [each for each in self._away if each not in moved]:
-            self._away.pop(block).back()
+        kept = [block for block, away in self._away.items() if block in moved and away.eight_bit == plan.eight_bit]
+        self._bring_back([block for block in self._away if block not in kept])
         for block in moved:
-            home = CPU if block in in_ram else self._device
             if block not in self._away:
-                self._away[block] = _Away(block, home, self._device, eight_bit=plan.eight_bit)
-            self._away[block].lie(home)
+                self._away[block] = _Away(block, self._device, eight_bit=plan.eight_bit)
+            self._away[block].lie(CPU if block in in_ram else self._device)
         # Within, since a block that computes once more needs its weights once more.
         twice = everything if moved else some_of(self._blocks, plan.recompute)
         self._twice.enter_context(attributes(recomputed(twice, self._autocast)))
@@ -127,44 +127,51 @@ class GivingWay:
     def close(self) -> None:
         """Everything is as it was."""
         self._twice.close()
-        while self._away:
-            self._away.popitem()[1].back()
+        self._bring_back(list(self._away))
+
+    def _bring_back(self, blocks: Sequence[nn.Module]) -> None:
+        self._coming += [self._away.pop(block) for block in blocks]
+        self._coming = [each for each in self._coming if not each.back()]  # an interrupt leaves them all for the next time
+        if self._coming:
+            count = len(self._coming)
+            log.warning("There is no room on the GPU for %s blocks of the network: load the checkpoint once more.", count)
+        if blocks and self._device.type == "cuda" and hasattr(torch._C, "_host_emptyCache"):
+            torch._C._host_emptyCache()  # what was pinned is the system's again
 
 
 class _Away:
-    """A block whose weights lie at home, perhaps in 8 bits, and are on the device only while it computes.
+    """A block whose weights lie elsewhere, perhaps in 8 bits, and are on the device only while it computes.
 
     For its way back it has to be computed once more, or they would stay until then.
     """
 
-    def __init__(self, block: nn.Module, home: torch.device, device: torch.device, *, eight_bit: bool) -> None:
-        self._block, self._device = block, device
-        self._weights = [each for each in block.parameters() if each.device.type == device.type]  # "cuda" is also "cuda:0"
+    def __init__(self, block: nn.Module, device: torch.device, *, eight_bit: bool) -> None:
+        self._block, self._device, self.eight_bit = block, device, eight_bit
+        weights = list(block.parameters())
+        self._origin = {each: each.device for each in weights}
         # What is kept in 8 bits is not exact: what is exact lies in RAM meanwhile.
-        self._exact = [each.data.to(CPU) for each in self._weights] if eight_bit else None
-        kept = [_Kept(each.data, home, eight_bit=eight_bit and each.ndim > 1) for each in self._weights]
-        self._kept = dict(zip(self._weights, kept, strict=True))
+        self._exact = {each: each.data.to(CPU) for each in weights} if eight_bit else {}
+        self._kept = {each: _Kept(each.data, eight_bit=eight_bit and each.ndim > 1) for each in weights}
         self._changed = ExitStack()
         self._changed.enter_context(attributes([(block, "forward", partial(self._with_weights, block.forward))]))
-        for each in self._weights:
-            each.data = torch.empty(0, dtype=each.dtype, device=home)
 
     def lie(self, home: torch.device) -> None:
         """From now on there."""
-        for each in self._kept.values():
-            each.lie(home)
+        for each, kept in self._kept.items():
+            kept.lie(home, pinned=self._device.type == "cuda")
+            each.data = torch.empty(0, dtype=each.dtype, device=home)
 
-    def back(self) -> None:
-        """The weights are what they were; in RAM if there is no room for them."""
+    def back(self) -> bool:
+        """The weights are what they were. False if there was no room for some, which are in RAM then."""
         self._changed.close()
-        before = self._exact or [each.values for each in self._kept.values()]
-        for each, data in zip(self._weights, before, strict=True):
+        came = True
+        for each, origin in self._origin.items():
+            data = self._exact.get(each, self._kept[each].values)
             try:
-                each.data = data.to(self._device)
-            except torch.cuda.OutOfMemoryError:  # noqa: PERF203
-                log.warning("There is no room on the GPU for all weights any more: load the model once more.")
-                each.data = data
-        self._kept.clear()
+                each.data = data.to(origin)
+            except RuntimeError:
+                each.data, came = data, False
+        return came
 
     def _with_weights(self, forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
         """Compute with weights that are tensors of their own, which the way back may hold longer."""
@@ -184,28 +191,21 @@ class _Away:
 
 
 class _Kept:
-    """One weight at home; in 8 bits with a scale for each channel out (symmetric, by its largest number)."""
+    """One weight; in 8 bits with a scale for each channel out (symmetric, by its largest number)."""
 
-    def __init__(self, weight: Tensor, home: torch.device, *, eight_bit: bool) -> None:
-        self.dtype, self.scale = weight.dtype, None
+    def __init__(self, weight: Tensor, *, eight_bit: bool) -> None:
+        self.dtype, self.scale, self.values = weight.dtype, None, weight
         if eight_bit:
             largest = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True).float()
             self.scale = (largest / 127).clamp_min(1e-12)  # (channels out, 1, ...)
-            weight = (weight / self.scale).round().to(torch.int8)
-        self.values = weight.to(home, copy=True)
-        self._pin()
+            self.values = (weight / self.scale).round().to(torch.int8)
 
-    def lie(self, home: torch.device) -> None:
-        if self.values.device.type != home.type:
-            self.values = self.values.to(home)
-            self._pin()
+    def lie(self, home: torch.device, *, pinned: bool) -> None:
+        self.values = self.values.to(home)
+        if home.type == "cpu" and pinned and not self.values.is_pinned():
+            with suppress(RuntimeError):  # there may be less of such memory than of other
+                self.values = self.values.pin_memory()  # so that the CPU need not wait while it is brought
 
     def on(self, device: torch.device) -> Tensor:
         values = self.values.to(device, non_blocking=True)
-        return values if self.scale is None else (values * self.scale).to(self.dtype)
-
-    def _pin(self) -> None:
-        """So that it comes while the card still computes."""
-        if self.values.device.type == "cpu" and torch.cuda.is_available():
-            with suppress(RuntimeError):  # there may be less of such memory than of other
-                self.values = self.values.pin_memory()
+        return values if self.scale is None else (values * self.scale.to(device)).to(self.dtype)

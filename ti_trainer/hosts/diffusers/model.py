@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -96,8 +96,8 @@ class DiffusersModel:
         self.use_all_memory()
         self._decodes = decoded > 0
         if self.device.type != "cuda":
-            self._give(BY_HAND.get(mode, MemoryPlan()))
-            return sentence(f"{self._plan}") if mode != "auto" else ""
+            self._give(replace(BY_HAND.get(mode, MemoryPlan()), vae_in_ram=False))  # it is there already
+            return sentence(f"{self._plan}")
         unet, *texts = self._trained_through
         wanted = need(
             self.kind.family,
@@ -116,11 +116,18 @@ class DiffusersModel:
 
     def give_way(self, error: Exception) -> str:
         """If memory ran out, the next thing gives way."""
-        further = self._plan.further(vae_may_leave=self.device.type == "cuda" and not self._decodes)
+        on_gpu = self.device.type == "cuda"
+        further = self._plan.further(vae_may_leave=on_gpu and not self._decodes, weights_may_leave=on_gpu)
         if further is None or not ran_out(error):
             return ""
         self._give(further)
         return sentence(f"Memory ran out; from here on {further}")
+
+    def with_options(self, options: ModelOptions) -> DiffusersModel:
+        """The same networks opened otherwise; what gave way is known to both."""
+        other = replace(self, options=options)
+        other._plan, other._giving, other._decodes = self._plan, self._giving, self._decodes
+        return other
 
     def use_all_memory(self) -> None:
         """As before `fit_memory`."""
@@ -128,9 +135,12 @@ class DiffusersModel:
 
     def _give(self, chosen: MemoryPlan) -> None:
         self._plan = chosen
-        self.vae.to("cpu" if chosen.vae_in_ram else self.device)
+        if chosen.vae_in_ram:
+            self.vae.to("cpu")
         (self.vae.enable_gradient_checkpointing if chosen.recompute else self.vae.disable_gradient_checkpointing)()
         self._giving.follow(chosen)
+        if not chosen.vae_in_ram:
+            self.vae.to(self.device)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # what was given up is of use in other sizes only then
 
