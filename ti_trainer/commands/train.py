@@ -24,7 +24,7 @@ from ti_trainer.errors import ConfigError, LostProcessError, StoppedError, TITra
 from ti_trainer.training.processes import Processes, joined
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Controls, Result, Session
-from ti_trainer.training.trainer import Event, StepDone, Trainer
+from ti_trainer.training.trainer import Compiling, Event, StepDone, Trainer
 from ti_trainer.wording import counted
 
 HELP = "teach an embedding what is in a folder of pictures"
@@ -201,10 +201,13 @@ class _Progress:
         return [self]
 
     def __call__(self, event: Event) -> None:
-        """A step is done."""
+        """A step is done, or about to take long."""
+        if self.bar is not None and isinstance(event, Compiling):
+            self.bar.set_description("Compiling, a minute or more")
         if not isinstance(event, StepDone) or self.bar is None:
             return
         self._losses.append(event.loss)
+        self.bar.set_description("Training", refresh=False)
         if self.bar.update():
             for loss in self._losses:
                 value = float(loss)

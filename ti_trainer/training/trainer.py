@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
@@ -49,6 +49,13 @@ class GaveWay:
 
 
 @dataclass(frozen=True)
+class Compiling:
+    """The step after step `step` takes a minute or more, since the network is compiled for it."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class Finished:
     """Nothing comes after this."""
 
@@ -56,7 +63,7 @@ class Finished:
     reason: Literal["done", "interrupted"]
 
 
-Event = StepDone | GaveWay | Finished
+Event = StepDone | GaveWay | Compiling | Finished
 
 
 @dataclass(frozen=True)
@@ -233,7 +240,7 @@ class Trainer:
                 return loss.detach(), torch.autograd.grad(
                     scaled, self._parameters, allow_unused=True, materialize_grads=True
                 )
-            except RuntimeError as error:
+            except Exception as error:  # noqa: PERF203 - a compiler raises anything
                 traceback.clear_frames(error.__traceback__)  # they hold the memory that is to be freed
                 if not (words := self.model.give_way(error)):
                     raise

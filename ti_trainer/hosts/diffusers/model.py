@@ -17,10 +17,11 @@ from torch import Tensor
 
 from ti_trainer.files import short_hash
 from ti_trainer.host import ModelOptions
+from ti_trainer.hosts.compiled import NO_ROOM, CompiledNetwork, compiled, failed
 from ti_trainer.hosts.diffusers.kinds import kind_of, noise_schedule, takes_clip_skip
 from ti_trainer.hosts.diffusers.text import TextEncoder
 from ti_trainer.memory import bytes_of, free_bytes, plan
-from ti_trainer.model import Conditioning, PictureConditioning, Vectors, attention_of, masked_channels
+from ti_trainer.model import Compile, Conditioning, PictureConditioning, Vectors, attention_of, masked_channels
 from ti_trainer.prompts import TokenizedPrompt
 
 
@@ -47,6 +48,7 @@ class DiffusersModel:
         self.widths = {each.name: each.width for each in self.text_encoders}
         self.default_size_px = self.unet.config.sample_size * 8
         self._vae_in_ram = False
+        self._compiled: CompiledNetwork | None = None
 
     @cached_property
     def checkpoint_hash(self) -> str:
@@ -73,9 +75,25 @@ class DiffusersModel:
             for each in thawed:
                 each.requires_grad_()
 
+    def compile(self, when: Compile, steps: int, sizes: int, begins: Callable[[], None]) -> str:
+        """The U-Net, if nothing of it is computed twice: graphs keep memory for themselves."""
+        self._not_compiled()
+        if self.unet.is_gradient_checkpointing:
+            return NO_ROOM if when == "on" else ""
+        self._compiled, words = compiled(self.unet, self.device, when, steps, sizes, begins)
+        return words
+
+    def _not_compiled(self) -> None:
+        if self._compiled is not None:
+            self._compiled.close()
+            self._compiled = None
+
     def give_way(self, error: Exception) -> str:
-        """Nothing yet."""
-        return ""
+        """What is compiled, whatever the error: if it is another one, it comes again."""
+        if self._compiled is None:
+            return ""
+        self._not_compiled()
+        return failed(error)
 
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
         """As the first text encoder is fed it; a second one fills up with another id."""
@@ -112,7 +130,8 @@ class DiffusersModel:
         return chosen.words
 
     def use_all_memory(self) -> None:
-        """As before `fit_memory`."""
+        """As before `fit_memory` and `compile`."""
+        self._not_compiled()
         self._vae_in_ram = False
         self.vae.to(self.device)
         self.unet.disable_gradient_checkpointing()
@@ -157,10 +176,11 @@ class DiffusersModel:
         inputs, hidden = noisy_latents.to(self.dtype), cond.hidden.to(self.dtype)
         if pictures.masked is not None:
             inputs = torch.cat([inputs, pictures.masked.to(inputs)], 1)  # (B, 2 C + 1, H, W)
+        unet = self._compiled or self.unet
         if cond.pooled is None:
-            return self.unet(inputs, timesteps, hidden, return_dict=False)[0]
+            return unet(inputs, timesteps, hidden, return_dict=False)[0]
         added = {"text_embeds": cond.pooled, "time_ids": pictures.sizes}  # bf16 has no numbers such as 1023
-        return self.unet(inputs, timesteps, hidden, added_cond_kwargs=added, return_dict=False)[0]
+        return unet(inputs, timesteps, hidden, added_cond_kwargs=added, return_dict=False)[0]
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, 8 H, 8 W) in [-1, 1], not clamped."""

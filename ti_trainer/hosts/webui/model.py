@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ti_trainer.errors import ModelError
+from ti_trainer.hosts.compiled import NO_ROOM, CompiledNetwork, compiled, failed
 from ti_trainer.hosts.webui.borrowed import (
     attributes,
     channels_last,
@@ -33,7 +34,15 @@ from ti_trainer.hosts.webui.borrowed import (
 from ti_trainer.hosts.webui.kinds import is_sdxl, size_embedders
 from ti_trainer.hosts.webui.text import PromptEncoder
 from ti_trainer.memory import bytes_of, free_bytes, plan
-from ti_trainer.model import Conditioning, ModelKind, PictureConditioning, Vectors, attention_of, masked_channels
+from ti_trainer.model import (
+    Compile,
+    Conditioning,
+    ModelKind,
+    PictureConditioning,
+    Vectors,
+    attention_of,
+    masked_channels,
+)
 from ti_trainer.prompts import TokenizedPrompt
 from ti_trainer.training.objective import zero_terminal_snr
 
@@ -78,6 +87,7 @@ class WebuiModel:
         self._fp32_attention = self.around.fp32_attention or (in_half and self.kind.family == "SD 2.x")
         self._fp32_vae = self._vae_to_ram = self._recompute = self._decodes = self._decodes_well = False
         self._borrowing: ExitStack | None = None
+        self._compiled: CompiledNetwork | None = None
 
     @property
     def default_size_px(self) -> int:
@@ -111,6 +121,7 @@ class WebuiModel:
                 yield
             finally:
                 self._borrowing = None
+                self._not_compiled()
 
     @contextmanager
     def lent_back(self) -> Iterator[None]:
@@ -151,9 +162,26 @@ class WebuiModel:
         self._vae_to_ram, self._recompute = chosen.vae_in_ram, chosen.recompute
         return chosen.words
 
+    def compile(self, when: Compile, steps: int, sizes: int, begins: Callable[[], None]) -> str:
+        """The U-Net, if it stays where it is and nothing of it is computed twice, until `training` is over."""
+        self._not_compiled()
+        if self._medvram or self._recompute:
+            return NO_ROOM if when == "on" else ""
+        network = self.sd_model.model.diffusion_model
+        self._compiled, words = compiled(network, self.device, when, steps, sizes, begins)
+        return words
+
+    def _not_compiled(self) -> None:
+        if self._compiled is not None:
+            self._compiled.close()
+            self._compiled = None
+
     def give_way(self, error: Exception) -> str:
-        """Nothing yet."""
-        return ""
+        """What is compiled, whatever the error: if it is another one, it comes again."""
+        if self._compiled is None:
+            return ""
+        self._not_compiled()
+        return failed(error)
 
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
         """The token ids as they are fed to the first text encoder, and the places of embeddings, which are those of all."""
@@ -211,7 +239,8 @@ class WebuiModel:
         with self.training(), self.around.autocast():
             y = self._size_conditioned(cond, pictures) if is_sdxl(self.sd_model) else None
             latents, times, context = (each.to(self.around.unet_dtype) for each in (noisy_latents, timesteps, cond.hidden))
-            return self.sd_model.model.diffusion_model(latents, times, context=context, y=y)
+            unet = self._compiled or self.sd_model.model.diffusion_model
+            return unet(latents, times, context=context, y=y)
 
     def _size_conditioned(self, cond: Conditioning, pictures: PictureConditioning) -> Tensor:
         """(B, width): what SDXL is told besides hidden states, in the order that its conditioner has."""
