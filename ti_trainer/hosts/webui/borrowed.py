@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -112,13 +113,14 @@ def plain(network: nn.Module, *, fp32_attention: bool = False) -> Iterator[Chang
     """What makes a U-Net or VAE compute as it was published, whatever the classes of its parts were patched with.
 
     Cross attention by torch itself, which every gradient passes, and without hypernetworks; nothing is computed twice
-    (checkpointing saves memory that frozen weights do not take); pictures do not tile.
+    (checkpointing saves memory that frozen weights do not take); pictures do not tile. Methods, since with those what was
+    compiled stays valid when they are lent back and set again.
     """
     for module in network.modules():
         if all(hasattr(module, name) for name in ("to_q", "to_k", "to_v", "to_out", "heads")):
-            yield module, "forward", partial(_attend, module, fp32=fp32_attention)
+            yield module, "forward", MethodType(_attend_fp32 if fp32_attention else _attend, module)
         elif all(hasattr(module, name) for name in ("norm", "q", "k", "v", "proj_out")):
-            yield module, "forward", partial(_attend_places, module)
+            yield module, "forward", MethodType(_attend_places, module)
         if vars(module).get("padding_mode") == "circular":
             yield module, "padding_mode", "zeros"
         for flag in ("checkpoint", "use_checkpoint"):
@@ -179,3 +181,7 @@ def _attend(
     with torch.autocast("cuda", enabled=False) if fp32 and torch.is_autocast_enabled() else nullcontext():
         found = F.scaled_dot_product_attention(query, key, value, seen).to(own)
     return layer.to_out(found.transpose(1, 2).flatten(2))
+
+
+def _attend_fp32(layer: Any, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, **_: Any) -> Tensor:
+    return _attend(layer, x, context, mask, fp32=True)
