@@ -20,6 +20,7 @@ from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.compiled import NO_ROOM, CompiledNetwork, compiled, failed
 from ti_trainer.hosts.diffusers.kinds import kind_of, noise_schedule, takes_clip_skip
 from ti_trainer.hosts.diffusers.text import TextEncoder
+from ti_trainer.hosts.kernels import fast_kernels
 from ti_trainer.memory import bytes_of, free_bytes, plan
 from ti_trainer.model import Compile, Conditioning, PictureConditioning, Vectors, attention_of, masked_channels
 from ti_trainer.prompts import TokenizedPrompt
@@ -68,7 +69,8 @@ class DiffusersModel:
         for module in self.modules:
             module.eval().requires_grad_(False)
         try:
-            yield
+            with fast_kernels(self.device):
+                yield
         finally:
             for module, was_training in before:
                 module.train(was_training)

@@ -5,6 +5,8 @@ Knows no host by name and no training.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -128,6 +130,15 @@ def plain(network: nn.Module, *, fp32_attention: bool = False) -> Iterator[Chang
                 yield module, flag, False
 
 
+def timesteps_on_device(unet: nn.Module) -> Iterator[Change]:
+    """What embeds timesteps in the original code begins on the CPU, which then waits for the GPU: in each step."""
+    for kind in type(unet).__mro__:
+        module = sys.modules[kind.__module__]
+        if "timestep_embedding" in vars(module):
+            yield module, "timestep_embedding", _embed_timesteps
+            return
+
+
 def unet_blocks(unet: nn.Module) -> list[nn.Module]:
     """What a U-Net consists of."""
     return [*unet.input_blocks, unet.middle_block, *unet.output_blocks]
@@ -149,6 +160,16 @@ def recomputed(
     options = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": lambda: (nullcontext(), autocast())}
     for block in blocks:
         yield block, "forward", partial(checkpoint, block.forward, **options)
+
+
+def _embed_timesteps(timesteps: Tensor, dim: int, max_period: float = 10000, repeat_only: bool = False) -> Tensor:
+    """(B,) -> (B, dim), of the timesteps' type: cosines and sines of falling frequencies, as in arXiv:1706.03762."""
+    if repeat_only:
+        return timesteps[:, None].expand(-1, dim)
+    half = dim // 2
+    falling = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
+    angles = timesteps[:, None].float() * (-math.log(max_period) * falling).exp()
+    return F.pad(torch.cat([angles.cos(), angles.sin()], 1), (0, dim % 2)).to(timesteps.dtype)
 
 
 def _attend_places(block: Any, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ti_trainer.errors import ModelError
 from ti_trainer.hosts.compiled import NO_ROOM, CompiledNetwork, compiled, failed
+from ti_trainer.hosts.kernels import fast_kernels
 from ti_trainer.hosts.webui.borrowed import (
     attributes,
     channels_last,
@@ -27,6 +28,7 @@ from ti_trainer.hosts.webui.borrowed import (
     placed,
     plain,
     recomputed,
+    timesteps_on_device,
     typed,
     unet_blocks,
     without_hooks,
@@ -301,6 +303,8 @@ class WebuiModel:
         elif (around.vae_to_ram or self._vae_to_ram) and not self._decodes:
             stack.enter_context(placed(network.first_stage_model, CPU))
         stack.enter_context(frozen(network))
+        stack.enter_context(fast_kernels(self.device))
+        stack.enter_context(attributes(timesteps_on_device(network.model.diffusion_model)))
         stack.enter_context(attributes(plain(network.model.diffusion_model, fp32_attention=self._fp32_attention)))
         if self._recompute:
             stack.enter_context(attributes(recomputed(unet_blocks(network.model.diffusion_model), around.autocast)))
