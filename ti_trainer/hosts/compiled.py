@@ -33,7 +33,11 @@ class CompiledNetwork:
     def __init__(self, network: nn.Module, device: torch.device, begins: Callable[[], None]) -> None:
         """Nothing is compiled before the first call."""
         self._network, self._begins = network, begins
-        self._compiled = torch.compile(network, dynamic=False, mode=_mode(device))
+
+        def call(*inputs: Any, **named: Any) -> Any:  # torch marks a module that it is given
+            return network(*inputs, **named)
+
+        self._compiled = torch.compile(call, dynamic=False, mode=_mode(device))
         self._shapes: set[tuple[object, ...]] = set()
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
@@ -78,7 +82,8 @@ def failed(error: Exception) -> str:
     """What to say where it cannot be."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "The compiled network needs more memory than there is; it goes on without compiling."
-    why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = (line.strip() for line in str(error).splitlines())
+    why = next((line for line in lines if line and not line.endswith("raised:")), type(error).__name__)
     return f"Compiling the network failed ({why[:200].rstrip('.')}); it goes on without."
 
 
