@@ -48,7 +48,8 @@ def test_what_fails_is_given_up_once(webui_model: Callable[..., Any], words: Any
 
     compile_as_always, model = torch.compile, webui_model()
     monkeypatch.setattr(torch, "compile", lambda network, **_: compile_as_always(network, backend=fail))
-    wanted = outcome(model, words)
+    with model.training():
+        wanted = outcome(model, words)
     assert model.give_way(ValueError()) == ""
     model.compile("on", 10, 1, lambda: None)
     with model.training():
