@@ -85,6 +85,11 @@ class DiffusersModel:
         self._compiled, words = compiled(self.unet, self.device, when, steps, sizes, begins)
         return words
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it is still, or will be at the first step."""
+        return self._compiled is not None
+
     def _not_compiled(self) -> None:
         if self._compiled is not None:
             self._compiled.close()
