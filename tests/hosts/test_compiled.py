@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -117,6 +118,29 @@ def test_unasked_it_is_done_where_it_pays(
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: name if triton else None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert pays(device, steps, sizes) == wanted
+
+
+@pytest.mark.parametrize(
+    ("device", "version", "in_thread", "wanted"),
+    [
+        (CPU, "2.13.0+cpu", False, "default"),
+        (CUDA, "2.13.0+cu130", True, "reduce-overhead"),
+        (CUDA, "2.1.2+cu121", False, "reduce-overhead"),
+        (CUDA, "2.1.2+cu121", True, "default"),
+    ],
+)
+def test_cuda_graphs_are_taken_where_torch_can(
+    device: torch.device, version: str, in_thread: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    found: list[str] = []
+    if in_thread:
+        thread = threading.Thread(target=lambda: found.append(module._mode(device)))
+        thread.start()
+        thread.join()
+    else:
+        found.append(module._mode(device))
+    assert found == [wanted]
 
 
 def settings() -> tuple[str, bool, bool]:
