@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,22 @@ def embedded_model() -> DiffusersModel:
     from ti_trainer.hosts.diffusers import loading
 
     return loading.load("embedded", "cpu")
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """torch.compile traces as always, but makes no kernels, which takes a minute; each graph is noted with its size."""
+    compile_as_always, noted = torch.compile, []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        noted.append(len(graph.graph.nodes))
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    monkeypatch.setattr(
+        torch, "compile", lambda network, *, dynamic, mode: compile_as_always(network, dynamic=dynamic, backend=backend)
+    )
+    yield noted
+    torch.compiler.reset()
 
 
 @pytest.fixture

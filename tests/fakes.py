@@ -50,6 +50,9 @@ class TinyModel:
     def fit_memory(self, places: int, decoded: int = 0, mode: str = "auto") -> str:
         return ""
 
+    def compile(self, when: str, steps: int, sizes: int, begins: Callable[[], None]) -> str:
+        return ""
+
     def give_way(self, error: Exception) -> str:
         return ""
 

@@ -125,6 +125,14 @@ class OutputOptions:
         label="Zero terminal SNR",
         section="advanced",
     )
+    compile: Literal["auto", "on", "off"] = option(
+        "auto",
+        "Have PyTorch compile the network for the pictures' sizes: steps take less time then, but one of the first of each "
+        "size (up to 8) takes a minute or more. If that fails, the run goes on without. auto: on CUDA with triton, if the "
+        "run has 4000 steps or more for each size.",
+        label="Compile the network",
+        section="advanced",
+    )
     csv_every: int = option(
         10,
         "A line in the loss file every so many steps, 0 for none.",

@@ -21,6 +21,7 @@ from ti_trainer.memory import Mode
 from ti_trainer.prompts import TokenizedPrompt
 
 PredictionType = Literal["epsilon", "v_prediction"]
+Compile = Literal["auto", "on", "off"]
 Vectors = Mapping[str, Tensor]  # one embedding's vectors by text encoder, each (V, D)
 
 
@@ -85,6 +86,14 @@ class DiffusionModel(Protocol):
         """Choose what gives way in training batches of this many latent places (B H W); in words, "" for no choice.
 
         `decoded`: so many places are decoded at once in each step, for losses of pixels. `mode`: what somebody chose.
+        """
+        ...
+
+    def compile(self, when: Compile, steps: int, sizes: int, begins: Callable[[], None]) -> str:
+        """Have the network compiled for so many steps on pictures of so many sizes; in words, "" if nothing is to be said.
+
+        After `fit_memory`, for what is trained until our turn with the host is over. `begins` is called whenever a step is
+        about to take much longer for it. What fails of it later, `give_way` gives up.
         """
         ...
 

@@ -62,6 +62,35 @@ def test_json_holds_what_is_promised(cli: Cli, pictures: Path) -> None:
     assert set(row["milliseconds_by_part"]) == {*PARTS, "step"}
 
 
+def test_compiled_it_is_measured_beside_the_same_without(cli: Cli, pictures: Path, graphs: list[int]) -> None:
+    outcome = cli("bench", "--json", "--compile", "--steps", 10, "--batch-sizes", 1, "--images", pictures, "--size", 64)
+    assert outcome.code == 0, outcome.err
+    facts = json.loads(outcome.out)
+    (row,) = facts["rows"]
+    assert len(graphs) == 1  # the bare loop has the same
+    assert row["compile_seconds"] > 0
+    assert set(row["steps_per_second"]) == {"ours", "bare_loop", "compiled", "bare_compiled"}
+    assert set(row["ours_to"]) == {"bare_loop", "compiled", "bare_compiled"}
+    speeds = row["steps_per_second"]
+    assert (row["ours_beside"]["compiled"], row["ours_beside"]["bare_compiled"]) == (speeds["ours"], speeds["compiled"])
+    lines = bench.table(facts).splitlines()
+    assert any(line.split()[:2] == ["bare", "compiled"] for line in lines)
+    assert any("compiling took" in line for line in lines)
+
+
+def test_what_cannot_be_compiled_is_not_measured_as_if_it_were(
+    cli: Cli, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("no kernels today")
+
+    compile_as_always = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network, **_: compile_as_always(network, backend=fail))
+    outcome = cli("bench", "--compile", "--steps", 10, "--batch-sizes", 1, "--images", pictures, "--size", 64)
+    assert outcome.code == 1
+    assert "no kernels today" in outcome.errors[0]
+
+
 def test_the_table_is_for_people_and_names_our_peers(cli: Cli, pictures: Path) -> None:
     outcome = cli("bench", "--steps", 10, "--batch-sizes", 1, "--images", pictures, "--against", "webui")
     assert outcome.code == 0, outcome.err

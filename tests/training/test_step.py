@@ -10,7 +10,8 @@ import torch
 from fakes import TinyModel
 
 from ti_trainer.data.dataset import Dataset
-from ti_trainer.training.step import optimizer_step, training_loss
+from ti_trainer.model import Conditioning
+from ti_trainer.training.step import encode_distinct, optimizer_step, training_loss
 from ti_trainer.training.trainer import StepDone, Trainer
 
 if TYPE_CHECKING:
@@ -109,6 +110,32 @@ def test_an_update_that_overflows_is_left_out_and_is_no_step(
     steps = [event.step for event in run.run() if isinstance(event, StepDone)]
     assert steps == [1, 2, 3, 4]
     assert run.micro_step == 5  # the first overflowed
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_prompt_is_encoded_once_however_often_it_is_there(pooled: bool) -> None:
+    asked: list[list[str]] = []
+
+    class Counting(TinyModel):
+        def encode_prompts(self, prompts: Any, words: Any) -> Conditioning:
+            asked.append(list(prompts))
+            cond = super().encode_prompts(prompts, words)
+            return Conditioning(cond.hidden, cond.hidden[:, 0] * 2) if pooled else cond
+
+    model = Counting()
+    words = {"x": {"clip_l": torch.randn(1, 8, requires_grad=True)}}
+    prompts = ["a x", "x of b", "a x", "a x"]
+    found, wanted = encode_distinct(model, prompts, words), model.encode_prompts(prompts, words)
+    assert asked == [["a x", "x of b"], prompts]
+    gradients = []
+    for cond in (found, wanted):
+        parts = [each for each in (cond.hidden, cond.pooled) if each is not None]
+        assert len(parts) == 1 + pooled
+        weights = torch.arange(4.0)[:, None]
+        loss = sum((each.flatten(1) * weights).square().sum() for each in parts)
+        gradients += [*parts, *torch.autograd.grad(loss, words["x"]["clip_l"])]
+    for ours, theirs in zip(gradients[: len(gradients) // 2], gradients[len(gradients) // 2 :], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def _large(predict: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -8,6 +8,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--peer-python", nargs="*", default=[], metavar="PEER=PYTHON", help="the Python that has a peer's packages"
     )
+    parser.add_argument("--compile", action="store_true", help="also with the network compiled, beside the same without")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_host_arguments(parser)
 
@@ -86,7 +88,17 @@ def run(args: argparse.Namespace) -> int:
             own = Path(args.model) / "tokenizer"
             shapes.save(model, folder, own if own.is_dir() else shapes.TOKENIZER)
         for batch_size in args.batch_sizes:
-            setting = Setting(model, dataset, batch_size, args.steps, folder, args.images, size_px, known=not args.shape)
+            setting = Setting(
+                model,
+                dataset,
+                batch_size,
+                args.steps,
+                folder,
+                args.images,
+                size_px,
+                known=not args.shape,
+                compiled=replace(model) if args.compile else None,
+            )
             facts["rows"].append(measure(setting, against))
     print(json.dumps(facts) if args.json else table(facts))
     return 0
@@ -146,6 +158,8 @@ def table(facts: dict[str, Any]) -> str:
     ]
     for row in facts["rows"]:
         lines += ["", f"batch {row['batch_size']}:", *(_line(row, name) for name in ("", *row["steps_per_second"]))]
+        if "compile_seconds" in row:
+            lines.append(f"  compiling took {row['compile_seconds']:.0f} s")
         parts = row["milliseconds_by_part"]
         shares = ", ".join(
             f"{part.replace('_', ' ')} {parts[part]:.1f} ({parts[part] / parts['step']:.0%})" for part in PARTS
@@ -176,5 +190,5 @@ def _line(row: dict[str, Any], name: str) -> str:
             by_cpu = f"{ratio['by_cpu_time']:.2f} x" if "by_cpu_time" in ratio else ""
             cells[2:] = [f"{row['ours_beside'][name]:.3f}", f"{ratio['median']:.2f} x", quartiles, by_cpu]
         cells += ["" if memory is None else f"{memory:.2f}", "" if loss is None else f"{loss:.4f}"]
-    first, *others = zip(cells, (10, 9, 10, 9, 15, 12, 14, 7), strict=True)
+    first, *others = zip(cells, (13, 9, 10, 9, 15, 12, 14, 7), strict=True)
     return (f"  {first[0]:<{first[1]}}" + "".join(f"  {cell:>{width}}" for cell, width in others)).rstrip()

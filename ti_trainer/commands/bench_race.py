@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ti_trainer.commands import peers
+from ti_trainer.commands import peer_driver, peers
 from ti_trainer.commands.bench_loops import (
     INIT_TEXT,
     NAME,
@@ -23,10 +24,12 @@ from ti_trainer.commands.bench_loops import (
     turn,
 )
 from ti_trainer.data.dataset import Dataset
+from ti_trainer.errors import ConfigError
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.memory import GIB
 from ti_trainer.model import Vectors
 from ti_trainer.training.evaluate import deterministic_loss
+from ti_trainer.training.trainer import GaveWay
 
 log = logging.getLogger(__name__)
 TURNS = 10  # of each, in turn: what else the machine does then hits all alike
@@ -45,6 +48,7 @@ class Setting:
     images: Path
     size_px: int
     known: bool
+    compiled: DiffusersModel | None = None  # the same model, which is to be measured compiled
 
     @property
     def warm_up(self) -> int:
@@ -96,6 +100,11 @@ def measure(setting: Setting, against: Sequence[peers.Peer]) -> dict[str, Any]:
     row["seconds_a_step"] = together.wall
     row["ours_beside"]["bare_loop"] = row["steps_per_second"]["ours"]
     row["ours_to"]["bare_loop"] = _ratio(together, "bare_loop", setting.model.device)
+    if setting.compiled is not None:
+        for ours, other in (("ours", "compiled"), ("compiled", "bare_compiled")):
+            row["ours_beside"][other] = row["steps_per_second"][ours]
+            row["ours_to"][other] = _ratio(together, other, setting.model.device, ours)
+        setting.compiled.use_all_memory()
     if setting.known:
         items = setting.dataset.items
         prompts = [f"a photo of {NAME}"] * len(items)
@@ -125,6 +134,8 @@ def _series(setting: Setting, peer: peers.Peer | None, row: dict[str, Any], lear
         "bare_loop": lambda steps: turn(bare, steps),
     }
     runners["ours"](setting.warm_up)
+    if setting.compiled is not None:
+        runners |= _compiled(setting, setting.compiled, row)
     with model.training():
         runners["bare_loop"](2)
         if peer is None:
@@ -142,6 +153,33 @@ def _series(setting: Setting, peer: peers.Peer | None, row: dict[str, Any], lear
     return times
 
 
+def _compiled(setting: Setting, model: DiffusersModel, row: dict[str, Any]) -> dict[str, Turn]:
+    """Our loop and the bare one with the network compiled, after their first steps; notes how long those took, at first.
+
+    ConfigError if it cannot be compiled here.
+    """
+    steps = setting.warm_up + setting.steps
+    words = "" if "compile_seconds" in row else model.compile("on", steps, 1, lambda: None)
+    trainer = new_trainer(model, setting.dataset, setting.batch_size, steps)
+    events, bare = trainer.run(), bare_step(model, setting.dataset, setting.batch_size)
+    log.info("Compiling: a minute or more")
+    begun = time.perf_counter()
+    while trainer.step < setting.warm_up:
+        if isinstance(event := next(events), GaveWay):
+            words = event.words
+    with model.training():
+        bare()
+    peer_driver.synchronize()
+    if not model.is_compiled:
+        message = f"bench --compile: expected a network that can be compiled. {words}"
+        raise ConfigError(message)
+    row.setdefault("compile_seconds", time.perf_counter() - begun)
+    return {
+        "compiled": lambda steps: turn(lambda: next(events), steps),
+        "bare_compiled": lambda steps: turn(bare, steps),
+    }
+
+
 def _turns(steps: int) -> list[int]:
     """Steps of each of TURNS."""
     return [steps // TURNS + (number < steps % TURNS) for number in range(TURNS)]
@@ -157,14 +195,14 @@ def _take_turns(runners: dict[str, Turn], turns: Sequence[int], times: Times) ->
             times.add(name, runners[name](steps))
 
 
-def _ratio(times: Times, other: str, device: torch.device) -> dict[str, float]:
+def _ratio(times: Times, other: str, device: torch.device, ours: str = "ours") -> dict[str, float]:
     """How many times as fast ours is: median over the turns, its quartiles; on a CPU also by what the CPU spent."""
-    each = [theirs / ours for ours, theirs in zip(times.wall["ours"], times.wall[other], strict=True)]
+    each = [theirs / own for own, theirs in zip(times.wall[ours], times.wall[other], strict=True)]
     low, median, high = statistics.quantiles(each, n=4)
     ratio = {"median": median, "lower_quartile": low, "upper_quartile": high}
     if device.type == "cpu":
         ratio["by_cpu_time"] = statistics.median(
-            theirs / ours for ours, theirs in zip(times.cpu["ours"], times.cpu[other], strict=True)
+            theirs / own for own, theirs in zip(times.cpu[ours], times.cpu[other], strict=True)
         )
     return ratio
 

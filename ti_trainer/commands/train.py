@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,10 +25,11 @@ from ti_trainer.errors import ConfigError, LostProcessError, StoppedError, TITra
 from ti_trainer.training.processes import Processes, joined
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Controls, Result, Session
-from ti_trainer.training.trainer import Event, StepDone, Trainer
+from ti_trainer.training.trainer import Compiling, Event, StepDone, Trainer
 from ti_trainer.wording import counted
 
 HELP = "teach an embedding what is in a folder of pictures"
+READ_EVERY_S = 0.5  # between looks at the losses: each look makes the CPU wait for the GPU
 SAME_PRESS_S = 3.0  # of several processes one may hear of one Ctrl-C twice: from the terminal and from torchrun
 
 
@@ -173,11 +175,12 @@ def _averaged(result: Result) -> dict[Path, Path]:
 
 @dataclass
 class _Progress:
-    """Progress bars: reading pictures, then steps with the smoothed loss. The loss is read only when the bar is drawn."""
+    """Progress bars: reading pictures, then steps with the smoothed loss, which is read now and then only."""
 
     bar: tqdm | None = None
     _losses: list = field(default_factory=list)
     _smooth: float | None = None
+    _read_at: float = 0.0
 
     def __enter__(self) -> _Progress:
         return self
@@ -201,11 +204,16 @@ class _Progress:
         return [self]
 
     def __call__(self, event: Event) -> None:
-        """A step is done."""
+        """A step is done, or about to take long."""
+        if self.bar is not None and isinstance(event, Compiling):
+            self.bar.set_description("Compiling, a minute or more")
         if not isinstance(event, StepDone) or self.bar is None:
             return
         self._losses.append(event.loss)
-        if self.bar.update():
+        self.bar.set_description("Training", refresh=False)
+        now = time.monotonic()
+        if self.bar.update() and now - self._read_at > READ_EVERY_S:
+            self._read_at = now
             for loss in self._losses:
                 value = float(loss)
                 self._smooth = value if self._smooth is None else 0.98 * self._smooth + 0.02 * value

@@ -170,7 +170,7 @@ class Dataset:
             drawn = (
                 item.latents
                 if item.std is None
-                else item.latents + item.std * _normal(item.latents, rng).to(item.std.device)
+                else item.latents + item.std * _sent(_normal(item.latents, rng), item.std.device)
             )
             latents.append(drawn)
         device = latents[0].device
@@ -182,14 +182,14 @@ class Dataset:
             weight = torch.stack([ones if each is None else each for each in weights])
         return Batch(
             torch.stack(latents),
-            torch.stack(noise).to(device),
-            torch.tensor(timesteps).to(device),
+            _sent(torch.stack(noise), device),
+            _sent(torch.tensor(timesteps), device),
             tuple(prompts),
             weight,
             picture_conditioning(items),
             tuple(negative_prompts) if self.prompter.negative else (),
             None if items[0].pixels is None else torch.stack([item.pixels for item in items]),
-            None if all(item.share == 1 for item in items) else torch.tensor([item.share for item in items]).to(device),
+            None if all(item.share == 1 for item in items) else _sent(torch.tensor([item.share for item in items]), device),
         )
 
     def _prompts(self, item: Item, rng: np.random.Generator) -> tuple[str, str]:
@@ -202,8 +202,13 @@ class Dataset:
 def picture_conditioning(items: Sequence[Item]) -> PictureConditioning:
     """What a batch of these is told of them besides text."""
     masked = [item.masked for item in items]
-    sizes = torch.tensor([item.sizes for item in items], dtype=torch.float32, device=items[0].latents.device)
+    sizes = _sent(torch.tensor([item.sizes for item in items], dtype=torch.float32), items[0].latents.device)
     return PictureConditioning(sizes, None if masked[0] is None else torch.stack(masked))
+
+
+def _sent(numbers: Tensor, device: torch.device) -> Tensor:
+    """On the device. To a GPU from memory that stays in place: else the CPU would wait until the GPU has done all before."""
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
 
 
 def _normal(like: Tensor, rng: np.random.Generator) -> Tensor:

@@ -20,7 +20,7 @@ from ti_trainer.errors import ConfigError, StoppedError, TITrainerError
 from ti_trainer.training.observers import Observer
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Controls, Result, Session
-from ti_trainer.training.trainer import Event, StepDone, Trainer
+from ti_trainer.training.trainer import Compiling, Event, StepDone, Trainer
 
 log = logging.getLogger(__name__)
 Status = Literal["idle", "waiting", "loading", "training", "pausing", "stopping", "paused", "stopped", "done", "failed"]
@@ -42,7 +42,8 @@ class Snapshot:
     loaded: tuple[int, int] = (0, 0)
     steps_per_second: float = 0.0
     prompt: str = ""
-    memory: str = ""  # how the run fits into it, where there was something to choose
+    computing: str = ""  # how the run fits into memory, and whether it is compiled, where there was something to choose
+    compiling: bool = False  # the step at hand takes a minute or more for it
     loss: Sequence[tuple[int, float]] = ()
     rates: Sequence[tuple[int, float]] = ()
     deterministic: Sequence[tuple[int, float]] = ()
@@ -147,8 +148,11 @@ class Job:
             log.warning("%s", text)
             self.tell(message=text)
 
+        def say(text: str) -> None:
+            self.tell(computing=f"{self._now.computing} {text}".lstrip())
+
         try:
-            result = replace(session, warn=warn, say=lambda text: self.tell(memory=text)).train(observers, controls, loading)
+            result = replace(session, warn=warn, say=say).train(observers, controls, loading)
         except StoppedError as error:
             with self._lock:
                 self._now = replace(self._now, status="stopped", message=str(error))
@@ -188,11 +192,20 @@ class _Watcher:
         self._times: deque[tuple[float, int]] = deque(maxlen=SPEED_OVER)
         self._read_at = 0.0
         self._last: StepDone | None = None
+        self._compiling = False
         job.tell(status="training", step=trainer.step, max_steps=trainer.last_step, run=run)
         job.tell(loss=tuple(self._loss), rates=tuple(self._rates))
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
+        if isinstance(event, Compiling):
+            self._compiling = True
+            self._job.tell(compiling=True)
+            return
+        if self._compiling:
+            self._compiling, self._read_at = False, 0.0
+            self._times.clear()  # what it took says nothing of the speed
+            self._job.tell(compiling=False)
         if isinstance(event, StepDone):
             self._unread.append((event.step, event.loss))
             self._times.append((now, event.step))

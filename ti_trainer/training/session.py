@@ -44,7 +44,7 @@ from ti_trainer.training.parts import (
 from ti_trainer.training.pixels import PixelLoss, places_at_once
 from ti_trainer.training.processes import ALONE, Processes
 from ti_trainer.training.run import Run, changes
-from ti_trainer.training.trainer import Finished, GaveWay, Trainer, check_steps
+from ti_trainer.training.trainer import Compiling, Finished, GaveWay, Trainer, check_steps
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +139,7 @@ class Session:
                 HostProgress(turn, trainer),
                 *writers_of(self.config, trainer, run, draw, asked, self.warn, ending=begun.should_stop()),
             ]
+            self._compile(trainer, watching)
             reason = self._run(trainer, run, watching, files, begun.should_stop)
         plot_losses(run)
         before_and_after(run)
@@ -148,6 +149,7 @@ class Session:
     def follow(self, controls: Controls) -> None:
         """What `train` is in a process that does not write: its own parts of each update, and not a file."""
         with self._begun(controls) as begun:
+            self._compile(begun.trainer)
             for _ in begun.trainer.run(begun.should_stop):
                 pass
 
@@ -218,6 +220,17 @@ class Session:
             if changed := changes(self.resume.settings(), settings, fingerprint != dataset.fingerprint):
                 self.warn(f"Not as at the run's beginning: {', '.join(changed)}. It goes on, but not exactly.")
         return Trainer(model, dataset, embedding, self.config, state, negative, pixel_loss, self.processes)
+
+    def _compile(self, trainer: Trainer, watching: Sequence[Observer] = ()) -> None:
+        """The network, if that is wanted; who watches is told when a step takes longer for it."""
+
+        def begins() -> None:
+            for observer in watching:
+                observer(Compiling(trainer.step))
+
+        sizes = len({item.latents.shape for item in trainer.dataset.items})
+        if said := trainer.model.compile(self.config.compile, trainer.last_step - trainer.step, sizes, begins):
+            self.say(said)
 
     def _folder(self, trainer: Trainer) -> Run:
         """The run's folder, as it is to be before the first step."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ti_trainer.data.dataset import Batch
-from ti_trainer.model import DiffusionModel, Vectors
+from ti_trainer.model import Conditioning, DiffusionModel, Vectors
 from ti_trainer.training.guidance import GuidanceScale, guided
 from ti_trainer.training.objective import add_noise, clean_latents, denoising_loss, target
 from ti_trainer.training.pixels import PixelLoss
@@ -31,10 +31,10 @@ def training_loss(
     noisy_latents = add_noise(batch.latents, batch.noise, alphas_cumprod)
     wanted = target(batch.latents, batch.noise, alphas_cumprod, model.kind.prediction_type)
     if scale is None:
-        cond = model.encode_prompts(batch.prompts, words)
+        cond = encode_distinct(model, batch.prompts, words)
         prediction = model.predict(noisy_latents, batch.timesteps, cond, batch.pictures)
     else:
-        cond = model.encode_prompts([*batch.negative_prompts, *batch.prompts], words)
+        cond = encode_distinct(model, [*batch.negative_prompts, *batch.prompts], words)
         twice = noisy_latents.repeat(2, 1, 1, 1), batch.timesteps.repeat(2)
         negative, positive = model.predict(*twice, cond, batch.pictures.repeat(2)).float().chunk(2)
         prediction = guided(negative, positive, scale.at(batch.timesteps, len(model.alphas_cumprod)))
@@ -45,16 +45,32 @@ def training_loss(
     return loss + pixel_loss(model, estimate, batch)
 
 
+def encode_distinct(model: DiffusionModel, prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:
+    """What `encode_prompts` gives, each prompt encoded once however often it is there."""
+    distinct = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+    cond = model.encode_prompts(list(distinct), words)
+    if len(distinct) == len(prompts):
+        return cond
+    rows = [distinct[prompt] for prompt in prompts]  # by slices: for an index the CPU would wait for the GPU
+    hidden, pooled = (
+        None if each is None else torch.stack([each[row] for row in rows]) for each in (cond.hidden, cond.pooled)
+    )
+    return Conditioning(hidden, pooled)
+
+
 def optimizer_step(
     optimizer: torch.optim.Optimizer,
     parameters: Sequence[Tensor],
     scaler: Any,
     clip_grad: str = "disabled",
     clip_grad_limit: float = 0.0,
+    *,
+    ask: bool = True,
 ) -> bool:
     """Update the parameters from their gradients, which are unscaled before they are clipped and cleared afterwards.
 
-    `scaler` is torch's GradScaler or None. False if it left the update out since gradients overflowed.
+    `scaler` is torch's GradScaler or None. False if it left the update out since gradients overflowed; unless we `ask`,
+    which makes the CPU wait for the GPU, that remains unknown.
     """
     updated = True
     if scaler is not None:
@@ -66,10 +82,10 @@ def optimizer_step(
     if scaler is None:
         optimizer.step()
     else:
-        scale = scaler.get_scale()
+        scale = scaler.get_scale() if ask else 0.0
         scaler.step(optimizer)
         scaler.update()
-        updated = scaler.get_scale() >= scale
+        updated = not ask or scaler.get_scale() >= scale
     for each in parameters:
         each.grad = None
     return updated

@@ -25,6 +25,9 @@ from ti_trainer.training.schedule import Schedule
 from ti_trainer.training.step import adamw, grad_scaler, optimizer_step, training_loss
 
 PREFIXES = ("", "negative.")  # before a text encoder's name, in a state: the negative embedding's vectors have one
+# Updates within which fp16's scale is found. One that overflows is no step. Later it is not asked each time, since the CPU
+# would wait for the GPU: an update that then overflows, at most one of some 2,000, counts as a step.
+SCALE_SETTLES = 100
 CHECK_EVERY = 10  # steps between looks at the losses: each look makes the CPU wait for the GPU
 
 
@@ -49,6 +52,13 @@ class GaveWay:
 
 
 @dataclass(frozen=True)
+class Compiling:
+    """The step after step `step` takes a minute or more, since the network is compiled for it."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class Finished:
     """Nothing comes after this."""
 
@@ -56,7 +66,7 @@ class Finished:
     reason: Literal["done", "interrupted"]
 
 
-Event = StepDone | GaveWay | Finished
+Event = StepDone | GaveWay | Compiling | Finished
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,7 @@ class Trainer:
                 unchecked.append(loss)
                 if len(unchecked) == CHECK_EVERY or self.step == self.last_step:
                     self._check_losses(unchecked)
+                    self._check_scale()
                     if not checked_once:
                         self._check_learning()
                     checked_once = True
@@ -212,15 +223,14 @@ class Trainer:
         total = update.total(should_stop)
         for group, factor in zip(self._optimizer.param_groups, self._factors, strict=False):
             group["lr"] = rate * factor
-        updated = optimizer_step(
-            self._optimizer, self._parameters, self._scaler, self.config.clip_grad, self._clip_limit.at(self.step + 1)
-        )
+        clip, limit = self.config.clip_grad, self._clip_limit.at(self.step + 1)
+        ask = self.micro_step < SCALE_SETTLES * micro_steps
+        updated = optimizer_step(self._optimizer, self._parameters, self._scaler, clip, limit, ask=ask)
         self.step, self.micro_step = self.step + updated, self.micro_step + micro_steps
         if updated and self._average is not None:
             self._average.update(self.step)
-        if not updated and self._scaler.get_scale() < 1:  # asked only here: each look makes the CPU wait for the GPU
-            message = f"Gradients overflow in fp16 (step {self.step}): use precision bf16 or fp32."
-            raise TrainingError(message)
+        if not updated:
+            self._check_scale()
         return total, batch.prompts, updated
 
     def _gradients(self, batch: Batch, micro_steps: int) -> tuple[Tensor, Sequence[Tensor]]:
@@ -233,11 +243,17 @@ class Trainer:
                 return loss.detach(), torch.autograd.grad(
                     scaled, self._parameters, allow_unused=True, materialize_grads=True
                 )
-            except RuntimeError as error:  # noqa: PERF203
+            except Exception as error:  # noqa: PERF203 - a compiler raises anything
                 traceback.clear_frames(error.__traceback__)  # they hold the memory that is to be freed
                 if not (words := self.model.give_way(error)):
                     raise
                 self._gave_way.append(words)
+
+    def _check_scale(self) -> None:
+        """Raise TrainingError if fp16's gradients overflow however little they are scaled."""
+        if self._scaler is not None and self._scaler.get_scale() < 1:
+            message = f"Gradients overflow in fp16 (step {self.step}): use precision bf16 or fp32."
+            raise TrainingError(message)
 
     def _check_losses(self, losses: list[Tensor]) -> None:
         """Raise TrainingError, the vectors being the last good ones, if a loss is not finite."""

@@ -94,7 +94,7 @@ def shown(page: Page, now: Snapshot) -> dict[str, Part]:
         "model": (model, lambda: model),
         "bar": (bar, lambda: bar),
         "losses": ((run, len(now.loss), now.deterministic), lambda: curve(now.loss, now.deterministic, now.rates)),
-        "prompt": ((now.prompt, now.memory), lambda: facts(_told(now))),
+        "prompt": ((now.prompt, now.computing), lambda: facts(_told(now))),
         "previews": ([str(path) for _, path in now.previews], lambda: gr.update(value=gallery(now.previews, PREVIEWS))),
         "result": ((now.status, run, now.step * after, now.message), lambda: _result(now)),
         "use": (after, lambda: gr.update(interactive=after)),
@@ -109,7 +109,7 @@ def shown(page: Page, now: Snapshot) -> dict[str, Part]:
 
 def _told(now: Snapshot) -> list[tuple[str, str]]:
     """What a run says of itself meanwhile."""
-    return [("Last prompt", now.prompt or "none yet"), *([("Memory", now.memory)] if now.memory else [])]
+    return [("Last prompt", now.prompt or "none yet"), *([("Computing", now.computing)] if now.computing else [])]
 
 
 def _refusal(act: Callable[[], None]) -> str:
@@ -149,6 +149,8 @@ def _bar(now: Snapshot) -> str:
         message = f"Reading picture {now.loaded[0]} of {now.loaded[1]}"
     elif now.status in ("stopping", "pausing") and not now.step:
         message = "As soon as it is our turn; nothing was changed yet."
+    elif now.status == "training" and now.compiling:
+        message = "Compiling the network for pictures of this size: this step takes a minute or more."
     elif now.status == "training" and not now.loss:
         message = "The first preview is drawn before the first step."
     epoch = now.epoch if now.step else None

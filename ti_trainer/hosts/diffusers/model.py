@@ -17,11 +17,13 @@ from torch import Tensor
 
 from ti_trainer.files import short_hash
 from ti_trainer.host import ModelOptions
+from ti_trainer.hosts.compiled import NO_ROOM, CompiledNetwork, compiled, failed
 from ti_trainer.hosts.diffusers.kinds import kind_of, noise_schedule, takes_clip_skip
 from ti_trainer.hosts.diffusers.text import TextEncoder
 from ti_trainer.hosts.giving_way import GivingWay, blocks_of
+from ti_trainer.hosts.kernels import fast_kernels
 from ti_trainer.memory import BY_HAND, MemoryPlan, Mode, bytes_of, free_bytes, need, plan, ran_out, sentence
-from ti_trainer.model import Conditioning, PictureConditioning, Vectors, attention_of, masked_channels
+from ti_trainer.model import Compile, Conditioning, PictureConditioning, Vectors, attention_of, masked_channels
 from ti_trainer.prompts import TokenizedPrompt
 
 
@@ -49,6 +51,7 @@ class DiffusersModel:
         self.default_size_px = self.unet.config.sample_size * 8
         unet, *texts = self._trained_through
         self._plan, self._giving, self._decodes = MemoryPlan(), GivingWay(unet, texts, self.device), False
+        self._compiled: CompiledNetwork | None = None
 
     @cached_property
     def checkpoint_hash(self) -> str:
@@ -72,12 +75,31 @@ class DiffusersModel:
         for module in self.modules:
             module.eval().requires_grad_(False)
         try:
-            yield
+            with fast_kernels(self.device):
+                yield
         finally:
             for module, was_training in before:
                 module.train(was_training)
             for each in thawed:
                 each.requires_grad_()
+
+    def compile(self, when: Compile, steps: int, sizes: int, begins: Callable[[], None]) -> str:
+        """The U-Net, if nothing of it is computed twice: graphs keep memory for themselves."""
+        self._not_compiled()
+        if self._plan.recompute:
+            return NO_ROOM if when == "on" else ""
+        self._compiled, words = compiled(self.unet, self.device, when, steps, sizes, begins)
+        return words
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it is still, or will be at the first step."""
+        return self._compiled is not None
+
+    def _not_compiled(self) -> None:
+        if self._compiled is not None:
+            self._compiled.close()
+            self._compiled = None
 
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
         """As the first text encoder is fed it; a second one fills up with another id."""
@@ -115,7 +137,10 @@ class DiffusersModel:
         return words
 
     def give_way(self, error: Exception) -> str:
-        """If memory ran out, the next thing gives way."""
+        """What is compiled, whatever the error: another one comes again. Then, if memory ran out, the next thing."""
+        if self._compiled is not None:
+            self._not_compiled()
+            return failed(error)
         on_gpu = self.device.type == "cuda"
         further = self._plan.further(vae_may_leave=on_gpu and not self._decodes, weights_may_leave=on_gpu)
         if further is None or not ran_out(error):
@@ -127,10 +152,12 @@ class DiffusersModel:
         """The same networks opened otherwise; what gave way is known to both."""
         other = replace(self, options=options)
         other._plan, other._giving, other._decodes = self._plan, self._giving, self._decodes
+        other._compiled = self._compiled
         return other
 
     def use_all_memory(self) -> None:
-        """As before `fit_memory`."""
+        """As before `fit_memory` and `compile`."""
+        self._not_compiled()
         self._give(MemoryPlan())
 
     def _give(self, chosen: MemoryPlan) -> None:
@@ -183,10 +210,11 @@ class DiffusersModel:
         inputs, hidden = noisy_latents.to(self.dtype), cond.hidden.to(self.dtype)
         if pictures.masked is not None:
             inputs = torch.cat([inputs, pictures.masked.to(inputs)], 1)  # (B, 2 C + 1, H, W)
+        unet = self._compiled or self.unet
         if cond.pooled is None:
-            return self.unet(inputs, timesteps, hidden, return_dict=False)[0]
+            return unet(inputs, timesteps, hidden, return_dict=False)[0]
         added = {"text_embeds": cond.pooled, "time_ids": pictures.sizes}  # bf16 has no numbers such as 1023
-        return self.unet(inputs, timesteps, hidden, added_cond_kwargs=added, return_dict=False)[0]
+        return unet(inputs, timesteps, hidden, added_cond_kwargs=added, return_dict=False)[0]
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, 8 H, 8 W) in [-1, 1], not clamped."""

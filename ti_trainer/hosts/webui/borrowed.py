@@ -5,9 +5,11 @@ Knows no host by name and no training.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -93,18 +95,38 @@ def plain(network: nn.Module, *, fp32_attention: bool = False) -> Iterator[Chang
     """What makes a U-Net or VAE compute as it was published, whatever the classes of its parts were patched with.
 
     Cross attention by torch itself, which every gradient passes, and without hypernetworks; nothing is computed twice
-    (checkpointing saves memory that frozen weights do not take); pictures do not tile.
+    (checkpointing saves memory that frozen weights do not take); pictures do not tile. Methods, since with those what was
+    compiled stays valid when they are lent back and set again.
     """
     for module in network.modules():
         if all(hasattr(module, name) for name in ("to_q", "to_k", "to_v", "to_out", "heads")):
-            yield module, "forward", partial(_attend, module, fp32=fp32_attention)
+            yield module, "forward", MethodType(_attend_fp32 if fp32_attention else _attend, module)
         elif all(hasattr(module, name) for name in ("norm", "q", "k", "v", "proj_out")):
-            yield module, "forward", partial(_attend_places, module)
+            yield module, "forward", MethodType(_attend_places, module)
         if vars(module).get("padding_mode") == "circular":
             yield module, "padding_mode", "zeros"
         for flag in ("checkpoint", "use_checkpoint"):
             if vars(module).get(flag) is True:
                 yield module, flag, False
+
+
+def timesteps_on_device(unet: nn.Module) -> Iterator[Change]:
+    """What embeds timesteps in the original code begins on the CPU, which then waits for the GPU: in each step."""
+    for kind in type(unet).__mro__:
+        module = sys.modules[kind.__module__]
+        if "timestep_embedding" in vars(module):
+            yield module, "timestep_embedding", _embed_timesteps
+            return
+
+
+def _embed_timesteps(timesteps: Tensor, dim: int, max_period: float = 10000, repeat_only: bool = False) -> Tensor:
+    """(B,) -> (B, dim), of the timesteps' type: cosines and sines of falling frequencies, as in arXiv:1706.03762."""
+    if repeat_only:
+        return timesteps[:, None].expand(-1, dim)
+    half = dim // 2
+    falling = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
+    angles = timesteps[:, None].float() * (-math.log(max_period) * falling).exp()
+    return F.pad(torch.cat([angles.cos(), angles.sin()], 1), (0, dim % 2)).to(timesteps.dtype)
 
 
 def _attend_places(block: Any, x: Tensor) -> Tensor:
@@ -137,3 +159,7 @@ def _attend(
     with torch.autocast("cuda", enabled=False) if fp32 and torch.is_autocast_enabled() else nullcontext():
         found = F.scaled_dot_product_attention(query, key, value, seen).to(own)
     return layer.to_out(found.transpose(1, 2).flatten(2))
+
+
+def _attend_fp32(layer: Any, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, **_: Any) -> Tensor:
+    return _attend(layer, x, context, mask, fp32=True)

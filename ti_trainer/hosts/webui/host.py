@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from ti_trainer.hosts.webui import captioners, turn
 from ti_trainer.hosts.webui import drawing as pictures
 from ti_trainer.hosts.webui.kinds import kind_of
 from ti_trainer.hosts.webui.model import Surroundings, WebuiModel
-from ti_trainer.hosts.webui.text import Emphasize, prompt_encoders
+from ti_trainer.hosts.webui.text import REMEMBERED, Emphasize, prompt_encoders
 from ti_trainer.model import Vectors
 
 SETTINGS = {  # our option -> the host's setting, which counts once somebody has changed it
@@ -230,10 +231,14 @@ def _check_computing() -> None:
 def _emphasis(name: str) -> Emphasize:
     option = sd_emphasis.get_current_option(name)
 
+    @lru_cache(REMEMBERED)  # else the CPU waits for the GPU each time
+    def on_device(multipliers: tuple[float, ...], device: torch.device) -> Tensor:
+        return torch.tensor([multipliers], device=device)
+
     def emphasize(hidden: Tensor, ids: Sequence[int], multipliers: Sequence[float]) -> Tensor:
         emphasis = option()
         emphasis.tokens = [list(ids)]
-        emphasis.multipliers = torch.tensor([multipliers], device=hidden.device)
+        emphasis.multipliers = on_device(tuple(multipliers), hidden.device)
         emphasis.z = hidden
         emphasis.after_transformers()
         return emphasis.z

@@ -18,12 +18,22 @@ import torch
 from torch import Tensor
 
 from ti_trainer.errors import ModelError
+from ti_trainer.hosts.compiled import NO_ROOM, CompiledNetwork, compiled, failed
 from ti_trainer.hosts.giving_way import GivingWay, attributes, blocks_of, recomputed
-from ti_trainer.hosts.webui.borrowed import channels_last, frozen, placed, plain, typed, without_hooks
+from ti_trainer.hosts.kernels import fast_kernels
+from ti_trainer.hosts.webui.borrowed import channels_last, frozen, placed, plain, timesteps_on_device, typed, without_hooks
 from ti_trainer.hosts.webui.kinds import is_sdxl, size_embedders
 from ti_trainer.hosts.webui.text import PromptEncoder
 from ti_trainer.memory import BY_HAND, MemoryPlan, Mode, bytes_of, free_bytes, need, plan, ran_out, sentence
-from ti_trainer.model import Conditioning, ModelKind, PictureConditioning, Vectors, attention_of, masked_channels
+from ti_trainer.model import (
+    Compile,
+    Conditioning,
+    ModelKind,
+    PictureConditioning,
+    Vectors,
+    attention_of,
+    masked_channels,
+)
 from ti_trainer.prompts import TokenizedPrompt
 from ti_trainer.training.objective import zero_terminal_snr
 
@@ -69,6 +79,7 @@ class WebuiModel:
         self._fp32_vae = self._decodes = self._decodes_well = False
         self._plan = MemoryPlan()
         self._borrowing: ExitStack | None = None
+        self._compiled: CompiledNetwork | None = None
 
     @property
     def default_size_px(self) -> int:
@@ -102,6 +113,7 @@ class WebuiModel:
                 yield
             finally:
                 self._borrowing = None
+                self._not_compiled()
 
     @contextmanager
     def lent_back(self) -> Iterator[None]:
@@ -145,8 +157,25 @@ class WebuiModel:
         self._plan, words = plan(mode, wanted)
         return words
 
+    def compile(self, when: Compile, steps: int, sizes: int, begins: Callable[[], None]) -> str:
+        """The U-Net, if it stays where it is and nothing of it is computed twice, until `training` is over."""
+        self._not_compiled()
+        if self._medvram or self._plan.recompute:
+            return NO_ROOM if when == "on" else ""
+        network = self.sd_model.model.diffusion_model
+        self._compiled, words = compiled(network, self.device, when, steps, sizes, begins)
+        return words
+
+    def _not_compiled(self) -> None:
+        if self._compiled is not None:
+            self._compiled.close()
+            self._compiled = None
+
     def give_way(self, error: Exception) -> str:
-        """If memory ran out, the next thing gives way."""
+        """What is compiled, whatever the error: another one comes again. Then, if memory ran out, the next thing."""
+        if self._compiled is not None:
+            self._not_compiled()
+            return failed(error)
         on_gpu = self.device.type == "cuda"
         vae_may_leave = on_gpu and not (self._decodes or self._medvram or self.around.vae_to_ram)
         further = self._plan.further(vae_may_leave=vae_may_leave, weights_may_leave=on_gpu)
@@ -157,7 +186,7 @@ class WebuiModel:
                 self._borrowing.enter_context(placed(self.sd_model.first_stage_model, CPU))
             self._giving.follow(further)
         self._plan = further
-        if self.device.type == "cuda":
+        if on_gpu:
             torch.cuda.empty_cache()  # what was given up is of use in other sizes only then
         return sentence(f"Memory ran out; from here on {further}")
 
@@ -217,7 +246,8 @@ class WebuiModel:
         with self.training(), self.around.autocast():
             y = self._size_conditioned(cond, pictures) if is_sdxl(self.sd_model) else None
             latents, times, context = (each.to(self.around.unet_dtype) for each in (noisy_latents, timesteps, cond.hidden))
-            return self.sd_model.model.diffusion_model(latents, times, context=context, y=y)
+            unet = self._compiled or self.sd_model.model.diffusion_model
+            return unet(latents, times, context=context, y=y)
 
     def _size_conditioned(self, cond: Conditioning, pictures: PictureConditioning) -> Tensor:
         """(B, width): what SDXL is told besides hidden states, in the order that its conditioner has."""
@@ -281,6 +311,8 @@ class WebuiModel:
         elif (around.vae_to_ram or self._plan.vae_in_ram) and not self._decodes:
             stack.enter_context(placed(network.first_stage_model, CPU))
         stack.enter_context(frozen(network))
+        stack.enter_context(fast_kernels(self.device))
+        stack.enter_context(attributes(timesteps_on_device(network.model.diffusion_model)))
         stack.enter_context(attributes(plain(network.model.diffusion_model, fp32_attention=self._fp32_attention)))
         stack.callback(self._giving.close)
         self._giving.follow(self._plan)

@@ -1,0 +1,138 @@
+"""A run with the U-Net compiled is the run without: its steps, its pictures in between, its end and its going on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import families
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from ti_trainer import embeddings_dir
+from ti_trainer.config import TrainConfig
+from ti_trainer.hosts.compiled import NO_ROOM
+from ti_trainer.hosts.diffusers.host import StandaloneHost
+from ti_trainer.training.run import Run
+from ti_trainer.training.session import Session
+from ti_trainer.training.trainer import Compiling, Event, GaveWay, StepDone, Trainer
+
+CONFIG = TrainConfig(
+    max_steps=6, learning_rate="0.01", width=64, height=64, preview_every=3, preview_sampling_steps=1, evaluate_every=3,
+    save_every=0, compile="on",
+)  # fmt: skip
+
+
+def small_unet() -> UNet2DConditionModel:
+    """A way down, one up, one attention: to trace it takes seconds."""
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32,),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",),
+        mid_block_type=None,
+        up_block_types=("UpBlock2D",),
+        cross_attention_dim=families.CLIP_L,
+        attention_head_dim=4,
+    )
+
+
+class Watched:
+    """A session on a small U-Net of SD 1.x, its events, and what it said."""
+
+    def __init__(self, folder: Path, images: Path) -> None:
+        model = families.save("sd1", folder / "sd1")
+        small_unet().save_pretrained(model / "unet")
+        self.host = StandaloneHost(str(model), "cpu", folder / "embeddings", folder / "logs")
+        embeddings_dir.create(self.host.embeddings_dir, self.host.open_model(), "x-word", "red cat", 2)
+        self.events: list[Event] = []
+        self.said: list[str] = []
+        self.images = images
+
+    def train(self, config: TrainConfig = CONFIG, resume: Run | None = None) -> torch.Tensor:
+        session = Session(self.host, "x-word", self.images, config, resume, warn=self.said.append, say=self.said.append)
+        result = session.train(lambda trainer, run: [self.events.append])
+        return result.embedding.vectors["clip_l"]
+
+
+@pytest.fixture
+def watched(tmp_path: Path, pictures: Callable[..., Path]) -> Callable[[], Watched]:
+    return lambda: Watched(tmp_path / str(len(list(tmp_path.iterdir()))), pictures((64, 64), (64, 64)))
+
+
+def test_a_run_is_the_same_and_all_is_given_back(watched: Callable[[], Watched], graphs: list[int]) -> None:
+    plain, ours = watched(), watched()
+    wanted = plain.train(replace(CONFIG, compile="off"))
+    assert graphs == plain.said == []
+    found = ours.train()
+    assert torch.equal(found, wanted)  # kernels are the same here
+    assert len(graphs) == 1  # neither previews nor the deterministic loss
+    assert [type(each) for each in ours.events[:2]] == [Compiling, StepDone]
+    assert [each.step for each in ours.events if isinstance(each, Compiling)] == [0]
+    assert len(ours.said) == 1
+    assert "The network is compiled" in ours.said[0]
+    model = ours.host.open_model()
+    assert model._compiled is None
+    assert "forward" not in vars(model.unet)
+
+
+def test_a_run_goes_on_as_if_it_had_not_been_stopped(watched: Callable[[], Watched], graphs: list[int]) -> None:
+    plain, ours = watched(), watched()
+    wanted = plain.train()
+    ours.train(replace(CONFIG, max_steps=4))
+    found = ours.train(resume=Run.latest(ours.host.log_dir, "x-word"))
+    assert torch.equal(found, wanted)
+    assert len(graphs) == 3
+
+
+def test_without_a_compiler_it_goes_on_without(
+    watched: Callable[[], Watched], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
+    plain, ours = watched(), watched()
+    wanted = plain.train(replace(CONFIG, compile="off"))
+    with caplog.at_level(logging.WARNING):
+        found = ours.train()
+    assert torch.equal(found, wanted)
+    told = [each for each in ours.events if isinstance(each, GaveWay)]
+    assert [each.step for each in told] == [1]
+    assert told[0].words.startswith("Compiling the network failed (")
+    assert "no-such-compiler" in told[0].words
+    assert told[0].words in ours.said
+    assert caplog.text == ""
+
+
+class BrokenError(Exception):
+    """No RuntimeError."""
+
+
+def test_errors_of_others_surface(watched: Callable[[], Watched], graphs: list[int], monkeypatch: Any) -> None:
+    ours = watched()
+    model = ours.host.open_model()
+    assert model.give_way(BrokenError()) == ""
+
+    def broken(trainer: Trainer, loss: Any, prompts: Any) -> None:
+        raise BrokenError
+
+    monkeypatch.setattr("ti_trainer.training.step.denoising_loss", broken)
+    with pytest.raises(BrokenError):
+        ours.train()
+    assert model._compiled is None
+
+
+def test_where_memory_is_short_nothing_is_compiled(embedded_model: Any) -> None:
+    model = replace(embedded_model)
+    model.fit_memory(64, mode="recompute")
+    try:
+        assert [model.compile(when, 9**9, 1, lambda: None) for when in ("auto", "off", "on")] == ["", "", NO_ROOM]
+        assert model._compiled is None
+    finally:
+        model.use_all_memory()
