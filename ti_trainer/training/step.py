@@ -54,22 +54,19 @@ def optimizer_step(
 ) -> bool:
     """Update the parameters from their gradients, which are unscaled before they are clipped and cleared afterwards.
 
-    `scaler` is torch's GradScaler or None. False if it left the update out since gradients overflowed.
+    `scaler` is torch's GradScaler or None; when all its optimizers are done it wants to be updated. False if the update was
+    left out since gradients overflowed.
     """
     updated = True
     if scaler is not None:
         scaler.unscale_(optimizer)
+        updated = bool(torch.stack([each.grad.isfinite().all() for each in parameters]).all())
     if clip_grad == "value":
         torch.nn.utils.clip_grad_value_(parameters, clip_grad_limit)
     elif clip_grad == "norm":
         torch.nn.utils.clip_grad_norm_(parameters, clip_grad_limit)
-    if scaler is None:
+    if updated:
         optimizer.step()
-    else:
-        scale = scaler.get_scale()
-        scaler.step(optimizer)
-        scaler.update()
-        updated = scaler.get_scale() >= scale
     for each in parameters:
         each.grad = None
     return updated
