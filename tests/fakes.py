@@ -47,7 +47,7 @@ class TinyModel:
         finally:
             self.in_training = False
 
-    def fit_memory(self, places: int, decoded: int = 0) -> str:
+    def fit_memory(self, places: int, decoded: int = 0, mode: str = "auto") -> str:
         return ""
 
     def give_way(self, error: Exception) -> str:

@@ -17,6 +17,7 @@ from torch.nn.functional import group_norm, interpolate
 
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, ModelError
+from ti_trainer.memory import Mode
 from ti_trainer.prompts import TokenizedPrompt
 
 PredictionType = Literal["epsilon", "v_prediction"]
@@ -80,10 +81,10 @@ class DiffusionModel(Protocol):
         """Within it the weights need no gradients and the network is ready to train through; afterwards all is as before."""
         ...
 
-    def fit_memory(self, places: int, decoded: int = 0) -> str:
+    def fit_memory(self, places: int, decoded: int = 0, mode: Mode = "auto") -> str:
         """Choose what gives way in training batches of this many latent places (B H W); in words, "" for no choice.
 
-        `decoded`: so many places are decoded at once in each step, for losses of pixels.
+        `decoded`: so many places are decoded at once in each step, for losses of pixels. `mode`: what somebody chose.
         """
         ...
 

@@ -182,7 +182,8 @@ class Session:
                 largest = max(item.latents[0].numel() for item in dataset.items)
                 pixel_loss = pixel_loss_of(config, model.device)
                 decoded = 0 if pixel_loss is None else places_at_once(config.batch_size, largest)
-                if said := model.fit_memory((2 if config.negative else 1) * config.batch_size * largest, decoded):
+                places = (2 if config.negative else 1) * config.batch_size * largest
+                if said := model.fit_memory(places, decoded, config.memory):
                     self.say(said)
                 trainer = self._trainer(model, dataset, loaded, pixel_loss)
                 if processes.size > 1:

@@ -14,32 +14,10 @@ from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.sampling import whole_picture
-from ti_trainer.memory import BESIDES, GIB, KEPT, plan
+from ti_trainer.memory import BESIDES, GIB, KEPT, MemoryPlan
 from ti_trainer.model import ModelKind
 
 SDXL_1024 = 128 * 128
-VAE = GIB // 3
-
-
-@pytest.mark.parametrize(
-    ("free", "vae_in_ram", "recompute", "said"),
-    [
-        (12, False, False, "About 6.4 GB of 12.0 GB of free GPU memory will be used for a step."),
-        (6.3, True, False, "used for a step; the VAE waits in RAM."),
-        (4, True, True, "computed twice"),
-        (1, True, True, "may be too much: use a smaller batch size"),
-    ],
-)
-def test_what_gives_way_depends_on_the_free_memory(free: float, vae_in_ram: bool, recompute: bool, said: str) -> None:
-    chosen = plan("SDXL", SDXL_1024, int(free * GIB), VAE, 2)
-    assert (chosen.vae_in_ram, chosen.recompute) == (vae_in_ram, recompute)
-    assert said in chosen.words
-
-
-def test_a_smaller_model_and_smaller_batches_need_less() -> None:
-    assert plan("SDXL", 4 * SDXL_1024, 12 * GIB, VAE, 2).recompute
-    assert not plan("SD 1.x", 64 * 64, 3 * GIB, VAE, 2).recompute
-    assert plan("SD 1.x", 4 * 64 * 64, 3 * GIB, VAE, 4).recompute
 
 
 def gradients(model: DiffusersModel) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -60,9 +38,9 @@ def test_computing_again_what_was_not_kept_changes_nothing(family: str, tmp_path
     model = load(str(families.save(family, tmp_path / "model")), "cpu")
     wanted, wanted_gradients = gradients(model)
     again: list[int] = []
-    model.unet.enable_gradient_checkpointing()
+    model.fit_memory(64, mode="recompute")
     block = model.unet.mid_block.resnets[-1]
-    hook = block.register_forward_pre_hook(lambda *_: again.append(1))
+    hook = block.conv1.register_forward_pre_hook(lambda *_: again.append(1))
     found, found_gradients = gradients(model)
     hook.remove()
     assert len(again) == 2
@@ -143,7 +121,8 @@ def test_what_gave_way_is_back_when_our_turn_is_over(embedded_model: DiffusersMo
     host = StandaloneHost(device="cpu")
     model = host.open_model()
     with host.lock():
-        model.unet.enable_gradient_checkpointing()
-        model._vae_in_ram = True
-    assert not any(getattr(each, "gradient_checkpointing", False) for each in model.unet.modules())
-    assert not model._vae_in_ram
+        model.fit_memory(64, mode="recompute")
+        assert any("forward" in vars(each) for each in model.unet.modules())
+    assert not any("forward" in vars(each) for each in model.unet.modules())
+    assert not any(getattr(each, "gradient_checkpointing", False) for each in model.vae.modules())
+    assert model._plan == MemoryPlan()

@@ -6,7 +6,7 @@ B batch, C latent channels, H W latent height and width, V vectors, D width, T =
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,8 @@ from ti_trainer.files import short_hash
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.kinds import kind_of, noise_schedule, takes_clip_skip
 from ti_trainer.hosts.diffusers.text import TextEncoder
-from ti_trainer.memory import bytes_of, free_bytes, plan
+from ti_trainer.hosts.giving_way import blocks_of, given_way
+from ti_trainer.memory import BY_HAND, MemoryPlan, Mode, bytes_of, free_bytes, need, plan, ran_out, sentence
 from ti_trainer.model import Conditioning, PictureConditioning, Vectors, attention_of, masked_channels
 from ti_trainer.prompts import TokenizedPrompt
 
@@ -46,7 +47,7 @@ class DiffusersModel:
         self.needs_loss_scaling = self.dtype == torch.float16
         self.widths = {each.name: each.width for each in self.text_encoders}
         self.default_size_px = self.unet.config.sample_size * 8
-        self._vae_in_ram = False
+        self._plan, self._given, self._decodes = MemoryPlan(), ExitStack(), False
 
     @cached_property
     def checkpoint_hash(self) -> str:
@@ -57,6 +58,10 @@ class DiffusersModel:
     def modules(self) -> tuple[torch.nn.Module, ...]:
         """All networks."""
         return self.unet, self.vae, *(each.module for each in self.text_encoders)
+
+    @property
+    def _trained_through(self) -> tuple[torch.nn.Module, ...]:
+        return self.unet, *(each.module for each in self.text_encoders)
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -73,10 +78,6 @@ class DiffusersModel:
             for each in thawed:
                 each.requires_grad_()
 
-    def give_way(self, error: Exception) -> str:
-        """Nothing yet."""
-        return ""
-
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
         """As the first text encoder is fed it; a second one fills up with another id."""
         return self.text_encoders[0].tokenize(prompt, words)
@@ -89,34 +90,48 @@ class DiffusersModel:
         """(m, D) for the m tokens of a text, by text encoder."""
         return {each.name: each.token_embeddings(text) for each in self.text_encoders}
 
-    def fit_memory(self, places: int, decoded: int = 0) -> str:
-        """On a GPU, let give way what must; elsewhere there is nothing to choose."""
-        if self.device.type != "cuda":
-            return ""
+    def fit_memory(self, places: int, decoded: int = 0, mode: Mode = "auto") -> str:
+        """Let give way what must, or what was chosen; by itself only on a GPU."""
         self.use_all_memory()
-        chosen = plan(
+        self._decodes = decoded > 0
+        if self.device.type != "cuda":
+            self._give(BY_HAND.get(mode, MemoryPlan()))
+            return sentence(f"{self._plan}") if mode != "auto" else ""
+        wanted = need(
             self.kind.family,
             places,
             free_bytes(self.device),
-            bytes_of(self.vae),
             self.dtype.itemsize,
+            vae=bytes_of(self.vae),
             decoded=decoded,
             bytes_per_pixel_number=self.vae.dtype.itemsize,
+            blocks=blocks_of(*self._trained_through),
         )
-        self._vae_in_ram = chosen.vae_in_ram
-        if chosen.vae_in_ram:
-            self.vae.to("cpu")
-        if chosen.recompute:
-            self.unet.enable_gradient_checkpointing()
-            self.vae.enable_gradient_checkpointing()
-        return chosen.words
+        chosen, words = plan(mode, wanted)
+        self._give(chosen)
+        return words
+
+    def give_way(self, error: Exception) -> str:
+        """If memory ran out, the next thing gives way."""
+        further = self._plan.further(vae_may_leave=self.device.type == "cuda" and not self._decodes)
+        if further is None or not ran_out(error):
+            return ""
+        self._give(further)
+        return sentence(f"Memory ran out; from here on {further}")
 
     def use_all_memory(self) -> None:
         """As before `fit_memory`."""
-        self._vae_in_ram = False
-        self.vae.to(self.device)
-        self.unet.disable_gradient_checkpointing()
-        self.vae.disable_gradient_checkpointing()
+        self._give(MemoryPlan())
+
+    def _give(self, chosen: MemoryPlan) -> None:
+        self._given.close()
+        self._plan = chosen
+        self.vae.to("cpu" if chosen.vae_in_ram else self.device)
+        (self.vae.enable_gradient_checkpointing if chosen.recompute else self.vae.disable_gradient_checkpointing)()
+        unet, *texts = self._trained_through
+        self._given.enter_context(given_way(chosen, unet, texts, self.device))
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what was given up is of use in other sizes only then
 
     @contextmanager
     def _ready_vae(self) -> Iterator[AutoencoderKL]:
@@ -124,7 +139,7 @@ class DiffusersModel:
         try:
             yield self.vae.to(self.device)
         finally:
-            if self._vae_in_ram:
+            if self._plan.vae_in_ram:
                 self.vae.to("cpu")
 
     @torch.no_grad()

@@ -5,35 +5,16 @@ Knows no host by name and no training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-_NOTHING = object()
-Change = tuple[Any, str, Any]  # object, attribute, value
-
-
-@contextmanager
-def attributes(changes: Iterable[Change]) -> Iterator[None]:
-    """Set attributes of objects; afterwards each has its own again, or none where it had none of its own."""
-    before: list[Change] = []
-    try:
-        for thing, name, value in changes:
-            before.append((thing, name, vars(thing).get(name, _NOTHING)))
-            setattr(thing, name, value)
-        yield
-    finally:
-        for thing, name, value in reversed(before):
-            if value is not _NOTHING:
-                setattr(thing, name, value)
-            elif name in vars(thing):
-                delattr(thing, name)
+from ti_trainer.hosts.giving_way import Change, attributes
 
 
 @contextmanager
@@ -124,29 +105,6 @@ def plain(network: nn.Module, *, fp32_attention: bool = False) -> Iterator[Chang
         for flag in ("checkpoint", "use_checkpoint"):
             if vars(module).get(flag) is True:
                 yield module, flag, False
-
-
-def unet_blocks(unet: nn.Module) -> list[nn.Module]:
-    """What a U-Net consists of."""
-    return [*unet.input_blocks, unet.middle_block, *unet.output_blocks]
-
-
-def decoder_blocks(vae: nn.Module) -> list[nn.Module]:
-    """What keeps most of what a VAE's decoder keeps."""
-    return [module for module in vae.decoder.modules() if all(hasattr(module, name) for name in ("norm1", "conv1", "conv2"))]
-
-
-def recomputed(
-    blocks: Iterable[nn.Module], autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
-) -> Iterator[Change]:
-    """These keep their input for the way back, and compute the rest of what it needs once more.
-
-    By torch: the original code's own way asks for gradients of the weights, which are frozen. It happens when `predict` has
-    left the host's autocast, which may be one of its own, so that is entered again.
-    """
-    options = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": lambda: (nullcontext(), autocast())}
-    for block in blocks:
-        yield block, "forward", partial(checkpoint, block.forward, **options)
 
 
 def _attend_places(block: Any, x: Tensor) -> Tensor:

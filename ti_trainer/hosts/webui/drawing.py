@@ -17,7 +17,7 @@ from PIL import Image
 
 from ti_trainer.errors import TITrainerError, TrainingError
 from ti_trainer.host import Drawing
-from ti_trainer.hosts.webui.borrowed import attributes
+from ti_trainer.hosts.giving_way import attributes
 from ti_trainer.hosts.webui.kinds import PREDICTIONS
 from ti_trainer.hosts.webui.model import WebuiModel
 from ti_trainer.hosts.webui.text import registered

@@ -18,21 +18,11 @@ import torch
 from torch import Tensor
 
 from ti_trainer.errors import ModelError
-from ti_trainer.hosts.webui.borrowed import (
-    attributes,
-    channels_last,
-    decoder_blocks,
-    frozen,
-    placed,
-    plain,
-    recomputed,
-    typed,
-    unet_blocks,
-    without_hooks,
-)
+from ti_trainer.hosts.giving_way import attributes, blocks_of, given_way, recomputed
+from ti_trainer.hosts.webui.borrowed import channels_last, frozen, placed, plain, typed, without_hooks
 from ti_trainer.hosts.webui.kinds import is_sdxl, size_embedders
 from ti_trainer.hosts.webui.text import PromptEncoder
-from ti_trainer.memory import bytes_of, free_bytes, plan
+from ti_trainer.memory import BY_HAND, MemoryPlan, Mode, bytes_of, free_bytes, need, plan, ran_out, sentence
 from ti_trainer.model import Conditioning, ModelKind, PictureConditioning, Vectors, attention_of, masked_channels
 from ti_trainer.prompts import TokenizedPrompt
 from ti_trainer.training.objective import zero_terminal_snr
@@ -76,7 +66,8 @@ class WebuiModel:
         in_half = self.around.unet_dtype == torch.float16
         self.needs_loss_scaling = in_half
         self._fp32_attention = self.around.fp32_attention or (in_half and self.kind.family == "SD 2.x")
-        self._fp32_vae = self._vae_to_ram = self._recompute = self._decodes = self._decodes_well = False
+        self._fp32_vae = self._decodes = self._decodes_well = False
+        self._plan = MemoryPlan()
         self._borrowing: ExitStack | None = None
 
     @property
@@ -126,11 +117,12 @@ class WebuiModel:
             self._borrow(stack)
             self._borrowing = stack
 
-    def fit_memory(self, places: int, decoded: int = 0) -> str:
-        """On a GPU, let give way what must, besides what the host's own options and settings say."""
+    def fit_memory(self, places: int, decoded: int = 0, mode: Mode = "auto") -> str:
+        """Let give way what must, or what was chosen, besides what the host's own options and settings say."""
         self._decodes = decoded > 0
         if self.device.type != "cuda":
-            return ""
+            self._plan = BY_HAND.get(mode, MemoryPlan())
+            return sentence(f"{self._plan}")
         vae = self.sd_model.first_stage_model
         used = (*self._trained_through, vae) if decoded else self._trained_through
         free = free_bytes(self.device) - bytes_of(*used, but_on=self.device)  # with --medvram it comes only then
@@ -138,22 +130,33 @@ class WebuiModel:
         if (self._medvram or self.around.vae_to_ram) and not decoded:  # then it leaves anyway
             free, movable = free + movable, 0
         numbers, in_half = self.around.unet_dtype.itemsize, self.around.unet_dtype != torch.float32
-        chosen = plan(
+        wanted = need(
             self.kind.family,
             places,
             free,
-            movable,
             numbers,
             autocast=in_half,
+            vae=movable,
             decoded=decoded,
             bytes_per_pixel_number=_dtype(vae).itemsize,
+            blocks=blocks_of(*self._trained_through),
         )
-        self._vae_to_ram, self._recompute = chosen.vae_in_ram, chosen.recompute
-        return chosen.words
+        self._plan, words = plan(mode, wanted)
+        return words
 
     def give_way(self, error: Exception) -> str:
-        """Nothing yet."""
-        return ""
+        """If memory ran out, the next thing gives way."""
+        vae_may_leave = self.device.type == "cuda" and not (self._decodes or self._medvram or self.around.vae_to_ram)
+        further = self._plan.further(vae_may_leave=vae_may_leave)
+        if further is None or not ran_out(error):
+            return ""
+        self._plan = further
+        if (stack := self._borrowing) is not None:
+            stack.close()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._borrow(stack)
+        return sentence(f"Memory ran out; from here on {further}")
 
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
         """The token ids as they are fed to the first text encoder, and the places of embeddings, which are those of all."""
@@ -231,8 +234,8 @@ class WebuiModel:
             vae = stack.enter_context(self._ready_vae())
             if self._fp32_vae:
                 stack.enter_context(typed(vae, torch.float32))
-            if self._recompute:
-                stack.enter_context(attributes(recomputed(decoder_blocks(vae))))
+            if self._plan.recompute:
+                stack.enter_context(attributes(recomputed(blocks_of(vae.decoder))))
 
             def decode(latents: Tensor) -> Tensor:
                 pixels = vae.decode((1 / self.sd_model.scale_factor * latents).to(self.device, _dtype(vae)))
@@ -269,14 +272,14 @@ class WebuiModel:
             for part in self._trained_through:
                 stack.enter_context(without_hooks(part, MEDVRAM_HOOK))
                 stack.enter_context(placed(part, self.device))
-        elif (around.vae_to_ram or self._vae_to_ram) and not self._decodes:
+        elif (around.vae_to_ram or self._plan.vae_in_ram) and not self._decodes:
             stack.enter_context(placed(network.first_stage_model, CPU))
         stack.enter_context(frozen(network))
         stack.enter_context(attributes(plain(network.model.diffusion_model, fp32_attention=self._fp32_attention)))
-        if self._recompute:
-            stack.enter_context(attributes(recomputed(unet_blocks(network.model.diffusion_model), around.autocast)))
         if self.device.type == "cpu":  # a GPU's kernels were not measured with it
             stack.enter_context(channels_last(network.model.diffusion_model))
+        _, text = self._trained_through
+        stack.enter_context(given_way(self._plan, network.model.diffusion_model, [text], self.device, around.autocast))
 
 
 def _distribution(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
