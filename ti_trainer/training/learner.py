@@ -149,7 +149,7 @@ def learners_of(
 
 def begin(said: Try, embedding: Embedding, model: DiffusionModel) -> Embedding:
     """What a try begins as; ConfigError if the embedding has been trained already and cannot begin as something else."""
-    check_beginning(said, embedding)
+    _check_beginning(said, embedding)
     if said.init_text is None and said.num_vectors in (None, embedding.num_vectors):
         return embedding
     text = embedding.info.get("init_text") if said.init_text is None else said.init_text
@@ -160,8 +160,13 @@ def begin(said: Try, embedding: Embedding, model: DiffusionModel) -> Embedding:
     return replace(embedding, vectors=vectors, info=info)
 
 
-def check_beginning(said: Try, embedding: Embedding) -> None:
-    """ConfigError if a try is to begin as something that an embedding which has been trained cannot be any more."""
+def check_beginnings(config: TrainConfig, embedding: Embedding) -> None:
+    """ConfigError if an embedding that has been trained is to begin as something else in one of a run's tries."""
+    for each in tries_of(config):
+        _check_beginning(each, embedding)
+
+
+def _check_beginning(said: Try, embedding: Embedding) -> None:
     for name, wanted, what in (
         ("try_init_texts", said.init_text, f"begin as {said.init_text!r}"),
         ("try_vectors", said.num_vectors not in (None, embedding.num_vectors), f"have {said.num_vectors} vectors"),

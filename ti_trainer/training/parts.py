@@ -35,7 +35,8 @@ from ti_trainer.training.observers import (
 )
 from ti_trainer.training.pixels import PixelLoss
 from ti_trainer.training.run import Run
-from ti_trainer.training.trainer import Trainer, TrainState
+from ti_trainer.training.state import TrainState, for_tries
+from ti_trainer.training.trainer import Trainer
 
 
 def model_options(config: TrainConfig) -> ModelOptions:
@@ -69,13 +70,15 @@ def apart(folder: Path, config: TrainConfig, name: str, loaded: Sequence[tuple[E
     return ""
 
 
-def webui_state(file: Path, embedding: Embedding, model: DiffusionModel) -> TrainState | None:
-    """The optimizer state that the WebUI, or we, left beside a .pt, if it belongs to these vectors."""
+def webui_state(file: Path, embedding: Embedding, model: DiffusionModel, config: TrainConfig) -> TrainState | None:
+    """The optimizer state that the WebUI, or we, left beside a .pt, if it belongs to these vectors; for every try."""
+    if config.try_init_texts or config.try_vectors:
+        return None  # an embedding that may begin as something else was not trained yet
     optimizer = formats.read_optimizer(file, embedding) if file.suffix == ".pt" else None
     if optimizer is None:
         return None
     vectors = {encoder: each.to(model.device) for encoder, each in embedding.vectors.items()}
-    return TrainState(embedding.step, 0, vectors, optimizer)
+    return for_tries(TrainState(embedding.step, 0, vectors, optimizer), config.tries)
 
 
 def settings_of(config: TrainConfig, name: str, images: Path, model: DiffusionModel, dataset: Dataset) -> dict[str, Any]:

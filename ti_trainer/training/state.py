@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +23,11 @@ class Standing:
     loss: float | None = None
     measured_at: int | None = None
     aside_at: int | None = None
+
+    @property
+    def rank(self) -> float:
+        """The lowest is the best; that of what was not measured, or is no number, is none."""
+        return math.inf if self.loss is None or math.isnan(self.loss) else self.loss
 
 
 @dataclass(frozen=True)

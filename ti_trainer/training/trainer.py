@@ -99,8 +99,7 @@ class Trainer:
     @property
     def best(self) -> Learner:
         """The try whose deterministic loss was the lowest when it was measured last; the first one until then."""
-        losses = {each.said.number: each.standing.loss for each in self.learners}
-        return min(self.learning, key=lambda each: float("inf") if (loss := losses[each.said.number]) is None else loss)
+        return min(self.learning, key=lambda each: each.standing.rank)
 
     def judge(self, losses: Mapping[int, float]) -> None:
         """Take the deterministic losses of all tries that go on, by their numbers, as they were measured just now."""
