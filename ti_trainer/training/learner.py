@@ -223,7 +223,10 @@ def _of_state(said: Try, embedding: Embedding, state: TrainState) -> Embedding:
 
 
 def _standing_alone(names: Sequence[str]) -> re.Pattern[str]:
-    """Finds the word, or its negative, where a text encoder would: by tokens, so beside anything but another letter."""
+    """Finds the word, or its negative, where a text encoder would: by tokens, so beside anything but another letter.
+
+    A word that is glued to other letters may still be found there, if these happen to be tokens of their own.
+    """
     found = []
     for kind, name in zip(("word", "negative"), names, strict=False):
         before = r"(?<![^\W\d_])" if name[:1].isalpha() else ""

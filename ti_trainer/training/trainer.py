@@ -86,7 +86,7 @@ class Trainer:
         copies = self.best.copies(self.step)
         if len(self.learners) > 1:
             name = self.embedding_name
-            for each in self.learners:
+            for each in filter(Learner.is_finite, self.learners):
                 own = f"{name}-try{each.said.number}"
                 copies += [replace(one, name=own + one.name.removeprefix(name)) for one in each.copies(self.step)]
         return copies
@@ -99,7 +99,9 @@ class Trainer:
     @property
     def best(self) -> Learner:
         """The try whose deterministic loss was the lowest when it was measured last; the first one until then."""
-        return min(self.learning, key=lambda each: each.standing.rank)
+        ranked = self._ranked()
+        # One may have gone wrong since the last check.
+        return ranked[0] if len(ranked) == 1 else next((each for each in ranked if each.is_finite()), ranked[0])
 
     def judge(self, losses: Mapping[int, float]) -> None:
         """Take the deterministic losses of all tries that go on, by their numbers, as they were measured just now."""
@@ -140,7 +142,7 @@ class Trainer:
                     if len(learning) > len(self.learning):
                         learning, batches = self.learning, self._batches()
                 epoch, epoch_step = divmod(self.micro_step * self.config.batch_size, self.dataset.epoch_length)
-                yield StepDone(self.step, epoch, epoch_step, _mean(losses), self.best.rate.at(self.step), prompts)
+                yield StepDone(self.step, epoch, epoch_step, _mean(losses), self._ranked()[0].rate.at(self.step), prompts)
                 yield from self._told()
             if unchecked:
                 self._check_losses(learning, unchecked)
@@ -159,6 +161,9 @@ class Trainer:
     def is_finite(self) -> bool:
         """Whether the vectors are numbers still; waits for the device."""
         return all(each.is_finite() for each in self.learners)
+
+    def _ranked(self) -> list[Learner]:
+        return sorted(self.learning, key=lambda each: each.standing.rank)
 
     def _told(self) -> Iterator[GaveWay]:
         while self._to_tell:
