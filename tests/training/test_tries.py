@@ -268,7 +268,7 @@ def test_resuming_is_exact(make: Callable[..., Trainer], tmp_path: Path, options
     run = Run.create(tmp_path, "x-word", {"name": "x-word"})
     run.save_state(first.state(), "")
     second = make(state=run.load_state()[0], **options, **OTHERS)
-    assert second.best.said == first.best.said
+    assert second.best.plan == first.best.plan
     assert verdicts(second) == verdicts(first)
     rest = [each for each in second.run() if isinstance(each, StepDone)]
     assert [each.loss for each in rest] == [each.loss for each in events[stop_at:]]
@@ -312,9 +312,9 @@ def test_one_that_diverges_is_put_aside_and_the_others_go_on(make: Callable[...,
         (True, True, 0),
         (False, False, 35),
     ]
-    assert training.best.said.number != 2
+    assert training.best.plan.number != 2
     again = make(state=training.state(), **{**options, "max_steps": 40}, tries=3, try_learning_rates="; 1e39; 0.01")
-    assert [each.said.number for each in again.learning] == [1, 3]
+    assert [each.plan.number for each in again.learning] == [1, 3]
 
 
 def test_if_all_diverge_the_run_ends_with_the_last_good_vectors(make: Callable[..., Trainer]) -> None:
@@ -334,7 +334,7 @@ def test_one_that_diverged_between_checks_is_put_aside_at_a_sudden_end(make: Cal
     training.make_finite()
     assert training.step == 4
     assert torch.equal(training.learners[0].parameters[0], good)
-    assert [each.said.number for each in training.learning] == [1]
+    assert [each.plan.number for each in training.learning] == [1]
     assert training.is_finite()
 
 
@@ -362,7 +362,7 @@ def test_gradients_of_one_that_overflow_in_fp16_do_not_end_the_others(
     events = list(training.run())
     (said,) = (each for each in events if isinstance(each, GaveWay))
     assert "Try 2 " in said.words
-    assert [each.said.number for each in training.learning] == [1]
+    assert [each.plan.number for each in training.learning] == [1]
     assert training.step == training.micro_step == 25
     torch.testing.assert_close(first_of(training)[0], first_of(alone)[0], rtol=1e-5, atol=1e-5)
     quiet = Half()

@@ -35,9 +35,9 @@ class Verdict:
 
 def judge(trainer: Trainer, pictures: int = PICTURES) -> float:
     """Measure the deterministic loss of every try that goes on, on the same pictures with the same noise; the lowest."""
-    losses = {each.said.number: _loss(trainer, each.now(trainer.step), pictures) for each in trainer.learning}
+    losses = {each.plan.number: _loss(trainer, each.now(trainer.step), pictures) for each in trainer.learning}
     trainer.judge(losses)
-    return losses[trainer.best.said.number]
+    return losses[trainer.best.plan.number]
 
 
 def judge_in_the_end(trainer: Trainer, warn: Callable[[str], None]) -> None:
@@ -56,11 +56,11 @@ def verdicts(trainer: Trainer) -> tuple[Verdict, ...]:
     best = trainer.best
     return tuple(
         Verdict(
-            each.said.number,
-            each.said.learning_rate,
+            each.plan.number,
+            each.plan.learning_rate,
             each.standing.init_text or "",
             each.embeddings[0].num_vectors,
-            f"seed {trainer.config.seed}, try {each.said.number}",
+            f"seed {trainer.config.seed}, try {each.plan.number}",
             each.now(trainer.step)[0].step,
             each.standing.loss,
             each.standing.aside_at is not None,

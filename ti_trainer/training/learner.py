@@ -31,13 +31,15 @@ NEGATIVE = "negative."  # before a text encoder's name, in a state: the negative
 class Learner:
     """A try of a run, with the embedding that it began as, and its negative if any, under the names that the run has."""
 
-    def __init__(self, said: Try, embeddings: Sequence[Embedding], config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, plan: Try, embeddings: Sequence[Embedding], config: TrainConfig, device: torch.device) -> None:
         """Begin at the embeddings' vectors."""
-        self.said, self.embeddings = said, tuple(embeddings)
-        self.rate = Schedule.parse(said.learning_rate, config.max_steps)
+        self.plan, self.embeddings = plan, tuple(embeddings)
+        self.rate = Schedule.parse(plan.learning_rate, config.max_steps)
         self.standing = Standing(self.embeddings[0].info.get("init_text"))
-        own = self.embeddings[0].name if said.number == 1 else f"{self.embeddings[0].name}-try{said.number}"
-        self.names = (own, negative_name(own))[: len(self.embeddings)]
+        self.names = tuple(each.name for each in self.embeddings)  # that its words have in its own prompts
+        if plan.number > 1:
+            own = f"{self.names[0]}-try{plan.number}"
+            self.names = (own, negative_name(own))[: len(self.embeddings)]
         self.words: dict[str, dict[str, Tensor]] = {
             name: {
                 encoder: vectors.to(device, torch.float32, copy=True).requires_grad_()
@@ -56,7 +58,7 @@ class Learner:
 
     def prompt(self, said: str) -> str:
         """A prompt with this try's own words in the place of the run's, in captions too."""
-        if self.said.number == 1:
+        if self.plan.number == 1:
             return said
         return self._word.sub(lambda found: self.names[0 if found.lastgroup == "word" else 1], said)
 
@@ -86,7 +88,7 @@ class Learner:
         embeddings = self.now(step)
         if self._average is None:
             return embeddings
-        kinds = (prefix(self.said.number), prefix(self.said.number) + NEGATIVE)
+        kinds = (prefix(self.plan.number), prefix(self.plan.number) + NEGATIVE)
         averaged = [
             replace(
                 each,
@@ -99,7 +101,7 @@ class Learner:
 
     def named(self) -> dict[str, Tensor]:
         """All vectors by the names that they have in a state."""
-        kinds = (prefix(self.said.number), prefix(self.said.number) + NEGATIVE)
+        kinds = (prefix(self.plan.number), prefix(self.plan.number) + NEGATIVE)
         return {
             kind + encoder: vectors
             for kind, word in zip(kinds, self.words.values(), strict=False)
@@ -126,35 +128,36 @@ class Learner:
         groups = self.optimizer.state_dict()["param_groups"]  # a file's would bring its learning rate and weight decay
         self.optimizer.load_state_dict({"state": copy.deepcopy(moments), "param_groups": groups})
         if state.standings:
-            self.standing = state.standings[self.said.number - 1]
+            self.standing = state.standings[self.plan.number - 1]
 
     @property
     def _first(self) -> int:
-        return (self.said.number - 1) * len(self.parameters)
+        return (self.plan.number - 1) * len(self.parameters)
 
 
 def learners_of(
     config: TrainConfig, model: DiffusionModel, embeddings: Sequence[Embedding], state: TrainState | None = None
 ) -> list[Learner]:
     """All tries of a run, where they begin; their vectors are as many as the state's, if it goes on from one of several."""
-    if state is None or state.tries == config.tries == 1:
-        begun = [begin(each, embeddings[0], model) if state is None else embeddings[0] for each in tries_of(config)]
-    else:
-        begun = [_of_state(each, embeddings[0], state) for each in tries_of(config)]
-    return [
-        Learner(each, [first, *embeddings[1:]], config, model.device)
-        for each, first in zip(tries_of(config), begun, strict=True)
-    ]
+    first, *others = embeddings
+    learners = []
+    for plan in tries_of(config):
+        if state is None:
+            begun = begin(plan, first, model)
+        else:
+            begun = first if config.tries == 1 else _of_state(plan, first, state)
+        learners.append(Learner(plan, [begun, *others], config, model.device))
+    return learners
 
 
-def begin(said: Try, embedding: Embedding, model: DiffusionModel) -> Embedding:
+def begin(plan: Try, embedding: Embedding, model: DiffusionModel) -> Embedding:
     """What a try begins as; ConfigError if the embedding has been trained already and cannot begin as something else."""
-    _check_beginning(said, embedding)
-    if said.init_text is None and said.num_vectors in (None, embedding.num_vectors):
+    _check_beginning(plan, embedding)
+    if plan.init_text is None and plan.num_vectors in (None, embedding.num_vectors):
         return embedding
-    text = embedding.info.get("init_text") if said.init_text is None else said.init_text
+    text = embedding.info.get("init_text") if plan.init_text is None else plan.init_text
     tokens = embedding.vectors if text is None else model.token_embeddings(text)  # of an unknown text, what came of it
-    count = said.num_vectors or embedding.num_vectors
+    count = plan.num_vectors or embedding.num_vectors
     vectors = {encoder: initial_vectors(each, count) for encoder, each in tokens.items()}
     info = embedding.info if text is None else {**embedding.info, "init_text": text}
     return replace(embedding, vectors=vectors, info=info)
@@ -166,14 +169,14 @@ def check_beginnings(config: TrainConfig, embedding: Embedding) -> None:
         _check_beginning(each, embedding)
 
 
-def _check_beginning(said: Try, embedding: Embedding) -> None:
+def _check_beginning(plan: Try, embedding: Embedding) -> None:
     for name, wanted, what in (
-        ("try_init_texts", said.init_text, f"begin as {said.init_text!r}"),
-        ("try_vectors", said.num_vectors not in (None, embedding.num_vectors), f"have {said.num_vectors} vectors"),
+        ("try_init_texts", plan.init_text, f"begin as {plan.init_text!r}"),
+        ("try_vectors", plan.num_vectors not in (None, embedding.num_vectors), f"have {plan.num_vectors} vectors"),
     ):
         if embedding.step and wanted:
             message = (
-                f"{name}: try {said.number} of {embedding.name!r} is to {what}, but it has been trained for "
+                f"{name}: try {plan.number} of {embedding.name!r} is to {what}, but it has been trained for "
                 f"{embedding.step} steps already, with {embedding.num_vectors} vectors: leave that out, or create it anew."
             )
             raise ConfigError(message, name)
@@ -213,11 +216,11 @@ def _shapes(vectors: Vectors) -> dict[str, tuple[int, ...]]:
     return {key: tuple(each.shape) for key, each in vectors.items()}
 
 
-def _of_state(said: Try, embedding: Embedding, state: TrainState) -> Embedding:
+def _of_state(plan: Try, embedding: Embedding, state: TrainState) -> Embedding:
     """A try's embedding with the shape that the state has of it; what it lacks is noticed when they are compared."""
-    key = prefix(said.number)
+    key = prefix(plan.number)
     vectors = {encoder: state.vectors.get(key + encoder, each) for encoder, each in embedding.vectors.items()}
-    init_text = state.standings[said.number - 1].init_text if len(state.standings) >= said.number else None
+    init_text = state.standings[plan.number - 1].init_text if len(state.standings) >= plan.number else None
     info = embedding.info if init_text is None else {**embedding.info, "init_text": init_text}
     return replace(embedding, vectors=vectors, info=info)
 

@@ -1,7 +1,8 @@
 """A run's folder: settings, losses, samples, copies of the embedding and the state to go on from. Explains itself to people.
 
 LOG/<YYYY-MM-DD>/<name>/
-    settings.json  state.safetensors  textual_inversion_loss.csv  deterministic_loss.csv  loss.png  before_after.png
+    settings.json  state.safetensors  textual_inversion_loss.csv  deterministic_loss.csv  tries.csv  loss.png
+    before_after.png
     embeddings/<name>-<step>.safetensors  images/<name>-<step>.png  image_embeddings/<name>-<step>.png
 """
 

@@ -87,7 +87,7 @@ class Trainer:
         if len(self.learners) > 1:
             name = self.embedding_name
             for each in filter(Learner.is_finite, self.learners):
-                own = f"{name}-try{each.said.number}"
+                own = f"{name}-try{each.plan.number}"
                 copies += [replace(one, name=own + one.name.removeprefix(name)) for one in each.copies(self.step)]
         return copies
 
@@ -106,7 +106,7 @@ class Trainer:
     def judge(self, losses: Mapping[int, float]) -> None:
         """Take the deterministic losses of all tries that go on, by their numbers, as they were measured just now."""
         for each in self.learning:
-            each.standing = replace(each.standing, loss=losses[each.said.number], measured_at=self.step)
+            each.standing = replace(each.standing, loss=losses[each.plan.number], measured_at=self.step)
 
     def state(self) -> TrainState:
         """A copy of all that changes during a run."""
@@ -173,7 +173,7 @@ class Trainer:
         """From here on, those that this process makes, each with a part for every try that goes on."""
         micro_steps = self.config.gradient_accumulation_steps
         mine = self._processes.share(micro_steps)
-        streams = [each.said.number - 1 for each in self.learning]
+        streams = [each.plan.number - 1 for each in self.learning]
         return _some_ahead(
             self.dataset.batches(
                 self.config.batch_size, self.micro_step, lambda number: number % micro_steps in mine, streams
@@ -242,7 +242,7 @@ class Trainer:
         learner.restore(self._good)
         learner.standing = replace(learner.standing, aside_at=self._good.step)
         self._to_tell.append(
-            f"Try {learner.said.number} (learning rate {learner.said.learning_rate}) is put aside: its loss is not a finite "
+            f"Try {learner.plan.number} (learning rate {learner.plan.learning_rate}) is put aside: its loss is not a finite "
             f"number any more (step {self.step}). Its vectors are back at step {self._good.step}; the others go on."
         )
 
