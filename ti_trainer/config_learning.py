@@ -174,7 +174,7 @@ class LearningOptions:
         "So many words are trained side by side in one pass through the network, and the one whose deterministic loss is "
         "lowest in the end is kept. They see the same pictures, but differ in the noise and prompts that they see, and in "
         "what the next options say. The first one sees what a single one would. Previews and copies along the way are of "
-        "the one that was the best when it was last measured (Measure deterministic loss every N steps), until then the first.",
+        "the one that was best when last measured (Measure deterministic loss every N steps), until then of the first.",
         label="Tries at once",
         section="tries",
         low=1,

@@ -144,8 +144,10 @@ def learners_of(
     for plan in tries_of(config):
         if state is None:
             begun = begin(plan, first, model)
+        elif config.tries > 1:
+            begun = _of_state(plan, first, state)
         else:
-            begun = first if config.tries == 1 else _of_state(plan, first, state)
+            begun = first
         learners.append(Learner(plan, [begun, *others], config, model.device))
     return learners
 
