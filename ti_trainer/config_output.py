@@ -101,12 +101,13 @@ class OutputOptions:
         label="Precision",
         section="advanced",
     )
-    memory: Literal["auto", "card", "vae-in-ram", "recompute", "stream", "8bit"] = option(
+    memory: Literal["auto", "card", "vae-in-ram", "recompute", "8bit", "stream-text", "stream"] = option(
         "auto",
         "What gives way where the GPU's memory is too little. auto: as little as will do, and the next thing if it runs out "
-        "after all. card: nothing. vae-in-ram: the VAE waits in RAM. recompute: also, the network is computed twice, half "
-        "as long again. 8bit: also, its weights are kept in 8 bits, nearly as exact. stream: its weights wait in RAM and come "
-        "block by block, the least memory and slow.",
+        "after all. card: nothing unless it runs out. vae-in-ram: the VAE waits in RAM. recompute: also, the network is "
+        "computed twice, half as long again. 8bit: also, its weights are kept in 8 bits, nearly as exact. stream-text: "
+        "instead, those of the text encoders wait in RAM and come block by block. stream: those of all, the least memory, "
+        "and slow.",
         label="Memory",
         section="advanced",
     )

@@ -32,7 +32,7 @@ def free_bytes(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-Mode = Literal["auto", "card", "vae-in-ram", "recompute", "stream", "8bit"]
+Mode = Literal["auto", "card", "vae-in-ram", "recompute", "8bit", "stream-text", "stream"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Need:
     """What a step would like to have, in bytes, and what may give way.
 
     `free` is what is left beside the weights, `whole` what a step keeps, `least` the same if all blocks compute it again.
-    `vae` comes free if the VAE leaves, `blocks` if the blocks' weights do, of which the largest has `largest`, and
-    `by_eight_bit` if they are kept in 8 bits.
+    `vae` comes free if the VAE leaves, `blocks` if the weights of the U-Net's blocks do, `text` if those of the text
+    encoders' do, of all which the largest has `largest`, and `by_eight_bit` if they are kept in 8 bits.
     """
 
     free: int
@@ -49,6 +49,7 @@ class Need:
     least: float
     vae: int = 0
     blocks: int = 0
+    text: int = 0
     largest: int = 0
     by_eight_bit: int = 0
 
@@ -57,26 +58,29 @@ class Need:
 class MemoryPlan:
     """What gives way. `recompute` is the part, 0 to 1, of what blocks keep that is computed again instead.
 
-    `stream`: the blocks' weights lie in RAM and come when they are needed. `eight_bit`: they lie there, or on the card, in
-    8 bits.
+    `stream`: the weights of the text encoders' blocks, or of all, lie in RAM and come when they are needed. `eight_bit`: of
+    all, they lie there, or on the card, in 8 bits.
     """
 
     vae_in_ram: bool = False
     recompute: float = 0.0
-    stream: bool = False
+    stream: Literal["", "text", "all"] = ""
     eight_bit: bool = False
 
-    def further(self, *, vae_may_leave: bool) -> MemoryPlan | None:
+    def further(self, *, vae_may_leave: bool, weights_may_leave: bool = True) -> MemoryPlan | None:
         """The next thing gives way, what costs least time first; None if nothing is left."""
         if vae_may_leave and not self.vae_in_ram:
             return replace(self, vae_in_ram=True)
         if self.recompute < 1:
             return replace(self, recompute=1.0)
-        return None if self.stream else replace(self, stream=True)
+        if self.stream == "all" or not weights_may_leave:
+            return None
+        return replace(self, stream="all" if self.stream else "text")
 
     def bytes_needed(self, need: Need) -> tuple[float, float]:
         """By a step, and what is free for it."""
-        weights = need.blocks if self.stream else need.by_eight_bit if self.eight_bit else 0
+        streamed = {"": 0, "text": need.text, "all": need.text + need.blocks}[self.stream]
+        weights = max(streamed, need.by_eight_bit if self.eight_bit else 0)
         brought = need.largest if self.stream or self.eight_bit else 0
         kept = need.whole - self.recompute * (need.whole - need.least)
         return kept + brought, need.free + weights + (need.vae if self.vae_in_ram else 0)
@@ -87,7 +91,10 @@ class MemoryPlan:
         if self.eight_bit:
             said.append("the network's weights are kept in 8 bits, nearly as exact")
         if self.stream:
-            said.append("the network's weights wait in RAM and come block by block, which takes long")
+            whose = "all" if self.stream == "all" else "the text encoders'"
+            said.append(
+                f"the network is computed twice, and {whose} weights wait in RAM and come block by block, which takes long"
+            )
         elif self.recompute == 1:
             said.append("the network is computed twice, which takes up to half as long again")
         elif self.recompute:
@@ -99,8 +106,9 @@ BY_HAND: dict[Mode, MemoryPlan] = {
     "card": MemoryPlan(),
     "vae-in-ram": MemoryPlan(vae_in_ram=True),
     "recompute": MemoryPlan(vae_in_ram=True, recompute=1.0),
-    "stream": MemoryPlan(vae_in_ram=True, recompute=1.0, stream=True),
     "8bit": MemoryPlan(vae_in_ram=True, recompute=1.0, eight_bit=True),
+    "stream-text": MemoryPlan(vae_in_ram=True, recompute=1.0, stream="text"),
+    "stream": MemoryPlan(vae_in_ram=True, recompute=1.0, stream="all"),
 }
 
 
@@ -121,11 +129,12 @@ def need(
     decoded: int = 0,
     bytes_per_pixel_number: int = 4,
     blocks: Sequence[nn.Module] = (),
+    text_blocks: Sequence[nn.Module] = (),
 ) -> Need:
     """Of batches of this many latent places, where so much is free.
 
     `decoded` places are decoded at once in each step, by a VAE of so many bytes per number: then it cannot leave. The
-    weights of `blocks` may leave.
+    weights of blocks may leave.
     """
     kept = KEPT_UNDER_AUTOCAST if autocast else KEPT
     whole, least = (
@@ -134,10 +143,17 @@ def need(
         + BESIDES
         for table, decoder in ((kept, DECODED), (KEPT_RECOMPUTING, DECODED_RECOMPUTING))
     )
-    weights = [bytes_of(each) for each in blocks]
-    numbers = sum(each.numel() for block in blocks for each in block.parameters())
+    everything = [*blocks, *text_blocks]
+    numbers = sum(each.numel() for block in everything for each in block.parameters())
     return Need(
-        free, whole, least, 0 if decoded else vae, sum(weights), max(weights, default=0), max(0, sum(weights) - numbers)
+        free=free,
+        whole=whole,
+        least=least,
+        vae=0 if decoded else vae,
+        blocks=bytes_of(*blocks),
+        text=bytes_of(*text_blocks),
+        largest=max(map(bytes_of, everything), default=0),
+        by_eight_bit=max(0, bytes_of(*everything) - numbers),
     )
 
 

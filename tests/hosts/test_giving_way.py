@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from ti_trainer.hosts import giving_way
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.sampling import whole_picture
 from ti_trainer.hosts.diffusers.shapes import sd15_unet
-from ti_trainer.hosts.giving_way import blocks_of, given_way, some_of
+from ti_trainer.hosts.giving_way import GivingWay, blocks_of, some_of
 from ti_trainer.memory import BY_HAND, MemoryPlan, bytes_of
 
 RAN_OUT = torch.cuda.OutOfMemoryError("CUDA out of memory")
@@ -56,7 +57,9 @@ def as_before(model: DiffusersModel) -> Iterator[None]:
         assert not any("forward" in vars(each) for each in module.modules())
 
 
-@pytest.mark.parametrize("plan", [MemoryPlan(recompute=0.5), BY_HAND["recompute"], BY_HAND["stream"]], ids=str)
+@pytest.mark.parametrize(
+    "plan", [MemoryPlan(recompute=0.5), BY_HAND["recompute"], BY_HAND["stream-text"], BY_HAND["stream"]], ids=str
+)
 def test_with_less_memory_the_numbers_are_the_same(plan: MemoryPlan, model: DiffusersModel) -> None:
     wanted = gradients(model)
     with as_before(model):
@@ -101,24 +104,63 @@ def test_what_fails_meanwhile_leaves_all_as_it_was(plan: MemoryPlan, model: Diff
 
     with as_before(model):
         hook = model.unet.mid_block.resnets[0].conv2.register_forward_hook(fail)
-        with pytest.raises(ArithmeticError), given_way(plan, model.unet, model.modules[2:], model.device):
+        giving = GivingWay(model.unet, model.modules[2:], model.device)
+        giving.follow(plan)
+        with pytest.raises(ArithmeticError):
             gradients(model)
+        giving.close()
         hook.remove()
 
 
-def test_when_memory_runs_out_one_thing_after_another_gives_way(model: DiffusersModel) -> None:
+def test_when_memory_runs_out_on_a_cpu_the_network_is_computed_twice_and_no_more(model: DiffusersModel) -> None:
     wanted = gradients(model)
     with as_before(model):
         assert model.give_way(RuntimeError("shapes cannot be multiplied")) == ""
-        said = []
-        while words := model.give_way(RAN_OUT):
-            said.append(words)
-            assert torch.equal(gradients(model)[1], wanted[1])
+        assert model.give_way(RAN_OUT) == (
+            "Memory ran out; from here on the network is computed twice, which takes up to half as long again."
+        )
+        assert torch.equal(gradients(model)[1], wanted[1])
+        assert model.give_way(RAN_OUT) == "", "weights are in RAM already"
         model.use_all_memory()
-    assert said == [
-        "Memory ran out; from here on the network is computed twice, which takes up to half as long again.",
-        "Memory ran out; from here on the network's weights wait in RAM and come block by block, which takes long.",
-    ]
+
+
+@pytest.mark.parametrize("first", ["recompute", "8bit"])
+def test_more_and_more_weights_go_and_none_comes_back_in_between(
+    first: str, model: DiffusersModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back, came_back, plan = giving_way._Away.back, [], BY_HAND[first]
+    with as_before(model):
+        model._give(plan)
+        wanted = gradients(model)
+        monkeypatch.setattr(giving_way._Away, "back", lambda away: came_back.append(away) or back(away))
+        while plan := plan.further(vae_may_leave=False):
+            model._give(plan)
+            assert torch.equal(gradients(model)[1], wanted[1])
+        assert not came_back, "there may be no room for it in between"
+        model.use_all_memory()
+    assert came_back
+
+
+def test_weights_that_there_is_no_room_for_wait_in_ram_and_come_later(
+    model: DiffusersModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    to = torch.Tensor.to
+
+    def no_room(tensor: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        if given == (model.device,) and not named:
+            raise RAN_OUT
+        return to(tensor, *given, **named)
+
+    with as_before(model):
+        model._give(BY_HAND["stream"])
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "to", no_room)
+            model._giving.close()
+        assert "no room on the GPU for" in caplog.text
+        assert len(caplog.records) == 1
+        assert all(each.numel() for each in model.unet.parameters()), "nothing is lost"
+        model.use_all_memory()
+        assert not model._giving._coming
 
 
 def test_a_part_of_the_blocks_keeps_that_part_of_what_all_keep() -> None:

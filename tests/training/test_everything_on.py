@@ -14,6 +14,7 @@ from ti_trainer import embeddings_dir
 from ti_trainer.config import TrainConfig
 from ti_trainer.embedded.scenes import CONCEPTS, concept, write_pictures
 from ti_trainer.hosts.diffusers.host import StandaloneHost
+from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Session
 
@@ -98,3 +99,33 @@ def test_a_run_goes_on_bit_for_bit(train: Callable[..., tuple[dict[str, torch.Te
     assert run.path == begun.path
     for name, vectors in whole.items():
         assert torch.equal(resumed[name], vectors), name
+
+
+def test_memory_that_runs_out_in_the_middle_changes_nothing(
+    train: Callable[..., tuple[dict[str, torch.Tensor], Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = train("whole")
+    predict, calls = DiffusersModel.predict, []
+
+    def exhausted(model: DiffusersModel, *given: object) -> torch.Tensor:
+        calls.append(len(calls))
+        if calls[-1] == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return predict(model, *given)
+
+    monkeypatch.setattr(DiffusersModel, "predict", exhausted)
+    found, run = train("short")
+    assert len(calls) == 4 + 1
+    assert [row["step"] for row in run.losses()] == [4]
+    for name, vectors in whole.items():
+        assert torch.equal(found[name], vectors), name
+
+
+@pytest.mark.parametrize("memory", ["recompute", "stream"])
+def test_with_little_memory_a_run_learns_the_same(
+    train: Callable[..., tuple[dict[str, torch.Tensor], Run]], memory: str
+) -> None:
+    whole, _ = train("whole", gradient_accumulation_steps=2)
+    found, _ = train("short", gradient_accumulation_steps=2, memory=memory)
+    for name, vectors in whole.items():
+        assert torch.equal(found[name], vectors), name

@@ -1,12 +1,13 @@
 """How a network computes with less memory, in whatever host: blocks that compute twice, weights that come when needed.
 
-Each is undone when its context ends, and the weights are what they were. Knows no host; what is chosen is memory.py's.
+All is undone in the end, and the weights are what they were. Knows no host; what is chosen is memory.py's.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import dropwhile
 from typing import Any
@@ -17,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ti_trainer.memory import MemoryPlan
 
+log = logging.getLogger(__name__)
+CPU = torch.device("cpu")
 _NOTHING = object()
 Change = tuple[Any, str, Any]  # object, attribute, value
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -92,82 +95,116 @@ def recomputed(blocks: Iterable[nn.Module], autocast: Autocast = nullcontext) ->
         yield block, "forward", partial(checkpoint, block.forward, **options)
 
 
-@contextmanager
-def given_way(
-    plan: MemoryPlan, unet: nn.Module, texts: Sequence[nn.Module], device: torch.device, autocast: Autocast = nullcontext
-) -> Iterator[None]:
-    """The U-Net and the text encoders, which compute on the device, compute as the plan says."""
-    blocks = blocks_of(unet)
-    with ExitStack() as stack:
-        if plan.stream or plan.eight_bit:
-            blocks += blocks_of(*texts)
-            home = torch.device("cpu") if plan.stream else device
-            for block in blocks:
-                stack.enter_context(away(block, home, device, eight_bit=plan.eight_bit))
-        stack.enter_context(attributes(recomputed(some_of(blocks, plan.recompute), autocast)))
-        yield
+class GivingWay:
+    """Makes a U-Net and its text encoders, which compute on a device, compute as plans say, until `close`."""
+
+    def __init__(
+        self, unet: nn.Module, texts: Sequence[nn.Module], device: torch.device, autocast: Autocast = nullcontext
+    ) -> None:
+        """Nothing gives way yet."""
+        self._blocks, self._text_blocks = blocks_of(unet), blocks_of(*texts)
+        self._device, self._autocast = device, autocast
+        self._away: dict[nn.Module, _Away] = {}
+        self._coming: list[_Away] = []  # those that there was no room for
+        self._twice = ExitStack()
+
+    def follow(self, plan: MemoryPlan) -> None:
+        """Compute as it says. What an earlier plan sent away does not come back in between: there may be no room for it."""
+        self._twice.close()
+        everything = [*self._blocks, *self._text_blocks]
+        in_ram = {"": [], "text": self._text_blocks, "all": everything}[plan.stream]
+        moved = everything if plan.eight_bit else in_ram
+        kept = [block for block, away in self._away.items() if block in moved and away.eight_bit == plan.eight_bit]
+        self._bring_back([block for block in self._away if block not in kept])
+        for block in moved:
+            if block not in self._away:
+                self._away[block] = _Away(block, self._device, eight_bit=plan.eight_bit)
+            self._away[block].lie(CPU if block in in_ram else self._device)
+        # Within, since a block that computes once more needs its weights once more.
+        twice = everything if moved else some_of(self._blocks, plan.recompute)
+        self._twice.enter_context(attributes(recomputed(twice, self._autocast)))
+
+    def close(self) -> None:
+        """Everything is as it was."""
+        self._twice.close()
+        self._bring_back(list(self._away))
+
+    def _bring_back(self, blocks: Sequence[nn.Module]) -> None:
+        self._coming += [self._away.pop(block) for block in blocks]
+        self._coming = [each for each in self._coming if not each.back()]  # an interrupt leaves them all for the next time
+        if self._coming:
+            count = len(self._coming)
+            log.warning("There is no room on the GPU for %s blocks of the network: load the checkpoint once more.", count)
+        if blocks and self._device.type == "cuda" and hasattr(torch._C, "_host_emptyCache"):
+            torch._C._host_emptyCache()  # what was pinned is the system's again
 
 
-@contextmanager
-def away(block: nn.Module, home: torch.device, device: torch.device, *, eight_bit: bool = False) -> Iterator[None]:
-    """The block's weights lie at home, perhaps in 8 bits, and are on the device only while the block computes.
+class _Away:
+    """A block whose weights lie elsewhere, perhaps in 8 bits, and are on the device only while it computes.
 
-    For its way back it has to be computed once more within `recomputed`, or they would stay until then.
+    For its way back it has to be computed once more, or they would stay until then.
     """
-    weights = [each for each in block.parameters() if each.device == device]
-    before = [each.data for each in weights]
-    if eight_bit:  # what is kept is not exact: those that are lie in RAM meanwhile
-        before = [each.to("cpu") for each in before]
-    kept = {id(each): _Kept(each.data, home, eight_bit=eight_bit and each.ndim > 1) for each in weights}
-    nothing = torch.empty(0, device=home)
-    forward = block.forward
 
-    def with_weights(*given: Any, **named: Any) -> Any:
-        with brought(block, kept, device):
+    def __init__(self, block: nn.Module, device: torch.device, *, eight_bit: bool) -> None:
+        self._block, self._device, self.eight_bit = block, device, eight_bit
+        weights = list(block.parameters())
+        self._origin = {each: each.device for each in weights}
+        # What is kept in 8 bits is not exact: what is exact lies in RAM meanwhile.
+        self._exact = {each: each.data.to(CPU) for each in weights} if eight_bit else {}
+        self._kept = {each: _Kept(each.data, eight_bit=eight_bit and each.ndim > 1) for each in weights}
+        self._changed = ExitStack()
+        self._changed.enter_context(attributes([(block, "forward", partial(self._with_weights, block.forward))]))
+
+    def lie(self, home: torch.device) -> None:
+        """From now on there."""
+        for each, kept in self._kept.items():
+            kept.lie(home, pinned=self._device.type == "cuda")
+            each.data = torch.empty(0, dtype=each.dtype, device=home)
+
+    def back(self) -> bool:
+        """The weights are what they were. False if there was no room for some, which are in RAM then."""
+        self._changed.close()
+        came = True
+        for each, origin in self._origin.items():
+            data = self._exact.get(each, self._kept[each].values)
+            try:
+                each.data = data.to(origin)
+            except RuntimeError:
+                each.data, came = data, False
+        return came
+
+    def _with_weights(self, forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """Compute with weights that are tensors of their own, which the way back may hold longer."""
+        homes = [
+            (module, name, weight)
+            for module in self._block.modules()
+            for name, weight in module._parameters.items()
+            if weight in self._kept
+        ]
+        try:
+            for module, name, weight in homes:
+                module._parameters[name] = self._kept[weight].on(self._device)
             return forward(*given, **named)
-
-    try:
-        if not eight_bit:
-            before = [kept[id(each)].values for each in weights]
-        for each in weights:
-            each.data = nothing.to(each.dtype)
-        with attributes([(block, "forward", with_weights)]):
-            yield
-    finally:
-        for each, data in zip(weights, before, strict=True):
-            each.data = data.to(device)
-
-
-@contextmanager
-def brought(block: nn.Module, kept: dict[int, _Kept], device: torch.device) -> Iterator[None]:
-    """Within it the block's weights are there; they are tensors of their own, which the way back may hold longer."""
-    homes = [
-        (module, name, weight)
-        for module in block.modules()
-        for name, weight in module._parameters.items()
-        if weight is not None and id(weight) in kept
-    ]
-    try:
-        for module, name, weight in homes:
-            module._parameters[name] = kept[id(weight)].on(device)
-        yield
-    finally:
-        for module, name, weight in homes:
-            module._parameters[name] = weight
+        finally:
+            for module, name, weight in homes:
+                module._parameters[name] = weight
 
 
 class _Kept:
-    """One weight at home; in 8 bits with a scale for each channel out (symmetric, by its largest number)."""
+    """One weight; in 8 bits with a scale for each channel out (symmetric, by its largest number)."""
 
-    def __init__(self, weight: Tensor, home: torch.device, *, eight_bit: bool) -> None:
-        self.dtype, self.scale = weight.dtype, None
+    def __init__(self, weight: Tensor, *, eight_bit: bool) -> None:
+        self.dtype, self.scale, self.values = weight.dtype, None, weight
         if eight_bit:
             largest = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True).float()
             self.scale = (largest / 127).clamp_min(1e-12)  # (channels out, 1, ...)
-            weight = (weight / self.scale).round().to(torch.int8)
-        self.values = weight.to(home, copy=True)
-        if home.type == "cpu" and torch.cuda.is_available():
-            self.values = self.values.pin_memory()  # comes while the card still computes
+            self.values = (weight / self.scale).round().to(torch.int8)
+
+    def lie(self, home: torch.device, *, pinned: bool) -> None:
+        self.values = self.values.to(home)
+        if home.type == "cpu" and pinned and not self.values.is_pinned():
+            with suppress(RuntimeError):  # there may be less of such memory than of other
+                self.values = self.values.pin_memory()  # so that the CPU need not wait while it is brought
 
     def on(self, device: torch.device) -> Tensor:
         values = self.values.to(device, non_blocking=True)

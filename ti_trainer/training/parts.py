@@ -143,7 +143,7 @@ def facts_of(trainer: Trainer) -> dict[str, str]:
     vectors = b"".join(each.cpu().numpy().tobytes() for each in state.vectors.values())
     facts = {
         "data set": pictures,
-        "set of options": trainer.config.to_dict(),
+        "set of options": {**trainer.config.to_dict(), "memory": trainer.config.memory == "8bit"},  # others change no number
         "state of the embedding": (state.step, state.micro_step, vectors),
         "model": model.checkpoint_hash,
         "kind of device": (model.device.type, model.needs_loss_scaling),

@@ -190,6 +190,8 @@ def changes(before: dict[str, Any], now: dict[str, Any], other_pictures: bool) -
     if before.get("model_kind") not in (None, now.get("model_kind")):
         changed.append(f"what the model is ({before['model_kind']})")
     then = {**TrainConfig().to_dict(), **before.get("train", {})}  # options that are new since were as they are by default
+    if (then["memory"] == "8bit") != (now["train"]["memory"] == "8bit"):  # others change no number
+        changed.append("memory")
     return changed + [name for name in DECISIVE if then.get(name) != now["train"][name]]
 
 

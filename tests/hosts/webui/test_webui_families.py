@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -17,8 +16,7 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.giving_way import attributes
 from ti_trainer.hosts.webui.borrowed import plain
-from ti_trainer.memory import BESIDES, GIB, KEPT_UNDER_AUTOCAST, MemoryPlan
-from ti_trainer.model import PictureConditioning
+from ti_trainer.memory import MemoryPlan
 from ti_trainer.training.guidance import GuidanceScale
 from ti_trainer.training.pixels import PixelLoss
 from ti_trainer.training.step import training_loss
@@ -287,64 +285,6 @@ def test_attention_is_in_float32_for_sd2_in_half_precision_or_if_the_host_says_s
         assert {each.forward.keywords["fp32"] for each in layers} == {fp32}
 
 
-@every_other_family
-@pytest.mark.parametrize("mode", ["recompute", "stream", "8bit"])
-def test_with_less_memory_the_numbers_are_the_same(
-    mode: str, webui_model: Callable[..., Any], sd_model: Any, words: dict[str, dict[str, torch.Tensor]]
-) -> None:
-    """As on a GPU with little memory; the original code's own way to compute twice fails with frozen weights."""
-    model, calls = webui_model(), []
-    unet = sd_model.model.diffusion_model
-    pictures = PictureConditioning(
-        torch.tensor([[64.0, 64, 0, 0, 64, 64]]), model.encode_masked(torch.zeros(1, 3, 64, 64), None)
-    )
-    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-
-    def gradients() -> list[torch.Tensor]:
-        vectors = words["zz-cat"].values()
-        with model.training():
-            cond = model.encode_prompts(["a zz-cat"], words)
-            prediction = model.predict(latents, torch.tensor([500]), cond, pictures)
-            return [prediction.detach(), *torch.autograd.grad(prediction.square().mean(), list(vectors))]
-
-    wanted = gradients()
-    weights = {name: each.clone() for name, each in sd_model.state_dict().items()}
-    assert model.fit_memory(64, mode=mode)
-    hook = unet.middle_block[0].in_layers[0].register_forward_pre_hook(lambda *_: calls.append(1))
-    found = gradients()
-    hook.remove()
-    assert len(calls) == 2
-    assert not any("forward" in vars(each) for each in sd_model.modules())
-    assert all(torch.equal(each, weights[name]) for name, each in sd_model.state_dict().items())
-    for one, other in zip(found, wanted, strict=True):
-        if mode == "8bit":
-            assert 0 < (one - other).norm() < 0.1 * other.norm()
-        else:
-            torch.testing.assert_close(one, other, rtol=0, atol=1e-7)
-
-
-@every_other_family
-def test_when_memory_runs_out_in_the_middle_of_training_the_next_thing_gives_way(
-    webui_model: Callable[..., Any], sd_model: Any, words: Any
-) -> None:
-    model, error = webui_model(), torch.cuda.OutOfMemoryError("CUDA out of memory")
-    vectors = list(words["zz-cat"].values())
-
-    def gradients() -> list[torch.Tensor]:
-        return list(torch.autograd.grad(training_loss(model, batch(), words).mean(), vectors))
-
-    with model.training():
-        wanted = gradients()
-        for part in ("is computed twice", "come block by block"):
-            assert part in model.give_way(error)
-            with model.lent_back():
-                assert not any("forward" in vars(each) for each in sd_model.model.diffusion_model.modules())
-            for one, other in zip(gradients(), wanted, strict=True):
-                torch.testing.assert_close(one, other, rtol=0, atol=1e-7)
-        assert model.give_way(error) == model.give_way(ValueError()) == ""
-    assert not any("forward" in vars(each) for each in sd_model.modules())
-
-
 @every_family
 def test_dreamartist_trains_both_words_through_the_host(webui_model: Callable[..., Any], words: Any) -> None:
     model = webui_model()
@@ -387,58 +327,3 @@ def test_pixels_are_compared_through_the_hosts_vae(
     for one, other in zip(steep, expected, strict=True):
         assert (one - other).norm() < 1e-4 * other.norm()
     assert not any("forward" in vars(module) for module in vae.modules())
-
-
-@every_family
-@pytest.mark.parametrize("recompute", [False, True])
-def test_in_half_precision_under_autocast_gradients_are_nearly_the_same(
-    recompute: bool, webui_model: Callable[..., Any], sd_model: Any, words: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on a GPU, but for the kernels: there autocast computes norms in float32."""
-    for name in ("layer_norm", "group_norm"):
-        monkeypatch.setattr(F, name, _in_float32(getattr(F, name)))
-    vectors = list(words["zz-cat"].values())
-
-    def gradients(model: Any) -> list[torch.Tensor]:
-        model._plan = MemoryPlan(recompute=float(recompute))
-        with model.training():
-            loss = training_loss(model, batch(), words).mean() * 1024  # as a GradScaler would
-            return [each / 1024 for each in torch.autograd.grad(loss, vectors)]
-
-    wanted = gradients(webui_model())
-    sd_model.model.half()
-    getattr(sd_model, "conditioner", sd_model.cond_stage_model).half()
-    autocast = partial(torch.autocast, "cpu", torch.float16)
-    for one, other in zip(gradients(webui_model(unet_dtype=torch.float16, autocast=autocast)), wanted, strict=True):
-        assert (one - other).norm() < 0.05 * other.norm()
-
-
-def _in_float32(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    def single(value: Any) -> Any:
-        return value.float() if isinstance(value, torch.Tensor) else value
-
-    return lambda *given, **named: function(*map(single, given), **{key: single(value) for key, value in named.items()})
-
-
-@pytest.mark.parametrize("medvram", [False, True])
-def test_memory_is_asked_of_the_device_and_what_is_to_come_is_taken_off(
-    medvram: bool, webui_model: Callable[..., Any], sd_model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def free(index: object) -> tuple[int, int]:
-        assert index == 0, "torch 2.1 takes no device without an index"
-        return 4 * GIB, 8 * GIB
-
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", free)
-    for name in ("memory_reserved", "memory_allocated"):
-        monkeypatch.setattr(torch.cuda, name, lambda _: 0)
-    sd_model.lowvram = medvram
-    model = webui_model(unet_dtype=torch.float16)
-    model.device = torch.device("cuda")
-    weights = sum(each.numel() * 4 for part in (sd_model.model, sd_model.cond_stage_model) for each in part.parameters())
-    places = int((4 * GIB - BESIDES - weights) / KEPT_UNDER_AUTOCAST["SD 1.x"])
-    said = model.fit_memory(places - 100)
-    assert "GB of free GPU memory will be used for a step." in said
-    assert not model._plan.recompute
-    assert "of the network is computed twice" in model.fit_memory(places + 100)
-    assert 0 < model._plan.recompute < 0.2

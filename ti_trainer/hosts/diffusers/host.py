@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -78,7 +78,7 @@ class StandaloneHost:
                 self._opened = opened = None  # two would need twice the memory
                 self._opened = loading.load(self.model, self.device, options)
             elif opened.options != options:
-                self._opened = replace(opened, options=options)
+                self._opened = opened.with_options(options)
             return self._opened
 
     @contextmanager

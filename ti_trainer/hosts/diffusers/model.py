@@ -6,8 +6,8 @@ B batch, C latent channels, H W latent height and width, V vectors, D width, T =
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ti_trainer.files import short_hash
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.kinds import kind_of, noise_schedule, takes_clip_skip
 from ti_trainer.hosts.diffusers.text import TextEncoder
-from ti_trainer.hosts.giving_way import blocks_of, given_way
+from ti_trainer.hosts.giving_way import GivingWay, blocks_of
 from ti_trainer.memory import BY_HAND, MemoryPlan, Mode, bytes_of, free_bytes, need, plan, ran_out, sentence
 from ti_trainer.model import Conditioning, PictureConditioning, Vectors, attention_of, masked_channels
 from ti_trainer.prompts import TokenizedPrompt
@@ -47,7 +47,8 @@ class DiffusersModel:
         self.needs_loss_scaling = self.dtype == torch.float16
         self.widths = {each.name: each.width for each in self.text_encoders}
         self.default_size_px = self.unet.config.sample_size * 8
-        self._plan, self._given, self._decodes = MemoryPlan(), ExitStack(), False
+        unet, *texts = self._trained_through
+        self._plan, self._giving, self._decodes = MemoryPlan(), GivingWay(unet, texts, self.device), False
 
     @cached_property
     def checkpoint_hash(self) -> str:
@@ -95,8 +96,9 @@ class DiffusersModel:
         self.use_all_memory()
         self._decodes = decoded > 0
         if self.device.type != "cuda":
-            self._give(BY_HAND.get(mode, MemoryPlan()))
-            return sentence(f"{self._plan}") if mode != "auto" else ""
+            self._give(replace(BY_HAND.get(mode, MemoryPlan()), vae_in_ram=False))  # it is there already
+            return sentence(f"{self._plan}")
+        unet, *texts = self._trained_through
         wanted = need(
             self.kind.family,
             places,
@@ -105,7 +107,8 @@ class DiffusersModel:
             vae=bytes_of(self.vae),
             decoded=decoded,
             bytes_per_pixel_number=self.vae.dtype.itemsize,
-            blocks=blocks_of(*self._trained_through),
+            blocks=blocks_of(unet),
+            text_blocks=blocks_of(*texts),
         )
         chosen, words = plan(mode, wanted)
         self._give(chosen)
@@ -113,23 +116,31 @@ class DiffusersModel:
 
     def give_way(self, error: Exception) -> str:
         """If memory ran out, the next thing gives way."""
-        further = self._plan.further(vae_may_leave=self.device.type == "cuda" and not self._decodes)
+        on_gpu = self.device.type == "cuda"
+        further = self._plan.further(vae_may_leave=on_gpu and not self._decodes, weights_may_leave=on_gpu)
         if further is None or not ran_out(error):
             return ""
         self._give(further)
         return sentence(f"Memory ran out; from here on {further}")
+
+    def with_options(self, options: ModelOptions) -> DiffusersModel:
+        """The same networks opened otherwise; what gave way is known to both."""
+        other = replace(self, options=options)
+        other._plan, other._giving, other._decodes = self._plan, self._giving, self._decodes
+        return other
 
     def use_all_memory(self) -> None:
         """As before `fit_memory`."""
         self._give(MemoryPlan())
 
     def _give(self, chosen: MemoryPlan) -> None:
-        self._given.close()
         self._plan = chosen
-        self.vae.to("cpu" if chosen.vae_in_ram else self.device)
+        if chosen.vae_in_ram:
+            self.vae.to("cpu")
         (self.vae.enable_gradient_checkpointing if chosen.recompute else self.vae.disable_gradient_checkpointing)()
-        unet, *texts = self._trained_through
-        self._given.enter_context(given_way(chosen, unet, texts, self.device))
+        self._giving.follow(chosen)
+        if not chosen.vae_in_ram:
+            self.vae.to(self.device)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # what was given up is of use in other sizes only then
 

@@ -250,3 +250,15 @@ def _clear_networks() -> None:
         extra_networks.activate(processing.StableDiffusionProcessingTxt2Img(), {})
     finally:
         settings.update(always)
+    _take_networks_out(shared.sd_model)
+
+
+def _take_networks_out(sd_model: torch.nn.Module) -> None:
+    """Out of the weights, now: the host's Lora does it when a layer computes next, and ours may lie elsewhere by then."""
+    merged = [each for each in sd_model.modules() if getattr(each, "network_current_names", ())]
+    if merged:
+        import networks  # of the host's extension Lora, which has merged them
+
+        with torch.no_grad():
+            for each in merged:
+                networks.network_apply_weights(each)

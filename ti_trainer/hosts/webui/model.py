@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ti_trainer.errors import ModelError
-from ti_trainer.hosts.giving_way import attributes, blocks_of, given_way, recomputed
+from ti_trainer.hosts.giving_way import GivingWay, attributes, blocks_of, recomputed
 from ti_trainer.hosts.webui.borrowed import channels_last, frozen, placed, plain, typed, without_hooks
 from ti_trainer.hosts.webui.kinds import is_sdxl, size_embedders
 from ti_trainer.hosts.webui.text import PromptEncoder
@@ -121,7 +121,7 @@ class WebuiModel:
         """Let give way what must, or what was chosen, besides what the host's own options and settings say."""
         self._decodes = decoded > 0
         if self.device.type != "cuda":
-            self._plan = BY_HAND.get(mode, MemoryPlan())
+            self._plan = replace(BY_HAND.get(mode, MemoryPlan()), vae_in_ram=False)  # it is there already
             return sentence(f"{self._plan}")
         vae = self.sd_model.first_stage_model
         used = (*self._trained_through, vae) if decoded else self._trained_through
@@ -139,23 +139,26 @@ class WebuiModel:
             vae=movable,
             decoded=decoded,
             bytes_per_pixel_number=_dtype(vae).itemsize,
-            blocks=blocks_of(*self._trained_through),
+            blocks=blocks_of(self._trained_through[0]),
+            text_blocks=blocks_of(self._trained_through[1]),
         )
         self._plan, words = plan(mode, wanted)
         return words
 
     def give_way(self, error: Exception) -> str:
         """If memory ran out, the next thing gives way."""
-        vae_may_leave = self.device.type == "cuda" and not (self._decodes or self._medvram or self.around.vae_to_ram)
-        further = self._plan.further(vae_may_leave=vae_may_leave)
+        on_gpu = self.device.type == "cuda"
+        vae_may_leave = on_gpu and not (self._decodes or self._medvram or self.around.vae_to_ram)
+        further = self._plan.further(vae_may_leave=vae_may_leave, weights_may_leave=on_gpu)
         if further is None or not ran_out(error):
             return ""
+        if self._borrowing is not None:
+            if further.vae_in_ram and not self._plan.vae_in_ram:
+                self._borrowing.enter_context(placed(self.sd_model.first_stage_model, CPU))
+            self._giving.follow(further)
         self._plan = further
-        if (stack := self._borrowing) is not None:
-            stack.close()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            self._borrow(stack)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what was given up is of use in other sizes only then
         return sentence(f"Memory ran out; from here on {further}")
 
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
@@ -267,19 +270,22 @@ class WebuiModel:
     def _borrow(self, stack: ExitStack) -> None:
         network, around = self.sd_model, self.around
         around.clear_networks()
+        unet, text = self._trained_through
+        if self.device.type == "cpu":  # a GPU's kernels were not measured with it
+            stack.enter_context(channels_last(network.model.diffusion_model))
+        self._giving = GivingWay(network.model.diffusion_model, [text], self.device, around.autocast)
         if self._medvram:
             around.empty_device()
-            for part in self._trained_through:
+            for part in (unet, text):
                 stack.enter_context(without_hooks(part, MEDVRAM_HOOK))
-                stack.enter_context(placed(part, self.device))
         elif (around.vae_to_ram or self._plan.vae_in_ram) and not self._decodes:
             stack.enter_context(placed(network.first_stage_model, CPU))
         stack.enter_context(frozen(network))
         stack.enter_context(attributes(plain(network.model.diffusion_model, fp32_attention=self._fp32_attention)))
-        if self.device.type == "cpu":  # a GPU's kernels were not measured with it
-            stack.enter_context(channels_last(network.model.diffusion_model))
-        _, text = self._trained_through
-        stack.enter_context(given_way(self._plan, network.model.diffusion_model, [text], self.device, around.autocast))
+        stack.callback(self._giving.close)
+        self._giving.follow(self._plan)
+        for part in (unet, text) if self._medvram else ():  # what is left of it, if its weights wait in RAM
+            stack.enter_context(placed(part, self.device))
 
 
 def _distribution(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
