@@ -42,7 +42,7 @@ def judge(trainer: Trainer, pictures: int = PICTURES) -> float:
 
 def judge_in_the_end(trainer: Trainer, warn: Callable[[str], None]) -> None:
     """Measure the tries, if there are several, unless they were measured at this step."""
-    if len(trainer.learners) > 1 and trainer.best.standing.measured_at != trainer.step:
+    if trainer.several and trainer.best.standing.measured_at != trainer.step:
         try:
             judge(trainer)
         except torch.cuda.OutOfMemoryError as error:
@@ -51,7 +51,7 @@ def judge_in_the_end(trainer: Trainer, warn: Callable[[str], None]) -> None:
 
 def verdicts(trainer: Trainer) -> tuple[Verdict, ...]:
     """Of all tries of a run, none if it has only one."""
-    if len(trainer.learners) == 1:
+    if not trainer.several:
         return ()
     best = trainer.best
     return tuple(

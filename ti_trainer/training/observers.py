@@ -21,7 +21,7 @@ from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import atomic
 from ti_trainer.host import Drawing, Turn
 from ti_trainer.model import Vectors
-from ti_trainer.training.judging import PICTURES, judge, verdicts, write_table
+from ti_trainer.training.judging import PICTURES, judge, judge_in_the_end, verdicts, write_table
 from ti_trainer.training.run import CSV_COLUMNS, DETERMINISTIC_COLUMNS, Run
 from ti_trainer.training.trainer import Event, Finished, StepDone, Trainer
 
@@ -185,6 +185,19 @@ class Evaluation:
             return
         append_row(self.run.deterministic_file, DETERMINISTIC_COLUMNS, (step, f"{loss:.7f}"))
         write_table(self.run, verdicts(self.trainer))
+
+
+@dataclass
+class LastJudgement:
+    """Which of several tries is the best, found out after the last step, before that one is drawn."""
+
+    trainer: Trainer
+    warn: Callable[[str], None] = log.warning
+
+    def __call__(self, event: Event) -> None:
+        """Measure if it is due, and not done."""
+        if isinstance(event, StepDone) and event.step == self.trainer.last_step:
+            judge_in_the_end(self.trainer, self.warn)
 
 
 class TensorBoardLog:

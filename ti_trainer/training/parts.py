@@ -27,6 +27,7 @@ from ti_trainer.training.observers import (
     Copies,
     Draw,
     Evaluation,
+    LastJudgement,
     LossTable,
     Observer,
     Previews,
@@ -190,6 +191,13 @@ def writers_of(
     """
     copy_now, preview_now = asked
     writers: list[Observer] = []
+    # First what is measured: of several tries it says which one is copied and drawn.
+    if config.evaluate_every:
+        evaluation = Evaluation(run, trainer, config.evaluate_every, warn=warn)
+        if not ending and not run.deterministic():
+            evaluation.before()
+        writers.append(evaluation)
+    writers.append(LastJudgement(trainer, warn))
     if config.csv_every:
         writers.append(LossTable(run, config.csv_every))
     writers.append(Copies(run, trainer, config.save_every, copy_now))
@@ -201,10 +209,5 @@ def writers_of(
     if config.preview_every and not ending:
         previews.before(f"a photo of {trainer.embedding_name}")
     writers.append(previews)
-    if config.evaluate_every:
-        evaluation = Evaluation(run, trainer, config.evaluate_every, warn=warn)
-        if not ending and not run.deterministic():
-            evaluation.before()
-        writers.append(evaluation)
     # The state comes last: what goes on from it does not write anything of its step again.
     return [*writers, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint)]

@@ -289,7 +289,7 @@ class Session:
         with suppress(OSError):
             write_table(run, verdicts(trainer))
         for each in copies:
-            if not run.copy_file(each).exists():
+            if trainer.several or not run.copy_file(each).exists():  # the best may have been another one
                 with suppress(OSError):  # whatever becomes of the copy, the embedding itself comes next
                     formats.write(each, run.copy_file(each))
         try:

@@ -84,12 +84,17 @@ class Trainer:
         Of several tries, then those of each, with NAME-try1 in the place of NAME.
         """
         copies = self.best.copies(self.step)
-        if len(self.learners) > 1:
+        if self.several:
             name = self.embedding_name
             for each in filter(Learner.is_finite, self.learners):
                 own = f"{name}-try{each.plan.number}"
                 copies += [replace(one, name=own + one.name.removeprefix(name)) for one in each.copies(self.step)]
         return copies
+
+    @property
+    def several(self) -> bool:
+        """Whether there are tries of which one is kept."""
+        return len(self.learners) > 1
 
     @property
     def learning(self) -> list[Learner]:
@@ -115,7 +120,7 @@ class Trainer:
         moments = {index: moments for each in every for index, moments in each.moments().items()}
         scaler = None if self._scaler is None else self._scaler.state_dict()
         average = {key: vectors for each in every for key, vectors in each.averages().items()}
-        standings = tuple(each.standing for each in every) if len(every) > 1 else ()
+        standings = tuple(each.standing for each in every) if self.several else ()
         return TrainState(self.step, self.micro_step, vectors, {"state": moments}, scaler, average, standings)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
