@@ -14,6 +14,10 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.options import Option
 
 OPTIONS = {each.name: each for each in options()}
+TEXTS = {
+    **dict.fromkeys(("learning_rate", "clip_grad_limit", "train_cfg_scale", "try_learning_rates"), "0.25"),
+    "try_vectors": "3",
+}
 NEEDED = {"ema_every": {"ema_rate": 0.9}}  # by options that mean nothing alone
 
 
@@ -24,7 +28,7 @@ def another(option: Option) -> Any:
     if option.choices:
         return next(choice for choice in option.choices if choice != option.default)
     if option.type is str:
-        return "0.25" if option.name in ("learning_rate", "clip_grad_limit", "train_cfg_scale") else "something else"
+        return TEXTS.get(option.name, "something else")
     value = option.low if option.default != option.low else option.high
     return option.type(value)
 

@@ -17,12 +17,14 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.options import Option, options_of
 from ti_trainer.training.guidance import GuidanceScale
 from ti_trainer.training.schedule import Schedule
+from ti_trainer.training.tries import LISTS, tries_of
 
 SECTIONS = {
     "training": "Training",
     "images": "Images",
     "prompts": "Prompts",
     "optimiser": "Optimiser",
+    "tries": "Tries",
     "dreamartist": "DreamArtist",
     "pixels": "Pixel loss",
     "previews": "Previews and copies",
@@ -61,6 +63,7 @@ class TrainConfig(OutputOptions, LearningOptions):
         if self.ema_every and not self.ema_rate:
             message = "EMA interval: found one without an EMA rate; expected a rate such as 0.97, or 0 for the interval."
             raise ConfigError(message, "ema_every")
+        tries_of(self)
         if self.negative:
             GuidanceScale.parse(self.train_cfg_scale)
 
@@ -97,6 +100,8 @@ def problems(values: Mapping[str, Any]) -> dict[str, str]:
             context["negative"] = values.get("negative", False)
         if name == "ema_every":
             context["ema_rate"] = values.get("ema_rate", 0.0)
+        if name in LISTS:
+            context["tries"] = values.get("tries", 1)
         if name == "buckets":
             context["do_not_resize"] = values.get("do_not_resize", False)
         try:

@@ -169,6 +169,40 @@ class LearningOptions:
         section="optimiser",
     )
 
+    tries: int = option(
+        1,
+        "So many words are trained side by side in one pass through the network, and the one whose deterministic loss is "
+        "lowest in the end is kept. They see the same pictures, but differ in the noise and prompts that they see, and in "
+        "what the next options say. The first one sees what a single one would. Previews and copies along the way are of "
+        "the one that was best when last measured (Measure deterministic loss every N steps), until then of the first.",
+        label="Tries at once",
+        section="tries",
+        low=1,
+        high=64,
+    )
+    try_learning_rates: str = option(
+        "",
+        "One for each try, beginning with the first and with the first again after the last: '0.005, 0.01'. Schedules are "
+        "separated by ';': '0.005:100, 0.001; 0.01'. Each try keeps its last rate until the longest ends. An empty place is "
+        "Embedding Learning rate.",
+        label="Learning rates of the tries",
+        section="tries",
+    )
+    try_init_texts: str = option(
+        "",
+        "What each try begins as, in the same order: 'cat; kitten'. An empty place is the embedding as it is. Only for one "
+        "that was not trained yet; its negative, if there is one, begins as it is.",
+        label="Init texts of the tries",
+        section="tries",
+    )
+    try_vectors: str = option(
+        "",
+        "How many vectors each try has, in the same order: '1, 2, 4'. An empty place is as many as the embedding has. Only "
+        "for one that was not trained yet. The one that is kept replaces the embedding, with its own number.",
+        label="Numbers of vectors of the tries",
+        section="tries",
+    )
+
     negative: bool = option(
         False,
         "Train two embeddings: the word, and its negative (the word's name and -neg), for what it is not. Even one picture "

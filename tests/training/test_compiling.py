@@ -12,10 +12,10 @@ from fakes import TinyModel
 from puppet import CONFIG, Puppet, ended, finished
 
 from ti_trainer.commands.train import _Progress
+from ti_trainer.training.events import Compiling, Event, StepDone
 from ti_trainer.training.job import Job, Snapshot
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Session
-from ti_trainer.training.trainer import Compiling, Event, StepDone
 from ti_trainer.ui.watch import _bar, _told
 
 

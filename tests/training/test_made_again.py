@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 import torch
 from fakes import TinyModel
 
-from ti_trainer.training.trainer import GaveWay, StepDone, Trainer
+from ti_trainer.errors import TrainingError
+from ti_trainer.training.events import GaveWay, StepDone
+from ti_trainer.training.trainer import Trainer
 
 
 class Exhausted(TinyModel):
@@ -17,11 +20,12 @@ class Exhausted(TinyModel):
 
     def __init__(self, *fails: int, back: bool = False, left: int = 9) -> None:
         super().__init__()
-        self.fails, self.back, self.left, self.calls = fails, back, left, 0
+        self.fails, self.back, self.left, self.calls, self.graph = fails, back, left, 0, lambda: None
 
     def predict(self, *given: Any) -> Any:
         self.calls += 1
         prediction = super().predict(*given)
+        self.graph = weakref.ref(prediction)
         if self.calls in self.fails:
             if not self.back:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory")
@@ -33,6 +37,7 @@ class Exhausted(TinyModel):
 
     def give_way(self, error: Exception) -> str:
         assert isinstance(error, torch.cuda.OutOfMemoryError)
+        assert self.graph() is None, "what failed holds no memory any more"
         self.left -= 1
         return f"{self.left} left" if self.left >= 0 else ""
 
@@ -55,7 +60,7 @@ def test_what_ran_out_of_memory_is_made_again_bit_for_bit(trainer: Callable[...,
 def test_where_nothing_is_left_to_give_up_it_fails_and_keeps_what_was_learned(trainer: Callable[..., Trainer]) -> None:
     stumbling = trainer(max_steps=5, model=Exhausted(3, 4, left=1))
     steps = []
-    with pytest.raises(torch.cuda.OutOfMemoryError):
+    with pytest.raises(TrainingError, match=r"Memory ran out \(CUDA out of memory\): use a smaller batch size"):
         steps.extend(event.step for event in stumbling.run())
     assert stumbling.step == 2
     assert stumbling.is_finite()

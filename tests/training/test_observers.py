@@ -15,7 +15,7 @@ from PIL import Image
 from ti_trainer import formats
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.host import Drawing
-from ti_trainer.training import observers
+from ti_trainer.training import judging, observers
 from ti_trainer.training.evaluate import deterministic_loss
 from ti_trainer.training.figures import plot_losses, smoothed
 from ti_trainer.training.observers import (
@@ -219,7 +219,7 @@ def test_of_many_pictures_some_are_measured(
     trainer: Callable[..., Trainer], dataset: Callable[..., Dataset], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = []
-    monkeypatch.setattr(observers, "deterministic_loss", lambda model, items, *_: counts.append(len(items)) or 1.0)
+    monkeypatch.setattr(judging, "deterministic_loss", lambda model, items, *_: counts.append(len(items)) or 1.0)
     for number in (3, 8, 9, 20):
         Evaluation(run, trainer(data=dataset(*((16, 16),) * number)), 1).before()
     assert counts == [3, 8, 5, 7]  # evenly spread, eight at most

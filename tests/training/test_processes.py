@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -107,9 +107,9 @@ def test_over_all_processes_an_epoch_is_one_permutation_and_none_draws_what_othe
     drawn: list[tuple[int, int]] = []
 
     class Noted(Dataset):
-        def batch(self, samples: list[tuple[int, int]]) -> Batch:
+        def batch(self, samples: list[tuple[int, int]], streams: Sequence[int] = (0,)) -> Batch:
             drawn.extend(samples)
-            return super().batch(samples)
+            return super().batch(samples, streams)
 
     data = dataset(*((16, 16),) * 9, seed=5)
     data = Noted(data.items, (), data.prompter, data.seed, data.num_timesteps)

@@ -91,3 +91,20 @@ def test_numbers_come_back_as_the_options_have_them(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as refused:
             form.form.config({**DEFAULTS, name: value})
         assert refused.value.option == name
+
+
+def test_tries_are_shown_handed_over_and_refused_beside_their_entry(tmp_path: Path) -> None:
+    form = panel(TinyHost(tmp_path))
+    said = {
+        "tries": 3.0,
+        "try_learning_rates": "0.005; 0.01:5, 0.002",
+        "try_init_texts": "cat; a kitten, red",
+        "try_vectors": "",
+    }
+    assert said.keys() <= form.form.widgets.keys()
+    config = form.form.config({**DEFAULTS, **said})
+    assert (config.tries, config.try_init_texts) == (3, "cat; a kitten, red")
+    wrong = form.wrong("x-word", tmp_path, {**DEFAULTS, **said, "tries": 1, "try_vectors": "none"})
+    assert {"try_learning_rates", "try_init_texts", "try_vectors"} <= wrong.keys()
+    below = form.folded({name: wrong[name] for name in ("try_vectors",)})
+    assert below[0].startswith("Tries: try_vectors: found 'none'")

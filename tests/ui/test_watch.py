@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("gradio")  # the page is all that needs it
 
+import torch
 from fakes import TinyHost
 from PIL import Image
 
+from ti_trainer.embedding import Embedding
 from ti_trainer.training.job import Job, Snapshot
+from ti_trainer.training.judging import Verdict
 from ti_trainer.training.run import Run
+from ti_trainer.training.session import Result
 from ti_trainer.ui import watch
 from ti_trainer.ui.page import Page
 
@@ -37,3 +42,19 @@ def test_the_last_previews_are_told_twice_and_then_no_more(tmp_path: Path) -> No
         seen, previews = told(seen)
         heard.append(previews)
     assert heard == [False, True, False, False]
+
+
+def test_which_try_was_kept_is_told(tmp_path: Path) -> None:
+    tries = tuple(
+        Verdict(number, "0.005", "cat", 1, f"seed 0, try {number}", 4, loss, loss is None, number == 2)
+        for number, loss in ((1, 0.25), (2, 0.125), (3, None))
+    )
+    run = Run.create(tmp_path / "logs", "x-word", {"name": "x-word"})
+    embedding = Embedding("x-word", {"clip_l": torch.zeros(1, 8)}, 4)
+    result = Result(embedding, tmp_path / "x-word.safetensors", run, "done", 3, (), tries=tries)
+    page = Page(TinyHost(tmp_path), Job())
+    shown = watch.shown(page, Snapshot("done", "x-word", step=4, run=run, result=result))["result"][1]()
+    kept = "try 2 of 3, deterministic loss 0.12500; try 1 deterministic loss 0.25000, try 3 went wrong after step 4"
+    assert kept in shown
+    alone = replace(result, tries=())
+    assert "Kept" not in watch.shown(page, Snapshot("done", "x-word", step=4, run=run, result=alone))["result"][1]()

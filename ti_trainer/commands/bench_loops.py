@@ -108,7 +108,7 @@ def _marking(model: DiffusersModel, mark: Callable[[str], None]) -> Iterator[Non
                 each.register_hook(lambda _: mark("text"))  # the gradient has come as far as the text encoder
         if not marked:
             vectors = [each for word in words.values() for each in word.values()]
-            marked.extend(each.register_post_accumulate_grad_hook(lambda _: mark("rest")) for each in vectors)
+            marked.extend(each.register_hook(lambda _: mark("rest")) for each in vectors)
         return cond
 
     def predicted(latents: Tensor, timesteps: Tensor, cond: Conditioning, pictures: PictureConditioning) -> Tensor:

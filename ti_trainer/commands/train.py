@@ -22,10 +22,12 @@ from ti_trainer.commands.terminal import add_options, given_options, interruptib
 from ti_trainer.config import SECTIONS, TrainConfig, options
 from ti_trainer.embedding import averaged_name, negative_name
 from ti_trainer.errors import ConfigError, LostProcessError, StoppedError, TITrainerError
+from ti_trainer.training.events import Compiling, Event, StepDone
+from ti_trainer.training.judging import in_words
 from ti_trainer.training.processes import Processes, joined
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Controls, Result, Session
-from ti_trainer.training.trainer import Compiling, Event, StepDone, Trainer
+from ti_trainer.training.trainer import Trainer
 from ti_trainer.wording import counted
 
 HELP = "teach an embedding what is in a folder of pictures"
@@ -147,6 +149,8 @@ def report(result: Result) -> None:
     print(f"  embedding      {result.embedding_file}")
     if result.negative_file:
         print(f"  negative       {result.negative_file}")
+    if said := in_words(result.tries):
+        print(f"  kept           {said}")
     averaged = _averaged(result)
     for label, copy in zip(("moving average", "its negative"), averaged, strict=False):
         print(f"  {label:<14} {copy}")

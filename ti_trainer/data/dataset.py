@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +74,9 @@ class Batch:
     shares: Tensor | None = None
 
 
-def sample_rng(seed: int, number: int) -> np.random.Generator:
-    """The source of all that is random about one sample."""
-    return np.random.Generator(np.random.Philox(key=seed, counter=number << 64))
+def sample_rng(seed: int, number: int, stream: int = 0) -> np.random.Generator:
+    """The source of all that is random about one sample; each stream has other numbers of it."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=(stream << 128) + (number << 64)))
 
 
 @dataclass(frozen=True)
@@ -140,11 +141,16 @@ class Dataset:
             epoch += 1
 
     def batches(
-        self, batch_size: int, start: int = 0, wanted: Callable[[int], bool] = lambda number: True
+        self,
+        batch_size: int,
+        start: int = 0,
+        wanted: Callable[[int], bool] = lambda number: True,
+        streams: Sequence[int] = (0,),
     ) -> Iterator[Batch]:
         """Batches of pictures of one size, none incomplete: pictures wait, over epochs if need be, for a full batch.
 
         The first `start` batches are left out; of those that follow, by their numbers from 0, only the wanted ones are made.
+        Of several streams each batch has the same pictures once for each, with what is random about them in that stream.
         """
         waiting: dict[torch.Size, list[tuple[int, int]]] = defaultdict(list)
         made = 0
@@ -153,15 +159,15 @@ class Dataset:
             group.append((number, index))
             if len(group) == batch_size:
                 if made >= start and wanted(made - start):
-                    yield self.batch(group)
+                    yield self.batch(group, streams)
                 made += 1
                 group.clear()
 
-    def batch(self, samples: Sequence[tuple[int, int]]) -> Batch:
-        """The batch of these samples, each its number in the run and the index of its item."""
+    def batch(self, samples: Sequence[tuple[int, int]], streams: Sequence[int] = (0,)) -> Batch:
+        """The batch of these samples, each its number in the run and the index of its item; one stream after another."""
         prompts, negative_prompts, timesteps, latents, noise = [], [], [], [], []
-        for number, index in samples:
-            item, rng = self.items[index], sample_rng(self.seed, number)
+        for stream, (number, index) in product(streams, samples):
+            item, rng = self.items[index], sample_rng(self.seed, number, stream)
             said, unsaid = self._prompts(item, rng)
             prompts.append(said)
             negative_prompts.append(unsaid)
@@ -174,7 +180,7 @@ class Dataset:
             )
             latents.append(drawn)
         device = latents[0].device
-        items = [self.items[index] for _, index in samples]
+        items = [self.items[index] for _ in streams for _, index in samples]
         weights = [item.weight for item in items]
         weight = None
         if any(each is not None for each in weights):

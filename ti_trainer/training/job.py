@@ -17,10 +17,11 @@ from typing import Literal
 from torch import Tensor
 
 from ti_trainer.errors import ConfigError, StoppedError, TITrainerError
+from ti_trainer.training.events import Compiling, Event, StepDone
 from ti_trainer.training.observers import Observer
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Controls, Result, Session
-from ti_trainer.training.trainer import Compiling, Event, StepDone, Trainer
+from ti_trainer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 Status = Literal["idle", "waiting", "loading", "training", "pausing", "stopping", "paused", "stopped", "done", "failed"]

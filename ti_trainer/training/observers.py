@@ -21,7 +21,7 @@ from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import atomic
 from ti_trainer.host import Drawing, Turn
 from ti_trainer.model import Vectors
-from ti_trainer.training.evaluate import described, deterministic_loss
+from ti_trainer.training.judging import PICTURES, judge, judge_in_the_end, verdicts, write_table
 from ti_trainer.training.run import CSV_COLUMNS, DETERMINISTIC_COLUMNS, Run
 from ti_trainer.training.trainer import Event, Finished, StepDone, Trainer
 
@@ -156,12 +156,15 @@ class Previews:
 
 @dataclass
 class Evaluation:
-    """The deterministic loss of some of the pictures every so many steps, before the first and after the last."""
+    """The deterministic loss of some of the pictures every so many steps, before the first and after the last.
+
+    Of several tries the lowest, with a table of all.
+    """
 
     run: Run
     trainer: Trainer
     every: int
-    pictures: int = 8
+    pictures: int = PICTURES
     warn: Callable[[str], None] = log.warning
 
     def before(self) -> None:
@@ -174,29 +177,27 @@ class Evaluation:
             self._measure()
 
     def _measure(self) -> None:
-        trainer, model, items = self.trainer, self.trainer.model, self.trainer.dataset.pictures_of_the_thing
-        some = items[:: -(-len(items) // self.pictures)]
-        embedding, *negative = trainer.embeddings
-        words = {
-            each.name: {encoder: vectors.to(model.device) for encoder, vectors in each.vectors.items()}
-            for each in (embedding, *negative)
-        }
-        captions = [[item.caption for item in some] for _ in words]
-        if trainer.config.positive_filewords_only and negative:
-            captions[1] = [""] * len(some)
-        said = [
-            [described(f"a photo of {name}", caption) for caption in those]
-            for name, those in zip(words, captions, strict=True)
-        ]
-        at_once = trainer.config.batch_size  # what memory was planned for
+        step = self.trainer.step
         try:
-            with model.training():
-                unsaid = said[1] if negative else ()
-                loss = deterministic_loss(model, some, said[0], words, trainer.scale, unsaid, at_once)
+            loss = judge(self.trainer, self.pictures)
         except torch.cuda.OutOfMemoryError as error:  # hours of training must not end for a figure
-            self.warn(f"The deterministic loss was not measured at step {embedding.step}: {error}")
+            self.warn(f"The deterministic loss was not measured at step {step}: {error}")
             return
-        append_row(self.run.deterministic_file, DETERMINISTIC_COLUMNS, (embedding.step, f"{loss:.7f}"))
+        append_row(self.run.deterministic_file, DETERMINISTIC_COLUMNS, (step, f"{loss:.7f}"))
+        write_table(self.run, verdicts(self.trainer))
+
+
+@dataclass
+class LastJudgement:
+    """Which of several tries is the best, found out after the last step, before that one is drawn."""
+
+    trainer: Trainer
+    warn: Callable[[str], None] = log.warning
+
+    def __call__(self, event: Event) -> None:
+        """Measure if it is due, and not done."""
+        if isinstance(event, StepDone) and event.step == self.trainer.last_step:
+            judge_in_the_end(self.trainer, self.warn)
 
 
 class TensorBoardLog:

@@ -27,6 +27,7 @@ from ti_trainer.training.observers import (
     Copies,
     Draw,
     Evaluation,
+    LastJudgement,
     LossTable,
     Observer,
     Previews,
@@ -35,7 +36,8 @@ from ti_trainer.training.observers import (
 )
 from ti_trainer.training.pixels import PixelLoss
 from ti_trainer.training.run import Run
-from ti_trainer.training.trainer import Trainer, TrainState
+from ti_trainer.training.state import TrainState, for_tries
+from ti_trainer.training.trainer import Trainer
 
 
 def model_options(config: TrainConfig) -> ModelOptions:
@@ -69,13 +71,15 @@ def apart(folder: Path, config: TrainConfig, name: str, loaded: Sequence[tuple[E
     return ""
 
 
-def webui_state(file: Path, embedding: Embedding, model: DiffusionModel) -> TrainState | None:
-    """The optimizer state that the WebUI, or we, left beside a .pt, if it belongs to these vectors."""
+def webui_state(file: Path, embedding: Embedding, model: DiffusionModel, config: TrainConfig) -> TrainState | None:
+    """The optimizer state that the WebUI, or we, left beside a .pt, if it belongs to these vectors; for every try."""
+    if config.try_init_texts or config.try_vectors:
+        return None  # an embedding that may begin as something else was not trained yet
     optimizer = formats.read_optimizer(file, embedding) if file.suffix == ".pt" else None
     if optimizer is None:
         return None
     vectors = {encoder: each.to(model.device) for encoder, each in embedding.vectors.items()}
-    return TrainState(embedding.step, 0, vectors, optimizer)
+    return for_tries(TrainState(embedding.step, 0, vectors, optimizer), config.tries)
 
 
 def settings_of(config: TrainConfig, name: str, images: Path, model: DiffusionModel, dataset: Dataset) -> dict[str, Any]:
@@ -187,6 +191,13 @@ def writers_of(
     """
     copy_now, preview_now = asked
     writers: list[Observer] = []
+    # First what is measured: of several tries it says which one is copied and drawn.
+    if config.evaluate_every:
+        evaluation = Evaluation(run, trainer, config.evaluate_every, warn=warn)
+        if not ending and not run.deterministic():
+            evaluation.before()
+        writers.append(evaluation)
+    writers.append(LastJudgement(trainer, warn))
     if config.csv_every:
         writers.append(LossTable(run, config.csv_every))
     writers.append(Copies(run, trainer, config.save_every, copy_now))
@@ -198,10 +209,5 @@ def writers_of(
     if config.preview_every and not ending:
         previews.before(f"a photo of {trainer.embedding_name}")
     writers.append(previews)
-    if config.evaluate_every:
-        evaluation = Evaluation(run, trainer, config.evaluate_every, warn=warn)
-        if not ending and not run.deterministic():
-            evaluation.before()
-        writers.append(evaluation)
     # The state comes last: what goes on from it does not write anything of its step again.
     return [*writers, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint)]

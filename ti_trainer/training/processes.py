@@ -150,21 +150,22 @@ ALONE = Processes()
 
 
 class Sum:
-    """Gradients and loss of one update, added up in the order of its parts: bit for bit as one process alone does."""
+    """Gradients and losses of one update, added up in the order of its parts: bit for bit as one process alone does."""
 
-    def __init__(self, processes: Processes, parameters: Sequence[Tensor], micro_steps: int) -> None:
-        """Begin an update of so many parts, without gradients."""
+    def __init__(self, processes: Processes, parameters: Sequence[Tensor], micro_steps: int, losses: int = 1) -> None:
+        """Begin an update of so many parts, each with so many losses, without gradients."""
         self.mine = processes.share(micro_steps)
         self._processes, self._parameters, self._losses = processes, parameters, []
         if processes.size > 1:
-            width = sum(each.numel() for each in parameters) + 1
-            self._rows = parameters[0].new_zeros(micro_steps, width, requires_grad=False)  # gradients and loss of each part
+            self._sizes = [*(each.numel() for each in parameters), losses]
+            # Gradients and losses of each part.
+            self._rows = parameters[0].new_zeros(micro_steps, sum(self._sizes), requires_grad=False)
 
     def add(self, index: int, loss: Tensor, gradients: Sequence[Tensor]) -> None:
-        """Take the loss and the gradients of part `index`; alone these are added up in the parameters."""
+        """Take the losses and the gradients of part `index`; alone these are added up in the parameters."""
         self._losses.append(loss)
         if self._processes.size > 1:
-            self._rows[index] = torch.cat([*(each.flatten() for each in gradients), loss.float().reshape(1)])
+            self._rows[index] = torch.cat([*(each.flatten() for each in gradients), loss.float().reshape(-1)])
             return
         for each, gradient in zip(self._parameters, gradients, strict=True):
             # A gradient may be a view in which many numbers are one.
@@ -173,15 +174,15 @@ class Sum:
             )
 
     def total(self, should_stop: Callable[[], bool]) -> Tensor:
-        """The loss of the update, when the gradients of all its parts are in the parameters."""
+        """The losses of the update, when the gradients of all its parts are in the parameters."""
         if self._processes.size == 1:
             return sum(self._losses[1:], self._losses[0])
         first, *others = self._processes.add_up(self._rows, should_stop)
         total = sum(others, first)
-        *gradients, loss = total.split([*(each.numel() for each in self._parameters), 1])
+        *gradients, losses = total.split(self._sizes)
         for each, gradient in zip(self._parameters, gradients, strict=True):
             each.grad = gradient.reshape(each.shape).clone()
-        return loss[0]
+        return losses
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """A run's folder: settings, losses, samples, copies of the embedding and the state to go on from. Explains itself to people.
 
 LOG/<YYYY-MM-DD>/<name>/
-    settings.json  state.safetensors  textual_inversion_loss.csv  deterministic_loss.csv  loss.png  before_after.png
+    settings.json  state.safetensors  textual_inversion_loss.csv  deterministic_loss.csv  tries.csv  loss.png
+    before_after.png
     embeddings/<name>-<step>.safetensors  images/<name>-<step>.png  image_embeddings/<name>-<step>.png
 """
 
@@ -11,7 +12,7 @@ import csv
 import datetime
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ti_trainer.config import TrainConfig
 from ti_trainer.embedding import Embedding, averaged_name, negative_name
 from ti_trainer.errors import TrainingError
 from ti_trainer.files import atomic, write_bytes
-from ti_trainer.training.trainer import TrainState
+from ti_trainer.training.state import Standing, TrainState
 
 CSV_COLUMNS = ("step", "epoch", "epoch_step", "loss", "learn_rate")
 DETERMINISTIC_COLUMNS = ("step", "loss")
@@ -134,6 +135,8 @@ class Run:
         for index, values in state.optimizer["state"].items():
             tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value).cpu() for key, value in values.items()}
         counts = {"step": state.step, "micro_step": state.micro_step, "dataset": fingerprint, "scaler": state.scaler}
+        if state.standings:
+            counts["tries"] = [asdict(each) for each in state.standings]
         text = json.dumps(counts)
         with atomic(self.path / "state.safetensors") as new:
             save_file({key: value.contiguous() for key, value in tensors.items()}, new, {"state": text})
@@ -217,4 +220,6 @@ def _state(counts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainState:
         {key.removeprefix(kind): value for key, value in tensors.items() if key.startswith(kind)}
         for kind in ("vectors.", "average.")
     )
-    return TrainState(counts["step"], counts["micro_step"], vectors, {"state": moments}, counts["scaler"], average)
+    step, micro_step, scaler = counts["step"], counts["micro_step"], counts["scaler"]
+    standings = tuple(Standing(**each) for each in counts.get("tries", ()))
+    return TrainState(step, micro_step, vectors, {"state": moments}, scaler, average, standings)

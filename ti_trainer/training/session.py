@@ -28,7 +28,10 @@ from ti_trainer.host import Drawing, Host, Turn
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.training import discriminator
 from ti_trainer.training.data_sets import subsets_of
+from ti_trainer.training.events import Compiling, Finished, GaveWay
 from ti_trainer.training.figures import before_and_after, plot_losses
+from ti_trainer.training.judging import Verdict, judge_in_the_end, verdicts, write_table
+from ti_trainer.training.learner import check_beginnings
 from ti_trainer.training.observers import HostProgress, Observer
 from ti_trainer.training.parts import (
     apart,
@@ -44,7 +47,8 @@ from ti_trainer.training.parts import (
 from ti_trainer.training.pixels import PixelLoss, places_at_once
 from ti_trainer.training.processes import ALONE, Processes
 from ti_trainer.training.run import Run, changes
-from ti_trainer.training.trainer import Compiling, Finished, GaveWay, Trainer, check_steps
+from ti_trainer.training.trainer import Trainer, check_steps
+from ti_trainer.training.tries import check_same_start
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +73,7 @@ class Result:
     num_images: int
     skipped: tuple[tuple[Path, str], ...]
     negative_file: Path | None = None
+    tries: tuple[Verdict, ...] = ()  # where there is more than one
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,8 @@ class Session:
         for each, _ in loaded:
             check_fits(model, each)
         frame_of(self.config, model.default_size_px)
+        if self.resume is None:
+            check_beginnings(self.config, loaded[0][0])
         begun_on = self.resume.settings().get("model", model.name) if self.resume else model.name
         if begun_on != model.name:
             message = f"This run was begun on {begun_on}, and {model.name} is loaded now: choose {begun_on} again to go on."
@@ -144,7 +151,8 @@ class Session:
         plot_losses(run)
         before_and_after(run)
         dataset, negative = trainer.dataset, files[1] if len(files) > 1 else None
-        return Result(trainer.embedding, files[0], run, reason, len(dataset.items), dataset.skipped, negative)
+        tries = verdicts(trainer)
+        return Result(trainer.embedding, files[0], run, reason, len(dataset.items), dataset.skipped, negative, tries)
 
     def follow(self, controls: Controls) -> None:
         """What `train` is in a process that does not write: its own parts of each update, and not a file."""
@@ -183,8 +191,9 @@ class Session:
                 still_loading(total, total)
                 largest = max(item.latents[0].numel() for item in dataset.items)
                 pixel_loss = pixel_loss_of(config, model.device)
-                decoded = 0 if pixel_loss is None else places_at_once(config.batch_size, largest)
-                places = (2 if config.negative else 1) * config.batch_size * largest
+                at_once = config.batch_size * config.tries
+                decoded = 0 if pixel_loss is None else places_at_once(at_once, largest)
+                places = (2 if config.negative else 1) * at_once * largest
                 if said := model.fit_memory(places, decoded, config.memory):
                     self.say(said)
                 trainer = self._trainer(model, dataset, loaded, pixel_loss)
@@ -213,8 +222,9 @@ class Session:
         )
         negative = others[0] if others else None
         if self.resume is None:
-            state = None if negative is not None else webui_state(loaded[0][1], embedding, model)
+            state = None if negative is not None else webui_state(loaded[0][1], embedding, model, self.config)
         else:
+            check_same_start(self.resume.settings().get("train", {}), self.config)
             state, fingerprint = self.resume.load_state()
             settings = settings_of(self.config, self.name, self.images, model, dataset)
             if changed := changes(self.resume.settings(), settings, fingerprint != dataset.fingerprint):
@@ -276,6 +286,7 @@ class Session:
                     self.warn(event.words)
                 elif isinstance(event, Finished):
                     reason = event.reason
+            judge_in_the_end(trainer, self.warn)
         except (TrainingError, OSError, torch.cuda.OutOfMemoryError) as error:
             raise TrainingError(failed_but_kept(error, files[0])) from error
         finally:
@@ -289,15 +300,17 @@ class Session:
     def _keep(self, trainer: Trainer, run: Run, files: Sequence[Path]) -> None:
         """Write the embeddings; TrainingError, which says where else they are, if that cannot be done."""
         copies = trainer.copies
+        with suppress(OSError):
+            write_table(run, verdicts(trainer))
         for each in copies:
-            if not run.copy_file(each).exists():
+            if trainer.several or not run.copy_file(each).exists():  # the best may have been another one
                 with suppress(OSError):  # whatever becomes of the copy, the embedding itself comes next
                     formats.write(each, run.copy_file(each))
         try:
             for embedding, file in zip(copies, files, strict=False):  # averages come last, and have no file
                 embeddings_dir.save(embedding, file)
             if files[0].suffix == ".pt" and self.config.save_optimizer and len(files) == 1:
-                formats.write_optimizer(files[0], copies[0], trainer.state().optimizer)
+                formats.write_optimizer(files[0], copies[0], trainer.best.optimizer.state_dict())
         except OSError as error:
             copy = run.copy_file(embedding)
             message = (

@@ -69,23 +69,22 @@ def optimizer_step(
 ) -> bool:
     """Update the parameters from their gradients, which are unscaled before they are clipped and cleared afterwards.
 
-    `scaler` is torch's GradScaler or None. False if it left the update out since gradients overflowed; unless we `ask`,
-    which makes the CPU wait for the GPU, that remains unknown.
+    `scaler` is torch's GradScaler or None; when all its optimizers are done it wants to be updated. False if the update was
+    left out since gradients overflowed; unless we `ask`, which makes the CPU wait for the GPU, that remains unknown.
     """
     updated = True
     if scaler is not None:
         scaler.unscale_(optimizer)
+        if ask:
+            updated = bool(torch.stack([each.grad.isfinite().all() for each in parameters]).all())
     if clip_grad == "value":
         torch.nn.utils.clip_grad_value_(parameters, clip_grad_limit)
     elif clip_grad == "norm":
         torch.nn.utils.clip_grad_norm_(parameters, clip_grad_limit)
     if scaler is None:
         optimizer.step()
-    else:
-        scale = scaler.get_scale() if ask else 0.0
-        scaler.step(optimizer)
-        scaler.update()
-        updated = not ask or scaler.get_scale() >= scale
+    elif updated:
+        scaler.step(optimizer)  # which leaves it out by itself where gradients overflowed
     for each in parameters:
         each.grad = None
     return updated

@@ -2,89 +2,40 @@
 
 from __future__ import annotations
 
-import copy
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import Batch, Dataset
-from ti_trainer.embedding import Embedding, averaged_name
+from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, TrainingError
-from ti_trainer.model import DiffusionModel, Vectors, check_fits
-from ti_trainer.training.average import MovingAverage
+from ti_trainer.memory import ran_out
+from ti_trainer.model import DiffusionModel, check_fits
+from ti_trainer.training.events import Event, Finished, GaveWay, StepDone
 from ti_trainer.training.guidance import GuidanceScale
+from ti_trainer.training.learner import Learner, check_state, in_own_words, learners_of
 from ti_trainer.training.pixels import PixelLoss
 from ti_trainer.training.processes import ALONE, Processes, Sum
-from ti_trainer.training.schedule import Schedule
-from ti_trainer.training.step import adamw, grad_scaler, optimizer_step, training_loss
+from ti_trainer.training.state import TrainState, check_moved
+from ti_trainer.training.step import grad_scaler, training_loss
+from ti_trainer.training.tries import last_step
 
-PREFIXES = ("", "negative.")  # before a text encoder's name, in a state: the negative embedding's vectors have one
 # Updates within which fp16's scale is found. One that overflows is no step. Later it is not asked each time, since the CPU
 # would wait for the GPU: an update that then overflows, at most one of some 2,000, counts as a step.
 SCALE_SETTLES = 100
 CHECK_EVERY = 10  # steps between looks at the losses: each look makes the CPU wait for the GPU
 
 
-@dataclass(frozen=True)
-class StepDone:
-    """`step` updates are complete. The loss is the mean of the update's samples, still on the device."""
-
-    step: int
-    epoch: int
-    epoch_step: int
-    loss: Tensor
-    learning_rate: float
-    prompts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class GaveWay:
-    """What the model gave up so that step `step`, which had failed, could be made after all; in words."""
-
-    step: int
-    words: str
-
-
-@dataclass(frozen=True)
-class Compiling:
-    """The step after step `step` takes a minute or more, since the network is compiled for it."""
-
-    step: int
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Nothing comes after this."""
-
-    step: int
-    reason: Literal["done", "interrupted"]
-
-
-Event = StepDone | GaveWay | Compiling | Finished
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """All that a run needs to go on exactly: vectors and the optimizer's moments, and how far it is."""
-
-    step: int
-    micro_step: int
-    vectors: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    scaler: dict[str, Any] | None = None
-    average: dict[str, Tensor] = field(default_factory=dict)  # of the vectors, if one is kept
-
-
 class Trainer:
     """Textual Inversion (arXiv:2208.01618): AdamW on the vectors of one embedding, everything else frozen.
 
-    With a negative embedding, DreamArtist (arXiv:2211.11337): of both, and with guidance away from it inside the loss.
+    With a negative embedding, DreamArtist (arXiv:2211.11337): of both, and with guidance away from it inside the loss. With
+    several tries, N of them share each pass through the network, N batches in one; nothing else is common to them.
     """
 
     def __init__(
@@ -106,27 +57,14 @@ class Trainer:
         self._processes = processes
         self.step, self.micro_step = embedding.step, 0
         self.scale = None if negative is None else GuidanceScale.parse(config.train_cfg_scale)
-        self._learning_rate = Schedule.parse(config.learning_rate, config.max_steps)
-        limit = "0" if config.clip_grad == "disabled" else config.clip_grad_limit  # what is not used need not be right
-        self._clip_limit = Schedule.parse(limit, config.max_steps)
-        self._words = {
-            each.name: {
-                encoder: vectors.to(model.device, torch.float32, copy=True).requires_grad_()
-                for encoder, vectors in each.vectors.items()
-            }
-            for each in self._embeddings
-        }
-        self._parameters = [vectors for word in self._words.values() for vectors in word.values()]
-        self._factors = (1.0, config.negative_lr)  # of the learning rate, by embedding
-        rate = self._learning_rate.at(self.step + 1)
-        self._optimizer = adamw([list(word.values()) for word in self._words.values()], rate)
+        self.learners = learners_of(config, model, self._embeddings, state)
         self._scaler = grad_scaler(model.device) if model.needs_loss_scaling else None
-        self._average = MovingAverage(self._named(), config.ema_rate, config.ema_every) if config.ema_rate else None
+        self._settles_at = self._settling = SCALE_SETTLES * config.gradient_accumulation_steps
         if state is not None:
-            self._check_state(state)
+            check_state(state, self.learners, embedding)
             self._restore(state)
         self._good = self.state()
-        self._gave_way: list[str] = []
+        self._to_tell: list[str] = []
         self.last_step = check_steps(embedding.name, self.step, config)
 
     @property
@@ -136,118 +74,175 @@ class Trainer:
 
     @property
     def embedding(self) -> Embedding:
-        """The embedding as it is now, on the CPU."""
+        """The embedding as it is now, on the CPU; of several tries the best so far."""
         return self.embeddings[0]
 
     @property
     def embeddings(self) -> list[Embedding]:
         """It, and the negative one if there is one, as they are now, on the CPU."""
-        return [each.with_vectors(_on_cpu(self._words[each.name]), self.step) for each in self._embeddings]
+        return self.best.now(self.step)
 
     @property
     def copies(self) -> list[Embedding]:
-        """What a copy is made of now: the embeddings, and if one is kept the average of each, named NAME-ema."""
-        if self._average is None:
-            return self.embeddings
-        averaged = [
-            replace(each, name=averaged_name(each.name)).with_vectors(
-                _on_cpu({encoder: self._average.vectors[prefix + encoder] for encoder in each.vectors}), self.step
-            )
-            for prefix, each in zip(PREFIXES, self._embeddings, strict=False)
-        ]
-        return [*self.embeddings, *averaged]
+        """What a copy is made of now: the embeddings, and if one is kept the average of each, named NAME-ema.
+
+        Of several tries, then those of each, with NAME-try1 in the place of NAME.
+        """
+        copies = self.best.copies(self.step)
+        if self.several:
+            name = self.embedding_name
+            for each in filter(Learner.is_finite, self.learners):
+                own = f"{name}-try{each.plan.number}"
+                copies += [replace(one, name=own + one.name.removeprefix(name)) for one in each.copies(self.step)]
+        return copies
+
+    @property
+    def several(self) -> bool:
+        """Whether there are tries of which one is kept."""
+        return len(self.learners) > 1
+
+    @property
+    def learning(self) -> list[Learner]:
+        """The tries that go on: all but those that went wrong."""
+        return [each for each in self.learners if each.standing.aside_at is None]
+
+    @property
+    def best(self) -> Learner:
+        """The try whose deterministic loss was the lowest when it was measured last; the first one until then."""
+        ranked = self._ranked()
+        # One may have gone wrong since the last check.
+        return ranked[0] if len(ranked) == 1 else next((each for each in ranked if each.is_finite()), ranked[0])
+
+    def judge(self, losses: Mapping[int, float]) -> None:
+        """Take the deterministic losses of all tries that go on, by their numbers, as they were measured just now."""
+        for each in self.learning:
+            each.standing = replace(each.standing, loss=losses[each.plan.number], measured_at=self.step)
 
     def state(self) -> TrainState:
         """A copy of all that changes during a run."""
-        vectors = {key: each.detach().clone() for key, each in self._named().items()}
+        every = self.learners
+        vectors = {key: vectors.detach().clone() for each in every for key, vectors in each.named().items()}
+        moments = {index: moments for each in every for index, moments in each.moments().items()}
         scaler = None if self._scaler is None else self._scaler.state_dict()
-        average = {} if self._average is None else {key: each.clone() for key, each in self._average.vectors.items()}
-        optimizer = copy.deepcopy(self._optimizer.state_dict())
-        return TrainState(self.step, self.micro_step, vectors, optimizer, scaler, average)
+        average = {key: vectors for each in every for key, vectors in each.averages().items()}
+        standings = tuple(each.standing for each in every) if self.several else ()
+        return TrainState(self.step, self.micro_step, vectors, {"state": moments}, scaler, average, standings)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Train to the end, an event after every update; TrainingError, with the last good vectors, if it cannot go well.
 
         Of several processes each gets the same events, stops after the same update and fails alike.
         """
-        batches = _some_ahead(self._own_batches())
+        learning, batches = self.learning, self._batches()
         unchecked: list[Tensor] = []
         checked_once = False
         with self.model.training():
             while self.step < self.last_step and not self._processes.any(should_stop):
-                rate = self._learning_rate.at(self.step + 1)
-                loss, prompts, updated = self._update(batches, rate, should_stop)
-                if not updated:
+                losses, prompts, updated = self._update(learning, batches, should_stop)
+                if not any(updated):
                     continue
-                unchecked.append(loss)
-                if len(unchecked) == CHECK_EVERY or self.step == self.last_step:
-                    self._check_losses(unchecked)
-                    self._check_scale()
+                unchecked.append(losses)
+                if len(unchecked) == CHECK_EVERY or self.step == self.last_step or not all(updated):
+                    self._check_losses(learning, unchecked)
+                    if len(learning) == 1:
+                        self._check_scale()
                     if not checked_once:
-                        self._check_learning()
+                        check_moved(self._good, self.state())
                     checked_once = True
                     self._good = self.state()
                     unchecked.clear()
+                    if len(learning) > len(self.learning):
+                        learning, batches = self.learning, self._batches()
                 epoch, epoch_step = divmod(self.micro_step * self.config.batch_size, self.dataset.epoch_length)
-                yield StepDone(self.step, epoch, epoch_step, loss, rate, prompts)
-                while self._gave_way:
-                    yield GaveWay(self.step, self._gave_way.pop(0))
+                yield StepDone(self.step, epoch, epoch_step, _mean(losses), self._ranked()[0].rate.at(self.step), prompts)
+                yield from self._told()
             if unchecked:
-                self._check_losses(unchecked)
+                self._check_losses(learning, unchecked)
+                yield from self._told()
         yield Finished(self.step, "done" if self.step >= self.last_step else "interrupted")
 
     def make_finite(self) -> None:
-        """After any end of a run: if the vectors are no numbers any more, or may be wrong, go back to the last good ones."""
-        if self._processes.spoiled or not self.is_finite():
+        """After any end of a run: what is no number any more, or may be wrong, goes back to the last good vectors."""
+        wrong = [each for each in self.learning if not each.is_finite()]
+        if self._processes.spoiled or len(wrong) == len(self.learning):
             self._restore(self._good)
+        else:
+            for each in wrong:
+                self._put_aside(each)
 
     def is_finite(self) -> bool:
         """Whether the vectors are numbers still; waits for the device."""
-        return all(bool(each.isfinite().all()) for each in self._parameters)
+        return all(each.is_finite() for each in self.learners)
 
-    def _own_batches(self) -> Iterator[Batch]:
-        """From here on, those that this process makes."""
+    def _ranked(self) -> list[Learner]:
+        return sorted(self.learning, key=lambda each: each.standing.rank)
+
+    def _told(self) -> Iterator[GaveWay]:
+        while self._to_tell:
+            yield GaveWay(self.step, self._to_tell.pop(0))
+
+    def _batches(self) -> Iterator[Batch]:
+        """From here on, those that this process makes, each with a part for every try that goes on."""
         micro_steps = self.config.gradient_accumulation_steps
         mine = self._processes.share(micro_steps)
-        return self.dataset.batches(self.config.batch_size, self.micro_step, lambda number: number % micro_steps in mine)
+        streams = [each.plan.number - 1 for each in self.learning]
+        return _some_ahead(
+            self.dataset.batches(
+                self.config.batch_size, self.micro_step, lambda number: number % micro_steps in mine, streams
+            )
+        )
 
     def _update(
-        self, batches: Iterator[Batch], rate: float, should_stop: Callable[[], bool]
-    ) -> tuple[Tensor, tuple[str, ...], bool]:
-        """One update; returns its loss, its last prompts and whether it was made: fp16's first ones often overflow."""
+        self, learning: Sequence[Learner], batches: Iterator[Batch], should_stop: Callable[[], bool]
+    ) -> tuple[Tensor, tuple[str, ...], list[bool]]:
+        """One update of all that go on; returns the loss of each, the last prompts, and for each whether it was made.
+
+        fp16's first ones often overflow; the update is a step if it was made for any of them.
+        """
         micro_steps = self.config.gradient_accumulation_steps
-        update = Sum(self._processes, self._parameters, micro_steps)
+        update = Sum(self._processes, _parameters(learning), micro_steps, len(learning))
         for index in update.mine:
             batch = next(batches)
-            update.add(index, *self._gradients(batch, micro_steps))
-        total = update.total(should_stop)
-        for group, factor in zip(self._optimizer.param_groups, self._factors, strict=False):
-            group["lr"] = rate * factor
-        clip, limit = self.config.clip_grad, self._clip_limit.at(self.step + 1)
-        ask = self.micro_step < SCALE_SETTLES * micro_steps
-        updated = optimizer_step(self._optimizer, self._parameters, self._scaler, clip, limit, ask=ask)
-        self.step, self.micro_step = self.step + updated, self.micro_step + micro_steps
-        if updated and self._average is not None:
-            self._average.update(self.step)
-        if not updated:
+            update.add(index, *self._gradients(learning, batch, micro_steps))
+        losses = update.total(should_stop)
+        ask = self.micro_step < self._settles_at or len(learning) > 1
+        updated = [each.update(self.step + 1, self._scaler, ask=ask) for each in learning]
+        if self._scaler is not None:
+            self._scaler.update()
+        self.step, self.micro_step = self.step + any(updated), self.micro_step + micro_steps
+        if not any(updated):
             self._check_scale()
-        return total, batch.prompts, updated
+        elif not all(updated) and self._scaler.get_scale() < 1:
+            losses = losses.where(torch.tensor(updated, device=losses.device), torch.nan)
+        return losses, batch.prompts[: self.config.batch_size], updated
 
-    def _gradients(self, batch: Batch, micro_steps: int) -> tuple[Tensor, Sequence[Tensor]]:
-        """A batch's part of the update's loss, and of its gradients; once more if the model can give way where it failed."""
+    def _gradients(self, learning: Sequence[Learner], batch: Batch, micro_steps: int) -> tuple[Tensor, Sequence[Tensor]]:
+        """A batch's part of the update's losses and gradients; once more if the model can give way where it failed."""
         while True:
             try:
-                loss = training_loss(self.model, batch, self._words, self.scale, self._pixel_loss).mean() / micro_steps
-                scaled = loss if self._scaler is None else self._scaler.scale(loss)
-                # At once or not at all: half of them must not be added up when it is made once more.
-                return loss.detach(), torch.autograd.grad(
-                    scaled, self._parameters, allow_unused=True, materialize_grads=True
-                )
+                return self._gradients_once(learning, batch, micro_steps)
             except Exception as error:  # noqa: PERF203 - a compiler raises anything
                 traceback.clear_frames(error.__traceback__)  # they hold the memory that is to be freed
-                if not (words := self.model.give_way(error)):
+                if words := self.model.give_way(error):
+                    self._to_tell.append(words)
+                elif ran_out(error):
+                    message = f"Memory ran out ({error}): use a smaller batch size, width and height."
+                    raise TrainingError(message) from error
+                else:
                     raise
-                self._gave_way.append(words)
+
+    def _gradients_once(
+        self, learning: Sequence[Learner], batch: Batch, micro_steps: int
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        batch, parameters = in_own_words(learning, batch), _parameters(learning)
+        words = {name: word for each in learning for name, word in each.words.items()}
+        loss = training_loss(self.model, batch, words, self.scale, self._pixel_loss)  # (N B,)
+        losses = torch.stack([each.mean() for each in loss.chunk(len(learning))]) / micro_steps
+        total = losses.sum()  # what one try loses depends on its own vectors alone
+        scaled = total if self._scaler is None else self._scaler.scale(total)
+        # At once or not at all: half of them must not be added up when it is made once more.
+        gradients = torch.autograd.grad(scaled, parameters, allow_unused=True, materialize_grads=True)
+        return losses.detach(), [each.detach() for each in gradients]  # torch 2.1's zeros would want gradients
 
     def _check_scale(self) -> None:
         """Raise TrainingError if fp16's gradients overflow however little they are scaled."""
@@ -255,9 +250,13 @@ class Trainer:
             message = f"Gradients overflow in fp16 (step {self.step}): use precision bf16 or fp32."
             raise TrainingError(message)
 
-    def _check_losses(self, losses: list[Tensor]) -> None:
-        """Raise TrainingError, the vectors being the last good ones, if a loss is not finite."""
-        if bool(torch.stack(losses).isfinite().all()) and self.is_finite():
+    def _check_losses(self, learning: Sequence[Learner], losses: list[Tensor]) -> None:
+        """Put tries aside whose losses or vectors are not finite; TrainingError if all are, at the last good vectors."""
+        finite = torch.stack(losses).isfinite().all(0).tolist()  # by try
+        wrong = [each for each, good in zip(learning, finite, strict=True) if not (good and each.is_finite())]
+        if len(wrong) < len(learning):
+            for each in wrong:
+                self._put_aside(each)
             return
         step = self.step
         self._restore(self._good)
@@ -267,64 +266,44 @@ class Trainer:
         )
         raise TrainingError(message)
 
-    def _check_learning(self) -> None:
-        """Raise TrainingError if the first steps changed nothing: hours of nothing may follow."""
-        if any(not torch.equal(each.detach(), self._good.vectors[key]) for key, each in self._named().items()):
-            return
-        steps = self.step - self._good.step
-        message = f"After {steps} steps the vectors have not moved: raise the learning rate."
-        if not any(bool(moments["exp_avg_sq"].any()) for moments in self._optimizer.state.values()):
-            message = (
-                f"After {steps} steps no gradient reaches the vectors, so nothing would be learned: check that the word "
-                "stands in the prompts, and use precision fp32."
-            )
-        raise TrainingError(message)
-
-    def _named(self) -> dict[str, Tensor]:
-        """All vectors by the names that they have in a state."""
-        return {
-            prefix + encoder: vectors
-            for prefix, word in zip(PREFIXES, self._words.values(), strict=False)
-            for encoder, vectors in word.items()
-        }
-
-    def _check_state(self, state: TrainState) -> None:
-        found = {key: tuple(vectors.shape) for key, vectors in state.vectors.items()}
-        expected = {key: tuple(vectors.shape) for key, vectors in self._named().items()}
-        if found != expected:
-            message = (
-                f"The saved state of {self.embedding_name!r} has vectors of shape {found} and the embedding {expected}: it "
-                "was made anew meanwhile, or is trained with or without its negative now. Train it without --resume."
-            )
-            raise TrainingError(message)
+    def _put_aside(self, learner: Learner) -> None:
+        if self._scaler is not None:  # its scale may be what this one brought it down to
+            self._scaler, self._settles_at = grad_scaler(self.model.device), self.micro_step + self._settling
+        learner.restore(self._good)
+        learner.standing = replace(learner.standing, aside_at=self._good.step)
+        self._to_tell.append(
+            f"Try {learner.plan.number} (learning rate {learner.plan.learning_rate}) is put aside: its loss is not a finite "
+            f"number any more (step {self.step}). Its vectors are back at step {self._good.step}; the others go on."
+        )
 
     def _restore(self, state: TrainState) -> None:
         self.step, self.micro_step = state.step, state.micro_step
-        with torch.no_grad():
-            for key, vectors in self._named().items():
-                vectors.copy_(state.vectors[key])
-        if self._average is not None:
-            self._average.restore(state.average)
-        groups = self._optimizer.state_dict()["param_groups"]  # a file's would bring its learning rate and weight decay
-        self._optimizer.load_state_dict({"state": copy.deepcopy(state.optimizer["state"]), "param_groups": groups})
+        for each in self.learners:
+            each.restore(state)
         if self._scaler is not None and state.scaler is not None:
             self._scaler.load_state_dict(state.scaler)
 
 
-def _on_cpu(vectors: Vectors) -> dict[str, Tensor]:
-    return {encoder: each.detach().to("cpu", copy=True) for encoder, each in vectors.items()}
+def _parameters(learners: Sequence[Learner]) -> list[Tensor]:
+    return [vectors for each in learners for vectors in each.parameters]
+
+
+def _mean(losses: Tensor) -> Tensor:
+    """Of those that are finite; nothing waits for the device."""
+    finite = losses.isfinite()
+    return losses.where(finite, 0.0).sum() / finite.sum()
 
 
 def check_steps(name: str, step: int, config: TrainConfig) -> int:
     """The step after which a run is over; ConfigError if an embedding that is at `step` is there already."""
-    last_step = min(config.max_steps, Schedule.parse(config.learning_rate, config.max_steps).last_step)
-    if step >= last_step:
+    last = last_step(config)
+    if step >= last:
         message = (
-            f"{name!r} has been trained for {step} steps already and this run ends at {last_step}: raise max steps, or the "
+            f"{name!r} has been trained for {step} steps already and this run ends at {last}: raise max steps, or the "
             "steps of the learning rate schedule, or create it anew."
         )
         raise ConfigError(message, "max_steps")
-    return last_step
+    return last
 
 
 def _some_ahead(batches: Iterator[Batch], count: int = 8) -> Iterator[Batch]:

@@ -9,12 +9,14 @@ from typing import Any
 from ti_trainer.config import TrainConfig, options, problems
 from ti_trainer.host import Host
 from ti_trainer.options import Option
+from ti_trainer.training.tries import LISTS
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.widgets import error_update, widget
 
 FIRST = ("template", "max_steps", "learning_rate", "batch_size")  # what a first run needs stands above the rest
 # Can be wrong in ways worth saying at once.
-AS_TYPED = ("learning_rate", "clip_grad_limit", "filename_word_regex", "width", "height")
+AS_TYPED = ("learning_rate", "clip_grad_limit", "filename_word_regex", "width", "height", *LISTS)
+DEPENDED_ON = ("max_steps", "clip_grad", "tries")  # by some of these
 
 
 @dataclass
@@ -45,11 +47,11 @@ class Form:
             if name not in self.widgets:
                 continue
 
-            def check(value: Any, max_steps: Any, clip_grad: Any, name: str = name) -> Any:
-                found = problems(typed({name: value, "max_steps": max_steps, "clip_grad": clip_grad}))
+            def check(value: Any, *others: Any, name: str = name) -> Any:
+                found = problems(typed({name: value, **dict(zip(DEPENDED_ON, others, strict=True))}))
                 return error_update(found.get(name))
 
-            around = [self.widgets[each] for each in (name, "max_steps", "clip_grad")]
+            around = [self.widgets[each] for each in (name, *DEPENDED_ON)]
             listen(self.widgets[name].change, check, around, [self.slots[name]])
 
     def config(self, values: Mapping[str, Any]) -> TrainConfig:

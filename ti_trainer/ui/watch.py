@@ -13,6 +13,7 @@ import gradio as gr
 from ti_trainer import presets
 from ti_trainer.errors import TITrainerError
 from ti_trainer.training.job import Snapshot
+from ti_trainer.training.judging import in_words
 from ti_trainer.ui import preprocess_watch
 from ti_trainer.ui.curve import curve
 from ti_trainer.ui.gradio_compat import listen
@@ -174,6 +175,7 @@ def _result(now: Snapshot) -> str:
         *((("Negative", result.negative_file),) if result.negative_file else ()),
         *(("Moving average", copy) for copy in averaged),
         *(("Its negative", negative) for copy in averaged if (negative := run.negative_of(copy))),
+        *((("Kept", kept),) if (kept := in_words(result.tries)) else ()),
         ("Step", result.embedding.step),
         ("Pictures", result.num_images),
         *((label, file) for label, file in files if file.is_file()),

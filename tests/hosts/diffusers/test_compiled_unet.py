@@ -17,9 +17,10 @@ from ti_trainer import embeddings_dir
 from ti_trainer.config import TrainConfig
 from ti_trainer.hosts.compiled import NO_ROOM
 from ti_trainer.hosts.diffusers.host import StandaloneHost
+from ti_trainer.training.events import Compiling, Event, GaveWay, StepDone
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Session
-from ti_trainer.training.trainer import Compiling, Event, GaveWay, StepDone, Trainer
+from ti_trainer.training.trainer import Trainer
 
 CONFIG = TrainConfig(
     max_steps=6, learning_rate="0.01", width=64, height=64, preview_every=3, preview_sampling_steps=1, evaluate_every=3,

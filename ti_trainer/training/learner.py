@@ -1,0 +1,245 @@
+"""One word, with its negative if it has one, while it learns: vectors, optimizer, average. Knows no model and no data.
+
+A run has one, or several that are tries of the same word; these see its prompts with a word of their own in its place.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ti_trainer.config import TrainConfig
+from ti_trainer.data.dataset import Batch
+from ti_trainer.embedding import Embedding, averaged_name, initial_vectors, negative_name
+from ti_trainer.errors import ConfigError, TrainingError
+from ti_trainer.model import DiffusionModel, Vectors
+from ti_trainer.training.average import MovingAverage
+from ti_trainer.training.schedule import Schedule
+from ti_trainer.training.state import Standing, TrainState, prefix
+from ti_trainer.training.step import adamw, optimizer_step
+from ti_trainer.training.tries import Try, tries_of
+
+NEGATIVE = "negative."  # before a text encoder's name, in a state: the negative embedding's vectors have one
+
+
+class Learner:
+    """A try of a run, with the embedding that it began as, and its negative if any, under the names that the run has."""
+
+    def __init__(self, plan: Try, embeddings: Sequence[Embedding], config: TrainConfig, device: torch.device) -> None:
+        """Begin at the embeddings' vectors."""
+        self.plan, self.embeddings = plan, tuple(embeddings)
+        self.rate = Schedule.parse(plan.learning_rate, config.max_steps)
+        self.standing = Standing(self.embeddings[0].info.get("init_text"))
+        self.names = tuple(each.name for each in self.embeddings)  # that its words have in its own prompts
+        if plan.number > 1:
+            own = f"{self.names[0]}-try{plan.number}"
+            self.names = (own, negative_name(own))[: len(self.embeddings)]
+        self.words: dict[str, dict[str, Tensor]] = {
+            name: {
+                encoder: vectors.to(device, torch.float32, copy=True).requires_grad_()
+                for encoder, vectors in each.vectors.items()
+            }
+            for name, each in zip(self.names, self.embeddings, strict=True)
+        }
+        self.parameters = [vectors for word in self.words.values() for vectors in word.values()]
+        self.optimizer = adamw([list(word.values()) for word in self.words.values()], self.rate.at(1))
+        self._factors = (1.0, config.negative_lr)  # of the learning rate, by embedding
+        self._clip_grad = config.clip_grad
+        limit = "0" if config.clip_grad == "disabled" else config.clip_grad_limit  # what is not used need not be right
+        self._clip_limit = Schedule.parse(limit, config.max_steps)
+        self._average = MovingAverage(self.named(), config.ema_rate, config.ema_every) if config.ema_rate else None
+        self._word = _standing_alone([each.name for each in self.embeddings])
+
+    def prompt(self, said: str) -> str:
+        """A prompt with this try's own words in the place of the run's, in captions too."""
+        if self.plan.number == 1:
+            return said
+        return self._word.sub(lambda found: self.names[0 if found.lastgroup == "word" else 1], said)
+
+    def update(self, step: int, scaler: Any, *, ask: bool = True) -> bool:
+        """Make the vectors those of `step` by their gradients; False if those overflow, and nothing was done."""
+        rate = self.rate.at(step)
+        for group, factor in zip(self.optimizer.param_groups, self._factors, strict=False):
+            group["lr"] = rate * factor
+        clip, limit = self._clip_grad, self._clip_limit.at(step)
+        updated = optimizer_step(self.optimizer, self.parameters, scaler, clip, limit, ask=ask)
+        if updated and self._average is not None:
+            self._average.update(step)
+        return updated
+
+    def is_finite(self) -> bool:
+        """Whether the vectors are numbers still; waits for the device."""
+        return all(bool(each.isfinite().all()) for each in self.parameters)
+
+    def now(self, step: int) -> list[Embedding]:
+        """The embeddings as they are at `step`, on the CPU."""
+        step = step if self.standing.aside_at is None else self.standing.aside_at
+        return [
+            each.with_vectors(_on_cpu(word), step) for each, word in zip(self.embeddings, self.words.values(), strict=True)
+        ]
+
+    def copies(self, step: int) -> list[Embedding]:
+        """These, and if one is kept the average of each, named NAME-ema."""
+        embeddings = self.now(step)
+        if self._average is None:
+            return embeddings
+        kinds = (prefix(self.plan.number), prefix(self.plan.number) + NEGATIVE)
+        averaged = [
+            replace(
+                each,
+                name=averaged_name(each.name),
+                vectors=_on_cpu({encoder: self._average.vectors[kind + encoder] for encoder in each.vectors}),
+            )
+            for kind, each in zip(kinds, embeddings, strict=False)
+        ]
+        return [*embeddings, *averaged]
+
+    def named(self) -> dict[str, Tensor]:
+        """All vectors by the names that they have in a state."""
+        kinds = (prefix(self.plan.number), prefix(self.plan.number) + NEGATIVE)
+        return {
+            kind + encoder: vectors
+            for kind, word in zip(kinds, self.words.values(), strict=False)
+            for encoder, vectors in word.items()
+        }
+
+    def averages(self) -> dict[str, Tensor]:
+        """A copy of the moving averages by these names; none if they are not kept."""
+        return {} if self._average is None else {key: each.clone() for key, each in self._average.vectors.items()}
+
+    def moments(self) -> dict[int, Any]:
+        """A copy of the optimizer's, by the numbers that they have in a state."""
+        return {self._first + index: each for index, each in copy.deepcopy(self.optimizer.state_dict()["state"]).items()}
+
+    def restore(self, state: TrainState) -> None:
+        """Go on from where a state was taken."""
+        with torch.no_grad():
+            for key, vectors in self.named().items():
+                vectors.copy_(state.vectors[key])
+        if self._average is not None:
+            self._average.restore(state.average)
+        indices = range(self._first, self._first + len(self.parameters))
+        moments = {index - self._first: each for index, each in state.optimizer["state"].items() if index in indices}
+        groups = self.optimizer.state_dict()["param_groups"]  # a file's would bring its learning rate and weight decay
+        self.optimizer.load_state_dict({"state": copy.deepcopy(moments), "param_groups": groups})
+        if state.standings:
+            self.standing = state.standings[self.plan.number - 1]
+
+    @property
+    def _first(self) -> int:
+        return (self.plan.number - 1) * len(self.parameters)
+
+
+def learners_of(
+    config: TrainConfig, model: DiffusionModel, embeddings: Sequence[Embedding], state: TrainState | None = None
+) -> list[Learner]:
+    """All tries of a run, where they begin; their vectors are as many as the state's, if it goes on from one of several."""
+    first, *others = embeddings
+    learners = []
+    for plan in tries_of(config):
+        if state is None:
+            begun = begin(plan, first, model)
+        elif config.tries > 1:
+            begun = _of_state(plan, first, state)
+        else:
+            begun = first
+        learners.append(Learner(plan, [begun, *others], config, model.device))
+    return learners
+
+
+def begin(plan: Try, embedding: Embedding, model: DiffusionModel) -> Embedding:
+    """What a try begins as; ConfigError if the embedding has been trained already and cannot begin as something else."""
+    _check_beginning(plan, embedding)
+    if plan.init_text is None and plan.num_vectors in (None, embedding.num_vectors):
+        return embedding
+    text = embedding.info.get("init_text") if plan.init_text is None else plan.init_text
+    tokens = embedding.vectors if text is None else model.token_embeddings(text)  # of an unknown text, what came of it
+    count = plan.num_vectors or embedding.num_vectors
+    vectors = {encoder: initial_vectors(each, count) for encoder, each in tokens.items()}
+    info = embedding.info if text is None else {**embedding.info, "init_text": text}
+    return replace(embedding, vectors=vectors, info=info)
+
+
+def check_beginnings(config: TrainConfig, embedding: Embedding) -> None:
+    """ConfigError if an embedding that has been trained is to begin as something else in one of a run's tries."""
+    for each in tries_of(config):
+        _check_beginning(each, embedding)
+
+
+def _check_beginning(plan: Try, embedding: Embedding) -> None:
+    for name, wanted, what in (
+        ("try_init_texts", plan.init_text, f"begin as {plan.init_text!r}"),
+        ("try_vectors", plan.num_vectors not in (None, embedding.num_vectors), f"have {plan.num_vectors} vectors"),
+    ):
+        if embedding.step and wanted:
+            message = (
+                f"{name}: try {plan.number} of {embedding.name!r} is to {what}, but it has been trained for "
+                f"{embedding.step} steps already, with {embedding.num_vectors} vectors: leave that out, or create it anew."
+            )
+            raise ConfigError(message, name)
+
+
+def check_state(state: TrainState, learners: Sequence[Learner], embedding: Embedding) -> None:
+    """TrainingError if a state is not of these, or the embedding, as its file has it now, is none of them."""
+    name = embedding.name
+    if state.tries != len(learners):
+        message = (
+            f"The saved state of {name!r} is of {state.tries} tries at once, and this run has {len(learners)}: go on with "
+            f"--tries {state.tries}, or train it without --resume."
+        )
+        raise TrainingError(message)
+    found, kept = _shapes(state.vectors), _shapes(embedding.vectors)
+    expected = _shapes({key: vectors for each in learners for key, vectors in each.named().items()})
+    if found != expected or all(_shapes(each.embeddings[0].vectors) != kept for each in learners):
+        message = (
+            f"The saved state of {name!r} has vectors of shape {found} and the embedding {kept}: it was made anew "
+            "meanwhile, or is trained with or without its negative now. Train it without --resume."
+        )
+        raise TrainingError(message)
+
+
+def in_own_words(learners: Sequence[Learner], batch: Batch) -> Batch:
+    """A batch that has a part for each of them, each part's prompts with that one's own words in them."""
+    count = len(batch.prompts) // len(learners)
+    owners = [each for each in learners for _ in range(count)]
+    said, unsaid = (
+        tuple(each.prompt(prompt) for each, prompt in zip(owners, prompts, strict=False))
+        for prompts in (batch.prompts, batch.negative_prompts)  # of the negative ones there may be none
+    )
+    return replace(batch, prompts=said, negative_prompts=unsaid)
+
+
+def _shapes(vectors: Vectors) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(each.shape) for key, each in vectors.items()}
+
+
+def _of_state(plan: Try, embedding: Embedding, state: TrainState) -> Embedding:
+    """A try's embedding with the shape that the state has of it; what it lacks is noticed when they are compared."""
+    key = prefix(plan.number)
+    vectors = {encoder: state.vectors.get(key + encoder, each) for encoder, each in embedding.vectors.items()}
+    init_text = state.standings[plan.number - 1].init_text if len(state.standings) >= plan.number else None
+    info = embedding.info if init_text is None else {**embedding.info, "init_text": init_text}
+    return replace(embedding, vectors=vectors, info=info)
+
+
+def _standing_alone(names: Sequence[str]) -> re.Pattern[str]:
+    """Finds the word, or its negative, where a text encoder would: by tokens, so beside anything but another letter.
+
+    A word that is glued to other letters may still be found there, if these happen to be tokens of their own.
+    """
+    found = []
+    for kind, name in zip(("word", "negative"), names, strict=False):
+        before = r"(?<![^\W\d_])" if name[:1].isalpha() else ""
+        after = r"(?![^\W\d_])" if name[-1:].isalpha() else ""
+        found.append(f"{before}(?P<{kind}>{re.escape(name)}){after}")
+    return re.compile("|".join(reversed(found)), re.IGNORECASE)  # the negative's name begins with the word's
+
+
+def _on_cpu(vectors: Vectors) -> dict[str, Tensor]:
+    return {encoder: each.detach().to("cpu", copy=True) for encoder, each in vectors.items()}
