@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -27,6 +27,7 @@ from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers import shapes
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.model import DiffusersModel
+from ti_trainer.memory import Mode
 
 HELP = "measure steps per second, time by part and memory, against a bare loop and, if you have them, other trainers"
 
@@ -53,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--peer-python", nargs="*", default=[], metavar="PEER=PYTHON", help="the Python that has a peer's packages"
+    )
+    parser.add_argument(
+        "--memory", choices=get_args(Mode), default="card", help="what gives way, as in train; in the bare loop, too"
     )
     parser.add_argument("--compile", action="store_true", help="also with the network compiled, beside the same without")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -88,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
             own = Path(args.model) / "tokenizer"
             shapes.save(model, folder, own if own.is_dir() else shapes.TOKENIZER)
         for batch_size in args.batch_sizes:
+            said = model.fit_memory(batch_size * (size_px // 8) ** 2, mode=args.memory)
             setting = Setting(
                 model,
                 dataset,
@@ -99,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
                 known=not args.shape,
                 compiled=replace(model) if args.compile else None,
             )
-            facts["rows"].append(measure(setting, against))
+            facts["rows"].append({**measure(setting, against), "memory": said})
     print(json.dumps(facts) if args.json else table(facts))
     return 0
 
@@ -111,6 +116,9 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError(message)
     if args.size is not None and (args.size % 64 or not 64 <= args.size <= 4096):
         message = f"--size: found {args.size}, expected a multiple of 64 from 64 to 4096."
+        raise ConfigError(message)
+    if args.compile and args.memory != "card":
+        message = f"--compile and --memory {args.memory}: what is compiled keeps all on the card; leave one of them out."
         raise ConfigError(message)
     if args.shape and args.model != StandaloneHost.model:
         message = f"--shape {args.shape} and --model {args.model}: a shape has weights of its own; leave one of them out."
@@ -158,6 +166,8 @@ def table(facts: dict[str, Any]) -> str:
     ]
     for row in facts["rows"]:
         lines += ["", f"batch {row['batch_size']}:", *(_line(row, name) for name in ("", *row["steps_per_second"]))]
+        if row["memory"]:
+            lines.append(f"  {row['memory']}")
         if "compile_seconds" in row:
             lines.append(f"  compiling took {row['compile_seconds']:.0f} s")
         parts = row["milliseconds_by_part"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
@@ -15,7 +15,7 @@ from threading import Event as Flag
 import torch
 from PIL import Image
 
-from ti_trainer import __version__, embeddings_dir, formats
+from ti_trainer import __version__, embeddings_dir
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.images import frame_of
@@ -28,9 +28,10 @@ from ti_trainer.host import Drawing, Host, Turn
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.training import discriminator
 from ti_trainer.training.data_sets import subsets_of
+from ti_trainer.training.ending import failed_but_kept, keep
 from ti_trainer.training.events import Compiling, Finished, GaveWay
 from ti_trainer.training.figures import before_and_after, plot_losses
-from ti_trainer.training.judging import Verdict, judge_in_the_end, verdicts, write_table
+from ti_trainer.training.judging import Verdict, judge_in_the_end, verdicts
 from ti_trainer.training.learner import check_beginnings
 from ti_trainer.training.observers import HostProgress, Observer
 from ti_trainer.training.parts import (
@@ -294,35 +295,8 @@ class Session:
             try:
                 run.save_state(trainer.state(), trainer.dataset.fingerprint)
             finally:
-                self._keep(trainer, run, files)
+                try:
+                    keep(trainer, run, files, save_optimizer=self.config.save_optimizer)
+                finally:
+                    self.host.embeddings_changed()
         return reason
-
-    def _keep(self, trainer: Trainer, run: Run, files: Sequence[Path]) -> None:
-        """Write the embeddings; TrainingError, which says where else they are, if that cannot be done."""
-        copies = trainer.copies
-        with suppress(OSError):
-            write_table(run, verdicts(trainer))
-        for each in copies:
-            if trainer.several or not run.copy_file(each).exists():  # the best may have been another one
-                with suppress(OSError):  # whatever becomes of the copy, the embedding itself comes next
-                    formats.write(each, run.copy_file(each))
-        try:
-            for embedding, file in zip(copies, files, strict=False):  # averages come last, and have no file
-                embeddings_dir.save(embedding, file)
-            if files[0].suffix == ".pt" and self.config.save_optimizer and len(files) == 1:
-                formats.write_optimizer(files[0], copies[0], trainer.best.optimizer.state_dict())
-        except OSError as error:
-            copy = run.copy_file(embedding)
-            message = (
-                f"{file} could not be written ({error.strerror}). What was learned is in {copy}; once that is "
-                "mended, put this copy into the embeddings folder."
-            )
-            raise TrainingError(message) from error
-        finally:
-            self.host.embeddings_changed()
-
-
-def failed_but_kept(error: Exception, file: Path) -> str:
-    """The message for a run that went wrong: what, and what is left."""
-    what = f"{error.strerror}: {error.filename}." if isinstance(error, OSError) and error.filename else error
-    return f"{what} What was learned until then is in {file}."

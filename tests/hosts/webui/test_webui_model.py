@@ -255,7 +255,7 @@ def test_the_vae_waits_in_ram_if_the_host_wants_that(
     model = webui_model(vae_to_ram=True, device=torch.device("meta"))
     with model.training():
         assert moves == ["cpu"]
-        with model._ready_vae():
+        with model._vae._ready():
             assert moves == ["cpu", "meta"]
         assert moves == ["cpu", "meta", "cpu"]
 

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ti_trainer.errors import ModelError
 from ti_trainer.hosts.compiled import NO_ROOM, CompiledNetwork, compiled, failed
-from ti_trainer.hosts.giving_way import GivingWay, attributes, blocks_of, recomputed
+from ti_trainer.hosts.giving_way import GivingWay, attributes, blocks_of
 from ti_trainer.hosts.kernels import fast_kernels
-from ti_trainer.hosts.webui.borrowed import channels_last, frozen, placed, plain, timesteps_on_device, typed, without_hooks
+from ti_trainer.hosts.webui.borrowed import channels_last, frozen, placed, plain, timesteps_on_device, without_hooks
 from ti_trainer.hosts.webui.kinds import is_sdxl, size_embedders
 from ti_trainer.hosts.webui.text import PromptEncoder
+from ti_trainer.hosts.webui.vae import CPU, MEDVRAM_HOOK, Vae, dtype_of
 from ti_trainer.memory import BY_HAND, MemoryPlan, Mode, bytes_of, free_bytes, need, plan, ran_out, sentence
 from ti_trainer.model import (
     Compile,
@@ -31,15 +31,12 @@ from ti_trainer.model import (
     ModelKind,
     PictureConditioning,
     Vectors,
-    attention_of,
     masked_channels,
 )
 from ti_trainer.prompts import TokenizedPrompt
 from ti_trainer.training.objective import zero_terminal_snr
 
-MEDVRAM_HOOK = "send_me_to_gpu"  # with --medvram, what brings a module to the GPU and sends the last one away
 SDXL_SIZE_PX, SD2_V_SIZE_PX = 1024, 768  # their configurations say nothing, and 512
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,8 @@ class WebuiModel:
         in_half = self.around.unet_dtype == torch.float16
         self.needs_loss_scaling = in_half
         self._fp32_attention = self.around.fp32_attention or (in_half and self.kind.family == "SD 2.x")
-        self._fp32_vae = self._decodes = self._decodes_well = False
-        self._plan = MemoryPlan()
+        self._decodes = False
+        self._plan, self._vae = MemoryPlan(), Vae(network, self.device)
         self._borrowing: ExitStack | None = None
         self._compiled: CompiledNetwork | None = None
 
@@ -150,7 +147,7 @@ class WebuiModel:
             autocast=in_half,
             vae=movable,
             decoded=decoded,
-            bytes_per_pixel_number=_dtype(vae).itemsize,
+            bytes_per_pixel_number=dtype_of(vae).itemsize,
             blocks=blocks_of(self._trained_through[0]),
             text_blocks=blocks_of(self._trained_through[1]),
         )
@@ -205,29 +202,13 @@ class WebuiModel:
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of latents, each (B, C, H, W)."""
-        mean, std = self._by_vae(_distribution, pixels)
+        mean, std = self._vae.encode(pixels)
         return self.sd_model.scale_factor * mean, self.sd_model.scale_factor * std
 
     @torch.no_grad()
     def image_attention(self, pixels: Tensor) -> Tensor:
         """(H W, H W) float32, of the block in the middle."""
-        return self._by_vae(_attention, pixels)[0]
-
-    def _by_vae(self, compute: Callable[[Any, Tensor], tuple[Tensor, ...]], pixels: Tensor) -> tuple[Tensor, ...]:
-        """What it computes of pixels; in float32 once half precision was not enough."""
-        with self._ready_vae() as vae:
-            _bring(vae)
-            dtype = _dtype(vae)
-            if not self._fp32_vae:
-                found = compute(vae, pixels.to(self.device, dtype))
-                self._fp32_vae = dtype != torch.float32 and not _finite(*found)
-            if self._fp32_vae:
-                with typed(vae, torch.float32):
-                    found = compute(vae, pixels.to(self.device, torch.float32))
-        if not _finite(*found):
-            message = "The VAE makes no numbers of a picture, in full precision either: choose another in Settings, VAE."
-            raise ModelError(message)
-        return found
+        return self._vae.attention(pixels)
 
     def encode_masked(self, pixels: Tensor, masks: Tensor | None) -> Tensor | None:
         """(B, 1 + C, H, W) for inpainting models: the mask, and the latents of what is left of the pictures."""
@@ -262,24 +243,9 @@ class WebuiModel:
 
     @contextmanager
     def decoding(self) -> Iterator[Callable[[Tensor], Tensor]]:
-        """`decode`, and the VAE stays where it computes, in float32 once half precision was not enough."""
-        with ExitStack() as stack:
-            vae = stack.enter_context(self._ready_vae())
-            if self._fp32_vae:
-                stack.enter_context(typed(vae, torch.float32))
-            if self._plan.recompute:
-                stack.enter_context(attributes(recomputed(blocks_of(vae.decoder))))
-
-            def decode(latents: Tensor) -> Tensor:
-                pixels = vae.decode((1 / self.sd_model.scale_factor * latents).to(self.device, _dtype(vae)))
-                if not self._decodes_well and _dtype(vae) != torch.float32 and not _finite(pixels):
-                    self._fp32_vae = True
-                    stack.enter_context(typed(vae, torch.float32))
-                    return decode(latents)
-                self._decodes_well = True  # one look is enough: each makes the CPU wait
-                return pixels
-
-            yield decode
+        """`decode`, and the VAE stays where it computes."""
+        with self._vae.decoding(recompute=self._plan.recompute > 0) as decode:
+            yield lambda latents: decode(1 / self.sd_model.scale_factor * latents)
 
     @property
     def _trained_through(self) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -289,13 +255,6 @@ class WebuiModel:
     @property
     def _medvram(self) -> bool:
         return getattr(self.sd_model, "lowvram", False)
-
-    @contextmanager
-    def _ready_vae(self) -> Iterator[Any]:
-        """On the device, where with --medvram the host brings it itself, and not tiling."""
-        vae = self.sd_model.first_stage_model
-        with nullcontext() if self._medvram else placed(vae, self.device), attributes(plain(vae)):
-            yield vae
 
     def _borrow(self, stack: ExitStack) -> None:
         network, around = self.sd_model, self.around
@@ -318,29 +277,3 @@ class WebuiModel:
         self._giving.follow(self._plan)
         for part in (unet, text) if self._medvram else ():  # what is left of it, if its weights wait in RAM
             stack.enter_context(placed(part, self.device))
-
-
-def _distribution(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (B, C, H, W) float32 of the VAE's latents: SDXL's `encode` draws from them at once."""
-    mean, log_variance = vae.quant_conv(vae.encoder(pixels)).float().chunk(2, 1)
-    return mean, (log_variance.clamp(-30, 20) / 2).exp()  # the limits are those of the original code
-
-
-def _attention(vae: Any, pixels: Tensor) -> tuple[Tensor]:
-    """(H W, H W) float32."""
-    return (attention_of(vae.encoder.mid.attn_1, ("norm", "q", "k"), lambda: vae.encoder(pixels)),)
-
-
-def _bring(vae: Any) -> None:
-    """With --medvram the host brings it to the GPU when its `encode` is called, which we go around."""
-    for hook in vae._forward_pre_hooks.values():
-        if getattr(hook, "__name__", "") == MEDVRAM_HOOK:
-            hook(vae, ())
-
-
-def _finite(*numbers: Tensor) -> bool:
-    return all(bool(each.isfinite().all()) for each in numbers)
-
-
-def _dtype(module: torch.nn.Module) -> torch.dtype:
-    return next(module.parameters()).dtype
