@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ti_trainer.model import Compile
 
 SHAPES = 8  # that are compiled at most: each takes a minute or more; others go through the network as it is
-# Steps of one size from which it is done unasked. An estimate: on a GPU some 100 s for 25 ms of a step.
+# Steps of one size from which it is done unasked on a GPU. An estimate, not measured: some 100 s for 25 ms of a step. Never
+# on a CPU: there 118 s won 7 to 10% of a step of 26 ms, with the embedded model (2026-11-21, 2 busy cores of an AMD EPYC).
 PAYS_AFTER = 4000
 FUSES_FROM = (7, 0)  # what triton makes kernels for: a CUDA device's capability
 GRAPHS_IN_THREADS_FROM = (2, 13)  # torch; before, CUDA graphs fail outside of the thread that imported them

@@ -97,10 +97,9 @@ def test_without_a_compiler_it_goes_on_without(
     import torch._inductor.config as inductor
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
     plain, ours = watched(), watched()
     wanted = plain.train(replace(CONFIG, compile="off"))
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING), inductor.patch({"cpp.cxx": ("no-such-compiler",)}):
         found = ours.train()
     assert torch.equal(found, wanted)
     told = [each for each in ours.events if isinstance(each, GaveWay)]
