@@ -62,6 +62,15 @@ def test_json_holds_what_is_promised(cli: Cli, pictures: Path) -> None:
     assert set(row["milliseconds_by_part"]) == {*PARTS, "step"}
 
 
+def test_a_memory_mode_is_measured_and_named(cli: Cli, pictures: Path) -> None:
+    flags = ("--json", "--steps", 10, "--batch-sizes", 1, "--images", pictures, "--size", 64)
+    outcome = cli("bench", "--memory", "stream", *flags)
+    assert outcome.code == 0
+    (row,) = json.loads(outcome.out)["rows"]
+    assert "all weights wait in RAM" in row["memory"]
+    assert row["milliseconds_by_part"]["unet_backward"] > row["milliseconds_by_part"]["unet_forward"], "computed once more"
+
+
 def test_compiled_it_is_measured_beside_the_same_without(cli: Cli, pictures: Path, graphs: list[int]) -> None:
     outcome = cli("bench", "--json", "--compile", "--steps", 10, "--batch-sizes", 1, "--images", pictures, "--size", 64)
     assert outcome.code == 0, outcome.err
@@ -243,6 +252,7 @@ def test_what_cannot_be_measured_is_refused(cli: Cli, model: DiffusersModel, tmp
     for flags, *words in (
         (("--size", 100), "100", "multiple of 64"),
         (("--shape", "sd15", "--model", "a.safetensors"), "sd15", "a.safetensors"),
+        (("--compile", "--memory", "stream"), "--memory stream", "leave one of them out"),
         (("--against", "kohya"), "kohya=DIR"),
         (("--against", "webui=here"), "webui=here"),
         (("--against", "kohya=nowhere"), "nowhere", "checkout"),
