@@ -45,6 +45,10 @@ class PictureConditioning:
     sizes: Tensor
     masked: Tensor | None = None
 
+    def of(self, rows: slice) -> PictureConditioning:
+        """Of these pictures alone."""
+        return PictureConditioning(self.sizes[rows], None if self.masked is None else self.masked[rows])
+
     def repeat(self, times: int) -> PictureConditioning:
         """The same pictures that many times, (B times, ...)."""
         masked = None if self.masked is None else self.masked.repeat(times, 1, 1, 1)

@@ -208,47 +208,65 @@ def test_a_run_lasts_as_long_as_the_longest_of_its_schedules(make: Callable[...,
 
 
 class Reading(TinyModel):
-    """Keeps the prompts that it is asked to encode."""
+    """Keeps the prompts that it is asked to encode, and how many samples it predicts at once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[list[str], list[str]]] = []
+        self.samples: list[int] = []
 
     def encode_prompts(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:
         self.calls.append((list(prompts), list(words)))
         return super().encode_prompts(prompts, words)
 
+    def predict(self, noisy_latents: torch.Tensor, *given: Any) -> torch.Tensor:
+        self.samples.append(len(noisy_latents))
+        return super().predict(noisy_latents, *given)
 
-def test_a_step_encodes_its_prompts_once_each_try_with_its_own_word(make: Callable[..., Trainer]) -> None:
+
+def test_all_share_a_pass_through_the_network_each_with_its_own_vectors(
+    make: Callable[..., Trainer],
+) -> None:
     training = make(Reading(), max_steps=1, tries=3, batch_size=2)
     (step,) = (each for each in training.run() if isinstance(each, StepDone))
-    ((prompts, words),) = training.model.calls
-    assert words == ["x-word", "x-word-try2", "x-word-try3"]
-    assert [sum(word in prompt.replace(",", "").split() for prompt in prompts) for word in words] == [2, 2, 2]
-    assert step.prompts == tuple(prompts[:2])
+    assert training.model.samples == [6]
+    assert [words for _, words in training.model.calls] == [["x-word"]] * 3
+    assert training.model.calls[0][0] == list(dict.fromkeys(step.prompts))
 
 
-CAPTIONS = ("x-word", "X-WORD, red", "not-x-word-like", "x-word's", "x-words", "x-word2", "x-word-neg x-word")
+class Padding(Reading):
+    """Long prompts are encoded in two chunks, as are those beside them; the network sees all that it is told."""
+
+    def encode_prompts(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:
+        hidden = super().encode_prompts(prompts, words).hidden
+        chunks = 2 if len(words["x-word"]["clip_l"]) > 20 else 1
+        return Conditioning(torch.cat([hidden, *[torch.zeros_like(hidden)] * (chunks - 1)], 1))
+
+    def predict(self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning, *given: Any) -> torch.Tensor:
+        return super().predict(noisy_latents, timesteps, Conditioning(cond.hidden.mean(1, keepdim=True)), *given)
 
 
-@pytest.mark.parametrize("name", ["x-word", "x-word2", "zz"])
-def test_words_in_captions_are_each_trys_own_wherever_a_text_encoder_finds_them(
-    embedded_model: DiffusersModel, name: str
+@pytest.mark.parametrize("negative", [False, True])
+def test_a_try_with_long_prompts_does_not_pad_those_of_the_others(make: Callable[..., Trainer], negative: bool) -> None:
+    options = {"max_steps": 4, "batch_size": 2, "negative": negative}
+    alone, training = run_of(make(Padding(), **options)), run_of(make(Padding(), tries=3, try_vectors=", 40", **options))
+    for ours, theirs in zip(first_of(training), first_of(alone), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    times = 2 if negative else 1
+    assert training.model.samples == [4 * times, 2 * times] * 4, "those of one length together"
+
+
+@pytest.mark.parametrize(("tries", "counts"), [(3, "1, 4, 8"), (1, "4"), (2, ", 3")])
+def test_a_run_that_was_killed_goes_on_though_the_file_is_what_it_was(
+    make: Callable[..., Trainer], tries: int, counts: str
 ) -> None:
-    from ti_trainer.training.learner import Learner
-
-    embeddings = [Embedding(each, {"clip_l": torch.zeros(count, 64)}) for each, count in ((name, 2), (f"{name}-neg", 3))]
-    config = TrainConfig(tries=12, negative=True)
-    tries = [Learner(each, embeddings, config, torch.device("cpu")) for each in tries_of(config)]
-    words = {word: vectors for each in tries for word, vectors in each.words.items()}
-    assert len(words) == 24
-    for caption in CAPTIONS:
-        prompt = f"a photo of {name}, {caption.replace('x-word', name)}"
-        splices = embedded_model.tokenize(tries[0].prompt(prompt), words).splices
-        assert splices
-        for each in (tries[1], tries[9], tries[11]):
-            found = embedded_model.tokenize(each.prompt(prompt), words).splices
-            assert [one.name for one in found] == [each.names["neg" in one.name] for one in splices], prompt
+    options = {"tries": tries, "try_vectors": counts}
+    whole = run_of(make(max_steps=6, **options))
+    begun = make(max_steps=6, **options)
+    list(begun.run(should_stop=lambda: begun.step == 3))
+    resumed = run_of(make(max_steps=6, state=begun.state(), **options))
+    for key, vectors in whole.state().vectors.items():
+        assert torch.equal(resumed.state().vectors[key], vectors)
 
 
 @pytest.mark.parametrize("stop_at", [1, 4])
@@ -336,12 +354,12 @@ class Half(TinyModel):
     """In which the gradient of what a word says is too large for any scale."""
 
     needs_loss_scaling = True
-    too_much = "x-word-try2"
+    too_much = 3  # vectors
 
     def encode_prompts(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:
         hidden = super().encode_prompts(prompts, words).hidden
-        loud = torch.tensor([float("inf") if self.too_much in each else 1.0 for each in prompts])[:, None, None]
-        hidden.register_hook(lambda gradient: gradient * loud)
+        if len(words["x-word"]["clip_l"]) == self.too_much:
+            hidden.register_hook(lambda gradient: gradient * float("inf"))
         return Conditioning(hidden)
 
 
@@ -352,7 +370,7 @@ def test_gradients_of_one_that_overflow_in_fp16_do_not_end_the_others(
         trainer_module, "grad_scaler", lambda device: torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=9999)
     )
     alone = run_of(make(max_steps=25))
-    training = make(Half(), max_steps=25, tries=2)
+    training = make(Half(), max_steps=25, tries=2, try_vectors=", 3")
     events = list(training.run())
     (said,) = (each for each in events if isinstance(each, GaveWay))
     assert "Try 2 " in said.words
@@ -360,6 +378,6 @@ def test_gradients_of_one_that_overflow_in_fp16_do_not_end_the_others(
     assert training.step == training.micro_step == 25
     torch.testing.assert_close(first_of(training)[0], first_of(alone)[0], rtol=1e-5, atol=1e-5)
     quiet = Half()
-    quiet.too_much = "x-word"  # in all
+    quiet.too_much = 2  # as all have
     with pytest.raises(TrainingError, match="Gradients overflow in fp16"):
         list(make(quiet, tries=2).run())

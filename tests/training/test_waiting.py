@@ -15,6 +15,7 @@ from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import TrainingError
+from ti_trainer.training.step import optimizer_step
 from ti_trainer.training.trainer import CHECK_EVERY, Trainer
 
 if TYPE_CHECKING:
@@ -29,13 +30,20 @@ def test_fp16s_scale_is_asked_only_until_it_is_found(
     trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    asked, scale_of = [], scaler.get_scale
+    looked, scale_of, asked = [], scaler.get_scale, []
     monkeypatch.setattr("ti_trainer.training.trainer.grad_scaler", lambda device: scaler)
     monkeypatch.setattr("ti_trainer.training.trainer.SCALE_SETTLES", 5)
     run = trainer(HalfModel(), max_steps=30)
-    monkeypatch.setattr(scaler, "get_scale", lambda: asked.append(run.micro_step) or scale_of())
+    monkeypatch.setattr(scaler, "get_scale", lambda: looked.append(run.micro_step) or scale_of())
+
+    def stepped(*given: object, ask: bool) -> bool:
+        asked.append(ask)
+        return optimizer_step(*given, ask=ask)
+
+    monkeypatch.setattr("ti_trainer.training.learner.optimizer_step", stepped)
     list(run.run())
-    assert sorted({*asked}) == [0, 1, 2, 3, 4, 10, 20, 30]
+    assert sorted({*looked}) == [10, 20, 30]
+    assert asked == [True] * 5 + [False] * 25
     assert (run.step, run.micro_step) == (30, 30)
 
 

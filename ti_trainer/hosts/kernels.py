@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ def fast_kernels(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    cudnn, before = torch.backends.cudnn, _settings()
+    cudnn, before, newer = torch.backends.cudnn, _settings(), _newer_settings()
     try:
         if before is not None:
             torch.set_float32_matmul_precision("high")
@@ -27,6 +28,8 @@ def fast_kernels(device: torch.device) -> Iterator[None]:
         if before is not None:
             precision, cudnn.allow_tf32, cudnn.benchmark = before
             torch.set_float32_matmul_precision(precision)
+            for where, each in newer:  # the older way leaves "ieee" there where nobody had said anything
+                where.fp32_precision = each
 
 
 def _settings() -> tuple[str, bool, bool] | None:
@@ -35,3 +38,10 @@ def _settings() -> tuple[str, bool, bool] | None:
         return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     except RuntimeError:
         return None
+
+
+def _newer_settings() -> list[tuple[Any, str]]:
+    """What torch has beside these since 2.9: where, and what stands there."""
+    backends = torch.backends
+    places = (backends.cuda.matmul, getattr(backends.mkldnn, "matmul", None), getattr(backends.cudnn, "conv", None))
+    return [(each, each.fp32_precision) for each in places if hasattr(each, "fp32_precision")]

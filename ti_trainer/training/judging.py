@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
-import torch
-
 from ti_trainer.embedding import Embedding
 from ti_trainer.files import write_bytes
+from ti_trainer.memory import ran_out
 from ti_trainer.training.evaluate import described, deterministic_loss
 from ti_trainer.training.run import Run
 from ti_trainer.training.trainer import Trainer
 
+log = logging.getLogger(__name__)
 PICTURES = 8
 
 
@@ -40,12 +41,16 @@ def judge(trainer: Trainer, pictures: int = PICTURES) -> float:
     return losses[trainer.best.plan.number]
 
 
-def judge_in_the_end(trainer: Trainer, warn: Callable[[str], None]) -> None:
-    """Measure the tries, if there are several, unless they were measured at this step."""
+def judge_in_the_end(trainer: Trainer, run: Run, warn: Callable[[str], None]) -> None:
+    """Measure the tries, if there are several, unless they were measured at this step; their state is kept before."""
     if trainer.several and trainer.best.standing.measured_at != trainer.step:
+        run.save_state(trainer.state(), trainer.dataset.fingerprint)  # it takes a while, and a stop may be in a hurry
+        log.info("The tries are compared")
         try:
             judge(trainer)
-        except torch.cuda.OutOfMemoryError as error:
+        except Exception as error:
+            if not ran_out(error):
+                raise
             warn(f"The tries could not be compared in the end ({error}): what was measured before decides.")
 
 

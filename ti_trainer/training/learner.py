@@ -1,12 +1,11 @@
 """One word, with its negative if it has one, while it learns: vectors, optimizer, average. Knows no model and no data.
 
-A run has one, or several that are tries of the same word; these see its prompts with a word of their own in its place.
+A run has one, or several that are tries of the same word.
 """
 
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,8 +14,7 @@ import torch
 from torch import Tensor
 
 from ti_trainer.config import TrainConfig
-from ti_trainer.data.dataset import Batch
-from ti_trainer.embedding import Embedding, averaged_name, initial_vectors, negative_name
+from ti_trainer.embedding import Embedding, averaged_name, initial_vectors
 from ti_trainer.errors import ConfigError, TrainingError
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.training.average import MovingAverage
@@ -36,16 +34,12 @@ class Learner:
         self.plan, self.embeddings = plan, tuple(embeddings)
         self.rate = Schedule.parse(plan.learning_rate, config.max_steps)
         self.standing = Standing(self.embeddings[0].info.get("init_text"))
-        self.names = tuple(each.name for each in self.embeddings)  # that its words have in its own prompts
-        if plan.number > 1:
-            own = f"{self.names[0]}-try{plan.number}"
-            self.names = (own, negative_name(own))[: len(self.embeddings)]
         self.words: dict[str, dict[str, Tensor]] = {
-            name: {
+            each.name: {
                 encoder: vectors.to(device, torch.float32, copy=True).requires_grad_()
                 for encoder, vectors in each.vectors.items()
             }
-            for name, each in zip(self.names, self.embeddings, strict=True)
+            for each in self.embeddings
         }
         self.parameters = [vectors for word in self.words.values() for vectors in word.values()]
         self.optimizer = adamw([list(word.values()) for word in self.words.values()], self.rate.at(1))
@@ -54,13 +48,6 @@ class Learner:
         limit = "0" if config.clip_grad == "disabled" else config.clip_grad_limit  # what is not used need not be right
         self._clip_limit = Schedule.parse(limit, config.max_steps)
         self._average = MovingAverage(self.named(), config.ema_rate, config.ema_every) if config.ema_rate else None
-        self._word = _standing_alone([each.name for each in self.embeddings])
-
-    def prompt(self, said: str) -> str:
-        """A prompt with this try's own words in the place of the run's, in captions too."""
-        if self.plan.number == 1:
-            return said
-        return self._word.sub(lambda found: self.names[0 if found.lastgroup == "word" else 1], said)
 
     def update(self, step: int, scaler: Any, *, ask: bool = True) -> bool:
         """Make the vectors those of `step` by their gradients; False if those overflow, and nothing was done."""
@@ -145,7 +132,7 @@ def learners_of(
     for plan in tries_of(config):
         if state is None:
             begun = begin(plan, first, model)
-        elif config.tries > 1:
+        elif config.tries > 1 or config.try_vectors:
             begun = _of_state(plan, first, state)
         else:
             begun = first
@@ -196,23 +183,15 @@ def check_state(state: TrainState, learners: Sequence[Learner], embedding: Embed
         raise TrainingError(message)
     found, kept = _shapes(state.vectors), _shapes(embedding.vectors)
     expected = _shapes({key: vectors for each in learners for key, vectors in each.named().items()})
-    if found != expected or all(_shapes(each.embeddings[0].vectors) != kept for each in learners):
+    # Until a run ends the file is what all its tries began from.
+    untouched = embedding.step == 0 and any(each.plan.num_vectors for each in learners)
+    is_theirs = untouched or any(_shapes(each.embeddings[0].vectors) == kept for each in learners)
+    if found != expected or not is_theirs:
         message = (
             f"The saved state of {name!r} has vectors of shape {found} and the embedding {kept}: it was made anew "
             "meanwhile, or is trained with or without its negative now. Train it without --resume."
         )
         raise TrainingError(message)
-
-
-def in_own_words(learners: Sequence[Learner], batch: Batch) -> Batch:
-    """A batch that has a part for each of them, each part's prompts with that one's own words in them."""
-    count = len(batch.prompts) // len(learners)
-    owners = [each for each in learners for _ in range(count)]
-    said, unsaid = (
-        tuple(each.prompt(prompt) for each, prompt in zip(owners, prompts, strict=False))
-        for prompts in (batch.prompts, batch.negative_prompts)  # of the negative ones there may be none
-    )
-    return replace(batch, prompts=said, negative_prompts=unsaid)
 
 
 def _shapes(vectors: Vectors) -> dict[str, tuple[int, ...]]:
@@ -226,19 +205,6 @@ def _of_state(plan: Try, embedding: Embedding, state: TrainState) -> Embedding:
     init_text = state.standings[plan.number - 1].init_text if len(state.standings) >= plan.number else None
     info = embedding.info if init_text is None else {**embedding.info, "init_text": init_text}
     return replace(embedding, vectors=vectors, info=info)
-
-
-def _standing_alone(names: Sequence[str]) -> re.Pattern[str]:
-    """Finds the word, or its negative, where a text encoder would: by tokens, so beside anything but another letter.
-
-    A word that is glued to other letters may still be found there, if these happen to be tokens of their own.
-    """
-    found = []
-    for kind, name in zip(("word", "negative"), names, strict=False):
-        before = r"(?<![^\W\d_])" if name[:1].isalpha() else ""
-        after = r"(?![^\W\d_])" if name[-1:].isalpha() else ""
-        found.append(f"{before}(?P<{kind}>{re.escape(name)}){after}")
-    return re.compile("|".join(reversed(found)), re.IGNORECASE)  # the negative's name begins with the word's
 
 
 def _on_cpu(vectors: Vectors) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ from itertools import zip_longest
 from pathlib import Path
 from threading import Event as Flag
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from ti_trainer.embedding import Embedding, unwanted
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import atomic
 from ti_trainer.host import Drawing, Turn
+from ti_trainer.memory import ran_out
 from ti_trainer.model import Vectors
 from ti_trainer.training.judging import PICTURES, judge, judge_in_the_end, verdicts, write_table
 from ti_trainer.training.run import CSV_COLUMNS, DETERMINISTIC_COLUMNS, Run
@@ -142,7 +142,9 @@ class Previews:
             drawing = replace(drawing, negative_prompt=", ".join(both))
         try:
             picture = self.draw(drawing, {each.name: each.vectors for each in embeddings})
-        except (TITrainerError, torch.cuda.OutOfMemoryError) as error:  # hours of training must not end for a picture
+        except Exception as error:
+            if not (isinstance(error, TITrainerError) or ran_out(error)):  # hours of training must not end for a picture
+                raise
             self.warn(f"No preview at step {embedding.step}: {error}")
             return
         name = f"{embedding.name}-{embedding.step}.png"
@@ -180,7 +182,9 @@ class Evaluation:
         step = self.trainer.step
         try:
             loss = judge(self.trainer, self.pictures)
-        except torch.cuda.OutOfMemoryError as error:  # hours of training must not end for a figure
+        except Exception as error:
+            if not ran_out(error):  # hours of training must not end for a figure
+                raise
             self.warn(f"The deterministic loss was not measured at step {step}: {error}")
             return
         append_row(self.run.deterministic_file, DETERMINISTIC_COLUMNS, (step, f"{loss:.7f}"))
@@ -191,13 +195,14 @@ class Evaluation:
 class LastJudgement:
     """Which of several tries is the best, found out after the last step, before that one is drawn."""
 
+    run: Run
     trainer: Trainer
     warn: Callable[[str], None] = log.warning
 
     def __call__(self, event: Event) -> None:
         """Measure if it is due, and not done."""
         if isinstance(event, StepDone) and event.step == self.trainer.last_step:
-            judge_in_the_end(self.trainer, self.warn)
+            judge_in_the_end(self.trainer, self.run, self.warn)
 
 
 class TensorBoardLog:

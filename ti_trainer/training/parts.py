@@ -197,7 +197,7 @@ def writers_of(
         if not ending and not run.deterministic():
             evaluation.before()
         writers.append(evaluation)
-    writers.append(LastJudgement(trainer, warn))
+    writers.append(LastJudgement(run, trainer, warn))
     if config.csv_every:
         writers.append(LossTable(run, config.csv_every))
     writers.append(Copies(run, trainer, config.save_every, copy_now))

@@ -31,7 +31,7 @@ CSV_COLUMNS = ("step", "epoch", "epoch_step", "loss", "learn_rate")
 DETERMINISTIC_COLUMNS = ("step", "loss")
 DECISIVE = (  # options that make another run of it when they change; rates, limits and what is written may change
     *("seed", "batch_size", "gradient_accumulation_steps", "repeats", "latent_sampling", "prior_loss_weight"),
-    *("template", "shuffle_tags", "tag_dropout", "clip_skip", "precision"),
+    *("template", "shuffle_tags", "tag_dropout", "clip_skip", "precision", "compile"),
     *("use_alpha_weight", "mask_outside", "normalize_masks"),
     *("negative", "train_cfg_scale", "positive_filewords_only", "ema_rate", "ema_every"),
     *("reconstruction_weight", "discriminator", "discriminator_class", "discriminator_weight"),

@@ -240,7 +240,7 @@ class Session:
                 observer(Compiling(trainer.step))
 
         sizes = len({item.latents.shape for item in trainer.dataset.items})
-        if said := trainer.model.compile(self.config.compile, trainer.last_step - trainer.step, sizes, begins):
+        if said := trainer.model.compile(self.config.compile, trainer.last_step, sizes, begins):
             self.say(said)
 
     def _folder(self, trainer: Trainer) -> Run:
@@ -287,7 +287,7 @@ class Session:
                     self.warn(event.words)
                 elif isinstance(event, Finished):
                     reason = event.reason
-            judge_in_the_end(trainer, self.warn)
+            judge_in_the_end(trainer, run, self.warn)
         except (TrainingError, OSError, torch.cuda.OutOfMemoryError) as error:
             raise TrainingError(failed_but_kept(error, files[0])) from error
         finally:

@@ -9,40 +9,74 @@ import torch
 from torch import Tensor
 
 from ti_trainer.data.dataset import Batch
-from ti_trainer.model import Conditioning, DiffusionModel, Vectors
+from ti_trainer.model import Conditioning, DiffusionModel, PictureConditioning, Vectors
 from ti_trainer.training.guidance import GuidanceScale, guided
 from ti_trainer.training.objective import add_noise, clean_latents, denoising_loss, target
 from ti_trainer.training.pixels import PixelLoss
+
+Words = Mapping[str, Vectors]
 
 
 def training_loss(
     model: DiffusionModel,
     batch: Batch,
-    words: Mapping[str, Vectors],
+    words: Words | Sequence[Words],
     scale: GuidanceScale | None = None,
     pixel_loss: PixelLoss | None = None,
 ) -> Tensor:
     """The denoising loss of each sample, (B,), differentiable in the words' vectors.
 
     With a scale, of what a sampler would follow that is guided away from the batch's negative prompts. With a loss of
-    pixels, that of the clean pictures which this estimates is added.
+    pixels, that of the clean pictures which this estimates is added. Of several `words` each has an equal part of the
+    batch, in which only its own vectors stand for their names.
     """
     alphas_cumprod = model.alphas_cumprod[batch.timesteps]  # (B,)
     noisy_latents = add_noise(batch.latents, batch.noise, alphas_cumprod)
     wanted = target(batch.latents, batch.noise, alphas_cumprod, model.kind.prediction_type)
-    if scale is None:
-        cond = encode_distinct(model, batch.prompts, words)
-        prediction = model.predict(noisy_latents, batch.timesteps, cond, batch.pictures)
-    else:
-        cond = encode_distinct(model, [*batch.negative_prompts, *batch.prompts], words)
-        twice = noisy_latents.repeat(2, 1, 1, 1), batch.timesteps.repeat(2)
-        negative, positive = model.predict(*twice, cond, batch.pictures.repeat(2)).float().chunk(2)
-        prediction = guided(negative, positive, scale.at(batch.timesteps, len(model.alphas_cumprod)))
+    prediction = _prediction(model, batch, noisy_latents, [words] if isinstance(words, Mapping) else words, scale)
     loss = denoising_loss(prediction, wanted, batch.weight)
     if pixel_loss is None:
         return loss
     estimate = clean_latents(noisy_latents, prediction, alphas_cumprod, model.kind.prediction_type)
     return loss + pixel_loss(model, estimate, batch)
+
+
+def _prediction(
+    model: DiffusionModel, batch: Batch, noisy_latents: Tensor, words: Sequence[Words], scale: GuidanceScale | None
+) -> Tensor:
+    """(B, C, H, W). The U-Net is called once, but for parts whose prompts have other numbers of chunks: it sees padding."""
+    count, times = len(batch.prompts) // len(words), 1 if scale is None else 2
+    rows = [slice(number * count, (number + 1) * count) for number in range(len(words))]
+    unsaid = batch.negative_prompts if times == 2 else ()
+    conds = [
+        encode_distinct(model, [*unsaid[part], *batch.prompts[part]], own) for part, own in zip(rows, words, strict=True)
+    ]
+    parts: dict[int, Tensor] = {}
+    for length in dict.fromkeys(each.hidden.shape[1] for each in conds):
+        those = [number for number, each in enumerate(conds) if each.hidden.shape[1] == length]
+        latents = _joined([noisy_latents[rows[each]].repeat(times, 1, 1, 1) for each in those])
+        timesteps = _joined([batch.timesteps[rows[each]].repeat(times) for each in those])
+        pictures = [batch.pictures.of(rows[each]).repeat(times) for each in those]
+        cond = Conditioning(
+            _joined([conds[each].hidden for each in those]),
+            None if conds[0].pooled is None else _joined([conds[each].pooled for each in those]),
+        )
+        told = PictureConditioning(
+            _joined([each.sizes for each in pictures]),
+            None if batch.pictures.masked is None else _joined([each.masked for each in pictures]),
+        )
+        predicted = model.predict(latents, timesteps, cond, told)
+        parts |= dict(zip(those, predicted.chunk(len(those)), strict=True))
+    in_order = [parts[number] for number in range(len(words))]
+    if scale is None:
+        return _joined(in_order)
+    halves = [each.float().chunk(2) for each in in_order]
+    negative, positive = (_joined(each) for each in zip(*halves, strict=True))
+    return guided(negative, positive, scale.at(batch.timesteps, len(model.alphas_cumprod)))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def encode_distinct(model: DiffusionModel, prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,18 +14,19 @@ from torch import Tensor
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import Batch, Dataset
 from ti_trainer.embedding import Embedding
-from ti_trainer.errors import ConfigError, TrainingError
+from ti_trainer.errors import ConfigError, TITrainerError, TrainingError
 from ti_trainer.memory import ran_out
 from ti_trainer.model import DiffusionModel, check_fits
 from ti_trainer.training.events import Event, Finished, GaveWay, StepDone
 from ti_trainer.training.guidance import GuidanceScale
-from ti_trainer.training.learner import Learner, check_state, in_own_words, learners_of
+from ti_trainer.training.learner import Learner, check_state, learners_of
 from ti_trainer.training.pixels import PixelLoss
 from ti_trainer.training.processes import ALONE, Processes, Sum
 from ti_trainer.training.state import TrainState, check_moved
 from ti_trainer.training.step import grad_scaler, training_loss
 from ti_trainer.training.tries import last_step
 
+log = logging.getLogger(__name__)
 # Updates within which fp16's scale is found. One that overflows is no step. Later it is not asked each time, since the CPU
 # would wait for the GPU: an update that then overflows, at most one of some 2,000, counts as a step.
 SCALE_SETTLES = 100
@@ -59,7 +61,8 @@ class Trainer:
         self.scale = None if negative is None else GuidanceScale.parse(config.train_cfg_scale)
         self.learners = learners_of(config, model, self._embeddings, state)
         self._scaler = grad_scaler(model.device) if model.needs_loss_scaling else None
-        self._settles_at = self._settling = SCALE_SETTLES * config.gradient_accumulation_steps
+        self._settling = SCALE_SETTLES * config.gradient_accumulation_steps
+        self._settles_at = self._settling + (state.micro_step if state is not None and state.scaler is None else 0)
         if state is not None:
             check_state(state, self.learners, embedding)
             self._restore(state)
@@ -222,11 +225,15 @@ class Trainer:
             try:
                 return self._gradients_once(learning, batch, micro_steps)
             except Exception as error:  # noqa: PERF203 - a compiler raises anything
+                if isinstance(error, TITrainerError):
+                    raise
                 traceback.clear_frames(error.__traceback__)  # they hold the memory that is to be freed
                 if words := self.model.give_way(error):
+                    log.info("The step is made once more after this:", exc_info=error)
                     self._to_tell.append(words)
                 elif ran_out(error):
-                    message = f"Memory ran out ({error}): use a smaller batch size, width and height."
+                    fewer = "fewer tries or " if len(learning) > 1 else ""
+                    message = f"Memory ran out ({error}): use {fewer}a smaller batch size, width and height."
                     raise TrainingError(message) from error
                 else:
                     raise
@@ -234,8 +241,7 @@ class Trainer:
     def _gradients_once(
         self, learning: Sequence[Learner], batch: Batch, micro_steps: int
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        batch, parameters = in_own_words(learning, batch), _parameters(learning)
-        words = {name: word for each in learning for name, word in each.words.items()}
+        parameters, words = _parameters(learning), [each.words for each in learning]
         loss = training_loss(self.model, batch, words, self.scale, self._pixel_loss)  # (N B,)
         losses = torch.stack([each.mean() for each in loss.chunk(len(learning))]) / micro_steps
         total = losses.sum()  # what one try loses depends on its own vectors alone
