@@ -32,7 +32,7 @@ from ti_trainer.training.session import Session
 
 WORD, CFG_SCALE, MEASURED_WITH = "concept", 3.0, 12
 VECTORS, NEGATIVE_VECTORS = 3, 6
-# The best of .0005, .001 and .003 for each, by the word alone (2026-11-21): a pair that is pulled apart moves faster.
+# The best by the word alone (2026-11-21) of .001 and .003, and for a pair also .0005: pulled apart it moves faster.
 RATE, RATE_OF_A_PAIR = "0.003", "0.001"
 OF_THE_THING = 12  # of 765: what other surroundings change by less
 IN_THE_MIDDLE = 0.05  # of the picture's width
