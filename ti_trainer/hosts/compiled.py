@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class CompiledNetwork:
     def __init__(self, network: nn.Module, device: torch.device, begins: Callable[[], None]) -> None:
         """Nothing is compiled before the first call."""
         self._network, self._begins = network, begins
+        with suppress(ImportError, AssertionError):
+            import setuptools  # noqa: F401 - torch wants it after it has looked for pip, and then it cannot be imported
 
         def call(*inputs: Any, **named: Any) -> Any:  # torch marks a module that it is given
             return network(*inputs, **named)
