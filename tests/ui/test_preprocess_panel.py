@@ -193,8 +193,11 @@ def test_a_tagger_writes_captions(served: Served, page: Page, tmp_path: Path) ->
     page.locator("#ti_trainer_preprocess_said .ti-notice").wait_for(state="detached")  # before, a press is a double one
     folder = colour_tagger(tmp_path / "tagger")
     unfold(page, "Tags")
+    page.wait_for_timeout(1000)  # gradio 6 empties boxes soon after it has made them
     fill(page, "preprocess_tagger", str(folder))
     entry(page, "preprocess_tagger").press("Tab")
+    page.wait_for_timeout(500)
+    assert entry(page, "preprocess_tagger").input_value() == str(folder)
     press(page, "start")
     finish(page)
     says(page, "preprocess_result", "with a caption")

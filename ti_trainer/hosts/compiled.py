@@ -6,6 +6,7 @@ What cannot be compiled is computed as it always was: nothing here may end a run
 from __future__ import annotations
 
 import importlib.util
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,8 +36,7 @@ class CompiledNetwork:
     def __init__(self, network: nn.Module, device: torch.device, begins: Callable[[], None]) -> None:
         """Nothing is compiled before the first call."""
         self._network, self._begins = network, begins
-        with suppress(ImportError, AssertionError):
-            import setuptools  # noqa: F401 - torch wants it after it has looked for pip, and then it cannot be imported
+        _import_setuptools()
 
         def call(*inputs: Any, **named: Any) -> Any:  # torch marks a module that it is given
             return network(*inputs, **named)
@@ -89,6 +89,23 @@ def failed(error: Exception) -> str:
     lines = (line.strip() for line in str(error).splitlines())
     why = next((line for line in lines if line and not line.endswith("raised:")), type(error).__name__)
     return f"Compiling the network failed ({why[:200].rstrip('.')}); it goes on without."
+
+
+def _import_setuptools() -> None:
+    """Torch wants it when it compiles for a CPU, and cannot import it any more once it has looked for pip."""
+    try:
+        import setuptools
+    except ImportError:
+        pass
+    except AssertionError:  # somebody else has looked for pip
+        before = os.environ.get("SETUPTOOLS_USE_DISTUTILS")
+        os.environ["SETUPTOOLS_USE_DISTUTILS"] = "stdlib"
+        try:
+            with suppress(ImportError):
+                import setuptools  # noqa: F401
+        finally:
+            del os.environ["SETUPTOOLS_USE_DISTUTILS"]
+            os.environ.update({} if before is None else {"SETUPTOOLS_USE_DISTUTILS": before})
 
 
 def _mode(device: torch.device) -> str:
