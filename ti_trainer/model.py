@@ -51,6 +51,8 @@ class PictureConditioning:
 
     def repeat(self, times: int) -> PictureConditioning:
         """The same pictures that many times, (B times, ...)."""
+        if times == 1:
+            return self
         masked = None if self.masked is None else self.masked.repeat(times, 1, 1, 1)
         return PictureConditioning(self.sizes.repeat(times, 1), masked)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from fakes import paint_mask
 from safetensors.torch import load_file
 
 from ti_trainer import formats
@@ -41,11 +41,7 @@ ENDS = ("", "-neg", "-ema", "-neg-ema")
 def masked(pictures: Path, tmp_path: Path) -> Path:
     """The pictures, one of them with a mask."""
     folder = Path(shutil.copytree(pictures, tmp_path / "masked"))
-    first = min(folder.glob("*.png"))
-    with Image.open(first) as picture:
-        mask = Image.new("L", picture.size, 40)
-    mask.paste(220, (16, 16, 48, 48))
-    mask.save(first.with_name(f"{first.stem}_att.png"))
+    paint_mask(folder)
     return folder
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from fakes import paint_mask
 
 from ti_trainer import embeddings_dir
 from ti_trainer.config import TrainConfig
@@ -24,11 +24,7 @@ def folder(tmp_path: Path) -> Path:
     """Two pictures, one with a mask."""
     folder = tmp_path / "pictures"
     write_pictures(folder, concept(CONCEPTS[0], 2, seed=1))
-    first = min(folder.glob("*.png"))
-    with Image.open(first) as picture:
-        mask = Image.new("L", picture.size, 40)
-    mask.paste(220, (16, 16, 48, 48))
-    mask.save(first.with_name(f"{first.stem}_att.png"))
+    paint_mask(folder)
     return folder
 
 

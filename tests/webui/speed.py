@@ -23,16 +23,13 @@ from typing import Any
 import export
 import server
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from ti_trainer import formats
 from ti_trainer.embedded import scenes
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import EmbeddingFormatError
-from ti_trainer.hosts.diffusers.loading import load
+from ti_trainer.hosts.diffusers import shapes
 from ti_trainer.hosts.diffusers.model import DiffusersModel
-from ti_trainer.hosts.diffusers.text import TextEncoder
 
 WORD = "speed-concept"
 NEVER = 1_000_000  # with 0 for both of its intervals the WebUI's training fails
@@ -40,38 +37,12 @@ NEVER = 1_000_000  # with 0 for both of its intervals the WebUI's training fails
 
 def random_model() -> DiffusersModel:
     """Stable Diffusion 1.5 but for its weights."""
+    model = shapes.random_model("sd15", "cpu", "fp32")
+    (encoder,) = model.text_encoders
+    last = next(module for name, module in encoder.module.named_modules() if name.endswith("final_layer_norm"))
     torch.manual_seed(0)
-    text = CLIPTextConfig(
-        hidden_size=768,
-        intermediate_size=3072,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        projection_dim=768,
-        bos_token_id=49406,
-        eos_token_id=49407,
-        pad_token_id=49407,
-    )
-    coder = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        sample_size=512,
-    )
-    encoder = CLIPTextModel(text)
-    last = next(module for name, module in encoder.named_modules() if name.endswith("final_layer_norm"))
     torch.nn.init.normal_(last.bias, 0.1, 0.1)  # the WebUI divides by the mean of what leaves it, which must not be 0
-    small = load("embedded", "cpu")
-    return DiffusersModel(
-        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768).eval(),
-        vae=coder.eval(),
-        text_encoders=[TextEncoder("clip_l", encoder.eval(), small.text_encoders[0].tokenizer)],
-        scheduler=small.scheduler,
-        name="sd15-random",
-        weights=small.weights,
-        options=small.options,
-    )
+    return model
 
 
 def host_training(webui: server.Server, images: Path, size_px: int, steps: int) -> None:

@@ -61,8 +61,7 @@ def kept_by(block: Any) -> float:
     side has half as many places.
     """
     if hasattr(block, "attn1"):
-        width = block.attn1.to_q.in_features
-        return 21 * width / width**2
+        return 21 / block.attn1.to_q.in_features
     channels = [each for each in block.modules() if isinstance(each, nn.Conv2d)]
     return 3 * (channels[0].in_channels + channels[0].out_channels) / channels[0].out_channels ** 2
 

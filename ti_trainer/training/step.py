@@ -54,8 +54,8 @@ def _prediction(
     parts: dict[int, Tensor] = {}
     for length in dict.fromkeys(each.hidden.shape[1] for each in conds):
         those = [number for number, each in enumerate(conds) if each.hidden.shape[1] == length]
-        latents = _joined([noisy_latents[rows[each]].repeat(times, 1, 1, 1) for each in those])
-        timesteps = _joined([batch.timesteps[rows[each]].repeat(times) for each in those])
+        latents = _joined([noisy_latents[rows[each]] for each in those for _ in range(times)])
+        timesteps = _joined([batch.timesteps[rows[each]] for each in those for _ in range(times)])
         pictures = [batch.pictures.of(rows[each]).repeat(times) for each in those]
         cond = Conditioning(
             _joined([conds[each].hidden for each in those]),

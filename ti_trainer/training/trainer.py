@@ -134,7 +134,7 @@ class Trainer:
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Train to the end, an event after every update; TrainingError, with the last good vectors, if it cannot go well.
 
-        Of several processes each gets the same events, stops after the same update and fails alike.
+        Of several processes each makes the same steps, stops after the same update and fails alike.
         """
         learning, batches = self.learning, self._batches()
         unchecked: list[Tensor] = []
@@ -295,7 +295,9 @@ def _parameters(learners: Sequence[Learner]) -> list[Tensor]:
 
 
 def _mean(losses: Tensor) -> Tensor:
-    """Of those that are finite; nothing waits for the device."""
+    """Of those that are finite, if there are several; nothing waits for the device."""
+    if len(losses) == 1:
+        return losses[0]
     finite = losses.isfinite()
     return losses.where(finite, 0.0).sum() / finite.sum()
 

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from ti_trainer.hosts.compiled import NO_ROOM, CompiledNetwork, compiled, failed
-from ti_trainer.hosts.giving_way import GivingWay, attributes, blocks_of
+from ti_trainer.hosts.giving_way import CPU, GivingWay, attributes, blocks_of
 from ti_trainer.hosts.kernels import fast_kernels
 from ti_trainer.hosts.webui.borrowed import channels_last, frozen, placed, plain, timesteps_on_device, without_hooks
 from ti_trainer.hosts.webui.kinds import is_sdxl, size_embedders
 from ti_trainer.hosts.webui.text import PromptEncoder
-from ti_trainer.hosts.webui.vae import CPU, MEDVRAM_HOOK, Vae, dtype_of
+from ti_trainer.hosts.webui.vae import MEDVRAM_HOOK, Vae, dtype_of
 from ti_trainer.memory import BY_HAND, MemoryPlan, Mode, bytes_of, free_bytes, need, plan, ran_out, sentence
 from ti_trainer.model import (
     Compile,

@@ -18,7 +18,6 @@ from ti_trainer.hosts.webui.borrowed import placed, plain, typed
 from ti_trainer.model import attention_of
 
 MEDVRAM_HOOK = "send_me_to_gpu"  # with --medvram, what brings a module to the GPU and sends the last one away
-CPU = torch.device("cpu")
 
 
 class Vae:
