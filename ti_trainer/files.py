@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -13,12 +14,27 @@ from pathlib import Path
 
 from ti_trainer.errors import ConfigError
 
-_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "123456789¹²³")}
+_NO_ROOM, _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "The disk is full"
+# File systems have room for 255; -try64, -neg, -ema, a step, an ending and what a temporary file has besides come after it.
+LONGEST_NAME_BYTES = 200
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path` that takes its place when the block ends without an error."""
+    """Yield a temporary file beside `path` that takes its place when the block ends without an error.
+
+    OSError, which names `path`, if that cannot be done; what was there stays as it was.
+    """
+    try:
+        with _temporary(path) as new:
+            yield new
+    except OSError as error:
+        raise described(error, path) from error
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
@@ -41,6 +57,14 @@ def _replace(path: Path, new: Path) -> None:
             return
         time.sleep(wait_s)
     new.replace(path)
+
+
+def described(error: OSError, path: Path) -> OSError:
+    """The same error with the file that was to be written, and of a full disk that it is full; as it was if it tells."""
+    full = error.errno in _NO_ROOM
+    if error.errno is None or (error.filename is not None and (not full or str(error.strerror).startswith(_FULL))):
+        return error
+    return OSError(error.errno, f"{_FULL} ({error.strerror}); free some space" if full else error.strerror, str(path))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -70,8 +94,20 @@ def checked_name(name: str) -> str:
     if illegal:
         message = f"The name {name!r} contains {' '.join(illegal)}: use letters, digits, spaces and . _ - only."
         raise ConfigError(message)
-    if name.split(".")[0].upper() in _RESERVED:
+    if name.split(".")[0].rstrip().upper() in _RESERVED:
         message = f"The name {name!r} is reserved by Windows: choose another."
+        raise ConfigError(message)
+    return checked_length(name)
+
+
+def checked_length(name: str) -> str:
+    """The name, if all files that a run makes of it can have theirs; else ConfigError."""
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if size > LONGEST_NAME_BYTES:
+        message = (
+            f"The name {name[:20]!r}... has {size} bytes, expected at most {LONGEST_NAME_BYTES}, since files of a run have "
+            "longer names than it: choose a shorter one."
+        )
         raise ConfigError(message)
     return name
 

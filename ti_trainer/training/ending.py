@@ -2,41 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from ti_trainer import embeddings_dir, formats
-from ti_trainer.errors import TrainingError
+from ti_trainer.embedding import Embedding
+from ti_trainer.training import replaced
+from ti_trainer.training.figures import before_and_after, plot_losses
 from ti_trainer.training.judging import verdicts, write_table
 from ti_trainer.training.run import Run
 from ti_trainer.training.trainer import Trainer
 
+log = logging.getLogger(__name__)
 
-def keep(trainer: Trainer, run: Run, files: Sequence[Path], *, save_optimizer: bool) -> None:
-    """Write the embeddings; TrainingError, which says where else they are, if that cannot be done."""
+
+def keep(
+    trainer: Trainer,
+    run: Run,
+    files: Sequence[Path],
+    known: Mapping[Path, str],
+    warn: Callable[[str], None],
+    *,
+    save_optimizer: bool,
+) -> list[str]:
+    """Write state, copies and embeddings, as much as can be; returns what could not be written, and where it is instead.
+
+    `known` is what the files held, as far as the run knows: what else is in them is somebody else's and is kept aside.
+    """
+    trainer.make_finite()
+    problems = []
+    try:
+        run.save_state(trainer.state(), trainer.dataset.fingerprint)
+    except Exception as error:  # noqa: BLE001 - the embedding comes next, whatever that was
+        problems.append(f"{why(error)} The state that the run can go on from is of step {run.step}.")
     copies = trainer.copies
     with suppress(OSError):
         write_table(run, verdicts(trainer))
     for each in copies:
         if trainer.several or not run.copy_file(each).exists():  # the best may have been another one
             with suppress(OSError):  # whatever becomes of the copy, the embedding itself comes next
-                formats.write(each, run.copy_file(each))
+                run.write_copy(each)
+    embedding = copies[0]
     try:
         for embedding, file in zip(copies, files, strict=False):  # averages come last, and have no file
+            if not replaced.holds(file, known.get(file)):
+                warn(f"{file} was changed by somebody else during the run: what it held is kept as {replaced.keep_aside(file, run)}.")
             embeddings_dir.save(embedding, file)
         if files[0].suffix == ".pt" and save_optimizer and len(files) == 1:
             formats.write_optimizer(files[0], copies[0], trainer.best.optimizer.state_dict())
     except OSError as error:
-        copy = run.copy_file(embedding)
-        message = (
-            f"{file} could not be written ({error.strerror}). What was learned is in {copy}; once that is "
-            "mended, put this copy into the embeddings folder."
-        )
-        raise TrainingError(message) from error
+        return [*problems, _not_written(error, file, run, embedding)]
+    with suppress(OSError):  # then the state says what they hold
+        run.remember(replaced.digests(copies[: len(files)]))
+    return problems
 
 
-def failed_but_kept(error: Exception, file: Path) -> str:
+def draw_figures(run: Run, warn: Callable[[str], None]) -> None:
+    """The pictures that sum a run up. All is done and kept by then: one that cannot be drawn is only told."""
+    for what, draw in (("loss curve", plot_losses), ("picture of before and after", before_and_after)):
+        try:
+            draw(run)
+        except Exception as error:  # noqa: BLE001, PERF203 - matplotlib and damaged previews raise anything
+            log.info("The %s:", what, exc_info=error)
+            warn(f"The {what} could not be drawn ({str(error).strip() or type(error).__name__}); the training is complete.")
+
+
+def failed(error: Exception | None, problems: Sequence[str], file: Path) -> str:
     """The message for a run that went wrong: what, and what is left."""
-    what = f"{error.strerror}: {error.filename}." if isinstance(error, OSError) and error.filename else error
-    return f"{what} What was learned until then is in {file}."
+    said = [] if error is None else [why(error)]
+    return " ".join([*said, *(problems or [f"What was learned until then is in {file}."])])
+
+
+def why(error: Exception) -> str:
+    """What went wrong, as a sentence."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.strerror}: {error.filename}."
+    return str(error)
+
+
+def _not_written(error: OSError, file: Path, run: Run, embedding: Embedding) -> str:
+    copy = run.copy_file(embedding)
+    what = f"{file} could not be written ({error.strerror or error})."
+    if copy.exists():
+        return f"{what} What was learned is in {copy}; once that is mended, put this copy into the embeddings folder."
+    return f"{what} Once that is mended, go on with the run: its state is of step {run.step}."

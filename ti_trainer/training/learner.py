@@ -41,13 +41,32 @@ class Learner:
             }
             for each in self.embeddings
         }
-        self.parameters = [vectors for word in self.words.values() for vectors in word.values()]
-        self.optimizer = adamw([list(word.values()) for word in self.words.values()], self.rate.at(1))
+        self._follow_words()
         self._factors = (1.0, config.negative_lr)  # of the learning rate, by embedding
         self._clip_grad = config.clip_grad
         limit = "0" if config.clip_grad == "disabled" else config.clip_grad_limit  # what is not used need not be right
         self._clip_limit = Schedule.parse(limit, config.max_steps)
-        self._average = MovingAverage(self.named(), config.ema_rate, config.ema_every) if config.ema_rate else None
+        self._ema = (config.ema_rate, config.ema_every)
+        self._average = MovingAverage(self.named(), *self._ema) if config.ema_rate else None
+
+    def _follow_words(self) -> None:
+        """The optimizer is that of these vectors."""
+        self.parameters = [vectors for word in self.words.values() for vectors in word.values()]
+        self.optimizer = adamw([list(word.values()) for word in self.words.values()], self.rate.at(1))
+
+    def move_to_cpu(self, state: TrainState) -> None:
+        """Be what a state on the CPU says, without a look at the device, which may have failed."""
+        self.words = {
+            each.name: {
+                encoder: vectors.to("cpu", torch.float32, copy=True).requires_grad_()
+                for encoder, vectors in each.vectors.items()
+            }
+            for each in self.embeddings
+        }
+        self._follow_words()
+        if self._average is not None:
+            self._average = MovingAverage(self.named(), *self._ema)
+        self.restore(state)
 
     def update(self, step: int, scaler: Any, *, ask: bool = True) -> bool:
         """Make the vectors those of `step` by their gradients; False if those overflow, and nothing was done."""
@@ -98,11 +117,12 @@ class Learner:
 
     def averages(self) -> dict[str, Tensor]:
         """A copy of the moving averages by these names; none if they are not kept."""
-        return {} if self._average is None else {key: each.clone() for key, each in self._average.vectors.items()}
+        return {} if self._average is None else _on_cpu(self._average.vectors)
 
     def moments(self) -> dict[int, Any]:
         """A copy of the optimizer's, by the numbers that they have in a state."""
-        return {self._first + index: each for index, each in copy.deepcopy(self.optimizer.state_dict()["state"]).items()}
+        state = self.optimizer.state_dict()["state"]
+        return {self._first + index: {key: _copied(value) for key, value in each.items()} for index, each in state.items()}
 
     def restore(self, state: TrainState) -> None:
         """Go on from where a state was taken."""
@@ -205,6 +225,10 @@ def _of_state(plan: Try, embedding: Embedding, state: TrainState) -> Embedding:
     init_text = state.standings[plan.number - 1].init_text if len(state.standings) >= plan.number else None
     info = embedding.info if init_text is None else {**embedding.info, "init_text": init_text}
     return replace(embedding, vectors=vectors, info=info)
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
 def _on_cpu(vectors: Vectors) -> dict[str, Tensor]:

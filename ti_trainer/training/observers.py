@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -15,14 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from ti_trainer import formats
-from ti_trainer.embedding import Embedding, unwanted
+from ti_trainer.embedding import Embedding, negative_name, unwanted
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import atomic
 from ti_trainer.host import Drawing, Turn
 from ti_trainer.memory import ran_out
 from ti_trainer.model import Vectors
 from ti_trainer.training.judging import PICTURES, judge, judge_in_the_end, verdicts, write_table
-from ti_trainer.training.run import CSV_COLUMNS, DETERMINISTIC_COLUMNS, Run
+from ti_trainer.training.run import Run
+from ti_trainer.training.tables import CSV_COLUMNS, DETERMINISTIC_COLUMNS, append_row
 from ti_trainer.training.trainer import Event, Finished, StepDone, Trainer
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,32 @@ class StateKeeper:
             self._saved_at = time.monotonic()
 
 
+@dataclass
+class Tolerated:
+    """Writes what is not worth ending hours of training for: that it cannot be written is told once."""
+
+    write: Callable[[Event], None]
+    what: str
+    warn: Callable[[str], None] = log.warning
+    _told: bool = False
+
+    def __call__(self, event: Event) -> None:
+        """Pass the event on."""
+        with self.tolerating():
+            self.write(event)
+
+    @contextmanager
+    def tolerating(self) -> Iterator[None]:
+        """OSError becomes a warning."""
+        try:
+            yield
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            if not self._told:
+                self.warn(f"The {self.what} could not be written; the training goes on. {error.strerror or error}{where}.")
+            self._told = True
+
+
 def _due(event: Event, every: int, asked: Flag) -> bool:
     """Whether something that comes every so many steps (0: never) comes now, or was asked for."""
     if not isinstance(event, StepDone):
@@ -109,7 +136,7 @@ class Copies:
         """Write one if it is due."""
         if _due(event, self.every, self.asked):
             for embedding in self.trainer.copies:
-                formats.write(embedding, self.run.copy_file(embedding))
+                self.run.write_copy(embedding)
 
 
 @dataclass
@@ -152,8 +179,11 @@ class Previews:
             picture.save(new)
         if self.cards:
             for each, negative in zip_longest(embeddings, embeddings[1:]):  # the word's card has its negative with it
-                card = self.run.path / "image_embeddings" / f"{each.name}-{each.step}.png"
-                formats.write_card(picture, each, card, negative=negative)
+                named = replace(each, name=f"{each.name}-{each.step}")  # the WebUI goes by this name, not by the file's
+                card = self.run.path / "image_embeddings" / f"{named.name}.png"
+                if negative is not None:
+                    negative = replace(negative, name=negative_name(named.name))
+                formats.write_card(picture, named, card, negative=negative)
 
 
 @dataclass
@@ -224,12 +254,3 @@ class TensorBoardLog:
         elif isinstance(event, StepDone) and event.step % self.every == 0:
             self._writer.add_scalar("loss", float(event.loss), event.step)
             self._writer.add_scalar("learn_rate", event.learning_rate, event.step)
-
-
-def append_row(path: Path, columns: Sequence[str], row: Sequence[object]) -> None:
-    """Add a line to a table, under the names of its columns if it is the first."""
-    with path.open("a", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        if file.tell() == 0:
-            table.writerow(columns)
-        table.writerow(row)

@@ -33,6 +33,7 @@ from ti_trainer.training.observers import (
     Previews,
     StateKeeper,
     TensorBoardLog,
+    Tolerated,
 )
 from ti_trainer.training.pixels import PixelLoss
 from ti_trainer.training.run import Run
@@ -190,24 +191,27 @@ def writers_of(
     Before the first step the preview is drawn and the loss measured, but if it is `ending` already.
     """
     copy_now, preview_now = asked
-    writers: list[Observer] = []
+    writers: list[Any] = []
     # First what is measured: of several tries it says which one is copied and drawn.
     if config.evaluate_every:
         evaluation = Evaluation(run, trainer, config.evaluate_every, warn=warn)
+        writers.append(Tolerated(evaluation, "deterministic loss", warn))
         if not ending and not run.deterministic():
-            evaluation.before()
-        writers.append(evaluation)
+            with writers[-1].tolerating():
+                evaluation.before()
     writers.append(LastJudgement(run, trainer, warn))
     if config.csv_every:
-        writers.append(LossTable(run, config.csv_every))
-    writers.append(Copies(run, trainer, config.save_every, copy_now))
+        writers.append(Tolerated(LossTable(run, config.csv_every), "table of losses", warn))
+    writers.append(Tolerated(Copies(run, trainer, config.save_every, copy_now), "copy of the embedding", warn))
     if config.tensorboard:
-        writers.append(TensorBoardLog(run.path / "tensorboard", max(1, config.csv_every)))
+        board = TensorBoardLog(run.path / "tensorboard", max(1, config.csv_every))
+        writers.append(Tolerated(board, "log for TensorBoard", warn))
 
     drawing = drawing_of(config, trainer.embedding_name)
     previews = Previews(run, trainer, draw, drawing, config.preview_every, config.save_cards, preview_now, warn)
+    writers.append(Tolerated(previews, "preview", warn))
     if config.preview_every and not ending:
-        previews.before(f"a photo of {trainer.embedding_name}")
-    writers.append(previews)
+        with writers[-1].tolerating():
+            previews.before(f"a photo of {trainer.embedding_name}")
     # The state comes last: what goes on from it does not write anything of its step again.
     return [*writers, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint)]

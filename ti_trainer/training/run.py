@@ -8,27 +8,29 @@ LOG/<YYYY-MM-DD>/<name>/
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
 import json
-from dataclasses import asdict, dataclass
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from ti_trainer import formats
 from ti_trainer.config import TrainConfig
 from ti_trainer.embedding import Embedding, averaged_name, negative_name
 from ti_trainer.errors import TrainingError
-from ti_trainer.files import atomic, write_bytes
+from ti_trainer.files import write_bytes
 from ti_trainer.training.state import Standing, TrainState
+from ti_trainer.training.tables import CSV_COLUMNS, DETERMINISTIC_COLUMNS, forget_after, rows_of
 
-CSV_COLUMNS = ("step", "epoch", "epoch_step", "loss", "learn_rate")
-DETERMINISTIC_COLUMNS = ("step", "loss")
+log = logging.getLogger(__name__)
+LARGEST_SETTINGS_BYTES = 16 * 2**20  # a data set file with thousands of folders has one
 DECISIVE = (  # options that make another run of it when they change; rates, limits and what is written may change
     *("seed", "batch_size", "gradient_accumulation_steps", "repeats", "latent_sampling", "prior_loss_weight"),
     *("template", "shuffle_tags", "tag_dropout", "clip_skip", "precision", "compile"),
@@ -57,7 +59,11 @@ class Run:
             except FileExistsError:
                 number += 1
         run = cls(path)
-        run.save_settings(settings)
+        try:
+            run.save_settings(settings)
+        except OSError:
+            path.rmdir()  # not a run
+            raise
         return run
 
     @classmethod
@@ -77,15 +83,37 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """What `save_settings` wrote; empty if it is not there or damaged."""
+        return self._settings()[0]
+
+    @property
+    def damage(self) -> str:
+        """Why its settings cannot be read; "" if they can."""
+        return self._settings()[1]
+
+    def _settings(self) -> tuple[dict[str, Any], str]:
+        path = self.path / "settings.json"
         try:
-            settings = json.loads((self.path / "settings.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return settings if isinstance(settings, dict) else {}
+            if not path.is_file():
+                return {}, "settings.json is not a file"
+            if path.stat().st_size > LARGEST_SETTINGS_BYTES:
+                return {}, f"settings.json is larger than {LARGEST_SETTINGS_BYTES // 2**20} MB"
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            return {}, f"settings.json cannot be read: {error.strerror}"
+        except (ValueError, RecursionError) as error:
+            return {}, f"settings.json is not JSON: {error}"
+        known = isinstance(settings, dict) and isinstance(settings.get("name", ""), str)
+        if not known or not isinstance(settings.get("train", {}), dict):
+            return {}, "settings.json does not hold the settings of a run"
+        return settings, ""
 
     def save_settings(self, settings: dict[str, Any]) -> None:
         """Write settings.json."""
         write_bytes(self.path / "settings.json", json.dumps(settings, indent=2, ensure_ascii=False).encode())
+
+    def remember(self, files: Mapping[str, str]) -> None:
+        """Note what the embeddings' files hold now, by their names: digests, for whoever goes on with it."""
+        self.save_settings({**self.settings(), "embedding_files": dict(files)})
 
     @property
     def id(self) -> str:
@@ -96,13 +124,19 @@ class Run:
     def changed_at(self) -> float:
         """When its state was last saved, or it began; seconds since the epoch."""
         state = self.path / "state.safetensors"
-        return (state if state.is_file() else self.path / "settings.json").stat().st_mtime
+        try:
+            return (state if state.is_file() else self.path / "settings.json").stat().st_mtime
+        except OSError:  # a link to nowhere, or deleted just now
+            return 0.0
 
     @property
     def step(self) -> int:
         """How far its state is; 0 if there is none."""
+        path = self.path / "state.safetensors"
+        if not path.is_file():
+            return 0
         try:
-            with safe_open(self.path / "state.safetensors", "pt") as file:
+            with safe_open(path, "pt") as file:
                 return int(json.loads(file.metadata()["state"])["step"])
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return 0
@@ -114,6 +148,10 @@ class Run:
     def copy_file(self, embedding: Embedding) -> Path:
         """Where a copy of the embedding, as it is at its step, is kept."""
         return self.path / "embeddings" / f"{embedding.name}-{embedding.step}.safetensors"
+
+    def write_copy(self, embedding: Embedding) -> None:
+        """Keep it as it is at its step. Inside, too, it is called NAME-STEP: who goes by that shall not take it for NAME."""
+        formats.write(replace(embedding, name=f"{embedding.name}-{embedding.step}"), self.copy_file(embedding))
 
     def copies(self, *, averaged: bool = False) -> list[tuple[int, Path]]:
         """Copies of the embedding, or those of its moving average, by their steps."""
@@ -137,9 +175,9 @@ class Run:
         counts = {"step": state.step, "micro_step": state.micro_step, "dataset": fingerprint, "scaler": state.scaler}
         if state.standings:
             counts["tries"] = [asdict(each) for each in state.standings]
-        text = json.dumps(counts)
-        with atomic(self.path / "state.safetensors") as new:
-            save_file({key: value.contiguous() for key, value in tensors.items()}, new, {"state": text})
+        # Not `save_file`, which has words of its own for a full disk.
+        content = save({key: value.contiguous() for key, value in tensors.items()}, {"state": json.dumps(counts)})
+        write_bytes(self.path / "state.safetensors", content)
 
     def load_state(self) -> tuple[TrainState, str]:
         """The state and the fingerprint of its data set; TrainingError if it cannot be read."""
@@ -165,21 +203,23 @@ class Run:
 
     def losses(self) -> list[dict[str, float]]:
         """Whole lines of the table of losses."""
-        return [{column: float(row[column]) for column in CSV_COLUMNS} for row in _rows(self.loss_file)]
+        rows, _ = rows_of(self.loss_file, CSV_COLUMNS)
+        return [{column: float(value) for column, value in row.items()} for row in rows]
 
     def deterministic(self) -> list[tuple[int, float]]:
         """Deterministic losses by their steps."""
-        return [(int(row["step"]), float(row["loss"])) for row in _rows(self.deterministic_file)]
+        rows, _ = rows_of(self.deterministic_file, DETERMINISTIC_COLUMNS)
+        return [(int(row["step"]), float(row["loss"])) for row in rows]
 
-    def forget_after(self, step: int) -> None:
-        """Leave out losses beyond this step: they will be written again."""
+    def forget_after(self, step: int, warn: Callable[[str], None] = log.warning) -> None:
+        """Leave out losses beyond this step: they will be written again. Warns of a damaged table, and goes on without."""
         for path, columns in ((self.loss_file, CSV_COLUMNS), (self.deterministic_file, DETERMINISTIC_COLUMNS)):
-            if rows := _rows(path):
-                text = io.StringIO(newline="")
-                table = csv.DictWriter(text, columns, extrasaction="ignore")
-                table.writeheader()
-                table.writerows(row for row in rows if int(row["step"]) <= step)
-                write_bytes(path, text.getvalue().encode())
+            try:
+                said = forget_after(path, columns, step)
+            except OSError as error:
+                said = f"{path.name} cannot be continued: {error.strerror}."
+            if said:
+                warn(said)
 
 
 def changes(before: dict[str, Any], now: dict[str, Any], other_pictures: bool) -> list[str]:
@@ -193,14 +233,6 @@ def changes(before: dict[str, Any], now: dict[str, Any], other_pictures: bool) -
     if (then["memory"] == "8bit") != (now["train"]["memory"] == "8bit"):  # others change no number
         changed.append("memory")
     return changed + [name for name in DECISIVE if then.get(name) != now["train"][name]]
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]  # a crash may have cut the last line off
-    return list(csv.DictReader(io.StringIO(whole)))
 
 
 def _numbered(folder: Path, ending: str) -> list[tuple[int, Path]]:

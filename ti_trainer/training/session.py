@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
@@ -21,16 +21,14 @@ from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.images import frame_of
 from ti_trainer.data.pictures import find_images
 from ti_trainer.data.prompts import load_template
-from ti_trainer.embedding import Embedding
+from ti_trainer.embedding import Embedding, negative_name
 from ti_trainer.errors import ConfigError, StoppedError, TrainingError
-from ti_trainer.files import entered_path
+from ti_trainer.files import checked_length, entered_path
 from ti_trainer.host import Drawing, Host, Turn
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
-from ti_trainer.training import discriminator
+from ti_trainer.training import discriminator, ending, locks
 from ti_trainer.training.data_sets import subsets_of
-from ti_trainer.training.ending import failed_but_kept, keep
 from ti_trainer.training.events import Compiling, Finished, GaveWay
-from ti_trainer.training.figures import before_and_after, plot_losses
 from ti_trainer.training.judging import Verdict, judge_in_the_end, verdicts
 from ti_trainer.training.learner import check_beginnings
 from ti_trainer.training.observers import HostProgress, Observer
@@ -47,6 +45,7 @@ from ti_trainer.training.parts import (
 )
 from ti_trainer.training.pixels import PixelLoss, places_at_once
 from ti_trainer.training.processes import ALONE, Processes
+from ti_trainer.training.replaced import check_unchanged, digest, digests
 from ti_trainer.training.run import Run, changes
 from ti_trainer.training.trainer import Trainer, check_steps
 from ti_trainer.training.tries import check_same_start
@@ -83,15 +82,26 @@ class _Begun:
 
     turn: Turn
     trainer: Trainer
-    files: Sequence[Path]
+    loaded: Sequence[tuple[Embedding, Path]]
     should_stop: Callable[[], bool]
+
+    @property
+    def files(self) -> list[Path]:
+        """Where what is learned goes."""
+        return [embeddings_dir.trainable_file(file, len(each.vectors)) for each, file in self.loaded]
+
+    @property
+    def known(self) -> dict[Path, str]:
+        """What was in these files, by digests."""
+        return {file: digest(each.vectors) for each, file in self.loaded}
 
 
 @dataclass
 class Session:
     """One training of one embedding, or the rest of the run `resume`.
 
-    `images` is a folder of pictures, or a .toml file that lists some.
+    `images` is a folder of pictures, or a .toml file that lists some. `overwrite`: what was done to the embedding since the
+    run was at work does not keep it from going on; a copy of that is kept.
     """
 
     host: Host
@@ -102,6 +112,7 @@ class Session:
     warn: Callable[[str], None] = log.warning
     say: Callable[[str], None] = log.info
     processes: Processes = ALONE
+    overwrite: bool = False
 
     def check(self) -> None:
         """Refuse at once what would be refused later: the folder, the template, the embedding, and its fit to the model."""
@@ -118,6 +129,8 @@ class Session:
             message = f"This run was begun on {begun_on}, and {model.name} is loaded now: choose {begun_on} again to go on."
             raise ConfigError(message)
         check_steps(self.name, self.resume.step if self.resume else loaded[0][0].step, self.config)
+        if self.resume is not None and not self.overwrite:
+            check_unchanged(self.resume, self.resume.load_state()[0], loaded, self.overwrite, lambda said: None)
 
     def train(
         self,
@@ -132,9 +145,11 @@ class Session:
         `loading` is told how many pictures are read, of how many, from when it is our turn with the host.
         """
         controls = controls or Controls()
-        with self._begun(controls, loading) as begun:
+        with self._begun(controls, loading) as begun, ExitStack() as locks_held:
             trainer, turn, files = begun.trainer, begun.turn, begun.files
-            run = self._folder(trainer)
+            run = self._folder(trainer, begun.loaded)
+            if self.resume is None:  # one that goes on is held already
+                locks_held.enter_context(locks.held(locks.of_run(run.path), "The run's folder", self.warn))
 
             def draw(drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
                 picture = self.host.draw(trainer.model, drawing, words)
@@ -148,9 +163,8 @@ class Session:
                 *writers_of(self.config, trainer, run, draw, asked, self.warn, ending=begun.should_stop()),
             ]
             self._compile(trainer, watching)
-            reason = self._run(trainer, run, watching, files, begun.should_stop)
-        plot_losses(run)
-        before_and_after(run)
+            reason = self._run(begun, run, watching)
+        ending.draw_figures(run, self.warn)
         dataset, negative = trainer.dataset, files[1] if len(files) > 1 else None
         tries = verdicts(trainer)
         return Result(trainer.embedding, files[0], run, reason, len(dataset.items), dataset.skipped, negative, tries)
@@ -168,7 +182,7 @@ class Session:
         config, processes = self.config, self.processes
         with processes.together():
             template = self._check_cheaply()
-        with self.host.lock() as turn:
+        with self.host.lock() as turn, ExitStack() as locks_held:
 
             def should_stop() -> bool:
                 return controls.stop.is_set() or turn.interrupted()
@@ -180,6 +194,8 @@ class Session:
                     raise StoppedError(message)
 
             with processes.together() as facts:
+                if processes.is_writer:
+                    self._hold(locks_held)
                 # Not before: somebody else's turn may have made it anew.
                 loaded = words_of(self.host.embeddings_dir, config, self.name)
                 if said := apart(self.host.embeddings_dir, config, self.name, loaded):
@@ -201,8 +217,17 @@ class Session:
                 if processes.size > 1:
                     facts |= facts_of(trainer)
             processes.meet_on(model.device)
-            files = [embeddings_dir.trainable_file(file, len(each.vectors)) for each, file in loaded]
-            yield _Begun(turn, trainer, files, should_stop)
+            yield _Begun(turn, trainer, loaded, should_stop)
+
+    def _hold(self, locks_held: ExitStack) -> None:
+        """Nobody else trains this embedding, or goes on with this run, meanwhile; ConfigError if somebody does already."""
+        if self.resume is not None:
+            run = self.resume
+            locks_held.enter_context(locks.held(locks.of_run(run.path), f"The run {run.id}", self.warn))
+        for name in (self.name, negative_name(self.name))[: 2 if self.config.negative else 1]:
+            file = embeddings_dir.find(self.host.embeddings_dir, name)
+            if file is not None:  # of what is not there `words_of` tells
+                locks_held.enter_context(locks.held(locks.of_embedding(file), f"The embedding {name}", self.warn))
 
     def _trainer(
         self,
@@ -230,7 +255,10 @@ class Session:
             settings = settings_of(self.config, self.name, self.images, model, dataset)
             if changed := changes(self.resume.settings(), settings, fingerprint != dataset.fingerprint):
                 self.warn(f"Not as at the run's beginning: {', '.join(changed)}. It goes on, but not exactly.")
-        return Trainer(model, dataset, embedding, self.config, state, negative, pixel_loss, self.processes)
+        trainer = Trainer(model, dataset, embedding, self.config, state, negative, pixel_loss, self.processes)
+        if self.resume is not None:
+            check_unchanged(self.resume, state, loaded, self.overwrite, self.warn)
+        return trainer
 
     def _compile(self, trainer: Trainer, watching: Sequence[Observer] = ()) -> None:
         """The network, if that is wanted; who watches is told when a step takes longer for it."""
@@ -240,21 +268,23 @@ class Session:
                 observer(Compiling(trainer.step))
 
         sizes = len({item.latents.shape for item in trainer.dataset.items})
-        if said := trainer.model.compile(self.config.compile, trainer.last_step, sizes, begins):
+        if said := trainer.model.compile(self.config.compile, trainer.last_step - trainer.step, sizes, begins):
             self.say(said)
 
-    def _folder(self, trainer: Trainer) -> Run:
+    def _folder(self, trainer: Trainer, loaded: Sequence[tuple[Embedding, Path]]) -> Run:
         """The run's folder, as it is to be before the first step."""
         settings = settings_of(self.config, self.name, self.images, trainer.model, trainer.dataset)
+        settings["embedding_files"] = digests([each for each, _ in loaded])
         if self.resume is None:
             return Run.create(self.host.log_dir, self.name, settings)
-        self.resume.forget_after(trainer.step)
+        self.resume.forget_after(trainer.step, self.warn)
         self.resume.save_settings({**self.resume.settings(), **settings})
         return self.resume
 
     def _check_cheaply(self) -> list[str]:
         """What can be refused before a model is loaded; the template's lines."""
         config = self.config
+        checked_length(self.name)
         self.processes.check(config.gradient_accumulation_steps)
         for subset in subsets_of(self.host, self.images):
             find_images(subset.folder)
@@ -270,33 +300,35 @@ class Session:
             raise ConfigError(message, "preview_sampler")
         return load_template(config.template, self.host.template_dirs)
 
-    def _run(
-        self,
-        trainer: Trainer,
-        run: Run,
-        watching: Sequence[Observer],
-        files: Sequence[Path],
-        should_stop: Callable[[], bool],
-    ) -> str:
-        reason = "failed"
+    def _run(self, begun: _Begun, run: Run, watching: Sequence[Observer]) -> str:
+        """Train, and keep what was learned however that ends."""
         try:
-            for event in trainer.run(should_stop):
-                for observer in watching:
-                    observer(event)
-                if isinstance(event, GaveWay):
-                    self.warn(event.words)
-                elif isinstance(event, Finished):
-                    reason = event.reason
-            judge_in_the_end(trainer, run, self.warn)
+            reason = self._steps(begun, run, watching)
         except (TrainingError, OSError, torch.cuda.OutOfMemoryError) as error:
-            raise TrainingError(failed_but_kept(error, files[0])) from error
-        finally:
-            trainer.make_finite()
-            try:
-                run.save_state(trainer.state(), trainer.dataset.fingerprint)
-            finally:
-                try:
-                    keep(trainer, run, files, save_optimizer=self.config.save_optimizer)
-                finally:
-                    self.host.embeddings_changed()
+            raise TrainingError(ending.failed(error, self._keep(begun, run), begun.files[0])) from error
+        except BaseException:
+            for problem in self._keep(begun, run):
+                self.warn(problem)
+            raise
+        if problems := self._keep(begun, run):
+            raise TrainingError(ending.failed(None, problems, begun.files[0]))
         return reason
+
+    def _steps(self, begun: _Begun, run: Run, watching: Sequence[Observer]) -> str:
+        reason = "failed"
+        for event in begun.trainer.run(begun.should_stop):
+            for observer in watching:
+                observer(event)
+            if isinstance(event, GaveWay):
+                self.warn(event.words)
+            elif isinstance(event, Finished):
+                reason = event.reason
+        judge_in_the_end(begun.trainer, run, self.warn)
+        return reason
+
+    def _keep(self, begun: _Begun, run: Run) -> list[str]:
+        save_optimizer = self.config.save_optimizer
+        try:
+            return ending.keep(begun.trainer, run, begun.files, begun.known, self.warn, save_optimizer=save_optimizer)
+        finally:
+            self.host.embeddings_changed()

@@ -73,7 +73,10 @@ def check_moved(before: TrainState, now: TrainState) -> None:
         return
     steps = now.step - before.step
     message = f"After {steps} steps the vectors have not moved: raise the learning rate."
-    if not any(bool(moments["exp_avg_sq"].any()) for moments in now.optimizer["state"].values()):
+    # What an optimizer remembers of each number is made of gradients, whichever it is; its counters are no such thing.
+    memories = [each for moments in now.optimizer["state"].values() for each in moments.values()]
+    memories = [each for each in memories if isinstance(each, Tensor) and each.ndim and each.is_floating_point()]
+    if memories and not any(bool(each.any()) for each in memories):
         message = (
             f"After {steps} steps no gradient reaches the vectors, so nothing would be learned: check that the word "
             "stands in the prompts, and use precision fp32."

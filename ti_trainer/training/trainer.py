@@ -66,6 +66,7 @@ class Trainer:
         if state is not None:
             check_state(state, self.learners, embedding)
             self._restore(state)
+        self._lost = False  # whether the device answers no more: what is left then is the last good state
         self._good = self.state()
         self._to_tell: list[str] = []
         self.last_step = check_steps(embedding.name, self.step, config)
@@ -122,9 +123,11 @@ class Trainer:
             each.standing = replace(each.standing, loss=losses[each.plan.number], measured_at=self.step)
 
     def state(self) -> TrainState:
-        """A copy of all that changes during a run."""
+        """A copy of all that changes during a run, on the CPU, where it outlives a GPU that fails."""
+        if self._lost:
+            return self._good
         every = self.learners
-        vectors = {key: vectors.detach().clone() for each in every for key, vectors in each.named().items()}
+        vectors = {key: vectors.detach().to("cpu", copy=True) for each in every for key, vectors in each.named().items()}
         moments = {index: moments for each in every for index, moments in each.moments().items()}
         scaler = None if self._scaler is None else self._scaler.state_dict()
         average = {key: vectors for each in every for key, vectors in each.averages().items()}
@@ -165,13 +168,28 @@ class Trainer:
         yield Finished(self.step, "done" if self.step >= self.last_step else "interrupted")
 
     def make_finite(self) -> None:
-        """After any end of a run: what is no number any more, or may be wrong, goes back to the last good vectors."""
-        wrong = [each for each in self.learning if not each.is_finite()]
+        """After any end of a run: what is no number any more, or may be wrong, goes back to the last good vectors.
+
+        So does everything if the device fails, as after an error of CUDA, when nothing can be read from it.
+        """
+        try:
+            wrong = [each for each in self.learning if not each.is_finite()]
+        except RuntimeError as error:
+            log.warning("The device does not answer any more (%s): the vectors of step %d are kept.", error, self._good.step)
+            self._rescue()
+            return
         if self._processes.spoiled or len(wrong) == len(self.learning):
             self._restore(self._good)
         else:
             for each in wrong:
                 self._put_aside(each)
+
+    def _rescue(self) -> None:
+        """Go on existing on the CPU, as at the last good state."""
+        self._lost, self._scaler = True, None
+        self.step, self.micro_step = self._good.step, self._good.micro_step
+        for each in self.learners:
+            each.move_to_cpu(self._good)
 
     def is_finite(self) -> bool:
         """Whether the vectors are numbers still; waits for the device."""

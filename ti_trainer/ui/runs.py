@@ -171,15 +171,8 @@ def go_on_with(page: Page, label: str, max_steps: float | None, overwrite: bool)
     except (KeyError, TypeError) as error:
         message = f"The settings of {run.id} are damaged or missing: it cannot be continued."
         raise ConfigError(message) from error
-    embedding, _ = embeddings_dir.load(page.host.embeddings_dir, name)
-    if embedding.step > run.step and not overwrite:
-        message = (
-            f"{name} has been trained to step {embedding.step} since; this run is at step {run.step} and would take its "
-            "place. Tick Overwrite Old Embedding if you want that, or continue the later run."
-        )
-        raise ConfigError(message)
     config = TrainConfig.from_dict(values)
-    page.job.start(Session(page.host, name, images, config, run))
+    page.job.start(Session(page.host, name, images, config, run, overwrite=overwrite))
     return f"Going on with {name} at step {run.step}: see the Train page."
 
 

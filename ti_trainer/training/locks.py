@@ -1,0 +1,77 @@
+"""Who writes a run's folder and an embedding's file, across processes: two at once would overwrite each other's work.
+
+The operating system lets a lock go when its process ends, however that is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ti_trainer.errors import ConfigError
+from ti_trainer.files import write_bytes
+
+
+def of_embedding(file: Path) -> Path:
+    """The lock of an embedding's file, whatever its ending: a hidden file beside it, while it is held."""
+    return file.with_name(f".{file.stem}.lock")
+
+
+def of_run(folder: Path) -> Path:
+    """The lock of a run."""
+    return folder / ".lock"
+
+
+@contextmanager
+def held(lock_file: Path, what: str, warn: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock; ConfigError, with who holds it, if another process does. Where there can be no lock a warning is all."""
+    with ExitStack() as stack:
+        try:
+            lock = FileLock(lock_file, timeout=0)
+            lock.acquire()
+        except Timeout:
+            if lock_file.exists():
+                message = f"{what} is in use by another training ({_holder(lock_file)}): stop it, or wait until it is done."
+                raise ConfigError(message) from None
+            warn(f"{what} cannot be locked here: make sure that no other process trains it.")
+        except (OSError, NotImplementedError) as error:  # a folder that is read only, a network drive without locks
+            why = getattr(error, "strerror", None) or str(error)
+            warn(f"{what} cannot be locked here ({why}): make sure that no other process trains it.")
+        else:
+            stack.callback(_release, lock, lock_file)
+            with suppress(OSError):
+                about = {"pid": os.getpid(), "host": socket.gethostname()}
+                write_bytes(_about(lock_file), json.dumps(about).encode())
+        yield
+
+
+def _about(lock_file: Path) -> Path:
+    """Who holds a lock. A file of its own: on Windows nobody else can read one that is locked."""
+    return lock_file.with_name(f"{lock_file.name}.json")
+
+
+def _holder(lock_file: Path) -> str:
+    try:
+        with _about(lock_file).open("rb") as file:
+            about = json.loads(file.read(4096))
+        return f"process {int(about['pid'])} on {str(about['host'])[:100]}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "of which nothing is known"
+
+
+def _release(lock: FileLock, lock_file: Path) -> None:
+    """Let go, and leave no file behind."""
+    with suppress(OSError):
+        _about(lock_file).unlink()
+    if os.name == "nt":  # where nobody can delete a file that somebody has open
+        lock.release()
+    # Elsewhere before it is let go: else it could be that of the next one by then.
+    with suppress(OSError):
+        lock_file.unlink()
+    lock.release()
