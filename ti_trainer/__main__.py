@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from ti_trainer import __version__
 from ti_trainer.commands import INTERRUPTED
+from ti_trainer.commands.terminal import above_bars
 from ti_trainer.errors import TITrainerError
 
 COMMANDS = ("preprocess", "spread", "create", "train", "generate", "evaluate", "convert", "info", "bench", "demo", "page")
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        return args.run(args)
+        with above_bars():
+            return args.run(args)
     except TITrainerError as error:
         return _failed(str(error), debug=args.debug)
     except OSError as error:

@@ -57,9 +57,9 @@ class TrainConfig(OutputOptions, LearningOptions):
         except re.error as error:
             message = f"Filename word regex: found {self.filename_word_regex!r}, expected a regular expression ({error})."
             raise ConfigError(message, "filename_word_regex") from error
-        self._check_schedule("learning_rate")
+        self._check_schedule("learning_rate", "rate")
         if self.clip_grad != "disabled":
-            self._check_schedule("clip_grad_limit")
+            self._check_schedule("clip_grad_limit", "limit")
         if self.ema_every and not self.ema_rate:
             message = "EMA interval: found one without an EMA rate; expected a rate such as 0.97, or 0 for the interval."
             raise ConfigError(message, "ema_every")
@@ -67,11 +67,13 @@ class TrainConfig(OutputOptions, LearningOptions):
         if self.negative:
             GuidanceScale.parse(self.train_cfg_scale)
 
-    def _check_schedule(self, name: str) -> None:
+    def _check_schedule(self, name: str, what: str) -> None:
+        label = next(each.label for each in options() if each.name == name)
         try:
-            Schedule.parse(getattr(self, name), self.max_steps)
+            Schedule.parse(getattr(self, name), self.max_steps).check_teaches(what)
         except ConfigError as error:
-            raise ConfigError(str(error), name) from error
+            message = f"{label} ({name}): {error}"
+            raise ConfigError(message, name) from error
 
     def to_dict(self) -> dict[str, Any]:
         """For the settings file."""
@@ -86,7 +88,8 @@ class TrainConfig(OutputOptions, LearningOptions):
                 f"Unknown options: {', '.join(unknown)}. Were these settings saved by a newer version? Remove them to go on."
             )
             raise ConfigError(message)
-        return cls(**values)
+        known = {each.name: each for each in options()}
+        return cls(**{name: known[name].read(value) for name, value in values.items()})
 
 
 def problems(values: Mapping[str, Any]) -> dict[str, str]:

@@ -26,6 +26,7 @@ class LearningOptions:
         "fraction of the maximum, -1 means to the end; a run past the last stage ends.",
         label="Embedding Learning rate",
         section="training",
+        numbers=True,
     )
     batch_size: int = option(
         1,
@@ -167,6 +168,7 @@ class LearningOptions:
         "The limit, or a schedule of it in the learning rate's grammar.",
         label="Gradient Clipping limit",
         section="optimiser",
+        numbers=True,
     )
 
     tries: int = option(
@@ -187,6 +189,7 @@ class LearningOptions:
         "Embedding Learning rate.",
         label="Learning rates of the tries",
         section="tries",
+        numbers=True,
     )
     try_init_texts: str = option(
         "",
@@ -201,6 +204,7 @@ class LearningOptions:
         "for one that was not trained yet. The one that is kept replaces the embedding, with its own number.",
         label="Numbers of vectors of the tries",
         section="tries",
+        numbers=True,
     )
 
     negative: bool = option(
@@ -217,6 +221,7 @@ class LearningOptions:
         "timesteps, such as 1.5-3:cos (shapes: linear, ln, cos, cos2).",
         label="CFG scale in training",
         section="dreamartist",
+        numbers=True,
     )
     negative_lr: float = option(
         1.0,

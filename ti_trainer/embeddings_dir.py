@@ -143,9 +143,7 @@ def free_file(folder: Path, name: str, encoders: int = 1, *, overwrite: bool) ->
     if existing is None:
         return folder / f"{name}.safetensors"
     if not overwrite:
-        message = (
-            f"There is an embedding {name!r} already ({existing}): choose another name, or tick Overwrite (--overwrite)."
-        )
+        message = f"There is an embedding {name!r} already ({existing}): choose another name, or overwrite it."
         raise ConfigError(message, "overwrite")
     return trainable_file(existing, encoders)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ti_trainer.errors import ConfigError
+from ti_trainer.typed_numbers import number
 
 
 def option(
@@ -18,11 +19,14 @@ def option(
     section: str,
     low: float | None = None,
     high: float | None = None,
+    numbers: bool = False,
 ) -> Any:
-    """A field: its default, help in a sentence or two, the label that WebUI users know, inclusive bounds."""
-    return dataclasses.field(
-        default=default, metadata={"help": help, "label": label, "section": section, "low": low, "high": high}
-    )
+    """A field: its default, help in a sentence or two, the label that WebUI users know, inclusive bounds.
+
+    `numbers`: a text of one number or more, for which a settings file may have numbers.
+    """
+    about = {"help": help, "label": label, "section": section, "low": low, "high": high, "numbers": numbers}
+    return dataclasses.field(default=default, metadata=about)
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,33 @@ class Option:
     section: str
     low: float | None
     high: float | None
+    numbers: bool = False
 
     @property
     def flag(self) -> str:
         """As written on the command line."""
         return "--" + self.name.replace("_", "-")
+
+    def read(self, value: Any) -> Any:
+        """A value as a settings file may have it, as the option has it: 0.005 for '0.005', '8' for 8, 8.0 for 8.
+
+        What could mean several things stays as it is, for `check` to refuse; ConfigError for a decimal comma.
+        """
+        if self.numbers:
+            parts = value if isinstance(value, list | tuple) else [value]
+            if parts and all(type(part) in (int, float) for part in parts):
+                return "; ".join(map(repr, parts))
+            if isinstance(value, list | tuple) and all(type(part) in (int, float, str) for part in parts):
+                return "; ".join(map(str, parts))
+        if self.type is int and isinstance(value, float) and value.is_integer():
+            return int(value)
+        if self.type in (int, float) and isinstance(value, str):
+            try:
+                return number(value, self.type)
+            except ValueError as error:
+                message = f"{self.label} ({self.name}): {error}."
+                raise ConfigError(message, self.name) from error
+        return value
 
     def check(self, value: Any) -> None:
         """Raise ConfigError unless the value has the option's type, is among its choices and within its bounds."""

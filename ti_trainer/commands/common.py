@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ti_trainer.commands.terminal import add_options, given_options
 from ti_trainer.config import SECTIONS, options
+from ti_trainer.errors import ConfigError
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.options import Option
@@ -57,3 +60,15 @@ def _of_model() -> list[Option]:
 def host_of(args: argparse.Namespace) -> StandaloneHost:
     """The host that the arguments describe."""
     return StandaloneHost(args.model, args.device, args.embeddings_dir, getattr(args, "log_dir", StandaloneHost.log_dir))
+
+
+@contextmanager
+def naming_overwrite() -> Iterator[None]:
+    """A refusal that --overwrite lifts names it: the message itself is also the page's."""
+    try:
+        yield
+    except ConfigError as error:
+        if error.option != "overwrite":
+            raise
+        message = f"{str(error).removesuffix('.')} (--overwrite)."
+        raise ConfigError(message, "overwrite") from error

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ti_trainer import embeddings_dir
-from ti_trainer.commands.common import add_host_arguments, host_of
-from ti_trainer.errors import ConfigError
+from ti_trainer.commands.common import add_host_arguments, host_of, naming_overwrite
 from ti_trainer.host import ModelOptions
 
 HELP = "make a new embedding, which starts as a text that you choose"
@@ -47,19 +46,14 @@ def run(args: argparse.Namespace) -> int:
     """Create it and say where it is."""
     host = host_of(args)
     model = host.open_model(ModelOptions("fp32"))
-    try:
-        folder, overwrite = host.embeddings_dir, args.overwrite
-        word = (args.name, args.init_text, args.num_vectors)
+    folder, overwrite = host.embeddings_dir, args.overwrite
+    word = (args.name, args.init_text, args.num_vectors)
+    with naming_overwrite():
         if args.negative_vectors:
             unwanted = (args.negative_init_text, args.negative_vectors)
             path, negative = embeddings_dir.create_pair(folder, model, word, unwanted, overwrite=overwrite)
         else:
             path = embeddings_dir.create(folder, model, *word, overwrite=overwrite)
-    except ConfigError as error:
-        if error.option == "overwrite":
-            message = f"{error} (--overwrite)"
-            raise ConfigError(message) from error
-        raise
     tokens = len(next(iter(model.token_embeddings(args.init_text).values())))
     print(f"Created {path}: vectors: {args.num_vectors}, from {args.init_text!r} (tokens: {tokens}).")
     if args.negative_vectors:

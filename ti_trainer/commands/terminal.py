@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from threading import Event
 from typing import Any
 
 from ti_trainer.options import Option
+from ti_trainer.typed_numbers import number
 
 
 def add_options(parser: argparse.ArgumentParser, sections: Mapping[str, str], options: Iterable[Option]) -> None:
@@ -27,9 +30,15 @@ def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
         group.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         return
     metavar = None if option.choices else {int: "N", float: "X", str: "TEXT"}[option.type]
-    group.add_argument(
-        option.flag, type=option.type, default=None, choices=option.choices or None, metavar=metavar, help=text
-    )
+    kind = option.type if option.type is str else partial(_number, option.type)
+    group.add_argument(option.flag, type=kind, default=None, choices=option.choices or None, metavar=metavar, help=text)
+
+
+def _number(kind: type, text: str) -> int | float:
+    try:
+        return number(text, kind)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def given_options(args: argparse.Namespace, options: Iterable[Option]) -> dict[str, Any]:
@@ -40,7 +49,10 @@ def given_options(args: argparse.Namespace, options: Iterable[Option]) -> dict[s
 
 @contextmanager
 def interruptible(said: str, same_press_s: float = 0.0) -> Iterator[Event]:
-    """Ctrl-C or a kill sets the event, and what comes then is said; a second Ctrl-C, so much later, breaks off."""
+    """Ctrl-C, a kill or the terminal's end sets the event, and what comes then is said.
+
+    A second Ctrl-C, so much later, breaks off.
+    """
     stop, broken_off, asked_at = Event(), Event(), 0.0
 
     def ask(number: int, frame: object) -> None:
@@ -51,14 +63,36 @@ def interruptible(said: str, same_press_s: float = 0.0) -> Iterator[Event]:
             asked_at = time.monotonic()
             stop.set()
             if said:
-                print(f"\n{said}", file=sys.stderr)
+                with suppress(OSError):  # a terminal that is closed
+                    print(f"\n{said}", file=sys.stderr)
         elif number == signal.SIGINT and time.monotonic() - asked_at >= same_press_s:
             broken_off.set()
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in _ends()}
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _ends() -> Iterator[signal.Signals]:
+    """Signals that ask a program to end, where there are such; not the terminal's end under nohup, which ignores it."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        if number is not None and not (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+            yield number
+
+
+@contextmanager
+def above_bars() -> Iterator[None]:
+    """What is logged or warned of has lines of its own, above progress bars."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    logging.captureWarnings(True)
+    try:
+        with logging_redirect_tqdm():
+            yield
+    finally:
+        logging.captureWarnings(False)

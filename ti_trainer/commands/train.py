@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ti_trainer import formats, presets
 from ti_trainer.commands import INTERRUPTED, PROGRAM
-from ti_trainer.commands.common import add_host_arguments, host_of
+from ti_trainer.commands.common import add_host_arguments, host_of, naming_overwrite
 from ti_trainer.commands.terminal import add_options, given_options, interruptible
 from ti_trainer.config import SECTIONS, TrainConfig, options
 from ti_trainer.embedding import averaged_name, negative_name
@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the data set: a folder of pictures, or a .toml file that lists several as kohya's dataset_config does",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the last run of this embedding, with its settings")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="with --resume: go on with the run although the embedding was created anew, replaced or trained since",
+    )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="saved settings (the settings.json of a run); flags go before"
     )
@@ -98,7 +103,16 @@ def _session(args: argparse.Namespace, processes: Processes) -> Session:
         if processes.size > 1:
             args.device = own_device(args.device, int(os.environ.get("LOCAL_RANK", processes.rank)))
         earlier = Run.latest(args.log_dir, args.name) if args.resume else None
-        session = Session(host_of(args), args.name, args.images, config_of(args), earlier, say=print, processes=processes)
+        session = Session(
+            host_of(args),
+            args.name,
+            args.images,
+            config_of(args),
+            earlier,
+            say=tqdm.write,
+            processes=processes,
+            overwrite=args.overwrite,
+        )
     if not processes.is_writer:
         session.say = session.warn = lambda text: None
     return session
@@ -132,7 +146,11 @@ def train(session: Session) -> int:
     """Run a session on a terminal: Ctrl-C stops it after the step at hand, all kept."""
     try:
         said = "Stopping after this step; press Ctrl-C again to break off."
-        with interruptible(said, SAME_PRESS_S if session.processes.size > 1 else 0.0) as stop, _Progress() as progress:
+        with (
+            interruptible(said, SAME_PRESS_S if session.processes.size > 1 else 0.0) as stop,
+            naming_overwrite(),
+            _Progress() as progress,
+        ):
             result = session.train(progress.begin, Controls(stop), progress.loading)
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
@@ -146,6 +164,8 @@ def report(result: Result) -> None:
     step, run_folder = result.embedding.step, result.run.path
     what = "Stopped" if result.reason == "interrupted" else "Done"
     print(f"{what} after step {step}, on {counted(result.num_images, 'picture')}.")
+    for doubt in result.doubts:
+        print(f"Warning: {doubt}")
     print(f"  embedding      {result.embedding_file}")
     if result.negative_file:
         print(f"  negative       {result.negative_file}")
@@ -203,7 +223,8 @@ class _Progress:
         """Called when training starts."""
         if self.bar is not None:
             self.bar.close()
-        print(f"Training on {trainer.model.name} ({trainer.model.kind}).", flush=True)
+        tqdm.write(f"Training on {trainer.model.name} ({trainer.model.kind}).")
+        sys.stdout.flush()
         self.bar = tqdm(total=trainer.last_step, initial=trainer.step, desc="Training", unit="step")
         return [self]
 

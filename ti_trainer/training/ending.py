@@ -35,7 +35,7 @@ def keep(
     problems = []
     try:
         run.save_state(trainer.state(), trainer.dataset.fingerprint)
-    except Exception as error:  # noqa: BLE001 - the embedding comes next, whatever that was
+    except Exception as error:  # the embedding comes next, whatever that was
         problems.append(f"{why(error)} The state that the run can go on from is of step {run.step}.")
     copies = trainer.copies
     with suppress(OSError):
@@ -48,7 +48,8 @@ def keep(
     try:
         for embedding, file in zip(copies, files, strict=False):  # averages come last, and have no file
             if not replaced.holds(file, known.get(file)):
-                warn(f"{file} was changed by somebody else during the run: what it held is kept as {replaced.keep_aside(file, run)}.")
+                aside = replaced.keep_aside(file, run)
+                warn(f"{file} was changed by somebody else during the run: what it held is kept as {aside}.")
             embeddings_dir.save(embedding, file)
         if files[0].suffix == ".pt" and save_optimizer and len(files) == 1:
             formats.write_optimizer(files[0], copies[0], trainer.best.optimizer.state_dict())
@@ -64,7 +65,7 @@ def draw_figures(run: Run, warn: Callable[[str], None]) -> None:
     for what, draw in (("loss curve", plot_losses), ("picture of before and after", before_and_after)):
         try:
             draw(run)
-        except Exception as error:  # noqa: BLE001, PERF203 - matplotlib and damaged previews raise anything
+        except Exception as error:  # noqa: PERF203 - matplotlib and damaged previews raise anything
             log.info("The %s:", what, exc_info=error)
             warn(f"The {what} could not be drawn ({str(error).strip() or type(error).__name__}); the training is complete.")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ti_trainer.errors import ConfigError
+from ti_trainer.typed_numbers import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,12 @@ class GuidanceScale:
     @classmethod
     def parse(cls, text: str) -> GuidanceScale:
         """Of a number, or LO-HI:shape such as 1.5-3:cos; ConfigError for anything else."""
+        text = plain(text)
+        if "," in text:
+            message = (
+                f"CFG scale in training (train_cfg_scale): found {text!r}, expected a decimal point in numbers, not ','."
+            )
+            raise ConfigError(message, "train_cfg_scale")
         found = re.fullmatch(rf"\s*({NUMBER})(?:\s*-\s*({NUMBER})\s*(?::\s*(\w+)\s*)?)?\s*", text)
         low, high, shape = found.groups() if found else (None, None, None)
         shape = shape or "linear"

@@ -28,6 +28,7 @@ Status = Literal["idle", "waiting", "loading", "training", "pausing", "stopping"
 ACTIVE: tuple[Status, ...] = ("waiting", "loading", "training", "pausing", "stopping")
 READ_EVERY_S = 0.5  # between looks at the losses: each look makes the CPU wait for the GPU
 SPEED_OVER = 50  # steps
+MOST_MESSAGES = 8
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,9 @@ class Job:
 
         def warn(text: str) -> None:
             log.warning("%s", text)
-            self.tell(message=text)
+            said = self._now.message.splitlines()
+            if text not in said:
+                self.tell(message="\n".join([*said, text][-MOST_MESSAGES:]))
 
         def say(text: str) -> None:
             self.tell(computing=f"{self._now.computing} {text}".lstrip())

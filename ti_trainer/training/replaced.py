@@ -91,6 +91,6 @@ def _refusal(embedding: Embedding, file: Path, step: int) -> str:
         else f"{embedding.name} was created anew or replaced since: {file} is at step {embedding.step}"
     )
     return (
-        f"{what}; this run is at step {step} and would take its place. Start a new run to train what the file holds, or allow "
-        "this run to overwrite it: a copy is kept in the run's folder then."
+        f"{what}; this run is at step {step} and would take its place. Start a new run to train what the file holds, or go "
+        "on with this one and overwrite it; a copy is kept in the run's folder then."
     )

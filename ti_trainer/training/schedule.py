@@ -6,13 +6,18 @@ import math
 from dataclasses import dataclass
 
 from ti_trainer.errors import ConfigError
+from ti_trainer.typed_numbers import check_commas, plain
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Stages as (value, last step it holds for), in order of their steps; the run ends with the last."""
+    """Stages as (value, last step it holds for), in order of their steps; the run ends with the last.
+
+    `unused` are those that never come up, as they were written.
+    """
 
     stages: tuple[tuple[float, int], ...]
+    unused: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, text: str, max_steps: int) -> Schedule:
@@ -20,25 +25,27 @@ class Schedule:
 
         Stages at or before an earlier stage's step never come up. Raises ConfigError for anything else.
         """
+        text = plain(str(text))
+        check_commas(text)
         stages: list[tuple[float, int]] = []
-        for part in filter(None, (piece.strip() for piece in str(text).split(","))):
-            value_text, _, step_text = part.partition(":")
-            value = _number(value_text, part)
-            if value < 0:
-                _refuse(part, "a value of 0 or more")
-            step = _number(step_text, part) if step_text.strip() else -1.0
-            if (step < 0 and step != -1) or (step > 1 and step % 1):
-                _refuse(part, "a whole number of steps, a fraction of the maximum below 1, or -1 for to the end")
-            if 0 < step < 1:
-                step = step * max_steps
-            if step < 0 or step > max_steps:
-                stages.append((value, max_steps))
-                break
-            if not stages or int(step) > stages[-1][1]:
-                stages.append((value, int(step)))
+        unused = []
+        for part in filter(None, (piece.strip() for piece in text.split(","))):
+            value, step = _stage(part, max_steps)
+            if step <= (stages[-1][1] if stages else 0):
+                unused.append(part)
+            if not stages or step > stages[-1][1]:
+                stages.append((value, step))
         if not stages:
             _refuse(text, "a number such as 0.005, or a schedule such as 0.005:100, 1e-3:1000, 1e-5")
-        return cls(tuple(stages))
+        return cls(tuple(stages), tuple(unused))
+
+    def check_teaches(self, what: str) -> None:
+        """ConfigError if a value is 0, with which nothing is learned: it comes of a decimal comma, mostly."""
+        if any(value == 0 for value, _ in self.stages):
+            message = (
+                f"found a {what} of 0, with which nothing is learned. Decimals are written with a point, such as 0.005."
+            )
+            raise ConfigError(message)
 
     @property
     def last_step(self) -> int:
@@ -48,6 +55,20 @@ class Schedule:
     def at(self, step: int) -> float:
         """The value for the update that makes `step` updates complete, counted from 1; the last one beyond the end."""
         return next((value for value, last in self.stages if step <= last), self.stages[-1][0])
+
+
+def _stage(part: str, max_steps: int) -> tuple[float, int]:
+    """A value and the last step that it holds for, at the latest the run's."""
+    value_text, _, step_text = part.partition(":")
+    value = _number(value_text, part)
+    if value < 0:
+        _refuse(part, "a value of 0 or more")
+    step = _number(step_text, part) if step_text.strip() else -1.0
+    if (step < 0 and step != -1) or (step > 1 and step % 1):
+        _refuse(part, "a whole number of steps, a fraction of the maximum below 1, or -1 for to the end")
+    if 0 < step < 1:
+        step = step * max_steps
+    return value, max_steps if step < 0 or step > max_steps else int(step)
 
 
 def _number(text: str, part: str) -> float:
@@ -61,5 +82,5 @@ def _number(text: str, part: str) -> float:
 
 
 def _refuse(found: str, expected: str) -> None:
-    message = f"The schedule cannot be read at {str(found)!r}: expected {expected}."
+    message = f"the schedule cannot be read at {str(found)!r}: expected {expected}."
     raise ConfigError(message)

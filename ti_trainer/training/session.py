@@ -29,6 +29,7 @@ from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.training import discriminator, ending, locks
 from ti_trainer.training.data_sets import subsets_of
 from ti_trainer.training.events import Compiling, Finished, GaveWay
+from ti_trainer.training.health import Health
 from ti_trainer.training.judging import Verdict, judge_in_the_end, verdicts
 from ti_trainer.training.learner import check_beginnings
 from ti_trainer.training.observers import HostProgress, Observer
@@ -48,7 +49,7 @@ from ti_trainer.training.processes import ALONE, Processes
 from ti_trainer.training.replaced import check_unchanged, digest, digests
 from ti_trainer.training.run import Run, changes
 from ti_trainer.training.trainer import Trainer, check_steps
-from ti_trainer.training.tries import check_same_start
+from ti_trainer.training.tries import check_same_start, remarks
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Result:
     skipped: tuple[tuple[Path, str], ...]
     negative_file: Path | None = None
     tries: tuple[Verdict, ...] = ()  # where there is more than one
+    doubts: tuple[str, ...] = ()  # signs that it may have gone wrong, which were warned of as they came
 
 
 @dataclass(frozen=True)
@@ -156,18 +158,28 @@ class Session:
                 turn.show(picture)
                 return picture
 
-            asked = (controls.copy, controls.preview)
+            asked, health = (controls.copy, controls.preview), Health(run, trainer, self.warn)
             watching = [
                 *observers(trainer, run),
                 HostProgress(turn, trainer),
                 *writers_of(self.config, trainer, run, draw, asked, self.warn, ending=begun.should_stop()),
+                health,
             ]
             self._compile(trainer, watching)
             reason = self._run(begun, run, watching)
         ending.draw_figures(run, self.warn)
         dataset, negative = trainer.dataset, files[1] if len(files) > 1 else None
-        tries = verdicts(trainer)
-        return Result(trainer.embedding, files[0], run, reason, len(dataset.items), dataset.skipped, negative, tries)
+        return Result(
+            trainer.embedding,
+            files[0],
+            run,
+            reason,
+            len(dataset.items),
+            dataset.skipped,
+            negative,
+            verdicts(trainer),
+            tuple(health.signs),
+        )
 
     def follow(self, controls: Controls) -> None:
         """What `train` is in a process that does not write: its own parts of each update, and not a file."""
@@ -196,6 +208,8 @@ class Session:
             with processes.together() as facts:
                 if processes.is_writer:
                     self._hold(locks_held)
+                for said in remarks(config):
+                    self.warn(said)
                 # Not before: somebody else's turn may have made it anew.
                 loaded = words_of(self.host.embeddings_dir, config, self.name)
                 if said := apart(self.host.embeddings_dir, config, self.name, loaded):

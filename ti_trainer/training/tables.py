@@ -1,4 +1,4 @@
-"""A run's tables: CSV files that grow by a line at a time, and are read again after crashes, full disks and strange editors."""
+"""A run's tables: CSV files that grow by a line at a time, and are read again after crashes and full disks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LARGEST_BYTES = 256 * 2**20  # ten million steps, a line each
 
 
 def append_row(path: Path, columns: Sequence[str], row: Sequence[object]) -> None:
-    """Add a line to a table, under the names of its columns if it is the first; the whole line, or OSError and none of it."""
+    """Add a line to a table, under the names of its columns if it is the first; all of it, or OSError and nothing."""
     text = io.StringIO(newline="")
     table = csv.writer(text)
     with path.open("ab") as file:
@@ -64,7 +64,9 @@ def forget_after(path: Path, columns: Sequence[str], step: int) -> str:
     if wrong:
         aside = _free(path.with_name(f"{path.name}.damaged"))
         path.replace(aside)
-        said = f"{path.name} is damaged ({wrong}): it goes on with the {len(rows)} lines that can be read; {aside} is the old file."
+        said = (
+            f"{path.name} is damaged ({wrong}): it goes on with {len(rows)} lines that can be read. The old file is {aside}."
+        )
     if rows:
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, columns, extrasaction="ignore")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ti_trainer.errors import ConfigError
 from ti_trainer.prompts import CHUNK
 from ti_trainer.training.schedule import Schedule
+from ti_trainer.typed_numbers import check_commas, plain
 
 if TYPE_CHECKING:
     from ti_trainer.config import TrainConfig
@@ -47,6 +48,23 @@ def last_step(config: TrainConfig) -> int:
     return min(config.max_steps, max(each.last_step for each in schedules))
 
 
+def remarks(config: TrainConfig) -> list[str]:
+    """What is to be said of the schedules before the first step: where they end the run, and what of them never comes up."""
+    rates = dict.fromkeys(each.learning_rate for each in tries_of(config))
+    texts = [("learning rate", rate) for rate in rates]
+    if config.clip_grad != "disabled":
+        texts.append(("gradient clipping limit", config.clip_grad_limit))
+    said = [
+        f"The {what} schedule's stage {unused!r} never comes up: its step is not later than that of the stage before it, or "
+        f"that one lasts to the end, step {config.max_steps}."
+        for what, text in texts
+        for unused in Schedule.parse(text, config.max_steps).unused
+    ]
+    if (last := last_step(config)) < config.max_steps:
+        said.insert(0, f"The learning rate schedule ends at step {last} of {config.max_steps}, and the run ends there.")
+    return said
+
+
 def check_same_start(before: dict[str, Any], config: TrainConfig) -> None:
     """ConfigError if a run that was begun with the options `before` is to go on with other tries, or other beginnings."""
     for name, default, what in (
@@ -65,8 +83,15 @@ def check_same_start(before: dict[str, Any], config: TrainConfig) -> None:
 
 def _entries(config: TrainConfig, name: str, read: Callable[[str], Read]) -> list[Read | None]:
     text = getattr(config, name)
+    text = text if name == "try_init_texts" else plain(text)
     if not text.strip():
         return []
+    if name == "try_learning_rates":
+        try:
+            check_commas(text)
+        except ConfigError as error:
+            message = f"{name}: {error}"
+            raise ConfigError(message, name) from error
     # A comma may stand within a text or a schedule, not within a number.
     several = ";" in text or name == "try_init_texts" or (name == "try_learning_rates" and ":" in text)
     parts = [part.strip() for part in text.split(";" if several else ",")]
@@ -84,7 +109,7 @@ def _entries(config: TrainConfig, name: str, read: Callable[[str], Read]) -> lis
 
 
 def _rate(text: str, max_steps: int) -> str:
-    Schedule.parse(text, max_steps)
+    Schedule.parse(text, max_steps).check_teaches("rate")
     return text
 
 

@@ -1,0 +1,53 @@
+"""Numbers as people type them: full-width digits are digits, and a decimal comma is told, never guessed at."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+
+from ti_trainer.errors import ConfigError
+
+# Commas also separate numbers, but then nobody writes the first one without a point or a space after it.
+_COMMA = re.compile(r"(?<![\w.:+-])\d+,\d+(?:e[+-]?\d+)?|(?<=:)0,\d+", re.IGNORECASE)
+_THOUSANDS = re.compile(r"(?<=:)\d{1,3}(?:,\d{3})+(?![\d.]|\s*:)")
+
+
+def plain(text: str) -> str:
+    """The same with ordinary digits, commas, colons and minus signs, as other keyboards have others."""
+    return unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").replace("\N{ARABIC DECIMAL SEPARATOR}", ",")
+
+
+def decimal_comma(text: str) -> str:
+    """The first number in a text that has a decimal comma; "" if there is none."""
+    found = _COMMA.search(plain(text))
+    return found[0] if found else ""
+
+
+def check_commas(text: str) -> None:
+    """ConfigError if a text of numbers has a decimal comma, or steps with commas for thousands."""
+    if comma := decimal_comma(text):
+        message = f"found {comma!r}, expected a decimal point: {comma.replace(',', '.')}."
+        raise ConfigError(message)
+    if thousands := _THOUSANDS.search(re.sub(r"\s*:\s*", ":", plain(text))):
+        message = f"found {thousands[0]!r}, expected a step without commas: {thousands[0].replace(',', '')}."
+        raise ConfigError(message)
+
+
+def number(text: str, kind: type = float) -> int | float:
+    """The number in a text; ValueError, in words, if there is none of this kind."""
+    typed = plain(text).strip()
+    if "," in typed and re.fullmatch(r"[\d+,.-]+", typed):
+        expected = "a whole number without commas" if kind is int else f"a decimal point: {typed.replace(',', '.')}"
+        message = f"found {text!r}, expected {expected}"
+        raise ValueError(message)
+    try:
+        value = float(typed)
+    except ValueError:
+        value = math.nan
+    if math.isnan(value) or (kind is int and not value.is_integer()):
+        message = f"found {text!r}, expected {'a whole number' if kind is int else 'a number'}"
+        raise ValueError(message)
+    if kind is int:
+        return int(typed) if typed.lstrip("+-").isdecimal() else int(value)
+    return value
