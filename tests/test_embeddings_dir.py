@@ -110,7 +110,7 @@ def test_a_survey_reads_no_further_than_it_is_asked(tmp_path: Path, monkeypatch:
 
 def test_create_writes_where_the_name_already_is(tmp_path: Path) -> None:
     old = put(tmp_path / "sub" / "thing.pt")
-    with pytest.raises(ConfigError, match=r"an embedding 'thing' already .*tick Overwrite"):
+    with pytest.raises(ConfigError, match=r"an embedding 'thing' already .*or overwrite it"):
         embeddings_dir.create(tmp_path, MODEL, "thing", "star", 2)
     assert embeddings_dir.create(tmp_path, MODEL, "thing", "red star", 2, overwrite=True) == old
     created = formats.read(old)

@@ -82,6 +82,9 @@ class TrainConfig(OutputOptions, LearningOptions):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Read what `to_dict` wrote; options that are not there have their defaults, unknown ones raise ConfigError."""
+        if not isinstance(values, Mapping):
+            message = f"The options are a {type(values).__name__}, expected an object such as {{'max_steps': 300}}."
+            raise ConfigError(message)
         unknown = sorted(set(values) - {each.name for each in options()})
         if unknown:
             message = (

@@ -205,7 +205,7 @@ def test_what_cannot_go_well_ends_all_alike_and_is_said_once(
     pair: Callable[..., list[subprocess.Popen[str]]], pictures: Path, word: Path, tmp_path: Path
 ) -> None:
     parts = ("--gradient-accumulation-steps", 2, "--preview-every", 0)
-    processes = pair("--images", pictures, *parts, "--learning-rate", 0)
+    processes = pair("--images", pictures, *parts, "--learning-rate", 1e-30)
     (_, err), (out, silent) = (process.communicate(timeout=120) for process in processes)
     assert [process.returncode for process in processes] == [1, 0], (err, silent)
     (error,) = [line for line in err.splitlines() if line.startswith("Error: ")]

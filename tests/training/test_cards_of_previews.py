@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,14 @@ def test_a_card_has_what_the_copies_of_its_step_have(negative: bool, tmp_path: P
     assert sorted(path.name for path in cards.iterdir()) == sorted(names)
     for step in (2, 4):
         card = cards / f"x-word-{step}.png"
+        assert formats.read(card).name == card.stem, "the WebUI takes this for its word"
         assert same(formats.read(card), copies / f"x-word-{step}.safetensors")
         carried = formats.read_negative(card)
         if not negative:
             assert carried is None
             continue
-        assert (carried.name, carried.step, carried.num_vectors) == ("x-word-neg", step, 3)
-        assert same(carried, copies / f"x-word-neg-{step}.safetensors")
+        assert (carried.name, carried.step, carried.num_vectors) == (f"x-word-{step}-neg", step, 3)
+        assert same(replace(carried, name=f"x-word-neg-{step}"), copies / f"x-word-neg-{step}.safetensors")
         own = cards / f"x-word-neg-{step}.png"
         assert same(formats.read(own), copies / f"x-word-neg-{step}.safetensors")
         assert formats.read_negative(own) is None

@@ -45,12 +45,12 @@ class Compiled(TinyModel):
         return prediction
 
 
-def test_a_run_asks_for_all_its_steps_also_when_resumed_and_the_sizes_there_are(session: Session, host: Puppet) -> None:
+def test_a_run_asks_for_the_steps_that_are_left_and_the_sizes_there_are(session: Session, host: Puppet) -> None:
     host.model = model = Compiled([])
     finished(session)
     resumed = Run.latest(host.log_dir, "x-word")
     finished(replace(session, resume=resumed, config=replace(CONFIG, max_steps=14, compile="off")))
-    assert model.asked == [("auto", 10, 3), ("off", 14, 3)]
+    assert model.asked == [("auto", 10, 3), ("off", 4, 3)]
 
 
 def test_who_watches_sees_it_until_the_step_is_done(session: Session, host: Puppet) -> None:

@@ -195,7 +195,7 @@ def test_a_failure_is_told_and_the_next_start_is_possible(
     session: Session, host: Puppet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, longer = Job(), replace(session, config=replace(CONFIG, max_steps=20))
-    job.start(replace(session, config=replace(CONFIG, learning_rate="0")))
+    job.start(replace(session, config=replace(CONFIG, learning_rate="1e-30")))
     now = ended(job)
     assert (now.status, now.result) == ("failed", None)
     assert "raise the learning rate. What was learned until then is in" in now.message

@@ -108,7 +108,7 @@ def test_copies_are_the_embedding_of_their_step(trainer: Callable[..., Trainer],
     assert names(run.path / "embeddings") == ["x-word-3.safetensors", "x-word-6.safetensors"]
     for step in (3, 6):
         copy = formats.read(run.path / "embeddings" / f"x-word-{step}.safetensors")
-        assert (copy.step, copy.name) == (step, "x-word")
+        assert (copy.step, copy.name) == (step, f"x-word-{step}")
         assert torch.equal(copy.vectors["clip_l"], seen[step])
 
 

@@ -94,7 +94,7 @@ def test_the_best_is_kept_and_all_are_told_of(session: Callable[..., Result], ne
     assert len({row["noise"] for row in rows}) == 3
     kept, copy = formats.read(result.embedding_file), run.path / "embeddings" / f"x-word-try{best}-6.safetensors"
     assert torch.equal(kept.vectors["clip_l"], formats.read(copy).vectors["clip_l"])
-    assert (kept.name, kept.step, formats.read(copy).name) == ("x-word", 6, f"x-word-try{best}")
+    assert (kept.name, kept.step, formats.read(copy).name) == ("x-word", 6, f"x-word-try{best}-6")
     assert [each.number for each in result.tries if each.kept] == [int(best)]
     if negative:
         beside = formats.read(copy.with_name(f"x-word-try{best}-neg-6.safetensors"))

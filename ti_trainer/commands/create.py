@@ -6,7 +6,9 @@ import argparse
 
 from ti_trainer import embeddings_dir
 from ti_trainer.commands.common import add_host_arguments, host_of, naming_overwrite
+from ti_trainer.embedding import negative_name
 from ti_trainer.host import ModelOptions
+from ti_trainer.training import locks
 
 HELP = "make a new embedding, which starts as a text that you choose"
 
@@ -48,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     model = host.open_model(ModelOptions("fp32"))
     folder, overwrite = host.embeddings_dir, args.overwrite
     word = (args.name, args.init_text, args.num_vectors)
-    with naming_overwrite():
+    names = (args.name, negative_name(args.name))
+    with naming_overwrite(), locks.embeddings_held(folder, names[: 2 if args.negative_vectors else 1]):
         if args.negative_vectors:
             unwanted = (args.negative_init_text, args.negative_vectors)
             path, negative = embeddings_dir.create_pair(folder, model, word, unwanted, overwrite=overwrite)

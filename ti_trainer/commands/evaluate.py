@@ -48,11 +48,12 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     host = host_of(args)
     embedding, _ = embeddings_dir.load(host.embeddings_dir, args.name)
-    words, scale = {embedding.name: embedding.vectors}, None
+    words, scale, negative_text = {embedding.name: embedding.vectors}, None, None
     against = negative_name(embedding.name)
     if args.negative:
         scale = GuidanceScale.parse(args.train_cfg_scale)
-        words[against] = embeddings_dir.load(host.embeddings_dir, against)[0].vectors
+        negative, _ = embeddings_dir.load(host.embeddings_dir, against)
+        words[against], negative_text = negative.vectors, negative.info.get("init_text")
     elif embeddings_dir.find(host.embeddings_dir, against) is not None:
         print(
             f"Measured without {against}, which is there: if both were trained together, pass --negative.", file=sys.stderr
@@ -71,14 +72,18 @@ def run(args: argparse.Namespace) -> int:
     texts = {"word": f"a photo of {embedding.name}", "init_text": f"a photo of {init_text}", "no_word": "a photo"}
     if init_text is None:
         del texts["init_text"]
+    # All are guided alike: what the word began as away from what its negative began as, nothing from nothing.
+    begun_against = f"a photo of {negative_text}" if negative_text else "a photo"
     losses = {}
     for key, text in texts.items():
         prompts = [described(text, item.caption) for item in dataset.items]
-        if key != "word":  # which may be a part of the others
-            losses[key] = deterministic_loss(model, dataset.items, prompts, {})
-            continue
-        unsaid = [unwanted(prompt, embedding.name) for prompt in prompts]
-        losses[key] = deterministic_loss(model, dataset.items, prompts, words, scale, unsaid)
+        if key == "word":
+            unsaid = [unwanted(prompt, embedding.name) for prompt in prompts]
+        else:
+            against_text = begun_against if key == "init_text" else text
+            unsaid = [described(against_text, item.caption) for item in dataset.items]
+        spoken = words if key == "word" else {}  # which may be a part of the other texts
+        losses[key] = deterministic_loss(model, dataset.items, prompts, spoken, scale, unsaid if scale else ())
     gain = 1 - losses["word"] / losses["init_text"] if init_text is not None else None
     facts = {
         "name": embedding.name,
@@ -90,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(facts))
         return 0
-    print(f"Deterministic loss of {len(dataset.items)} pictures, each with its caption (lower is better):")
+    how = f", guided at a scale of {args.train_cfg_scale}" if scale else ""
+    print(f"Deterministic loss of {len(dataset.items)} pictures, each with its caption{how} (lower is better):")
     for key, text in texts.items():
         print(f"  {losses[key]:.5f}  {text}")
     if gain is not None:

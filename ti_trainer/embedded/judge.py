@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ti_trainer.embedded.make_vae import psnr
 from ti_trainer.embedded.scenes import COLOURS, SCENERY, SHAPES, TEXTURES, Scene, Thing, draw_array, place
-from ti_trainer.host import Drawing
+from ti_trainer.host import Drawing, ModelOptions
 from ti_trainer.hosts.diffusers import loading, sampling
 
 BACKGROUNDS = [*SCENERY, *(f"on a {name} background" for name in COLOURS)]
@@ -101,7 +102,7 @@ def score(judge: Judge, pixels: Tensor, labels: list[dict]) -> dict[str, float]:
     return {question: round(sum(each) / len(each), 3) for question, each in right.items()}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print, as JSON, the judge's score on drawings, on reconstructions and on generated pictures, and the VAE's PSNR."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded")
@@ -109,7 +110,7 @@ def main() -> None:
     parser.add_argument("--cfg-scale", type=float, default=4.0)
     parser.add_argument("--judge", type=Path, help="keep the trained classifier here, or take it from here")
     parser.add_argument("--steps", type=int, default=1500, help="training steps of the classifier")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.judge and args.judge.exists():
         judge = Judge().eval()
         judge.load_state_dict(torch.load(args.judge, weights_only=True))
@@ -117,7 +118,7 @@ def main() -> None:
         judge = train_judge(args.steps)
         if args.judge:
             torch.save(judge.state_dict(), args.judge)
-    model = loading.load(args.model, "auto", "fp32")
+    model = loading.load(args.model, "cpu", ModelOptions("fp32"))
     rng = np.random.default_rng(5)
     scenes, prompts, labels = zip(*(labelled_scene(rng) for _ in range(args.prompts)), strict=True)
     drawn = torch.from_numpy(np.stack([draw_array(scene) for scene in scenes])).permute(0, 3, 1, 2) * 2 - 1

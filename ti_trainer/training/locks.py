@@ -6,16 +6,20 @@ The operating system lets a lock go when its process ends, however that is.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ti_trainer import embeddings_dir
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import write_bytes
+
+log = logging.getLogger(__name__)
 
 
 def of_embedding(file: Path) -> Path:
@@ -26,6 +30,17 @@ def of_embedding(file: Path) -> Path:
 def of_run(folder: Path) -> Path:
     """The lock of a run."""
     return folder / ".lock"
+
+
+@contextmanager
+def embeddings_held(folder: Path, names: Iterable[str], warn: Callable[[str], None] = log.info) -> Iterator[None]:
+    """Hold the locks of those of these embeddings that there are; ConfigError if another process trains one of them."""
+    with ExitStack() as stack:
+        for name in names:
+            file = embeddings_dir.find(folder, name)
+            if file is not None:
+                stack.enter_context(held(of_embedding(file), f"The embedding {name}", warn))
+        yield
 
 
 @contextmanager

@@ -238,10 +238,8 @@ class Session:
         if self.resume is not None:
             run = self.resume
             locks_held.enter_context(locks.held(locks.of_run(run.path), f"The run {run.id}", self.warn))
-        for name in (self.name, negative_name(self.name))[: 2 if self.config.negative else 1]:
-            file = embeddings_dir.find(self.host.embeddings_dir, name)
-            if file is not None:  # of what is not there `words_of` tells
-                locks_held.enter_context(locks.held(locks.of_embedding(file), f"The embedding {name}", self.warn))
+        names = (self.name, negative_name(self.name))[: 2 if self.config.negative else 1]
+        locks_held.enter_context(locks.embeddings_held(self.host.embeddings_dir, names, self.warn))
 
     def _trainer(
         self,

@@ -13,6 +13,7 @@ from ti_trainer.embedding import negative_name
 from ti_trainer.errors import TITrainerError
 from ti_trainer.files import checked_name
 from ti_trainer.prompts import CHUNK
+from ti_trainer.training import locks
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import facts, notice
@@ -130,7 +131,8 @@ def create(
     name, host = (name or "").strip(), page.host
     embeddings_dir.free_file(host.embeddings_dir, name, overwrite=overwrite)
     page.refuse_if_busy("create embeddings")
-    with host.lock():
+    names = (name, negative_name(name))[: 2 if negative_vectors else 1]
+    with host.lock(), locks.embeddings_held(host.embeddings_dir, names):
         model = host.open_model()
         folder, word = host.embeddings_dir, (name, init_text or "", int(num_vectors or 0))
         if negative_vectors:

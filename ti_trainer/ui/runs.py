@@ -13,6 +13,7 @@ from ti_trainer import embeddings_dir, formats
 from ti_trainer.config import TrainConfig
 from ti_trainer.embedding import averaged_name, negative_name
 from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.training import locks
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Session
 from ti_trainer.ui.curve import curve
@@ -86,7 +87,10 @@ def panel(page: Page) -> Runs:
 
 def label_of(run: Run) -> str:
     """Short, and beginning with what `find` needs."""
-    max_steps = run.settings().get("train", {}).get("max_steps", "?")
+    settings = run.settings()
+    if not settings:
+        return f"{run.id} (cannot be read)"
+    max_steps = settings.get("train", {}).get("max_steps", "?")
     return f"{run.id} (step {run.step} of {max_steps})"
 
 
@@ -116,6 +120,9 @@ def details(page: Page, label: str) -> list[Any]:
     except ConfigError as error:
         return [notice("error", str(error)), curve([]), gr.update(value=[]), gr.update(choices=[], value=None), "", ""]
     settings, rows = run.settings(), run.losses()
+    if not settings:
+        said = notice("error", f"The run {run.path} cannot be read: {run.damage or 'settings.json is empty'}.")
+        return [said, curve([]), gr.update(value=gallery(run.previews())), gr.update(choices=[], value=None), "", ""]
     copies = list(_copies(run))
     known = [
         ("Embedding", settings.get("name")),
@@ -196,7 +203,7 @@ def promoted(page: Page, label: str, copy: str, name: str, overwrite: bool) -> s
         if negative is not None:
             wanted[negative_name((name or "").strip())] = negative
         page.refuse_if_busy("take copies into use")
-        with host.lock():
+        with host.lock(), locks.embeddings_held(host.embeddings_dir, wanted):
             new = [replace(formats.read(path), name=each) for each, path in wanted.items()]
             files = [
                 embeddings_dir.free_file(host.embeddings_dir, each.name, len(each.vectors), overwrite=overwrite)

@@ -101,11 +101,13 @@ class TextEncoder:
         """A prompt's places of embeddings and its ids (n, T)."""
         counts = {name: len(vectors[self.name]) for name, vectors in words.items()}
         key = (prompt, *counts.items())
-        if key not in self._tokenized:
+        found = self._tokenized.get(key)  # once: another thread may clear it at any time
+        if found is None:
             if len(self._tokenized) >= REMEMBERED:
                 self._tokenized.clear()
             pieces = self.tokenizer
             special = (pieces.bos_token_id, pieces.eos_token_id, pieces.pad_token_id)
             tokenized = PromptTokenizer(self.token_ids, *special, self.token_ids(",")[0], counts)(prompt)
-            self._tokenized[key] = tokenized, torch.tensor(tokenized.chunks, device=self.table.weight.device)
-        return self._tokenized[key]
+            found = tokenized, torch.tensor(tokenized.chunks, device=self.table.weight.device)
+            self._tokenized[key] = found
+        return found

@@ -161,14 +161,16 @@ class PromptEncoder:
         """A prompt's chunks and their ids (n, T) on the device."""
         counts = {name: len(vectors[self.encoder]) for name, vectors in words.items()}
         key = (prompt, *counts.items())
-        if key not in self._cut:
+        found = self._cut.get(key)  # once: another thread may clear it at any time
+        if found is None:
             _check_counts(counts)
             view = _view(self.stage, self.finder, {name: _Word(name, count) for name, count in counts.items()})
             chunks = tuple(self._read(chunk) for chunk in view.tokenize_line(prompt)[0])
             if len(self._cut) >= REMEMBERED:
                 self._cut.clear()
-            self._cut[key] = chunks, torch.tensor([chunk.ids for chunk in chunks], device=self.device)
-        return self._cut[key]
+            found = chunks, torch.tensor([chunk.ids for chunk in chunks], device=self.device)
+            self._cut[key] = found
+        return found
 
     def _read(self, chunk: Any) -> _Chunk:
         """The host's chunk; SD 2.x fills up with another id than the end of text."""
