@@ -186,11 +186,7 @@ def test_every_folder_and_mask_folder_is_checked() -> None:
         checked_subsets(KOHYA / "masks.toml", refuse)
 
 
-def test_a_caption_is_that_of_the_file_or_the_class_with_what_is_put_around_it(tmp_path: Path) -> None:
-    for name in ("1.caption", "1.txt"):
-        (tmp_path / name).write_text(name)
-    one, two = tmp_path / "1.png", tmp_path / "2 old hat.png"
-    assert [Subset(tmp_path).caption_of(each) for each in (one, two)] == ["1.txt", "old hat"]
-    found = Subset(tmp_path, caption_extension=".caption", class_tokens="toy", caption_prefix="a", caption_suffix="b")
-    assert [found.caption_of(each) for each in (one, two)] == ["a 1.caption b", "a toy b"]
-    assert [found.has_caption(each) for each in (one, two)] == [True, False]
+def test_what_is_put_around_a_caption_is_one_by_itself() -> None:
+    around = Subset(Path("/a"), caption_prefix="a", caption_suffix="b")
+    assert [around.captioned(text) for text in ("toy", "", None)] == ["a toy b", "a b", "a b"]
+    assert [Subset(Path("/a")).captioned(text) for text in ("toy", "", None)] == ["toy", "", None]

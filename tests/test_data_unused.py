@@ -75,7 +75,7 @@ def test_of_many_some_are_named_and_the_rest_counted(tmp_path: Path) -> None:
 
 def test_other_caption_files_than_those_asked_for_are_not_used(tmp_path: Path) -> None:
     put(tmp_path, "01.png", "01.txt", "01.tags")
-    assert unused(tmp_path, extension=".tags") == ["Captions without an image of their name are not used: 01.txt."]
+    assert unused(tmp_path, extension=".tags") == ["Not used, since captions end with .tags in this dataset: 01.txt."]
 
 
 def test_of_a_folder_that_is_read_with_its_sub_folders_theirs_are_named_with_them(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         del texts["init_text"]
     losses = {}
     for key, text in texts.items():
-        prompts = [described(text, item.caption) for item in dataset.items]
+        prompts = [described(text, item.caption or "") for item in dataset.items]
         if key != "word":  # which may be a part of the others
             losses[key] = deterministic_loss(model, dataset.items, prompts, {})
             continue

@@ -203,6 +203,7 @@ class _Progress:
         """Called when training starts."""
         if self.bar is not None:
             self.bar.close()
+        print(f"Dataset: {trainer.dataset.in_words()}.")
         print(f"Training on {trainer.model.name} ({trainer.model.kind}).", flush=True)
         self.bar = tqdm(total=trainer.last_step, initial=trainer.step, desc="Training", unit="step")
         return [self]

@@ -146,8 +146,12 @@ def unused(folder: Path, recursive: bool = False, extension: str = TXT, apart_fr
     others = sorted(set(others) - set(captions.values()) - set(second))
     texts = [path for path in others if path.suffix.lower() in (*ENDINGS, extension.lower())]
     said = _about_endings([path for path in others if path not in set(texts)], named)
-    if texts:
-        said.append(f"Captions without an image of their name are not used: {_some(map(named, texts))}.")
+    of_images = {*captions_among(texts, images).values(), *second_captions(texts, images)}
+    if of_images:
+        listed = _some(named(path) for path in texts if path in of_images)
+        said.append(f"Not used, since captions end with {extension} in this dataset: {listed}.")
+    if alone := [path for path in texts if path not in of_images]:
+        said.append(f"Captions without an image of their name are not used: {_some(map(named, alone))}.")
     if second:
         said.append(f"Not used, since these images have another caption file: {_some(map(named, second))}.")
     if empty := sorted({path for path in captions.values() if _is_empty(path)}):

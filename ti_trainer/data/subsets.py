@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from ti_trainer.config import options
-from ti_trainer.data.prompts import caption_of
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes
 
@@ -50,9 +49,9 @@ MOST_REPEATS, MOST_WEIGHT = 10_000, 1000
 class Subset:
     """A folder of pictures and how they are fed; DatasetError if that cannot be.
 
-    `weight` multiplies the loss of its pictures. `class_tokens` is the caption of pictures without a caption file, their
-    file names if it is empty. `masks` is a folder with a grey picture of the same stem for each picture: what is brighter
-    counts more. `is_reg`: pictures of the class that the thing belongs to, not of the thing.
+    `weight` multiplies the loss of its pictures. `class_tokens` is the caption of images without a caption file. `masks` is
+    a folder with a grey picture of the same stem for each picture: what is brighter counts more. `is_reg`: pictures of the
+    class that the thing belongs to, not of the thing.
     """
 
     folder: Path
@@ -91,14 +90,10 @@ class Subset:
         named = {"image_dir": self.folder, **named}
         return {key: str(value) if isinstance(value, Path) else value for key, value in named.items()}
 
-    def caption_of(self, image: Path, word_regex: str = "", join_string: str = " ") -> str:
-        """The caption of one of its pictures, its prefix and suffix with it."""
-        caption = caption_of(image, word_regex, join_string, self.caption_extension, self.class_tokens)
-        return " ".join(filter(None, (self.caption_prefix, caption, self.caption_suffix)))
-
-    def has_caption(self, image: Path) -> bool:
-        """Whether one of its pictures has a caption file."""
-        return image.with_name(image.stem + self.caption_extension).is_file()
+    def captioned(self, text: str | None) -> str | None:
+        """What is said of one of its images, with its prefix and suffix; None if that is nothing."""
+        parts = [part for part in (self.caption_prefix, text, self.caption_suffix) if part]
+        return " ".join(parts) if parts or text is not None else None
 
 
 def read_subsets(path: Path, warn: Callable[[str], None] = lambda message: None) -> tuple[Subset, ...]:

@@ -98,28 +98,32 @@ def settings_of(config: TrainConfig, name: str, images: Path, model: DiffusionMo
     }
 
 
+def prompter_of(config: TrainConfig, name: str, template: Sequence[str], plain: Sequence[str]) -> Prompter:
+    """What makes the prompts; `plain` are the template's lines for images without a caption."""
+    return Prompter(
+        name,
+        template,
+        config.shuffle_tags,
+        config.tag_dropout,
+        negative_name(name) if config.negative else "",
+        config.positive_filewords_only,
+        plain,
+    )
+
+
 def dataset_of(
     config: TrainConfig,
-    name: str,
     model: DiffusionModel,
-    template: Sequence[str],
+    prompter: Prompter,
     subsets: Sequence[Subset],
     loading: Callable[[int, int], None],
-    warn: Callable[[str], None],
 ) -> Dataset:
-    """Read and encode the pictures."""
+    """Read and encode the pictures; what there is to warn of, `data_sets.warnings_of` said before."""
     return load_dataset(
         subsets,
         model,
         frame_of(config, model.default_size_px),
-        Prompter(
-            name,
-            template,
-            config.shuffle_tags,
-            config.tag_dropout,
-            negative_name(name) if config.negative else "",
-            config.positive_filewords_only,
-        ),
+        prompter,
         seed=config.seed,
         repeats=config.repeats,
         latent_sampling=config.latent_sampling,
@@ -130,7 +134,7 @@ def dataset_of(
         normalize_masks=config.normalize_masks,
         keep_pixels=config.reconstruction_weight > 0,
         progress=loading,
-        warn=warn,
+        warn=lambda said: None,
     )
 
 
