@@ -280,9 +280,8 @@ def load_dataset(
         masked = None if masked is None else masked[0]
         pixels = ((loaded.pixels + 1) * 127.5).round().to(torch.uint8) if keep_pixels else None
         item = Item(path, each.caption, mean, kept_std, weight, loaded.sizes, masked, subset, each.repeats)
-        items.append(
-            replace(item, has_mask=each.mask is not None, pixels=pixels, share=float(share), caption_file=each.caption_file)
-        )
+        more = {"has_mask": each.mask is not None, "caption_file": each.caption_file}
+        items.append(replace(item, pixels=pixels, share=float(share), **more))
     if all(item.subset.is_reg for item in items):
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in skipped[:5])
         where = ", ".join(str(subset.folder) for subset in subsets if not subset.is_reg)

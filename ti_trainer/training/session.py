@@ -193,7 +193,8 @@ class Session:
                 still_loading(0, total)
                 model = self.host.open_model(model_options(config))
                 prompter = self._prompter()
-                for said in warnings_of(config, model, loaded[0][0], prompter, subsets):
+                # A run that goes on said it at its beginning.
+                for said in [] if self.resume else warnings_of(config, model, loaded[0][0], prompter, subsets):
                     self.warn(said)
                 dataset = dataset_of(config, model, prompter, subsets, still_loading)
                 still_loading(total, total)
