@@ -18,7 +18,8 @@ SAME_SHAPE = 0.02  # how much the shapes of a picture and its mask may differ, a
 def find_masks(folder: Path) -> dict[str, Path]:
     """The pictures of a folder of masks, by the stems of those that they belong to; DatasetError if there is no folder."""
     if not folder.is_dir():
-        message = f"The mask directory {folder} does not exist: name a folder with a grey picture for each picture."
+        what = "is a file" if folder.exists() else "does not exist"
+        message = f"The mask directory {folder} {what}: name a folder with a grey picture for each picture."
         raise DatasetError(message)
     return {path.stem: path for path in reversed(files_in(folder)) if is_image(path)}
 

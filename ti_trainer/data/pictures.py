@@ -117,11 +117,15 @@ def without_masks(pictures: Iterable[Path]) -> list[Path]:
     return [path for path in pictures if path.with_suffix("") not in masks]
 
 
+def has_images(folder: Path) -> bool:
+    """Whether there is an image in the folder itself."""
+    return any(map(is_image, files_in(folder)))
+
+
 def find_images(folder: Path) -> list[Path]:
     """Every picture of the folder by name, whatever its format, but no masks; DatasetError if there is none."""
     if not folder.is_dir():
-        message = f"The data set directory {folder} does not exist: name a folder with pictures."
-        raise DatasetError(message)
+        raise DatasetError(_no_folder(folder))
     found = pictures_among(files_in(folder))
     if not found:
         message = f"There are no pictures in {folder}: put some there (.png, .jpg, .webp, ...), 5 to 30 of the same thing."
@@ -229,6 +233,17 @@ def _counts(found: Counter[str]) -> str:
 def _some(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _no_folder(path: Path) -> str:
+    """What to say of a data set directory that is none."""
+    if re.match(r"(?i)https?:/", str(path)):
+        return f"{path} is an address on the web: download the images and name their folder."
+    if not path.exists():
+        return f"The data set directory {path} does not exist: name a folder with pictures."
+    if path.suffix.lower() in ARCHIVES.split():
+        return f"{path} is an archive: unpack it and name the folder with the images."
+    return f"{path} is a file, and a dataset is a folder: name the folder that it lies in, {path.absolute().parent}."
 
 
 def upright_size(opened: Image.Image) -> tuple[int, int]:

@@ -84,11 +84,12 @@ def webui_state(file: Path, embedding: Embedding, model: DiffusionModel, config:
 
 def settings_of(config: TrainConfig, name: str, images: Path, model: DiffusionModel, dataset: Dataset) -> dict[str, Any]:
     """What a run's settings.json says."""
+    subsets = [each.to_dict() for each in dataset.subsets]
     return {
         "version": __version__,
         "name": name,
         "images": str(images.resolve()),
-        **({} if images.is_dir() else {"data_set": [each.to_dict() for each in dataset.subsets]}),
+        **({} if subsets == [{"image_dir": str(images)}] else {"data_set": subsets}),
         "num_images": len(dataset.items),
         "skipped": [str(path.name) for path, _ in dataset.skipped],
         "model": model.name,
