@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from ti_trainer.data.captions import BACKUP, Captions, difference, load, tags_of
-from ti_trainer.data.prompts import caption_of
 from ti_trainer.errors import ConfigError, DatasetError
 
 TEXTS = {
@@ -44,7 +43,7 @@ def test_captions_are_those_of_the_training(folder: Path) -> None:
     (folder / "a.txt").write_bytes("\ufeffrot, grün \n".encode())
     captions = load(folder)
     assert now(captions) == {**TEXTS, "a": "rot, grün"}
-    assert captions.names["01-a dog"] == "a dog" == caption_of(folder / "01-a dog.png")
+    assert captions.names["01-a dog"] == "a dog"
     assert load(folder, r"\w+", "_").names["01-a dog"] == "a_dog"
     assert captions.unsaved == []
 
@@ -206,3 +205,24 @@ def test_masks_are_no_pictures_of_their_own(folder: Path) -> None:
     for name in ("a_att.png", "b-masklabel.png"):
         Image.new("L", (8, 8)).save(folder / name)
     assert sorted(now(load(folder))) == sorted(TEXTS)
+
+
+def test_captions_are_edited_in_the_files_that_are_read(folder: Path) -> None:
+    for old, new in (("a.txt", "a.caption"), ("b.txt", "b.TXT"), ("c.txt", "c.png.txt")):
+        (folder / old).rename(folder / new)
+    captions = load(folder)
+    assert now(captions) == TEXTS
+    captions, saved = captions.remove(captions.pictures, ["my cat"]).edit(folder / "01-a dog.png", "dog").save()
+    assert sorted(path.name for path in folder.iterdir() if path.suffix.lower() in (".txt", ".caption")) == [
+        "01-a dog.txt", "a.caption", "b.TXT", "c.png.txt", "e.txt"
+    ]  # fmt: skip
+    assert (folder / "b.TXT").read_text() == "sofa"
+    assert (saved.backup / "c.png.txt").read_text() == TEXTS["c"]
+    assert now(load(folder)) == now(captions)
+
+
+def test_a_name_that_says_nothing_is_offered_as_no_caption(folder: Path) -> None:
+    (folder / "01-a dog.png").rename(folder / "IMG_2031.png")
+    captions = load(folder)
+    assert captions.names["IMG_2031"] == ""
+    assert captions.take_names(captions.pictures) is captions

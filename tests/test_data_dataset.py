@@ -293,7 +293,7 @@ def test_regularisation_pictures_without_the_word_are_left_out_and_it_is_said_wh
     (kind / "1.txt").write_text("an x-wordy toy")  # begins with it, but is another word
     told: list[str] = []
     data = several([Subset(thing), Subset(kind, class_tokens="toy", is_reg=True)], told)
-    assert [item.caption for item in data.items] == ["", "", "a photo of x-word, a toy"]
+    assert [item.caption for item in data.items] == [None, None, "a photo of x-word, a toy"]
     (said,) = told
     assert "Left out, regularisation pictures: 2." in said
     assert "do not contain x-word" in said

@@ -163,6 +163,32 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
         find_images(tmp_path / "nowhere")
 
 
+def test_a_folder_of_what_cannot_be_used_says_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    for name in ("a.cr2", "more/a.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(DatasetError, match=r"no pictures in .*1 \.cr2 file: raw photos.*not used: more \(1 image\)"):
+        find_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("01.png", "is a file, and a dataset is a folder: name the folder that it lies in, "),
+        ("a.ZIP", "is an archive: unpack it"),
+    ],
+)
+def test_a_file_in_the_place_of_a_folder_is_called_one(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(DatasetError, match=said):
+        find_images(tmp_path / name)
+
+
+def test_an_address_on_the_web_is_called_one() -> None:
+    with pytest.raises(DatasetError, match="is an address on the web: download"):
+        find_images(Path("https://example.org/images"))
+
+
 SHAPES = [(100, 100), (300, 200), (200, 300), (640, 360), (333, 777), (1000, 250), (97, 501)]
 
 

@@ -13,7 +13,8 @@ from fakes import D, TinyModel
 from PIL import Image
 
 from ti_trainer.config import TrainConfig
-from ti_trainer.data.look import PROMPTS, THUMBNAILS, Look, look, same_files
+from ti_trainer.data.look import THUMBNAILS, Look, look
+from ti_trainer.data.preflight import PROMPTS, same_files
 from ti_trainer.errors import DatasetError
 from ti_trainer.prompts import CHUNK, Splice
 
@@ -232,7 +233,8 @@ def test_several_folders_are_looked_at_as_they_will_be_fed(pictures: Pictures, t
     assert (found.count, found.folders, found.captioned) == (7, 2, 5)
     assert [prompt for prompt, _ in found.prompts[5:7]] == ["x-word toy", "x-word toy"]
     assert found.prompts[0][0].startswith("a photo of x-word, ")
-    instead, same, again = found.warnings
+    instead, unread, same, again = found.warnings
+    assert unread == f"{kind.name}: Not used, since captions end with .none in this dataset: 0.txt, 1.txt."
     assert "resolution: Width (--width), Height (--height)" in instead
     assert same == f"The same picture, several times: {thing.name}/0.png, {kind.name}/0.png."
     assert again.endswith("1.png.")

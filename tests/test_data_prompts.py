@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ti_trainer.data.prompts import SHIPPED, Prompter, caption_of, load_template, templates
+from ti_trainer.data.prompts import SHIPPED, Prompter, load_plain, load_template, name_caption, read_caption, templates
 from ti_trainer.errors import ConfigError, DatasetError
 
 TAGS = "a, b, c, d"
@@ -19,14 +19,9 @@ def prompts(count: int, caption: str = TAGS, **options: object) -> list[str]:
     return [prompter(caption, np.random.default_rng(number)) for number in range(count)]
 
 
-def test_the_text_file_beside_a_picture_is_its_caption(tmp_path: Path) -> None:
-    (tmp_path / "001-a cat.txt").write_text("\ufeff a dog, höflich \n", encoding="utf-8")
-    assert caption_of(tmp_path / "001-a cat.png", r"\w+", "_") == "a dog, höflich"
-
-
-def test_an_empty_text_file_is_an_empty_caption(tmp_path: Path) -> None:
-    (tmp_path / "a cat.txt").touch()
-    assert caption_of(tmp_path / "a cat.png") == ""
+def test_a_caption_file_is_read_without_what_is_around_the_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\ufeff a dog, höflich \n", encoding="utf-8")
+    assert read_caption(tmp_path / "a.txt") == "a dog, höflich"
 
 
 @pytest.mark.parametrize(
@@ -36,13 +31,60 @@ def test_an_empty_text_file_is_an_empty_caption(tmp_path: Path) -> None:
         ("0001-a cat.png", "a cat"),
         ("00012-0-a cat, sitting.jpeg", "a cat, sitting"),
         ("12 a cat.png", "a cat"),
-        ("2021-05-03.png", ""),
+        ("10_sks star_01.png", "sks star"),
+        ("_a cat-2-flipped.png", "a cat"),
+        ("a cat (3).png", "a cat"),
         ("cat 12.png", "cat 12"),
         ("v1.5 cat.png", "v1.5 cat"),
+        ("赤い帽子_01.png", "赤い帽子"),
     ],
 )
-def test_without_one_it_is_the_name_less_what_cameras_and_scripts_put_before_it(name: str, caption: str) -> None:
-    assert caption_of(Path("nowhere") / name) == caption
+def test_a_file_name_is_read_less_the_numbers_around_it(name: str, caption: str) -> None:
+    assert name_caption(Path("nowhere") / name) == caption
+
+
+NOTHING = [
+    "IMG_2031",
+    "DSC0001",
+    "_DSC1234",
+    "DSCF0001",
+    "P1010001",
+    "PXL_20230101_101010123.MP",
+    "IMG-20240101-WA0003",
+    "20240501_120000",
+    "2021-05-03",
+    "00012-3456789",
+    "GOPR0001",
+    "DJI_0001",
+    "01",
+    "1",
+    "a",
+    "image1",
+    "photo(3)",
+    "Untitled-1",
+    "frame_0001",
+    "ComfyUI_00001_",
+    "tmpx8f3k2",
+    "FkQ2hYtXgAA9zP",
+    "d41d8cd98f00b204e9800998ecf8427e",
+    "3f2b8c1a-0d7e-4a57-9d2e-1f2b3c4d5e6f",
+    "a1b2c3d4",
+]
+
+
+@pytest.mark.parametrize(
+    "stem",
+    [
+        *NOTHING,
+        "Screenshot 2024-05-01 at 10.02.33",
+        "Screen Shot 2020-01-01 at 9.00.00 PM",
+        "Bildschirmfoto 2024-01-01 um 10.00.00",
+        "WhatsApp Image 2024-05-03 at 10.20.30 (1)",
+        "photo (3)",
+    ],
+)
+def test_a_name_that_a_camera_or_a_program_gave_says_nothing(stem: str) -> None:
+    assert name_caption(Path(f"{stem}.png")) is None
 
 
 @pytest.mark.parametrize(
@@ -51,17 +93,22 @@ def test_without_one_it_is_the_name_less_what_cameras_and_scripts_put_before_it(
         (r"[a-z]+", ", ", "black, cat, on, mat"),
         (r"[a-z]{4,}", " ", "black"),
         (r"_([a-z]+)", "-", "cat-on-mat"),
-        ("", ", ", "black_cat_on_mat"),
+        (".+", ", ", "black_cat_on_mat"),
+        ("dog", " ", None),
     ],
 )
-def test_a_regular_expression_picks_words_of_the_name(regex: str, join: str, caption: str) -> None:
-    assert caption_of(Path("nowhere/003-black_cat_on_mat.png"), regex, join) == caption
+def test_a_regular_expression_picks_words_of_the_name(regex: str, join: str, caption: str | None) -> None:
+    assert name_caption(Path("nowhere/003-black_cat_on_mat.png"), regex, join) == caption
+
+
+def test_a_regular_expression_may_take_any_name() -> None:
+    assert name_caption(Path("IMG_2031.png"), ".+") == "IMG_2031"
 
 
 def test_a_caption_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes(b"caf\xe9")
     with pytest.raises(DatasetError, match=r"x\.txt is not UTF-8.*save it as UTF-8"):
-        caption_of(tmp_path / "x.png")
+        read_caption(tmp_path / "x.txt")
 
 
 def test_templates_are_files_or_shipped(tmp_path: Path) -> None:
@@ -98,13 +145,50 @@ def test_templates_of_earlier_folders_come_before_those_of_later_ones_and_ours_l
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("", "is empty"), ("\n \n", "is empty"), ("[name]\na photo of [filewords]\n", r"without \[name\].*a photo of")],
+    [("", "is empty"), ("\n \n", "is empty"), ("[name]\na photo of a hat\n", r"without \[name\].*a photo of")],
 )
 def test_templates_that_teach_nothing_are_refused(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "mine.txt"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=expected):
         load_template(str(path))
+
+
+def test_a_line_may_leave_the_word_to_the_caption(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("[filewords]\n", encoding="utf-8")
+    assert load_template(str(tmp_path / "mine.txt")) == ["[filewords]"]
+
+
+def test_images_without_a_caption_have_a_template_of_their_own(tmp_path: Path) -> None:
+    subject, style = load_template("subject"), load_template("style")
+    assert (load_plain("subject_filewords"), load_plain("style_filewords.txt")) == (subject, style)
+    assert [load_plain(name) for name in ("subject", "none", str(tmp_path / "my_filewords.txt"))] == [[], [], []]
+    for name in ("my.txt", "subject.txt"):
+        (tmp_path / name).write_text("[name]!", encoding="utf-8")
+    assert load_plain(str(tmp_path / "my_filewords.txt")) == ["[name]!"]
+    assert load_plain("subject_filewords", [tmp_path]) == ["[name]!"]
+    (tmp_path / "my.txt").write_text("[filewords] [name]", encoding="utf-8")  # it needs captions, too
+    assert load_plain(str(tmp_path / "my_filewords.txt")) == []
+
+
+def test_an_image_without_a_caption_gets_a_line_of_the_plain_template_or_one_without_the_caption() -> None:
+    rng = np.random.default_rng(0)
+    captioned = ("a photo of [name], [filewords]", "[filewords], with [name]", "[filewords]")
+    own = Prompter("x-word", captioned)
+    assert {own(None, rng) for _ in range(50)} == {"a photo of x-word", "with x-word", "x-word"}
+    assert {Prompter("x-word", captioned, plain=("one [name]",))(None, rng) for _ in range(50)} == {"one x-word"}
+    both = Prompter("x-word", captioned, negative="x-neg", plain=("one [name]",))
+    assert both.pair(None, rng) == ("one x-word", "one x-neg")
+    assert own.alone(None) == ""
+
+
+def test_a_tag_with_the_word_is_never_dropped_where_the_line_has_none() -> None:
+    def made(line: str) -> set[str]:
+        prompter = Prompter("x-word", (line,), tag_dropout=0.9)
+        return {prompter("a hat, x-word, sun", np.random.default_rng(number)) for number in range(50)}
+
+    assert all("x-word" in prompt for prompt in made("[filewords]"))
+    assert "[name]: ".replace("[name]", "x-word") in made("[name]: [filewords]")
 
 
 def test_a_template_that_is_not_there_is_refused_with_those_that_are() -> None:

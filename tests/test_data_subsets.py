@@ -186,11 +186,70 @@ def test_every_folder_and_mask_folder_is_checked() -> None:
         checked_subsets(KOHYA / "masks.toml", refuse)
 
 
-def test_a_caption_is_that_of_the_file_or_the_class_with_what_is_put_around_it(tmp_path: Path) -> None:
-    for name in ("1.caption", "1.txt"):
-        (tmp_path / name).write_text(name)
-    one, two = tmp_path / "1.png", tmp_path / "2 old hat.png"
-    assert [Subset(tmp_path).caption_of(each) for each in (one, two)] == ["1.txt", "old hat"]
-    found = Subset(tmp_path, caption_extension=".caption", class_tokens="toy", caption_prefix="a", caption_suffix="b")
-    assert [found.caption_of(each) for each in (one, two)] == ["a 1.caption b", "a toy b"]
-    assert [found.has_caption(each) for each in (one, two)] == [True, False]
+def images(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_folders_of_kohyas_with_repeats_in_their_names_are_subsets(tmp_path: Path) -> None:
+    images(
+        tmp_path, "10_sks star/a.png", "10_sks star/b.png", "2_sks_star closeup/a.jpg", ".3_hidden/a.png", "4_empty/a.txt"
+    )
+    told: list[str] = []
+    assert read_subsets(tmp_path, told.append) == (
+        Subset(tmp_path / "10_sks star", 10, class_tokens="sks star"),
+        Subset(tmp_path / "2_sks_star closeup", 2, class_tokens="sks_star closeup"),
+    )
+    assert told == [
+        "10_sks star: 2 images, 10 repeats; the caption is 'sks star' where there is no caption file.",
+        "2_sks_star closeup: 1 image, 2 repeats; the caption is 'sks_star closeup' where there is no caption file.",
+    ]
+
+
+def test_what_lies_beside_them_is_told(tmp_path: Path) -> None:
+    images(tmp_path, "10_sks star/a.png", "5_reg/a.png", "1_reg star/a.png", "0_off/a.png", "old/a.png", "2_regal cat/a.png")
+    images(tmp_path, "sample.mp4", "20240501_party/a.png")
+    told: list[str] = []
+    assert [each.folder.name for each in read_subsets(tmp_path, told.append)] == ["10_sks star", "2_regal cat"]
+    said = " ".join(told[2:])
+    for part in ("5_reg is left out", "1_reg star is left out", "is_reg = true", "0_off is left out", "1 .mp4"):
+        assert part in said
+    assert "Sub-folders are not used: 20240501_party (1 image), old (1 image)." in said
+
+
+def test_loose_images_are_the_dataset_and_folders_beside_them_are_not(tmp_path: Path) -> None:
+    images(tmp_path, "10_sks star/a.png", "a.png")
+    assert read_subsets(tmp_path) == (Subset(tmp_path),)  # a look at it says that the folder is not used
+
+
+def test_the_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "me"))
+    path = written(tmp_path, subset(image_dir="~/pics", conditioning_data_dir="~/masks"))
+    assert read_subsets(path) == (Subset(tmp_path / "me" / "pics", masks=tmp_path / "me" / "masks"),)
+
+
+@pytest.mark.parametrize("path", ["C:\\Users\\me\\pics", "D:\\new\\test", "\\\\server\\share"])
+@pytest.mark.parametrize("name", ["set.toml", "set.json"])
+def test_backslashes_in_double_quotes_are_named_as_the_cause(tmp_path: Path, path: str, name: str) -> None:
+    text = f'[[datasets]]\n[[datasets.subsets]]\nimage_dir = "{path}"\n'
+    if name.endswith(".json"):
+        text = f'{{"datasets": [{{"subsets": [{{"image_dir": "{path}"}}]}}]}}'
+    with pytest.raises(DatasetError, match=r"a backslash in double quotes.*Write slashes: \"") as caught:
+        read_subsets(written(tmp_path, text, name))
+    assert ("single quotes" in str(caught.value)) == name.endswith(".toml")
+
+
+def test_backslashes_in_single_quotes_or_doubled_are_right(tmp_path: Path) -> None:
+    single = "[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'C:\\me\\pics'\n"
+    assert str(read_subsets(written(tmp_path, single))[0].folder).endswith("C:\\me\\pics")
+    with pytest.raises(DatasetError, match="expected a data set as kohya"):  # what is wrong is something else
+        read_subsets(written(tmp_path, single.replace("'", '"').replace("\\", "\\\\") + "x = ["))
+
+
+def test_what_is_put_around_a_caption_is_one_by_itself() -> None:
+    around = Subset(Path("/a"), caption_prefix="a", caption_suffix="b")
+    assert [around.captioned(text) for text in ("toy", "", None)] == ["a toy b", "a b", "a b"]
+    assert [Subset(Path("/a")).captioned(text) for text in ("toy", "", None)] == ["toy", "", None]

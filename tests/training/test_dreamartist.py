@@ -223,7 +223,7 @@ def test_a_missing_negative_is_said_before_anything_starts(host: TinyHost, pictu
 
 
 def test_a_word_and_a_negative_that_do_not_belong_together_are_named(host: TinyHost, pictures: Callable[..., Path]) -> None:
-    folder, told = pictures((16, 16)), []
+    folder, told = pictures(*[(16, 16)] * 3), []
     Session(host, "x-word", folder, replace(CONFIG, negative=False), warn=told.append).train()
     assert told == ["x-word-neg is there, but Train with DreamArtist (--negative) is off: only x-word is trained."]
     told.clear()

@@ -175,7 +175,7 @@ def test_one_picture_is_written_after_the_other(served: Serve, folder: Path) -> 
         until(lambda: entry(tab, "text").input_value() == "my cat, grass")
         until(lambda: labels(tab)[1] == "typed and not applied")
         press(tab, "next")
-        says(tab, "large", "the file name is trained on")
+        says(tab, "large", "no caption; its file name says")
         entry(tab, "text").fill("a toy")
         tab.get_by_label("the picture I clicked").check()
         entry(tab, "new").fill("last")

@@ -76,12 +76,12 @@ def run(args: argparse.Namespace) -> int:
     begun_against = f"a photo of {negative_text}" if negative_text else "a photo"
     losses = {}
     for key, text in texts.items():
-        prompts = [described(text, item.caption) for item in dataset.items]
+        prompts = [described(text, item.caption or "") for item in dataset.items]
         if key == "word":
             unsaid = [unwanted(prompt, embedding.name) for prompt in prompts]
         else:
             against_text = begun_against if key == "init_text" else text
-            unsaid = [described(against_text, item.caption) for item in dataset.items]
+            unsaid = [described(against_text, item.caption or "") for item in dataset.items]
         spoken = words if key == "word" else {}  # which may be a part of the other texts
         losses[key] = deterministic_loss(model, dataset.items, prompts, spoken, scale, unsaid if scale else ())
     gain = 1 - losses["word"] / losses["init_text"] if init_text is not None else None

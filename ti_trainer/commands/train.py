@@ -223,6 +223,7 @@ class _Progress:
         """Called when training starts."""
         if self.bar is not None:
             self.bar.close()
+        tqdm.write(f"Dataset: {trainer.dataset.in_words()}.")
         tqdm.write(f"Training on {trainer.model.name} ({trainer.model.kind}).")
         sys.stdout.flush()
         self.bar = tqdm(total=trainer.last_step, initial=trainer.step, desc="Training", unit="step")

@@ -1,6 +1,7 @@
 """The captions of a folder, edited: every change makes a new state, and nothing is written until it is saved.
 
-A caption is the .txt file beside a picture; its tags are what commas separate, so a sentence is one tag. Knows no page.
+A caption is the text file beside an image, a new one a .txt file; its tags are what commas separate, so a sentence is one
+tag. Knows no page.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ti_trainer.data.pictures import find_images
-from ti_trainer.data.prompts import caption_of
+from ti_trainer.data.caption_files import captions_among
+from ti_trainer.data.pictures import BACKUP, files_in, find_images
+from ti_trainer.data.prompts import name_caption, read_caption
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes
 
-BACKUP = "captions-backup"  # the sub-folder
 PATIENCE_S = 3.0  # for a regular expression over all captions
 Texts = Mapping[str, "str | None"]  # by the picture's stem, as a.png and a.jpg share a.txt; None: there is no file
 
@@ -39,14 +40,15 @@ class Captions:
     folder: Path
     pictures: tuple[Path, ...]
     texts: Texts
-    names: Mapping[str, str]  # what is trained on where there is no file
+    names: Mapping[str, str]  # what the file names say; "" for nothing
+    files: Mapping[str, Path]  # where captions are, or will be
     saved: Texts
     on_disk: Mapping[str, bytes | None]
     done: tuple[Texts, ...] = ()
     undone: tuple[Texts, ...] = ()
 
     def text(self, picture: Path) -> str | None:
-        """Its caption; None if it has none, so that the words of its name are trained on."""
+        """Its caption; None if it has none."""
         return self.texts[picture.stem]
 
     def tags(self, picture: Path) -> list[str]:
@@ -155,7 +157,7 @@ class Captions:
         unsaved = self.unsaved
         wanted = {stem: None if self.texts[stem] is None else self.texts[stem].encode() for stem in unsaved}
         found = {stem: _content(self._file(stem)) for stem in unsaved}
-        changed = [f"{stem}.txt" for stem in unsaved if found[stem] not in (self.on_disk[stem], wanted[stem])]
+        changed = [self._file(stem).name for stem in unsaved if found[stem] not in (self.on_disk[stem], wanted[stem])]
         if changed:
             message = (
                 f"Changed on disk since they were loaded: {_named(changed)}. Nothing was written, so that this is not lost: "
@@ -173,7 +175,7 @@ class Captions:
         return now, Saved(len(wanted) - removed, removed, backup)
 
     def _file(self, stem: str) -> Path:
-        return self.folder / f"{stem}.txt"
+        return self.files[stem]
 
     def _backed_up(self, contents: Mapping[str, bytes]) -> Path | None:
         if not contents:
@@ -182,7 +184,7 @@ class Captions:
         while (folder := self.folder / BACKUP / (begin if number == 1 else f"{begin} ({number})")).exists():
             number += 1
         for stem, content in contents.items():
-            write_bytes(folder / f"{stem}.txt", content)
+            write_bytes(folder / self._file(stem).name, content)
         return folder
 
     def _tags_changed(self, selection: Iterable[Path], change: Callable[[list[str]], list[str]]) -> Captions:
@@ -207,15 +209,19 @@ def load(folder: Path, word_regex: str = "", join_string: str = " ") -> Captions
     `word_regex` and `join_string` are the training's: how words are made of the names of pictures without a caption.
     """
     pictures = tuple(find_images(folder))
+    found, files = captions_among(files_in(folder), pictures), dict[str, Path]()
     texts: dict[str, str | None] = {}
     names: dict[str, str] = {}
     on_disk: dict[str, bytes | None] = {}
     for picture in pictures:
-        on_disk[picture.stem] = content = _content(picture.with_suffix(".txt"))
-        texts[picture.stem] = None if content is None else caption_of(picture)
-        without_file = folder / BACKUP / picture.name  # nobody puts captions there, so the name is what counts
-        names[picture.stem] = caption_of(without_file, word_regex, join_string)
-    return Captions(folder, pictures, texts, names, texts, on_disk)
+        names[picture.stem] = name_caption(picture, word_regex, join_string) or ""
+        file = found.get(picture)
+        if file is None and picture.stem in files:
+            continue
+        files[picture.stem] = file or folder / f"{picture.stem}.txt"
+        on_disk[picture.stem] = file and file.read_bytes()
+        texts[picture.stem] = file and read_caption(file)
+    return Captions(folder, pictures, texts, names, files, texts, on_disk)
 
 
 def tags_of(text: str) -> list[str]:

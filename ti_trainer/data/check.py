@@ -18,7 +18,6 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-from ti_trainer.data.look import same_files
 from ti_trainer.data.pictures import (
     FLIPPED,
     LEFT_OUT,
@@ -30,6 +29,7 @@ from ti_trainer.data.pictures import (
     upright,
     upright_size,
 )
+from ti_trainer.data.preflight import same_files
 from ti_trainer.errors import ConfigError, DatasetError, StoppedError
 
 BELONGINGS = (".txt", ".caption", ".npz")  # captions, and latents as kohya's trainers keep them

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from ti_trainer.data.images import Frame, load_image
 from ti_trainer.data.mask_weight import mask_weight
-from ti_trainer.data.plan import Warn, plan
+from ti_trainer.data.plan import Captions, Warn, plan
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.data.subsets import Subset, read_subsets
 from ti_trainer.errors import DatasetError
 from ti_trainer.model import DiffusionModel, PictureConditioning
+from ti_trainer.wording import counted
 
 log = logging.getLogger(__name__)
 _LATENTS_STREAM = 2**63  # sample numbers stay below
@@ -41,7 +42,7 @@ class Item:
     """
 
     path: Path
-    caption: str
+    caption: str | None
     latents: Tensor
     std: Tensor | None
     weight: Tensor | None
@@ -52,6 +53,7 @@ class Item:
     has_mask: bool = False
     pixels: Tensor | None = None
     share: float = 1.0
+    caption_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,19 @@ class Dataset:
         """All but regularisation pictures."""
         return tuple(item for item in self.items if not item.subset.is_reg)
 
+    def in_words(self) -> str:
+        """How many images there are, how many of them have a caption, and in files of which ending, and how many a mask."""
+        endings = dict.fromkeys(item.caption_file.suffix.lower() for item in self.items if item.caption_file is not None)
+        captioned = sum(item.caption is not None for item in self.items)
+        captions = f"{captioned} with a caption" + (f" ({', '.join(endings)})" if endings else "")
+        return f"{counted(len(self.items), 'image')}, {captions}, {sum(item.has_mask for item in self.items)} with a mask"
+
     @cached_property
     def fingerprint(self) -> str:
         """Changes when the pictures, their captions or their order do, or how the folders of a data set file are fed."""
         digest = hashlib.sha256()
         for item in self.items:
-            digest.update(f"{item.path.name}\0{item.caption}\0{tuple(item.latents.shape)}".encode())
+            digest.update(f"{item.path.name}\0{item.caption or ''}\0{tuple(item.latents.shape)}".encode())
             digest.update(item.latents.float().cpu().numpy().tobytes())
             if item.masked is not None:
                 digest.update(item.masked.float().cpu().numpy().tobytes())
@@ -244,10 +253,7 @@ def load_dataset(
     items: list[Item] = []
     skipped: list[tuple[Path, str]] = []
 
-    def alone(path: Path, subset: Subset) -> str:
-        return prompter.alone(subset.caption_of(path, word_regex, join_string))
-
-    planned = plan(subsets, model, alone, prompter.name, warn)
+    planned = plan(subsets, model, Captions(prompter, word_regex, join_string), warn)
     for number, each in enumerate(planned):
         path, subset = each.path, each.subset
         try:
@@ -261,7 +267,6 @@ def load_dataset(
             continue
         finally:
             progress(number + 1, len(planned))
-        caption = subset.caption_of(path, word_regex, join_string)
         with torch.no_grad():
             mean, std = (part[0] for part in model.encode_images(loaded.pixels[None]))  # (C, H, W)
             masked = model.encode_masked(loaded.pixels[None], None if loaded.counts is None else loaded.counts[None])
@@ -274,8 +279,9 @@ def load_dataset(
         kept_std = std if latent_sampling == "random" else None
         masked = None if masked is None else masked[0]
         pixels = ((loaded.pixels + 1) * 127.5).round().to(torch.uint8) if keep_pixels else None
-        item = Item(path, caption, mean, kept_std, weight, loaded.sizes, masked, subset, each.repeats)
-        items.append(replace(item, has_mask=each.mask is not None, pixels=pixels, share=float(share)))
+        item = Item(path, each.caption, mean, kept_std, weight, loaded.sizes, masked, subset, each.repeats)
+        more = {"has_mask": each.mask is not None, "caption_file": each.caption_file}
+        items.append(replace(item, pixels=pixels, share=float(share), **more))
     if all(item.subset.is_reg for item in items):
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in skipped[:5])
         where = ", ".join(str(subset.folder) for subset in subsets if not subset.is_reg)

@@ -15,7 +15,17 @@ from pathlib import Path
 from PIL import Image
 
 from ti_trainer.data.masks import mark_of, masks_beside, read_mask
-from ti_trainer.data.pictures import ATTENTION, LEFT_OUT, MASKS, find_images, is_image, unspread_of, upright, upright_size
+from ti_trainer.data.pictures import (
+    ATTENTION,
+    LEFT_OUT,
+    MASKS,
+    files_in,
+    find_images,
+    is_image,
+    unspread_of,
+    upright,
+    upright_size,
+)
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import atomic
 
@@ -130,13 +140,13 @@ def _capped(picture: tuple[int, int]) -> tuple[int, int]:
 
 def _masks(picture: Path) -> list[Path]:
     stems = {picture.stem + kind for kind in MASKS}
-    return [path for path in sorted(picture.parent.iterdir()) if path.stem in stems and is_image(path)]
+    return [path for path in files_in(picture.parent) if path.stem in stems and is_image(path)]
 
 
 def _unspread(picture: Path) -> list[Path]:
     """a_att.unspread, a_att-2.unspread, ..."""
     stems = {picture.stem + kind for kind in MASKS}
-    return [path for path in sorted(picture.parent.iterdir()) if unspread_of(path) in stems]
+    return [path for path in files_in(picture.parent) if unspread_of(path) in stems]
 
 
 def _keep(masks: Iterable[Path]) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ti_trainer.data.pictures import MASKS, is_image, upright
+from ti_trainer.data.pictures import MASKS, files_in, is_image, upright
 from ti_trainer.errors import DatasetError
 
 SAME_SHAPE = 0.02  # how much the shapes of a picture and its mask may differ, as a fraction
@@ -18,16 +18,17 @@ SAME_SHAPE = 0.02  # how much the shapes of a picture and its mask may differ, a
 def find_masks(folder: Path) -> dict[str, Path]:
     """The pictures of a folder of masks, by the stems of those that they belong to; DatasetError if there is no folder."""
     if not folder.is_dir():
-        message = f"The mask directory {folder} does not exist: name a folder with a grey picture for each picture."
+        what = "is a file" if folder.exists() else "does not exist"
+        message = f"The mask directory {folder} {what}: name a folder with a grey picture for each picture."
         raise DatasetError(message)
-    return {path.stem: path for path in sorted(folder.iterdir(), reverse=True) if is_image(path)}
+    return {path.stem: path for path in reversed(files_in(folder)) if is_image(path)}
 
 
 def masks_beside(folder: Path) -> dict[str, Path]:
     """The masks among the pictures of a folder, a_att.png and a-masklabel.png, by the stems of those that they belong to."""
     if not folder.is_dir():
         return {}
-    files = sorted(path for path in folder.iterdir() if is_image(path))
+    files = [path for path in files_in(folder) if is_image(path)]
     stems = {path.stem for path in files}
     named = [(path, mask) for mask in reversed(MASKS) for path in files if path.stem.endswith(mask)]
     found = {path.stem.removesuffix(mask): path for path, mask in named}

@@ -5,38 +5,41 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from ti_trainer.data.image_names import says_something, words_of
 from ti_trainer.embedding import word_pattern
 from ti_trainer.errors import ConfigError, DatasetError
 
 NAME, FILEWORDS = "[name]", "[filewords]"
+WITH_CAPTIONS = "_filewords"  # how names of templates end that have another for images without a caption
 SHIPPED = Path(__file__).parents[2] / "textual_inversion_templates"
 
 
-def caption_of(
-    image: Path, word_regex: str = "", join_string: str = " ", extension: str = ".txt", otherwise: str = ""
-) -> str:
-    """The caption of a picture: its text file; without one what it is otherwise.
+def read_caption(file: Path) -> str:
+    """What a caption file says; DatasetError if it is no text."""
+    try:
+        return file.read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        message = f"The caption {file} is not UTF-8 text ({error.reason}): save it as UTF-8."
+        raise DatasetError(message) from error
 
-    Where that is empty too, the picture's name less leading digits and dashes, of that the words wanted.
+
+def name_caption(image: Path, word_regex: str = "", join_string: str = " ") -> str | None:
+    """What an image's file name says, less the numbers around it; None if that is nothing, as of IMG_2031.
+
+    With a regular expression the words that it finds in the name, whatever they say.
     """
-    text_file = image.with_name(image.stem + extension)
-    if text_file.is_file():
-        try:
-            return text_file.read_text(encoding="utf-8-sig").strip()
-        except UnicodeDecodeError as error:
-            message = f"The caption {text_file} is not UTF-8 text ({error.reason}): save it as UTF-8."
-            raise DatasetError(message) from error
-    if otherwise:
-        return otherwise
-    words = re.sub(r"^[-\d]+\s*", "", image.stem)
-    if word_regex:
-        found = re.findall(word_regex, words)  # with several groups in the expression, each finding is a tuple
-        words = join_string.join(each if isinstance(each, str) else join_string.join(filter(None, each)) for each in found)
-    return words
+    if not word_regex:
+        return words_of(image.stem) if says_something(image.stem) else None
+    words = re.sub(r"^[-\d]+\s*", "", image.stem)  # the WebUI's, whose users' expressions expect it
+    found = re.findall(word_regex, words)  # with several groups in the expression, each finding is a tuple
+    return (
+        join_string.join(each if isinstance(each, str) else join_string.join(filter(None, each)) for each in found) or None
+    )
 
 
 def templates(folders: Sequence[Path] = ()) -> dict[str, Path]:
@@ -54,7 +57,10 @@ def find_template(name: str, folders: Sequence[Path] = ()) -> Path | None:
 
 
 def load_template(name: str, folders: Sequence[Path] = ()) -> list[str]:
-    """The lines of a template file, or of one in `templates` by its name; ConfigError if one cannot teach anything."""
+    """The lines of a template file, or of one in `templates` by its name; ConfigError if one cannot teach anything.
+
+    One without [name] can where it has [filewords], if all captions have the word in them: `plan` sees to that.
+    """
     path = find_template(name, folders) or Path(name)
     if not path.is_file():
         message = f"There is no prompt template {name!r}: name a text file, or one of {', '.join(templates(folders))}."
@@ -67,7 +73,7 @@ def load_template(name: str, folders: Sequence[Path] = ()) -> list[str]:
     if not lines:
         message = f"The prompt template {path} is empty: each line is a prompt, such as 'a photo of {NAME}, {FILEWORDS}'."
         raise ConfigError(message, "template")
-    without = [line for line in lines if NAME not in line]
+    without = [line for line in lines if NAME not in line and FILEWORDS not in line]
     if without:
         message = (
             f"The template {path} has a line without {NAME}, which would train nothing: {without[0]!r}. Put {NAME} into it."
@@ -76,10 +82,34 @@ def load_template(name: str, folders: Sequence[Path] = ()) -> list[str]:
     return lines
 
 
+def load_plain(name: str, folders: Sequence[Path] = ()) -> list[str]:
+    """The lines for images without a caption: those of `subject` for `subject_filewords`; none if there is no such file."""
+    plain = plain_name(name)
+    if not plain:
+        return []
+    path = find_template(plain, folders) or Path(f"{plain}.txt")
+    if not path.is_file():
+        return []
+    lines = load_template(str(path))
+    return lines if all(NAME in line and FILEWORDS not in line for line in lines) else []
+
+
+def plain_name(name: str) -> str:
+    """The name of the template that goes with one with captions: `subject` for `subject_filewords`; "" for others."""
+    stem = name.removesuffix(".txt")
+    return stem.removesuffix(WITH_CAPTIONS) if stem.endswith(WITH_CAPTIONS) else ""
+
+
+def has_filewords(template: Sequence[str]) -> bool:
+    """Whether captions are used at all."""
+    return any(FILEWORDS in line for line in template)
+
+
 @dataclass(frozen=True)
 class Prompter:
     """Makes a sample's prompt of a caption and a random line of the template; tags are dropped first, then shuffled.
 
+    A caption None is that of an image without one: its line comes from `plain`, or from the template, without [filewords].
     With a word `negative`, also the prompt to be guided away from: the same with that word, and, if so wished, uncaptioned.
     """
 
@@ -89,36 +119,55 @@ class Prompter:
     tag_dropout: float = 0.0
     negative: str = ""
     positive_filewords_only: bool = False
+    plain: Sequence[str] = ()
 
-    def __call__(self, caption: str, rng: np.random.Generator) -> str:
+    def __call__(self, caption: str | None, rng: np.random.Generator) -> str:
         """The prompt for one sample; what is left to chance comes from rng."""
         return self.pair(caption, rng)[0]
 
-    def pair(self, caption: str, rng: np.random.Generator) -> tuple[str, str]:
+    @cached_property
+    def uncaptioned(self) -> tuple[str, ...]:
+        """The lines for images without a caption; one that has no [name] is [name] alone."""
+        lines = self.plain or [_without_filewords(line) for line in self.template]
+        return tuple(line if NAME in line else NAME for line in lines)
+
+    def pair(self, caption: str | None, rng: np.random.Generator) -> tuple[str, str]:
         """The prompt for one sample, and the negative one; what is left to chance comes from rng."""
-        line = self.template[int(rng.integers(len(self.template)))]
-        tags = self._tags(caption, rng)
-        said = line.replace(FILEWORDS, tags).replace(NAME, self.name)
+        lines = self.uncaptioned if caption is None else self.template
+        line = lines[int(rng.integers(len(lines)))]
+        said = line.replace(FILEWORDS, "" if caption is None else self._tags(caption, rng, line)).replace(NAME, self.name)
         if not self.negative:
             return said, ""
         return said, self._against(
             _without_filewords(line).replace(NAME, self.name) if self.positive_filewords_only else said
         )
 
-    def alone(self, caption: str, *, negative: bool = False) -> str:
+    def longest(self, caption: str) -> str:
+        """The longest prompt that a caption may become."""
+        return max((line.replace(FILEWORDS, caption).replace(NAME, self.name) for line in self.template), key=len)
+
+    def alone(self, caption: str | None, *, negative: bool = False) -> str:
         """The prompt of a picture of the class: its caption as it is, without the template."""
-        said = caption.replace(NAME, self.name)
+        said = (caption or "").replace(NAME, self.name)
         return self._against(said) if negative else said
+
+    def has_word(self, text: str) -> bool:
+        """Whether a caption has the word in it."""
+        return NAME in text or re.search(word_pattern(self.name), text) is not None
 
     def _against(self, prompt: str) -> str:
         """With the negative word wherever the word stands, in captions too."""
         return re.sub(word_pattern(self.name), lambda _: self.negative, prompt)
 
-    def _tags(self, caption: str, rng: np.random.Generator) -> str:
+    def _tags(self, caption: str, rng: np.random.Generator, line: str) -> str:
         if not self.shuffle_tags and not self.tag_dropout:
             return caption
         tags = [tag.strip() for tag in caption.split(",")]
-        kept = [tag for tag, draw in zip(tags, rng.random(len(tags)), strict=True) if tag and draw >= self.tag_dropout]
+        kept = [
+            tag
+            for tag, draw in zip(tags, rng.random(len(tags)), strict=True)
+            if tag and (draw >= self.tag_dropout or (NAME not in line and self.has_word(tag)))  # what teaches the word stays
+        ]
         if self.shuffle_tags:
             kept = [kept[index] for index in rng.permutation(len(kept))]
         return ", ".join(kept)

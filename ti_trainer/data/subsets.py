@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ti_trainer.config import options
-from ti_trainer.data.prompts import caption_of
+from ti_trainer.data.counted_folders import counted_folders
 from ti_trainer.errors import ConfigError, DatasetError
-from ti_trainer.files import write_bytes
+from ti_trainer.files import entered_path, write_bytes
 
 ENDINGS = (".toml", ".json")
 KEYS = {  # our names -> kohya's
@@ -50,9 +50,9 @@ MOST_REPEATS, MOST_WEIGHT = 10_000, 1000
 class Subset:
     """A folder of pictures and how they are fed; DatasetError if that cannot be.
 
-    `weight` multiplies the loss of its pictures. `class_tokens` is the caption of pictures without a caption file, their
-    file names if it is empty. `masks` is a folder with a grey picture of the same stem for each picture: what is brighter
-    counts more. `is_reg`: pictures of the class that the thing belongs to, not of the thing.
+    `weight` multiplies the loss of its pictures. `class_tokens` is the caption of images without a caption file. `masks` is
+    a folder with a grey picture of the same stem for each picture: what is brighter counts more. `is_reg`: pictures of the
+    class that the thing belongs to, not of the thing.
     """
 
     folder: Path
@@ -91,24 +91,24 @@ class Subset:
         named = {"image_dir": self.folder, **named}
         return {key: str(value) if isinstance(value, Path) else value for key, value in named.items()}
 
-    def caption_of(self, image: Path, word_regex: str = "", join_string: str = " ") -> str:
-        """The caption of one of its pictures, its prefix and suffix with it."""
-        caption = caption_of(image, word_regex, join_string, self.caption_extension, self.class_tokens)
-        return " ".join(filter(None, (self.caption_prefix, caption, self.caption_suffix)))
-
-    def has_caption(self, image: Path) -> bool:
-        """Whether one of its pictures has a caption file."""
-        return image.with_name(image.stem + self.caption_extension).is_file()
+    def captioned(self, text: str | None) -> str | None:
+        """What is said of one of its images, with its prefix and suffix; None if that is nothing."""
+        parts = [part for part in (self.caption_prefix, text, self.caption_suffix) if part]
+        return " ".join(parts) if parts or text is not None else None
 
 
 def read_subsets(path: Path, warn: Callable[[str], None] = lambda message: None) -> tuple[Subset, ...]:
     """What a data set consists of: a folder is one subset; a .toml or .json file lists some as kohya's dataset_config does.
 
-    Relative folders start at the file's. A caption file ends with .txt unless caption_extension says otherwise; subsets of
-    all [[datasets]] make up one data set. `warn` is told which keys are not obeyed. DatasetError if it cannot be read.
+    A folder whose images lie in sub-folders such as "10_sks star" has these as subsets. Relative folders start at the
+    file's. A caption file ends with .txt unless caption_extension says otherwise; subsets of all [[datasets]] make up one
+    data set. `warn` is told which keys are not obeyed. DatasetError if it cannot be read.
     Source: https://github.com/kohya-ss/sd-scripts/blob/main/docs/config_README-en.md
     """
-    if path.is_dir() or path.suffix.lower() not in ENDINGS:
+    if path.is_dir():
+        counted = counted_folders(path, warn)
+        return tuple(Subset(each.path, each.repeats, class_tokens=each.words) for each in counted) or (Subset(path),)
+    if path.suffix.lower() not in ENDINGS:
         return (Subset(path),)
     content = _table(path, "the whole file", _parsed(path))
     general = _table(path, "general", content.get("general", {}))
@@ -202,7 +202,10 @@ def _folder(path: Path, where: str, key: str, value: Any) -> Path | None:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         message = f"{where}: {key}: found {value!r}, expected the path of a folder."
         raise DatasetError(message)
-    return path.absolute().parent / value
+    if re.search(r"[\x00-\x1f]", value):
+        message = f"{where}: {key}: found {value!r}. {_escapes(path, path.read_text(encoding='utf-8-sig'))}"
+        raise DatasetError(message)
+    return path.absolute().parent / entered_path(value)
 
 
 def _parsed(path: Path) -> Any:
@@ -210,12 +213,26 @@ def _parsed(path: Path) -> Any:
     if not path.is_file():
         message = f"The data set {path} does not exist: name a folder with pictures, or a .toml file that lists folders."
         raise DatasetError(message)
+    text = ""
     try:
         text = path.read_bytes().decode("utf-8-sig")
         return json.loads(text) if path.suffix.lower() == ".json" else _toml().loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        message = f"{path} cannot be read ({error}): expected a data set as kohya's dataset_config has it, in TOML or JSON."
+        cause = _escapes(path, text)
+        expected = cause or "expected a data set as kohya's dataset_config has it, in TOML or JSON."
+        message = f"{path} cannot be read ({error}): {expected}"
         raise DatasetError(message) from error
+
+
+def _escapes(path: Path, text: str) -> str:
+    r"""What is wrong with a Windows path such as "C:\Users\me", if the file has one; "" if not."""
+    quoted = re.findall(r'"([^"\n]*)"', text)
+    found = next((each for each in quoted if "\\" in each.replace("\\\\", "")), None)
+    if found is None:
+        return ""
+    single = "" if path.suffix.lower() == ".json" else f", or single quotes: '{found}'"
+    slashes = found.replace("\\", "/")
+    return f'a backslash in double quotes begins an escape. Write slashes: "{slashes}"{single}.'
 
 
 def _toml() -> Any:

@@ -1,12 +1,19 @@
-"""Where data sets come from, as far as the host lets the page read them. Reads no picture."""
+"""Where datasets come from, as far as the host lets the page read them, and what to warn of before a run on one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ti_trainer import embeddings_dir
+from ti_trainer.config import TrainConfig
+from ti_trainer.data.preflight import preflight
+from ti_trainer.data.prompts import Prompter
 from ti_trainer.data.subsets import Subset, checked_subsets
+from ti_trainer.embedding import Embedding
 from ti_trainer.host import Host
+from ti_trainer.model import DiffusionModel
+from ti_trainer.wording import counted
 
 DATA_SETS = "data sets"  # within the folder of runs
 
@@ -25,3 +32,30 @@ def subsets_of(host: Host, images: Path, warn: Callable[[str], None] = lambda me
     if not images.resolve().is_relative_to(data_sets_dir(host).resolve()):
         host.check_folder(images)
     return checked_subsets(images, host.check_folder, warn)
+
+
+def warnings_of(
+    config: TrainConfig, model: DiffusionModel, embedding: Embedding, prompter: Prompter, subsets: Sequence[Subset]
+) -> list[str]:
+    """What is likely to go wrong in a run, the same on the page and on the command line; DatasetError if it cannot be."""
+    found = preflight(subsets, prompter, config, model, embedding.vectors)
+    return [*about_embedding(model, embedding), *found.warnings]
+
+
+def about_embedding(model: DiffusionModel, embedding: Embedding) -> list[str]:
+    """What there is to say of the word itself, and of the text that one begins as which was not trained yet."""
+    name, said = embedding.name, []
+    if embeddings_dir.swallows(model, name):
+        said.append(
+            f"{name} is an ordinary word: every prompt that contains it would mean this embedding. Better create it "
+            f"under a name that is no word, such as my-{name}."
+        )
+    text = embedding.info.get("init_text")
+    if embedding.step == 0 and isinstance(text, str) and text:
+        tokens = len(next(iter(model.token_embeddings(text).values())))
+        if tokens > embedding.num_vectors:
+            said.append(
+                f"The init text {text!r} has {counted(tokens, 'token')} and {name} only "
+                f"{counted(embedding.num_vectors, 'vector')}: a part of the text is left out."
+            )
+    return said

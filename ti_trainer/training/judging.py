@@ -112,7 +112,7 @@ def _loss(trainer: Trainer, embeddings: Sequence[Embedding], pictures: int) -> f
     words = {
         each.name: {encoder: vectors.to(model.device) for encoder, vectors in each.vectors.items()} for each in embeddings
     }
-    captions = [[item.caption for item in some] for _ in words]
+    captions = [[item.caption or "" for item in some] for _ in words]
     if trainer.config.positive_filewords_only and len(embeddings) > 1:
         captions[1] = [""] * len(some)
     said = [

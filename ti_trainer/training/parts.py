@@ -85,11 +85,12 @@ def webui_state(file: Path, embedding: Embedding, model: DiffusionModel, config:
 
 def settings_of(config: TrainConfig, name: str, images: Path, model: DiffusionModel, dataset: Dataset) -> dict[str, Any]:
     """What a run's settings.json says."""
+    subsets = [each.to_dict() for each in dataset.subsets]
     return {
         "version": __version__,
         "name": name,
         "images": str(images.resolve()),
-        **({} if images.is_dir() else {"data_set": [each.to_dict() for each in dataset.subsets]}),
+        **({} if subsets == [{"image_dir": str(images)}] else {"data_set": subsets}),
         "num_images": len(dataset.items),
         "skipped": [str(path.name) for path, _ in dataset.skipped],
         "model": model.name,
@@ -99,28 +100,32 @@ def settings_of(config: TrainConfig, name: str, images: Path, model: DiffusionMo
     }
 
 
+def prompter_of(config: TrainConfig, name: str, template: Sequence[str], plain: Sequence[str]) -> Prompter:
+    """What makes the prompts; `plain` are the template's lines for images without a caption."""
+    return Prompter(
+        name,
+        template,
+        config.shuffle_tags,
+        config.tag_dropout,
+        negative_name(name) if config.negative else "",
+        config.positive_filewords_only,
+        plain,
+    )
+
+
 def dataset_of(
     config: TrainConfig,
-    name: str,
     model: DiffusionModel,
-    template: Sequence[str],
+    prompter: Prompter,
     subsets: Sequence[Subset],
     loading: Callable[[int, int], None],
-    warn: Callable[[str], None],
 ) -> Dataset:
-    """Read and encode the pictures."""
+    """Read and encode the pictures; what there is to warn of, `data_sets.warnings_of` said before."""
     return load_dataset(
         subsets,
         model,
         frame_of(config, model.default_size_px),
-        Prompter(
-            name,
-            template,
-            config.shuffle_tags,
-            config.tag_dropout,
-            negative_name(name) if config.negative else "",
-            config.positive_filewords_only,
-        ),
+        prompter,
         seed=config.seed,
         repeats=config.repeats,
         latent_sampling=config.latent_sampling,
@@ -131,7 +136,7 @@ def dataset_of(
         normalize_masks=config.normalize_masks,
         keep_pixels=config.reconstruction_weight > 0,
         progress=loading,
-        warn=warn,
+        warn=lambda said: None,
     )
 
 

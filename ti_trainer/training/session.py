@@ -20,14 +20,15 @@ from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.images import frame_of
 from ti_trainer.data.pictures import find_images
-from ti_trainer.data.prompts import load_template
+from ti_trainer.data.plan import Captions, plan
+from ti_trainer.data.prompts import Prompter, load_plain, load_template
 from ti_trainer.embedding import Embedding, negative_name
 from ti_trainer.errors import ConfigError, StoppedError, TrainingError
 from ti_trainer.files import checked_length, entered_path
 from ti_trainer.host import Drawing, Host, Turn
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.training import discriminator, ending, locks
-from ti_trainer.training.data_sets import subsets_of
+from ti_trainer.training.data_sets import subsets_of, warnings_of
 from ti_trainer.training.events import Compiling, Finished, GaveWay
 from ti_trainer.training.health import Health
 from ti_trainer.training.judging import Verdict, judge_in_the_end, verdicts
@@ -39,6 +40,7 @@ from ti_trainer.training.parts import (
     facts_of,
     model_options,
     pixel_loss_of,
+    prompter_of,
     settings_of,
     webui_state,
     words_of,
@@ -124,6 +126,8 @@ class Session:
         for each, _ in loaded:
             check_fits(model, each)
         frame_of(self.config, model.default_size_px)
+        captions = Captions(self._prompter(), self.config.filename_word_regex, self.config.filename_join_string)
+        plan(subsets_of(self.host, self.images), model, captions, lambda said: None)
         if self.resume is None:
             check_beginnings(self.config, loaded[0][0])
         begun_on = self.resume.settings().get("model", model.name) if self.resume else model.name
@@ -193,7 +197,7 @@ class Session:
         """Our turn with the host, all read that is needed, nothing written yet."""
         config, processes = self.config, self.processes
         with processes.together():
-            template = self._check_cheaply()
+            self._check_cheaply()
         with self.host.lock() as turn, ExitStack() as locks_held:
 
             def should_stop() -> bool:
@@ -218,7 +222,11 @@ class Session:
                 total = sum(len(find_images(subset.folder)) for subset in subsets)
                 still_loading(0, total)
                 model = self.host.open_model(model_options(config))
-                dataset = dataset_of(config, self.name, model, template, subsets, still_loading, self.warn)
+                prompter = self._prompter()
+                # A run that goes on said it at its beginning.
+                for said in [] if self.resume else warnings_of(config, model, loaded[0][0], prompter, subsets):
+                    self.warn(said)
+                dataset = dataset_of(config, model, prompter, subsets, still_loading)
                 still_loading(total, total)
                 largest = max(item.latents[0].numel() for item in dataset.items)
                 pixel_loss = pixel_loss_of(config, model.device)
@@ -293,8 +301,8 @@ class Session:
         self.resume.save_settings({**self.resume.settings(), **settings})
         return self.resume
 
-    def _check_cheaply(self) -> list[str]:
-        """What can be refused before a model is loaded; the template's lines."""
+    def _check_cheaply(self) -> None:
+        """What can be refused before a model is loaded."""
         config = self.config
         checked_length(self.name)
         self.processes.check(config.gradient_accumulation_steps)
@@ -310,7 +318,13 @@ class Session:
                 f"Preview sampling method: found {config.preview_sampler!r}, expected one of those that there are ({have})."
             )
             raise ConfigError(message, "preview_sampler")
-        return load_template(config.template, self.host.template_dirs)
+        self._prompter()
+
+    def _prompter(self) -> Prompter:
+        """What makes the prompts; ConfigError for a template that cannot."""
+        folders = self.host.template_dirs
+        template, plain = load_template(self.config.template, folders), load_plain(self.config.template, folders)
+        return prompter_of(self.config, self.name, template, plain)
 
     def _run(self, begun: _Begun, run: Run, watching: Sequence[Observer]) -> str:
         """Train, and keep what was learned however that ends."""

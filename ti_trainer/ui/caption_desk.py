@@ -288,7 +288,10 @@ def _items(captions: Captions, pictures: Sequence[Path]) -> list[tuple[Image.Ima
 
 def _label(captions: Captions, picture: Path) -> str:
     text = captions.text(picture)
-    return f"[file name] {captions.names[picture.stem]}" if text is None else text or "[empty]"
+    if text is not None:
+        return text or "[empty]"
+    words = captions.names[picture.stem]
+    return f"[file name] {words}" if words else "[no caption]"
 
 
 def large(desk: Desk) -> str:
@@ -297,7 +300,9 @@ def large(desk: Desk) -> str:
         return '<div class="ti-large ti-subdued">Click a picture to see it here and to write its caption.</div>'
     picture = desk.clicked
     words = escape(desk.captions.names[picture.stem])
-    said = "" if desk.captions.text(picture) is not None else f" · no caption: the file name is trained on, “{words}”"
+    said = ""
+    if desk.captions.text(picture) is None:
+        said = " · no caption" + (f"; its file name says “{words}”" if words else "")
     address = address_of(small(picture, LARGE_PX))
     line = f'<div class="ti-line ti-subdued" title="{escape(str(picture))}">{escape(picture.name)}{said}</div>'
     return f'<div class="ti-large"><img src="{address}" alt="{escape(picture.name)}"></div>{line}'

@@ -12,12 +12,12 @@ import gradio as gr
 from ti_trainer import embeddings_dir
 from ti_trainer.config import TrainConfig, options
 from ti_trainer.data.look import Look, look
-from ti_trainer.data.prompts import load_template
+from ti_trainer.data.prompts import load_plain, load_template
 from ti_trainer.embedding import negative_name
 from ti_trainer.errors import TITrainerError
 from ti_trainer.model import DiffusionModel, check_fits
 from ti_trainer.prompts import PLACEHOLDER_ID, TokenizedPrompt
-from ti_trainer.training.data_sets import subsets_of
+from ti_trainer.training.data_sets import about_embedding, subsets_of
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.render import Token, facts, notice, prompt_table
 from ti_trainer.ui.train import TrainForm
@@ -55,10 +55,10 @@ def panel(form: TrainForm) -> Any:
             embedding, _ = embeddings_dir.load(host.embeddings_dir, name)
             model = host.open_model()  # only its tokenizer is needed: a run may hold it in another precision
             check_fits(model, embedding)
-            template = load_template(config.template, host.template_dirs)
-            told = _about_the_negative(host.embeddings_dir, name, config)
+            template, plain = (load(config.template, host.template_dirs) for load in (load_template, load_plain))
+            told = [*_about_the_negative(host.embeddings_dir, name, config), *about_embedding(model, embedding)]
             subsets = subsets_of(host, images, told.append)
-            seen = look(subsets, template, config, model, name, embedding.vectors)
+            seen = look(subsets, template, config, model, name, embedding.vectors, plain)
         except (TITrainerError, OSError) as error:
             return refused(str(error))
         table = prompt_table((prompt, _chunks(each, model)) for prompt, each in seen.prompts)
