@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     against = negative_name(embedding.name)
     if args.negative:
         scale = GuidanceScale.parse(args.train_cfg_scale)
-        words[against] = embeddings_dir.load(host.embeddings_dir, against)[0].vectors
+        words[against] = embeddings_dir.load_negative(host.embeddings_dir, embedding.name)[0].vectors
     elif embeddings_dir.find(host.embeddings_dir, against) is not None:
         print(
             f"Measured without {against}, which is there: if both were trained together, pass --negative.", file=sys.stderr

@@ -25,7 +25,7 @@ from ti_trainer.formats import (
     webui,
 )
 from ti_trainer.formats.card import make_card, write_card
-from ti_trainer.formats.checkpoint import read_checkpoint, refuse_stranger
+from ti_trainer.formats.checkpoint import is_pickle, read_checkpoint
 from ti_trainer.formats.tensor_names import kind_of
 from ti_trainer.formats.webui import checksum, read_optimizer, write_optimizer
 
@@ -33,6 +33,7 @@ __all__ = [
     "FORMATS",
     "Format",
     "checksum",
+    "is_pickle",
     "is_second_file",
     "kind_of",
     "make_card",
@@ -40,7 +41,6 @@ __all__ = [
     "read_checkpoint",
     "read_negative",
     "read_optimizer",
-    "refuse_stranger",
     "write",
     "write_card",
     "write_optimizer",

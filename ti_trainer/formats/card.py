@@ -73,7 +73,7 @@ def read_negative(content: bytes, stem: str) -> Embedding | None:
 
 
 def _pixels(content: bytes, kind: str) -> Bytes:
-    """(H, W, 3)"""
+    """(H, W, 3), whatever its mode."""
     with Image.open(BytesIO(content), formats=(kind.upper(),)) as image:
         return np.asarray(image.convert("RGB"))
 

@@ -1,4 +1,4 @@
-"""The stack machine that a pickle is a program for, as far as plain values and tensors need it: nothing is imported or called.
+"""The stack machine that a pickle is a program for, as far as tensors need it: nothing is imported or called.
 
 Protocols 2 to 5. What is read is bounded: the instructions, the bytes, and the values as whoever walks through them meets
 them, for a tuple of twice the same tuple, 60 times over, would never end. Knows nothing of files and tensors.
@@ -108,7 +108,7 @@ _INSTRUCTIONS = frozenset({*_PUSHES, *_PLAIN, *_PUTS, *_GETS, *_IGNORED, *_TAKES
 
 
 class Machine:
-    """`builders` makes what a pickle calls by name, `values` are names that it may mention, `persistent` resolves its references."""
+    """`builders` makes what a pickle calls by name, `values` it may mention, `persistent` resolves its references."""
 
     def __init__(
         self,

@@ -62,12 +62,12 @@ def stranger(head: bytes, size: int) -> str | None:
     if size == 0:
         return "is empty: the download or copy failed. Download or copy it again."
     if head.startswith(_LFS):
-        return "is a Git LFS pointer, which stands for the file, and not the file itself. Download the file itself (git lfs pull)."
+        return "is a Git LFS pointer, which only stands for the file. Download the file itself (git lfs pull)."
     if _is_markup(text):
         return "is a web page, not the file itself. Download the file itself; its site may want you to log in first."
     if _is_json(text, size):
         said = " ".join(text[:80].decode("utf-8", "replace").split())
-        return f"is text that a web site answered ({said}), not the file itself. Download it again; you may have to log in first."
+        return f"is what a web site answered ({said}), not the file itself. Download it again; you may have to log in first."
     if not head.strip(b"\0"):
         return "begins with zeros only: the download was interrupted. Download it again."
     for signature, what in _PACKED.items():

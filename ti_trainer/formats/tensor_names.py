@@ -1,4 +1,4 @@
-"""What a file of tensors is, by their names: people put LoRAs among embeddings, and embeddings where a checkpoint belongs."""
+"""What a file of tensors is, by their names: people put LoRAs among embeddings, and embeddings where models belong."""
 
 from __future__ import annotations
 

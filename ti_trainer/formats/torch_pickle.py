@@ -1,7 +1,7 @@
 """Files of torch.save: read without unpickling, and written so that every peer's own safe reader takes them.
 
-A pickle is a program for a stack machine. Its instructions are read by `pickle_machine` as data: those that build plain values
-and tensors are known, every other one is refused, and nothing that a file names is ever imported or called. So `pickle` and
+A pickle is a program for a stack machine. `pickle_machine` reads its instructions as data: those that build plain values and
+tensors are known, every other one is refused, and nothing that a file names is ever imported or called. So `pickle` and
 `torch.load` are not used, whose `weights_only` could be broken out of before torch 2.6 (CVE-2025-32434). Knows nothing of
 embeddings.
 """
@@ -168,10 +168,9 @@ def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[i
     return storage.as_strided(size, stride, offset)  # refuses what lies outside of the storage
 
 
-def _tensor_of_later_dtype(
-    storage: Tensor, offset: int, size: Any, stride: Any, _: bool, __: Any, dtype: Any, *___: Any
-) -> Tensor:
-    return _tensor(storage.view(_LATER_DTYPES[dtype]), offset, size, stride)
+def _tensor_of_later_dtype(storage: Tensor, offset: int, size: Any, stride: Any, *rest: Any) -> Tensor:
+    """`rest` is requires_grad, hooks, dtype, metadata."""
+    return _tensor(storage.view(_LATER_DTYPES[rest[2]]), offset, size, stride)
 
 
 def _dict(pairs: Any = (), *_: Any) -> dict[Any, Any]:
