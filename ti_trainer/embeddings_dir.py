@@ -34,7 +34,7 @@ def embedding_files(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Every file, also in linked folders, as the WebUI does: models are often shared so. None twice: links may go in circles."""
+    """Every file, also in linked folders, as the WebUI does, since models are often shared so; none twice."""
     been: set[str] = set()
     for root, inner, names in os.walk(folder, followlinks=True):
         place = os.path.realpath(root)

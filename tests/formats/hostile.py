@@ -135,7 +135,7 @@ def _images() -> Iterator[tuple[str, bytes]]:
         return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
 
     end, small = (b"IEND", b""), (b"IDAT", zlib.compress(b"\0" * 4))
-    bomb = zlib.compress(b"A" * 300_000_000, 9)
+    bomb = zlib.compress(b"A" * 120_000_000)
     for keyword in (b"sd-ti-embedding", b"ti-trainer-negative", b"x"):
         yield f"ztxt-{keyword.decode()}.png", png([ihdr(1, 1), (b"zTXt", keyword + b"\0\0" + bomb), small, end])
         itxt = keyword + b"\0\1\0\0\0" + bomb

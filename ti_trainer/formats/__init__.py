@@ -148,11 +148,13 @@ def _read_file(path: Path) -> Embedding:
 
 
 def _from_pickle(data: Any, stem: str) -> Embedding:
-    if isinstance(data, list | tuple) and data and all(isinstance(each, Tensor) for each in data):
-        if len(data) > 1:
-            message = f"it is a list of {len(data)} tensors; expected one. Choose a file with one embedding."
+    if isinstance(data, list | tuple):
+        tensors = [each for each in data if isinstance(each, Tensor)]
+        if len(data) != 1 or not tensors:
+            found = f"{len(data)} tensors" if len(tensors) == len(data) > 0 else "things that are no vectors"
+            message = f"it is a list of {found}; expected one tensor. Choose a file with one embedding."
             raise EmbeddingFormatError(message)
-        data = data[0]
+        data = tensors[0]
     if isinstance(data, Tensor):
         data = {named_tensors.KOHYA_KEY: data}
     if not isinstance(data, dict) or "optimizer_state_dict" in data:

@@ -125,9 +125,19 @@ def write_card(
 
 
 def _to_json(embedding: Embedding) -> bytes:
+    """The card's text; EmbeddingFormatError if it would be longer than any that is read."""
+    text = json.dumps(_data_of(embedding), default=_tensor_to_json).encode()
+    if len(text) > _MAX_JSON:
+        numbers = sum(vectors.numel() for vectors in embedding.vectors.values())
+        message = f"The embedding {embedding.name!r} has too many numbers for a card, {numbers}. Write it as .safetensors."
+        raise EmbeddingFormatError(message)
+    return text
+
+
+def _data_of(embedding: Embedding) -> dict[str, Any]:
     """The WebUI's dict; for SDXL the two tensors that the WebUI takes if they are alone, with the rest inside the first."""
     if len(embedding.vectors) == 1:
-        return json.dumps(webui.to_dict(embedding), default=_tensor_to_json).encode()
+        return webui.to_dict(embedding)
     data: dict[str, Any] = {encoder: _tensor_to_json(vectors) for encoder, vectors in embedding.vectors.items()}
     data["clip_l"] |= {
         "name": embedding.name,
@@ -135,7 +145,7 @@ def _to_json(embedding: Embedding) -> bytes:
         "sd_checkpoint": embedding.checkpoint_hash,
         "sd_checkpoint_name": embedding.checkpoint,
     }
-    return json.dumps(data).encode()
+    return data
 
 
 def _from_json(text: bytes, stem: str, where: str) -> Embedding:

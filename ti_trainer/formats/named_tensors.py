@@ -37,7 +37,7 @@ Shapes = Mapping[Any, Sequence[int]]
 def from_tensors(tensors: dict[Any, Tensor], stem: str) -> Embedding:
     """One tensor of any name, whose width tells the text encoder, or `clip_l` with `clip_g`; else EmbeddingFormatError."""
     refuse_others({key: tuple(tensor.shape) for key, tensor in tensors.items() if isinstance(tensor, Tensor)} or tensors)
-    tool = "diffusers or cog-sdxl" if set(tensors) == set(_ALIASES) else "kohya sd-scripts or OneTrainer"
+    tool = "diffusers or cog-sdxl" if set(tensors) <= set(_ALIASES) else "kohya sd-scripts or OneTrainer"
     tensors = _with_encoders(tensors)
     if set(tensors) == set(_ENCODERS):
         vectors = {encoder: checked(tensors[encoder]) for encoder in _ENCODERS}

@@ -58,24 +58,35 @@ def format_of(head: bytes, size: int) -> str | None:
 
 def stranger(head: bytes, size: int) -> str | None:
     """What a file of none of our formats is, and what to do, as the rest of a sentence after "it"; None if unknown."""
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if size == 0:
         return "is empty: the download or copy failed. Download or copy it again."
-    if head.startswith(_LFS):
-        return "is a Git LFS pointer, which only stands for the file. Download the file itself (git lfs pull)."
-    if _is_markup(text):
-        return "is a web page, not the file itself. Download the file itself; its site may want you to log in first."
-    if _is_json(text, size):
-        said = " ".join(text[:80].decode("utf-8", "replace").split())
-        return f"is what a web site answered ({said}), not the file itself. Download it again; you may have to log in first."
     if not head.strip(b"\0"):
         return "begins with zeros only: the download was interrupted. Download it again."
     for signature, what in _PACKED.items():
         if head.startswith(signature):
             return f"is {what}: unpack it, and choose the file inside."
     if head[4:12] in (b"ftypavif", b"ftypheic", b"ftypmif1"):
-        return "is an AVIF or HEIC image, which cannot carry an embedding."
-    return next((f"is {what}." for signature, what in _OTHERS.items() if head.startswith(signature)), None)
+        return "is an AVIF or HEIC image, which cannot carry an embedding. Choose another file."
+    for signature, what in _OTHERS.items():
+        if head.startswith(signature):
+            return f"is {what}. Choose another file."
+    text = head.decode("utf-16", "ignore").encode() if head[:2] in (b"\xff\xfe", b"\xfe\xff") else head
+    return _stranger_of_text(text.removeprefix(b"\xef\xbb\xbf").strip(), size)
+
+
+def _stranger_of_text(text: bytes, size: int) -> str | None:
+    if text.startswith(_LFS):
+        return "is a Git LFS pointer, which only stands for the file. Download the file itself (git lfs pull)."
+    if _is_markup(text):
+        return "is a web page, not the file itself. Download the file itself; its site may want you to log in first."
+    shown = " ".join(text[:80].decode("utf-8", "replace").split())
+    if _is_json(text, size):
+        return (
+            f"is what a web site answered ({shown}), not the file itself. Download it again; you may have to log in first."
+        )
+    if text.isascii() and shown.isprintable():
+        return f"is text ({shown}), not the file itself. Download it again; you may have to log in first."
+    return None
 
 
 def webp_size(content: bytes) -> tuple[int, int]:

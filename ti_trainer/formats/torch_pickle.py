@@ -193,6 +193,7 @@ _BUILDERS: dict[str, Builder] = {
     "torch._utils _rebuild_tensor": _tensor,
     "torch._utils _rebuild_tensor_v2": _tensor,
     "torch._utils _rebuild_tensor_v3": _tensor_of_later_dtype,
+    "torch._tensor _rebuild_from_type_v2": lambda build, _, arguments, *__: _BUILDERS[build](*arguments),
     "torch._utils _rebuild_parameter": _first,
     "torch._utils _rebuild_parameter_with_state": _first,
     "torch.nn.modules.container ParameterDict": _nothing,
@@ -203,6 +204,7 @@ _BUILDERS: dict[str, Builder] = {
     (
         "__builtin__ set",
         "builtins set",
+        *(f"{module} {name}" for module in ("__builtin__", "builtins") for name in ("frozenset", "bytearray")),
         "_codecs encode",
         "argparse Namespace",
         "copyreg _reconstructor",
@@ -231,6 +233,8 @@ _VALUES = frozenset(  # classes and constants that are mentioned, as the type of
             for name in ("dict", "list", "int", "float", "object")
         ),
         "torch strided",
+        "torch Tensor",
+        "torch.nn.parameter Parameter",
     }
 )
 
