@@ -79,6 +79,11 @@ def negative_name(name: str) -> str:
     return f"{name}-neg"
 
 
+def dreamartist_name(name: str) -> str:
+    """Of the negative beside an embedding that DreamArtist's own extension for the WebUI trained."""
+    return f"{name}-uc"
+
+
 def unwanted(prompt: str, name: str) -> str:
     """What a prompt is guided away from, as in training: the same words, with the negative embedding's for the word.
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from ti_trainer import __version__, formats
-from ti_trainer.embedding import Embedding, initial_vectors, negative_name
+from ti_trainer.embedding import Embedding, dreamartist_name, initial_vectors, negative_name
 from ti_trainer.errors import ConfigError, EmbeddingFormatError
 from ti_trainer.files import checked_name
 from ti_trainer.model import DiffusionModel, Vectors
@@ -20,21 +20,66 @@ from ti_trainer.prompts import CHUNK
 log = logging.getLogger(__name__)
 NEGATIVE_NOISE = 1e-3  # as in DreamArtist; token embeddings are ten times as large
 TRAINABLE = (".safetensors", ".pt")  # they keep all that we know of an embedding
-ENDINGS = (*TRAINABLE, ".bin", ".png", ".webp")
+IMAGES = (".png", ".webp")
+ENDINGS = (*TRAINABLE, ".bin", ".pti", *IMAGES)  # .pti: Replicate's cog-sdxl
 
 
 def embedding_files(folder: Path) -> list[Path]:
-    """Files of the folder and its sub-folders that may hold an embedding, by path; previews of one are passed over."""
-    # Linked folders too, as the WebUI does: models are often shared so.
-    files = (Path(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names)
-    found = (path for path in files if path.suffix.lower() in ENDINGS)
-    return sorted(path for path in found if not path.name.startswith(".") and not path.stem.endswith(".preview"))
+    """Files of the folder and its sub-folders that may hold an embedding, by path.
+
+    Previews of one are passed over, and the second file of an SDXL pair, which belongs to the first.
+    """
+    found = [path for path in _walk(folder) if path.suffix.lower() in ENDINGS and not path.name.startswith(".")]
+    return sorted(path for path in found if not path.stem.endswith(".preview") and not formats.is_second_file(path))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every file, also in linked folders, as the WebUI does, since models are often shared so; none twice."""
+    been: set[str] = set()
+    for root, inner, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(root)
+        if place in been:
+            inner.clear()
+            continue
+        been.add(place)
+        paths = (os.path.join(root, name) for name in names)  # noqa: PTH118 - Path's own questions fail where we may not look
+        yield from (Path(path) for path in paths if os.path.isfile(path) or _is_broken_link(path))  # noqa: PTH113
+
+
+def _is_broken_link(path: str) -> bool:
+    """Such a file is told of; pipes and devices, which may never end, are not."""
+    return os.path.islink(path) and not os.path.exists(path)  # noqa: PTH110, PTH114
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """The file of an embedding, by ENDINGS. Capitals make no difference: not to prompts, and not to some file systems."""
+    """The file of an embedding. Capitals make no difference: not to prompts, and not to some file systems."""
     found = [path for path in embedding_files(folder) if path.stem.casefold() == name.casefold()]
-    return min(found, key=lambda path: (path.stem != name, ENDINGS.index(path.suffix.lower())), default=None)
+    return min(found, key=lambda path: (path.stem != name, *_rank(path)), default=None)
+
+
+def used_instead(file: Path) -> Path | None:
+    """Another file beside this one that the word means in prompts; None if it means this one."""
+    same = [each for each in file.parent.iterdir() if each.stem.casefold() == file.stem.casefold()]
+    used = min((each for each in same if each.suffix.lower() in ENDINGS and each.is_file()), key=_rank, default=file)
+    return None if used == file or file.suffix.lower() not in ENDINGS else used
+
+
+def _rank(path: Path) -> tuple[int, int, Path]:
+    """Of several files of a word, the first is used: by ENDINGS, then the one highest up in the folder, then by path."""
+    return ENDINGS.index(path.suffix.lower()), len(path.parts), path
+
+
+def find_negative(folder: Path, name: str) -> Path | None:
+    """The file of a word's negative: ours, or else the one of DreamArtist's own extension."""
+    return find(folder, negative_name(name)) or find(folder, dreamartist_name(name))
+
+
+def load_negative(folder: Path, name: str) -> tuple[Embedding, Path]:
+    """A word's negative, and the file that it goes to, which is not DreamArtist's own; ConfigError if there is none."""
+    path, ours = find_negative(folder, name), negative_name(name)
+    if path is None or path.stem.casefold() == ours.casefold():
+        return load(folder, ours)
+    return replace(formats.read(path), name=ours), path.with_name(f"{ours}.safetensors")
 
 
 def load(folder: Path, name: str) -> tuple[Embedding, Path]:
@@ -57,12 +102,18 @@ class Found:
 
 
 def survey(folder: Path, model: DiffusionModel) -> Iterator[Found]:
-    """Every file that may hold an embedding, and whether the model can use it; one by one, since each is read."""
-    for path in embedding_files(folder):
+    """Every file that may hold an embedding, and whether the model can use it; one by one, since each is read.
+
+    An image without an embedding beside one of its name is its preview, of which there is nothing to say.
+    """
+    files = embedding_files(folder)
+    previewed = {path.with_suffix("") for path in files if path.suffix.lower() not in IMAGES}
+    for path in files:
         try:
             embedding = formats.read(path)
         except (EmbeddingFormatError, OSError) as error:
-            yield Found(path, None, str(error))
+            if path.suffix.lower() not in IMAGES or path.with_suffix("") not in previewed:
+                yield Found(path, None, str(error))
             continue
         if embedding.widths != dict(model.widths):
             yield Found(path, None, f"{path.name} is for {embedding.family} models, not for {model.name}.")
@@ -74,18 +125,31 @@ def survey(folder: Path, model: DiffusionModel) -> Iterator[Found]:
 
 def words(folder: Path, model: DiffusionModel) -> dict[str, Vectors]:
     """Every embedding of the folder that fits the model, by its word in prompts; logs why others do not."""
-    fitting = []
+    fitting: list[tuple[Path, Embedding]] = []
     for each in survey(folder, model):
         if each.embedding is None:
             log.warning("Passed over: %s", each.reason)
         else:
-            fitting.append(each)
-    found: dict[str, Vectors] = {}
-    for each in sorted(fitting, key=lambda each: ENDINGS.index(each.path.suffix.lower())):  # as `find` does
-        found.setdefault(each.path.stem, each.embedding.vectors)
+            fitting.append((each.path, each.embedding))
+    used: dict[str, tuple[Path, Embedding]] = {}
+    for path, embedding in sorted(fitting, key=lambda each: _rank(each[0])):  # as `find` does
+        first, _ = used.setdefault(path.stem.casefold(), (path, embedding))
+        if first != path and path.suffix.lower() not in IMAGES:
+            log.warning("Passed over: %s, since %s is the same word in prompts.", path, first)
+    found = {path.stem: embedding.vectors for path, embedding in used.values()}
     for path, negative in negatives_in_cards(folder):
         if negative.widths == dict(model.widths) and negative.num_vectors <= CHUNK:
             found.setdefault(negative_name(path.stem), negative.vectors)
+    return found | _negatives_of_dreamartist(used)
+
+
+def _negatives_of_dreamartist(used: Mapping[str, tuple[Path, Embedding]]) -> dict[str, Vectors]:
+    """Those of its own extension under the names that ours have, where there is none of ours."""
+    found = {}
+    for path, _ in used.values():
+        ours, theirs = negative_name(path.stem), dreamartist_name(path.stem).casefold()
+        if theirs in used and ours.casefold() not in used:
+            found[ours] = used[theirs][1].vectors
     return found
 
 
@@ -132,7 +196,7 @@ def trainable_file(file: Path, encoders: int) -> Path:
 def save(embedding: Embedding, file: Path) -> None:
     """Write it. Another file of the same word is set aside: the WebUI would read both, and take one by chance."""
     formats.write(embedding, file)
-    for older in (file.with_suffix(".bin"), file.with_suffix(".pt")):
+    for older in (file.with_suffix(ending) for ending in (".bin", ".pt", ".pti")):
         if older != file and older.is_file():
             older.replace(older.with_name(older.name + ".bak"))
 

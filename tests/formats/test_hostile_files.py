@@ -229,7 +229,10 @@ def test_strangers_are_refused(name: str, content: bytes, tmp_path: Path) -> Non
         ({f"IN{i:02}": torch.ones(1, 768) for i in range(16)}, "16 terms"),
         ({"emp_params": torch.ones(1, 768), "emp_params_out": torch.ones(1, 768)}, "output embeddings"),
         ({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(3, 1280)}, "different numbers of vectors"),
-        ({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280), "t5": torch.ones(2, 4096)}, "3 terms"),
+        (
+            {"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280), "t5": torch.ones(2, 4096)},
+            "Flux or Stable Diffusion 3",
+        ),
         ({"a": torch.ones(1, 2, 768)}, r"shape \(1, 2, 768\)"),
         ({"a": torch.ones(2, 768, dtype=torch.int64)}, "int64"),
         ({"a": torch.ones(0, 768)}, r"shape \(0, 768\)|buffer length"),

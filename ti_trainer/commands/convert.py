@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
         embedding = replace(embedding, name=checked_name(args.name))
     formats.write(embedding, args.target, args.format)
     print(f"Wrote {args.target}: {embedding.name}, {embedding.num_vectors} vectors, {embedding.family}.")
+    if repaired := embedding.info.get("repaired"):
+        print(f"Of {args.source}: {repaired}.")
     return 0
 
 

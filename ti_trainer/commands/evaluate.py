@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     against = negative_name(embedding.name)
     if args.negative:
         scale = GuidanceScale.parse(args.train_cfg_scale)
-        negative, _ = embeddings_dir.load(host.embeddings_dir, against)
+        negative, _ = embeddings_dir.load_negative(host.embeddings_dir, embedding.name)
         words[against], negative_text = negative.vectors, negative.info.get("init_text")
     elif embeddings_dir.find(host.embeddings_dir, against) is not None:
         print(

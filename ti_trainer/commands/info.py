@@ -8,16 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ti_trainer import formats
+from ti_trainer import embeddings_dir, formats
 from ti_trainer.errors import EmbeddingFormatError, TITrainerError
 
 HELP = "say what embedding files hold, whoever wrote them, and what checkpoints are"
-EMBEDDING_BYTES = 64 * 2**20  # none is larger
+EMBEDDED = "embedded"  # as --model has it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="embeddings of any tool, or checkpoints")
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="embeddings of any tool, checkpoints, or 'embedded'"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a file, a line each")
 
 
@@ -32,9 +34,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(file: Path) -> dict[str, Any]:
-    """Name, step, family, vectors as [V, D] by text encoder, checkpoint, error."""
+    """Name, word in prompts, step, family, vectors as [V, D] by text encoder, checkpoint, error."""
     facts: dict[str, Any] = {
         "file": str(file),
+        "word": None if file.is_dir() else file.stem,
         "name": None,
         "step": None,
         "family": None,
@@ -67,12 +70,12 @@ def describe_model(path: Path) -> dict[str, Any]:
 
 def _described(path: Path) -> dict[str, Any]:
     """As an embedding, unless it is a model."""
-    if (path / "model_index.json").is_file():
+    if (path / "model_index.json").is_file() or (str(path) == EMBEDDED and not path.exists()):
         return describe_model(path)
     facts = describe(path)
     if facts["error"] and path.is_file() and path.suffix.lower() in (".safetensors", ".ckpt"):
         model = describe_model(path)
-        if model["error"] is None or path.stat().st_size > EMBEDDING_BYTES:
+        if model["error"] is None or "a checkpoint" in facts["error"]:
             return model
     return facts
 
@@ -87,4 +90,18 @@ def _in_words(file: Path, facts: dict[str, Any]) -> str:
     trained = f"trained {facts['step']} steps" if facts["step"] else "no steps known"
     checkpoint = f", on {facts['checkpoint']}" if facts["checkpoint"] else ""
     negative = f", with its negative {facts['negative']}" if facts["negative"] else ""
-    return f"{file}: {facts['name']}, {facts['family']}, vectors {vectors}, {trained}{checkpoint}{negative}"
+    word = facts["word"] or facts["name"]
+    about = "".join(f"; {each}" for each in (facts["info"].get("repaired"), _about_the_word(file, facts)) if each)
+    return f"{file}: {word}, {facts['family']}, vectors {vectors}, {trained}{checkpoint}{negative}{about}"
+
+
+def _about_the_word(file: Path, facts: dict[str, Any]) -> str:
+    """What to know before it is written in a prompt."""
+    if facts["word"] is None:
+        return ""
+    if other := embeddings_dir.used_instead(file):
+        return f"where it lies, the word {other.stem} means {other.name}, not this file"
+    if facts["name"] == facts["word"]:
+        return ""
+    called = f"its word in prompts is {facts['word']}, the file's name, though inside it is called {facts['name']}"
+    return f"{called} (the word in AUTOMATIC1111's WebUI)" if facts["info"].get("format") == "card" else called

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,17 +14,28 @@ from torch import Tensor
 
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import EmbeddingFormatError
-from ti_trainer.formats import card, checks, diffusers_files, named_tensors, safetensors_file, torch_pickle, webui
+from ti_trainer.formats import (
+    card,
+    checks,
+    diffusers_files,
+    named_tensors,
+    recognition,
+    safetensors_file,
+    torch_pickle,
+    webui,
+)
 from ti_trainer.formats.card import make_card, write_card
-from ti_trainer.formats.checkpoint import read_checkpoint
+from ti_trainer.formats.checkpoint import is_pickle, read_checkpoint
+from ti_trainer.formats.tensor_names import kind_of
 from ti_trainer.formats.webui import checksum, read_optimizer, write_optimizer
-
-PNG = b"\x89PNG"  # how one begins
 
 __all__ = [
     "FORMATS",
     "Format",
     "checksum",
+    "is_pickle",
+    "is_second_file",
+    "kind_of",
     "make_card",
     "read",
     "read_checkpoint",
@@ -61,26 +71,45 @@ def read(path: Path) -> Embedding:
     """The embedding in a file, or in diffusers' folder or pair of files (SDXL); EmbeddingFormatError if it is none.
 
     Its name is the one that the file says, or else the file's. `info` has the `format`, and where known the `tool`, `token`,
-    `where` (in a card) and another tool's `metadata`.
+    `where` (in a card), `repaired` if something was put right, and another tool's `metadata`.
     """
     if path.is_dir():
         path = diffusers_files.main_file(path)
     embedding = _read_file(path)
     second = diffusers_files.second_file(path)
-    if "token" in embedding.info and embedding.widths == {"clip_l": 768} and second.is_file():
+    if diffusers_files.may_be_first(embedding) and second.is_file():
         return diffusers_files.joined(embedding, _read_file(second))
+    if set(embedding.vectors) == {"clip_g"}:
+        whole = diffusers_files.first_file(path)
+        advice = f"choose {whole.name}" if whole and whole.is_file() else "get the whole, with the vectors for clip_l"
+        message = f"{path.name} is half of an SDXL embedding, the vectors for clip_g alone: {advice}."
+        raise EmbeddingFormatError(message)
     return embedding
+
+
+def is_second_file(path: Path) -> bool:
+    """Whether a file is the second half of the SDXL embedding in another one beside it, and no embedding of its own."""
+    first = diffusers_files.first_file(path)
+    if first is None or not first.is_file():
+        return False
+    try:
+        embedding = _read_file(first)
+        return (
+            diffusers_files.may_be_first(embedding) and len(diffusers_files.joined(embedding, _read_file(path)).vectors) > 1
+        )
+    except (EmbeddingFormatError, OSError):
+        return False
 
 
 def read_negative(path: Path) -> Embedding | None:
     """The negative embedding that a card has with it; None for all other files. EmbeddingFormatError if it is damaged."""
     if path.suffix.lower() != ".png":
         return None
-    content = checks.content(path)
-    if not content.startswith(PNG):
+    checks.refuse_missing(path)
+    if recognition.format_of(*recognition.head_of(path)) != "png":
         return None
     with checks.explained(path):
-        return card.read_negative(content, path.stem)
+        return card.read_negative(checks.content(path), path.stem)
 
 
 def write(embedding: Embedding, path: Path, format: str | None = None) -> None:
@@ -98,19 +127,34 @@ def write(embedding: Embedding, path: Path, format: str | None = None) -> None:
 
 
 def _read_file(path: Path) -> Embedding:
-    content = checks.content(path)
-    with checks.explained(path):
-        if content[:2] == b"PK" or content[:1] == b"\x80":
-            return _from_pickle(torch_pickle.load(BytesIO(content)), path.stem)
-        if content[8:9] == b"{":
-            return safetensors_file.read(content, path.stem)
-        if content[:4] in (PNG, b"RIFF") or content[:3] == b"\xff\xd8\xff":
-            return card.read(content, path.stem)
-        message = "it is no file of torch.save, no safetensors and no PNG or WebP picture. Choose an embedding."
-        raise EmbeddingFormatError(message)
+    checks.refuse_missing(path)
+    with checks.explained(path), path.open("rb") as file:
+        head, size = file.read(recognition.HEAD), path.stat().st_size
+        kind = recognition.format_of(head, size)
+        file.seek(0)
+        if kind in ("zip", "pickle"):
+            embedding = _from_pickle(torch_pickle.load(file, only_shapes=size > checks.MAX_BYTES), path.stem)
+        elif kind == "safetensors":
+            embedding = safetensors_file.read(file, size, path.stem)
+        elif kind is not None:
+            embedding = card.read(checks.content(path), kind, path.stem)
+        else:
+            what = recognition.stranger(head, size)
+            message = (
+                f"it {what or 'is no file of torch.save, no .safetensors and no PNG or WebP image. Choose an embedding.'}"
+            )
+            raise EmbeddingFormatError(message)
+    return embedding
 
 
 def _from_pickle(data: Any, stem: str) -> Embedding:
+    if isinstance(data, list | tuple):
+        tensors = [each for each in data if isinstance(each, Tensor)]
+        if len(data) != 1 or not tensors:
+            found = f"{len(data)} tensors" if len(tensors) == len(data) > 0 else "things that are no vectors"
+            message = f"it is a list of {found}; expected one tensor. Choose a file with one embedding."
+            raise EmbeddingFormatError(message)
+        data = tensors[0]
     if isinstance(data, Tensor):
         data = {named_tensors.KOHYA_KEY: data}
     if not isinstance(data, dict) or "optimizer_state_dict" in data:
@@ -118,6 +162,11 @@ def _from_pickle(data: Any, stem: str) -> Embedding:
         raise EmbeddingFormatError(message)
     if "string_to_param" in data:
         return webui.from_dict(data, stem)
-    embedding = named_tensors.from_tensors(data, stem)
+    for inner in [data, *(each for each in data.values() if isinstance(each, dict))]:
+        if what := kind_of(inner):
+            message = f"it is {what}. Choose an embedding."
+            raise EmbeddingFormatError(message)
+    tensors = {key: value for key, value in data.items() if isinstance(value, Tensor)}
+    embedding = named_tensors.from_tensors(tensors or data, stem)
     pickled = {"kohya": "kohya-pt", "diffusers": "diffusers-bin"}.get(embedding.info["format"], embedding.info["format"])
     return replace(embedding, info=embedding.info | {"format": pickled})

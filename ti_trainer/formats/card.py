@@ -30,29 +30,36 @@ from ti_trainer.embedding import Embedding, negative_name
 from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.formats import webui
 from ti_trainer.formats.card_drawing import captioned
-from ti_trainer.formats.checks import checked, writable
+from ti_trainer.formats.checks import checked, parsed, writable
+from ti_trainer.formats.png_chunks import chunks_of, pixels_only, size_of, text_of
+from ti_trainer.formats.recognition import webp_size
 
 Bytes = NDArray[np.uint8]
 
 _CHUNK = "sd-ti-embedding"
 _NEGATIVE = "ti-trainer-negative"  # the chunk of a negative that goes with it: the WebUI reads one embedding of a picture
-_MAX_JSON = 16 * 2**20  # characters: 22 a number
-_MAX_PIXELS = 16 * 2**20
+_MAX_JSON = 8 * 2**20  # characters: 22 a number
+_MAX_NUMBERS = _MAX_JSON // 16
+_MAX_PIXELS = 4 * 2**20
 
 
-def read(content: bytes, stem: str) -> Embedding:
-    """The embedding in the text chunk or else in the pixels of a PNG or WebP; else EmbeddingFormatError."""
-    image = Image.open(BytesIO(content), formats=("PNG", "WEBP", "JPEG"))
-    if _CHUNK in image.info:
-        return _from_chunk(image.info[_CHUNK], stem)
-    if image.width * image.height > _MAX_PIXELS:
-        message = f"it is a picture of {image.width} x {image.height} pixels, too large for a card. Choose an embedding."
-        raise EmbeddingFormatError(message)
-    hidden = _hidden(np.asarray(image.convert("RGB")))
-    text = _unpacked(hidden) if hidden else b""
+def read(content: bytes, kind: str, stem: str) -> Embedding:
+    """The embedding in the text chunk or else in the pixels of a PNG or WebP (`kind`); else EmbeddingFormatError."""
+    chunks = chunks_of(content) if kind == "png" else []
+    encoded = text_of(chunks, _CHUNK, _MAX_JSON * 4 // 3)
+    if encoded is not None:
+        return _from_json(base64.b64decode(encoded), stem, "text chunk")
+    text = b""
+    if kind != "jpeg":  # which keeps no pixel as it was
+        width, height = size_of(chunks) if kind == "png" else webp_size(content)
+        if width * height > _MAX_PIXELS:
+            message = f"it is an image of {width} x {height} pixels, too large for a card. Choose an embedding."
+            raise EmbeddingFormatError(message)
+        hidden = _hidden(_pixels(pixels_only(chunks) if chunks else content, kind))
+        text = _unpacked(hidden) if hidden else b""
     if not text:
         message = (
-            f"no embedding can be found in this {image.format} picture. If it is a card, it was re-encoded or resized on "
+            f"no embedding can be found in this {kind.upper()} image. If it is a card, it was re-encoded or resized on "
             "its way, as many web sites do, and what was in its pixels is lost. Get the original PNG, .safetensors or .pt."
         )
         raise EmbeddingFormatError(message)
@@ -61,15 +68,14 @@ def read(content: bytes, stem: str) -> Embedding:
 
 def read_negative(content: bytes, stem: str) -> Embedding | None:
     """The negative embedding that `write_card` put into a PNG besides; None if there is none."""
-    chunk = Image.open(BytesIO(content), formats=("PNG",)).info.get(_NEGATIVE)
-    return None if chunk is None else _from_chunk(chunk, negative_name(stem))
+    encoded = text_of(chunks_of(content), _NEGATIVE, _MAX_JSON * 4 // 3)
+    return None if encoded is None else _from_json(base64.b64decode(encoded), negative_name(stem), "text chunk")
 
 
-def _from_chunk(encoded: str, stem: str) -> Embedding:
-    if len(encoded) > _MAX_JSON * 4 // 3:
-        message = f"its text has {len(encoded)} characters, expected at most {_MAX_JSON * 4 // 3}. Choose an embedding."
-        raise EmbeddingFormatError(message)
-    return _from_json(base64.b64decode(encoded), stem, "text chunk")
+def _pixels(content: bytes, kind: str) -> Bytes:
+    """(H, W, 3), whatever its mode."""
+    with Image.open(BytesIO(content), formats=(kind.upper(),)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def make_card(picture: Image.Image, embedding: Embedding, title: str | None = None) -> Image.Image:
@@ -119,9 +125,19 @@ def write_card(
 
 
 def _to_json(embedding: Embedding) -> bytes:
+    """The card's text; EmbeddingFormatError if it would be longer than any that is read."""
+    text = json.dumps(_data_of(embedding), default=_tensor_to_json).encode()
+    if len(text) > _MAX_JSON:
+        numbers = sum(vectors.numel() for vectors in embedding.vectors.values())
+        message = f"The embedding {embedding.name!r} has too many numbers for a card, {numbers}. Write it as .safetensors."
+        raise EmbeddingFormatError(message)
+    return text
+
+
+def _data_of(embedding: Embedding) -> dict[str, Any]:
     """The WebUI's dict; for SDXL the two tensors that the WebUI takes if they are alone, with the rest inside the first."""
     if len(embedding.vectors) == 1:
-        return json.dumps(webui.to_dict(embedding), default=_tensor_to_json).encode()
+        return webui.to_dict(embedding)
     data: dict[str, Any] = {encoder: _tensor_to_json(vectors) for encoder, vectors in embedding.vectors.items()}
     data["clip_l"] |= {
         "name": embedding.name,
@@ -129,11 +145,11 @@ def _to_json(embedding: Embedding) -> bytes:
         "sd_checkpoint": embedding.checkpoint_hash,
         "sd_checkpoint_name": embedding.checkpoint,
     }
-    return json.dumps(data).encode()
+    return data
 
 
 def _from_json(text: bytes, stem: str, where: str) -> Embedding:
-    data = json.loads(text)
+    data = parsed(text, _MAX_NUMBERS)
     about = {"format": "card", "where": where}
     if "string_to_param" in data:
         data["string_to_param"] = {term: _tensor_from_json(value) for term, value in data["string_to_param"].items()}
@@ -164,6 +180,7 @@ def _hidden(pixels: Bytes) -> bytes | None:
     low, high = halves[:, : gaps[0]], halves[:, gaps[-1] + 1 :]
     if low.shape != high.shape:
         return None
+    low, high = low.reshape(-1)[:_MAX_JSON], high.reshape(-1)[:_MAX_JSON]  # packed, it is shorter than unpacked
     noise = _noise(low.shape)
     return (low ^ noise | (high ^ noise) << 4).tobytes()
 
@@ -186,10 +203,14 @@ def _noise(shape: tuple[int, ...]) -> Bytes:
 
     From seed 0 on, so that the n-th is a geometric series of n terms.
     """
-    powers = np.full(shape, 1664525, np.uint32).reshape(-1)
-    powers[:1] = 1
-    seeds = np.cumsum(np.cumprod(powers, dtype=np.uint32), dtype=np.uint32) * np.uint32(1013904223)
-    noise: Bytes = (seeds % 255 & 15).astype(np.uint8)
+    seeds = np.full(shape, 1664525, np.uint32).reshape(-1)
+    seeds[:1] = 1
+    np.cumprod(seeds, dtype=np.uint32, out=seeds)  # in place: a hostile image is large
+    np.cumsum(seeds, dtype=np.uint32, out=seeds)
+    seeds *= np.uint32(1013904223)
+    seeds %= np.uint32(255)
+    seeds &= np.uint32(15)
+    noise: Bytes = seeds.astype(np.uint8)
     return noise.reshape(shape)
 
 

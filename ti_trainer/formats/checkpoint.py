@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from ti_trainer.errors import ModelError
 from ti_trainer.formats import torch_pickle
-
-_MAX_INSTRUCTIONS = 1_000_000  # SD 1.5 with its EMA weights has 60 000
+from ti_trainer.formats.recognition import format_of, head_of, stranger
+from ti_trainer.formats.tensor_names import kind_of
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors by name in a checkpoint that torch.save wrote; ModelError if it is damaged, unsafe or something else."""
     try:
         with path.open("rb") as file:
-            data = torch_pickle.load(file, _MAX_INSTRUCTIONS)
-        return {key: value for key, value in data.get("state_dict", data).items() if isinstance(value, Tensor)}
+            data = torch_pickle.load(file, torch_pickle.OF_A_CHECKPOINT)
+        if isinstance(data, dict):
+            data = data.get("state_dict", data)
+        tensors = {str(key): value for key, value in _named(data) if isinstance(value, Tensor)}
     except Exception as error:  # a damaged file provokes anything in the libraries that parse it
         message = f"The checkpoint {path} cannot be read: {str(error)[:300] or type(error).__name__}"
         raise ModelError(message) from error
+    if not tensors:
+        what = "an embedding" if "string_to_param" in data else kind_of(data) or "a file without weights"
+        message = f"{path} is {what}. Choose a checkpoint."
+        raise ModelError(message)
+    return tensors
+
+
+def _named(data: Any) -> Iterable[tuple[Any, Any]]:
+    return data.items() if isinstance(data, dict) else [("", data)]
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a checkpoint was written by torch.save, whatever its ending.
+
+    ModelError for a file that holds no tensors, which says what it is: a web page, a Git LFS pointer ...
+    """
+    try:
+        head, size = head_of(path)
+    except OSError as error:
+        message = f"The checkpoint {path} cannot be read: {error}"
+        raise ModelError(message) from error
+    kind = format_of(head, size)
+    if kind in ("safetensors", "zip", "pickle"):
+        return kind != "safetensors"
+    what = stranger(head, size) or "is damaged, or neither a .safetensors file nor one of torch.save. Choose a checkpoint."
+    message = f"The checkpoint {path} cannot be read: it {what}"
+    raise ModelError(message)

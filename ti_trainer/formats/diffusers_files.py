@@ -30,6 +30,18 @@ def second_file(path: Path) -> Path:
     return path.with_stem(f"{path.stem}_2")
 
 
+def first_file(path: Path) -> Path | None:
+    """The file that `path` would be the second one of; None if it is not named so."""
+    if path.name.startswith("learned_embeds_2"):
+        return path.with_name(path.name.replace("learned_embeds_2", "learned_embeds", 1))
+    return path.with_stem(path.stem.removesuffix("_2")) if path.stem.endswith("_2") else None
+
+
+def may_be_first(embedding: Embedding) -> bool:
+    """Whether it may have a second half."""
+    return "token" in embedding.info and embedding.widths == {"clip_l": 768}
+
+
 def joined(first: Embedding, second: Embedding) -> Embedding:
     """The SDXL embedding that two files make, or the first if the second does not belong to it."""
     if second.info.get("token") != first.info["token"] or second.widths != {"clip_g": 1280}:

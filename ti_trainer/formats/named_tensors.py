@@ -6,6 +6,7 @@ Such files carry no name, so the embedding has the file's, as the WebUI has it. 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from ti_trainer import files
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.formats import torch_pickle
-from ti_trainer.formats.checks import by_encoder, checked
+from ti_trainer.formats.checks import T5_WIDTH, by_encoder, checked, refuse_t5
+from ti_trainer.formats.tensor_names import kind_of
 
 KOHYA_KEY = "emb_params"
 _ONETRAINER_KEY = "emp_params"  # its own spelling, and the only one that it reads
@@ -25,27 +27,73 @@ _TOOLS = {
     _ONETRAINER_KEY: {"format": "onetrainer", "tool": "OneTrainer"},
 }
 _ENCODERS = ("clip_l", "clip_g")
+_ALIASES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}  # diffusers' advanced scripts of 2023, cog-sdxl
+_T5 = {"t5", "t5xxl", "t5_xxl", "t5-xxl", "umt5", "text_encoders_2"}
+_WIDTHS = {"clip_l": 768, "clip_g": 1280}  # of SDXL
+
+Shapes = Mapping[Any, Sequence[int]]
 
 
-def from_tensors(tensors: dict[str, Tensor], stem: str) -> Embedding:
+def from_tensors(tensors: dict[Any, Tensor], stem: str) -> Embedding:
     """One tensor of any name, whose width tells the text encoder, or `clip_l` with `clip_g`; else EmbeddingFormatError."""
-    if any(str(key).endswith("_out") for key in tensors):
+    refuse_others({key: tuple(tensor.shape) for key, tensor in tensors.items() if isinstance(tensor, Tensor)} or tensors)
+    tool = "diffusers or cog-sdxl" if set(tensors) <= set(_ALIASES) else "kohya sd-scripts or OneTrainer"
+    tensors = _with_encoders(tensors)
+    if set(tensors) == set(_ENCODERS):
+        vectors = {encoder: checked(tensors[encoder]) for encoder in _ENCODERS}
+        info = {"format": "kohya", "tool": tool}
+        if {encoder: each.shape[1] for encoder, each in vectors.items()} == {"clip_l": 1280, "clip_g": 768}:
+            vectors = {"clip_l": vectors["clip_g"], "clip_g": vectors["clip_l"]}
+            info["repaired"] = "its clip_l and clip_g were exchanged, as their widths tell, and were put right"
+        return Embedding(stem, vectors, info=info)
+    key, tensor = next(iter(tensors.items()))
+    if key in _ENCODERS:
+        return Embedding(stem, by_encoder(tensor), info={"format": "kohya", "tool": tool})
+    info = _TOOLS.get(key) or {"format": "diffusers", "tool": "diffusers", "token": str(key)}
+    name = str(key).strip("<>") if "token" in info and stem.startswith("learned_embeds") else stem
+    return Embedding(name, by_encoder(tensor), info=dict(info))
+
+
+def refuse_others(shapes: Shapes) -> None:
+    """EmbeddingFormatError for tensors of these names and shapes that are no embedding, or none that can be used."""
+    what = kind_of(shapes)
+    if what:
+        message = f"it is {what}. Choose an embedding."
+        raise EmbeddingFormatError(message)
+    if any(str(key).endswith("_out") for key in shapes):
         message = (
             "it holds OneTrainer's output embeddings, which act behind the text encoder: no prompt can use them. "
             "Train it again without output embedding."
         )
         raise EmbeddingFormatError(message)
-    if set(tensors) == set(_ENCODERS):
-        vectors = {encoder: checked(tensors[encoder]) for encoder in _ENCODERS}
-        return Embedding(stem, vectors, info={"format": "kohya", "tool": "kohya sd-scripts or OneTrainer"})
-    if len(tensors) != 1:
-        terms = ", ".join(sorted(str(key)[:40] for key in tensors)[:5])
-        message = f"it holds {len(tensors)} terms ({terms}); expected one, or clip_l with clip_g. Choose an embedding."
+    wide = any(tuple(shape)[-1:] == (T5_WIDTH,) for shape in shapes.values())
+    if _T5 & {str(key).lower() for key in shapes} or (wide and len(shapes) <= len(_T5)):
+        refuse_t5()
+    names = set(_with_encoders(shapes))
+    if len(shapes) != 1 and names != set(_ENCODERS):
+        terms = ", ".join(sorted(str(key)[:40] for key in shapes)[:5])
+        message = f"it holds {len(shapes)} terms ({terms}); expected one, or clip_l with clip_g. Choose an embedding."
         raise EmbeddingFormatError(message)
-    key, tensor = next(iter(tensors.items()))
-    info: dict[str, Any] = _TOOLS.get(key) or {"format": "diffusers", "tool": "diffusers", "token": str(key)}
-    name = str(key).strip("<>") if "token" in info and stem.startswith("learned_embeds") else stem
-    return Embedding(name, by_encoder(tensor), info=dict(info))
+    _refuse_wrong_widths(_with_encoders(shapes))
+
+
+def _with_encoders(tensors: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The tensors, with our names of the text encoders in place of other tools'."""
+    if not set(tensors) <= set(_ALIASES):
+        return dict(tensors)
+    return {_ALIASES[key]: tensor for key, tensor in tensors.items()}
+
+
+def _refuse_wrong_widths(shapes: Shapes) -> None:
+    """A text encoder's vectors with the width of SDXL's other one; both of them exchanged can be put right."""
+    widths = {
+        encoder: tuple(shapes[encoder])[-1] for encoder in _ENCODERS if encoder in shapes and len(tuple(shapes[encoder]))
+    }
+    wrong = [encoder for encoder, width in widths.items() if width != _WIDTHS[encoder] and width in _WIDTHS.values()]
+    if len(wrong) == 1:
+        found = ", ".join(f"{encoder} of width {width}" for encoder, width in widths.items())
+        message = f"it holds {found}; SDXL's clip_l has width 768 and its clip_g 1280. No program can use it: get it anew."
+        raise EmbeddingFormatError(message)
 
 
 def to_tensors(embedding: Embedding, key: str) -> dict[str, Tensor]:

@@ -1,31 +1,44 @@
 """Files of torch.save: read without unpickling, and written so that every peer's own safe reader takes them.
 
-A pickle is a program for a stack machine. Its instructions are read here as data: those that build plain values and tensors
-are known, every other one is refused, and nothing that a file names is ever imported or called. So `pickle` and `torch.load`
-are not used, whose `weights_only` could be broken out of before torch 2.6 (CVE-2025-32434). Knows nothing of embeddings.
+A pickle is a program for a stack machine. `pickle_machine` reads its instructions as data: those that build plain values and
+tensors are known, every other one is refused, and nothing that a file names is ever imported or called. So `pickle` and
+`torch.load` are not used, whose `weights_only` could be broken out of before torch 2.6 (CVE-2025-32434). Knows nothing of
+embeddings.
 """
 
 from __future__ import annotations
 
 import math
-import pickletools
 import re
 from collections.abc import Callable
 from io import SEEK_END, BytesIO
-from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
-from zipfile import ZipFile, ZipInfo
+from typing import Any, BinaryIO, NamedTuple
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import torch
 from torch import Tensor
 
 from ti_trainer import files
 from ti_trainer.errors import EmbeddingFormatError
+from ti_trainer.formats.pickle_machine import Builder, Global, Machine, Object, Rationed, set_items
 
 StorageReader = Callable[[str, torch.dtype, int], Tensor]  # key, dtype, count -> (count,)
 
+
+class Limits(NamedTuple):
+    """What a file may ask for. An embedding's pickle has 40 instructions, its optimizer's 130."""
+
+    instructions: int = 100_000
+    pickle_bytes: int = 4 * 2**20
+    directory_bytes: int = 2**20  # of a zip archive
+
+
+OF_AN_EMBEDDING = Limits()
+OF_A_CHECKPOINT = Limits(1_000_000, 64 * 2**20, 16 * 2**20)  # SD 1.5 with its EMA weights has 60 000 instructions
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_MAX_DIMENSIONS = 8
+_MAX_COUNT = 2**40  # numbers in a tensor
 _DTYPES = {
     "torch FloatStorage": torch.float32,
     "torch DoubleStorage": torch.float64,
@@ -37,19 +50,25 @@ _DTYPES = {
     "torch CharStorage": torch.int8,
     "torch ByteStorage": torch.uint8,
     "torch BoolStorage": torch.bool,
+    "torch.storage UntypedStorage": torch.uint8,  # of those dtypes that came later
+}
+_LATER_DTYPES = {
+    f"torch {name}": getattr(torch, name)
+    for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "uint16", "uint32", "uint64")
+    if hasattr(torch, name)
 }
 
 
-def load(file: BinaryIO, max_instructions: int = 5000) -> Any:
+def load(file: BinaryIO, limits: Limits = OF_AN_EMBEDDING, *, only_shapes: bool = False) -> Any:
     """The plain values and tensors in a file of torch.save, new (zip) or old; else EmbeddingFormatError.
 
-    What is read takes no more memory than the file has bytes. An embedding has 40 instructions, its optimizer 130.
+    What is read takes no more memory than the file has bytes. With `only_shapes` tensors are on no device.
     """
     size = file.seek(0, SEEK_END)
     file.seek(0)
-    zipped = file.read(2) == b"PK"
+    zipped = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
     file.seek(0)
-    return _load_zip(file, size, max_instructions) if zipped else _load_legacy(file, size, max_instructions)
+    return (_load_zip if zipped else _load_legacy)(file, size, limits, only_shapes)
 
 
 def dump(data: Any, path: Path) -> None:
@@ -65,76 +84,82 @@ def dump(data: Any, path: Path) -> None:
                 archive.writestr(ZipInfo(name), saved.read(name))
 
 
-def _load_zip(file: BinaryIO, size: int, max_instructions: int) -> Any:
-    with ZipFile(file) as archive:
-        unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > size:
-            message = f"its {size} bytes unpack to {unpacked}, but torch.save does not pack. Choose another file."
-            raise EmbeddingFormatError(message)
-        pickles = [name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
-        if len(pickles) != 1:
-            message = f"it is a zip archive with {len(pickles)} records data.pkl, expected 1. Choose a file of torch.save."
-            raise EmbeddingFormatError(message)
-        folder = pickles[0].removesuffix(".pkl")
-        read: dict[str, bytearray] = {}
+def _load_zip(file: BinaryIO, size: int, limits: Limits, only_shapes: bool) -> Any:
+    with ZipFile(Rationed(file, limits.directory_bytes, "zip directory")) as directory:
+        members = {member.filename: member for member in directory.infolist()}
+    pickles = [name for name in members if re.fullmatch(r"[^/]+/data\.pkl", name)]
+    if len(pickles) != 1:
+        message = (
+            f"it is a zip archive with {len(pickles)} records data.pkl, expected 1: torch.save did not write it. Unpack it."
+        )
+        raise EmbeddingFormatError(message)
+    unpacked = sum(member.file_size for member in members.values())
+    packed = any(member.compress_type != ZIP_STORED or member.flag_bits & 1 for member in members.values())
+    if packed or unpacked > size:
+        message = f"its {size} bytes unpack to {unpacked}, or so it says, but torch.save does not pack. Choose another file."
+        raise EmbeddingFormatError(message)
+    folder = pickles[0].removesuffix(".pkl")
+    if f"{folder.removesuffix('/data')}/constants.pkl" in members:
+        message = "it is a TorchScript program. Choose another file."
+        raise EmbeddingFormatError(message)
+    read: dict[str, bytearray] = {}
 
-        def storage(key: str, dtype: torch.dtype, count: int) -> Tensor:
-            if key not in read:
-                read[key] = bytearray(archive.read(f"{folder}/{key}"))
-            return torch.frombuffer(read[key], dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
+    def storage(key: str, dtype: torch.dtype, count: int) -> Tensor:
+        if only_shapes:
+            return torch.empty(count, dtype=dtype, device="meta")
+        if key not in read:
+            read[key] = bytearray(members[f"{folder}/{key}"].file_size)
+            with archive.open(f"{folder}/{key}") as record:
+                _fill(read[key], record)
+        return torch.frombuffer(read[key], dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
 
-        return _run(BytesIO(archive.read(pickles[0])), storage, max_instructions)
+    with ZipFile(file) as archive, archive.open(pickles[0]) as record:
+        return _machine(storage, limits).run(Rationed(record, limits.pickle_bytes, "pickle"))
 
 
-def _load_legacy(file: BinaryIO, size: int, max_instructions: int) -> Any:
+def _load_legacy(file: BinaryIO, size: int, limits: Limits, only_shapes: bool) -> Any:
     """Five pickles (magic number, version, system, the data, the storages' keys), then the storages."""
-    storages: dict[str, Tensor] = {}
+    raw: dict[str, bytearray] = {}
     room = size
 
     def storage(key: str, dtype: torch.dtype, count: int) -> Tensor:
         nonlocal room
-        if key not in storages:
-            room -= count * torch.empty(0, dtype=dtype).element_size()
+        wanted = count * dtype.itemsize
+        if key not in raw:
+            room -= wanted
             if count < 0 or room < 0:
                 message = "it names more numbers than it holds. Copy or download it again."
                 raise EmbeddingFormatError(message)
-            storages[key] = torch.zeros(count, dtype=dtype)  # filled below: the numbers come last
-        return storages[key]
+            raw[key] = bytearray(0 if only_shapes else wanted)  # filled below: the numbers come last
+        if only_shapes:
+            return torch.empty(count, dtype=dtype, device="meta")
+        return torch.frombuffer(raw[key], dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
 
-    magic, _, _, data, keys = (_run(file, storage, max_instructions) for _ in range(5))
-    if magic != _LEGACY_MAGIC:
+    machine, stream = _machine(storage, limits), Rationed(file, limits.pickle_bytes, "pickle")
+    if machine.run(stream) != _LEGACY_MAGIC:
         message = "it is a pickle that torch.save did not write. Choose another file."
         raise EmbeddingFormatError(message)
-    for key in keys:
-        if not isinstance(key, str):
-            message = "it names no storages. Choose another file."
-            raise EmbeddingFormatError(message)
+    _, _, data, keys = (machine.run(stream) for _ in range(4))
+    if not isinstance(keys, list) or not all(isinstance(key, str) and key in raw for key in keys):
+        message = "it names no storages. Choose another file."
+        raise EmbeddingFormatError(message)
+    for key in [] if only_shapes else keys:
         file.read(8)  # its count, known already
-        raw = bytearray(file.read(storages[key].nbytes))
-        storages[key].copy_(torch.frombuffer(raw, dtype=storages[key].dtype))
+        _fill(raw[key], file)
     return data
 
 
-class _Global(str):
-    """The name of a class or function, in place of the thing itself: nothing on the stack can be called."""
-
-
-class _Object(dict[str, Any]):
-    """The attributes of an object, in place of it."""
-
-
-def _known(name: str) -> _Global:
-    if name not in _BUILDERS and name not in _DTYPES:
-        message = (
-            f"it asks to run {name[:80].replace(' ', '.')!r}: it may be malicious. Nothing of it was run. "
-            "Delete it, or get it as .safetensors from a source that you trust."
-        )
+def _fill(raw: bytearray, file: Any) -> None:
+    if file.readinto(raw) < len(raw):
+        message = "it is cut short. Copy or download it again."
         raise EmbeddingFormatError(message)
-    return _Global(name)
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    if not all(type(number) is int for number in (offset, *size, *stride)):
+    if not isinstance(size, tuple) or not isinstance(stride, tuple) or not 0 <= len(size) == len(stride) <= _MAX_DIMENSIONS:
+        message = "it holds a tensor of no usual shape. Choose another file."
+        raise EmbeddingFormatError(message)
+    if not all(type(number) is int and 0 <= number < _MAX_COUNT for number in (offset, *size, *stride)):
         message = "it holds a tensor whose shape is no numbers. Copy or download it again."
         raise EmbeddingFormatError(message)
     if math.prod(size) > storage.numel():
@@ -143,116 +168,85 @@ def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[i
     return storage.as_strided(size, stride, offset)  # refuses what lies outside of the storage
 
 
-def _nothing(*_: Any) -> _Object:
-    return _Object()
+def _tensor_of_later_dtype(storage: Tensor, offset: int, size: Any, stride: Any, *rest: Any) -> Tensor:
+    """`rest` is requires_grad, hooks, dtype, metadata."""
+    return _tensor(storage.view(_LATER_DTYPES[rest[2]]), offset, size, stride)
 
 
-def _built(taken: list[Any]) -> Any:
-    name, arguments = taken
-    if not isinstance(name, _Global) or name not in _BUILDERS:
-        message = "it asks to run what is no function. Choose another file."
-        raise EmbeddingFormatError(message)
-    return _BUILDERS[name](*arguments)
+def _dict(pairs: Any = (), *_: Any) -> dict[Any, Any]:
+    """An OrderedDict; older Pythons give it its items at once."""
+    made: dict[Any, Any] = {}
+    for key, value in pairs if isinstance(pairs, list | tuple) else ():
+        set_items(made, [key, value])
+    return made
 
 
-def _set_items(target: dict[Any, Any], taken: list[Any]) -> None:
-    if not all(isinstance(key, (str, int)) for key in taken[::2]):  # others may take for ever to hash
-        message = "it holds a dict whose keys are no names. Choose another file."
-        raise EmbeddingFormatError(message)
-    dict.update(target, zip(taken[::2], taken[1::2], strict=True))
+def _nothing(*_: Any) -> Object:
+    return Object()
 
 
-def _set_state(target: Any, taken: list[Any]) -> None:
-    if isinstance(target, _Object) and isinstance(taken[0], dict):  # other attributes are of no interest
-        target.update(taken[0])
+def _first(value: Any, *_: Any) -> Any:
+    return value
 
 
-_BUILDERS: dict[str, Callable[..., Any]] = {
+_BUILDERS: dict[str, Builder] = {
+    "torch._utils _rebuild_tensor": _tensor,
     "torch._utils _rebuild_tensor_v2": _tensor,
-    "torch._utils _rebuild_parameter": lambda tensor, *_: tensor,
-    "torch.nn.modules.container ParameterDict": _Object,
-    "collections OrderedDict": dict,
-    "__builtin__ set": _nothing,
-    "_codecs encode": _nothing,  # this and the rest are beside the weights in Lightning's checkpoints
-    "numpy dtype": _nothing,
-    "numpy.core.multiarray scalar": _nothing,
-    "numpy._core.multiarray scalar": _nothing,
-    "pytorch_lightning.callbacks.model_checkpoint ModelCheckpoint": _nothing,
-}
-_PUSHES: dict[str, Callable[[Any], Any]] = {
-    "NONE": lambda _: None,
-    "NEWTRUE": lambda _: True,
-    "NEWFALSE": lambda _: False,
-    "EMPTY_DICT": lambda _: {},
-    "EMPTY_LIST": lambda _: [],
-    "EMPTY_TUPLE": lambda _: (),
-    "GLOBAL": _known,
-} | dict.fromkeys(["BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"], lambda value: value)
-_TAKES_MARKED = {"TUPLE", "APPENDS", "SETITEMS"}  # from the stack, all above the last mark
-_TAKES = {
-    "TUPLE1": 1,
-    "APPEND": 1,
-    "BUILD": 1,
-    "BINPERSID": 1,
-    "TUPLE2": 2,
-    "SETITEM": 2,
-    "REDUCE": 2,
-    "NEWOBJ": 2,
-    "TUPLE3": 3,
-}
-_MAKES: dict[str, Callable[[list[Any]], Any]] = {
-    "TUPLE": tuple,
-    "TUPLE1": tuple,
-    "TUPLE2": tuple,
-    "TUPLE3": tuple,
-    "REDUCE": _built,
-    "NEWOBJ": _built,
-}
-_FILLS: dict[str, Callable[[Any, list[Any]], None]] = {
-    "APPEND": list.extend,
-    "APPENDS": list.extend,
-    "SETITEM": _set_items,
-    "SETITEMS": _set_items,
-    "BUILD": _set_state,
-}
+    "torch._utils _rebuild_tensor_v3": _tensor_of_later_dtype,
+    "torch._tensor _rebuild_from_type_v2": lambda build, _, arguments, *__: _BUILDERS[build](*arguments),
+    "torch._utils _rebuild_parameter": _first,
+    "torch._utils _rebuild_parameter_with_state": _first,
+    "torch.nn.modules.container ParameterDict": _nothing,
+    "collections OrderedDict": _dict,
+    "collections defaultdict": lambda *_: {},
+    "torch Size": lambda size=(), *_: size,
+} | dict.fromkeys(  # these are beside the weights, and of no interest
+    (
+        "__builtin__ set",
+        "builtins set",
+        *(f"{module} {name}" for module in ("__builtin__", "builtins") for name in ("frozenset", "bytearray")),
+        "_codecs encode",
+        "argparse Namespace",
+        "copyreg _reconstructor",
+        "datetime datetime",
+        "numpy dtype",
+        "numpy ndarray",
+        *(f"numpy.{core}.multiarray {name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+        *(f"numpy.{core}.numeric _frombuffer" for core in ("core", "_core")),
+        *(f"pathlib {name}" for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path")),
+        "pytorch_lightning.callbacks.model_checkpoint ModelCheckpoint",
+        "torch device",
+        "torch.serialization _get_layout",
+        "torch.torch_version TorchVersion",
+    ),
+    _nothing,
+)
+_VALUES = frozenset(  # classes and constants that are mentioned, as the type of an array, and never made
+    {
+        *_DTYPES,
+        *_LATER_DTYPES,
+        *(f"torch {str(dtype).removeprefix('torch.')}" for dtype in _DTYPES.values()),
+        *(f"{name.removesuffix('Storage')}Tensor" for name in _DTYPES if name != "torch.storage UntypedStorage"),
+        *(
+            f"{module} {name}"
+            for module in ("__builtin__", "builtins")
+            for name in ("dict", "list", "int", "float", "object")
+        ),
+        "torch strided",
+        "torch Tensor",
+        "torch.nn.parameter Parameter",
+    }
+)
 
 
-def _run(stream: BinaryIO, storage: StorageReader, max_instructions: int) -> Any:
-    """The value that one pickle of protocol 2 describes, tensors over `storage`; EmbeddingFormatError for anything else."""
-    makes = _MAKES | {"BINPERSID": lambda taken: _persistent(taken[0], storage)}
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: dict[Any, Any] = {}
-    for opcode, value, _ in islice(pickletools.genops(stream), max_instructions):
-        name = opcode.name
-        start = marks.pop() if name in _TAKES_MARKED else len(stack) - _TAKES.get(name, 0)
-        taken, stack[start:] = stack[start:], []
-        if name == "STOP":
-            return stack.pop()
-        if name == "MARK":
-            marks.append(len(stack))
-        elif name in _PUSHES:
-            stack.append(_PUSHES[name](value))
-        elif name in makes:
-            stack.append(makes[name](taken))
-        elif name in _FILLS:
-            _FILLS[name](stack[-1], taken)
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            memo[value] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[value])
-        elif name != "PROTO":
-            message = f"its pickle has the instruction {name}, which no tensor needs. Choose another file."
-            raise EmbeddingFormatError(message)
-    message = f"its pickle has more than {max_instructions} instructions. Choose another file."
-    raise EmbeddingFormatError(message)
+def _machine(storage: StorageReader, limits: Limits) -> Machine:
+    def persistent(reference: Any) -> Any:
+        match reference:
+            case ("storage", Global() as name, str(key), _, int(count), *rest) if name in _DTYPES and not any(rest):
+                return storage(key, _DTYPES[name], count)
+            case ("module", Global() as name, *_):  # a class in an old file
+                return name
+        message = "it refers to its numbers in an unknown way. Choose another file."
+        raise EmbeddingFormatError(message)
 
-
-def _persistent(reference: Any, storage: StorageReader) -> Any:
-    match reference:
-        case ("storage", _Global() as name, str(key), _, int(count), *rest) if name in _DTYPES and not any(rest):
-            return storage(key, _DTYPES[name], count)
-        case ("module", _Global() as name, *_):  # a class in an old file
-            return name
-    message = "it refers to its numbers in an unknown way. Choose another file."
-    raise EmbeddingFormatError(message)
+    return Machine(_BUILDERS, _VALUES, persistent, limits.instructions)

@@ -7,14 +7,13 @@ V vectors, D width of a text encoder's token embeddings.
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.formats import torch_pickle
-from ti_trainer.formats.checks import by_encoder, content, explained
+from ti_trainer.formats.checks import by_encoder, explained, refuse_large
 
 _TOKEN_ID = 265  # of "*", which stands for the embedding and is looked at by nobody
 _SHORT_HASH = 10  # characters of the checkpoint's SHA-256
@@ -85,10 +84,14 @@ def read_optimizer(path: Path, embedding: Embedding) -> dict[str, Any] | None:
     beside = _optimizer_file(path)
     if not beside.is_file():
         return None
-    saved = content(beside)
-    with explained(beside):
-        data = torch_pickle.load(BytesIO(saved))
-        return data["optimizer_state_dict"] if data["hash"] == checksum(embedding) else None
+    with explained(beside), beside.open("rb") as file:
+        refuse_large(beside.stat().st_size)
+        data = torch_pickle.load(file)
+        state = data["optimizer_state_dict"]
+        if not isinstance(state["state"], dict) or not all(isinstance(group, dict) for group in state["param_groups"]):
+            message = "it does not hold the state of an optimizer. Delete it: training then begins without it."
+            raise EmbeddingFormatError(message)
+        return state if data["hash"] == checksum(embedding) else None
 
 
 def write_optimizer(path: Path, embedding: Embedding, state: dict[str, Any]) -> None:

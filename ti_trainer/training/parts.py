@@ -16,7 +16,7 @@ from ti_trainer.data.dataset import Dataset, load_dataset
 from ti_trainer.data.images import frame_of
 from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.data.subsets import Subset
-from ti_trainer.embedding import Embedding, negative_name
+from ti_trainer.embedding import Embedding, dreamartist_name, negative_name
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.host import Drawing, ModelOptions
@@ -51,13 +51,13 @@ def words_of(folder: Path, config: TrainConfig, name: str) -> list[tuple[Embeddi
     loaded = [embeddings_dir.load(folder, name)]
     if config.negative:
         negative = negative_name(name)
-        if embeddings_dir.find(folder, negative) is None:
+        if embeddings_dir.find_negative(folder, name) is None:
             message = (
                 f"There is no embedding {negative!r} in {folder}, the negative of {name!r}: create {negative!r}, of some 6 "
                 "vectors, as an embedding of its own, or turn DreamArtist off."
             )
             raise ConfigError(message, "negative")
-        loaded.append(embeddings_dir.load(folder, negative))
+        loaded.append(embeddings_dir.load_negative(folder, name))
     return loaded
 
 
@@ -66,6 +66,8 @@ def apart(folder: Path, config: TrainConfig, name: str, loaded: Sequence[tuple[E
     negative = negative_name(name)
     if not config.negative and embeddings_dir.find(folder, negative) is not None:
         return f"{negative} is there, but Train with DreamArtist (--negative) is off: only {name} is trained."
+    if config.negative and embeddings_dir.find(folder, negative) is None:
+        return f"{negative} begins as DreamArtist's own {dreamartist_name(name)}, which is left as it is."
     steps = [each.step for each, _ in loaded]
     if len(set(steps)) > 1:
         return f"{name} is at step {steps[0]} and {negative} at {steps[1]}: they were not made together."

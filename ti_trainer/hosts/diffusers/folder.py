@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from ti_trainer import formats
 from ti_trainer.embedding import encoder_of_width
 from ti_trainer.errors import ModelError
 from ti_trainer.hosts.diffusers.kinds import EXPECTED
@@ -41,6 +42,8 @@ def read(path: Path, dtype: torch.dtype, *, only_shapes: bool = False) -> Parts:
         second = _part(CLIPTextModelWithProjection, path / "text_encoder_2", torch.float32, only_shapes)
         tokenizer_2 = CLIPTokenizer.from_pretrained(path / "tokenizer_2", local_files_only=True)
         return Parts(unet, vae, both_encoders((encoder, tokenizer), (second, tokenizer_2)), scheduler)
+    except ModelError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         message = f"The model in {path} cannot be read: {reason} Expected Stable Diffusion in diffusers' layout."
@@ -66,6 +69,8 @@ def _part(kind: Any, folder: Path, dtype: torch.dtype, only_shapes: bool) -> Any
 def _variant(folder: Path) -> str | None:
     """Many folders have their weights in half precision only."""
     names = [path.name for path in folder.glob("*.safetensors*")]
+    for each in folder.glob("*.safetensors"):
+        formats.is_pickle(each)  # a clone without Git LFS has pointers in place of weights
     if not names:
         pickles = " Pickles (.bin) are not read, since they may run anything." if list(folder.glob("*.bin")) else ""
         message = f"{folder.name} has no .safetensors.{pickles}"

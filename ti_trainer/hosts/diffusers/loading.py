@@ -13,7 +13,7 @@ import diffusers
 import torch
 import transformers
 
-from ti_trainer import embedded
+from ti_trainer import embedded, formats
 from ti_trainer.errors import ModelError
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers import folder, single_file
@@ -79,13 +79,24 @@ def read(model: str, dtype: torch.dtype, *, only_shapes: bool = False) -> tuple[
     elif path.is_file() and path.suffix.lower() in CHECKPOINT_ENDINGS:
         parts, weights = single_file.read(path, only_shapes=only_shapes), path
     else:
-        message = (
-            f"There is no model at {model!r}: expected 'embedded', a folder in diffusers' layout (with model_index.json), "
-            "or a checkpoint file (.safetensors, .ckpt)."
-        )
-        raise ModelError(message)
+        raise ModelError(_no_model(model, path))
     refuse_unknown(parts.unet, parts.text_encoders, parts.scheduler, str(path))
     return parts, weights
+
+
+def _no_model(model: str, path: Path) -> str:
+    """What is there instead, and what was expected."""
+    found = ""
+    if path.is_dir():
+        lora = (path / "adapter_config.json").is_file()
+        found = "it is the folder of a LoRA, " if lora else "it is a folder of something else, "
+    elif path.is_file():
+        formats.is_pickle(path)  # names a web page and the like
+        found = "it is a file with another ending than a checkpoint's, "
+    return (
+        f"There is no model at {model!r}: {found}expected 'embedded', a folder in diffusers' layout (with {folder.INDEX}), "
+        "or a checkpoint file (.safetensors, .ckpt)."
+    )
 
 
 def pick_device(device: str) -> torch.device:

@@ -88,6 +88,7 @@ FOREIGN = {  # a key that only other kinds of file have -> what they are
 }
 TEXT, VAE = ("cond_stage_model.", "conditioner."), "first_stage_model."
 SAYS_V = {"v": True, "v_prediction": True, "epsilon": False, "eps": False}  # in metadata, by kohya's tools and ComfyUI
+_WIDTHS = {(768,), (1024,), (1280,), (4096,)}  # of text encoders
 EXPECTED = "expected a whole checkpoint of SD 1.x, SD 2.x or SDXL"
 
 
@@ -137,7 +138,7 @@ def _sample_size(config: Config, family: str, is_v: bool) -> int:
 
 def _state_dict(path: Path, only_shapes: bool) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     """The weights, and what a .safetensors file says of itself."""
-    if path.suffix.lower() != ".safetensors":
+    if formats.is_pickle(path):
         return formats.read_checkpoint(path), {}
     try:
         with safe_open(path, "pt") as file:
@@ -153,10 +154,8 @@ def _state_dict(path: Path, only_shapes: bool) -> tuple[dict[str, Tensor], Mappi
 def _family(weights: Mapping[str, Tensor], path: Path) -> str:
     family = next((family for key, family in FAMILIES.items() if key in weights), None)
     found = next((kind for key, kind in FOREIGN.items() if key in weights), None)
-    if found is None and any(key.startswith("lora_") for key in weights):
-        found = "a LoRA"
     if found is None and family is None:
-        found = "not a Stable Diffusion checkpoint"
+        found = formats.kind_of(weights) or _embedding(weights) or "not a Stable Diffusion checkpoint"
     if found is None and not any(key.startswith(TEXT) for key in weights):
         found = "a U-Net without text encoders"
     if found is None and not any(key.startswith(VAE) for key in weights):
@@ -165,6 +164,13 @@ def _family(weights: Mapping[str, Tensor], path: Path) -> str:
         message = f"{path} is {found}; {EXPECTED}."
         raise ModelError(message)
     return family
+
+
+def _embedding(weights: Mapping[str, Tensor]) -> str | None:
+    """Few vectors of a text encoder's width, or under its name."""
+    few = len(weights) <= 3 and all(each.ndim in (1, 2) for each in weights.values())
+    known = any(key.startswith("clip_") or each.shape[-1:] in _WIDTHS for key, each in weights.items())
+    return "an embedding" if few and known else None
 
 
 def _config(path: Path, family: str) -> Config:

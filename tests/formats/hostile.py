@@ -1,0 +1,207 @@
+"""Small files that would exhaust memory or never end, if somebody built what they ask for; and what reading one costs.
+
+Run as a program it reads each file that it is given, each in a process of its own, and prints a JSON line of what that took.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import resource
+import struct
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+DATA = Path(__file__).parents[1] / "data" / "hostile"
+MB = 2**20
+
+
+def hostile_files() -> Iterator[tuple[str, bytes]]:
+    """Name and content of each."""
+    yield from ((path.name, path.read_bytes()) for path in sorted(DATA.iterdir()) if path.suffix == ".pt")
+    yield from _safetensors()
+    yield from _pickles()
+    yield from _archives()
+    yield from _images()
+
+
+def safetensors(header: bytes, data: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def zipped(pickled: bytes) -> bytes:
+    with io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("archive/data.pkl", pickled)
+        return file.getvalue()
+
+
+def text(value: str) -> bytes:
+    encoded = value.encode()
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
+
+
+def _safetensors() -> Iterator[tuple[str, bytes]]:
+    one = b'{"dtype":"F32","shape":[],"data_offsets":[0,0]}'
+    yield "500000-tensors.safetensors", safetensors(b"{" + b",".join(b'"%d":%s' % (i, one) for i in range(500_000)) + b"}")
+    yield "90000-tensors.safetensors", safetensors(b"{" + b",".join(b'"%d":%s' % (i, one) for i in range(90_000)) + b"}")
+    sizes = b",".join([b"9" * 4000] * 5000)
+    yield "huge-shape.safetensors", safetensors(b'{"a":{"dtype":"F32","shape":[%s],"data_offsets":[0,0]}}' % sizes)
+    sizes = b",".join([b"9999999999999999999"] * 300_000)
+    yield "long-shape.safetensors", safetensors(b'{"a":{"dtype":"F32","shape":[%s],"data_offsets":[0,0]}}' % sizes)
+    yield "lists.safetensors", safetensors(b'{"a":[' + b"[]," * 2_500_000 + b"[]]}")
+    yield "dicts.safetensors", safetensors(b'{"a":[' + b'{"":0},' * 1_000_000 + b"0]}")
+    yield "nested.safetensors", safetensors(b'{"a":' + b"[" * 90_000 + b"]" * 90_000 + b"}")
+    yield "digits.safetensors", safetensors(b'{"a":' + b"9" * 7_000_000 + b"}")
+    yield (
+        "wide-text.safetensors",
+        safetensors(b'{"__metadata__":{"a":"' + "𝄞".encode() + b"x" * 8_000_000 + b'"},"a":' + one + b"}"),
+    )
+    fp8 = b'{"a":{"dtype":"F8_E4M3","shape":[1000,33000],"data_offsets":[0,33000000]}}'
+    yield "fp8.safetensors", safetensors(fp8, b"\0" * 33_000_000)
+    fp64 = b'{"a":{"dtype":"F64","shape":[1000,4096],"data_offsets":[0,32768000]}}'
+    yield "fp64.safetensors", safetensors(fp64, b"\0" * 32_768_000)
+
+
+def _pickles() -> Iterator[tuple[str, bytes]]:
+    doubled = b")" + b"q\x00" + b"h\x00h\x00\x86q\x00" * 80  # a tuple of 2^80
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    codes = {
+        "key": b"}h\x00K\x01s",
+        "state": b"}" + text("hash") + b"h\x00s}" + text("optimizer_state_dict") + b"h\x00s",
+        "shape": tensor
+        + b"(("
+        + text("storage")
+        + b"ctorch\nFloatStorage\n"
+        + text("0")
+        + text("cpu")
+        + b"K\x01tQK\x00h\x00h\x00tR",
+        "ordered": b"ccollections\nOrderedDict\n]h\x00K\x01\x86a\x85R",
+        "parameters": b"ctorch.nn.modules.container\nParameterDict\n]h\x00K\x01\x86a\x85R",
+        "list": b"h\x00",
+    }
+    codes = {name: doubled + code for name, code in codes.items()}
+    codes["list-in-itself"] = b"]q\x00h\x00a"
+    codes["doubled-lists"] = b"]q\x00" + b"0]q\x01h\x00ah\x01h\x00aq\x00" * 60
+    number = b"\x8a\xff" + b"\x7f" * 255
+    codes["long-numbers"] = b"]" + (number + b"a") * 15_000
+    codes["huge-shape"] = tensor + b"(" + text("a") + b"K\x00(" + number * 15_000 + b"t(" + number * 15_000 + b"tK\x00)tR"
+    codes["many-dicts"] = b"](" + b"}" * 3_900_000 + b"e"
+    codes["many-texts"] = b"](" + text("𝄞" + "x" * 1_000_000) * 30 + b"e"
+    codes["one-text"] = text("𝄞" + "x" * 30_000_000)
+    codes["marks"] = b"(" * 30_000_000
+    codes["memo"] = b"}" + b"r\xff\xff\xff\xff" * 700_000
+    codes["text-that-is-not-there"] = b"X\xff\xff\xff\x7f"
+    codes["bytes-that-are-not-there"] = b"\x8e" + b"\xff" * 7 + b"\x7f"
+    codes["long4"] = b"\x8b\xff\xff\xff\x7f" + b"\x7f" * 20_000_000
+    codes["long-line"] = b"c" + b"a" * 30_000_000
+    for name, code in codes.items():
+        yield f"{name}.pt", b"\x80\x02" + code + b"."
+        yield f"{name}-zipped.pt", zipped(b"\x80\x02" + code + b".")
+    magic = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}."
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n%s" + text("cpu") + b"J\x00\x00\x00\x01tQ"
+    yield "many-storages.pt", magic + b"\x80\x02](" + b"".join(storage % text(str(i)) for i in range(4000)) + b"e."
+    keys = b"\x80\x02](" + text("0") * 100_000 + b"e."
+    yield "keys.pt", magic + b"\x80\x02" + storage % text("0") + b"." + keys + b"\0" * 30_000_000
+
+
+def _archives() -> Iterator[tuple[str, bytes]]:
+    with io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", b"\0" * 300_000_000)
+        yield "deflated.pt", file.getvalue()
+    entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    for name, entries in (("million-entries.pt", 1_000_000), ("500000-entries.pt", 500_000), ("20000-entries.pt", 20_000)):
+        size, offset = len(entry) * entries, 4
+        end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, min(entries, 65535), min(entries, 65535), size, offset, 0)
+        yield name, b"PK\3\4" + entry * entries + end
+
+
+def png(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for kind, data in chunks:
+        parts += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(kind + data))]
+    return b"".join(parts)
+
+
+def _images() -> Iterator[tuple[str, bytes]]:
+    def ihdr(width: int, height: int) -> tuple[bytes, bytes]:
+        return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+
+    end, small = (b"IEND", b""), (b"IDAT", zlib.compress(b"\0" * 4))
+    bomb = zlib.compress(b"A" * 120_000_000)
+    for keyword in (b"sd-ti-embedding", b"ti-trainer-negative", b"x"):
+        yield f"ztxt-{keyword.decode()}.png", png([ihdr(1, 1), (b"zTXt", keyword + b"\0\0" + bomb), small, end])
+        itxt = keyword + b"\0\1\0\0\0" + bomb
+        yield f"itxt-{keyword.decode()}.png", png([ihdr(1, 1), (b"iTXt", itxt), small, end])
+    yield (
+        "texts.png",
+        png([ihdr(1, 1), *[(b"zTXt", b"x%d\0\0" % i + zlib.compress(b"A" * 1_000_000)) for i in range(3000)], small, end]),
+    )
+    yield "profile.png", png([ihdr(1, 1), (b"iCCP", b"x\0\0" + bomb), small, end])
+    yield "chunks.png", png([ihdr(1, 1)] + [(b"aaaa", b"")] * 2_000_000 + [small, end])
+    yield "pixels.png", png([ihdr(2048, 2048), (b"IDAT", zlib.compress((b"\0" + b"\x11" * 6144) * 2048)), end])
+    yield "pixels-of-a-bomb.png", png([ihdr(2000, 2000), (b"IDAT", bomb), end])
+    yield "huge.png", png([ihdr(100_000, 100_000), (b"IDAT", bomb), end])
+    cards = {
+        "lists": b"[" + b"[]," * 2_600_000 + b"[]]",
+        "dicts": b"[" + b'{"":0},' * 1_000_000 + b"0]",
+        "nested": b"[" * 7_000_000,
+        "zeros": b'{"string_to_param":{"*":{"TORCHTENSOR":[[' + b"0," * 4_000_000 + b"0]]}}}",
+        "floats": b'{"string_to_param":{"*":{"TORCHTENSOR":[[' + b"0.5," * 500_000 + b"0]]}}}",
+        "rows": b'{"string_to_param":{"*":{"TORCHTENSOR":[' + b"[0.5]," * 90_000 + b"[0]]}}}",
+        "digits": b'{"step":' + b"9" * 8_000_000 + b"}",
+        "wide-text": '{"name":"𝄞'.encode() + b"x" * 8_000_000 + b'"}',
+        "keys": b"{" + b",".join(b'"%d":0' % i for i in range(500_000)) + b"}",
+    }
+    for name, card in cards.items():
+        encoded = base64.b64encode(card)
+        yield f"card-{name}.png", png([ihdr(1, 1), (b"tEXt", b"sd-ti-embedding\0" + encoded), small, end])
+    vp8x = b"VP8X" + struct.pack("<I", 10) + b"\2\0\0\0" + b"\xff\x3f\0" * 2
+    yield "canvas.webp", b"RIFF" + struct.pack("<I", 4 + len(vp8x)) + b"WEBP" + vp8x
+
+
+def cost_of(path: Path) -> dict[str, object]:
+    """What reading a file takes beyond what the process has already: seconds of CPU and megabytes."""
+    from ti_trainer import formats
+    from ti_trainer.errors import EmbeddingFormatError
+
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    try:
+        formats.read(path)
+        formats.read_negative(path)
+        said = ""
+    except EmbeddingFormatError as error:
+        said = str(error)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"name": path.name, "said": said, "cpu_s": time.process_time() - began, "mb": (after - before) / 1024}
+
+
+def _say(cost: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(cost) + "\n")
+    sys.stdout.flush()
+
+
+def main(paths: list[str]) -> None:
+    """Each in a child, so that none finds memory that another one has given back."""
+    import ti_trainer.formats
+    import ti_trainer.formats.card  # noqa: F401 - what all have loaded is nobody's cost
+
+    for path in map(Path, paths):
+        child = os.fork()
+        if not child:
+            resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+            _say(cost_of(path))
+            os._exit(0)
+        if os.waitpid(child, 0)[1]:
+            _say({"name": path.name, "said": "killed", "cpu_s": 99.0, "mb": 9999.0})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,213 @@
+"""The stack machine that a pickle is a program for, as far as tensors need it: nothing is imported or called.
+
+Protocols 2 to 5. What is read is bounded: the instructions, the bytes, and the values as whoever walks through them meets
+them, for a tuple of twice the same tuple, 60 times over, would never end. Knows nothing of files and tensors.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any, BinaryIO
+
+from ti_trainer.errors import EmbeddingFormatError
+
+Builder = Callable[..., Any]
+
+
+class Global(str):
+    """The name of a class or function, in place of the thing itself: nothing on the stack can be called."""
+
+
+class Object(dict[str, Any]):
+    """The attributes of an object, in place of it."""
+
+
+class Rationed:
+    """A file of which no more than so many bytes are read."""
+
+    def __init__(self, file: BinaryIO, ration: int, what: str) -> None:
+        """`what` names what is read, for the error."""
+        self._file, self._left, self._ration, self._what = file, ration, ration, what
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """EmbeddingFormatError instead of more than the ration."""
+        if size > self._left:
+            self._refuse()
+        return self._counted(self._file.read(self._left + 1 if size < 0 else size))
+
+    def readline(self) -> bytes:
+        """The same for a line."""
+        return self._counted(self._file.readline(self._left + 1))
+
+    def seekable(self) -> bool:
+        """It is a file."""
+        return True
+
+    def _counted(self, found: bytes) -> bytes:
+        self._left -= len(found)
+        if self._left < 0:
+            self._refuse()
+        return found
+
+    def _refuse(self) -> None:
+        message = f"its {self._what} has more than {self._ration} bytes. Choose another file."
+        raise EmbeddingFormatError(message)
+
+
+_PUSHES: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_SET": list,  # nobody looks into one
+}
+_PLAIN = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINSTRING", "BINSTRING"),
+    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}
+_PUTS = {"BINPUT", "LONG_BINPUT", "MEMOIZE"}
+_GETS = {"BINGET", "LONG_BINGET"}
+_IGNORED = {"PROTO", "FRAME"}
+_TAKES_MARKED = {"TUPLE", "APPENDS", "SETITEMS", "ADDITEMS", "FROZENSET"}  # from the stack, all above the last mark
+_TAKES = {
+    **dict.fromkeys(("TUPLE1", "APPEND", "BUILD", "BINPERSID", "POP"), 1),
+    **dict.fromkeys(("TUPLE2", "SETITEM", "REDUCE", "NEWOBJ", "STACK_GLOBAL"), 2),
+    **dict.fromkeys(("TUPLE3", "NEWOBJ_EX"), 3),
+}
+
+
+def set_items(target: dict[Any, Any], taken: list[Any]) -> None:
+    """Keys and values in turn; EmbeddingFormatError for keys that may take for ever to hash."""
+    if not isinstance(target, dict) or not all(isinstance(key, str | int) for key in taken[::2]):
+        message = "it holds a dict whose keys are no names. Choose another file."
+        raise EmbeddingFormatError(message)
+    dict.update(target, zip(taken[::2], taken[1::2], strict=True))
+
+
+def _set_state(target: Any, taken: list[Any]) -> None:
+    if isinstance(target, Object) and isinstance(taken[0], dict):  # other attributes are of no interest
+        target.update(taken[0])
+
+
+_FILLS: dict[str, Callable[[Any, list[Any]], None]] = {
+    "APPEND": list.extend,
+    "APPENDS": list.extend,
+    "ADDITEMS": list.extend,
+    "SETITEM": set_items,
+    "SETITEMS": set_items,
+    "BUILD": _set_state,
+    "POP": lambda _, taken: None,
+}
+_INSTRUCTIONS = frozenset({*_PUSHES, *_PLAIN, *_PUTS, *_GETS, *_IGNORED, *_TAKES_MARKED, *_TAKES, "GLOBAL", "MARK", "STOP"})
+
+
+class Machine:
+    """`builders` makes what a pickle calls by name, `values` it may mention, `persistent` resolves its references."""
+
+    def __init__(
+        self,
+        builders: Mapping[str, Builder],
+        values: frozenset[str],
+        persistent: Callable[[Any], Any],
+        max_instructions: int,
+    ) -> None:
+        """One machine may run the several pickles of a file."""
+        self._builders, self._values = builders, values
+        self._persistent, self._max_instructions = persistent, max_instructions
+        self._makes: dict[str, Callable[[list[Any]], Any]] = {
+            **dict.fromkeys(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"), tuple),
+            **dict.fromkeys(("REDUCE", "NEWOBJ", "NEWOBJ_EX"), self._built),
+            "FROZENSET": list,
+            "BINPERSID": lambda taken: self._persistent(taken[0]),
+            "STACK_GLOBAL": lambda taken: self._known(f"{taken[0]} {taken[1]}") if _are_short(taken) else self._known("?"),
+        }
+
+    def run(self, stream: Rationed) -> Any:
+        """The value that one pickle describes; EmbeddingFormatError for whatever no tensor needs."""
+        stack: list[Any] = []
+        marks: list[int] = []
+        memo: dict[Any, Any] = {}
+        for done in count():
+            name, value = self._instruction(stream)
+            if done >= self._max_instructions:
+                message = f"its pickle has more than {self._max_instructions} instructions. Choose another file."
+                raise EmbeddingFormatError(message)
+            if name == "STOP":
+                return self._bounded(stack.pop())
+            if name == "MARK":
+                marks.append(len(stack))
+            elif name in _PUTS:
+                memo[len(memo) if name == "MEMOIZE" else value] = stack[-1]
+            elif name in _GETS:
+                stack.append(memo[value])
+            elif name not in _IGNORED:
+                self._step(name, value, stack, marks)
+        return None
+
+    def _step(self, name: str, value: Any, stack: list[Any], marks: list[int]) -> None:
+        start = marks.pop() if name in _TAKES_MARKED else len(stack) - _TAKES.get(name, 0)
+        taken, stack[start:] = stack[start:], []
+        if name == "GLOBAL":
+            stack.append(self._known(value))
+        elif name in _PUSHES:
+            stack.append(_PUSHES[name]())
+        elif name in _PLAIN:
+            stack.append(value)
+        elif name in self._makes:
+            stack.append(self._makes[name](taken))
+        else:
+            _FILLS[name](stack[-1], taken)
+
+    def _instruction(self, stream: Rationed) -> tuple[str, Any]:
+        """Its name and argument, which is read only if the instruction is one of ours."""
+        code = stream.read(1).decode("latin-1")
+        opcode = pickletools.code2op.get(code)
+        if opcode is None:
+            message = "its pickle is damaged or cut short. Copy or download it again."
+            raise EmbeddingFormatError(message)
+        if opcode.name not in _INSTRUCTIONS:
+            message = f"its pickle has the instruction {opcode.name}, which no tensor needs. Choose another file."
+            raise EmbeddingFormatError(message)
+        return opcode.name, None if opcode.arg is None else opcode.arg.reader(stream)
+
+    def _known(self, name: str) -> Global:
+        if name in self._builders or name in self._values:
+            return Global(name)
+        shown = name[:80].replace(" ", ".")
+        message = (
+            f"it asks to run {shown!r}, which no embedding needs: it may be malicious. Nothing of it was run. "
+            "Delete it, or get it as .safetensors from a source that you trust."
+        )
+        raise EmbeddingFormatError(message)
+
+    def _built(self, taken: list[Any]) -> Any:
+        name, arguments = taken[:2]
+        if not isinstance(name, Global) or name not in self._builders or not isinstance(arguments, tuple):
+            message = "it asks to run what is no function. Choose another file."
+            raise EmbeddingFormatError(message)
+        return self._builders[name](*arguments)
+
+    def _bounded(self, value: Any) -> Any:
+        """The value, if whoever walks through all of it comes to an end; else EmbeddingFormatError."""
+        left, ahead = self._max_instructions, [value]
+        while ahead:
+            each = ahead.pop()
+            if isinstance(each, dict):
+                ahead.extend(each.values())
+            elif isinstance(each, list | tuple):
+                ahead.extend(each)
+            left -= 1
+            if left < len(ahead):
+                message = f"its values are nested into more than {self._max_instructions}. Choose another file."
+                raise EmbeddingFormatError(message)
+        return value
+
+
+def _are_short(taken: list[Any]) -> bool:
+    return all(isinstance(each, str) and len(each) < 200 for each in taken)

@@ -1,0 +1,117 @@
+"""What a file is, by its structure: never by its ending, and never by a single byte. Knows nothing of tensors' names.
+
+A number that happens to look like another format's first bytes must not mislead: the length that a .safetensors begins with
+may end in 0x80, as a pickle begins, or read "PK", as a zip archive does.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+PNG = b"\x89PNG\r\n\x1a\n"
+JPEG = b"\xff\xd8\xff"
+HEAD = 4096  # bytes that tell
+MAX_HEADER = 8 * 2**20  # bytes of a .safetensors header: SDXL's is 300 KB, most of a LoRA's is what its trainer noted
+
+_LFS = b"version https://git-lfs.github.com/spec/"
+_PACKED = {
+    b"7z\xbc\xaf'\x1c": "a 7-Zip archive",
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"\x1f\x8b\x08": "a gzip archive",
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive",
+    b"\xfd7zXZ\x00": "an xz archive",
+}
+_OTHERS = {
+    b"GGUF": "a quantized model (GGUF)",
+    b"GIF8": "a GIF image",
+    b"BM": "a BMP image",
+    b"\x93NUMPY": "a numpy array (.npy)",
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file",
+    b"%PDF-": "a PDF document",
+    b"\x7fELF": "a program",
+    b"MZ": "a program",
+}
+
+
+def head_of(path: Path) -> tuple[bytes, int]:
+    """The first bytes of a file, and its size."""
+    with path.open("rb") as file:
+        return file.read(HEAD), path.stat().st_size
+
+
+def format_of(head: bytes, size: int) -> str | None:
+    """One of safetensors, zip, pickle, png, webp, jpeg; None for anything else."""
+    length = int.from_bytes(head[:8], "little")
+    if 2 <= length <= size - 8 and head[8:9] == b"{":
+        return "safetensors"
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "zip"
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "pickle"
+    if head.startswith(PNG):
+        return "png"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
+    return "jpeg" if head.startswith(JPEG) else None
+
+
+def stranger(head: bytes, size: int) -> str | None:
+    """What a file of none of our formats is, and what to do, as the rest of a sentence after "it"; None if unknown."""
+    if size == 0:
+        return "is empty: the download or copy failed. Download or copy it again."
+    if not head.strip(b"\0"):
+        return "begins with zeros only: the download was interrupted. Download it again."
+    for signature, what in _PACKED.items():
+        if head.startswith(signature):
+            return f"is {what}: unpack it, and choose the file inside."
+    if head[4:12] in (b"ftypavif", b"ftypheic", b"ftypmif1"):
+        return "is an AVIF or HEIC image, which cannot carry an embedding. Choose another file."
+    for signature, what in _OTHERS.items():
+        if head.startswith(signature):
+            return f"is {what}. Choose another file."
+    text = head.decode("utf-16", "ignore").encode() if head[:2] in (b"\xff\xfe", b"\xfe\xff") else head
+    return _stranger_of_text(text.removeprefix(b"\xef\xbb\xbf").strip(), size)
+
+
+def _stranger_of_text(text: bytes, size: int) -> str | None:
+    if text.startswith(_LFS):
+        return "is a Git LFS pointer, which only stands for the file. Download the file itself (git lfs pull)."
+    if _is_markup(text):
+        return "is a web page, not the file itself. Download the file itself; its site may want you to log in first."
+    shown = " ".join(text[:80].decode("utf-8", "replace").split())
+    if _is_json(text, size):
+        return (
+            f"is what a web site answered ({shown}), not the file itself. Download it again; you may have to log in first."
+        )
+    if text.isascii() and shown.isprintable():
+        return f"is text ({shown}), not the file itself. Download it again; you may have to log in first."
+    return None
+
+
+def webp_size(content: bytes) -> tuple[int, int]:
+    """Width and height in pixels, of the canvas or of the only frame, before anything is unpacked; (0, 0) if it is none."""
+    kind, data = content[12:16], content[20:30]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[4:7], "little"), 1 + int.from_bytes(data[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return int.from_bytes(data[6:8], "little") & 0x3FFF, int.from_bytes(data[8:10], "little") & 0x3FFF
+
+
+def _is_markup(text: bytes) -> bool:
+    start = text[:200].lower()
+    return start.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<meta", b"<script", b"<?xml", b"<!--", b"<error"))
+
+
+def _is_json(text: bytes, size: int) -> bool:
+    """A whole object or list, if it is small enough to be looked at, or what begins as one."""
+    if not text.startswith((b"{", b"[")):
+        return False
+    if size <= HEAD:
+        try:
+            return isinstance(json.loads(text), dict | list)
+        except (ValueError, RecursionError):
+            return False
+    return text[1:].lstrip()[:1] in (b'"', b"{", b"[") and text.isascii() and b"\0" not in text
