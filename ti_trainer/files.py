@@ -66,7 +66,7 @@ def entered_path(text: str | None) -> Path:
     path = Path(_of_url(entered) if entered.lower().startswith("file:/") else entered)
     with suppress(RuntimeError):  # nobody of that name
         path = path.expanduser()
-    if any(is_within(path, folder) for folder in _upload_folders()):
+    if any(is_within(path, folder) for folder in upload_folders()):
         message = f"Found {path}, where the page keeps uploaded files; expected a file or folder of your own: move it there."
         raise ConfigError(message)
     return path
@@ -104,11 +104,10 @@ def _of_url(url: str) -> str:
     return path
 
 
-def _upload_folders() -> Iterator[Path]:
-    """Where gradio keeps what browsers send: any web site may have put it there, so it is nobody's choice."""
-    yield Path(tempfile.gettempdir(), "gradio")
-    if chosen := os.environ.get("GRADIO_TEMP_DIR"):
-        yield Path(chosen)
+def upload_folders() -> list[Path]:
+    """Where gradio keeps what browsers send and what it shows, the one in use last; web sites may have put files there."""
+    chosen = os.environ.get("GRADIO_TEMP_DIR")
+    return [Path(each) for each in (Path(tempfile.gettempdir(), "gradio"), chosen) if each]
 
 
 def checked_name(name: str) -> str:
