@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ti_trainer import embedded, embeddings_dir
-from ti_trainer.commands.common import add_host_arguments, host_of
+from ti_trainer.commands.common import add_host_arguments, add_torchscript_argument, host_of
 from ti_trainer.commands.demo import CONFIG, INIT_TEXT, NAME
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.training.job import Job
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="with --address: where data sets may lie; may be given several times (default: the folder it is started in)",
     )
+    add_torchscript_argument(parser, "whoever uses the page")
     add_host_arguments(parser, logs=True)
 
 

@@ -164,9 +164,9 @@ def checked_allowed(name: str) -> str:
 
 def _foreign(sender: str) -> str:
     return (
-        f"Another web page asked for this: found a request from {sender[:200]!r}, expected one from the page itself. Nothing "
-        "was done. If you opened the page through a proxy or under a name of your own, start it with --allow-host and the "
-        "name that the browser shows."
+        f"Another web page asked for this: found a request from {sender[:200]!r}, expected one from the page itself. "
+        "Nothing was done. If you opened the page through a proxy or under a name of your own, start it with "
+        "--allow-host and the name that the browser shows."
     )
 
 
