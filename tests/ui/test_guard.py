@@ -18,7 +18,6 @@ pytest.importorskip("gradio")  # the page is all that needs it
 from browser import launch
 from test_page import Served, served  # noqa: F401, the fixture
 
-from ti_trainer.commands.page import add_arguments
 from ti_trainer.ui import gradio_compat
 from ti_trainer.ui.guard import Guard, checked_allowed
 
@@ -161,17 +160,6 @@ def test_only_what_the_page_needs_is_served(tmp_path: Path) -> None:
             "",
         ):
             assert status(mine, f"{api}/file={path}") == 403
-
-
-def test_a_name_is_checked_where_the_page_is_started(capsys: pytest.CaptureFixture) -> None:
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    assert parser.parse_args(["--allow-host", "box.lan", "--allow-host", "b:1"]).allow_host == ["box.lan", "b:1"]
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--allow-host", "http://box.lan/"])
-    assert "expected a name such as" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("headers", [{"Host": "evil.test"}, {"Origin": "http://evil.test"}, {"Origin": "null"}])
