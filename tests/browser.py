@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # Fonts and scripts that a page takes from elsewhere must neither be waited for nor make a difference.
-ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
+ALONE = "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -26,13 +26,12 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
-    ALONE,
 )
 
 
 @contextmanager
-def launch(width: int = 1280, height: int = 900, *, dark: bool = False) -> Iterator[Page]:
-    """An empty page of this size, in the light or the dark scheme."""
+def launch(width: int = 1280, height: int = 900, *, dark: bool = False, hosts: str = "") -> Iterator[Page]:
+    """An empty page of this size, in the light or the dark scheme; `hosts` are rules of names that lead here."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if os.environ.get("TI_TRAINER_CI"):
         assert program, f"no browser on PATH: none of {', '.join(NAMES)}"
@@ -41,8 +40,9 @@ def launch(width: int = 1280, height: int = 900, *, dark: bool = False) -> Itera
         sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
     if program is None:
         pytest.skip(f"needs a browser on PATH: one of {', '.join(NAMES)}")
+    rules = ", ".join(filter(None, (hosts, ALONE)))
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(ARGUMENTS))
+        browser = playwright.chromium.launch(executable_path=program, args=[*ARGUMENTS, f"--host-resolver-rules={rules}"])
         try:
             scheme = "dark" if dark else "light"
             yield browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme).new_page()

@@ -125,6 +125,8 @@ class TinyHost:
     face_models: Sequence[Path] = ()
     defaults: Mapping[str, object] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
+    has_visitors: bool = False
+    torchscript: bool = False
 
     def __post_init__(self) -> None:
         self.embeddings_dir, self.log_dir = self.folder / "embeddings", self.folder / "logs"

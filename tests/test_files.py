@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ti_trainer.errors import ConfigError
-from ti_trainer.files import atomic, checked_name, write_bytes
+from ti_trainer.files import atomic, checked_name, entered_path, is_within, write_bytes
 
 
 def test_a_file_replaces_the_one_before(tmp_path: Path) -> None:
@@ -91,3 +91,59 @@ def test_names_that_would_be_trouble_are_refused(name: str) -> None:
 def test_names_that_windows_keeps_for_itself_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="reserved by Windows"):
         checked_name(name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/a b/c",
+        "  /a b/c \t",
+        '"/a b/c"',
+        "'/a b/c' ",
+        "\u201c/a b/c\u201d",
+        "\u202a/a b/c\u202c",
+        '\u202a"/a b/c"',
+        '" /a b/c "',
+        "file:///a%20b/c",
+        "FILE://localhost/a%20b/c",
+        "file:/a%20b/c",
+        "'file:///a b/c'",
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="paths as POSIX has them")
+def test_a_path_is_understood_as_people_paste_it(text: str) -> None:
+    assert entered_path(text) == Path("/a b/c")
+
+
+def test_a_path_keeps_what_belongs_to_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert entered_path("'~/cat'") == tmp_path / "cat"
+    assert entered_path("Rock 'n' roll") == Path("Rock 'n' roll")
+    assert entered_path("100%25 it's") == Path("100%25 it's")
+    assert entered_path("file") == Path("file")
+    assert {entered_path(each) for each in (None, "", " ", "''", '"')} == {Path()}
+    assert entered_path("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "file://elsewhere/share/x"])
+@pytest.mark.skipif(sys.platform == "win32", reason="there the second is a share")
+def test_what_can_be_no_path_here_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        entered_path(text)
+
+
+def test_a_file_that_was_uploaded_is_nobodys_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads = tmp_path / "uploads"
+    (uploads / "hash").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(uploads)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(uploads))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
+    ways = (uploads, uploads / "hash" / "x.pt", tmp_path / "a" / ".." / "uploads" / "x.pt", tmp_path / "link" / "x.pt")
+    for path in (*ways, tmp_path / "temp" / "gradio" / "x.pt", uploads.as_uri()):
+        with pytest.raises(ConfigError, match="uploaded"):
+            entered_path(str(path))
+    for path in (tmp_path, tmp_path / "uploads-of-mine", tmp_path / "loop" / "x"):
+        assert entered_path(str(path)) == path
+        assert not is_within(path, uploads)

@@ -267,8 +267,8 @@ class LearningOptions:
     )
     discriminator: str = option(
         "",
-        "An image classifier of your own whose judgement is added to the loss: a TorchScript file, or a folder of "
-        "transformers with config.json and model.safetensors. TorchScript is a program: use it only from those you trust.",
+        "An image classifier of your own whose judgement is added to the loss: a folder of transformers with "
+        "config.json and model.safetensors, or, where that was allowed, a TorchScript file, which can run any code.",
         label="Discriminator",
         section="pixels",
     )

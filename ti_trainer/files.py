@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 from ti_trainer.errors import ConfigError
 
@@ -18,6 +19,9 @@ _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT
 _NO_ROOM, _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "The disk is full"
 # File systems have room for 255; -try64, -neg, -ema, a step, an ending and what a temporary file has besides come after it.
 LONGEST_NAME_BYTES = 200
+_HERE = ("", "localhost")  # hosts of a file: address
+_QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019"}
+_INVISIBLE = "\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"  # marks of direction, mostly
 
 
 @contextmanager
@@ -74,15 +78,60 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def entered_path(text: str | None) -> Path:
-    """The path that somebody typed or pasted, quotes and ~ understood; '.' for nothing, ConfigError if it can be none."""
-    entered = (text or "").strip().strip('"')
+    """The path that somebody typed or pasted, on the page, in the API or in a file of settings; '.' for nothing.
+
+    Understood are "..." and '...', ~, file:// addresses, and the invisible marks that Windows' properties dialog adds.
+    ConfigError if it can be no path, or lies where browsers upload files to.
+    """
+    entered = _bare(text or "")
     if "\0" in entered:
         message = f"Found {entered!r}, expected the path of a folder or file."
         raise ConfigError(message)
-    try:
-        return Path(entered).expanduser()
-    except RuntimeError:  # nobody of that name
-        return Path(entered)
+    path = Path(_of_url(entered) if entered.lower().startswith("file:/") else entered)
+    with suppress(RuntimeError):  # nobody of that name
+        path = path.expanduser()
+    if any(is_within(path, folder) for folder in upload_folders()):
+        message = f"Found {path}, where the page keeps uploaded files; expected a file or folder of your own: move it there."
+        raise ConfigError(message)
+    return path
+
+
+def is_within(path: Path, folder: Path) -> bool:
+    """Whether a path is this folder or leads into it, through links too, and whatever their capitals where those are one."""
+    inner, outer = (Path(os.path.normcase(os.path.realpath(each))) for each in (path, folder))
+    return inner.is_relative_to(outer)
+
+
+def _bare(text: str) -> str:
+    """Without what stands around a path: spaces, invisible characters and quotes."""
+    before = None
+    while text != before:
+        before = text
+        text = text.strip().strip(_INVISIBLE)
+        if text[:1] in _QUOTES and text[-1:] == _QUOTES[text[0]] and len(text) > 1:
+            text = text[1:-1]
+    return text.strip('"')
+
+
+def _of_url(url: str) -> str:
+    """The path of a file: address, as file managers and browsers copy it; ConfigError for one on another machine."""
+    host, path = "", unquote(url[len("file:") :])
+    if path.startswith("//"):
+        host, slash, path = path[2:].partition("/")
+        path = slash + path
+    if os.name == "nt":
+        drive = re.match(r"/?([A-Za-z]:)", host + path)
+        return (host + path).removeprefix("/") if drive else f"//{host}{path}" if host not in _HERE else path
+    if host.lower() not in _HERE:
+        message = f"Found {url}, a file on the machine {host!r}; expected one on this machine."
+        raise ConfigError(message)
+    return path
+
+
+def upload_folders() -> list[Path]:
+    """Where gradio keeps what browsers send and what it shows, the one in use last; web sites may have put files there."""
+    chosen = os.environ.get("GRADIO_TEMP_DIR")
+    return [Path(each) for each in (Path(tempfile.gettempdir(), "gradio"), chosen) if each]
 
 
 def checked_name(name: str) -> str:

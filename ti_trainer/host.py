@@ -99,6 +99,10 @@ class Host(Protocol):
     captioners: Mapping[str, HostCaptioner]  # by the names that the option `captioners` takes; ours are not among them
     face_models: Sequence[Path]  # folders of the host's in which a face detector's model may lie
     defaults: Mapping[str, Any]  # options of TrainConfig that the host's settings decide otherwise than we do
+    has_visitors: (
+        bool  # whether others than this computer's user reach the page, who must neither look around nor hold it up
+    )
+    torchscript: bool  # whether a discriminator may be TorchScript, a program: only the keyboard can allow that
     fixed: frozenset[str]  # options that are the host's own business and not offered: they are as in `defaults`
 
     def describe(self) -> str:

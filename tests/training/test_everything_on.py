@@ -61,7 +61,9 @@ def train(folder: Path, judge: Path, tmp_path: Path) -> Callable[..., tuple[dict
     )
 
     def make(where: str, resume: Run | None = None, **options: object) -> tuple[dict[str, torch.Tensor], Run]:
-        host = StandaloneHost("embedded", "cpu", tmp_path / where / "embeddings", tmp_path / where / "logs")
+        host = StandaloneHost(
+            "embedded", "cpu", tmp_path / where / "embeddings", tmp_path / where / "logs", torchscript=True
+        )
         if resume is None:
             embeddings_dir.create_pair(host.embeddings_dir, host.open_model(), ("zz-star", "star", 2), ("*", 3))
         weights = {key: each.clone() for key, each in _weights(host).items()}

@@ -173,7 +173,7 @@ def scripted(tmp_path: Path) -> Path:
 
 
 def test_a_torchscript_classifier_judges_pictures_as_it_was_trained_to_see_them(scripted: Path) -> None:
-    judge = discriminator.load(scripted, 1, CPU)
+    judge = discriminator.load(scripted, 1, CPU, torchscript=True)
     red, grey = torch.zeros(3, 20, 30), torch.zeros(3, 20, 30)
     red[0], red[2] = 1.0, -1.0
     scores = judge(torch.stack([red, grey]))
@@ -204,7 +204,9 @@ def test_a_folder_of_transformers_is_a_discriminator_too(tmp_path: Path) -> None
     ("make", "said"),
     [
         (lambda path: path / "nothing.pt", "expected a TorchScript file"),
-        (lambda path: path, "cannot be used as an image classifier"),
+        (lambda path: path, "expected a TorchScript file"),
+        (lambda path: _folder(path, '{"model_type": "vit"}'), "cannot be used as an image classifier"),
+        (lambda path: _folder(path, "{"), "cannot be used as an image classifier"),
         (lambda path: _written(path / "a.pt", b"no zip"), "cannot be used as an image classifier"),
         (lambda path: _written(path / "a.onnx", b"x"), "expected a TorchScript file"),
         (lambda path: _saved(path / "a.pt", nn.Identity()), "found an output of (1, 3, 384, 384)"),
@@ -212,7 +214,7 @@ def test_a_folder_of_transformers_is_a_discriminator_too(tmp_path: Path) -> None
 )
 def test_what_is_no_classifier_is_refused(make: Callable[[Path], Path], said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
-        discriminator.load(make(tmp_path), 1, CPU)
+        discriminator.load(make(tmp_path), 1, CPU, torchscript=True)
     assert said in str(refused.value)
     assert refused.value.option == "discriminator"
 
@@ -232,12 +234,12 @@ def test_one_that_nothing_can_be_learned_from_is_refused(network: nn.Module, sai
     file = tmp_path / "judge.pt"
     torch.jit.trace(network, torch.rand(1, 3, 8, 8), check_trace=False).save(str(file))
     with pytest.raises(ConfigError, match=said) as refused:
-        discriminator.load(file, 1, CPU)
+        discriminator.load(file, 1, CPU, torchscript=True)
     assert refused.value.option == "discriminator"
 
 
 def test_of_a_folder_only_the_weights_that_are_read_can_be_named(tmp_path: Path) -> None:
-    for name in ("model.safetensors", "best.safetensors"):
+    for name in ("model.safetensors", "best.safetensors", "config.json"):
         (tmp_path / name).touch()
     discriminator.check(tmp_path / "model.safetensors")
     with pytest.raises(ConfigError, match=r"best\.safetensors, expected"):
@@ -253,8 +255,34 @@ def test_a_judgement_counts_as_much_as_its_picture_does() -> None:
 
 def test_a_class_that_it_does_not_know_is_refused(scripted: Path) -> None:
     with pytest.raises(ConfigError, match="found 2, expected 0 to 1") as refused:
-        discriminator.load(scripted, 2, CPU)
+        discriminator.load(scripted, 2, CPU, torchscript=True)
     assert refused.value.option == "discriminator_class"
+
+
+def test_a_program_is_run_only_where_that_was_allowed(scripted: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"can run any code; expected a folder with config\.json and model\.safetensors"):
+        discriminator.load(scripted, 1, CPU)
+    host = TinyHost(tmp_path)
+    embeddings_dir.create(host.embeddings_dir, host.model, "x-word", "cat", 2)
+    (tmp_path / "1.png").write_bytes(b"")
+    config = TrainConfig(discriminator=str(scripted))
+    with pytest.raises(ConfigError, match="can run any code") as refused:
+        Session(host, "x-word", tmp_path, config).check()
+    assert refused.value.option == "discriminator"
+    Session(replace(host, torchscript=True), "x-word", tmp_path, config).check()
+
+
+def test_weights_that_can_hold_code_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "vit", "architectures": ["ViTForImageClassification"]}')
+    torch.save({}, tmp_path / "pytorch_model.bin")  # transformers 4.30 would unpickle it, even when told not to
+    with pytest.raises(ConfigError, match=r"expected a folder with config\.json and model\.safetensors"):
+        discriminator.load(tmp_path, 1, CPU)
+
+
+def _folder(path: Path, config: str) -> Path:
+    (path / "config.json").write_text(config)
+    (path / "model.safetensors").write_bytes(b"x")
+    return path
 
 
 def _written(path: Path, content: bytes) -> Path:
@@ -269,7 +297,7 @@ def _saved(path: Path, network: nn.Module) -> Path:
 
 def test_the_judgement_is_added_and_replaces_nothing(scripted: Path) -> None:
     model, given, both = Model(), batch(), words()
-    judge = discriminator.load(scripted, 1, CPU)
+    judge = discriminator.load(scripted, 1, CPU, torchscript=True)
     plain = training_loss(model, given, both, SCALE)
     compared = training_loss(model, given, both, SCALE, PixelLoss(0.5))
     judged = training_loss(model, given, both, SCALE, PixelLoss(0.5, ((0.25, judge),)))
@@ -282,11 +310,11 @@ def test_the_judgement_is_added_and_replaces_nothing(scripted: Path) -> None:
 
 
 def test_a_run_reddens_its_pictures_for_a_judge_of_red(scripted: Path, tmp_path: Path, pictures: Callable) -> None:
-    folder, judge = pictures((16, 16), (16, 16)), discriminator.load(scripted, 1, CPU)
+    folder, judge = pictures((16, 16), (16, 16)), discriminator.load(scripted, 1, CPU, torchscript=True)
     config = TrainConfig(max_steps=60, learning_rate="0.05", width=16, height=16, preview_every=0, save_every=0)
     scores = {}
     for weight in (0.0, 100.0):
-        host = TinyHost(tmp_path / str(weight))
+        host = TinyHost(tmp_path / str(weight), torchscript=True)
         embeddings_dir.create(host.embeddings_dir, host.model, "x-word", "cat", 2)
         options = replace(config, discriminator=str(scripted), discriminator_weight=weight)
         learned = Session(host, "x-word", folder, options).train().embedding.vectors
@@ -302,7 +330,7 @@ def test_a_run_reddens_its_pictures_for_a_judge_of_red(scripted: Path, tmp_path:
 def test_pixels_are_kept_only_where_they_are_compared(tmp_path: Path, pictures: Callable[..., Path]) -> None:
     folder = pictures((16, 16), (32, 16))
     for weight, kept in ((0.0, False), (1.0, True)):
-        host = TinyHost(tmp_path / str(weight))
+        host = TinyHost(tmp_path / str(weight), torchscript=True)
         embeddings_dir.create(host.embeddings_dir, host.model, "x-word", "cat", 2)
         seen: list[Batch] = []
 

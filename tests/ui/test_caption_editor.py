@@ -260,7 +260,7 @@ def test_visitors_may_give_no_regular_expression(served: Serve, folder: Path) ->
         unfold(tab, "Search and replace")
         entry(tab, "search").wait_for()
         assert not tab.get_by_label("Regular expression").is_visible()
-    page = Page(replace(TinyHost(folder), fixed=frozenset({"filename_word_regex"})), Job())
+    page = Page(TinyHost(folder, has_visitors=True), Job())
     loaded = captions.load(folder)
     with pytest.raises(ConfigError, match="not for visitors"):
         caption_desk.replaced(page, loaded, loaded.pictures, [], "a", "b", True)
@@ -302,7 +302,7 @@ def test_a_thousand_pictures_come_in_pages_and_quickly(tmp_path: Path) -> None:
 
 
 def main(folder: Path, fixed: bool) -> None:
-    host = TinyHost(folder, fixed=frozenset({"filename_word_regex"} if fixed else ()))
+    host = TinyHost(folder, has_visitors=fixed)
     with blocks("captions") as made, gr.Column(elem_classes=["ti-trainer"]):
         caption_editor.panel(Page(host, Job()))
     serve(made, ready=lambda url: print(url, flush=True))  # noqa: T201

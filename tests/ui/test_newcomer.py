@@ -87,7 +87,7 @@ def test_wrong_entries_have_their_messages_beside_them(page: Page) -> None:
     fill(page, "train_train_cfg_scale", "3")
     page.locator("#ti_trainer_train_negative input").uncheck()
     fill(page, "train_discriminator", "/nowhere/judge.pt")
-    refused(page, "discriminator", "found /nowhere/judge.pt, expected a TorchScript file", "Pixel loss")
+    refused(page, "discriminator", "found /nowhere/judge.pt, expected a folder with config.json", "Pixel loss")
     fill(page, "train_discriminator", "")
     fill(page, "train_ema_rate", "2")
     refused(page, "ema_rate", "EMA rate", "DreamArtist")

@@ -218,7 +218,7 @@ def test_visitors_from_the_network_get_no_further_than_their_folders(
         if not folder.resolve().is_relative_to(inside):
             raise ConfigError(f"{folder} is not for visitors")
 
-    host = replace(host, fixed=frozenset({"filename_word_regex"}))
+    host = replace(host, has_visitors=True)
     monkeypatch.setattr(TinyHost, "check_folder", lambda _, folder: check_folder(folder))
     with blocks("test"):
         made = preprocess.panel(Site(host, Job()))

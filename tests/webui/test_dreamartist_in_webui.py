@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from browser import complaints, launch
 from export import export, export_family
 from numpy.typing import NDArray
@@ -73,13 +74,12 @@ def options(picture: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 def _judge(folder: Path) -> Path:
-    class Redness(torch.nn.Module):
-        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-            red = pictures[:, 0].mean(dim=(1, 2)) - pictures[:, 2].mean(dim=(1, 2))
-            return torch.stack([-red, red], 1)
-
-    torch.jit.script(Redness()).save(str(folder / "judge.pt"))
-    return folder / "judge.pt"
+    """A classifier as transformers keeps one: TorchScript is not run in a WebUI."""
+    torch.manual_seed(0)
+    sizes = {"num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1], "num_labels": 2, "image_size": 32, "patch_size": 4}
+    network = transformers.ConvNextForImageClassification(transformers.ConvNextConfig(**sizes))
+    network.save_pretrained(folder / "judge", safe_serialization=True)
+    return folder / "judge"
 
 
 def drawn(webui: Server, prompt: str, negative_prompt: str = "", cfg_scale: float = 5) -> NDArray[np.uint8]:

@@ -57,9 +57,19 @@ def _of_model() -> list[Option]:
     return [option for option in options() if option.name in ("clip_skip", "prediction_type", "zero_terminal_snr")]
 
 
+def add_torchscript_argument(parser: argparse.ArgumentParser, where: str) -> None:
+    """--allow-torchscript, for what trains; `where` are files that may name one besides the command line."""
+    text = (
+        f"let {where} name a discriminator in TorchScript, which can run any code (default: a safetensors classifier only)"
+    )
+    parser.add_argument("--allow-torchscript", action="store_true", help=text)
+
+
 def host_of(args: argparse.Namespace) -> StandaloneHost:
-    """The host that the arguments describe."""
-    return StandaloneHost(args.model, args.device, args.embeddings_dir, getattr(args, "log_dir", StandaloneHost.log_dir))
+    """The host that the arguments describe. Who types a discriminator allows it to be TorchScript."""
+    folders = args.embeddings_dir, getattr(args, "log_dir", StandaloneHost.log_dir)
+    allowed = getattr(args, "allow_torchscript", False) or bool(getattr(args, "discriminator", None))
+    return StandaloneHost(args.model, args.device, *folders, torchscript=allowed)
 
 
 @contextmanager

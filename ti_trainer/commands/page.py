@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ti_trainer import embedded, embeddings_dir
-from ti_trainer.commands.common import add_host_arguments, host_of
+from ti_trainer.commands.common import add_host_arguments, add_torchscript_argument, host_of
 from ti_trainer.commands.demo import CONFIG, INIT_TEXT, NAME
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.training.job import Job
@@ -26,6 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", default="127.0.0.1", help="who may reach it; 0.0.0.0: everyone on the network, without "
                         "a password (default: %(default)s)")  # fmt: skip
     parser.add_argument("--port", type=int, metavar="N", help="(default: the first free one from 7860 on)")
+    parser.add_argument(
+        "--allow-host",
+        type=_name,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name under which browsers reach the page, such as my-pc.lan or that of a proxy (NAME or NAME:PORT); "
+        "may be given several times. Requests under other names, and from other web pages, are refused",
+    )
     parser.add_argument("--no-browser", action="store_true", help="only say where it is")
     parser.add_argument(
         "--images-dir",
@@ -35,12 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="with --address: where data sets may lie; may be given several times (default: the folder it is started in)",
     )
+    add_torchscript_argument(parser, "whoever uses the page")
     add_host_arguments(parser, logs=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; a run that is going on then is stopped and kept."""
-    from ti_trainer.ui.app import serve  # gradio takes seconds to import
+    from ti_trainer.ui.app import own_images, serve  # gradio takes seconds to import
     from ti_trainer.ui.layout import build
     from ti_trainer.ui.page import Page
 
@@ -54,13 +64,15 @@ def run(args: argparse.Namespace) -> int:
     # What ended the server, uvicorn raises again: a SIGTERM must not end us before what was learned is kept.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        serve(
-            build(page),
-            address=args.address,
-            port=args.port,
-            open_browser=not args.no_browser,
-            ready=lambda url: print(f"The page is at {url} - Ctrl-C here ends it.", flush=True),
-        )
+        with own_images():
+            serve(
+                build(page),
+                address=args.address,
+                port=args.port,
+                allow_hosts=args.allow_host,
+                open_browser=not args.no_browser,
+                ready=lambda url: print(f"The page is at {url} - Ctrl-C here ends it.", flush=True),
+            )
     finally:
         if job.snapshot().active:
             logging.getLogger(__name__).info("Stopping the training; what was learned is kept.")
@@ -70,6 +82,15 @@ def run(args: argparse.Namespace) -> int:
         page.preprocessing.wait()
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _name(text: str) -> str:
+    from ti_trainer.ui.guard import checked_allowed
+
+    try:
+        return checked_allowed(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def prefilled(host: StandaloneHost) -> Prefilled | None:

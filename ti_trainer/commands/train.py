@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ti_trainer import formats, presets
 from ti_trainer.commands import INTERRUPTED, PROGRAM
-from ti_trainer.commands.common import add_host_arguments, host_of, naming_overwrite
+from ti_trainer.commands.common import add_host_arguments, add_torchscript_argument, host_of, naming_overwrite
 from ti_trainer.commands.terminal import add_options, given_options, interruptible
 from ti_trainer.config import SECTIONS, TrainConfig, options
 from ti_trainer.embedding import averaged_name, negative_name
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", metavar="NAME", help=f"options that suit a purpose: {', '.join(presets.BUILT_IN)}, or one that you saved"
     )
+    add_torchscript_argument(parser, "a settings file, preset or earlier run")
     add_host_arguments(parser, logs=True)
     add_options(parser, SECTIONS, options())
 

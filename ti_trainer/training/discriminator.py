@@ -1,5 +1,7 @@
 """A user's own image classifier as a loss: how far generated pictures are from a class. Knows no run and no options.
 
+TorchScript is a program: it is run only where whoever started ours allowed it. Of a folder only numbers are read.
+
 B pictures, K classes.
 """
 
@@ -17,7 +19,7 @@ from torch.nn.functional import interpolate
 from ti_trainer.errors import ConfigError
 
 TORCHSCRIPT = (".pt", ".pth", ".ts", ".torchscript")
-WEIGHTS = "model.safetensors"  # beside its config.json; transformers reads no other name
+WEIGHTS, CONFIG = "model.safetensors", "config.json"  # transformers reads no other names
 SIDE = 384  # what DreamArtist's classifier is fed, with ImageNet's mean and deviation
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Logits = Callable[[Tensor], Tensor]
@@ -39,9 +41,9 @@ class Discriminator:
         return 1 - self.logits((pictures - self.mean) / self.std).float().softmax(1)[:, self.wanted]
 
 
-def load(path: Path, wanted: int, device: torch.device) -> Discriminator:
-    """From a TorchScript file, or a folder in which transformers keeps a classifier; ConfigError for anything else."""
-    check(path)
+def load(path: Path, wanted: int, device: torch.device, *, torchscript: bool = False) -> Discriminator:
+    """From a folder in which transformers keeps a classifier, or, if allowed, a TorchScript file; else ConfigError."""
+    check(path, torchscript=torchscript)
     path = path.parent if path.name == WEIGHTS else path
     try:
         logits = _from_folder(path, device) if path.is_dir() else _from_script(path, device)
@@ -63,14 +65,23 @@ def load(path: Path, wanted: int, device: torch.device) -> Discriminator:
     return found
 
 
-def check(path: Path) -> None:
-    """ConfigError if it cannot be one, by its name."""
-    if path.is_dir() or (path.is_file() and (path.suffix.lower() in TORCHSCRIPT or path.name == WEIGHTS)):
+def check(path: Path, *, torchscript: bool = False) -> None:
+    """ConfigError if it cannot be one, by its name; without its .safetensors transformers 4.30 would unpickle a folder."""
+    folder = path.parent if path.name == WEIGHTS else path
+    is_script = path.is_file() and path.suffix.lower() in TORCHSCRIPT
+    if all((folder / name).is_file() for name in (WEIGHTS, CONFIG)) or (is_script and torchscript):
         return
-    message = (
-        f"Discriminator: found {path}, expected a TorchScript file ({', '.join(TORCHSCRIPT)}), or a folder with config.json "
-        "and model.safetensors of an image classifier of transformers."
-    )
+    wanted = f"a folder with {CONFIG} and {WEIGHTS} of an image classifier of transformers"
+    if torchscript:
+        message = f"Discriminator: found {path}, expected a TorchScript file ({', '.join(TORCHSCRIPT)}), or {wanted}."
+    elif is_script:
+        message = (
+            f"Discriminator: found {path}, a TorchScript file, which can run any code; expected {wanted}. Save your "
+            "classifier like that. TorchScript is run only by our command line, and only if it is named there itself or "
+            "allowed there with --allow-torchscript."
+        )
+    else:
+        message = f"Discriminator: found {path}, expected {wanted}."
     raise ConfigError(message, "discriminator")
 
 

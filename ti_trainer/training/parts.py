@@ -160,11 +160,12 @@ def facts_of(trainer: Trainer) -> dict[str, str]:
     return {name: hashlib.sha256(repr(fact).encode()).hexdigest()[:16] for name, fact in facts.items()}
 
 
-def pixel_loss_of(config: TrainConfig, device: torch.device) -> PixelLoss | None:
-    """What compares pixels, if anything does; ConfigError for a discriminator that is none."""
+def pixel_loss_of(config: TrainConfig, device: torch.device, *, torchscript: bool) -> PixelLoss | None:
+    """What compares pixels, if anything does; ConfigError for a discriminator that is none, or not allowed."""
     judges = ()
     if config.discriminator and config.discriminator_weight:
-        judge = discriminator.load(entered_path(config.discriminator), config.discriminator_class, device)
+        path = entered_path(config.discriminator)
+        judge = discriminator.load(path, config.discriminator_class, device, torchscript=torchscript)
         judges = ((config.discriminator_weight, judge),)
     return PixelLoss(config.reconstruction_weight, judges) if config.reconstruction_weight or judges else None
 

@@ -229,7 +229,7 @@ class Session:
                 dataset = dataset_of(config, model, prompter, subsets, still_loading)
                 still_loading(total, total)
                 largest = max(item.latents[0].numel() for item in dataset.items)
-                pixel_loss = pixel_loss_of(config, model.device)
+                pixel_loss = pixel_loss_of(config, model.device, torchscript=self.host.torchscript)
                 at_once = config.batch_size * config.tries
                 decoded = 0 if pixel_loss is None else places_at_once(at_once, largest)
                 places = (2 if config.negative else 1) * at_once * largest
@@ -311,7 +311,7 @@ class Session:
         if config.discriminator:
             path = entered_path(config.discriminator)
             self.host.check_folder(path if path.is_dir() else path.parent)
-            discriminator.check(path)
+            discriminator.check(path, torchscript=self.host.torchscript)
         if config.preview_sampler and config.preview_sampler not in self.host.samplers:
             have = ", ".join(self.host.samplers) or "no choice here: leave it empty"
             message = (

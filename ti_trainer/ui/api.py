@@ -11,6 +11,7 @@ import gradio as gr
 from ti_trainer.config import TrainConfig, options
 from ti_trainer.data.prompts import find_template
 from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.files import entered_path
 from ti_trainer.training.session import Session
 from ti_trainer.ui.create import create, said_of
 from ti_trainer.ui.gradio_compat import listen, unsaved
@@ -68,10 +69,10 @@ def train(page: Page, name: str, images: str, settings: str) -> dict[str, Any]:
     if find_template(config.template, page.host.template_dirs) is None:
         message = f"There is no prompt template {config.template!r}: expected one of those that the page lists."
         raise ConfigError(message, "template")
-    if not (images or "").strip():
+    if (folder := entered_path(images)) == Path():
         message = "Name the folder with the pictures to learn from."
         raise ConfigError(message)
-    page.job.start(Session(page.host, name, Path(images), config))
+    page.job.start(Session(page.host, name, folder, config))
     return status(page)
 
 

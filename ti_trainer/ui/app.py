@@ -1,13 +1,15 @@
-"""Serve the page without the WebUI: a port, our style and scripts, nothing from elsewhere. Knows no panels."""
+"""Serve the page without the WebUI: a port, our style and scripts, nothing from or for elsewhere. Knows no panels."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import logging
+import os
 import socket
+import tempfile
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import gradio as gr
@@ -15,7 +17,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from ti_trainer.errors import ConfigError
+from ti_trainer.files import upload_folders
 from ti_trainer.ui.gradio_compat import MAJOR, theme
+from ti_trainer.ui.guard import Guard
 
 ROOT = Path(__file__).parents[2]
 PORTS = range(7860, 7960)
@@ -28,14 +32,19 @@ def serve(
     *,
     address: str = "127.0.0.1",
     port: int | None = None,
+    allow_hosts: Collection[str] = (),
     open_browser: bool = False,
     ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until Ctrl-C. `ready` is told the address to open. ConfigError if the port or the address cannot be had."""
+    """Serve until Ctrl-C. `ready` is told the address to open. ConfigError if the port or the address cannot be had.
+
+    Other web sites are kept out; `allow_hosts` are names that the page has besides its address: see `guard`.
+    """
     with _listen(address, port) as listener:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104  # only compared with
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
-        config = uvicorn.Config(_mounted(blocks), log_level="warning", timeout_graceful_shutdown=1)
+        app = Guard(_mounted(blocks), address, allow_hosts, upload_folders()[-1])
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
         if ready:
             ready(url)
         if open_browser:
@@ -45,6 +54,20 @@ def serve(
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         with contextlib.suppress(KeyboardInterrupt):  # newer versions of uvicorn raise it again when they have ended
             server.run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def own_images() -> Iterator[None]:
+    """Have gradio keep what it shows in a folder of this process, gone at the end. Build the page within."""
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    with tempfile.TemporaryDirectory(prefix="ti-trainer-", dir=before, ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("GRADIO_TEMP_DIR")
+            if before is not None:
+                os.environ["GRADIO_TEMP_DIR"] = before
 
 
 def _listen(address: str, port: int | None) -> socket.socket:

@@ -53,8 +53,8 @@ class Page:
 
     @property
     def has_visitors(self) -> bool:
-        """Whether people from the network may use it, who must not hold the program up: hosts let them type no regex."""
-        return "filename_word_regex" in self.host.fixed
+        """Whether others than this computer's user may use it, who must not hold the program up."""
+        return self.host.has_visitors
 
     @property
     def presets_dir(self) -> Path:

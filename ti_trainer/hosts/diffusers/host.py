@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from ti_trainer.errors import ConfigError
+from ti_trainer.files import is_within
 from ti_trainer.host import Drawing, HostCaptioner, ModelOptions, Turn
 from ti_trainer.hosts.diffusers import loading, sampling
 from ti_trainer.hosts.diffusers.model import DiffusersModel
@@ -50,6 +51,7 @@ class StandaloneHost:
     captioners: Mapping[str, HostCaptioner] = field(default_factory=dict)
     face_models: Sequence[Path] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    torchscript: bool = False
 
     def __post_init__(self) -> None:
         """Nothing is loaded yet."""
@@ -57,9 +59,14 @@ class StandaloneHost:
         self._opened: DiffusersModel | None = None
 
     @property
+    def has_visitors(self) -> bool:
+        """They are why there are folders."""
+        return self.folders is not None
+
+    @property
     def fixed(self) -> frozenset[str]:
         """A regular expression can keep a server busy for ever, so strangers may not give one."""
-        return frozenset() if self.folders is None else frozenset({"filename_word_regex"})
+        return frozenset({"filename_word_regex"}) if self.has_visitors else frozenset()
 
     def describe(self) -> str:
         """What was asked for, and once it is open, what it is; whether it can be read shows when it is."""
@@ -94,7 +101,7 @@ class StandaloneHost:
 
     def check_folder(self, folder: Path) -> None:
         """ConfigError for a folder outside those that the page may show."""
-        if self.folders is None or any(folder.resolve().is_relative_to(each.resolve()) for each in self.folders):
+        if self.folders is None or any(is_within(folder, each) for each in self.folders):
             return
         allowed = ", ".join(map(str, self.folders))
         message = (

@@ -47,6 +47,8 @@ SETTINGS = {  # our option -> the host's setting, which counts once somebody has
 class WebuiHost:
     """All of it is looked up when asked for: settings change while we are there."""
 
+    torchscript = False  # whoever reaches the WebUI may name any file to its endpoints
+
     @property
     def embeddings_dir(self) -> Path:
         """Where the host looks for embeddings."""
@@ -79,10 +81,15 @@ class WebuiHost:
         return captioners.offered()
 
     @property
+    def has_visitors(self) -> bool:
+        """Whether the page may be used by others than the owner of the computer."""
+        return bool(shared.cmd_opts.disable_extension_access or shared.cmd_opts.hide_ui_dir_config)
+
+    @property
     def fixed(self) -> frozenset[str]:
         """What the host decides; and a regular expression can keep a server busy for ever, so strangers may not give one."""
         own = {"clip_skip", "precision"}
-        return frozenset(own | {"filename_word_regex"} if _has_visitors() else own)
+        return frozenset(own | {"filename_word_regex"} if self.has_visitors else own)
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -149,7 +156,7 @@ class WebuiHost:
 
     def check_folder(self, folder: Path) -> None:
         """ConfigError for a folder that is not the page's visitors' to read, where they may be anybody."""
-        if not _has_visitors():
+        if not self.has_visitors:
             return
         shown = (paths.data_path, *(shared.cmd_opts.gradio_allowed_path or ()))
         roots = list(dict.fromkeys(Path(each).resolve() for each in shown))
@@ -169,11 +176,6 @@ class WebuiHost:
         if sd_models.model_data.sd_model is not None:  # else they are read when one is loaded
             model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
         pictures.forget_conditioning()
-
-
-def _has_visitors() -> bool:
-    """Whether the page may be used by others than the owner of the computer."""
-    return bool(shared.cmd_opts.disable_extension_access or shared.cmd_opts.hide_ui_dir_config)
 
 
 def _check_settings() -> None:
