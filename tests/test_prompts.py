@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from ti_trainer.errors import ConfigError
-from ti_trainer.prompts import PromptTokenizer, Splice, TokenizedPrompt
+from ti_trainer.prompts import PromptTokenizer, Splice, TokenizedPrompt, escaped, unsupported_syntax, weighted_parts
 
 BEGIN, END, PAD, COMMA = 900, 901, 902, 50
 VOCABULARY = {",": COMMA, "-": 51, "my": 52, "cat": 53, "big": 54}
@@ -124,17 +124,12 @@ def test_75_vectors_are_a_chunk_of_their_own() -> None:
     assert found.splices == (Splice(1, 1, "my-cat"),)
 
 
-def test_an_embedding_moves_with_its_clause() -> None:
+def test_vectors_stay_behind_when_their_clause_moves_as_in_the_webui() -> None:
     prompt = f"my-cat {words(1, 60)}, w61 my-cat {words(62, 80)}"  # clause of 1 + 3 + 19
     found = split(prompt, {"my-cat": 3})
     assert found.chunks == (chunk(0, 0, 0, *ids(1, 60), COMMA), chunk(161, 0, 0, 0, *ids(62, 80)))
-    assert found.splices == (Splice(0, 1, "my-cat"), Splice(1, 2, "my-cat"))
-
-
-def test_an_embedding_right_after_the_comma_moves_too() -> None:
-    found = split(f"{words(1, 60)}, my-cat {words(61, 80)}", {"my-cat": 3})
-    assert found.chunks == (chunk(*ids(1, 60), COMMA), chunk(0, 0, 0, *ids(61, 80)))
-    assert found.splices == (Splice(1, 1, "my-cat"),)
+    assert found.splices == (Splice(0, 1, "my-cat"), Splice(0, 66, "my-cat"))  # in what fills the first chunk up
+    assert found.stranded == ("my-cat",)
 
 
 def test_where_vectors_stand_there_are_placeholders() -> None:
@@ -142,6 +137,62 @@ def test_where_vectors_stand_there_are_placeholders() -> None:
     for splice in found.splices:
         assert found.chunks[splice.chunk][splice.offset : splice.offset + 4] == (0, 0, 0, 0)
     assert sum(each.count(0) for each in found.chunks) == 4 * len(found.splices) == 16
+
+
+def test_weights_are_those_of_the_ids_and_there_are_none_without_emphasis() -> None:
+    assert split("w1 my-cat, w2", {"my-cat": 2}).weights == ()
+    assert split("(w1:1.0)").weights == ()
+    (row,) = split("w1 (my-cat:1.5) [w2]", {"my-cat": 2}).weights
+    assert row == (1, 1, 1.5, 1.5, 1 / 1.1, *[1] * 72)
+
+
+def test_a_name_is_found_in_one_part_only() -> None:
+    assert split("my-(cat)", {"my-cat": 1}).splices == ()
+    assert split("(my)(-)(cat)", {"my-cat": 1}).splices == (Splice(0, 1, "my-cat"),)  # weighed alike, they are one part
+
+
+def test_break_starts_a_chunk() -> None:
+    assert split("w1 BREAK w2 BREAK").chunks == (chunk(101), chunk(102))
+    assert split("BREAK BREAK w1").chunks == (chunk(), chunk(), chunk(101))
+    assert split("w1 BREAK my-cat", {"my-cat": 1}).splices == (Splice(1, 1, "my-cat"),)
+
+
+def test_very_long_and_deep_prompts_are_read_in_time() -> None:
+    for prompt in ("(w1" * 500, "(a)" * 20_000, " " * 100_000 + "BREAK", ":" * 100_000, "(:1)" * 20_000, "\\" * 100_001):
+        assert weighted_parts(prompt)
+    for prompt in ("(" * 100_000, "[a" * 100_000):
+        with pytest.raises(ConfigError, match="more than 500 brackets in each other"):
+            weighted_parts(prompt)
+
+
+@pytest.mark.parametrize("weight", ["1.2.3", ".", "9" * 400])
+def test_a_weight_that_is_no_number_is_refused(weight: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected a number before the bracket"):
+        weighted_parts(f"a (w1:{weight})")
+    assert weighted_parts(f"w1:{weight})") == [(f"w1:{weight})", 1.0)]
+
+
+@pytest.mark.parametrize("text", ["a", r"bad (v2)", r"[x]\(y", "((", "a: b"])
+def test_what_is_escaped_is_one_part_and_itself(text: str) -> None:
+    assert weighted_parts(escaped(text)) == [(text, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ("a (red:1.2) [old] cat, x|y, a: b, <w2>, band", {}),
+        ("a <lora:x:1> b <hypernet:y>", {"extra networks": "<lora:x:1>"}),
+        ("a cat AND a dog", {"combined prompts": "AND"}),
+        ("a [red:blue:0.5] cat", {"prompt editing": "[red:blue:0.5]"}),
+        ("[late: 5 ]", {"prompt editing": "[late: 5 ]"}),
+        ("[gone::.7]", {"prompt editing": "[gone::.7]"}),
+        ("[[deep]:3]", {"prompt editing": "[[deep]:3]"}),
+        ("[a|b] [c|]", {"alternating words": "[a|b]"}),
+        (r"\[a|b\] \[a:1\] [a\|b]", {}),
+    ],
+)
+def test_what_only_the_webuis_generation_does_is_found(prompt: str, found: dict[str, str]) -> None:
+    assert unsupported_syntax(prompt.replace(r"\\", "\\")) == found
 
 
 def test_more_vectors_than_a_chunk_holds_are_refused() -> None:

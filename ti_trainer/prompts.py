@@ -1,21 +1,42 @@
-"""From a prompt to the token ids that a text encoder is fed, and where in them an embedding's vectors go.
+"""From a prompt to the token ids that a text encoder is fed, their weights, and where in them an embedding's vectors go.
 
-As the WebUI does it: an embedding is found by its name's tokens anywhere in the prompt, longest name first, and takes one
-token a vector; long prompts are cut into chunks of 75 tokens, at a comma where one is near. Knows nothing of tensors.
+As the WebUI 1.10.1 does it: `(text:1.2)` weighs a part of the prompt, and `BREAK` starts another chunk; an embedding is
+found by its name's tokens anywhere in a part, longest name first, and takes one token a vector; long prompts are cut into
+chunks of 75 tokens, at a comma where one is near. Knows nothing of tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
+from math import isfinite
 
 from ti_trainer.errors import ConfigError
 
 CHUNK = 75
 PLACEHOLDER_ID = 0  # below every end-of-text id, so that encoders which pool at the highest id are not misled
 COMMA_BACKTRACK = 20  # the WebUI's default: how far back a chunk may be cut at a comma
+UP, DOWN = 1.1, 1 / 1.1  # what brackets without a number do
+DEEPEST = 500  # brackets in each other: each multiplies, and numbers have an end
+BREAK = ("BREAK", -1.0)  # as a part; the WebUI lets brackets around it change the number, and then it is a word
 
 Tokenizer = Callable[[str], list[int]]
+
+_SYNTAX = re.compile(
+    r"\\(?P<escaped>[\\()\[\]]?)"
+    r"|:\s*(?P<weight>[+-]?[.\d]+)\s*\)"
+    r"|(?P<bracket>[()\[\]])"
+    r"|(?P<text>:|[^:\\()\[\]]+)"
+)
+_OTHER_SYNTAX = re.compile(
+    r"\\.|(?P<open>\[)|(?P<bar>\|)|(?P<schedule>:\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*\])|(?P<close>\])"
+    r"|(?P<network><\w+:[^<>]*>)|(?P<combined>\bAND\b)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -29,10 +50,17 @@ class Splice:
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """Chunks of 77 ids each, at least one, and the places of embeddings in them."""
+    """Chunks of 77 ids each, at least one, the places of embeddings in them, and the ids' weights; none: all are 1."""
 
     chunks: tuple[tuple[int, ...], ...]
     splices: tuple[Splice, ...]
+    weights: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def stranded(self) -> tuple[str, ...]:
+        """Embeddings whose place moved on to the next chunk without their vectors, as the WebUI does it behind a comma."""
+        astray = (each.name for each in self.splices if self.chunks[each.chunk][each.offset] != PLACEHOLDER_ID)
+        return tuple(dict.fromkeys(astray))
 
 
 @dataclass(frozen=True)
@@ -54,52 +82,184 @@ class PromptTokenizer:
                 raise ConfigError(message)
 
     def __call__(self, prompt: str) -> TokenizedPrompt:
-        """Split one prompt. Embedding names are matched as the WebUI does, by tokens."""
-        chunks: list[list[int]] = [[]]
-        splices: list[Splice] = []
-        comma = -1  # where the last one stands in the current chunk
-        for item in self._items(prompt):
-            length = self.num_vectors[item] if isinstance(item, str) else 1
-            while len(chunks[-1]) + length > CHUNK:
-                near = (
-                    comma != -1 and item != self.comma_id and len(chunks[-1]) == CHUNK and CHUNK - comma <= COMMA_BACKTRACK
-                )
-                chunks.append(_cut(chunks, splices, comma + 1) if near else [])
-                comma = -1
-            if isinstance(item, str):
-                splices.append(Splice(len(chunks) - 1, len(chunks[-1]) + 1, item))
-                chunks[-1].extend([PLACEHOLDER_ID] * length)
-            else:
-                comma = len(chunks[-1]) if item == self.comma_id else comma
-                chunks[-1].append(item)
-        return TokenizedPrompt(tuple(self._padded(chunk) for chunk in chunks), tuple(splices))
+        """Split one prompt; ConfigError for a weight that is no number."""
+        rows = _Rows(self.comma_id)
+        for part in weighted_parts(prompt):
+            if part == BREAK:
+                rows.begin()
+                continue
+            for first_id, name in self._items(self.tokenize(part[0])):
+                rows.add(first_id, part[1], name, 1 if name is None else self.num_vectors[name])
+        done = rows.done()
+        weights = tuple((1.0, *row.weights, *[1.0] * (CHUNK + 1 - len(row.ids))) for row in done)
+        return TokenizedPrompt(
+            tuple(self._padded(row.ids) for row in done),
+            tuple(Splice(number, offset, name) for number, row in enumerate(done) for offset, name in row.places),
+            weights if any(each != 1 for row in weights for each in row) else (),
+        )
 
     def padding(self) -> tuple[int, ...]:
         """The chunk of an empty prompt: what shorter prompts of a batch are filled up with."""
         return self._padded([])
 
-    def _items(self, prompt: str) -> list[int | str]:
-        ids = self.tokenize(prompt)
-        names = sorted(((self.tokenize(name), name) for name in self.num_vectors), key=lambda each: -len(each[0]))
-        items: list[int | str] = []
+    @cached_property
+    def _names(self) -> dict[int, list[tuple[list[int], str]]]:
+        """Tokens of names and the names, by the first token, longest first."""
+        found: dict[int, list[tuple[list[int], str]]] = defaultdict(list)
+        for name in self.num_vectors:
+            if ids := self.tokenize(name):
+                found[ids[0]].append((ids, name))
+        return {first: sorted(pairs, key=lambda pair: -len(pair[0])) for first, pairs in found.items()}
+
+    def _items(self, ids: list[int]) -> Iterator[tuple[int, str | None]]:
+        """Each id with no name, and in place of a name's ids their first with the name."""
         position = 0
         while position < len(ids):
-            found = next(((key, name) for key, name in names if key and ids[position : position + len(key)] == key), None)
-            items.append(found[1] if found else ids[position])
-            position += len(found[0]) if found else 1
-        return items
+            known = self._names.get(ids[position], ())
+            length, name = next(
+                ((len(key), name) for key, name in known if ids[position : position + len(key)] == key), (1, None)
+            )
+            yield ids[position], name
+            position += length
 
     def _padded(self, ids: list[int]) -> tuple[int, ...]:
-        """77 ids: SD 1.x fills up with the end of text, SD 2.x with zeros after it."""
-        fill = [self.pad_id] * (CHUNK - len(ids))
-        return (self.begin_id, *ids, self.end_id, *fill)
+        """77 ids: SD 1.x fills up with the end of text, SD 2.x with zeros after the first one."""
+        row = [self.begin_id, *ids, self.end_id]
+        if self.pad_id != self.end_id:
+            row = row[: row.index(self.end_id) + 1]
+        return (*row, *[self.pad_id] * (CHUNK + 2 - len(row)))
 
 
-def _cut(chunks: list[list[int]], splices: list[Splice], end: int) -> list[int]:
-    """Take what follows `end` off the last chunk, embeddings too, as the beginning of the next."""
-    number, moved = len(chunks) - 1, chunks[-1][end:]
-    del chunks[-1][end:]
-    for index, splice in enumerate(splices):
-        if splice.chunk == number and splice.offset > end:
-            splices[index] = Splice(number + 1, splice.offset - end, splice.name)
-    return moved
+@dataclass
+class _Row:
+    """A chunk in the making. Offsets in `places` are counted with the beginning of text."""
+
+    ids: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    places: list[tuple[int, str]] = field(default_factory=list)
+
+
+class _Rows:
+    """Chunks in the making."""
+
+    def __init__(self, comma_id: int) -> None:
+        self._comma_id, self._comma = comma_id, -1  # where the last one stands in the current chunk
+        self._rows = [_Row()]
+
+    def begin(self, ids: list[int] | None = None, weights: list[float] | None = None) -> None:
+        """The next chunk, with these in it."""
+        self._rows.append(_Row(ids or [], weights or []))
+        self._comma = -1
+
+    def add(self, first_id: int, weight: float, name: str | None, length: int) -> None:
+        """An id, or the places of an embedding whose name begins with it."""
+        row = self._rows[-1]
+        if first_id == self._comma_id:
+            self._comma = len(row.ids)
+        elif len(row.ids) == CHUNK and self._comma != -1 and CHUNK - self._comma <= COMMA_BACKTRACK:
+            # As in the WebUI vectors stay behind, in what fills the chunk up, and their placeholders move on without them.
+            end = self._comma + 1
+            self.begin(row.ids[end:], row.weights[end:])
+            del row.ids[end:], row.weights[end:]
+        if len(self._rows[-1].ids) + length > CHUNK:
+            self.begin()
+        row = self._rows[-1]
+        if name is not None:
+            row.places.append((len(row.ids) + 1, name))
+        row.ids += [first_id] if name is None else [PLACEHOLDER_ID] * length
+        row.weights += [weight] * length
+
+    def done(self) -> list[_Row]:
+        """All of them, at least one; none after a BREAK at the end."""
+        return self._rows if self._rows[-1].ids or len(self._rows) == 1 else self._rows[:-1]
+
+
+def weighted_parts(prompt: str) -> list[tuple[str, float]]:
+    """A prompt's parts, at least one, and how much each counts; `BREAK` is a part of its own.
+
+    `(text)` counts 1.1 times as much, `[text]` that much less, `(text:1.2)` as the number says, and in each other they
+    multiply; a bracket that is never closed reaches to the end, one that was never opened is text, as is one after a
+    backslash. ConfigError for a number that is none, on which the WebUI fails.
+    """
+    parts: list[tuple[str, float]] = []
+    begun: dict[str, list[int]] = {"(": [], "[": []}
+
+    def weigh(bracket: str, factor: float) -> None:
+        start = begun[bracket].pop()
+        parts[start:] = [(text, weight * factor) for text, weight in parts[start:]]
+
+    for found in _SYNTAX.finditer(prompt):
+        whole, bracket = found[0], found["bracket"]
+        if found["escaped"] is not None:
+            parts.append((found["escaped"], 1.0))  # a backslash before anything else is nothing
+        elif bracket in begun:
+            begun[bracket].append(len(parts))
+            if len(begun[bracket]) > DEEPEST:
+                message = f"The prompt {_shown(prompt)}: found more than {DEEPEST} brackets in each other, expected a few."
+                raise ConfigError(message)
+        elif whole.endswith(")") and begun["("]:
+            weigh("(", UP if bracket else _number(found["weight"], prompt))
+        elif bracket == "]" and begun["["]:
+            weigh("[", DOWN)
+        else:
+            parts += _apart_at_breaks(whole)
+    for bracket, factor in (("(", UP), ("[", DOWN)):
+        while begun[bracket]:
+            weigh(bracket, factor)
+    together = [("".join(text for text, _ in same), weight) for weight, same in groupby(parts, key=lambda part: part[1])]
+    return together or [("", 1.0)]
+
+
+def escaped(name: str) -> str:
+    """A text as it is written in a prompt: brackets and backslashes would else be read as emphasis."""
+    return re.sub(r"[\\()\[\]]", r"\\\g<0>", name)
+
+
+def unsupported_syntax(prompt: str) -> dict[str, str]:
+    """What the WebUI's generation understands in a prompt and training, and we, read as plain text: kind -> example."""
+    found: dict[str, str] = {}
+    begun: list[tuple[int, bool]] = []  # where a [ stands, and whether there was a | since
+    for each in _OTHER_SYNTAX.finditer(prompt):
+        kind = each.lastgroup
+        if kind == "network":
+            found.setdefault("extra networks", each[0])
+        elif kind == "combined":
+            found.setdefault("combined prompts", each[0])
+        elif kind == "open":
+            begun.append((each.start(), False))
+        elif kind == "bar" and begun:
+            begun[-1] = (begun[-1][0], True)
+        elif kind in ("close", "schedule") and begun:
+            start, alternates = begun.pop()
+            if alternates or kind == "schedule":
+                kind = "alternating words" if alternates else "prompt editing"
+                found.setdefault(kind, prompt[start : each.end()])
+    return found
+
+
+def _apart_at_breaks(text: str) -> Iterator[tuple[str, float]]:
+    """A text without brackets at each BREAK, less the white space beside it."""
+    pieces = re.split(r"\bBREAK\b", text)
+    for number, piece in enumerate(pieces):
+        if number:
+            yield BREAK
+            piece = piece.lstrip()
+        yield (piece if number == len(pieces) - 1 else piece.rstrip()), 1.0
+
+
+def _number(text: str, prompt: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("inf")
+    if isfinite(number):
+        return number
+    message = (
+        f"The prompt {_shown(prompt)}: found {text}), expected a number before the bracket, as in (text:1.2). Where "
+        r"brackets are meant to be read, write \( and \)."
+    )
+    raise ConfigError(message)
+
+
+def _shown(prompt: str) -> str:
+    return repr(prompt if len(prompt) <= 80 else f"{prompt[:77]}...")

@@ -1,13 +1,19 @@
 """Prompts through a CLIP of the transformers library, with embeddings' vectors spliced in and a gradient to them.
 
-Knows nothing of which models have one or two of them. B prompts of up to n chunks of T = 77 tokens, V vectors, D width.
+Parts of a prompt are weighed as by the WebUI's emphasis "Original". Knows nothing of which models have one or two of them.
+
+B prompts of up to n chunks of T = 77 tokens, V vectors, D width.
 """
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
+import ftfy
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -17,6 +23,17 @@ from ti_trainer.model import Vectors
 from ti_trainer.prompts import PromptTokenizer, TokenizedPrompt
 
 REMEMBERED = 4096  # prompts; shuffled tags make nearly every one a new one
+SPECIAL = re.compile(r"<\|(startoftext|endoftext)\|>", re.IGNORECASE)
+SPECIAL_OF_OPEN_CLIP = re.compile(r"<(start_of_text|end_of_text)>", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A prompt's chunks and places of embeddings, their ids (n, T), and their weights (n, T) if there are some."""
+
+    tokenized: TokenizedPrompt
+    ids: Tensor
+    weights: Tensor | None
 
 
 @dataclass
@@ -28,12 +45,13 @@ class TextEncoder:
     tokenizer: CLIPTokenizer
     layer: int = 1
     normalised: bool = True
-    _tokenized: dict[tuple[object, ...], tuple[TokenizedPrompt, Tensor]] = field(default_factory=dict, init=False)
+    _known: dict[tuple[object, ...], _Encoded] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         """Find the parts that are needed, whatever the library's version calls them."""
         self.table = self.module.get_input_embeddings()
         self.width = self.table.embedding_dim
+        self._cutter = lru_cache(4)(self._make_cutter)  # names are tokenized once, not for each prompt
         self._final_norm = next(m for n, m in self.module.named_modules() if n.endswith("final_layer_norm"))
 
     def ending(self, layer: int) -> TextEncoder:
@@ -46,7 +64,21 @@ class TextEncoder:
         return replace(self, layer=layer)
 
     def token_ids(self, text: str) -> list[int]:
-        """Ids of a text without special tokens, and none in it: OpenCLIP's filler `!` would else be one of them."""
+        """Ids of a text without special tokens, but where they are written out; as the WebUI's tokenizers read it.
+
+        They mend what was decoded wrongly, and OpenCLIP's what comes of web pages. `!`, its filler, is a word in a text.
+        """
+        text, special = ftfy.fix_text(text), SPECIAL
+        if self.tokenizer.pad_token_id != self.tokenizer.eos_token_id:
+            text, special = html.unescape(html.unescape(text)), SPECIAL_OF_OPEN_CLIP
+        pieces = special.split(text)  # every second one is a special token's name
+        ids = self._ids_of(pieces[0])
+        for name, piece in zip(pieces[1::2], pieces[2::2], strict=True):
+            begins = name.lower().startswith("start")
+            ids += [self.tokenizer.bos_token_id if begins else self.tokenizer.eos_token_id, *self._ids_of(piece)]
+        return ids
+
+    def _ids_of(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
 
     def token_text(self, token_id: int) -> str:
@@ -59,23 +91,23 @@ class TextEncoder:
 
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
         """A prompt's chunks of token ids, and where the words' vectors go."""
-        return self._tokenize(prompt, words)[0]
+        return self._encode(prompt, words).tokenized
 
     def __call__(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> tuple[Tensor, Tensor | None]:
         """Hidden states (B, n T, D), each chunk encoded alone, and those pooled at the first one's end of text (B, width).
 
         Only an encoder with a projection pools.
         """
-        encoded = [self._tokenize(prompt, words) for prompt in prompts]
-        rows = max(len(ids) for _, ids in encoded)
-        parts = [ids for _, ids in encoded]
+        encoded = [self._encode(prompt, words) for prompt in prompts]
+        rows = max(len(each.ids) for each in encoded)
+        parts = [each.ids for each in encoded]
         if any(len(ids) < rows for ids in parts):
-            _, empty = self._tokenize("", words)
+            empty = self._encode("", words).ids
             parts = [torch.cat([ids, *[empty] * (rows - len(ids))]) for ids in parts]
 
         def splice(_module: nn.Module, _inputs: object, embedded: Tensor) -> Tensor:
-            for number, (tokenized, _) in enumerate(encoded):
-                for place in tokenized.splices:
+            for number, each in enumerate(encoded):
+                for place in each.tokenized.splices:
                     vectors = words[place.name][self.name]
                     row, end = number * rows + place.chunk, place.offset + len(vectors)
                     embedded[row, place.offset : end] = vectors.to(embedded)
@@ -86,6 +118,9 @@ class TextEncoder:
             hidden, pooled = self.states(torch.cat(parts))
         finally:
             hook.remove()
+        if any(each.weights is not None for each in encoded):
+            weights = [each.weights for each in encoded]
+            hidden = torch.cat([_weighed(*each) for each in zip(hidden.split(rows), weights, strict=True)])
         hidden = hidden.reshape(len(prompts), -1, self.width)
         return hidden, None if pooled is None else pooled[::rows]
 
@@ -97,17 +132,34 @@ class TextEncoder:
             hidden = self._final_norm(hidden)
         return hidden, getattr(out, "text_embeds", None)
 
-    def _tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> tuple[TokenizedPrompt, Tensor]:
-        """A prompt's places of embeddings and its ids (n, T)."""
-        counts = {name: len(vectors[self.name]) for name, vectors in words.items()}
-        key = (prompt, *counts.items())
-        found = self._tokenized.get(key)  # once: another thread may clear it at any time
-        if found is None:
-            if len(self._tokenized) >= REMEMBERED:
-                self._tokenized.clear()
-            pieces = self.tokenizer
-            special = (pieces.bos_token_id, pieces.eos_token_id, pieces.pad_token_id)
-            tokenized = PromptTokenizer(self.token_ids, *special, self.token_ids(",")[0], counts)(prompt)
-            found = tokenized, torch.tensor(tokenized.chunks, device=self.table.weight.device)
-            self._tokenized[key] = found
-        return found
+    def _encode(self, prompt: str, words: Mapping[str, Vectors]) -> _Encoded:
+        """A prompt's chunks, cut once for each number of vectors of each embedding."""
+        counts = tuple((name, len(vectors[self.name])) for name, vectors in words.items())
+        known = self._known.get((prompt, counts))
+        if known is None:
+            tokenized, device = self._cutter(counts)(prompt), self.table.weight.device
+            weights = torch.tensor(tokenized.weights, device=device) if tokenized.weights else None
+            known = _Encoded(tokenized, torch.tensor(tokenized.chunks, device=device), weights)
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[prompt, counts] = known
+        return known
+
+    def _make_cutter(self, counts: tuple[tuple[str, int], ...]) -> PromptTokenizer:
+        special = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        return PromptTokenizer(self.token_ids, *special, self.token_ids(",")[0], dict(counts))
+
+
+def _weighed(hidden: Tensor, weights: Tensor | None) -> Tensor:
+    """Hidden states (n, T, D) times weights (m <= n, T), with the mean that each chunk had before; None: as they are."""
+    if weights is None:
+        return hidden
+    rows = [_weighed_chunk(chunk, weight) for chunk, weight in zip(hidden, weights)]  # noqa: B905 - short ones are filled up
+    return torch.cat([torch.stack(rows), hidden[len(rows) :]])
+
+
+def _weighed_chunk(hidden: Tensor, weights: Tensor) -> Tensor:
+    """(T, D), in float32 between."""
+    before = hidden.float()
+    after = before * weights[:, None]  # (T, D)
+    return (after * (before.mean() / after.mean())).to(hidden)

@@ -23,7 +23,7 @@ from ti_trainer.embedding import encoder_of_width
 from ti_trainer.errors import ConfigError
 from ti_trainer.hosts.webui.kinds import SDXL_ENCODERS, is_sdxl, text_stages
 from ti_trainer.model import Vectors
-from ti_trainer.prompts import CHUNK, Splice, TokenizedPrompt
+from ti_trainer.prompts import CHUNK, Splice, TokenizedPrompt, weighted_parts
 
 REMEMBERED = 4096  # prompts; shuffled tags make nearly every one a new one
 Emphasize = Callable[[Tensor, Sequence[int], Sequence[float]], Tensor]
@@ -116,7 +116,8 @@ class PromptEncoder:
         splices = [
             Splice(number, offset + 1, each.name) for number, chunk in enumerate(chunks) for offset, each in chunk.fixes
         ]
-        return TokenizedPrompt(tuple(chunk.ids for chunk in chunks), tuple(splices))
+        weights = tuple(chunk.multipliers for chunk in chunks) if any(map(_is_weighed, chunks)) else ()
+        return TokenizedPrompt(tuple(chunk.ids for chunk in chunks), tuple(splices), weights)
 
     def token_text(self, token_id: int) -> str:
         """Its letters; the end of a word is not marked."""
@@ -147,30 +148,35 @@ class PromptEncoder:
             hidden, pooled = self.layers(torch.cat([ids for _, ids in cut]))  # (B n, T, D), (B n, width)
         finally:
             self.stage.hijack.fixes = None
-        if any(each != 1 for chunk in chunks for each in chunk.multipliers):
+        if any(map(_is_weighed, chunks)):
             hidden = torch.cat([self._weighed(row[None], chunk) for row, chunk in zip(hidden, chunks, strict=True)])
         hidden = hidden.reshape(len(prompts), -1, hidden.shape[-1])
         return hidden, None if pooled is None else pooled[::longest]
 
     def _weighed(self, hidden: Tensor, chunk: _Chunk) -> Tensor:
-        if all(each == 1 for each in chunk.multipliers):
-            return hidden
-        return self.emphasize(hidden, chunk.ids, chunk.multipliers)
+        return self.emphasize(hidden, chunk.ids, chunk.multipliers) if _is_weighed(chunk) else hidden
 
     def _chunks(self, prompt: str, words: Mapping[str, Vectors]) -> tuple[tuple[_Chunk, ...], Tensor]:
         """A prompt's chunks and their ids (n, T) on the device."""
         counts = {name: len(vectors[self.encoder]) for name, vectors in words.items()}
         key = (prompt, *counts.items())
-        found = self._cut.get(key)  # once: another thread may clear it at any time
-        if found is None:
+        cut = self._cut.get(key)  # once: another thread may clear it at any time
+        if cut is None:
             _check_counts(counts)
-            view = _view(self.stage, self.finder, {name: _Word(name, count) for name, count in counts.items()})
-            chunks = tuple(self._read(chunk) for chunk in view.tokenize_line(prompt)[0])
+            chunks = tuple(self._read(chunk) for chunk in self._cut_by_host(prompt, counts))
+            cut = chunks, torch.tensor([chunk.ids for chunk in chunks], device=self.device)
             if len(self._cut) >= REMEMBERED:
                 self._cut.clear()
-            found = chunks, torch.tensor([chunk.ids for chunk in chunks], device=self.device)
-            self._cut[key] = found
-        return found
+            self._cut[key] = cut
+        return cut
+
+    def _cut_by_host(self, prompt: str, counts: Mapping[str, int]) -> Sequence[Any]:
+        view = _view(self.stage, self.finder, {name: _Word(name, count) for name, count in counts.items()})
+        try:
+            return view.tokenize_line(prompt)[0]
+        except ValueError:
+            weighted_parts(prompt)  # says what is wrong where the host does not
+            raise
 
     def _read(self, chunk: Any) -> _Chunk:
         """The host's chunk; SD 2.x fills up with another id than the end of text."""
@@ -259,6 +265,10 @@ def _open_clip_pieces() -> Mapping[int, str]:
 def _padded(cut: tuple[tuple[_Chunk, ...], Tensor], empty: tuple[tuple[_Chunk, ...], Tensor], count: int) -> Any:
     missing = count - len(cut[0])
     return (cut[0] + empty[0] * missing, torch.cat([cut[1], *[empty[1]] * missing])) if missing else cut
+
+
+def _is_weighed(chunk: _Chunk) -> bool:
+    return any(each != 1 for each in chunk.multipliers)
 
 
 def _check_counts(counts: Mapping[str, int]) -> None:
