@@ -32,7 +32,8 @@ Status = Literal["idle", "waiting", "loading", "training", "pausing", "stopping"
 ACTIVE: tuple[Status, ...] = ("waiting", "loading", "training", "pausing", "stopping")
 READ_EVERY_S = 0.5  # between looks at the losses: each look makes the CPU wait for the GPU
 SPEED_OVER = 50  # steps
-INTERRUPTED = "The WebUI's own Interrupt was pressed, which stops whatever is computing."
+NO_BAR = partial(tqdm, disable=True)
+INTERRUPTED = "Stopped by the WebUI's Interrupt, which ends whatever is computing."
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Job:
     _controls: Controls = field(default_factory=Controls)
     _thread: Thread | None = None
     _lock: Lock = field(default_factory=Lock)
-    bar: Callable[..., tqdm] = partial(tqdm, disable=True)
+    bar: Callable[..., tqdm] = NO_BAR
 
     def start(self, session: Session) -> None:
         """Begin, or go on with an earlier run; TITrainerError if that cannot be, or another run is going on."""

@@ -30,7 +30,7 @@ from ti_trainer.training import discriminator
 from ti_trainer.training.data_sets import subsets_of
 from ti_trainer.training.ending import failed_but_kept, keep
 from ti_trainer.training.events import Compiling, Finished, GaveWay
-from ti_trainer.training.figures import before_and_after, plot_losses
+from ti_trainer.training.figures import before_and_after, plot_losses, preview_beside
 from ti_trainer.training.judging import Verdict, judge_in_the_end, verdicts
 from ti_trainer.training.learner import check_beginnings
 from ti_trainer.training.observers import HostProgress, Observer
@@ -151,6 +151,7 @@ class Session:
             reason = self._run(trainer, run, watching, files, begun.should_stop)
         plot_losses(run)
         before_and_after(run)
+        preview_beside(run, files[0])
         dataset, negative = trainer.dataset, files[1] if len(files) > 1 else None
         tries = verdicts(trainer)
         return Result(trainer.embedding, files[0], run, reason, len(dataset.items), dataset.skipped, negative, tries)

@@ -20,7 +20,7 @@ class Lines(logging.Handler):
             return
         try:
             tqdm.write(self.format(record), file=shared.progress_print_out)
-        except Exception:  # noqa: BLE001  # a console that is gone must not end a training
+        except Exception:  # a console that is gone must not end a training
             self.handleError(record)
 
 
