@@ -283,11 +283,11 @@ def test_the_console_hears_how_a_run_begins_how_far_it_is_and_how_it_ends(
     begun = f"The run is written to {now.run.path}."
     assert caplog.messages[:4] == [
         f"Training x-word on 5 images, steps 1 to 10. {begun}",
-        f"x-word: Stopped after step 4. The embedding is {file}.",
+        f"Training x-word: stopped after step 4. The embedding is {file}.",
         f"Training x-word on 5 images, steps 5 to 10. {begun}",
-        f"x-word: Done after step 10. The embedding is {file}.",
+        f"Training x-word: done after step 10. The embedding is {file}.",
     ]
-    assert caplog.messages[-1].startswith("x-word: Failed. ")
+    assert caplog.messages[-1].startswith("Training x-word: failed. ")
     lines = [line.split("\r")[-1] for line in drawn.getvalue().split("\n")]
     for line, step in zip(lines, (4, 10), strict=False):
         assert re.search(rf" {step}/10 .*loss \d\.\d{{4}}, learning rate 0\.0", line), line

@@ -171,7 +171,7 @@ class Job:
                 result = replace(session, warn=warn, say=say).train(observers, controls, loading)
         except StoppedError as error:
             message = _lines(interrupted(), str(error))
-            log.info("%s: %s", session.name, message)
+            log.info("Training %s: %s", session.name, " ".join(message.split()))
             with self._lock:
                 self._now = replace(self._now, status="stopped", message=message)
         except TITrainerError as error:
@@ -186,11 +186,11 @@ class Job:
                 message = _lines(self._now.message, "" if status == "done" else interrupted())
                 changes = {"status": status, "message": message, "result": result, "run": result.run}
                 self._now = replace(self._now, **changes, step=result.embedding.step)
-            ending = f"{status.capitalize()} after step {result.embedding.step}"
-            log.info("%s: %s. The embedding is %s.", session.name, ending, result.embedding_file)
+            where = f"{status} after step {result.embedding.step}. The embedding is {result.embedding_file}."
+            log.info("Training %s: %s", session.name, where)
 
     def _fail(self, message: str, name: str) -> None:
-        log.error("%s: Failed. %s", name, message)
+        log.error("Training %s: failed. %s", name, message)
         with self._lock:
             self._now = replace(self._now, status="failed", message=message)
 
