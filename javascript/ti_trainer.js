@@ -1,19 +1,20 @@
-// Asks for news while our page is seen, by a click on its hidden button: each second while a job runs, else each five.
+// Asks for news while our page is seen, or the WebUI's cards of embeddings, by a click on its hidden button: each second while a job runs, else each five.
 // Knows nothing of what comes back, but that every answer is another text.
 (() => {
     const ACTIVE = ["waiting", "loading", "training", "working", "pausing", "stopping"];
     const [BUSY_MS, IDLE_MS, PATIENCE_MS, FIRST_PATIENCE_MS] = [1000, 5000, 15000, 3000];
+    const CARDS = ["#txt2img_textual_inversion", "#img2img_textual_inversion"];
     let asked = null; // the answer that was there when we asked; null: nobody waits for one
     let at = -Infinity;
 
     const root = () => document.querySelector("gradio-app")?.shadowRoot ?? document;
-    const seen = (element) => document.visibilityState === "visible" && element.getClientRects().length > 0;
+    const seen = (element) => document.visibilityState === "visible" && element?.getClientRects().length > 0;
 
     function tick() {
         const button = root().querySelector("#ti_trainer_poll");
         const page = button?.closest(".ti-trainer");
         const answer = page?.querySelector("#ti_trainer_answer textarea, #ti_trainer_answer input");
-        if (!answer || !seen(page)) {
+        if (!answer || !(seen(page) || CARDS.some((id) => seen(root().querySelector(id))))) {
             return;
         }
         // A click before gradio listens is lost, so less patience until there was a first answer.

@@ -14,6 +14,10 @@ class ConfigError(TITrainerError):
         self.option = option
 
 
+class BusyError(ConfigError):
+    """A training that is going on must end first: a page may take the message away then."""
+
+
 class EmbeddingFormatError(TITrainerError):
     """A file is not an embedding, is damaged, or is not safe to read."""
 

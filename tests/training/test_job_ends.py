@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import re
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from puppet import CONFIG, LIMIT_S, Puppet, ended, finished, vectors
+from tqdm import tqdm
 
 from ti_trainer import embeddings_dir
 from ti_trainer.errors import ConfigError
 from ti_trainer.training import job as job_module
 from ti_trainer.training import session as session_module
-from ti_trainer.training.job import Job, Snapshot
+from ti_trainer.training.job import INTERRUPTED, Job, Snapshot
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Session
 
@@ -154,7 +159,8 @@ def test_a_stop_after_the_pictures_were_read_draws_and_measures_nothing(
     monkeypatch.setattr(Session, "_trainer", stopped_meanwhile)
     job.start(replace(session, config=replace(CONFIG, evaluate_every=5)))
     now = ended(job)
-    assert (now.status, now.step, now.message, now.previews, now.deterministic) == ("stopped", 0, "", [], [])
+    said = "" if who == "the page" else INTERRUPTED
+    assert (now.status, now.step, now.message, now.previews, now.deterministic) == ("stopped", 0, said, [], [])
     assert host.shown == 0
     assert torch.equal(vectors(host), before)
 
@@ -252,8 +258,39 @@ def test_a_stop_that_comes_as_the_run_ends_leaves_it_ended(
 
 def test_the_hosts_own_interrupt_stops_it(session: Session, host: Puppet) -> None:
     host.at = {4: host.interrupt.set}
-    assert (now := finished(session)).status == "stopped"
-    assert now.step == 4
+    now = finished(session)
+    assert (now.status, now.step, now.message) == ("stopped", 4, INTERRUPTED)
+    host.interrupt.clear()
+    job = Job()
+    host.at = {6: job.stop}
+    job.start(replace(session, resume=now.run))
+    assert ended(job).message == "", "that was somebody's own wish"
+
+
+def test_the_console_hears_how_a_run_begins_how_far_it_is_and_how_it_ends(
+    session: Session, host: Puppet, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, job_module.__name__)
+    drawn = io.StringIO()
+    job = Job(bar=partial(tqdm, file=drawn))
+    host.at = {4: job.stop}
+    for _ in range(2):
+        job.start(session if job.snapshot().run is None else replace(session, resume=job.snapshot().run))
+        now = ended(job)
+    job.start(replace(session, config=replace(CONFIG, max_steps=20, learning_rate="0:20"), resume=now.run))
+    assert ended(job).status == "failed"
+    file = host.embeddings_dir / "x-word.safetensors"
+    begun = f"The run is written to {now.run.path}."
+    assert caplog.messages[:4] == [
+        f"Training x-word on 5 images, steps 1 to 10. {begun}",
+        f"Training x-word: stopped after step 4. The embedding is {file}.",
+        f"Training x-word on 5 images, steps 5 to 10. {begun}",
+        f"Training x-word: done after step 10. The embedding is {file}.",
+    ]
+    assert caplog.messages[-1].startswith("Training x-word: failed. ")
+    lines = [line.split("\r")[-1] for line in drawn.getvalue().split("\n")]
+    for line, step in zip(lines, (4, 10), strict=False):
+        assert re.search(rf" {step}/10 .*loss \d\.\d{{4}}, learning rate 0\.0", line), line
 
 
 def test_a_run_does_not_go_on_with_another_model(session: Session, host: Puppet) -> None:

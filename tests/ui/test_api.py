@@ -84,3 +84,18 @@ def test_what_cannot_be_is_refused(served: Served, options: str, said: str) -> N
     client = gradio_client.Client(served.url)
     with pytest.raises(Exception, match=said):  # the client's own kind, which differs from version to version
         client.predict("x-word", str(served.pictures), options, api_name="/ti_trainer_train")
+
+
+def test_a_refusal_is_a_line_in_the_console_and_a_fault_of_ours_a_traceback(served: Served) -> None:  # noqa: F811
+    call, before = calls(served.url), len(served.console)
+    with pytest.raises(Exception, match="There is an embedding 'x-word' already") as refused:
+        call("create", "x-word", "cat", 2, False)
+    assert "'There" not in str(refused.value), "no quotes around it"
+    with pytest.raises(Exception, match="no paused run"):
+        call("resume")
+    first, second = served.console[before:].splitlines()
+    assert first.startswith("Refused: There is an embedding 'x-word' already")
+    assert second.startswith("Refused: There is no paused run")
+    with pytest.raises(Exception):  # noqa: B017, PT011  # whatever gradio makes of it
+        call("create", "my-fault", "cat", "many", False)
+    assert "Traceback" in served.console

@@ -40,6 +40,11 @@ class Served:
     folder: Path
 
     @property
+    def console(self) -> str:
+        """What it has said on stderr."""
+        return (self.folder / ".console.txt").read_text(encoding="utf-8")
+
+    @property
     def pictures(self) -> Path:
         return self.folder / "Bilder für später"
 
@@ -62,11 +67,12 @@ def served(tmp_path: Path) -> Iterator[Served]:
         (here.pictures / f"{number}.txt").write_text(f"number {number}, <b>bold</b>", encoding="utf-8")
     command = [sys.executable, str(PROGRAM), str(tmp_path), STEP_S]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=ROOT) as process:
+    options = {"stdout": subprocess.PIPE, "text": True, "env": environment, "cwd": ROOT}
+    console = (tmp_path / ".console.txt").open("w", encoding="utf-8")
+    with console, subprocess.Popen(command, stderr=console, **options) as process:
         try:
             here.url = process.stdout.readline().strip()
-            assert here.url, process.stderr.read()
+            assert here.url, here.console
             yield here
         finally:
             process.kill()

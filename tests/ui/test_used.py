@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,37 @@ def test_a_longer_word_is_another_word(other: str, ran: Callable[..., Snapshot])
     given = {**EMPTY, "preview_prompt": other, "preview_negative_prompt": "x-word"}
     expected = (f"{other}, a photo of x-word", f"{other}, a photo of x-word-neg, x-word", 3.0)
     assert pressed(ran(negative=True), given) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a photo of x-word", "a photo of y-word"),
+        ("masterpiece, (X-Word:1.2) in snow", "masterpiece, (y-word:1.2) in snow"),
+        ("x-words of x-word", "x-words of y-word"),
+        ("x-word and y-word", "x-word and y-word"),  # somebody wants both
+        ("something else", "something else, a photo of y-word"),  # ours was taken out
+    ],
+)
+def test_the_next_word_takes_the_place_of_the_one_before(ran: Callable[..., Snapshot], prompt: str, expected: str) -> None:
+    _, ours = layout.used_after(("", ""), ran(), EMPTY)
+    given = {**EMPTY, "preview_prompt": prompt, "preview_negative_prompt": "blurry, x-word"}
+    used, _ = layout.used_after(ours, replace(ran(), name="y-word"), given)
+    assert used == {**given, "preview_prompt": expected}
+
+
+def test_negatives_of_the_word_before_go_with_it(ran: Callable[..., Snapshot]) -> None:
+    x, y = ran(negative=True), replace(ran(negative=True), name="y-word")
+    given = {"preview_prompt": "a drawing", "preview_negative_prompt": "blurry, dark", "preview_cfg_scale": 3.0}
+    after_x, ours = layout.used_after(("", ""), x, given)
+    after_y, ours_y = layout.used_after(ours, y, after_x)
+    assert after_y == layout.with_word(y, given)
+    assert layout.used_after(ours_y, y, after_y) == (after_y, ours_y), "a second press changes nothing"
+    plain, _ = layout.used_after(ours_y, replace(ran(), name="z-word"), after_y)
+    assert (plain["preview_prompt"], plain["preview_negative_prompt"]) == ("a drawing, a photo of z-word", "blurry, dark")
+    edited = {**after_y, "preview_negative_prompt": "old, a photo of y-word-neg, blurry, (dark, y-word-neg:1.2)"}
+    left, _ = layout.used_after(ours_y, replace(ran(), name="z-word"), edited)
+    assert left["preview_negative_prompt"] == "old, blurry, (dark, y-word-neg:1.2)", "what else is written stays"
 
 
 def test_entries_that_a_host_lacks_are_not_made_up_and_missing_settings_do_no_harm(

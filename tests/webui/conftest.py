@@ -37,7 +37,7 @@ def serve(request: pytest.FixtureRequest, checkout: Path) -> Callable[..., Abstr
     python = request.config.getoption("--webui-python") or checkout / "venv" / "bin" / "python"
 
     def serving(data: Path, options: Sequence[str] = ()) -> AbstractContextManager[server.Server]:
-        server.install_extension(data)
+        server.install_extension(data, checkout.resolve(), python.absolute())
         checking.install(data)
         return server.running(checkout.resolve(), python.absolute(), data, options)
 

@@ -81,8 +81,11 @@ class Server:
             time.sleep(0.2)
 
 
-def install_extension(data: Path) -> None:
-    """Copy this repository's files as they are now, committed or not, but nothing that git ignores."""
+def install_extension(data: Path, webui: Path, python: Path) -> None:
+    """Copy this repository's files as they are now, committed or not, but nothing that git ignores; run its installer.
+
+    The latter as the WebUI's launcher does, in its environment, and whether it goes well or not.
+    """
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, cwd=REPOSITORY, check=True, capture_output=True).stdout.decode().split("\0")
     for name in names:
@@ -90,6 +93,8 @@ def install_extension(data: Path) -> None:
         if source.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
+    environment = {**os.environ, "PYTHONPATH": f"{webui}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    subprocess.run([python, data / "extensions" / "ti-trainer" / "install.py"], cwd=webui, env=environment, check=False)
 
 
 @contextmanager

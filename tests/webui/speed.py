@@ -151,9 +151,9 @@ def _wait_until_written(webui: server.Server, run: str, steps: int) -> None:
         raise RuntimeError(f"{run}: {error}\n{webui.tail()}") from error
 
 
-def prepared(data: Path, size_px: int) -> Path:
+def prepared(data: Path, size_px: int, checkout: Path, python: Path) -> Path:
     """Everything for one run in its data folder: our extension, an embedding that both can train, pictures."""
-    server.install_extension(data)
+    server.install_extension(data, checkout, python)
     (data / "embeddings").mkdir()
     vectors = torch.randn(2, 768, generator=torch.Generator().manual_seed(0)) * 0.02
     formats.write(Embedding(WORD, {"clip_l": vectors}), data / "embeddings" / f"{WORD}.pt")
@@ -180,7 +180,7 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     for run in given.run:
         with tempfile.TemporaryDirectory() as folder:
-            images = prepared(Path(folder), given.size)
+            images = prepared(Path(folder), given.size, checkout, python.absolute())
             with server.running(checkout, python.absolute(), Path(folder), options, threads=given.threads) as webui:
                 seconds = measure(webui, run, images, given.size, given.steps)
         results.append(

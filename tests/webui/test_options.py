@@ -28,7 +28,7 @@ def start(request: pytest.FixtureRequest, tmp_path: Path, embedded_model: Diffus
         pytest.skip("needs a checkout of the WebUI: pytest --webui=DIR")
     python = request.config.getoption("--webui-python") or checkout / "venv" / "bin" / "python"
     export(embedded_model, checkout, tmp_path / "models" / "Stable-diffusion" / "embedded.safetensors")
-    server.install_extension(tmp_path)
+    server.install_extension(tmp_path, checkout.resolve(), python.absolute())
 
     @contextmanager
     def starting(*options: str) -> Iterator[Server]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ti_trainer import embeddings_dir, formats
 from ti_trainer.embedding import Embedding
 from ti_trainer.training import replaced
-from ti_trainer.training.figures import before_and_after, plot_losses
+from ti_trainer.training.figures import before_and_after, plot_losses, preview_beside
 from ti_trainer.training.judging import verdicts, write_table
 from ti_trainer.training.run import Run
 from ti_trainer.training.trainer import Trainer
@@ -60,11 +60,16 @@ def keep(
     return problems
 
 
-def draw_figures(run: Run, warn: Callable[[str], None]) -> None:
-    """The pictures that sum a run up. All is done and kept by then: one that cannot be drawn is only told."""
-    for what, draw in (("loss curve", plot_losses), ("picture of before and after", before_and_after)):
+def draw_figures(run: Run, embedding: Path, warn: Callable[[str], None]) -> None:
+    """The images that sum a run up, one of them beside the embedding. All is kept by then: a failure is only told."""
+    figures: tuple[tuple[str, Callable[[], object]], ...] = (
+        ("loss curve", lambda: plot_losses(run)),
+        ("picture of before and after", lambda: before_and_after(run)),
+        ("preview beside the embedding", lambda: preview_beside(run, embedding)),
+    )
+    for what, draw in figures:
         try:
-            draw(run)
+            draw()
         except Exception as error:  # noqa: PERF203 - matplotlib and damaged previews raise anything
             log.info("The %s:", what, exc_info=error)
             warn(f"The {what} could not be drawn ({str(error).strip() or type(error).__name__}); the training is complete.")

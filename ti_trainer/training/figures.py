@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ti_trainer.files import atomic
 from ti_trainer.training.run import Run
+
+log = logging.getLogger(__name__)
+PREVIEWS = tuple(f"{kind}.{ending}" for kind in ("", ".preview") for ending in ("png", "jpg", "jpeg", "webp", "gif"))
+OURS = ("Software", "TI Trainer")  # in a preview that we wrote, which we may replace
 
 
 def smoothed(values: list[float], weight: float = 0.9) -> list[float]:
@@ -59,3 +65,33 @@ def before_and_after(run: Run) -> Path | None:
     with atomic(path) as new:
         both.save(new)
     return path
+
+
+def preview_beside(run: Run, embedding: Path) -> Path | None:
+    """NAME.preview.png, which WebUIs show on an embedding's card: the last preview of what was learned, if there is one.
+
+    None, and nothing is written, where somebody has put an image there that a WebUI would show, or it cannot be written:
+    a run that is done must not end as a failure for it.
+    """
+    drawn = [path for step, path in run.previews() if step > 0]
+    path = embedding.with_name(f"{embedding.stem}.preview.png")
+    others = (embedding.with_name(embedding.stem + ending) for ending in PREVIEWS)
+    if not drawn or any(each.exists() for each in others if each != path) or (path.exists() and not _is_ours(path)):
+        return None
+    info = PngInfo()
+    info.add_text(*OURS)
+    try:
+        with Image.open(drawn[-1]) as last, atomic(path) as new:
+            last.save(new, format="png", pnginfo=info)
+    except OSError as error:
+        log.warning("%s was not written: %s", path, error)
+        return None
+    return path
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.info.get(OURS[0]) == OURS[1]
+    except OSError:
+        return False

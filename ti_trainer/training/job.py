@@ -8,20 +8,24 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Literal
 
 from torch import Tensor
+from tqdm import tqdm
 
-from ti_trainer.errors import ConfigError, StoppedError, TITrainerError
+from ti_trainer.errors import BusyError, ConfigError, StoppedError, TITrainerError
 from ti_trainer.training.events import Compiling, Event, StepDone
 from ti_trainer.training.observers import Observer
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Controls, Result, Session
 from ti_trainer.training.trainer import Trainer
+from ti_trainer.wording import counted
 
 log = logging.getLogger(__name__)
 Status = Literal["idle", "waiting", "loading", "training", "pausing", "stopping", "paused", "stopped", "done", "failed"]
@@ -29,6 +33,8 @@ ACTIVE: tuple[Status, ...] = ("waiting", "loading", "training", "pausing", "stop
 READ_EVERY_S = 0.5  # between looks at the losses: each look makes the CPU wait for the GPU
 SPEED_OVER = 50  # steps
 MOST_MESSAGES = 8
+NO_BAR = partial(tqdm, disable=True)
+INTERRUPTED = "Stopped by the WebUI's Interrupt, which ends whatever is computing."
 
 
 @dataclass(frozen=True)
@@ -67,13 +73,14 @@ class Snapshot:
 
 @dataclass
 class Job:
-    """At most one run at a time. Every method may be called from any thread."""
+    """At most one run at a time. Every method may be called from any thread. `bar` makes the console's progress bar."""
 
     _now: Snapshot = field(default_factory=Snapshot)
     _session: Session | None = None
     _controls: Controls = field(default_factory=Controls)
     _thread: Thread | None = None
     _lock: Lock = field(default_factory=Lock)
+    bar: Callable[..., tqdm] = NO_BAR
 
     def start(self, session: Session) -> None:
         """Begin, or go on with an earlier run; TITrainerError if that cannot be, or another run is going on."""
@@ -131,7 +138,7 @@ class Job:
 
     def _refuse(self) -> None:
         message = f"A training of {self._now.name!r} is going on: stop it first, or wait for its end."
-        raise ConfigError(message)
+        raise BusyError(message)
 
     def _end(self, status: Status) -> None:
         with self._lock:
@@ -144,7 +151,11 @@ class Job:
             self.tell(status="loading", loaded=(done, total))
 
         def observers(trainer: Trainer, run: Run) -> list[Observer]:
-            return [_Watcher(self, trainer, run)]
+            name, first, last = trainer.embedding_name, trainer.step, trainer.last_step
+            images = counted(len(trainer.dataset.items), "image")
+            log.info("Training %s on %s, steps %d to %d. The run is written to %s.", name, images, first + 1, last, run.path)
+            bar = opened.enter_context(self.bar(total=last, initial=first, desc=f"Training {name}", unit="step"))
+            return [_Watcher(self, trainer, run, bar)]
 
         def warn(text: str) -> None:
             log.warning("%s", text)
@@ -155,24 +166,34 @@ class Job:
         def say(text: str) -> None:
             self.tell(computing=f"{self._now.computing} {text}".lstrip())
 
+        def interrupted() -> str:
+            return "" if controls.stop.is_set() else INTERRUPTED
+
         try:
-            result = replace(session, warn=warn, say=say).train(observers, controls, loading)
+            with ExitStack() as opened:
+                result = replace(session, warn=warn, say=say).train(observers, controls, loading)
         except StoppedError as error:
+            message = _lines(interrupted(), str(error))
+            log.info("Training %s: %s", session.name, " ".join(message.split()))
             with self._lock:
-                self._now = replace(self._now, status="stopped", message=str(error))
+                self._now = replace(self._now, status="stopped", message=message)
         except TITrainerError as error:
-            self._fail(str(error))
+            self._fail(str(error), session.name)
         except Exception as error:  # whatever it is, the page must say so and the next run be possible
             log.exception("Training failed:")
-            self._fail(f"Unexpected {type(error).__name__}: {error}. The log says where.")
+            self._fail(f"Unexpected {type(error).__name__}: {error}. The log says where.", session.name)
         else:
             with self._lock:
                 ended = "paused" if self._now.status == "pausing" else "stopped"
                 status = "done" if result.reason == "done" else ended
-                self._now = replace(self._now, status=status, result=result, run=result.run, step=result.embedding.step)
+                message = _lines(self._now.message, "" if status == "done" else interrupted())
+                changes = {"status": status, "message": message, "result": result, "run": result.run}
+                self._now = replace(self._now, **changes, step=result.embedding.step)
+            where = f"{status} after step {result.embedding.step}. The embedding is {result.embedding_file}."
+            log.info("Training %s: %s", session.name, where)
 
-    def _fail(self, message: str) -> None:
-        log.error("%s", message)
+    def _fail(self, message: str, name: str) -> None:
+        log.error("Training %s: failed. %s", name, message)
         with self._lock:
             self._now = replace(self._now, status="failed", message=message)
 
@@ -184,11 +205,15 @@ class Job:
             self._now = replace(self._now, **changes)
 
 
-class _Watcher:
-    """Turns events into snapshots. Losses are read from the device some at a time."""
+def _lines(*texts: str) -> str:
+    return "\n".join(filter(None, texts))
 
-    def __init__(self, job: Job, trainer: Trainer, run: Run) -> None:
-        self._job = job
+
+class _Watcher:
+    """Turns events into snapshots, and moves the bar. Losses are read from the device some at a time."""
+
+    def __init__(self, job: Job, trainer: Trainer, run: Run, bar: tqdm) -> None:
+        self._job, self._bar = job, bar
         earlier = [row for row in run.losses() if row["step"] <= trainer.step]
         self._loss = [(int(row["step"]), row["loss"]) for row in earlier]
         self._rates = [(int(row["step"]), row["learn_rate"]) for row in earlier]
@@ -223,6 +248,11 @@ class _Watcher:
         self._loss += [(step, float(loss)) for step, loss in self._unread]
         self._unread.clear()
         self._job.tell(step=event.step, loss=tuple(self._loss), rates=tuple(self._rates), steps_per_second=self._speed())
+        if self._last is not None:
+            latest = [loss for _, loss in self._loss[-SPEED_OVER:]]  # single ones are of single images and timesteps
+            said = f"loss {sum(latest) / len(latest):.4f}, learning rate {self._last.learning_rate:g}"
+            self._bar.set_postfix_str(said, refresh=False)
+            self._bar.update(event.step - self._bar.n)
 
     def _speed(self) -> float:
         if not self._times:  # stopped before the first step

@@ -171,7 +171,7 @@ class Session:
             ]
             self._compile(trainer, watching)
             reason = self._run(begun, run, watching)
-        ending.draw_figures(run, self.warn)
+        ending.draw_figures(run, files[0], self.warn)
         dataset, negative = trainer.dataset, files[1] if len(files) > 1 else None
         return Result(
             trainer.embedding,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import entered_path
 from ti_trainer.training.session import Session
 from ti_trainer.ui.create import create, said_of
-from ti_trainer.ui.gradio_compat import listen, unsaved
+from ti_trainer.ui.gradio_compat import Refusal, listen, unsaved
 from ti_trainer.ui.page import Page
 
+log = logging.getLogger(__name__)
 PREFIX = "ti_trainer_"
 
 
@@ -101,12 +103,13 @@ def asked(page: Page, act: Any) -> dict[str, Any]:
 
 
 def _refusing(act: Any) -> Any:
-    """Gradio shows the words of its own errors only."""
+    """Gradio shows the words of its own errors only; the console has a line of each."""
 
     def acting(*given: Any) -> Any:
         try:
             return act(*given)
         except (TITrainerError, OSError) as error:
-            raise gr.Error(str(error)) from error
+            log.warning("Refused: %s", " ".join(str(error).split()))
+            raise Refusal(str(error)) from None
 
     return acting

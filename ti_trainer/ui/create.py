@@ -16,7 +16,7 @@ from ti_trainer.prompts import CHUNK
 from ti_trainer.training import locks
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.render import facts, notice
+from ti_trainer.ui.render import facts, notice, refusal
 from ti_trainer.ui.train import trainable
 from ti_trainer.wording import counted
 
@@ -164,7 +164,7 @@ def outcome_of(
     try:
         path = create(page, name, init_text, num_vectors, overwrite, negative_vectors, negative_text)
     except (TITrainerError, OSError) as error:
-        return [notice("error", str(error)), gr.update(), gr.update()]
+        return [refusal(error), gr.update(), gr.update()]
     said = f"{said_of(path, init_text, num_vectors)} It is chosen on the Train page."
     if negative_vectors:
         negative = negative_name(path.stem)

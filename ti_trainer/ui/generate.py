@@ -13,7 +13,7 @@ from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.host import Drawing
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.render import notice
+from ti_trainer.ui.render import notice, refusal
 
 MOST = 8  # pictures at a time
 
@@ -69,7 +69,7 @@ def panel(page: Page) -> Generate:
                 yield [notice("info", f"{len(done)} of {int(given[5])}"), gr.update(value=list(done))]
             yield ["", gr.update()]
         except (TITrainerError, OSError) as error:
-            yield [notice("error", str(error)), gr.update()]
+            yield [refusal(error), gr.update()]
 
     listen(button.click, generate, inputs, [said, pictures], queue=True)
     return Generate({"preview_prompt": prompt, "preview_negative_prompt": negative, "preview_cfg_scale": scale})

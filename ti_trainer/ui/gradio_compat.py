@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+import traceback
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import gradio as gr
+import gradio.routes
 
 MAJOR = int(gr.__version__.partition(".")[0])
 LOCAL_FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # 3 would ask Google
@@ -47,6 +52,33 @@ def listen(
     else:  # 6 takes False for a name
         options |= {"api_name": api_name, "api_visibility": "public" if api_name else "private"}
     return event(fn, list(inputs), list(outputs), queue=queue, show_progress=show_progress, **options)
+
+
+class Refusal(gr.Error):
+    """Something that the user can mend: the page shows the message, and the console no traceback."""
+
+    def __init__(self, message: str) -> None:
+        """The message is shown as it is."""
+        super().__init__(message)
+        self.print_exception = False  # which gradio 3 does not know
+
+    def __str__(self) -> str:
+        """Without the quotes that gradio 3 puts around it."""
+        return self.message
+
+
+def _print_no_refusals() -> None:
+    """Gradio 3 prints a traceback of everything that a handler raises: of everything else it still does."""
+
+    def print_exc(*given: Any, **options: Any) -> None:
+        if not isinstance(sys.exc_info()[1], Refusal):
+            traceback.print_exc(*given, **options)
+
+    gradio.routes.traceback = SimpleNamespace(**{**vars(traceback), "print_exc": print_exc})
+
+
+if "print_exception" not in inspect.signature(gr.Error).parameters:
+    _print_no_refusals()
 
 
 def unsaved(component: C) -> C:

@@ -86,17 +86,52 @@ def _used(page: Page, seen: watch.Watch, fields: Mapping[str, Any]) -> None:
     """The word in a prompt that people can go on with, and what a DreamArtist run wants besides."""
     names = ("preview_prompt", "preview_negative_prompt", "preview_cfg_scale")
     wanted = [fields[name] for name in names if name in fields]
+    earlier = gr.State(("", ""))  # of this visitor: the word that was put in, and what it brought for the negative prompt
 
-    def add(*given: Any) -> list[Any]:
+    def add(before: tuple[str, str], *given: Any) -> list[Any]:
         values = dict(zip((name for name in names if name in fields), given, strict=True))
         now = page.job.snapshot()
         if values.get("preview_prompt") == generate.proposed(page):
             values["preview_prompt"] = generate.proposed(page, now.name)
-        used = with_word(now, values)
-        return [used[name] for name in values]
+        used, ours = used_after(before, now, values)
+        return [ours, *(used[name] for name in values)]
 
     js = TO_TXT2IMG if page.txt2img else TO_TAB.format("Generate")
-    listen(listen(seen["use"].click, add, wanted, wanted).then, None, js=js)
+    listen(listen(seen["use"].click, add, [earlier, *wanted], [earlier, *wanted]).then, None, js=js)
+
+
+def used_after(before: tuple[str, str], now: Snapshot, values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, str]]:
+    """`with_word`, the run's word in the place of the one that was put in `before`; and what is ours of that now.
+
+    Ours are a word, and what it brought for the negative prompt. Where the prompt says the run's word already, somebody
+    has put both there, and both stay.
+    """
+    (word, added), name = before, now.name
+    prompt, negative = (values.get(f"preview_{kind}prompt") or "" for kind in ("", "negative_"))
+    if word and word != name and _says(prompt, word) and not _says(prompt, name):
+        if _config(now).negative:
+            negative, added = (_put(each, negative_name(word), negative_name(name)) for each in (negative, added))
+        else:
+            negative, added = _without(negative, added, negative_name(word)), ""
+        values = {**values, "preview_prompt": _put(prompt, word, name)}
+        if "preview_negative_prompt" in values:
+            values["preview_negative_prompt"] = negative
+    used = with_word(now, values)
+    brought = (used.get("preview_negative_prompt") or "").removesuffix(negative).rstrip(", ")
+    return used, (name, brought or added)
+
+
+def _without(negative: str, added: str, word: str) -> str:
+    """A negative prompt without what was added to it; where that was changed since, without its parts that say the word."""
+    if added and negative.startswith(added):
+        return negative.removeprefix(added).lstrip(" ,")
+    parts = negative.split(",")
+    kept = [each for each in parts if not _says(each, word) or each.count("(") != each.count(")")]
+    return negative if kept == parts else ",".join(kept).lstrip()
+
+
+def _put(text: str, word: str, other: str) -> str:
+    return re.sub(word_pattern(word), lambda _: other, text)
 
 
 def with_word(now: Snapshot, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,13 +142,17 @@ def with_word(now: Snapshot, values: Mapping[str, Any]) -> dict[str, Any]:
     prompt, negative = (values.get(f"preview_{kind}prompt") or "" for kind in ("", "negative_"))
     if not _says(prompt, now.name):
         prompt = _joined(prompt, f"a photo of {now.name}")
-    config = TrainConfig.from_dict(now.run.settings().get("train", {})) if now.run else TrainConfig()
+    config = _config(now)
     if not config.negative:
         return {**values, "preview_prompt": prompt}
     if not _says(negative, negative_name(now.name)):
         negative = _joined(unwanted(prompt, now.name), negative)
     scale = max(1.0, GuidanceScale.parse(config.train_cfg_scale).high)  # where sliders begin
     return {**values, "preview_prompt": prompt, "preview_negative_prompt": negative, "preview_cfg_scale": scale}
+
+
+def _config(now: Snapshot) -> TrainConfig:
+    return TrainConfig.from_dict(now.run.settings().get("train", {})) if now.run else TrainConfig()
 
 
 def _says(text: str, word: str) -> bool:

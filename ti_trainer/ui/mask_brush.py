@@ -24,7 +24,7 @@ from ti_trainer.errors import ConfigError, DatasetError, TITrainerError
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.mask_canvas import CANVAS
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.render import notice
+from ti_trainer.ui.render import notice, refusal
 from ti_trainer.ui.thumbnails import address_of, small
 
 Answer = dict[str, Any]
@@ -80,7 +80,7 @@ def _opened(page: Page, folder: str) -> str:
         masked = masks_beside(path)
         pictures = [{"name": each.name, "masked": each.stem in masked} for each in find_images(path)]
     except (TITrainerError, OSError) as error:
-        return json.dumps({"said": notice("error", str(error))})
+        return json.dumps({"said": refusal(error)})
     return json.dumps({"folder": str(path), "pictures": pictures})
 
 
@@ -95,7 +95,7 @@ def _answered(page: Page, asked: str) -> str:
         folder = page.data_set_dir(question["folder"])
         answer = DOES[question["do"]](page, folder, question)
     except (TITrainerError, OSError) as error:
-        answer = {"failed": True, "said": notice("error", str(error))}
+        answer = {"failed": True, "said": refusal(error)}
     return json.dumps({**answer, "id": number})
 
 

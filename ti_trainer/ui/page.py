@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ti_trainer import presets
 from ti_trainer.config import TrainConfig
-from ti_trainer.errors import ConfigError
+from ti_trainer.errors import BusyError, ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.host import Host
 from ti_trainer.preprocess import job as preprocess
@@ -28,19 +28,23 @@ class Prefilled:
 
 @dataclass(frozen=True)
 class Page:
-    """What every panel works on. `txt2img` are components of the host's own tab, by the options that they stand for."""
+    """What every panel works on. `txt2img` are components of the host's own tab, by the options that they stand for.
+
+    `changes` says how often the embeddings folder was written to: the host's own list of words is made anew after that.
+    """
 
     host: Host
     job: Job
     prefilled: Prefilled | None = None
     txt2img: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: preprocess.Job = field(default_factory=preprocess.Job)
+    changes: Callable[[], int] = lambda: 0
 
     def refuse_if_busy(self, what: str) -> None:
-        """ConfigError while a training goes on: waiting for the model would take as long as that."""
+        """BusyError while a training goes on: waiting for the model would take as long as that."""
         if self.job.snapshot().active:
             message = f"A training is going on, and the model is busy with it: {what} before or after."
-            raise ConfigError(message)
+            raise BusyError(message)
 
     def data_set_dir(self, text: str | None) -> Path:
         """The folder of a data set that somebody typed; ConfigError if there is none, or it is not theirs to use."""

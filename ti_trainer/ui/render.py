@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Literal
+
+from ti_trainer.errors import BusyError
 
 Kind = Literal["error", "warning", "good", "info"]
 Token = tuple[int, str | None]
@@ -25,6 +28,7 @@ SAYS = {
 }
 MARKS: dict[Kind, str] = {"error": "✕", "warning": "!", "good": "✓", "info": "i"}
 MINUTE, HOUR = 60, 3600
+_numbers = itertools.count(1)
 QUICK, SLOW = 10.0, 0.5  # its/s from which decimals, and below which its/s themselves, say little
 
 
@@ -87,6 +91,13 @@ def notice(kind: Kind, text: str) -> str:
     role = "alert" if kind == "error" else "status"
     mark = f'<b aria-hidden="true">{MARKS[kind]}</b>'
     return f'<div class="ti-notice ti-{kind}" role="{role}">{mark}<div>{escape(text)}</div></div>'
+
+
+def refusal(error: Exception) -> str:
+    """What cannot be done, in a box. The script takes those away that a training was the reason for, when it is over."""
+    box = notice("error", str(error))
+    # Numbered, so that the same words, said once more, are another box.
+    return box.replace("<div ", f'<div data-busy="{next(_numbers)}" ', 1) if isinstance(error, BusyError) else box
 
 
 def field_error(message: str | None) -> str:

@@ -19,7 +19,7 @@ from ti_trainer.training.session import Session
 from ti_trainer.ui.curve import curve
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.render import facts, notice
+from ti_trainer.ui.render import facts, notice, refusal
 from ti_trainer.ui.thumbnails import gallery
 
 MOST = 200  # runs in the list, the newest ones
@@ -188,7 +188,7 @@ def went_on(page: Page, *given: Any) -> str:
     try:
         return notice("good", go_on_with(page, *given))
     except (TITrainerError, OSError) as error:
-        return notice("error", str(error))
+        return refusal(error)
 
 
 def promoted(page: Page, label: str, copy: str, name: str, overwrite: bool) -> str:
@@ -213,7 +213,7 @@ def promoted(page: Page, label: str, copy: str, name: str, overwrite: bool) -> s
                 embeddings_dir.save(each, file)
             host.embeddings_changed()
     except (TITrainerError, OSError) as error:
-        return notice("error", str(error))
+        return refusal(error)
     verb = "are" if len(files) > 1 else "is"
     return notice("good", f"{' and '.join(wanted)} {verb} in the embeddings folder now: {', '.join(map(str, files))}.")
 

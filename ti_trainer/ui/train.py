@@ -23,7 +23,7 @@ from ti_trainer.ui import folder_rows, preset_row
 from ti_trainer.ui.form import FIRST, Form, offered, starting_values, typed
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.render import notice
+from ti_trainer.ui.render import notice, refusal
 from ti_trainer.ui.widgets import error_slot, error_update
 
 WELCOME = (
@@ -184,9 +184,9 @@ def start(form: TrainForm, *given: Any) -> list[Any]:
             form.page.job.start(form.session(name, images, values))
         except ConfigError as error:
             wrong = {error.option: str(error)} if error.option in form.form.slots else {}
-            said = "" if wrong else notice("error", str(error))
+            said = "" if wrong else refusal(error)
         except (TITrainerError, OSError) as error:
-            said = notice("error", str(error))
+            said = refusal(error)
     if wrong:
         below = form.folded(wrong)
         said = "Nothing was started" + (": see the messages above." if len(below) < len(wrong) else ".")

@@ -19,7 +19,7 @@ from ti_trainer.ui.curve import curve
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.preset_row import names
-from ti_trainer.ui.render import facts, notice, pictures, progress
+from ti_trainer.ui.render import facts, notice, pictures, progress, refusal
 from ti_trainer.ui.runs import labels
 from ti_trainer.ui.thumbnails import address, gallery
 from ti_trainer.ui.train import trainable
@@ -61,6 +61,7 @@ def panel(page: Page) -> Watch:
         for name, (label, _) in acts.items():
             parts[name] = gr.Button(label, interactive=False, size="sm", elem_id=f"ti_trainer_{name}")
     said = gr.HTML(elem_id="ti_trainer_said")
+    parts["changes"] = gr.HTML(elem_classes=["ti-hidden"])
     parts["losses"] = gr.HTML(curve([]), elem_id="ti_trainer_curve")
     parts["prompt"] = gr.HTML(facts([("Last prompt", "none yet")]), elem_id="ti_trainer_prompt")
     gr.HTML('<div class="ti-line ti-subdued">Previews, all with the same seed</div>')
@@ -91,6 +92,7 @@ def news(page: Page, seen: str, wanted: list[str]) -> list[Any]:
 def shown(page: Page, now: Snapshot) -> dict[str, Part]:
     """For each component what it depends on, and how to make it; lists that other panels choose from are among them."""
     after, run, model, bar = now.status in SAYS, now.run and now.run.id, _model(page), _bar(now)
+    changes = "" if now.active else f'<i data-changes="{page.changes()}"></i>'  # not before the last preview is there, too
     parts: dict[str, Part] = {
         "model": (model, lambda: model),
         "bar": (bar, lambda: bar),
@@ -98,6 +100,7 @@ def shown(page: Page, now: Snapshot) -> dict[str, Part]:
         "prompt": ((now.prompt, now.computing), lambda: facts(_told(now))),
         "previews": ([str(path) for _, path in now.previews], lambda: gr.update(value=gallery(now.previews, PREVIEWS))),
         "result": ((now.status, run, now.step * after, now.message), lambda: _result(now)),
+        "changes": (changes, lambda: changes),
         "use": (after, lambda: gr.update(interactive=after)),
         "open_run": (run is not None, lambda: gr.update(interactive=run is not None)),
         "names": ("", lambda: gr.update(choices=trainable(page))),
@@ -118,7 +121,7 @@ def _refusal(act: Callable[[], None]) -> str:
     try:
         act()
     except (TITrainerError, OSError) as error:
-        return notice("error", str(error))
+        return refusal(error)
     return ""
 
 

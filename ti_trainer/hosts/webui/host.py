@@ -43,6 +43,8 @@ SETTINGS = {  # our option -> the host's setting, which counts once somebody has
     "tensorboard": "training_enable_tensorboard",
 }
 
+_changes = 0
+
 
 class WebuiHost:
     """All of it is looked up when asked for: settings change while we are there."""
@@ -176,6 +178,13 @@ class WebuiHost:
         if sd_models.model_data.sd_model is not None:  # else they are read when one is loaded
             model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
         pictures.forget_conditioning()
+        global _changes  # of the process, as the folder is; each page has a host of its own
+        _changes += 1
+
+
+def changes() -> int:
+    """How often the embeddings folder was written to by us."""
+    return _changes
 
 
 def _check_settings() -> None:
