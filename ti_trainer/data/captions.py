@@ -13,12 +13,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ti_trainer.data.pictures import find_images
+from ti_trainer.data.pictures import BACKUP, find_images
 from ti_trainer.data.prompts import caption_of
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes
 
-BACKUP = "captions-backup"  # the sub-folder
 PATIENCE_S = 3.0  # for a regular expression over all captions
 Texts = Mapping[str, "str | None"]  # by the picture's stem, as a.png and a.jpg share a.txt; None: there is no file
 

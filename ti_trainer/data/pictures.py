@@ -5,8 +5,11 @@ Sizes are (width, height) in pixels.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,14 +17,29 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
+from ti_trainer.data.caption_files import ENDINGS, TXT, captions_among, second_captions
 from ti_trainer.errors import DatasetError
+from ti_trainer.wording import counted
 
 ORIENTATION = 0x0112  # EXIF
 FLIPPED = "-flipped"  # how the names of mirrored copies end
 LEFT_OUT = "left out"  # the sub-folder for pictures that somebody took out of a data set
 ATTENTION = "_att"  # how DreamArtist's masks are named, which lie beside their pictures
 MASKS = (ATTENTION, "-masklabel")  # all that lie there: OneTrainer's, too
+BACKUP = "captions-backup"  # the sub-folder for captions as they were before somebody edited them
 UNSPREAD = ".unspread"  # the ending of what a spread mask was before; no picture's, so nothing trains on it
+
+QUIET = {"thumbs.db", "desktop.ini", "ehthumbs.db"}  # what Windows leaves in folders; other systems hide theirs
+PACKAGES = {  # what would read an image; else it has to be converted
+    **dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif"),
+    ".jxl": "pillow-jxl-plugin",
+}
+# The endings of what people expect to be read, by what it is. Those of images only where they cannot be opened here.
+RAW = ".3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .kdc .mef .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
+VIDEO = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"
+OTHER_IMAGES = ".ai .avif .bpg .clip .eps .jpegxr .jxr .kra .ora .pdf .ps .sai .svg .svgz .wdp .xcf"
+LISTS = ".csv .json .jsonl .parquet .tsv .xml .yaml .yml"
+ARCHIVES = ".7z .gz .rar .tar .tgz .zip"
 
 
 @lru_cache
@@ -41,6 +59,52 @@ def unspread_of(path: Path) -> str:
     return re.sub(r"-\d+$", "", path.stem) if path.suffix == UNSPREAD else ""
 
 
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder by name, but not hidden ones, nor folders, pipes and links that lead nowhere."""
+    with os.scandir(folder) as entries:
+        return sorted(folder / each.name for each in entries if not each.name.startswith(".") and _is_file(each))
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files of a folder and its sub-folders, also of linked ones, but each folder once, though links may go in circles.
+
+    Hidden folders are passed over as hidden files are, and so is what was left out, or kept before a change.
+    """
+    seen, waiting = set[str](), [folder]
+    while waiting:
+        here = waiting.pop()
+        if (real := os.path.realpath(here)) in seen:
+            continue
+        seen.add(real)
+        try:
+            yield from files_in(here)
+            waiting += reversed(folders_in(here))
+        except PermissionError:
+            if here == folder:
+                raise
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The sub-folders that may hold images of somebody's, by name; a link is one too."""
+    with os.scandir(folder) as entries:
+        names = sorted(each.name for each in entries if _is_folder(each))
+    return [folder / name for name in names if not name.startswith(".") and name not in (LEFT_OUT, BACKUP)]
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def pictures_among(paths: Iterable[Path]) -> list[Path]:
     """Those of the files, of one folder or of several, whose names say that they are pictures; by name, without masks."""
     return without_masks(sorted(path for path in paths if is_image(path)))
@@ -58,11 +122,109 @@ def find_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         message = f"The data set directory {folder} does not exist: name a folder with pictures."
         raise DatasetError(message)
-    found = pictures_among(folder.iterdir())
+    found = pictures_among(files_in(folder))
     if not found:
         message = f"There are no pictures in {folder}: put some there (.png, .jpg, .webp, ...), 5 to 30 of the same thing."
-        raise DatasetError(message)
+        raise DatasetError(" ".join([message, *unused(folder)]))
     return found
+
+
+def unused(folder: Path, recursive: bool = False, extension: str = TXT, apart_from: Collection[Path] = ()) -> list[str]:
+    """What somebody put into a folder of images that is not used, in sentences: which files, how many, why, what to do.
+
+    `recursive`: the sub-folders are used, too. `extension` is that of caption files. `apart_from` are sub-folders that are
+    used for something else. Says nothing of a folder that is not there.
+    """
+    if not folder.is_dir():
+        return []
+    files = list(files_below(folder)) if recursive else files_in(folder)
+    named: Callable[[Path], str] = lambda path: str(path.relative_to(folder))  # noqa: E731
+    images = [path for path in files if is_image(path)]
+    captions = captions_among(files, without_masks(images), extension)
+    second = second_captions(files, without_masks(images), extension)
+    others = [path for path in files if not is_image(path) and path.name.lower() not in QUIET and not unspread_of(path)]
+    others = sorted(set(others) - set(captions.values()) - set(second))
+    texts = [path for path in others if path.suffix.lower() in (*ENDINGS, extension.lower())]
+    said = _about_endings([path for path in others if path not in set(texts)], named)
+    if texts:
+        said.append(f"Captions without an image of their name are not used: {_some(map(named, texts))}.")
+    if second:
+        said.append(f"Not used, since these images have another caption file: {_some(map(named, second))}.")
+    if empty := sorted({path for path in captions.values() if _is_empty(path)}):
+        said.append(f"Empty caption files: {_some(map(named, empty))}.")
+    frames = sum(path.suffix.lower() == ".gif" for path in images)
+    if frames:
+        said.append(f"Of {counted(frames, '.gif file')} the first frame is used, not the others.")
+    return said + _about_entries(folder, named) + ([] if recursive else _about_folders(folder, apart_from))
+
+
+def _about_endings(files: Sequence[Path], named: Callable[[Path], str]) -> list[str]:
+    """Files that are neither images nor captions."""
+    by_ending = Counter(path.suffix.lower() or path.name for path in files)
+    said = []
+    packages = {package: Counter[str]() for package in dict.fromkeys(PACKAGES.values())}
+    for ending, package in PACKAGES.items():
+        packages[package][ending] = by_ending.pop(ending, 0)
+    for package, found in packages.items():
+        if found.total():
+            install = f"{sys.executable} -m pip install {package}"
+            said.append(f"Not used: {_counts(found)}. Reading them needs {package} ({install}); or save as .png or .jpg.")
+    reasons = {
+        RAW: "raw photos, which are not read: save them as .png or .jpg",
+        VIDEO: "videos, which are not read: save frames of them as .png or .jpg",
+        OTHER_IMAGES: "images of a kind that cannot be read here: save them as .png or .jpg",
+        ARCHIVES: "archives, which are not read: unpack them",
+    }
+    for endings, reason in reasons.items():
+        found = Counter({ending: by_ending.pop(ending) for ending in endings.split() if ending in by_ending})
+        if found:
+            said.append(f"Not used: {_counts(found)}: {reason}.")
+    if lists := [path for path in files if path.suffix.lower() in LISTS.split()]:
+        for path in lists:
+            by_ending.pop(path.suffix.lower(), None)
+        said.append(
+            f"Not used: {_some(map(named, lists))}. Captions are read from a text file for each image: 01.txt for 01.png."
+        )
+    return said + ([f"Not used: {_counts(by_ending)}."] if by_ending else [])
+
+
+def _about_entries(folder: Path, named: Callable[[Path], str]) -> list[str]:
+    """What is called like an image or a caption, and is no file."""
+    with os.scandir(folder) as entries:
+        odd = [each for each in entries if not each.name.startswith(".") and not _is_file(each)]
+    endings = image_endings() | set(ENDINGS)
+    odd = [each for each in odd if Path(each.name).suffix.lower() in endings]
+    folders = sorted(folder / each.name for each in odd if _is_folder(each))
+    others = sorted(folder / each.name for each in odd if not _is_folder(each))
+    said = [f"Folders, although they are called like files: {_some(map(named, folders))}."] if folders else []
+    return said + ([f"No files, or links that lead nowhere: {_some(map(named, others))}."] if others else [])
+
+
+def _about_folders(folder: Path, apart_from: Collection[Path]) -> list[str]:
+    """Sub-folders with images in them."""
+    apart = {os.path.realpath(each) for each in apart_from}
+    looks = image_endings() | {*PACKAGES, *RAW.split(), *OTHER_IMAGES.split()}
+    found = {}
+    for each in folders_in(folder):
+        if os.path.realpath(each) not in apart | {os.path.realpath(folder)}:
+            found[each.name] = sum(path.suffix.lower() in looks for path in files_below(each))
+    said = [f"{name} ({counted(count, 'image')})" for name, count in found.items() if count]
+    return [f"Sub-folders are not used: {_some(said)}."] if said else []
+
+
+def _is_empty(path: Path) -> bool:
+    return path.stat().st_size < 64 and not path.read_bytes().strip(b"\xef\xbb\xbf \t\r\n")
+
+
+def _counts(found: Counter[str]) -> str:
+    """'2 .heic, 1 .heif files'."""
+    counts = [f"{number} {ending}" for ending, number in sorted(found.items()) if number]
+    return f"{_some(counts)} file{'' if found.total() == 1 else 's'}"
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def upright_size(opened: Image.Image) -> tuple[int, int]:

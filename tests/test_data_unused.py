@@ -1,0 +1,105 @@
+"""What lies in a folder of images and is not used is said: which, how many, why."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ti_trainer.data.pictures import files_below, find_images, image_endings, unused
+
+
+def put(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"something")
+
+
+def test_images_captions_masks_and_what_systems_leave_there_are_not_spoken_of(tmp_path: Path) -> None:
+    put(tmp_path, "01.png", "01.txt", "02.JPG", "02.TXT", "03.webp", "03.Caption", "04.png", "04.png.txt")
+    put(tmp_path, "01_att.png", "02_att.unspread", "Thumbs.db", "desktop.ini", ".DS_Store", ".cache/a.png")
+    put(tmp_path, ".ti_trainer-preprocess.json", "left out/a.png", "captions-backup/2026/01.txt")
+    assert unused(tmp_path) == []
+    assert unused(tmp_path, recursive=True) == []
+    assert unused(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("a.HEIC", "b.heic", "c.heif"), ("Not used: 2 .heic, 1 .heif files.", "pip install pillow-heif", ".png or .jpg")),
+        (("a.jxl",), ("Not used: 1 .jxl file.", "pip install pillow-jxl-plugin")),
+        (("a.CR2", "a.dng"), ("1 .cr2, 1 .dng files: raw photos",)),
+        (("a.mp4", "a.MOV"), ("1 .mov, 1 .mp4 files: videos",)),
+        (("a.svg", "a.pdf"), ("1 .pdf, 1 .svg files: images of a kind that cannot be read here",)),
+        (("a.zip",), ("1 .zip file: archives",)),
+        (
+            ("metadata.jsonl", "meta_cap.json", "captions.csv"),
+            ("captions.csv, meta_cap.json, metadata.jsonl. Captions are",),
+        ),
+        (("99.txt", "98.caption"), ("Captions without an image of their name are not used: 98.caption, 99.txt.",)),
+        (("01.caption", "01.png.txt"), ("these images have another caption file: 01.caption, 01.png.txt.",)),
+        (("a.npz", "b.npz", "c.foo", "LICENSE"), ("Not used: 1 .foo, 2 .npz, 1 LICENSE files.",)),
+        (("a.gif",), ("Of 1 .gif file the first frame is used",)),
+        (("more/a.png", "more/deep/b.HEIC", "notes/a.txt"), ("Sub-folders are not used: more (2 images).",)),
+    ],
+)
+def test_what_is_not_used_is_counted_by_its_ending_with_the_reason(
+    tmp_path: Path, names: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    put(tmp_path, "01.png", "01.txt", *names)
+    (sentence,) = unused(tmp_path)
+    for part in said:
+        assert part in sentence
+
+
+def test_what_can_be_read_here_is_not_spoken_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "01.heic", "01.txt")
+    monkeypatch.setattr("ti_trainer.data.pictures.image_endings", lambda: image_endings.__wrapped__() | {".heic"})
+    assert unused(tmp_path) == []
+
+
+def test_an_empty_caption_is_named(tmp_path: Path) -> None:
+    put(tmp_path, "01.png", "02.png", "03.png")
+    for name, content in (("01.txt", b""), ("02.txt", b"\xef\xbb\xbf \r\n"), ("03.txt", b"a hat")):
+        (tmp_path / name).write_bytes(content)
+    assert unused(tmp_path) == ["Empty caption files: 01.txt, 02.txt."]
+
+
+def test_of_many_some_are_named_and_the_rest_counted(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "a.txt", *(f"{number}.txt" for number in range(8)))
+    assert unused(tmp_path)[0].endswith("not used: 0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 3 more.")
+
+
+def test_other_caption_files_than_those_asked_for_are_not_used(tmp_path: Path) -> None:
+    put(tmp_path, "01.png", "01.txt", "01.tags")
+    assert unused(tmp_path, extension=".tags") == ["Captions without an image of their name are not used: 01.txt."]
+
+
+def test_of_a_folder_that_is_read_with_its_sub_folders_theirs_are_named_with_them(tmp_path: Path) -> None:
+    put(tmp_path, "more/a.png", "more/a.txt", "more/b.txt", "more/c.heic")
+    package, caption = unused(tmp_path, recursive=True)
+    assert package.startswith("Not used: 1 .heic file.")
+    assert caption.endswith(f": {Path('more/b.txt')}.")
+
+
+def test_a_sub_folder_that_is_used_for_something_else_is_not_spoken_of(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "masks/a.png")
+    assert unused(tmp_path, apart_from=[tmp_path / "masks"]) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a Windows without named pipes")
+def test_pipes_folders_and_links_in_circles_are_no_files(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "a.txt", "folder.png/b.png")
+    for name in ("pipe.png", "pipe.txt"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "itself.png").symlink_to(tmp_path / "itself.png")
+    (tmp_path / "around").symlink_to(tmp_path, target_is_directory=True)
+    assert find_images(tmp_path) == [tmp_path / "a.png"]
+    assert list(files_below(tmp_path)) == [tmp_path / name for name in ("a.png", "a.txt", "folder.png/b.png")]
+    folders, others, below = unused(tmp_path)
+    assert folders == "Folders, although they are called like files: folder.png."
+    assert others == "No files, or links that lead nowhere: itself.png, pipe.png, pipe.txt."
+    assert below == "Sub-folders are not used: folder.png (1 image)."
