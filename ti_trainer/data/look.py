@@ -16,6 +16,7 @@ from PIL import Image
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.dataset import sample_rng
 from ti_trainer.data.images import Frame, frame_of
+from ti_trainer.data.opening import is_transparent, on_white, opened_image
 from ti_trainer.data.pictures import upright, upright_size
 from ti_trainer.data.plan import Planned, plan
 from ti_trainer.data.prompts import FILEWORDS, Prompter
@@ -55,6 +56,7 @@ class _Seen:
     planned: Planned
     size: tuple[int, int]
     caption: str
+    is_transparent: bool
 
 
 def look(
@@ -86,6 +88,7 @@ def look(
     buckets = Counter(frame.size_for(each.size) for each in seen) if frame.buckets else Counter()
     warnings += [
         *_about_files(unreadable, same),
+        *_about_transparency(seen, config),
         *_about_sizes(sizes, frame),
         *_about_numbers(seen, frame, config),
         *_about_prompts(seen, template, tokenized),
@@ -114,11 +117,11 @@ def _read(
     thumbnails: list[tuple[Image.Image, str]] = []
     for each in planned:
         try:
-            size, thumbnail = _opened(each.path, wanted=len(thumbnails) < THUMBNAILS)
+            size, is_transparent, thumbnail = _opened(each.path, wanted=len(thumbnails) < THUMBNAILS)
         except Exception as error:  # a damaged file provokes anything
             broken.append((each.path, str(error) or type(error).__name__))
             continue
-        seen.append(_Seen(each, size, caption_of(each.path, each.subset)))
+        seen.append(_Seen(each, size, caption_of(each.path, each.subset), is_transparent))
         if thumbnail is not None:
             thumbnails.append((thumbnail, seen[-1].caption))
     return seen, broken, thumbnails
@@ -137,15 +140,15 @@ def same_files(paths: Sequence[Path]) -> list[list[Path]]:
     return [same for same in by_content.values() if len(same) > 1]
 
 
-def _opened(path: Path, *, wanted: bool) -> tuple[tuple[int, int], Image.Image | None]:
-    """The size of a picture held upright, and a small version of it if one is wanted."""
-    with Image.open(path) as opened:
+def _opened(path: Path, *, wanted: bool) -> tuple[tuple[int, int], bool, Image.Image | None]:
+    """The size of a picture held upright, whether it has transparent parts, and a small version of it if one is wanted."""
+    with opened_image(path) as opened:
         size = upright_size(opened)
         if not wanted:
-            return size, None
+            return size, is_transparent(opened), None
         small = upright(opened, (2 * THUMBNAIL_PX, 2 * THUMBNAIL_PX))
         small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-        return size, small.convert("RGB")
+        return size, is_transparent(small), on_white(small)
 
 
 def _prompts(seen: Sequence[_Seen], prompter: Prompter, seed: int) -> list[str]:
@@ -162,6 +165,16 @@ def _about_files(unreadable: Sequence[tuple[str, str]], same: Sequence[Sequence[
     if len(unreadable) > 5:
         warnings.append(f"{len(unreadable) - 5} more pictures cannot be read.")
     return warnings + [f"The same picture, several times: {', '.join(names)}." for names in same[:5]]
+
+
+def _about_transparency(seen: Sequence[_Seen], config: TrainConfig) -> list[str]:
+    count = sum(each.is_transparent and not (config.use_alpha_weight and each.planned.mask is None) for each in seen)
+    if not count:
+        return []
+    return [
+        f"{_pictures(count)} transparent in parts: these become white. If the word shall not learn the white, let alpha be "
+        "the loss weight, or paint masks."
+    ]
 
 
 def _about_sizes(sizes: Counter[tuple[int, int]], frame: Frame) -> list[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ti_trainer.data.pictures import MASKS, is_image, upright
+from ti_trainer.data.opening import on_black, opened_image
+from ti_trainer.data.pictures import MASKS, files_in, is_image, upright
 from ti_trainer.errors import DatasetError
 
 SAME_SHAPE = 0.02  # how much the shapes of a picture and its mask may differ, as a fraction
@@ -20,14 +21,14 @@ def find_masks(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         message = f"The mask directory {folder} does not exist: name a folder with a grey picture for each picture."
         raise DatasetError(message)
-    return {path.stem: path for path in sorted(folder.iterdir(), reverse=True) if is_image(path)}
+    return {path.stem: path for path in reversed(files_in(folder)) if is_image(path)}
 
 
 def masks_beside(folder: Path) -> dict[str, Path]:
     """The masks among the pictures of a folder, a_att.png and a-masklabel.png, by the stems of those that they belong to."""
     if not folder.is_dir():
         return {}
-    files = sorted(path for path in folder.iterdir() if is_image(path))
+    files = [path for path in files_in(folder) if is_image(path)]
     stems = {path.stem for path in files}
     named = [(path, mask) for mask in reversed(MASKS) for path in files if path.stem.endswith(mask)]
     found = {path.stem.removesuffix(mask): path for path, mask in named}
@@ -42,10 +43,14 @@ def mark_of(stem: str) -> str:
 def read_mask(path: Path, of: tuple[int, int]) -> Image.Image:
     """The mask of a picture of this size, (width, height) in px: grey, upright, as large as it is.
 
-    DatasetError for one of another shape; OSError and others that Pillow raises for a broken file.
+    What is transparent marks nothing. DatasetError for one of another shape, or a broken file.
     """
-    with Image.open(path) as opened:
-        mask = upright(opened).convert("RGB").convert("L")
+    try:
+        with opened_image(path) as opened:
+            mask = on_black(upright(opened))
+    except DatasetError as error:
+        message = f"its mask {path.name} cannot be read: {error}"
+        raise DatasetError(message) from error
     if abs(mask.width * of[1] / (mask.height * of[0]) - 1) > SAME_SHAPE:
         size = f"{mask.width} x {mask.height} px"
         message = f"its mask {path.name} has {size}, expected the shape of {of[0]} x {of[1]} px"
