@@ -36,7 +36,9 @@ def source(tmp_path: Path) -> Path:
 
 
 def work(source: Path, **options: object) -> Preprocessing:
-    return Preprocessing(source, source.parent / "data set", PreprocessConfig(**{**SMALL, **options}))
+    """Without captions, if not told otherwise: most tests are about images."""
+    config = PreprocessConfig(**{**SMALL, "existing_captions": "ignore", **options})
+    return Preprocessing(source, source.parent / "data set", config)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

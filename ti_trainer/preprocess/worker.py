@@ -20,8 +20,7 @@ from ti_trainer.preprocess import faces
 from ti_trainer.preprocess.config import PreprocessConfig
 from ti_trainer.preprocess.ledger import Stamp, is_taken_away, mask_names, note, stamp_of
 from ti_trainer.preprocess.pictures import SAVING, Result, results
-
-DEBUG_FOLDER = "debug"
+from ti_trainer.preprocess.source import DEBUG_FOLDER
 
 
 def main(settings: str) -> None:
