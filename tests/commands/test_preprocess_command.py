@@ -52,7 +52,7 @@ def test_photos_become_a_data_set(photos: Path, run: Callable, tmp_path: Path) -
     assert done.code == 0, done.err
     assert whole_pictures(tmp_path / "made") == 8
     assert "2 photos became 8 pictures" in done.out
-    assert "broken.jpg: cannot identify" in done.err
+    assert "broken.jpg: it is not an image, or damaged" in done.err
     assert 'train NAME --images "made"' in done.out
 
 

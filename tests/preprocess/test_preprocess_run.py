@@ -36,7 +36,9 @@ def source(tmp_path: Path) -> Path:
 
 
 def work(source: Path, **options: object) -> Preprocessing:
-    return Preprocessing(source, source.parent / "data set", PreprocessConfig(**{**SMALL, **options}))
+    """Without captions, if not told otherwise: most tests are about images."""
+    config = PreprocessConfig(**{**SMALL, "existing_captions": "ignore", **options})
+    return Preprocessing(source, source.parent / "data set", config)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -305,7 +307,7 @@ def test_the_preview_shows_what_would_be_made_and_writes_nothing(source: Path) -
     assert [path.name for path, _, _ in preview] == ["IMG 0.jpg", "IMG 00.png", "IMG 1.jpg"]
     assert [[each.picture.size for each in made] for _, made, _ in preview] == [[(64, 64)] * 2, [], [(64, 64)] * 2]
     assert preview[0][2] == "a caption"
-    assert "cannot identify" in preview[1][2]
+    assert preview[1][2] == "it is not an image, or damaged"
     assert not (source.parent / "data set").exists()
     summary_of = work(source, flip=True)
     summary_of.run()

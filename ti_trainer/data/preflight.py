@@ -1,6 +1,7 @@
 """What a run would do with a dataset, looked at before it: which images, how they are fed, and what is likely to go wrong.
 
-Reads captions, headers of all images and whole files of some; decodes no image, encodes nothing, writes nothing.
+Reads captions, headers of all images and whole files of some; decodes only images with an alpha channel, encodes nothing,
+writes nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ti_trainer.config import TrainConfig
 from ti_trainer.data import warnings
 from ti_trainer.data.dataset import sample_rng
 from ti_trainer.data.images import Frame, frame_of
+from ti_trainer.data.opening import is_transparent, opened_image
 from ti_trainer.data.pictures import unused, upright_size
 from ti_trainer.data.plan import Captions, Planned, plan
 from ti_trainer.data.prompts import Prompter
@@ -30,10 +32,11 @@ LONGEST = 100  # captions, of which those that fill more than a chunk are looked
 
 @dataclass(frozen=True)
 class Seen:
-    """An image that can be opened, and its (width, height) in px, held upright."""
+    """An image that can be opened, its (width, height) in px, held upright, and whether any of it is transparent."""
 
     planned: Planned
     size: tuple[int, int]
+    is_transparent: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,9 @@ def preflight(
     def tokenized(prompts: Sequence[str]) -> tuple[tuple[str, TokenizedPrompt], ...]:
         return tuple((prompt, model.tokenize(prompt, {prompter.name: vectors})) for prompt in prompts)
 
+    def whitened(each: Seen) -> bool:
+        return each.is_transparent and not (config.use_alpha_weight and each.planned.mask is None)
+
     unreadable = [(name_of(path), reason) for path, reason in broken]
     same = [[name_of(path) for path in paths] for paths in same_files([each.planned.path for each in seen])]
     shown = tokenized(_prompts(seen, prompter, config.seed))
@@ -93,6 +99,7 @@ def preflight(
     said += [
         *_unused(subsets),
         *warnings.about_same_files(same),
+        *warnings.about_transparency(sum(map(whitened, seen))),
         *warnings.about_sizes(sizes, frame),
         *warnings.about_numbers(len(things), fed, frame, config.batch_size),
         *warnings.about_captions(things, prompter, named=bool(config.filename_word_regex)),
@@ -122,10 +129,10 @@ def _headers(
     broken: list[tuple[Path, str]] = []
     for each in planned:
         try:
-            with Image.open(each.path) as opened:
+            with opened_image(each.path) as opened:
                 size = upright_size(opened)
                 look_at(each, opened)
-            seen.append(Seen(each, size))
+                seen.append(Seen(each, size, is_transparent(opened)))
         except Exception as error:  # noqa: PERF203 - a damaged file provokes anything
             broken.append((each.path, str(error).replace(str(each.path), each.path.name) or type(error).__name__))
     return seen, broken

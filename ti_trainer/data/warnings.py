@@ -28,6 +28,16 @@ def about_same_files(same: Sequence[Sequence[str]]) -> list[str]:
     return said + ([f"{len(same) - 5} more pictures are there several times."] if len(same) > 5 else [])
 
 
+def about_transparency(count: int) -> list[str]:
+    """Of images whose transparent parts become white; those whose alpha is their loss weight are not counted."""
+    if not count:
+        return []
+    return [
+        f"{_pictures(count)} transparent in parts: these become white. If the word shall not learn the white, let alpha be "
+        "the loss weight, or paint masks."
+    ]
+
+
 def about_sizes(sizes: Counter[Size], frame: Frame) -> list[str]:
     """Of what is enlarged, and what is cut off."""
     if frame.size is None:

@@ -159,8 +159,9 @@ class PreprocessConfig:
     )
 
     existing_captions: Literal["ignore", "copy", "prepend", "append"] = option(
-        "ignore",
-        "What becomes of .txt files beside the images: ignored, taken instead of a new caption, put before it, after it.",
+        "copy",
+        "What becomes of captions (.txt, .caption) that lie beside the images: ignored, copied in place of a new one, put "
+        "before a new one, or after it.",
         label="Existing Caption txt Action",
         section="captions",
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from ti_trainer.data.masks import mark_of
 from ti_trainer.data.pictures import LEFT_OUT, MASKS, image_endings
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import write_bytes
+from ti_trainer.preprocess.source import without_repeats
 
 FILE = ".ti_trainer-preprocess.json"
 JOURNAL = ".ti_trainer-preprocess.journal"  # what came since, a line each; there only while we work, or after a kill
@@ -56,6 +58,10 @@ class Ledger:
     def of(cls, folder: Path) -> Ledger:
         """Read it, empty if there is none; ConfigError if it is damaged."""
         file = folder / FILE
+        for each in (file, folder / JOURNAL):
+            if os.path.lexists(each) and not each.is_file():
+                message = f"{each} is no file: take it away, or take another destination."
+                raise ConfigError(message)
         try:
             ledger = cls(folder, [Entry(**each) for each in json.loads(file.read_text(encoding="utf-8"))])
             ledger._read_journal()
@@ -119,7 +125,7 @@ class Ledger:
 
     def was_edited(self, entry: Entry, caption: Path) -> bool:
         """Whether somebody has changed a caption since it was written, or wrote it in the first place."""
-        return caption.exists() and caption_hash(caption.read_bytes()) != entry.captions.get(caption.name)
+        return os.path.lexists(caption) and _hash_in(caption) != entry.captions.get(caption.name)
 
     def masks_to_keep(self, entry: Entry, kept: Collection[str]) -> dict[str, Stamp]:
         """Its masks that somebody painted over, and those of pictures that are `kept`, by their stems."""
@@ -171,7 +177,7 @@ class Ledger:
         path, is_caption = self.folder / noted["name"], "hash" in noted
         known = entry.captions if is_caption else entry.masks if "mask" in noted else entry.pictures
         if path.exists() and path.name in known:
-            present = caption_hash(path.read_bytes()) if is_caption else stamp_of(path)
+            present = _hash_in(path) if is_caption else stamp_of(path)
             if present == known[path.name]:
                 return
         known[path.name] = noted["hash" if is_caption else "stamp"]
@@ -210,13 +216,21 @@ def caption_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def _hash_in(caption: Path) -> str:
+    """Of a caption's file; none for what is no file, such as a pipe, which would keep us waiting."""
+    return caption_hash(caption.read_bytes()) if caption.is_file() else ""
+
+
 def free_stem(relative: str, taken: set[str]) -> str:
     """A name for a photo's pictures: its own, its sub-folder's before it, a number behind where pictures would collide.
+
+    It is never hidden, and has not the number of repeats that kohya's trainers put before a folder's name.
 
     `taken`, in lower case, are those of others: a second part of `a` is `a-2`, which no photo of that name may have too, and
     `a_att` is its mask.
     """
-    wanted = Path(relative).with_suffix("").as_posix().replace("/", "_").replace("\\", "_")
+    *folders, name = Path(relative).with_suffix("").parts
+    wanted = "_".join((*map(without_repeats, folders), name)).replace("\\", "_").lstrip(".") or "image"
     if len(wanted.encode(errors="surrogateescape")) > LONGEST_STEM:
         wanted = wanted.encode(errors="surrogateescape")[:LONGEST_STEM].decode(errors="ignore")
     number, stem = 1, wanted

@@ -5,6 +5,7 @@ A photo's mask lies beside it, or has its name in a folder of masks, which goes 
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ def check_folder(folder: Path, source: Path) -> None:
     if not folder.is_dir():
         message = f"The mask directory {folder} does not exist: name a folder with a grey picture for each image."
         raise ConfigError(message, "masks")
-    if folder.resolve() == source.resolve():
+    if os.path.realpath(folder) == os.path.realpath(source):
         message = f"The mask directory {folder} is the source: masks that lie beside their images are found without it."
         raise ConfigError(message, "masks")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -16,17 +17,19 @@ from typing import Any
 
 from PIL import Image
 
-from ti_trainer.data.pictures import FLIPPED, LEFT_OUT, find_images, pictures_among
+from ti_trainer.data.opening import opened_image
+from ti_trainer.data.pictures import FLIPPED
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes
 from ti_trainer.preprocess import faces
+from ti_trainer.preprocess.captions import Existing, captions_of
 from ti_trainer.preprocess.config import PreprocessConfig
 from ti_trainer.preprocess.ledger import NOT_OURS, Entry, Ledger, Stamp, caption_hash, note, picture_of, stamp_of
 from ti_trainer.preprocess.masks import Mask, check_folder, masks_of
 from ti_trainer.preprocess.pictures import Result, results
 from ti_trainer.preprocess.pool import work_off
+from ti_trainer.preprocess.source import images_of, notes_on, real
 from ti_trainer.preprocess.tags import merged
-from ti_trainer.preprocess.worker import DEBUG_FOLDER
 from ti_trainer.wording import counted
 
 CAPTIONS_IN_VAIN = 5  # one after the other: then something is wrong with all of them
@@ -47,6 +50,7 @@ class Summary:
     failed: list[tuple[str, str]] = field(default_factory=list)
     stopped: bool = False
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """For people: what was done, without the reasons of what failed."""
@@ -60,7 +64,7 @@ class Summary:
             said.append(f"As you changed or left them: {', '.join(self.kept[:5])}{more}.")
         if self.failed:
             said.append(f"{counted(len(self.failed), 'file')} could not be used.")
-        return said
+        return said + self.notes
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,7 @@ class _Task:
 
     path: Path
     mask: Mask | None
+    existing: Existing
     entry: Entry
     kept: set[str]
     settings: str
@@ -96,64 +101,57 @@ class Preprocessing:
 
     def check(self) -> list[Path]:
         """The photos; ConfigError or DatasetError if it cannot be."""
-        source, destination = self.source.resolve(), self.destination.resolve()
+        source, destination = real(self.source), real(self.destination)
         if source == destination or destination in source.parents:
             where = "the same as" if source == destination else "inside"
             message = f"The source {self.source} is {where} the destination {self.destination}: name an empty, new folder."
             raise ConfigError(message)
-        if self.destination.exists() and not self.destination.is_dir():
-            message = f"The destination {self.destination} is a file: name a folder, which is made if there is none."
+        if os.path.lexists(self.destination) and not self.destination.is_dir():
+            what = "a file" if self.destination.is_file() else "no folder"
+            message = f"The destination {self.destination} is {what}: name a folder, which is made if there is none."
             raise ConfigError(message)
         if self._masks_folder is not None:
             check_folder(self._masks_folder, self.source)
-        if not self.config.recursive:
-            return find_images(self.source)
-        if not self.source.is_dir():
-            return find_images(self.source)  # says so
-        others = {destination, *([self._masks_folder.resolve()] if self._masks_folder else [])}
-        found = pictures_among(
-            path
-            for path in self.source.rglob("*")
-            if others.isdisjoint(path.resolve().parents)
-            and not {LEFT_OUT, DEBUG_FOLDER}.intersection(path.relative_to(self.source).parts)
-        )
-        if not found:
-            message = f"There are no pictures in {self.source} and its sub-folders: put some there (.png, .jpg, .webp, ...)."
-            raise DatasetError(message)
-        return found
+        return images_of(self.source, self._elsewhere, recursive=self.config.recursive)
+
+    def notes(self) -> list[str]:
+        """What is in the source and not used, or not taken over."""
+        return notes_on(self.source, self._elsewhere, recursive=self.config.recursive)
 
     def preview(self, count: int) -> Iterator[tuple[Path, list[Result], str]]:
         """The first photos with what would become of them, and a caption or what is wrong; nothing is written."""
         photos = self.check()[:count]
-        source, masks = self.source.resolve(), self._masks(photos)
+        source, masks, captions = real(self.source), self._masks(photos), self._captions(photos)
         finder = faces.load(self.face_models)[0] if self.config.resize == "focal" else None
         with self.captioning() if self.captioning else nullcontext() as caption:
             for path in photos:
-                yield path, *self._previewed(path, masks.get(source / path.relative_to(self.source)), finder, caption)
+                place = source / path.relative_to(self.source)
+                yield path, *self._previewed(path, masks.get(place), captions[place], finder, caption)
 
     def _previewed(
-        self, path: Path, mask: Mask | None, finder: faces.Faces | None, caption: Caption | None
+        self, path: Path, mask: Mask | None, existing: Existing, finder: faces.Faces | None, caption: Caption | None
     ) -> tuple[list[Result], str]:
         try:
             made = results(path, self.config, finder, mask and mask.path)
-            return made, self._caption(path, made[-1].picture, caption)
+            return made, self._caption(existing, made[-1].picture, caption)
         except Exception as error:  # a damaged file provokes anything
             return [], str(error) or type(error).__name__
 
     def run(self, progress: Progress = lambda done, total: None, should_stop: Callable[[], bool] = lambda: False) -> Summary:
         """Do it. When stopped, photos that have been begun are finished."""
         begun_at, photos = time.monotonic(), self.check()
-        summary, ledger = Summary(), Ledger.of(self.destination)
+        summary, ledger = Summary(notes=self.notes()), Ledger.of(self.destination)
         ledger.tidy()
         common, tasks = self._settings(), []
-        masks = self._masks(photos)
+        masks, captions = self._masks(photos), self._captions(photos)
         for path, entry in ledger.enter(self._entered(photos, summary)).items():
             mask = masks.get(path)
-            settings = common + self._caption_stamp(path) + (mask.stamp() if mask else "")
+            stamp = "" if self.config.existing_captions == "ignore" else captions[path].stamp()
+            settings = common + stamp + (mask.stamp() if mask else "")
             if ledger.is_done(entry, settings):
                 summary.done_before += 1
             else:
-                tasks.append(_Task(path, mask, entry, ledger.changed(entry), settings))
+                tasks.append(_Task(path, mask, captions[path], entry, ledger.changed(entry), settings))
         over = len(photos) - len(tasks)
         progress(over, len(photos))
         if tasks:
@@ -165,7 +163,7 @@ class Preprocessing:
 
     def _entered(self, photos: list[Path], summary: Summary) -> Iterator[tuple[Path, str, Stamp]]:
         """For the ledger: paths that mean the same wherever we are started; links stay links."""
-        source = self.source.resolve()
+        source = real(self.source)
         for path in photos:
             relative = path.relative_to(self.source)
             try:
@@ -253,8 +251,8 @@ class Preprocessing:
             file = self.destination / name
             part, caption_file = file.stem.removesuffix(FLIPPED), file.with_suffix(".txt")
             if part not in texts:
-                with Image.open(file) if caption else nullcontext() as picture:
-                    texts[part] = self._caption(task.path, picture, caption)
+                with opened_image(file) if caption else nullcontext() as picture:
+                    texts[part] = self._caption(task.existing, picture, caption)
             if ledger.was_edited(task.entry, caption_file):
                 summary.kept.append(caption_file.name)
                 hashes[caption_file.name] = task.entry.captions.get(caption_file.name, "")
@@ -266,26 +264,34 @@ class Preprocessing:
                 summary.captions += 1
         return hashes
 
-    def _caption(self, path: Path, picture: Image.Image | None, caption: Caption | None) -> str:
-        action, file = self.config.existing_captions, path.with_suffix(".txt")
-        existing = _text(file) if action != "ignore" and file.is_file() else None
-        if existing and action == "copy":
-            return existing
-        return merged(existing, caption(picture) if caption and picture else "", action)
+    def _caption(self, existing: Existing, picture: Image.Image | None, caption: Caption | None) -> str:
+        action = self.config.existing_captions
+        text = None if action == "ignore" else existing.text()
+        if text and action == "copy":
+            return text
+        said = merged(text, caption(picture) if caption and picture else "", action)
+        return said or ("" if action == "ignore" else existing.words)
 
     def _masks(self, photos: list[Path]) -> dict[Path, Mask]:
         """Of photos by their paths as `_entered` has them."""
-        source = self.source.resolve()
-        return masks_of((source / path.relative_to(self.source) for path in photos), source, self._masks_folder)
+        return masks_of(self._places(photos), real(self.source), self._masks_folder)
+
+    def _captions(self, photos: list[Path]) -> dict[Path, Existing]:
+        """The same of their captions."""
+        return captions_of(self._places(photos), real(self.source))
+
+    def _places(self, photos: list[Path]) -> list[Path]:
+        source = real(self.source)
+        return [source / path.relative_to(self.source) for path in photos]
+
+    @property
+    def _elsewhere(self) -> set[Path]:
+        """Folders that may lie within the source and have other files than it."""
+        return {real(each) for each in (self.destination, self._masks_folder) if each}
 
     @property
     def _masks_folder(self) -> Path | None:
         return Path(self.config.masks) if self.config.masks else None
-
-    def _caption_stamp(self, path: Path) -> str:
-        file = path.with_suffix(".txt")
-        used = self.config.existing_captions != "ignore" and file.is_file()
-        return "-".join(map(str, stamp_of(file))) if used else ""
 
     def _settings(self) -> str:
         """Names what all pictures depend on besides the photos."""
@@ -293,11 +299,3 @@ class Preprocessing:
         content = {**self.config.to_dict(), "recursive": None, "faces": finder}
         del content["masks"]  # each photo's says itself whether it is another one
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        message = f"the caption {file.name} is not UTF-8 text ({error.reason}): save it as UTF-8"
-        raise DatasetError(message) from error

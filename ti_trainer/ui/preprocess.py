@@ -262,7 +262,7 @@ def _previewed(made: Preprocess, *given: Any) -> list[Any]:
         return [notice("error", str(error)), "", *made.refusals({})]
     total = len(work.check())
     said = f"This becomes of the first {min(PREVIEWED, total)} of {total} photos. Nothing was written."
-    return [notice("info", said), rows, *made.refusals({})]
+    return [notice("info", "\n".join([said, *work.notes()])), rows, *made.refusals({})]
 
 
 def _start(made: Preprocess, *given: Any) -> list[Any]:

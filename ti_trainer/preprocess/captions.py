@@ -1,0 +1,49 @@
+"""The captions that images have already: text files beside them, or, in a folder such as kohya's 10_cat, its name."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ti_trainer.data.caption_files import captions_among
+from ti_trainer.data.pictures import files_in
+from ti_trainer.errors import DatasetError
+from ti_trainer.preprocess.ledger import stamp_of
+from ti_trainer.preprocess.source import words_of
+
+
+@dataclass(frozen=True)
+class Existing:
+    """What an image is captioned with before anything is written: a file, and the words of its folder for want of any."""
+
+    file: Path | None = None
+    words: str = ""
+
+    def text(self) -> str | None:
+        """What the file says, None if there is none; DatasetError if it is no text."""
+        if self.file is None:
+            return None
+        try:
+            return self.file.read_text(encoding="utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            message = f"the caption {self.file.name} is not UTF-8 text ({error.reason}): save it as UTF-8"
+            raise DatasetError(message) from error
+
+    def stamp(self) -> str:
+        """Another one once the caption has changed."""
+        return "-".join(map(str, stamp_of(self.file))) if self.file else self.words
+
+
+def captions_of(photos: Iterable[Path], source: Path) -> dict[Path, Existing]:
+    """Those of images in a folder and its sub-folders."""
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
+    for path in photos:
+        by_folder[path.parent].append(path)
+    found: dict[Path, Existing] = {}
+    for folder, here in by_folder.items():
+        files = captions_among(files_in(folder), here)
+        words = words_of(folder.name) if folder != source else ""
+        found |= {path: Existing(files.get(path), words) for path in here}
+    return found
