@@ -157,12 +157,6 @@ class Job:
             bar = opened.enter_context(self.bar(total=last, initial=first, desc=f"Training {name}", unit="step"))
             return [_Watcher(self, trainer, run, bar)]
 
-        def warn(text: str) -> None:
-            log.warning("%s", text)
-            said = self._now.message.splitlines()
-            if text not in said:
-                self.tell(message="\n".join([*said, text][-MOST_MESSAGES:]))
-
         def say(text: str) -> None:
             self.tell(computing=f"{self._now.computing} {text}".lstrip())
 
@@ -171,7 +165,7 @@ class Job:
 
         try:
             with ExitStack() as opened:
-                result = replace(session, warn=warn, say=say).train(observers, controls, loading)
+                result = replace(session, warn=self._warn, say=say).train(observers, controls, loading)
         except StoppedError as error:
             message = _lines(interrupted(), str(error))
             log.info("Training %s: %s", session.name, " ".join(message.split()))
@@ -191,6 +185,12 @@ class Job:
                 self._now = replace(self._now, **changes, step=result.embedding.step)
             where = f"{status} after step {result.embedding.step}. The embedding is {result.embedding_file}."
             log.info("Training %s: %s", session.name, where)
+
+    def _warn(self, text: str) -> None:
+        log.warning("%s", text)
+        said = self._now.message.splitlines()
+        if text not in said:
+            self.tell(message="\n".join([*said, text][-MOST_MESSAGES:]))
 
     def _fail(self, message: str, name: str) -> None:
         log.error("Training %s: failed. %s", name, message)
