@@ -147,7 +147,7 @@ class Job:
 
         def warn(text: str) -> None:
             log.warning("%s", text)
-            self.tell(message="\n".join(filter(None, (self._now.message, text))))
+            self.tell(message=text)
 
         def say(text: str) -> None:
             self.tell(computing=f"{self._now.computing} {text}".lstrip())
