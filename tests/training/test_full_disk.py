@@ -39,7 +39,7 @@ def temporary(folder: Path) -> list[Path]:
     return [path for path in folder.rglob(".*") if path.name != ".lock"]
 
 
-@pytest.mark.parametrize("size", [0, 100, 400])
+@pytest.mark.parametrize("size", [0, 100])
 def test_a_state_that_cannot_be_saved_ends_the_run_in_words_and_loses_nothing(
     session: Session, host: Puppet, tmp_path: Path, room: Callable[[int], None], size: int
 ) -> None:
