@@ -197,3 +197,82 @@ def test_an_unknown_option_is_a_problem_of_its_own() -> None:
 def test_a_config_does_not_change() -> None:
     with pytest.raises(AttributeError):
         TrainConfig().seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("learning_rate", 0.0005, "0.0005"),
+        ("learning_rate", 1e-05, "1e-05"),
+        ("learning_rate", "0.005:10, 0.001", "0.005:10, 0.001"),
+        ("clip_grad_limit", 1, "1"),
+        ("train_cfg_scale", 3, "3"),
+        ("max_steps", 300.0, 300),
+        ("max_steps", "300", 300),
+        ("max_steps", "３００", 300),
+        ("tag_dropout", "0.5", 0.5),
+        ("tag_dropout", 1, 1),
+        ("seed", str(2**32 - 1), 2**32 - 1),
+    ],
+)
+def test_numbers_in_a_settings_file_are_numbers(name: str, value: object, expected: object) -> None:
+    assert getattr(TrainConfig.from_dict({name: value}), name) == expected
+
+
+def test_lists_of_tries_may_be_lists() -> None:
+    config = TrainConfig.from_dict({"tries": 2, "try_learning_rates": [0.005, "0.01:5, 0.001"], "try_vectors": [1, 2]})
+    assert (config.try_learning_rates, config.try_vectors) == ("0.005; 0.01:5, 0.001", "1; 2")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            ("learning_rate", each)
+            for each in (True, None, [], {}, float("nan"), float("inf"), -0.005, 0, "0", "0.005:5, 0")
+        ),
+        *(("max_steps", each) for each in (True, 2.5, "2.5", "many", "1e400", None, [300])),
+        *(("tag_dropout", each) for each in (True, "half", "nan", float("nan"), "", None)),
+        ("template", 5),
+        ("negative", 1),
+    ],
+)
+def test_what_is_no_number_is_refused_by_its_name(name: str, value: object) -> None:
+    with pytest.raises(ConfigError) as refused:
+        TrainConfig.from_dict({name: value})
+    assert refused.value.option == name
+    assert f"({name})" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"learning_rate": "0,005"},
+        {"learning_rate": "0.005:10, 0,001"},
+        {"clip_grad": "norm", "clip_grad_limit": "0,1"},
+        {"tag_dropout": "0,5"},
+        {"ema_rate": "0,97"},
+        {"negative": True, "train_cfg_scale": "1,5-3:cos"},
+        {"negative": True, "train_cfg_scale": "1.5-3,5"},
+        {"tries": 2, "try_learning_rates": "0,005; 0,01"},
+        {"tries": 2, "try_learning_rates": "0,005, 0,01"},
+        {"tries": 2, "try_learning_rates": ["0,005", "0,01"]},
+    ],
+)
+def test_a_decimal_comma_gets_one_clear_message_everywhere(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="expected a decimal point") as refused:
+        TrainConfig.from_dict(options)
+    assert refused.value.option == list(options)[-1]
+    last = list(options)[-1]
+    assert last in problems(options), "beside its entry in the form, too"
+
+
+def test_the_command_line_says_the_same_of_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, said in (
+        (("--tag-dropout", "0,5"), "--tag-dropout: found '0,5', expected a decimal point: 0.5"),
+        (("--max-steps", "1,000"), "--max-steps: found '1,000', expected a whole number without commas"),
+        (("--batch-size", "two"), "--batch-size: found 'two', expected a whole number"),
+    ):
+        with pytest.raises(SystemExit):
+            parsed(*flags)
+        assert said in capsys.readouterr().err

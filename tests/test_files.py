@@ -87,7 +87,7 @@ def test_names_that_would_be_trouble_are_refused(name: str) -> None:
         checked_name(name)
 
 
-@pytest.mark.parametrize("name", ["con", "NUL", "aux.old", "COM1", "lpt9.x"])
+@pytest.mark.parametrize("name", ["con", "NUL", "aux.old", "COM1", "lpt9.x", "con .x", "LPT¹"])
 def test_names_that_windows_keeps_for_itself_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="reserved by Windows"):
         checked_name(name)
@@ -147,3 +147,20 @@ def test_a_file_that_was_uploaded_is_nobodys_choice(tmp_path: Path, monkeypatch:
     for path in (tmp_path, tmp_path / "uploads-of-mine", tmp_path / "loop" / "x"):
         assert entered_path(str(path)) == path
         assert not is_within(path, uploads)
+
+
+LONG = ["x" * 201, "x" * 226, "x" * 250, "猫" * 67, "é" * 101]
+
+
+@pytest.mark.parametrize("name", LONG, ids=len)
+def test_names_too_long_for_the_files_of_a_run_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"bytes, expected at most 200.*choose a shorter one"):
+        checked_name(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "猫" * 66])
+def test_the_longest_name_leaves_room_for_all_that_comes_after_it(name: str, tmp_path: Path) -> None:
+    assert checked_name(name) == name
+    for ending in ("-try64-neg-ema-10000000.safetensors", "-neg.preview.png", "-neg.safetensors.bak"):
+        write_bytes(tmp_path / f"{name}{ending}", b"")
+    write_bytes(tmp_path / f".{name}-neg.lock.json", b"")

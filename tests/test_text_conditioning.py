@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -116,3 +118,19 @@ def test_init_text_gives_its_tokens_rows(embedded_model: DiffusersModel) -> None
 
 def test_a_trainer_takes_the_model(embedded_model: DiffusersModel, trainer: type[Trainer]) -> None:
     assert trainer(embedded_model).embedding.family == "embedded"
+
+
+def test_two_threads_may_share_what_is_remembered(embedded_model: DiffusersModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page counts tokens while a training goes on."""
+    from ti_trainer.hosts.diffusers import text
+
+    encoder = replace(embedded_model.text_encoders[0])
+    monkeypatch.setattr(text, "REMEMBERED", 1)  # each prompt makes it forget the one before
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda number: encoder.tokenize(f"a photo of {number % 3}", {}).chunks, range(2000)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found[:3] * 666 == found[:1998]

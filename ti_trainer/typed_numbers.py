@@ -26,11 +26,11 @@ def decimal_comma(text: str) -> str:
 
 def check_commas(text: str) -> None:
     """ConfigError if a text of numbers has a decimal comma, or steps with commas for thousands."""
-    if comma := decimal_comma(text):
-        message = f"found {comma!r}, expected a decimal point: {comma.replace(',', '.')}."
-        raise ConfigError(message)
     if thousands := _THOUSANDS.search(re.sub(r"\s*:\s*", ":", plain(text))):
         message = f"found {thousands[0]!r}, expected a step without commas: {thousands[0].replace(',', '')}."
+        raise ConfigError(message)
+    if comma := decimal_comma(text):
+        message = f"found {comma!r}, expected a decimal point: {comma.replace(',', '.')}."
         raise ConfigError(message)
 
 

@@ -131,7 +131,14 @@ def test_an_interrupt_saves_everything_and_the_run_goes_on_exactly(
     assert_as_if_whole(tmp_path, whole)
 
 
-@pytest.mark.parametrize(("signals", "said"), [([signal.SIGTERM], "Stopped after step 3"), ([signal.SIGINT] * 2, "")])
+@pytest.mark.parametrize(
+    ("signals", "said"),
+    [
+        ([signal.SIGTERM], "Stopped after step 3"),
+        ([signal.SIGHUP], "Stopped after step 3"),  # the terminal was closed
+        ([signal.SIGINT] * 2, ""),
+    ],
+)
 def test_a_second_ctrl_c_breaks_off_and_still_saves(
     signals: list[signal.Signals], said: str, train: Callable[..., object], word: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,3 +103,66 @@ def test_a_limit_whose_stages_are_over_stays() -> None:
 def test_anything_else_is_refused_with_what_was_found(text: str) -> None:
     with pytest.raises(ConfigError, match=r"schedule cannot be read at .*expected"):
         Schedule.parse(text, 10)
+
+
+COMMAS = {
+    "0,001": "0,001",
+    "0,005:100": "0,005",
+    "0.005:2, 0,001": "0,001",
+    "0.005:2,0,001": "0,001",
+    "0.005:10, 0,001:20, 1e-4": "0,001",
+    "1,5e-3": "1,5e-3",
+    "0.005:100, 1,5e-4:200": "1,5e-4",
+    "0.005:0,5": "0,5",
+    "0.005:0,5, 0.001": "0,5",
+    "0.005 : 0,25 , 0.001": "0,25",
+    "５，０": "5,0",
+    "0٫001": "0,001",
+}
+
+
+@pytest.mark.parametrize("text", COMMAS)
+def test_a_decimal_comma_is_named_never_taken_for_two_rates(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"found '{COMMAS[text]}', expected a decimal point"):
+        Schedule.parse(text, 1000)
+
+
+@pytest.mark.parametrize("text", ["0.005:1,000", "0.005:10,000, 0.001", "0.005:1,500", "0.1:2,000,000"])
+def test_so_are_commas_for_thousands(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected a step without commas"):
+        Schedule.parse(text, 1000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0.005:10,0.001:20,1e-4", "0.005,0.001", "1e-3:5,2e-3", "5e-3:100,1e-3:1000", ".5:1,.25", "0.005:0.5,0.001", "1:5,2:9"],
+)
+def test_commas_without_spaces_are_the_webuis_grammar(text: str) -> None:
+    assert Schedule.parse(text, 1000) == Schedule.parse(text.replace(",", ", "), 1000)
+
+
+@pytest.mark.parametrize(("text", "rate"), [("５e-3", 0.005), ("1e−3", 0.001), ("0.005：10", 0.005), ("0.005 :10", 0.005)])
+def test_other_keyboards_digits_are_digits(text: str, rate: float) -> None:
+    assert Schedule.parse(text, 100).at(1) == rate
+
+
+@pytest.mark.parametrize("text", ["5e-3;", "0.005@100", "0.005:10; 0.001", "0.005-0.001", "1/200", "0.005:10%", "½"])
+def test_other_notations_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="schedule cannot be read at"):
+        Schedule.parse(text, 100)
+
+
+@pytest.mark.parametrize(
+    ("text", "unused"),
+    [
+        ("0.005:4, 0.001:8", ()),
+        ("0.005:4, 0.001:2", ("0.001:2",)),
+        ("0.005:4, 0.001:4, 1e-4:9", ("0.001:4",)),
+        ("0.005, 0.001:4", ("0.001:4",)),
+        ("0.005:-1, 0.001", ("0.001",)),
+        ("0.005:20, 0.001:30", ("0.001:30",)),
+        ("0.005:0, 0.001", ("0.005:0",)),
+    ],
+)
+def test_stages_that_never_come_up_are_known(text: str, unused: tuple[str, ...]) -> None:
+    assert Schedule.parse(text, 10).unused == unused

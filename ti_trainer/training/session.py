@@ -8,9 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event as Flag
 
 import torch
 from PIL import Image
@@ -28,10 +27,11 @@ from ti_trainer.files import checked_length, entered_path
 from ti_trainer.host import Drawing, Host, Turn
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.training import discriminator, ending, locks
+from ti_trainer.training.controls import Controls, Result
 from ti_trainer.training.data_sets import subsets_of, warnings_of
 from ti_trainer.training.events import Compiling, Finished, GaveWay
 from ti_trainer.training.health import Health
-from ti_trainer.training.judging import Verdict, judge_in_the_end, verdicts
+from ti_trainer.training.judging import judge_in_the_end, verdicts
 from ti_trainer.training.learner import check_beginnings
 from ti_trainer.training.observers import HostProgress, Observer
 from ti_trainer.training.parts import (
@@ -54,30 +54,6 @@ from ti_trainer.training.trainer import Trainer, check_steps
 from ti_trainer.training.tries import check_same_start, remarks
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Controls:
-    """What is asked of a run while it goes on, from any thread: to stop, to save a copy now, to draw a preview now."""
-
-    stop: Flag = field(default_factory=Flag)
-    copy: Flag = field(default_factory=Flag)
-    preview: Flag = field(default_factory=Flag)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a training left behind."""
-
-    embedding: Embedding
-    embedding_file: Path
-    run: Run
-    reason: str
-    num_images: int
-    skipped: tuple[tuple[Path, str], ...]
-    negative_file: Path | None = None
-    tries: tuple[Verdict, ...] = ()  # where there is more than one
-    doubts: tuple[str, ...] = ()  # signs that it may have gone wrong, which were warned of as they came
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,15 @@ def append_row(path: Path, columns: Sequence[str], row: Sequence[object]) -> Non
     """Add a line to a table, under the names of its columns if it is the first; all of it, or OSError and nothing."""
     text = io.StringIO(newline="")
     table = csv.writer(text)
-    with path.open("ab") as file:
+    with path.open("ab", buffering=0) as file:
         size = file.tell()
         if size == 0:
             table.writerow(columns)
         table.writerow(row)
+        line = text.getvalue().encode()
         try:
-            file.write(text.getvalue().encode())
-            file.flush()
+            while line:
+                line = line[file.write(line) :]
         except OSError as error:
             os.truncate(path, size)  # half a line would spoil the one after it
             raise described(error, path) from error

@@ -1,0 +1,116 @@
+"""Messages on a terminal: each on a line of its own, once, in the words of the command line."""
+
+from __future__ import annotations
+
+import io
+import logging
+import shutil
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+from tqdm import tqdm
+
+from ti_trainer import formats
+from ti_trainer.__main__ import main
+from ti_trainer.commands.terminal import above_bars, interruptible
+
+
+@contextmanager
+def terminal() -> Iterator[io.StringIO]:
+    """Both streams in one place, as a terminal has them, and no handler of pytest's."""
+    before, logging.root.handlers[:] = logging.root.handlers[:], []
+    try:
+        with redirect_stdout(io.StringIO()) as shown, redirect_stderr(shown):
+            yield shown
+    finally:
+        logging.root.handlers[:] = before
+
+
+def lines(shown: io.StringIO) -> list[str]:
+    return shown.getvalue().replace("\r", "\n").split("\n")
+
+
+@pytest.mark.filterwarnings("default")
+def test_what_is_logged_or_warned_of_is_not_on_the_bars_line() -> None:
+    with terminal() as shown:
+        logging.basicConfig(format="%(message)s")
+        with above_bars(), tqdm(total=9, desc="Working") as bar:
+            bar.update()
+            logging.getLogger("ti_trainer").warning("A picture is skipped")
+            warnings.warn("a library's", UserWarning, stacklevel=1)
+            bar.update()
+    assert "A picture is skipped" in lines(shown)
+    assert any("UserWarning: a library's" in line and "Working" not in line for line in lines(shown))
+
+
+def test_train_says_each_thing_on_a_line_of_its_own(
+    word: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(pictures, "some")
+    Path("some/broken.png").write_bytes(b"")
+    rate = "0.005:2, 0.001:1"
+    flags = ("--images", "some", "--max-steps", "9", "--preview-every", "0", "--learning-rate", rate)
+    with terminal() as shown:
+        assert main(["train", "thing", *flags]) == 0
+    ends, unused = "The learning rate schedule ends at step 2 of 9", "The learning rate schedule's stage '0.001:1' never"
+    for start in ("Skipped: broken.png", "Training on", "Done after step 2", ends, unused):
+        assert sum(line.startswith(start) for line in lines(shown)) == 1, (start, lines(shown))
+    assert formats.read(word).step == 2
+
+
+def test_a_training_that_went_wrong_does_not_just_say_done(train: Callable[..., object], word: Path) -> None:
+    outcome = train("--max-steps", 12, "--learning-rate", 5)
+    assert outcome.code == 0
+    done = outcome.out.index("Done after step 12")
+    assert "Warning: The vectors of thing are" in outcome.out[done:]
+
+
+@pytest.mark.parametrize("command", ["create", "train"])
+def test_overwrite_is_named_once_and_nobody_is_to_tick_anything(
+    command: str, cli: Callable[..., object], train: Callable[..., object], word: Path
+) -> None:
+    if command == "train":
+        assert train("--max-steps", 2).code == 0
+        assert cli("create", "thing", "--init-text", "moon", "--overwrite").code == 0
+        before = word.read_bytes()
+        outcome = train("--max-steps", 4, "--resume")
+    else:
+        before = word.read_bytes()
+        outcome = cli("create", "thing")
+    (error,) = outcome.errors
+    assert outcome.code == 1
+    assert error.count("--overwrite") == 1
+    assert "tick" not in error.lower()
+    assert word.read_bytes() == before
+    if command == "train":
+        assert train("--max-steps", 4, "--resume", "--overwrite").code == 0
+        assert formats.read(word).step == 4
+
+
+def test_a_name_too_long_is_refused_by_create_and_by_train(
+    cli: Callable[..., object], train: Callable[..., object], word: Path
+) -> None:
+    name = "x" * 230
+    assert "has 230 bytes, expected at most 200" in cli("create", name).errors[0]
+    shutil.copy(word, word.with_name(f"{name}.safetensors"))
+    assert "has 230 bytes, expected at most 200" in train("--max-steps", 2, name=name).errors[0]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
+def test_the_terminals_end_stops_a_run_but_for_nohup() -> None:
+    with interruptible("") as stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert stop.is_set()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible("") as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.is_set()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
