@@ -85,3 +85,8 @@ def test_a_folder_cloned_without_git_lfs_says_so(tmp_path: Path) -> None:
     file.write_bytes(LFS)
     with pytest.raises(ModelError, match=rf"{file.name} cannot be read: it is a Git LFS pointer"):
         load(str(tmp_path / "model"), "cpu")
+
+
+def test_a_header_larger_than_any_models_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes((10**7).to_bytes(8, "little") + b"{" * (10**7 + 8))
+    refused(tmp_path / "a.safetensors", "its header has 10000000 bytes")
