@@ -163,6 +163,10 @@ def _images() -> Iterator[tuple[str, bytes]]:
     for name, card in cards.items():
         encoded = base64.b64encode(card)
         yield f"card-{name}.png", png([ihdr(1, 1), (b"tEXt", b"sd-ti-embedding\0" + encoded), small, end])
+    yield (
+        "pixels.webp",
+        b"RIFF\x1e\x00\x00\x00WEBPVP8L\x11\x00\x00\x00/\xff\xc7\xff\x01\x07\xd0\x83\x1e\xf4\xa0\xff\x81\x88\xe8\x7f\x00\x00",
+    )  # 2048 x 2048
     vp8x = b"VP8X" + struct.pack("<I", 10) + b"\2\0\0\0" + b"\xff\x3f\0" * 2
     yield "canvas.webp", b"RIFF" + struct.pack("<I", 4 + len(vp8x)) + b"WEBP" + vp8x
 

@@ -292,3 +292,10 @@ def test_no_unpickler_is_even_imported() -> None:
     source = "".join(path.read_text() for path in Path(sys.modules["ti_trainer.formats"].__file__).parent.glob("*.py"))
     assert "import pickle\n" not in source
     assert not re.search(r"(?<!safetensors\.)torch\.load\(", source)
+
+
+def test_an_embedding_larger_than_any_is_refused_unread(tmp_path: Path) -> None:
+    whole = torch.zeros(MAX_BYTES // 4)
+    torch.save({"string_to_param": {"*": whole[:7680].reshape(10, 768)}, "beside": whole}, tmp_path / "a.pt")
+    with pytest.raises(EmbeddingFormatError, match=f"has more than {MAX_BYTES} bytes"):
+        read(tmp_path / "a.pt")
