@@ -65,6 +65,25 @@ def test_files_of_other_kinds_stop_nothing_and_are_named(tmp_path: Path, caplog:
         assert caplog.text.count(said) == 1
 
 
+def test_a_file_that_may_not_be_opened_is_not_called_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root every file may, so the refusal is played."""
+    put(tmp_path / "a.pt")
+    put(tmp_path / "locked.pt")
+    opened = Path.open
+
+    def opening(path: Path, *arguments: object, **options: object) -> object:
+        if path.stem == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", opening)
+    assert values(tmp_path) == {"a": 0.5}
+    assert "Permission denied" in caplog.text
+    assert "damaged" not in caplog.text
+
+
 @pytest.mark.parametrize("preview", ["w.png", "w.webp", "w.preview.png", "w.jpg", "w.preview.jpg", "w.preview.webp"])
 def test_an_image_beside_an_embedding_is_its_preview(preview: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     put(tmp_path / "w.safetensors")

@@ -252,9 +252,9 @@ def test_tensors_that_are_no_embedding_are_refused(tensors, message: str, tmp_pa
     [
         ({"string_to_param": {"*": torch.ones(1, 8), "cat": torch.ones(1, 8)}, "name": "a"}, r"2 terms \(\*, cat\)"),
         ({"string_to_param": {}, "name": "a"}, "0 terms"),
-        ({"string_to_param": {"*": [1.0]}, "name": "a"}, "holds a list"),
+        ({"string_to_param": {"*": [1.0]}, "name": "a"}, "of the type list"),
         ({"string_to_param": None}, "damaged"),
-        ({"a": "text"}, "holds a str"),
+        ({"a": "text"}, "of the type str"),
         ([1, 2], "no vectors"),
         ({}, "0 terms"),
     ],

@@ -88,7 +88,7 @@ def checked(tensor: Tensor) -> Tensor:
     """(V, D) or (D,) of any floating-point type -> (V, D) float32 of its own memory; else EmbeddingFormatError."""
     if not isinstance(tensor, Tensor):
         plain = isinstance(tensor, str | int | float | list | tuple | bytes)
-        what = f"a {type(tensor).__name__}" if plain else "an array or object of another library"
+        what = f"something of the type {type(tensor).__name__}" if plain else "an array or object of another library"
         message = f"it holds {what} where a tensor was expected. Choose an embedding."
         raise EmbeddingFormatError(message)
     if tensor.is_meta:  # of a large file only the shapes were read
