@@ -49,7 +49,7 @@ def text(value: str) -> bytes:
 
 def _safetensors() -> Iterator[tuple[str, bytes]]:
     one = b'{"dtype":"F32","shape":[],"data_offsets":[0,0]}'
-    yield "500000-tensors.safetensors", safetensors(b"{" + b",".join(b'"%d":%s' % (i, one) for i in range(500_000)) + b"}")
+    yield "300000-tensors.safetensors", safetensors(b"{" + b",".join(b'"%d":%s' % (i, one) for i in range(300_000)) + b"}")
     yield "90000-tensors.safetensors", safetensors(b"{" + b",".join(b'"%d":%s' % (i, one) for i in range(90_000)) + b"}")
     sizes = b",".join([b"9" * 4000] * 5000)
     yield "huge-shape.safetensors", safetensors(b'{"a":{"dtype":"F32","shape":[%s],"data_offsets":[0,0]}}' % sizes)
@@ -94,13 +94,13 @@ def _pickles() -> Iterator[tuple[str, bytes]]:
     codes["huge-shape"] = tensor + b"(" + text("a") + b"K\x00(" + number * 15_000 + b"t(" + number * 15_000 + b"tK\x00)tR"
     codes["many-dicts"] = b"](" + b"}" * 3_900_000 + b"e"
     codes["many-texts"] = b"](" + text("𝄞" + "x" * 1_000_000) * 30 + b"e"
-    codes["one-text"] = text("𝄞" + "x" * 30_000_000)
-    codes["marks"] = b"(" * 30_000_000
+    codes["one-text"] = text("𝄞" + "x" * 8_000_000)
+    codes["marks"] = b"(" * 8_000_000
     codes["memo"] = b"}" + b"r\xff\xff\xff\xff" * 700_000
     codes["text-that-is-not-there"] = b"X\xff\xff\xff\x7f"
     codes["bytes-that-are-not-there"] = b"\x8e" + b"\xff" * 7 + b"\x7f"
     codes["long4"] = b"\x8b\xff\xff\xff\x7f" + b"\x7f" * 20_000_000
-    codes["long-line"] = b"c" + b"a" * 30_000_000
+    codes["long-line"] = b"c" + b"a" * 8_000_000
     for name, code in codes.items():
         yield f"{name}.pt", b"\x80\x02" + code + b"."
         yield f"{name}-zipped.pt", zipped(b"\x80\x02" + code + b".")
@@ -108,13 +108,13 @@ def _pickles() -> Iterator[tuple[str, bytes]]:
     storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n%s" + text("cpu") + b"J\x00\x00\x00\x01tQ"
     yield "many-storages.pt", magic + b"\x80\x02](" + b"".join(storage % text(str(i)) for i in range(4000)) + b"e."
     keys = b"\x80\x02](" + text("0") * 100_000 + b"e."
-    yield "keys.pt", magic + b"\x80\x02" + storage % text("0") + b"." + keys + b"\0" * 30_000_000
+    yield "keys.pt", magic + b"\x80\x02" + storage % text("0") + b"." + keys + b"\0" * 8_000_000
 
 
 def _archives() -> Iterator[tuple[str, bytes]]:
     with io.BytesIO() as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("archive/data.pkl", b"\0" * 300_000_000)
+            archive.writestr("archive/data.pkl", b"\0" * 100_000_000)
         yield "deflated.pt", file.getvalue()
     entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
     for name, entries in (("million-entries.pt", 1_000_000), ("500000-entries.pt", 500_000), ("20000-entries.pt", 20_000)):
@@ -135,17 +135,17 @@ def _images() -> Iterator[tuple[str, bytes]]:
         return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
 
     end, small = (b"IEND", b""), (b"IDAT", zlib.compress(b"\0" * 4))
-    bomb = zlib.compress(b"A" * 120_000_000)
+    bomb, million = zlib.compress(b"A" * 120_000_000), zlib.compress(b"A" * 1_000_000)
     for keyword in (b"sd-ti-embedding", b"ti-trainer-negative", b"x"):
         yield f"ztxt-{keyword.decode()}.png", png([ihdr(1, 1), (b"zTXt", keyword + b"\0\0" + bomb), small, end])
         itxt = keyword + b"\0\1\0\0\0" + bomb
         yield f"itxt-{keyword.decode()}.png", png([ihdr(1, 1), (b"iTXt", itxt), small, end])
     yield (
         "texts.png",
-        png([ihdr(1, 1), *[(b"zTXt", b"x%d\0\0" % i + zlib.compress(b"A" * 1_000_000)) for i in range(3000)], small, end]),
+        png([ihdr(1, 1), *[(b"zTXt", b"x%d\0\0" % i + million) for i in range(3000)], small, end]),
     )
     yield "profile.png", png([ihdr(1, 1), (b"iCCP", b"x\0\0" + bomb), small, end])
-    yield "chunks.png", png([ihdr(1, 1)] + [(b"aaaa", b"")] * 2_000_000 + [small, end])
+    yield "chunks.png", png([ihdr(1, 1)] + [(b"aaaa", b"")] * 500_000 + [small, end])
     yield "pixels.png", png([ihdr(2048, 2048), (b"IDAT", zlib.compress((b"\0" + b"\x11" * 6144) * 2048)), end])
     yield "pixels-of-a-bomb.png", png([ihdr(2000, 2000), (b"IDAT", bomb), end])
     yield "huge.png", png([ihdr(100_000, 100_000), (b"IDAT", bomb), end])
@@ -163,6 +163,10 @@ def _images() -> Iterator[tuple[str, bytes]]:
     for name, card in cards.items():
         encoded = base64.b64encode(card)
         yield f"card-{name}.png", png([ihdr(1, 1), (b"tEXt", b"sd-ti-embedding\0" + encoded), small, end])
+    yield (
+        "pixels.webp",
+        b"RIFF\x1e\x00\x00\x00WEBPVP8L\x11\x00\x00\x00/\xff\xc7\xff\x01\x07\xd0\x83\x1e\xf4\xa0\xff\x81\x88\xe8\x7f\x00\x00",
+    )  # 2048 x 2048
     vp8x = b"VP8X" + struct.pack("<I", 10) + b"\2\0\0\0" + b"\xff\x3f\0" * 2
     yield "canvas.webp", b"RIFF" + struct.pack("<I", 4 + len(vp8x)) + b"WEBP" + vp8x
 

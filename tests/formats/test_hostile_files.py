@@ -252,9 +252,9 @@ def test_tensors_that_are_no_embedding_are_refused(tensors, message: str, tmp_pa
     [
         ({"string_to_param": {"*": torch.ones(1, 8), "cat": torch.ones(1, 8)}, "name": "a"}, r"2 terms \(\*, cat\)"),
         ({"string_to_param": {}, "name": "a"}, "0 terms"),
-        ({"string_to_param": {"*": [1.0]}, "name": "a"}, "holds a list"),
+        ({"string_to_param": {"*": [1.0]}, "name": "a"}, "of the type list"),
         ({"string_to_param": None}, "damaged"),
-        ({"a": "text"}, "holds a str"),
+        ({"a": "text"}, "of the type str"),
         ([1, 2], "no vectors"),
         ({}, "0 terms"),
     ],
@@ -292,3 +292,10 @@ def test_no_unpickler_is_even_imported() -> None:
     source = "".join(path.read_text() for path in Path(sys.modules["ti_trainer.formats"].__file__).parent.glob("*.py"))
     assert "import pickle\n" not in source
     assert not re.search(r"(?<!safetensors\.)torch\.load\(", source)
+
+
+def test_an_embedding_larger_than_any_is_refused_unread(tmp_path: Path) -> None:
+    whole = torch.zeros(MAX_BYTES // 4)
+    torch.save({"string_to_param": {"*": whole[:7680].reshape(10, 768)}, "beside": whole}, tmp_path / "a.pt")
+    with pytest.raises(EmbeddingFormatError, match=f"has more than {MAX_BYTES} bytes"):
+        read(tmp_path / "a.pt")

@@ -79,6 +79,7 @@ def test_a_lone_tensor_is_read_however_it_is_wrapped(wrapped, make, tmp_path: Pa
         ([1, 2], "a list of things that are no vectors"),
         ([], "a list of things that are no vectors"),
         ({"*": numpy.zeros((2, 768))}, "an array or object of another library"),
+        ({"*": 5}, "of the type int where a tensor was expected"),
     ],
 )
 def test_what_is_not_one_tensor_is_said(data: object, said: str, tmp_path: Path) -> None:

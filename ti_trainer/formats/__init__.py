@@ -128,7 +128,7 @@ def write(embedding: Embedding, path: Path, format: str | None = None) -> None:
 
 def _read_file(path: Path) -> Embedding:
     checks.refuse_missing(path)
-    with checks.explained(path), path.open("rb") as file:
+    with path.open("rb") as file, checks.explained(path):  # a file that may not be opened is not damaged
         head, size = file.read(recognition.HEAD), path.stat().st_size
         kind = recognition.format_of(head, size)
         file.seek(0)

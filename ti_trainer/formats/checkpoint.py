@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ti_trainer.errors import ModelError
 from ti_trainer.formats import torch_pickle
-from ti_trainer.formats.recognition import format_of, head_of, stranger
+from ti_trainer.formats.recognition import MAX_HEADER, format_of, head_of, stranger
 from ti_trainer.formats.tensor_names import kind_of
 
 
@@ -46,7 +46,10 @@ def is_pickle(path: Path) -> bool:
     except OSError as error:
         message = f"The checkpoint {path} cannot be read: {error}"
         raise ModelError(message) from error
-    kind = format_of(head, size)
+    kind, header = format_of(head, size), int.from_bytes(head[:8], "little")
+    if kind == "safetensors" and header > MAX_HEADER:
+        message = f"The checkpoint {path} cannot be read: its header has {header} bytes, expected at most {MAX_HEADER}."
+        raise ModelError(message)
     if kind in ("safetensors", "zip", "pickle"):
         return kind != "safetensors"
     what = stranger(head, size) or "is damaged, or neither a .safetensors file nor one of torch.save. Choose a checkpoint."

@@ -20,7 +20,7 @@ from ti_trainer.errors import EmbeddingFormatError
 
 MAX_BYTES = 32 * 2**20  # of a file, and of what is unpacked from it: 1000 vectors of SDXL with Adam's state are 25 MB
 MAX_VECTORS = 1000  # a prompt has 75 tokens
-MAX_WIDTH = 8192
+MAX_WIDTH = 4096
 T5_WIDTH = 4096
 MAX_BRACKETS = 100_000  # in JSON: each is a list or dict to be built, and an embedding has one a vector
 _MAX_DIGITS = 20
@@ -88,8 +88,11 @@ def checked(tensor: Tensor) -> Tensor:
     """(V, D) or (D,) of any floating-point type -> (V, D) float32 of its own memory; else EmbeddingFormatError."""
     if not isinstance(tensor, Tensor):
         plain = isinstance(tensor, str | int | float | list | tuple | bytes)
-        what = f"a {type(tensor).__name__}" if plain else "an array or object of another library"
+        what = f"something of the type {type(tensor).__name__}" if plain else "an array or object of another library"
         message = f"it holds {what} where a tensor was expected. Choose an embedding."
+        raise EmbeddingFormatError(message)
+    if tensor.is_meta:  # of a large file only the shapes were read
+        message = f"it has more than {MAX_BYTES} bytes. Choose an embedding."
         raise EmbeddingFormatError(message)
     if tensor.ndim == 1:
         tensor = tensor.unsqueeze(0)  # (1, D)

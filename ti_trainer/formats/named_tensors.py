@@ -36,7 +36,7 @@ Shapes = Mapping[Any, Sequence[int]]
 
 def from_tensors(tensors: dict[Any, Tensor], stem: str) -> Embedding:
     """One tensor of any name, whose width tells the text encoder, or `clip_l` with `clip_g`; else EmbeddingFormatError."""
-    refuse_others({key: tuple(tensor.shape) for key, tensor in tensors.items() if isinstance(tensor, Tensor)} or tensors)
+    refuse_others({key: tuple(tensor.shape) if isinstance(tensor, Tensor) else () for key, tensor in tensors.items()})
     tool = "diffusers or cog-sdxl" if set(tensors) <= set(_ALIASES) else "kohya sd-scripts or OneTrainer"
     tensors = _with_encoders(tensors)
     if set(tensors) == set(_ENCODERS):
@@ -66,7 +66,7 @@ def refuse_others(shapes: Shapes) -> None:
             "Train it again without output embedding."
         )
         raise EmbeddingFormatError(message)
-    wide = any(tuple(shape)[-1:] == (T5_WIDTH,) for shape in shapes.values())
+    wide = any(shape and shape[-1] == T5_WIDTH for shape in shapes.values())
     if _T5 & {str(key).lower() for key in shapes} or (wide and len(shapes) <= len(_T5)):
         refuse_t5()
     names = set(_with_encoders(shapes))
@@ -86,9 +86,7 @@ def _with_encoders(tensors: Mapping[Any, Any]) -> dict[Any, Any]:
 
 def _refuse_wrong_widths(shapes: Shapes) -> None:
     """A text encoder's vectors with the width of SDXL's other one; both of them exchanged can be put right."""
-    widths = {
-        encoder: tuple(shapes[encoder])[-1] for encoder in _ENCODERS if encoder in shapes and len(tuple(shapes[encoder]))
-    }
+    widths = {encoder: shapes[encoder][-1] for encoder in _ENCODERS if shapes.get(encoder)}
     wrong = [encoder for encoder, width in widths.items() if width != _WIDTHS[encoder] and width in _WIDTHS.values()]
     if len(wrong) == 1:
         found = ", ".join(f"{encoder} of width {width}" for encoder, width in widths.items())

@@ -39,5 +39,5 @@ def kind_of(names: Iterable[object]) -> str | None:
     for pattern, what in _FIRST_THAT_FITS[1:]:
         if any(re.match(pattern, text) for text in texts):
             return what
-    bare = {text.partition(".")[0] for text in texts}
-    return "a hypernetwork" if bare & _HYPERNETWORK_WIDTHS and len(texts) > 1 else None
+    widths = {text.partition(".")[0] for text in texts if text[:1].isdecimal()}
+    return "a hypernetwork" if widths and widths <= _HYPERNETWORK_WIDTHS and len(texts) > 1 else None

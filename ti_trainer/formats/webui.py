@@ -84,7 +84,7 @@ def read_optimizer(path: Path, embedding: Embedding) -> dict[str, Any] | None:
     beside = _optimizer_file(path)
     if not beside.is_file():
         return None
-    with explained(beside), beside.open("rb") as file:
+    with beside.open("rb") as file, explained(beside):
         refuse_large(beside.stat().st_size)
         data = torch_pickle.load(file)
         state = data["optimizer_state_dict"]
