@@ -13,6 +13,7 @@ from fakes import TinyModel
 from PIL import Image
 
 from ti_trainer.config import TrainConfig
+from ti_trainer.data import image_formats
 from ti_trainer.data.dataset import Dataset, load_dataset
 from ti_trainer.data.images import Frame
 from ti_trainer.data.prompts import Prompter
@@ -44,6 +45,18 @@ def embedded_model() -> DiffusersModel:
     from ti_trainer.hosts.diffusers import loading
 
     return loading.load("embedded", "cpu")
+
+
+@pytest.fixture
+def without_image_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As where neither pillow-heif nor pillow-jxl-plugin is installed."""
+    caches = (image_formats.image_endings, image_formats.readable_formats)
+    monkeypatch.setattr(image_formats, "_registered", lambda plugin: False)
+    for each in caches:
+        each.cache_clear()
+    yield
+    for each in caches:
+        each.cache_clear()
 
 
 @pytest.fixture

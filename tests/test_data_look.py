@@ -78,7 +78,7 @@ def test_pictures_that_cannot_be_read_are_named_with_the_reason(pictures: Pictur
     assert [name for name, _ in found.unreadable] == ["0.png", "1.png"]
     assert all(reason for _, reason in found.unreadable)
     assert (found.count, len(found.thumbnails), found.captioned) == (5, 3, 3)
-    assert found.warnings[0].startswith("0.png cannot be read and will be left out (cannot identify image file")
+    assert found.warnings[0].startswith("0.png cannot be read and will be left out (it is not an image, or damaged)")
 
 
 def test_of_many_unreadable_pictures_some_are_named_and_the_rest_counted(pictures: Pictures) -> None:

@@ -138,8 +138,8 @@ def test_names_too_long_or_strange_for_files(tmp_path: Path) -> None:
 def test_a_link_to_nowhere_is_named(source: Path) -> None:
     (source / "gone.jpg").symlink_to(source / "nowhere.jpg")
     summary = work(source).run()
-    assert [name for name, _ in summary.failed] == ["gone.jpg"]
-    assert summary.photos == 3
+    assert any("gone.jpg" in each for each in summary.notes)
+    assert (summary.photos, summary.failed) == (3, [])
 
 
 def failing(source: Path, fails: set[int]) -> Preprocessing:

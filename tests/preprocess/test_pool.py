@@ -16,6 +16,12 @@ from ti_trainer.preprocess.config import PreprocessConfig
 
 SETTINGS = json.dumps({"config": PreprocessConfig(width=64, height=64).to_dict(), "face_models": []})
 
+SLEEPY = """import sys, time; sys.path.insert(0, sys.argv[1])
+from ti_trainer.preprocess import worker
+work = worker.work
+worker.work = lambda task, *more: time.sleep(99) if task["stem"] == "stuck" else work(task, *more)
+worker.main(sys.argv[2])"""
+
 
 def tasks(folder: Path, count: int) -> list[tuple[int, dict]]:
     made = []
@@ -52,11 +58,10 @@ def test_a_worker_that_is_killed_takes_only_its_task_with_it(tmp_path: Path, mon
 
     Popen = subprocess.Popen
     monkeypatch.setattr(pool.subprocess, "Popen", popen)
-    fifo = tmp_path / "stuck.png"
-    os.mkfifo(fifo)  # whoever opens it waits
+    monkeypatch.setattr(pool, "PROGRAM", SLEEPY)
     stuck = (
         "stuck",
-        {"path": str(fifo), "folder": str(tmp_path / "made"), "stem": "stuck", "keep": [], "mine": {}, "mask": None},
+        {"path": "stuck.png", "folder": str(tmp_path / "made"), "stem": "stuck", "keep": [], "mine": {}, "mask": None},
     )
     answers, killed = {}, False
     work = pool.work_off([stuck, *tasks(tmp_path, 4)], SETTINGS, never, 2)

@@ -305,7 +305,7 @@ def test_the_preview_shows_what_would_be_made_and_writes_nothing(source: Path) -
     assert [path.name for path, _, _ in preview] == ["IMG 0.jpg", "IMG 00.png", "IMG 1.jpg"]
     assert [[each.picture.size for each in made] for _, made, _ in preview] == [[(64, 64)] * 2, [], [(64, 64)] * 2]
     assert preview[0][2] == "a caption"
-    assert "cannot identify" in preview[1][2]
+    assert preview[1][2] == "it is not an image, or damaged"
     assert not (source.parent / "data set").exists()
     summary_of = work(source, flip=True)
     summary_of.run()

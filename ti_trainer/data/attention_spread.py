@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ti_trainer.data.masks import masks_beside, read_mask
+from ti_trainer.data.opening import on_white, opened_image
 from ti_trainer.data.pictures import UNSPREAD, find_images, upright
 from ti_trainer.errors import DatasetError
 from ti_trainer.files import atomic, write_bytes
@@ -77,8 +78,8 @@ def _read(picture: Path, mask: Path) -> tuple[Image.Image, Image.Image]:
     if _spread_name(mask) != mask and _spread_name(mask).exists():
         message = f"{_spread_name(mask).name} is there besides: take one of them away."
         raise DatasetError(message)
-    with Image.open(picture) as opened:
-        photo = upright(opened)
+    with opened_image(picture) as opened:
+        photo = on_white(upright(opened))
     return photo, read_mask(mask, photo.size)
 
 

@@ -18,6 +18,7 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
+from ti_trainer.data.opening import on_white, opened_image
 from ti_trainer.data.pictures import (
     FLIPPED,
     LEFT_OUT,
@@ -184,9 +185,9 @@ def _imagehash() -> ModuleType:
 
 def _looked_at(path: Path, imagehash: ModuleType) -> _Seen:
     try:
-        with Image.open(path) as opened:
+        with opened_image(path) as opened:
             size = upright_size(opened)
-            picture = upright(opened, (SIDE_PX, SIDE_PX)).convert("RGB")
+            picture = on_white(upright(opened, (SIDE_PX, SIDE_PX)))
         scale = SIDE_PX / min(picture.size)
         if scale < 1:
             smaller = tuple(max(1, round(side * scale)) for side in picture.size)

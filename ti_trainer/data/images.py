@@ -18,6 +18,7 @@ from ti_trainer.config import TrainConfig
 from ti_trainer.data.buckets import STEP, bucket_size, bucket_sizes
 from ti_trainer.data.mask_weight import attention
 from ti_trainer.data.masks import read_mask
+from ti_trainer.data.opening import on_white, opened_image
 from ti_trainer.data.pictures import ATTENTION, has_alpha, upright, upright_size
 from ti_trainer.errors import ConfigError, DatasetError
 
@@ -68,15 +69,15 @@ class Loaded(NamedTuple):
 def load_image(path: Path, frame: Frame, mask: Path | None = None) -> Loaded:
     """A picture, fitted. How much its places count says its mask, or else its alpha, where that is used and there is some.
 
-    A picture of another shape than its frame is cropped at its middle, never squashed, and its mask with it. DatasetError
-    for a mask of another shape; OSError and others that Pillow raises for a broken file.
+    Where alpha does not say it, what is transparent is white. A picture of another shape than its frame is cropped at its
+    middle, never squashed, and its mask with it. DatasetError for a mask of another shape, and for a broken file.
     """
-    with Image.open(path) as opened:
+    with opened_image(path) as opened:
         original = upright_size(opened)
         size = frame.size_for(original)
         picture = upright(opened, None if size is None else (2 * max(size), 2 * max(size)))
         with_alpha = frame.use_alpha and mask is None and has_alpha(picture)
-        picture = picture.convert("RGBA" if with_alpha else "RGB")
+        picture = picture.convert("RGBA") if with_alpha else on_white(picture)
     pixels = _tensor(_fitted(picture, size))  # (3 or 4, H, W)
     counts = pixels[3:] if len(pixels) == 4 else None
     if mask is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from ti_trainer.config import TrainConfig
+from ti_trainer.data.opening import on_white
 from ti_trainer.data.pictures import upright
 from ti_trainer.data.plan import Planned
 from ti_trainer.data.preflight import preflight
@@ -86,4 +87,4 @@ def look(
 def _small(opened: Image.Image) -> Image.Image:
     small = upright(opened, (2 * THUMBNAIL_PX, 2 * THUMBNAIL_PX))
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    return small.convert("RGB")
+    return on_white(small)

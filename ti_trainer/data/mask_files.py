@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from ti_trainer.data.masks import mark_of, masks_beside, read_mask
+from ti_trainer.data.opening import on_white, opened_image
 from ti_trainer.data.pictures import (
     ATTENTION,
     LEFT_OUT,
@@ -54,29 +55,23 @@ def kind_of(mask: Path | None) -> str:
 
 def size_of_mask(picture: Path) -> tuple[int, int]:
     """How large a picture's mask is painted: as large as itself, or smaller and of its shape."""
-    with Image.open(picture) as opened:
+    with opened_image(picture) as opened:
         return _capped(upright_size(opened))
 
 
 def to_paint_on(picture: Path) -> Image.Image:
-    """The picture, RGB, upright, as large as its mask; OSError and others that Pillow raises for a broken file."""
-    with Image.open(picture) as opened:
+    """The picture, RGB, upright, as large as its mask; DatasetError for a broken file."""
+    with opened_image(picture) as opened:
         size = _capped(upright_size(opened))
-        seen = upright(opened, size).convert("RGB")
+        seen = on_white(upright(opened, size))
     return seen if seen.size == size else seen.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
 def to_edit(mask: Path, picture: Path) -> Image.Image:
     """A picture's mask as it is, grey, of the size to be painted at; DatasetError if it is damaged or of another shape."""
-    with Image.open(picture) as opened:
+    with opened_image(picture) as opened:
         original = upright_size(opened)
-    try:
-        grey = read_mask(mask, original)
-    except DatasetError:
-        raise
-    except Exception as error:  # a damaged file provokes anything
-        message = f"its mask {mask.name} cannot be read: {str(error).replace(str(mask), mask.name)}"
-        raise DatasetError(message) from error
+    grey = read_mask(mask, original)
     size = _capped(original)
     return grey if grey.size == size else grey.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ti_trainer.data.opening import on_black, opened_image
 from ti_trainer.data.pictures import MASKS, files_in, is_image, upright
 from ti_trainer.errors import DatasetError
 
@@ -43,10 +44,14 @@ def mark_of(stem: str) -> str:
 def read_mask(path: Path, of: tuple[int, int]) -> Image.Image:
     """The mask of a picture of this size, (width, height) in px: grey, upright, as large as it is.
 
-    DatasetError for one of another shape; OSError and others that Pillow raises for a broken file.
+    What is transparent marks nothing. DatasetError for one of another shape, or a broken file.
     """
-    with Image.open(path) as opened:
-        mask = upright(opened).convert("RGB").convert("L")
+    try:
+        with opened_image(path) as opened:
+            mask = on_black(upright(opened))
+    except DatasetError as error:
+        message = f"its mask {path.name} cannot be read: {error}"
+        raise DatasetError(message) from error
     if abs(mask.width * of[1] / (mask.height * of[0]) - 1) > SAME_SHAPE:
         size = f"{mask.width} x {mask.height} px"
         message = f"its mask {path.name} has {size}, expected the shape of {of[0]} x {of[1]} px"

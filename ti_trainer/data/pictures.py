@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from ti_trainer.data.caption_files import ENDINGS, TXT, captions_among, second_captions
+from ti_trainer.data.image_formats import image_endings, install_command
 from ti_trainer.errors import DatasetError
 from ti_trainer.wording import counted
 
@@ -40,13 +39,6 @@ VIDEO = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm
 OTHER_IMAGES = ".ai .avif .bpg .clip .eps .jpegxr .jxr .kra .ora .pdf .ps .sai .svg .svgz .wdp .xcf"
 LISTS = ".csv .json .jsonl .parquet .tsv .xml .yaml .yml"
 ARCHIVES = ".7z .gz .rar .tar .tgz .zip"
-
-
-@lru_cache
-def image_endings() -> frozenset[str]:
-    """The endings of picture files that can be opened here, in lower case and with their dots."""
-    readable = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    return frozenset(readable - {".pdf", ".eps", ".ps", ".mpg", ".mpeg"})
 
 
 def is_image(path: Path) -> bool:
@@ -175,7 +167,7 @@ def _about_endings(files: Sequence[Path], named: Callable[[Path], str]) -> list[
         packages[package][ending] = by_ending.pop(ending, 0)
     for package, found in packages.items():
         if found.total():
-            install = f"{sys.executable} -m pip install {package}"
+            install = install_command(package)
             said.append(f"Not used: {_counts(found)}. Reading them needs {package} ({install}); or save as .png or .jpg.")
     reasons = {
         RAW: "raw photos, which are not read: save them as .png or .jpg",
@@ -270,10 +262,16 @@ def has_alpha(picture: Image.Image) -> bool:
 
 
 def eight_bit(picture: Image.Image) -> Image.Image:
-    """Greys of 16 bits brought to 8: Pillow itself would cut them off at 255."""
-    if not picture.mode.startswith("I"):
+    """Greys of 16 bits, and those between 0 and 1, brought to 8: Pillow itself would cut them off at 255."""
+    if picture.mode != "F" and not picture.mode.startswith("I"):
         return picture
-    return Image.fromarray((np.asarray(picture) / 257).clip(0, 255).astype(np.uint8))
+    pixels = np.asarray(picture)
+    scale = 1 / 257 if picture.mode != "F" else 255 if pixels.max() <= 1 else 1
+    grey = Image.fromarray((pixels * scale).clip(0, 255).astype(np.uint8))
+    if isinstance(see_through := picture.info.get("transparency"), int):  # the grey that is
+        alpha = Image.fromarray(np.where(pixels == see_through, 0, 255).astype(np.uint8))
+        return Image.merge("LA", (grey, alpha))
+    return grey
 
 
 def _lies(opened: Image.Image) -> bool:

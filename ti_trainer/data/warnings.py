@@ -28,6 +28,18 @@ def about_same_files(same: Sequence[Sequence[str]]) -> list[str]:
     return said + ([f"{len(same) - 5} more pictures are there several times."] if len(same) > 5 else [])
 
 
+def about_transparency(transparent: Sequence[Planned], frame: Frame, most: int) -> list[str]:
+    """Of images with transparent parts, where alpha is not the loss weight; `most` were looked for."""
+    count = sum(not (frame.use_alpha and each.mask is None) for each in transparent)
+    if not count:
+        return []
+    at_least = "At least " if len(transparent) == most else ""
+    return [
+        f"{at_least}{_pictures(count)} transparent in parts: these become white. If the word shall not learn the white, let "
+        "alpha be the loss weight, or paint masks."
+    ]
+
+
 def about_sizes(sizes: Counter[Size], frame: Frame) -> list[str]:
     """Of what is enlarged, and what is cut off."""
     if frame.size is None:

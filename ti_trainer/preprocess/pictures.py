@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from ti_trainer.data.masks import read_mask
+from ti_trainer.data.opening import on_white, opened_image
 from ti_trainer.data.pictures import FLIPPED, has_alpha, upright, upright_size
 from ti_trainer.errors import DatasetError
 from ti_trainer.preprocess import crops, focal
@@ -51,9 +52,9 @@ class Result:
 def results(path: Path, config: PreprocessConfig, faces: Faces | None, mask: Path | None = None) -> list[Result]:
     """Every picture that the photo becomes, each with its part of the mask.
 
-    DatasetError if there is none or the mask has another shape, and whatever Pillow raises for a broken file.
+    DatasetError if there is none, the mask has another shape, or a file is broken.
     """
-    with Image.open(path) as opened:
+    with opened_image(path) as opened:
         size = upright_size(opened)
         wanted = (config.width, config.height)
         parts = crops.parts(size, wanted, config.split_threshold, config.overlap_ratio) if config.split else []
@@ -63,7 +64,7 @@ def results(path: Path, config: PreprocessConfig, faces: Faces | None, mask: Pat
     grey = read_mask(mask, size) if mask else None
     made: list[Result] = []
     if by_focus:
-        scaled = picture.convert("RGB").resize(crops.covering(size, wanted), Image.Resampling.BICUBIC)
+        scaled = on_white(picture).resize(crops.covering(size, wanted), Image.Resampling.BICUBIC)
         weights = focal.Weights(config.face_weight, config.entropy_weight, config.edges_weight)
         focus = focal.find(scaled, wanted, weights, faces)
         cuts = [crops.focal(size, wanted, focus.point)]
@@ -117,9 +118,4 @@ def _within(cut: crops.Cut, size: crops.Size, scaled: crops.Size) -> crops.Box:
 
 def _without_alpha(picture: Image.Image, *, keep: bool) -> Image.Image:
     """RGB, what is transparent being white; or RGBA if transparency is kept and there is any."""
-    if not has_alpha(picture):
-        return picture.convert("RGB")
-    picture = picture.convert("RGBA")
-    if keep:
-        return picture
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert("RGBA") if keep and has_alpha(picture) else on_white(picture)

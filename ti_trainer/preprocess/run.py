@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from ti_trainer.data.opening import opened_image
 from ti_trainer.data.pictures import FLIPPED, LEFT_OUT, find_images, pictures_among
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes
@@ -253,7 +254,7 @@ class Preprocessing:
             file = self.destination / name
             part, caption_file = file.stem.removesuffix(FLIPPED), file.with_suffix(".txt")
             if part not in texts:
-                with Image.open(file) if caption else nullcontext() as picture:
+                with opened_image(file) if caption else nullcontext() as picture:
                     texts[part] = self._caption(task.path, picture, caption)
             if ledger.was_edited(task.entry, caption_file):
                 summary.kept.append(caption_file.name)

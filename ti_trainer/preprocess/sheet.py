@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from ti_trainer.data.opening import on_white, opened_image
 from ti_trainer.data.pictures import upright
 from ti_trainer.preprocess.pictures import Result
 
@@ -26,10 +27,10 @@ def sheet(rows: Iterable[tuple[Path, Sequence[Result], str]]) -> Image.Image:
 
 
 def _row(path: Path, made: Sequence[Result], said: str) -> Image.Image:
-    pictures = [each.picture.convert("RGB") for each in made]
+    pictures = [on_white(each.picture) for each in made]
     if made:
-        with Image.open(path) as opened:
-            pictures.insert(0, upright(opened, (1, 2 * ROW_PX)).convert("RGB"))
+        with opened_image(path) as opened:
+            pictures.insert(0, on_white(upright(opened, (1, 2 * ROW_PX))))
     for picture in pictures:
         picture.thumbnail((4 * ROW_PX, ROW_PX))
     width = sum(each.width + GAP_PX for each in pictures)

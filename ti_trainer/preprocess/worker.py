@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from ti_trainer.data.opening import opened_image
 from ti_trainer.data.pictures import upright_size
+from ti_trainer.errors import DatasetError
 from ti_trainer.files import atomic
 from ti_trainer.preprocess import faces
 from ti_trainer.preprocess.config import PreprocessConfig
@@ -109,7 +109,7 @@ def _has_size(folder: Path, plain: str, pictures: dict[str, Stamp], size: tuple[
     """Whether a picture that is kept as somebody changed it is there, and of the size that its mask would have."""
     there = [folder / name for name in pictures if Path(name).stem == plain and (folder / name).exists()]
     try:
-        with Image.open(there[0]) as opened:
+        with opened_image(there[0]) as opened:
             return upright_size(opened) == size
-    except (IndexError, OSError):
+    except (IndexError, OSError, DatasetError):
         return False

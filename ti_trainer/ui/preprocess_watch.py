@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from ti_trainer.data.opening import on_white
 from ti_trainer.preprocess.job import Snapshot
 from ti_trainer.preprocess.pictures import Result
 from ti_trainer.ui.page import Page
@@ -62,7 +63,7 @@ def row(path: Path, results: Sequence[Result], said: str) -> str:
 
 
 def _address(picture: Image.Image) -> str:
-    small = picture.convert("RGB")
+    small = on_white(picture)
     small.thumbnail((PREVIEW_PX, PREVIEW_PX))
     return address_of(small)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ti_trainer.data.opening import on_white, opened_image
 from ti_trainer.data.pictures import upright
 
 SIDE_PX = 512
@@ -52,7 +53,7 @@ def address_of(small: Image.Image) -> str:
 
 @lru_cache(maxsize=512)
 def _read(path: Path, _changed: int, side: int) -> Image.Image:
-    with Image.open(path) as opened:
-        small = upright(opened, (side, side)).convert("RGB")
+    with opened_image(path) as opened:
+        small = on_white(upright(opened, (side, side)))
     small.thumbnail((side, side))
     return small

@@ -16,7 +16,7 @@ from types import ModuleType
 import torch
 from PIL import Image
 
-from ti_trainer.data.pictures import has_alpha
+from ti_trainer.data.opening import on_white
 from ti_trainer.errors import ConfigError
 from ti_trainer.host import Host
 from ti_trainer.preprocess.config import PreprocessConfig
@@ -78,7 +78,7 @@ def missing(package: str, error: ImportError) -> ConfigError:
 
 def _caption(picture: Image.Image, describing: list[Captioner], config: PreprocessConfig) -> str:
     """What each of them says, in their order; a tag that an earlier one has found is not repeated."""
-    picture, parts, before = _on_white(picture), [], set()
+    picture, parts, before = on_white(picture), [], set()
     for describe in describing:
         said = describe(picture)
         if not isinstance(said, str):
@@ -87,12 +87,6 @@ def _caption(picture: Image.Image, describing: list[Captioner], config: Preproce
             said = written(new, config)
         parts.append(said.strip())
     return ", ".join(filter(None, parts))
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-    if not has_alpha(picture):
-        return picture.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")).convert("RGB")
 
 
 def _device(name: str | torch.device) -> torch.device:
