@@ -6,11 +6,11 @@ Knows nothing of any of them.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ti_trainer import patterns
 from ti_trainer.config_learning import LearningOptions
 from ti_trainer.config_output import OutputOptions
 from ti_trainer.errors import ConfigError
@@ -52,11 +52,7 @@ class TrainConfig(OutputOptions, LearningOptions):
         if self.buckets and self.do_not_resize:
             message = "Use aspect-ratio buckets: found on, expected off together with Do not resize images: buckets resize."
             raise ConfigError(message, "buckets")
-        try:
-            re.compile(self.filename_word_regex)
-        except re.error as error:
-            message = f"Filename word regex: found {self.filename_word_regex!r}, expected a regular expression ({error})."
-            raise ConfigError(message, "filename_word_regex") from error
+        patterns.compiled(self.filename_word_regex, *patterns.WORD_REGEX)
         self._check_schedule("learning_rate")
         if self.clip_grad != "disabled":
             self._check_schedule("clip_grad_limit")

@@ -186,3 +186,12 @@ def test_a_link_leads_nobody_out_of_the_allowed_folders(page_of: Callable[..., P
     page = page_of("--address", "0.0.0.0")  # noqa: S104
     with pytest.raises(ConfigError, match="not among the folders"):
         page.host.check_folder(Path("link"))
+
+
+def test_a_name_is_checked_where_the_page_is_started(capsys: pytest.CaptureFixture) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert parser.parse_args(["--allow-host", "box.lan", "--allow-host", "b:1"]).allow_host == ["box.lan", "b:1"]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--allow-host", "http://box.lan/"])
+    assert "expected a name such as" in capsys.readouterr().err

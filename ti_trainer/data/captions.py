@@ -7,7 +7,6 @@ tag. Knows no page.
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -19,8 +18,8 @@ from ti_trainer.data.pictures import BACKUP, files_in, find_images
 from ti_trainer.data.prompts import name_caption, read_caption
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes
+from ti_trainer.patterns import replacing
 
-PATIENCE_S = 3.0  # for a regular expression over all captions
 Texts = Mapping[str, "str | None"]  # by the picture's stem, as a.png and a.jpg share a.txt; None: there is no file
 
 
@@ -119,11 +118,11 @@ class Captions:
         return self._tags_changed(selection, moved)
 
     def replace(self, selection: Iterable[Path], search: str, by: str, *, regex: bool = False) -> Captions:
-        """Replace text within captions; ConfigError for a regular expression that is wrong or takes too long."""
+        """Replace text within captions; ConfigError for a regular expression that is wrong or slow, or makes too much."""
         if not search:
             message = "Search: found nothing, expected the text that is to be replaced."
             raise ConfigError(message)
-        replaced = _regex(search, by) if regex else lambda text: text.replace(search, by)
+        replaced = replacing(search, by, "Search and replace", is_regex=regex)
         olds = {stem: self.texts[stem] for stem in _stems(selection)}
         news = {stem: replaced(old) for stem, old in olds.items() if old is not None}
         return self._changed({stem: _tidied(new) for stem, new in news.items() if new != olds[stem]})
@@ -251,30 +250,3 @@ def _tidied(text: str) -> str | None:
 def _named(names: Sequence[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
-
-
-def _regex(search: str, by: str) -> Callable[[str], str]:
-    """Replaces one text after the other. Python's own `re` cannot be stopped, and would hold up the whole program."""
-    try:
-        import regex
-    except ImportError as error:
-        message = (
-            f"Regular expressions need the package regex, which is not installed: {sys.executable} -m pip install regex"
-        )
-        raise ConfigError(message) from error
-    end = time.monotonic() + PATIENCE_S
-
-    def replaced(text: str) -> str:
-        try:
-            return regex.sub(search, by, text, timeout=max(0.001, end - time.monotonic()))
-        except (regex.error, IndexError) as error:
-            message = f"Search and replace: found {search!r} and {by!r}, expected a regular expression ({error})."
-            raise ConfigError(message) from error
-        except TimeoutError as error:
-            message = (
-                f"The regular expression {search!r} takes too long: make it simpler, such as by fewer * and + within ( )."
-            )
-            raise ConfigError(message) from error
-
-    replaced("")  # a wrong one is refused even where there is nothing to replace
-    return replaced

@@ -13,14 +13,22 @@ import numpy as np
 from ti_trainer.data.image_names import says_something, words_of
 from ti_trainer.embedding import word_pattern
 from ti_trainer.errors import ConfigError, DatasetError
+from ti_trainer.patterns import WORD_REGEX, findings
 
 NAME, FILEWORDS = "[name]", "[filewords]"
 WITH_CAPTIONS = "_filewords"  # how names of templates end that have another for images without a caption
+MOST_BYTES, MOST_LINE = (
+    1_000_000,
+    2000,
+)  # of a template or caption; a line with many captions in it would grow without bounds
 SHIPPED = Path(__file__).parents[2] / "textual_inversion_templates"
 
 
 def read_caption(file: Path) -> str:
-    """What a caption file says; DatasetError if it is no text."""
+    """What a caption file says; DatasetError if it is no text, or far too long to be a caption."""
+    if (size := file.stat().st_size) > MOST_BYTES:
+        message = f"The caption {file} has {size} bytes, expected at most {MOST_BYTES}: is it something else?"
+        raise DatasetError(message)
     try:
         return file.read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -36,7 +44,7 @@ def name_caption(image: Path, word_regex: str = "", join_string: str = " ") -> s
     if not word_regex:
         return words_of(image.stem) if says_something(image.stem) else None
     words = re.sub(r"^[-\d]+\s*", "", image.stem)  # the WebUI's, whose users' expressions expect it
-    found = re.findall(word_regex, words)  # with several groups in the expression, each finding is a tuple
+    found = findings(word_regex, words, *WORD_REGEX)  # with several groups in the expression, each finding is a tuple
     return (
         join_string.join(each if isinstance(each, str) else join_string.join(filter(None, each)) for each in found) or None
     )
@@ -65,6 +73,11 @@ def load_template(name: str, folders: Sequence[Path] = ()) -> list[str]:
     if not path.is_file():
         message = f"There is no prompt template {name!r}: name a text file, or one of {', '.join(templates(folders))}."
         raise ConfigError(message, "template")
+    if path.stat().st_size > MOST_BYTES:
+        message = (
+            f"The prompt template {path} is larger than {MOST_BYTES} bytes: expected a text file with a prompt in each line."
+        )
+        raise ConfigError(message, "template")
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
@@ -72,6 +85,9 @@ def load_template(name: str, folders: Sequence[Path] = ()) -> list[str]:
         raise ConfigError(message, "template") from error
     if not lines:
         message = f"The prompt template {path} is empty: each line is a prompt, such as 'a photo of {NAME}, {FILEWORDS}'."
+        raise ConfigError(message, "template")
+    if (longest := max(map(len, lines))) > MOST_LINE:
+        message = f"The template {path} has a line of {longest} characters, expected at most {MOST_LINE}."
         raise ConfigError(message, "template")
     without = [line for line in lines if NAME not in line and FILEWORDS not in line]
     if without:
