@@ -20,7 +20,7 @@ WITH_CAPTIONS = "_filewords"  # how names of templates end that have another for
 MOST_BYTES, MOST_LINE = (
     1_000_000,
     2000,
-)  # of a template or caption; a line with many captions in it would grow without bounds
+)  # of a template or caption, and of a line that may hold many captions
 SHIPPED = Path(__file__).parents[2] / "textual_inversion_templates"
 
 
