@@ -20,7 +20,7 @@ from ti_trainer.data.images import Frame, frame_of
 from ti_trainer.data.opening import is_transparent, opened_image
 from ti_trainer.data.pictures import has_alpha, unused, upright_size
 from ti_trainer.data.plan import Captions, Planned, plan
-from ti_trainer.data.prompts import Prompter
+from ti_trainer.data.prompts import Prompter, plain_name
 from ti_trainer.data.subsets import Subset
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.prompts import CHUNK, TokenizedPrompt
@@ -99,7 +99,7 @@ def preflight(
         *warnings.about_transparency([each.planned for each in seen if each.is_transparent], frame, MOST_ALPHA),
         *warnings.about_sizes(sizes, frame),
         *warnings.about_numbers(len(things), fed, frame, config.batch_size),
-        *warnings.about_captions(things, prompter, named=bool(config.filename_word_regex)),
+        *warnings.about_captions(things, prompter, plain_name(config.template), named=bool(config.filename_word_regex)),
         *warnings.about_prompts((*shown, *tokenized(_longest(things, prompter)))),
     ]
     return Preflight(tuple(planned), tuple(seen), tuple(unreadable), frame, shown, tuple(said))

@@ -111,7 +111,7 @@ def load_plain(name: str, folders: Sequence[Path] = ()) -> list[str]:
 
 
 def plain_name(name: str) -> str:
-    """The name of the template that goes with one with captions: `subject` for `subject_filewords`; "" for others."""
+    """The name, or path, of the template that goes with one with captions: `subject` for `subject_filewords`; else ""."""
     stem = name.removesuffix(".txt")
     return stem.removesuffix(WITH_CAPTIONS) if stem.endswith(WITH_CAPTIONS) else ""
 
