@@ -15,7 +15,7 @@ from PIL import Image
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.look import THUMBNAILS, Look, look
 from ti_trainer.data.preflight import PROMPTS, same_files
-from ti_trainer.errors import DatasetError
+from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.prompts import CHUNK, Splice
 
 Pictures = Callable[..., Path]
@@ -23,8 +23,15 @@ VECTORS = {"clip_l": torch.zeros(2, D)}
 GOOD = ((16, 16),) * 5  # TinyModel is made for 16 px
 
 
-def looked(folder: Path, template: tuple[str, ...] = ("a photo of [name], [filewords]",), **options: Any) -> Look:
-    return look(folder, template, TrainConfig(**options), TinyModel(), "x-word", VECTORS)
+CAPTIONED = ("a photo of [name], [filewords]",)
+
+
+def looked(folder: Path, template: tuple[str, ...] = CAPTIONED, plain: tuple[str, ...] = (), **options: Any) -> Look:
+    return look(folder, template, TrainConfig(**options), TinyModel(), "x-word", VECTORS, plain)
+
+
+def prompts_of(found: Look) -> set[str]:
+    return {prompt for prompt, _ in found.prompts}
 
 
 def noise(path: Path, width: int = 16, height: int = 16, seed: int = 0, **options: Any) -> Path:
@@ -242,3 +249,121 @@ def test_several_folders_are_looked_at_as_they_will_be_fed(pictures: Pictures, t
     assert any("1 picture is without a .caption file" in warning for warning in looked(tmp_path / "set.toml").warnings)
     (tmp_path / "set.toml").write_text(text.replace("[name] toy", "a toy"))
     assert any("Left out, regularisation pictures: 2." in each for each in looked(tmp_path / "set.toml").warnings)
+
+
+def named(folder: Path, *stems: str, ending: str = "") -> Path:
+    """The images of the folder under these names, with caption files of this ending, if any."""
+    for number, stem in enumerate(stems):
+        (folder / f"{number}.png").rename(folder / f"{stem}.png")
+        caption = folder / f"{number}.txt"
+        caption.rename(folder / f"{stem}{ending}") if ending else caption.unlink()
+    return folder
+
+
+def test_names_of_cameras_are_no_captions_and_that_is_said(pictures: Pictures) -> None:
+    folder = named(pictures(*GOOD[:3]), "IMG_2031", "DSC0001", "photo (3)")
+    found = looked(folder)
+    assert prompts_of(found) == {"a photo of x-word"}
+    (warning,) = found.warnings
+    assert warning.startswith(
+        "3 pictures are without a .txt file: their prompts have no [filewords]. File names such as DSC"
+    )
+    assert found.captioned == 0
+
+
+def test_names_that_say_something_are_captions_only_in_a_template_that_has_no_other_one(pictures: Pictures) -> None:
+    folder = named(pictures(*GOOD[:3]), "10_red hat_01", "10_red hat_02", "IMG_1")
+    own = looked(folder)
+    assert prompts_of(own) == {"a photo of x-word, red hat", "a photo of x-word"}
+    nothing, by_name = own.warnings
+    assert nothing.startswith("1 picture is without a .txt file: their prompts have no [filewords].")
+    assert "the file's name is the caption, such as 'red hat'" in by_name
+    shipped = looked(folder, plain=("the [name]",))
+    assert prompts_of(shipped) == {"the x-word"}
+    (warning,) = shipped.warnings
+    assert "their prompts come from the template subject, which has no [filewords]" in warning
+
+
+def test_names_are_captions_where_a_regular_expression_asks_for_them(pictures: Pictures) -> None:
+    folder = named(pictures(*GOOD[:3]), "IMG_1", "IMG_2", "IMG_3")
+    found = looked(folder, plain=("the [name]",), filename_word_regex=".+")
+    assert prompts_of(found) == {f"a photo of x-word, IMG_{number}" for number in (1, 2, 3)}
+    assert found.warnings == ("3 pictures are without a .txt file: the file's name is the caption, such as 'IMG_1'.",)
+
+
+@pytest.mark.parametrize("ending", [".caption", ".TXT", ".Caption", ".png.txt"])
+def test_captions_of_other_programs_are_read(pictures: Pictures, ending: str) -> None:
+    found = looked(named(pictures(*GOOD[:3]), "a", "b", "c", ending=ending))
+    assert (found.captioned, found.warnings) == (3, ())
+    assert "a photo of x-word, red, round, small" in prompts_of(found)
+
+
+def test_of_two_caption_files_the_txt_counts_and_that_is_said(pictures: Pictures) -> None:
+    folder = pictures(*GOOD)
+    (folder / "0.caption").write_text("another")
+    found = looked(folder)
+    assert found.warnings == ("Not used, since these images have another caption file: 0.caption.",)
+    assert "a photo of x-word, red, round, small" in prompts_of(found)
+
+
+def test_what_else_lies_there_is_told(pictures: Pictures) -> None:
+    folder = pictures(*GOOD)
+    for name in ("a.cr2", "metadata.jsonl", "99.txt"):
+        (folder / name).write_text("{}")
+    said = " ".join(looked(folder).warnings)
+    for part in ("1 .cr2 file", "metadata.jsonl", "Captions without an image of their name are not used: 99.txt"):
+        assert part in said
+
+
+def test_captions_that_have_the_word_already_are_told_of(pictures: Pictures) -> None:
+    folder = pictures(*GOOD)
+    for number in range(3):
+        (folder / f"{number}.txt").write_text("X-Word, at sunset" if number else "a [name]")
+    (warning,) = looked(folder).warnings
+    assert warning.startswith(
+        "3 of 5 captions already contain x-word ('a [name]'), and the template adds it, so that it stands"
+    )
+    (folder / "3.txt").write_text("x-words, ax-word")  # other words
+    assert looked(folder).warnings[0].startswith("3 of 5")
+
+
+def test_captions_may_be_whole_prompts_if_all_have_the_word(pictures: Pictures) -> None:
+    folder = pictures(*GOOD[:3])
+    for number in range(3):
+        (folder / f"{number}.txt").write_text(f"x-word {number}")
+    found = looked(folder, ("[filewords]",))
+    assert (found.warnings, prompts_of(found)) == ((), {"x-word 0", "x-word 1", "x-word 2"})
+    (folder / "1.txt").write_text("a hat")
+    with pytest.raises(
+        ConfigError, match=r"line without \[name\].*caption of 1\.png does not contain x-word: 'a hat'"
+    ) as caught:
+        looked(folder, ("[filewords]",))
+    assert caught.value.option == "template"
+    (folder / "1.txt").unlink()
+    assert "x-word" in prompts_of(looked(folder, ("[filewords]",)))  # an image without a caption has the word alone
+
+
+def test_a_prompt_that_is_too_long_is_found_among_all(pictures: Pictures) -> None:
+    folder = pictures(*[(16, 16)] * (PROMPTS + 5))
+    (folder / "9.txt").write_text("word " * CHUNK)  # the last by name
+    assert looked(folder).warnings[0].startswith("Longer than 75 tokens")
+
+
+def test_transparent_images_are_counted_unless_alpha_says_how_much_they_count(pictures: Pictures) -> None:
+    folder = pictures(*GOOD)
+    for number, alpha in enumerate((0, 128, 255)):
+        Image.new("RGBA", (16, 16), (number, 9, 9, alpha)).save(folder / f"{number}.png")
+    assert looked(folder).warnings[0].startswith("2 pictures are transparent in parts: these become white.")
+    assert looked(folder, use_alpha_weight=True).warnings == ()
+
+
+def test_folders_with_repeats_in_their_names_are_looked_at_as_they_are_fed(pictures: Pictures) -> None:
+    folder = pictures(*GOOD)
+    for number, name in enumerate(("10_sks star", "2_old")):
+        (folder / name).mkdir()
+        for each in range(2 + number):
+            (folder / f"{each + 2 * number}.png").rename(folder / name / f"{each}.png")
+    found = looked(folder)
+    assert (found.count, found.folders) == (5, 2)
+    assert prompts_of(found) == {"a photo of x-word, sks star", "a photo of x-word, old"}
+    assert "10_sks star: 2 images, 10 repeats" in found.warnings[0]

@@ -109,6 +109,9 @@ def test_a_caption_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes(b"caf\xe9")
     with pytest.raises(DatasetError, match=r"x\.txt is not UTF-8.*save it as UTF-8"):
         read_caption(tmp_path / "x.txt")
+    (tmp_path / "x.txt").write_bytes(b"a" * 1_000_001)
+    with pytest.raises(DatasetError, match=r"x\.txt has 1000001 bytes"):
+        read_caption(tmp_path / "x.txt")
 
 
 def test_templates_are_files_or_shipped(tmp_path: Path) -> None:

@@ -143,7 +143,8 @@ class LearningOptions:
     )
     filename_word_regex: str = option(
         "",
-        "Where an image has no .txt file its name is the caption; this regular expression picks the words of it.",
+        "Make captions of file names where there is no caption file: this regular expression picks the words, .+ takes all. "
+        "Empty: file names are captions only in a template of your own, if they say something.",
         label="Filename word regex",
         section="prompts",
     )

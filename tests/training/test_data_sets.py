@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +14,16 @@ from PIL import Image
 from puppet import CONFIG, Puppet, ended, vectors
 
 from ti_trainer import embeddings_dir
+from ti_trainer.data.look import look
+from ti_trainer.data.prompts import load_plain, load_template
 from ti_trainer.data.subsets import Subset, write_subsets
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.hosts.diffusers.host import StandaloneHost
-from ti_trainer.training.data_sets import data_sets_dir, subsets_of
+from ti_trainer.training.data_sets import about_embedding, data_sets_dir, subsets_of
 from ti_trainer.training.job import Job
 from ti_trainer.training.run import Run, changes
 from ti_trainer.training.session import Controls, Session
+from ti_trainer.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -101,6 +105,39 @@ def test_a_job_on_it_is_watched_and_measured(session: Session) -> None:
     assert [step for step, _ in now.run.deterministic()] == [0, 5, 10]
 
 
+def test_a_run_tells_before_its_first_step_what_the_page_tells_of_the_dataset(
+    host: Puppet, pictures: Callable[..., Path]
+) -> None:
+    embeddings_dir.create(host.embeddings_dir, host.model, "word", "red cat on a mat", 2)
+    folder, told = pictures((16, 16), (16, 16)), list[str]()
+    for number in range(2):
+        (folder / f"{number}.png").rename(folder / f"IMG_{number}.png")
+        (folder / f"{number}.txt").unlink()
+    (folder / "a.mp4").touch()
+    config = replace(CONFIG, width=24, height=24, do_not_resize=False, template="subject_filewords")
+    session = Session(host, "word", folder, config, warn=told.append)
+
+    def observers(trainer: Trainer, run: Run) -> list[Any]:
+        told.append("the first step")
+        return []
+
+    embedding, (template, plain) = embeddings_dir.load(host.embeddings_dir, "word")[0], _lines("subject_filewords")
+    seen = look(folder, template, config, host.model, "word", embedding.vectors, plain)
+    session.train(observers)
+    before = told[: told.index("the first step")]
+    assert [*about_embedding(host.model, embedding), *seen.warnings] == before
+    for part in ("is an ordinary word", "a part of the text is left out", "1 .mp4 file", "smaller than", "Only 2", "IMG_0"):
+        assert any(part in each for each in before), part
+
+
+def test_a_template_that_leaves_the_word_to_captions_without_it_is_refused_at_once(
+    session: Session, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("[filewords]")
+    with pytest.raises(ConfigError, match="does not contain x-word"):
+        replace(session, config=replace(CONFIG, template=str(tmp_path / "mine.txt"))).check()
+
+
 def test_buckets_are_trained_on_with_several_sizes(host: Puppet, pictures: Callable[..., Path]) -> None:
     folder = pictures((330, 200), (200, 330), (256, 256), (330, 210))
     config = replace(CONFIG, do_not_resize=False, buckets=True, width=256, height=256)
@@ -118,6 +155,10 @@ def test_settings_from_before_there_was_a_prior_loss_weight_are_no_change() -> N
     assert changes(before, now, other_pictures=False) == []
     before["train"]["prior_loss_weight"] = 0.5
     assert changes(before, now, other_pictures=False) == ["prior_loss_weight"]
+
+
+def _lines(template: str) -> tuple[list[str], list[str]]:
+    return load_template(template), load_plain(template)
 
 
 def listed(path: Path, **folders: Path) -> Path:

@@ -1,7 +1,6 @@
 """What a run would do with a dataset, looked at before it: which images, how they are fed, and what is likely to go wrong.
 
-Reads captions, headers of all images and whole files of some; decodes only images with an alpha channel, encodes nothing,
-writes nothing.
+Reads captions, headers of all images and pixels of a few; encodes nothing, writes nothing.
 """
 
 from __future__ import annotations
@@ -19,14 +18,15 @@ from ti_trainer.data import warnings
 from ti_trainer.data.dataset import sample_rng
 from ti_trainer.data.images import Frame, frame_of
 from ti_trainer.data.opening import is_transparent, opened_image
-from ti_trainer.data.pictures import unused, upright_size
+from ti_trainer.data.pictures import has_alpha, unused, upright_size
 from ti_trainer.data.plan import Captions, Planned, plan
-from ti_trainer.data.prompts import Prompter
+from ti_trainer.data.prompts import Prompter, plain_name
 from ti_trainer.data.subsets import Subset
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.prompts import CHUNK, TokenizedPrompt
 
 PROMPTS = 10  # are shown
+MOST_ALPHA = 64  # images that may be transparent, whose pixels are read
 LONGEST = 100  # captions, of which those that fill more than a chunk are looked for
 
 
@@ -88,9 +88,6 @@ def preflight(
     def tokenized(prompts: Sequence[str]) -> tuple[tuple[str, TokenizedPrompt], ...]:
         return tuple((prompt, model.tokenize(prompt, {prompter.name: vectors})) for prompt in prompts)
 
-    def whitened(each: Seen) -> bool:
-        return each.is_transparent and not (config.use_alpha_weight and each.planned.mask is None)
-
     unreadable = [(name_of(path), reason) for path, reason in broken]
     same = [[name_of(path) for path in paths] for paths in same_files([each.planned.path for each in seen])]
     shown = tokenized(_prompts(seen, prompter, config.seed))
@@ -99,10 +96,10 @@ def preflight(
     said += [
         *_unused(subsets),
         *warnings.about_same_files(same),
-        *warnings.about_transparency(sum(map(whitened, seen))),
+        *warnings.about_transparency([each.planned for each in seen if each.is_transparent], frame, MOST_ALPHA),
         *warnings.about_sizes(sizes, frame),
         *warnings.about_numbers(len(things), fed, frame, config.batch_size),
-        *warnings.about_captions(things, prompter, named=bool(config.filename_word_regex)),
+        *warnings.about_captions(things, prompter, plain_name(config.template), named=bool(config.filename_word_regex)),
         *warnings.about_prompts((*shown, *tokenized(_longest(things, prompter)))),
     ]
     return Preflight(tuple(planned), tuple(seen), tuple(unreadable), frame, shown, tuple(said))
@@ -127,12 +124,15 @@ def _headers(
     """The images that can be opened, and the others with the reasons."""
     seen: list[Seen] = []
     broken: list[tuple[Path, str]] = []
+    alpha = 0
     for each in planned:
         try:
             with opened_image(each.path) as opened:
                 size = upright_size(opened)
+                alpha += has_alpha(opened)
+                transparent = alpha <= MOST_ALPHA and is_transparent(opened)
                 look_at(each, opened)
-                seen.append(Seen(each, size, is_transparent(opened)))
+            seen.append(Seen(each, size, transparent))
         except Exception as error:  # noqa: PERF203 - a damaged file provokes anything
             broken.append((each.path, str(error).replace(str(each.path), each.path.name) or type(error).__name__))
     return seen, broken

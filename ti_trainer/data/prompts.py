@@ -17,12 +17,15 @@ from ti_trainer.patterns import WORD_REGEX, findings
 
 NAME, FILEWORDS = "[name]", "[filewords]"
 WITH_CAPTIONS = "_filewords"  # how names of templates end that have another for images without a caption
-MOST_BYTES, MOST_LINE = 1_000_000, 2000  # of a template; a line with many captions in it would grow without bounds
+MOST_BYTES, MOST_LINE = 1_000_000, 2000  # of a template or caption, and of a line that may hold many captions
 SHIPPED = Path(__file__).parents[2] / "textual_inversion_templates"
 
 
 def read_caption(file: Path) -> str:
-    """What a caption file says; DatasetError if it is no text."""
+    """What a caption file says; DatasetError if it is no text, or far too long to be a caption."""
+    if (size := file.stat().st_size) > MOST_BYTES:
+        message = f"The caption {file} has {size} bytes, expected at most {MOST_BYTES}: is it something else?"
+        raise DatasetError(message)
     try:
         return file.read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -105,7 +108,7 @@ def load_plain(name: str, folders: Sequence[Path] = ()) -> list[str]:
 
 
 def plain_name(name: str) -> str:
-    """The name of the template that goes with one with captions: `subject` for `subject_filewords`; "" for others."""
+    """The name, or path, of the template that goes with one with captions: `subject` for `subject_filewords`; else ""."""
     stem = name.removesuffix(".txt")
     return stem.removesuffix(WITH_CAPTIONS) if stem.endswith(WITH_CAPTIONS) else ""
 

@@ -28,13 +28,15 @@ def about_same_files(same: Sequence[Sequence[str]]) -> list[str]:
     return said + ([f"{len(same) - 5} more pictures are there several times."] if len(same) > 5 else [])
 
 
-def about_transparency(count: int) -> list[str]:
-    """Of images whose transparent parts become white; those whose alpha is their loss weight are not counted."""
+def about_transparency(transparent: Sequence[Planned], frame: Frame, most: int) -> list[str]:
+    """Of images with transparent parts, where alpha is not the loss weight; `most` were looked for."""
+    count = sum(not (frame.use_alpha and each.mask is None) for each in transparent)
     if not count:
         return []
+    at_least = "At least " if len(transparent) == most else ""
     return [
-        f"{_pictures(count)} transparent in parts: these become white. If the word shall not learn the white, let alpha be "
-        "the loss weight, or paint masks."
+        f"{at_least}{_pictures(count)} transparent in parts: these become white. If the word shall not learn the white, let "
+        "alpha be the loss weight, or paint masks."
     ]
 
 
@@ -89,10 +91,10 @@ def _about_buckets(fed: Sequence[tuple[Size, int]], frame: Frame, batch_size: in
     ]
 
 
-def about_captions(things: Sequence[Planned], prompter: Prompter, *, named: bool) -> list[str]:
+def about_captions(things: Sequence[Planned], prompter: Prompter, plain: str, *, named: bool) -> list[str]:
     """Of images of the thing without a caption, and of captions that go unused or have the word already.
 
-    `named`: a regular expression for file names was given.
+    `plain` is the template for those without, if there is one; `named`: a regular expression for file names was given.
     """
     with_files = sum(each.caption_file is not None for each in things)
     if not has_filewords(prompter.template):
@@ -104,9 +106,9 @@ def about_captions(things: Sequence[Planned], prompter: Prompter, *, named: bool
     ]
     said = []
     if nothing:
-        plain = "from the template for images without captions" if prompter.plain else "the template's without [filewords]"
+        source = f"come from the template {plain}, which has no [filewords]" if prompter.plain else "have no [filewords]"
         said.append(
-            f"{_pictures(len(nothing))} without a {_endings(nothing)} file: the prompts are {plain}. File names such as "
+            f"{_pictures(len(nothing))} without a {_endings(nothing)} file: their prompts {source}. File names such as "
             f"{nothing[0].path.stem} are not used as captions, unless Filename word regex says so (.+ takes the whole name)."
         )
     if by_name:

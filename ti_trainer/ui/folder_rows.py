@@ -112,7 +112,7 @@ def _row(number: int) -> tuple[Any, list[Any]]:
             weight = gr.Number(value=1.0, label="Loss weight", min_width=80, **named("weight"))
             is_reg = gr.Checkbox(value=False, label="Regularisation images", min_width=140, **named("is_reg"))
         with gr.Row():
-            caption = gr.Textbox(label="Caption where there is no .txt", max_lines=1, min_width=160, **named("caption"))
+            caption = gr.Textbox(label="Caption where there is no file", max_lines=1, min_width=160, **named("caption"))
             masks = gr.Textbox(label="Mask directory", max_lines=1, min_width=160, **named("masks"))
     return box, [unsaved(each) for each in (folder, repeats, weight, caption, masks, is_reg)]
 

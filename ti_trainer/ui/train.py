@@ -122,8 +122,8 @@ def panel(page: Page) -> TrainForm:
     name_error = error_slot()
     images = gr.Textbox(
         label="Dataset directory",
-        info="The folder with the pictures to learn from; captions in .txt files of the same names, if there are any. Or a "
-        ".toml file that lists several folders.",
+        info="The folder with the pictures to learn from; captions in .txt or .caption files of the same names, if there "
+        "are any. Or a .toml file that lists several folders.",
         placeholder="Path to directory with input images",
         value=str(start.images) if start else "",
         max_lines=1,
