@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 pytest.importorskip("imagehash")
 
+from ti_trainer.data import alike
 from ti_trainer.data import check as checking
-from ti_trainer.data.check import BLURRED_PX, Report, bring_back, check, edge_width, leave_out
+from ti_trainer.data.check import BLURRED_PX, Report, check, edge_width
+from ti_trainer.data.left_out import bring_back, leave_out
 from ti_trainer.data.pictures import LEFT_OUT
 from ti_trainer.errors import DatasetError, StoppedError
 
@@ -300,12 +303,82 @@ def test_a_shared_caption_stays_until_the_last_picture_of_its_name_goes(tmp_path
     assert sorted(names((tmp_path / LEFT_OUT).iterdir())) == ["a.jpg", "a.png", "a.txt"]
 
 
-def test_what_is_not_there_any_more_is_refused_before_anything_moves(tmp_path: Path) -> None:
-    (tmp_path / "a.png").touch()
-    elsewhere = tmp_path / "sub" / "b.png"
-    elsewhere.parent.mkdir()
-    elsewhere.touch()
-    for wrong in (tmp_path / "gone.png", elsewhere):
-        with pytest.raises(DatasetError, match=wrong.name):
-            leave_out(tmp_path, [tmp_path / "a.png", wrong])
-    assert (tmp_path / "a.png").exists()
+def test_what_cannot_be_moved_is_said_and_the_others_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "b.png", "b.txt", "c.png"):
+        (tmp_path / name).write_text(name)
+    rename = Path.rename
+
+    def locked(path: Path, target: Path) -> Path:
+        if path.name == "b.txt":
+            raise PermissionError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", locked)
+    told: list[str] = []
+    wrong = [tmp_path / "gone.png", tmp_path / "b.png"]
+    assert names(leave_out(tmp_path, [*wrong, tmp_path / "a.png", tmp_path / "c.png"], told.append)) == ["a.png", "c.png"]
+    assert told == [f"gone.png is not in {tmp_path} any more.", "b.png cannot be moved (Permission denied)."]
+    assert sorted(names(tmp_path.glob("*.*"))) == ["b.png", "b.txt"], "an image stays with its caption"
+    with pytest.raises(DatasetError, match=r"Nothing was moved. gone.png is not .* b.png cannot be moved"):
+        leave_out(tmp_path, wrong)
+    (tmp_path / "b.png").rename(tmp_path / LEFT_OUT / "b.png")
+    shutil.copy(tmp_path / "b.txt", tmp_path / LEFT_OUT / "b.txt")
+    (tmp_path / "b.txt").unlink()
+    told.clear()
+    assert [names(each) for each in bring_back(tmp_path, told.append)] == [["a.png", "c.png"], []]
+    assert told == ["b.png cannot be moved (Permission denied)."]
+
+
+def test_captions_named_after_the_whole_file_go_along(tmp_path: Path) -> None:
+    own = ("01.png", "01.png.txt", "01.TXT", "01.caption")
+    for name in (*own, "02.png", "02.png.txt"):
+        (tmp_path / name).touch()
+    leave_out(tmp_path, [tmp_path / "01.png"])
+    assert sorted(names((tmp_path / LEFT_OUT).iterdir())) == sorted(own)
+
+
+def test_of_images_alike_the_largest_counts_then_one_that_is_lossless_then_the_sharpest(tmp_path: Path) -> None:
+    picture = scene(3)
+    picture.save(tmp_path / "b.png")
+    picture.save(tmp_path / "a.jpg", quality=98, subsampling=0)
+    picture.save(tmp_path / "c.webp", lossless=True)
+    picture.save(tmp_path / "d.webp", quality=95)
+    picture.filter(ImageFilter.GaussianBlur(1)).save(tmp_path / "0.png")
+    picture.filter(ImageFilter.GaussianBlur(1)).resize((660, 620)).save(tmp_path / "z.jpg", quality=80)
+    ((best, *others),) = check(tmp_path).alike
+    assert best.name == "z.jpg"
+    assert names(others[2:]) == ["0.png", *sorted(names(others[3:]), key=["a.jpg", "d.webp"].index)]
+    assert set(names(others[:2])) == {"b.png", "c.webp"}
+
+
+def nearly_alike(count: int, copies: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bits and colours, some of them like others in about as much as just counts."""
+    rng = np.random.default_rng(0)
+    bits, colours = rng.random((count, 64)) < 0.5, (rng.random((count, 4, 4, 2)) * 255).astype(np.float32)
+    for _ in range(copies):
+        one, other = rng.integers(count, size=2)
+        bits[other] = bits[one]
+        bits[other, rng.choice(64, rng.integers(14), replace=False)] ^= True
+        colours[other] = colours[one] + rng.normal(0, 8)
+    return bits, colours
+
+
+def test_the_groups_are_those_of_comparing_each_with_each() -> None:
+    bits, colours = nearly_alike(1500, 1200)
+    left, expected = np.arange(len(bits)), []
+    while len(left):
+        first, left = left[0], left[1:]
+        like = np.count_nonzero(bits[left] != bits[first], axis=1) <= alike.ALIKE_BITS
+        like &= np.abs(colours[left] - colours[first]).mean(axis=(1, 2, 3)) <= alike.ALIKE_COLOUR
+        expected += [[first, *left[like]]] if like.any() else []
+        left = left[~like]
+    assert len(expected) > 200
+    assert alike.groups(bits, colours) == expected
+    assert alike.groups(bits[:0], colours[:0]) == []
+
+
+def test_ten_thousand_images_are_grouped_quickly() -> None:
+    bits, colours = nearly_alike(10_000, 3000)
+    begin = time.process_time()
+    assert len(alike.groups(bits, colours)) > 500
+    assert time.process_time() - begin < 10

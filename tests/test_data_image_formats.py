@@ -12,6 +12,7 @@ from PIL import Image
 
 from ti_trainer.data.image_formats import how_to_read, image_endings, readable_formats
 from ti_trainer.data.images import Frame, load_image
+from ti_trainer.data.jxl_header import jxl_size
 from ti_trainer.data.masks import read_mask
 from ti_trainer.data.opening import is_transparent, on_white, opened_image
 from ti_trainer.data.pictures import ORIENTATION, upright, upright_size
@@ -108,6 +109,22 @@ def test_what_a_file_is_its_content_says(tmp_path: Path) -> None:
     halves().save(tmp_path / "a.heic", quality=95)
     (tmp_path / "a.heic").rename(tmp_path / "a.jpg")
     assert is_like(read(tmp_path / "a.jpg"), halves())
+
+
+@pytest.mark.parametrize("size", [(64, 48), (256, 256), (1, 1), (513, 77), (8, 2000), (1600, 900), (1000, 500), (40000, 3)])
+@pytest.mark.parametrize("how", [{}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}])
+def test_a_jxl_says_how_large_it_is_before_it_is_decoded(tmp_path: Path, size: tuple[int, int], how: dict) -> None:
+    Image.new("L", size, 90).save(tmp_path / "a.jxl", effort=1, **how)
+    assert (tmp_path / "a.jxl").read_bytes().startswith(b"\xff\x0a") == (not how)
+    assert jxl_size(tmp_path / "a.jxl") == size
+
+
+def test_a_gigantic_jxl_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    """Its header says 2**30 x 2**30 px: selector 3 and 30 bits of ones, no ratio, and the same again."""
+    bits = (0b11 << 1) | ((1 << 30) - 1) << 3 | (0b11 << 36) | ((1 << 30) - 1) << 38
+    (tmp_path / "a.png").write_bytes(b"\xff\x0a" + bits.to_bytes(16, "little"))
+    with pytest.raises(DatasetError, match=f"too large: found {1 << 30} x {1 << 30} px"), opened_image(tmp_path / "a.png"):
+        pass
 
 
 @pytest.mark.usefixtures("without_image_plugins")

@@ -191,6 +191,17 @@ def test_what_is_fine_is_praised(tmp_path: Path) -> None:
     assert (found.shown, cards, numbers) == ((), "", "")
 
 
+def test_small_is_what_is_smaller_than_the_model_was_made_for(tmp_path: Path) -> None:
+    for size in (8, 24):
+        drawn(1, 300).resize((size, size)).save(tmp_path / f"{size}.png")
+
+    def small(width: int | None) -> list[str]:
+        *_, (found, *_) = picture_check._checked(Page(TinyHost(tmp_path), Job()), Findings(), str(tmp_path), width, width)
+        return [path.name for path, said in found.report.reasons.items() if any("small" in each for each in said)]
+
+    assert (small(None), sorted(small(32)), small(0)) == (["8.png"], ["24.png", "8.png"], [])
+
+
 def main(folder: Path) -> None:
     with blocks("check") as made, gr.Column(elem_classes=["ti-trainer"]):
         picture_check.panel(Page(TinyHost(folder), Job()))

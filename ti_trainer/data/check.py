@@ -1,4 +1,4 @@
-"""Pictures that may harm a training: alike, small, blurred, long, unreadable; and how they are left out, and brought back.
+"""Pictures that may harm a training: alike, small, blurred, long, unreadable. How they are left out, left_out.py knows.
 
 Knows nothing of captions but that they lie beside their pictures. Sizes are (width, height) in pixels, held upright.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,28 +18,25 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
+from ti_trainer.data import alike
+from ti_trainer.data.caption_files import captions_among
+from ti_trainer.data.left_out import bring_back as bring_back
+from ti_trainer.data.left_out import leave_out as leave_out
 from ti_trainer.data.opening import on_white, opened_image
 from ti_trainer.data.pictures import (
     FLIPPED,
-    LEFT_OUT,
-    MASKS,
+    files_in,
     find_images,
-    is_image,
-    pictures_among,
-    unspread_of,
     upright,
     upright_size,
 )
 from ti_trainer.data.preflight import same_files
-from ti_trainer.errors import ConfigError, DatasetError, StoppedError
+from ti_trainer.errors import ConfigError, StoppedError
 
-BELONGINGS = (".txt", ".caption", ".npz")  # captions, and latents as kohya's trainers keep them
 SIDE_PX = 512  # sharpness and likeness are judged on pictures whose shorter side is no longer than this
-# Measured on photos and drawings: saved again, resized, brightened by a fifth or less 5 % of each side: at most 10 of 64
-# bits and 10 levels of colour; different photos at least 20 bits; a drawing in other colours from 16 levels on.
-ALIKE_BITS, ALIKE_COLOUR = 10, 13.0
-# Measured likewise: sharp pictures 0.1 to 0.8, and up to 0.9 where only a part is sharp; blurred by 2 px 1.4 to 2.4.
+# Measured on photos and drawings: sharp ones 0.1 to 0.8, up to 0.9 where only a part is sharp; blurred by 2 px 1.4 to 2.4.
 BLURRED_PX = 1.4
+LOSSLESS = {"PNG", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "SGI", "QOI", "MSP", "XBM", "XPM"}  # and some TIFF and WebP
 LONGEST = 2.0  # times as long as wide
 PROBE_PX = 1.5  # how much a picture is blurred to see what that changes
 
@@ -62,7 +59,10 @@ class Report:
 
 @dataclass(frozen=True)
 class _Seen:
-    """One picture: its upright size, the width of its sharpest edges in px, 64 bits of its structure, 4 x 4 x 2 colours."""
+    """One picture: its upright size, the width of its sharpest edges in px, 64 bits of its structure, 4 x 4 x 2 colours.
+
+    `length` is that of the file, in bytes.
+    """
 
     path: Path
     size: tuple[int, int] = (0, 0)
@@ -70,6 +70,9 @@ class _Seen:
     bits: np.ndarray | None = None
     colours: np.ndarray | None = None
     error: str = ""
+    is_lossless: bool = False
+    has_caption: bool = False
+    length: int = 0
 
 
 def check(
@@ -84,8 +87,8 @@ def check(
 
     DatasetError if there is none, ConfigError without the package imagehash, StoppedError if it was stopped.
     """
-    look = partial(_looked_at, imagehash=_imagehash())
     paths, seen = find_images(folder), list[_Seen]()
+    look = partial(_looked_at, imagehash=_imagehash(), captioned=captions_among(files_in(folder), paths))
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for one in pool.map(look, paths):
             seen.append(one)
@@ -95,50 +98,6 @@ def check(
                 message = "The check was stopped; nothing was changed."
                 raise StoppedError(message)
     return _report(seen, width, height)
-
-
-def leave_out(folder: Path, paths: Iterable[Path]) -> list[Path]:
-    """Move pictures, with their captions and masks, into the sub-folder "left out"; where they are now.
-
-    Nothing is ever overwritten: a name that is taken gets a number. DatasetError if one is not there; nothing moves then.
-    """
-    leaving, files = list(dict.fromkeys(paths)), _files(folder)
-    gone = [path.name for path in sorted(set(leaving) - set(files))]
-    if gone:
-        message = f"Not in {folder} any more: {', '.join(gone[:5])}. Nothing was moved: check the folder again."
-        raise DatasetError(message)
-    staying = {path.stem for path in files if is_image(path) and path not in leaving}  # may share a caption with one
-    by_stem: dict[str, list[Path]] = defaultdict(list)
-    for path in leaving:
-        by_stem[path.stem].append(path)
-    moved = []
-    for stem, pictures in by_stem.items():
-        together = pictures + ([] if stem in staying else _belongings(stem, files))
-        targets = _free(folder / LEFT_OUT, stem, together)
-        _move(together, targets)
-        moved += targets[: len(pictures)]
-    return moved
-
-
-def bring_back(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Move everything that was left out back to where it was; pictures that are back, and those whose names are taken."""
-    files = _files(folder / LEFT_OUT)
-    by_stem: dict[str, list[Path]] = defaultdict(list)
-    for path in pictures_among(files):
-        by_stem[path.stem].append(path)
-    back: list[Path] = []
-    stayed: list[Path] = []
-    for stem, alike in by_stem.items():
-        together = alike + _belongings(stem, files)
-        targets = [folder / path.name for path in together]
-        if any(map(os.path.lexists, targets)):
-            stayed += alike
-            continue
-        _move(together, targets)
-        back += targets[: len(alike)]
-    if back and not any((folder / LEFT_OUT).iterdir()):
-        (folder / LEFT_OUT).rmdir()
-    return back, stayed
 
 
 def edge_width(grey: np.ndarray) -> float:
@@ -183,10 +142,10 @@ def _imagehash() -> ModuleType:
     return imagehash
 
 
-def _looked_at(path: Path, imagehash: ModuleType) -> _Seen:
+def _looked_at(path: Path, imagehash: ModuleType, captioned: Container[Path]) -> _Seen:
     try:
         with opened_image(path) as opened:
-            size = upright_size(opened)
+            size, is_lossless = upright_size(opened), _is_lossless(opened)
             picture = on_white(upright(opened, (SIDE_PX, SIDE_PX)))
         scale = SIDE_PX / min(picture.size)
         if scale < 1:
@@ -196,7 +155,8 @@ def _looked_at(path: Path, imagehash: ModuleType) -> _Seen:
         pixels = np.asarray(grey, np.float32)
         edge_px = edge_width(pixels) if min(pixels.shape) > 2 else 0.0
         colours = np.asarray(picture.convert("YCbCr").resize((4, 4), Image.Resampling.BOX), np.float32)[..., 1:]
-        return _Seen(path, size, edge_px, imagehash.phash(grey).hash.flatten(), colours)
+        bits, length = imagehash.phash(grey).hash.flatten(), path.stat().st_size
+        return _Seen(path, size, edge_px, bits, colours, "", is_lossless, path in captioned, length)
     except Exception as error:  # a damaged file provokes anything
         return _Seen(path, error=str(error).replace(str(path), path.name) or type(error).__name__)
 
@@ -242,69 +202,31 @@ def _wrong_with(one: _Seen, width: int, height: int) -> list[str]:
 
 
 def _groups(part: Sequence[_Seen]) -> list[list[_Seen]]:
-    """Pictures like the first of their group, which is better than they are: more pixels, a caption, a larger file."""
-    left = sorted(part, key=_merit)
-    groups = []
-    while left:
-        best, rest = left[0], left[1:]
-        if not rest:
-            break
-        bits = np.count_nonzero(np.stack([one.bits for one in rest]) != best.bits, axis=1)
-        colours = np.abs(np.stack([one.colours for one in rest]) - best.colours).mean(axis=(1, 2, 3))
-        alike = (bits <= ALIKE_BITS) & (colours <= ALIKE_COLOUR)
-        if alike.any():
-            groups.append([best, *(one for one, like in zip(rest, alike, strict=True) if like)])
-        left = [one for one, like in zip(rest, alike, strict=True) if not like]
-    return sorted(groups, key=lambda group: group[0].path)
+    """Images like the first of their group, which is the best of them."""
+    if not part:
+        return []
+    ordered = sorted(part, key=_merit)
+    found = alike.groups(np.stack([one.bits for one in ordered]), np.stack([one.colours for one in ordered]))
+    return sorted(([ordered[number] for number in group] for group in found), key=lambda group: group[0].path)
 
 
-def _merit(one: _Seen) -> tuple[int, bool, int, str]:
-    return (-one.size[0] * one.size[1], not one.path.with_suffix(".txt").is_file(), -one.path.stat().st_size, one.path.name)
+def _merit(one: _Seen) -> tuple[int, bool, bool, float, int, str]:
+    """The best first: of the most pixels, then lossless, captioned, sharp (to a tenth of a px), and the largest file."""
+    pixels, sharp = one.size[0] * one.size[1], round(one.edge_px, 1)
+    return -pixels, not one.is_lossless, not one.has_caption, sharp, -one.length, one.path.name
+
+
+def _is_lossless(opened: Image.Image) -> bool:
+    """Whether its format keeps every pixel as it was; asked before the pixels are read."""
+    if opened.format == "TIFF":
+        return opened.info.get("compression") not in ("jpeg", "tiff_jpeg", "webp")
+    if opened.format == "WEBP":
+        opened.fp.seek(12)
+        return opened.fp.read(4) == b"VP8L"
+    return opened.format in LOSSLESS
 
 
 def _mirrored_copies(paths: Sequence[Path]) -> set[Path]:
     """Those named as mirrored copies of others that are there."""
     named = {path.stem + FLIPPED for path in paths}
     return {path for path in paths if path.stem in named}
-
-
-def _files(folder: Path) -> list[Path]:
-    """Of a folder that there may not be; links to files are some, though nothing be there that they lead to."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_file() or (path.is_symlink() and not path.is_dir()))
-
-
-def _belongings(stem: str, files: Sequence[Path]) -> list[Path]:
-    """What lies beside a picture and is its own: .txt and the like, and masks. Not model.yaml beside model.png."""
-    masks = {stem + mask for mask in MASKS}
-
-    def belongs(path: Path) -> bool:
-        if was := unspread_of(path):
-            return was in masks
-        return is_image(path) if path.stem in masks else path.stem == stem and path.suffix.lower() in BELONGINGS
-
-    return [path for path in files if belongs(path)]
-
-
-def _free(folder: Path, stem: str, files: Sequence[Path]) -> list[Path]:
-    """Where these files, whose names all begin with the stem, can go together without taking anything's place."""
-    number = 1
-    while True:
-        begin = stem if number == 1 else f"{stem} ({number})"
-        targets = [folder / (begin + path.name[len(stem) :]) for path in files]
-        if not any(map(os.path.lexists, targets)):
-            return targets
-        number += 1
-
-
-def _move(files: Sequence[Path], targets: Sequence[Path]) -> None:
-    for path, target in zip(files, targets, strict=True):
-        target.parent.mkdir(exist_ok=True)
-        if path.is_symlink() and not (link := path.readlink()).is_absolute():
-            leads_to = path.parent / link
-            real = leads_to.parent.resolve() / leads_to.name  # its folder may be reached by links, too
-            target.symlink_to(os.path.relpath(real, target.parent.resolve()))
-            path.unlink()
-        else:
-            path.rename(target)

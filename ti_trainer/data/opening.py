@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from ti_trainer.data.image_formats import how_to_read, readable_formats
+from ti_trainer.data.jxl_header import jxl_size
 from ti_trainer.data.pictures import eight_bit, has_alpha
 from ti_trainer.errors import DatasetError
 
@@ -27,7 +28,7 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
     for the pixels, too, if they are read within the block.
     """
     with _opened(path) as opened:
-        _check_size(opened)
+        _check_size(*opened.size)
         if opened.format == "JXL" and not getattr(opened, "jpeg", False):
             opened.info.pop("exif", None)  # the decoder has turned it already; only in a repacked JPEG does EXIF say how
         try:
@@ -69,7 +70,11 @@ def _opened(path: Path) -> Image.Image:
     try:
         is_regular = stat.S_ISREG(path.stat().st_mode)
         if is_regular:  # a pipe would keep us waiting
+            if "JXL" in readable_formats() and (size := jxl_size(path)):
+                _check_size(*size)
             return Image.open(path, formats=readable_formats())
+    except DatasetError:
+        raise
     except Image.DecompressionBombError as error:
         count = next((int(word) for word in str(error).split("(")[-1].split() if word.isdecimal()), 0)
         raise _too_large(f"{count:,} px" if count else "more") from error
@@ -108,9 +113,9 @@ def _damaged(error: BaseException) -> DatasetError:
     return DatasetError(f"it is damaged: {_one_line(error)}")
 
 
-def _check_size(opened: Image.Image) -> None:
-    if opened.width * opened.height > LARGEST_PX:
-        found = f"{opened.width} x {opened.height} px"
+def _check_size(width: int, height: int) -> None:
+    if width * height > LARGEST_PX:
+        found = f"{width} x {height} px"
         raise _too_large(found)
 
 

@@ -11,7 +11,7 @@ from ti_trainer.data.pictures import files_below, find_images, pictures_among, u
 from ti_trainer.errors import DatasetError
 
 DEBUG_FOLDER = "debug"  # for drawings of how crops were found, which are no images of a dataset
-_REPEATS = re.compile(r"\d{1,5}_(?=[^\W\d_])")  # a number, and then words
+_REPEATS = re.compile(r"\d{1,4}_(?=[^\W\d_])")  # a number, and then words
 
 
 def images_of(folder: Path, elsewhere: Collection[Path], *, recursive: bool) -> list[Path]:

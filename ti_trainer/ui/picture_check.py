@@ -5,6 +5,7 @@ Knows how findings look; what is found, and how files move, `data.check` knows.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,11 @@ from typing import Any
 
 import gradio as gr
 
-from ti_trainer.data.check import Report, bring_back, check, leave_out
+from ti_trainer.data.check import Report, check
+from ti_trainer.data.left_out import bring_back, leave_out
 from ti_trainer.data.pictures import LEFT_OUT
 from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.preprocess.config import PreprocessConfig
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice
@@ -76,10 +79,10 @@ def panel(page: Page) -> PictureCheck:
         )
         sizes = [
             gr.Number(
-                value=512,
+                value=None,
                 precision=0,
                 label=f"{name.capitalize()}",
-                info="0: any size will do.",
+                info="Empty: the model's own size. 0: any will do.",
                 min_width=140,
                 elem_id=f"ti_trainer_check_{name}",
             )
@@ -117,11 +120,10 @@ def _checked(
 
     try:
         path = page.data_set_dir(folder)
+        sizes = _sizes(page, width, height)
         with ThreadPoolExecutor(1) as pool:
             try:
-                work = pool.submit(
-                    check, path, int(width or 0), int(height or 0), progress=progress, should_stop=stop.is_set
-                )
+                work = pool.submit(check, path, *sizes, progress=progress, should_stop=stop.is_set)
                 while not work.done():
                     yield [before, _bar(*seen), *[gr.update() for _ in range(3)]]
                     time.sleep(NEWS_S)
@@ -136,18 +138,33 @@ def _checked(
     yield _drawn(found, _summary(found, len(marked)), marked)
 
 
+def _sizes(page: Page, width: float | None, height: float | None) -> tuple[int, int]:
+    """What a side must have at least, in px: where nothing is entered, what the model was made for."""
+    if width is not None and height is not None:
+        return int(width), int(height)
+    try:
+        own = page.host.open_model().default_size_px
+    except TITrainerError:  # the images can be looked at without one
+        own = PreprocessConfig.width
+    return tuple(own if side is None else int(side) for side in (width, height))
+
+
 def _left_out(found: Findings, numbers: str) -> list[Any]:
     marked = _marked(found, numbers)
     try:
         if not found.folder or not marked:
             message = "No picture is marked: check a folder, and click the pictures that you do not want."
             raise ConfigError(message)
-        moved = leave_out(found.folder, marked)
+        troubles: list[str] = []
+        moved = leave_out(found.folder, marked, troubles.append)
     except (TITrainerError, OSError) as error:
         return _drawn(found, notice("error", str(error)), marked)
     said = f"{counted(len(moved), 'picture')} left out: moved into “{LEFT_OUT}”, with what belongs to them."
     said += " Check again for what is left."
-    return _drawn(replace(found, shown=_staying(found, marked)), notice("good", said))
+    here = [path for path in marked if os.path.lexists(path)]
+    told = notice("warning", " ".join(troubles))
+    gone = [path for path in marked if path not in here]
+    return _drawn(replace(found, shown=_staying(found, gone)), notice("good", said) + told, here)
 
 
 def _staying(found: Findings, marked: Sequence[Path]) -> tuple[Path, ...]:
@@ -160,13 +177,15 @@ def _staying(found: Findings, marked: Sequence[Path]) -> tuple[Path, ...]:
 def _brought_back(page: Page, found: Findings, folder: str, numbers: str) -> list[Any]:
     marked = _marked(found, numbers)
     try:
-        came, stayed = bring_back(page.data_set_dir(folder))
+        troubles: list[str] = []
+        came, stayed = bring_back(page.data_set_dir(folder), troubles.append)
     except (TITrainerError, OSError) as error:
         return _drawn(found, notice("error", str(error)), marked)
     said = notice("good", f"{counted(len(came), 'picture')} brought back.") if came else ""
     if stayed:
         names = ", ".join(path.name for path in stayed[:5])
         said += notice("warning", f"Still in “{LEFT_OUT}”, as there are others of their names now: {names}.")
+    said += notice("warning", " ".join(troubles))
     said = said or notice("info", f"Nothing is left out: there are no pictures in “{LEFT_OUT}”.")
     return _drawn(found, said, marked)
 
