@@ -56,7 +56,7 @@ def train(page: Page, name: str, images: str, settings: str) -> dict[str, Any]:
     """Start a run; `settings` is JSON of options by the names that the settings file has. Returns `status`."""
     try:
         given = json.loads(settings or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         message = f'The options are not JSON ({error}): expected such as {{"max_steps": 300}}.'
         raise ConfigError(message) from error
     known = {option.name for option in options()} - page.host.fixed
