@@ -148,7 +148,13 @@ def test_templates_of_earlier_folders_come_before_those_of_later_ones_and_ours_l
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("", "is empty"), ("\n \n", "is empty"), ("[name]\na photo of a hat\n", r"without \[name\].*a photo of")],
+    [
+        ("x" * 1_000_001, "is larger than"),
+        ("[name]" + ", [filewords]" * 1000, "a line of 13006 characters"),
+        ("", "is empty"),
+        ("\n \n", "is empty"),
+        ("[name]\na photo of a hat\n", r"without \[name\].*a photo of"),
+    ],
 )
 def test_templates_that_teach_nothing_are_refused(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "mine.txt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from ti_trainer import presets
 from ti_trainer.config import TrainConfig
-from ti_trainer.data.prompts import NAME, load_template
+from ti_trainer.data.prompts import NAME, find_template, load_template
 from ti_trainer.errors import ConfigError
 
 MINE = replace(TrainConfig(), max_steps=77, learning_rate="0.01:5, 0.002", template="größe", tag_dropout=0.25)
@@ -62,9 +63,28 @@ def test_names_that_lead_elsewhere_are_refused(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff\xfe", b"[]", b"3", b"null", b'"text"', b'{"max_steps": "many"}', b'{"colour": "red"}']
+    "content",
+    [
+        *(b"", b"{", b"\xff\xfe", b"[]", b"3", b"null", b'"text"', b'{"max_steps": "many"}', b'{"colour": "red"}'),
+        *(b"[" * 100_000, b" " * 2_000_000 + b"{}"),
+    ],
 )
 def test_a_damaged_preset_is_refused_by_its_name(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_bytes(content)
     with pytest.raises(ConfigError, match=r"preset .*mine\.json cannot be read"):
         presets.load(tmp_path, "mine")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_what_is_no_file_is_no_preset_and_no_template(tmp_path: Path) -> None:
+    for ending in ("json", "txt"):
+        os.mkfifo(tmp_path / f"pipe.{ending}")
+        (tmp_path / f"loop.{ending}").symlink_to(tmp_path / f"loop.{ending}")
+        (tmp_path / f"folder.{ending}").mkdir()
+    assert presets.saved(tmp_path) == []
+    for name in ("pipe", "loop", "folder"):
+        assert find_template(name, [tmp_path]) is None
+        with pytest.raises(ConfigError, match="There is no"):
+            presets.load(tmp_path, name)
+        with pytest.raises(ConfigError, match="There is no"):
+            load_template(str(tmp_path / f"{name}.txt"))

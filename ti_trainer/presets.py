@@ -13,6 +13,7 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.files import checked_name, write_bytes
 
 FOLDER, ENDING = "presets", ".json"  # within the folder of runs
+MOST_BYTES = 1_000_000  # of a file; ours have some hundred
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ BUILT_IN: dict[str, Preset] = {
 
 
 def saved(folder: Path) -> list[str]:
-    """Names of the presets that were saved."""
-    return sorted(path.stem for path in folder.glob(f"*{ENDING}") if not path.name.startswith("."))
+    """Names of the presets that were saved; pipes and such, which may never end, are none."""
+    return sorted(path.stem for path in folder.glob(f"*{ENDING}") if not path.name.startswith(".") and path.is_file())
 
 
 def save(folder: Path, name: str, config: TrainConfig) -> Path:
@@ -135,9 +136,10 @@ def load(folder: Path, name: str) -> Preset:
         raise ConfigError(message)
     path = folder / f"{name}{ENDING}"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            values = json.loads(file.read(MOST_BYTES))
         TrainConfig.from_dict(values)
-    except (OSError, ValueError, TypeError, ConfigError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:
         message = f"The preset {path} cannot be read ({error}): expected a JSON file of options."
         raise ConfigError(message) from error
     return Preset("", values)

@@ -24,6 +24,8 @@ from safetensors import safe_open  # noqa: E402
 
 from ti_trainer import embedded, formats  # noqa: E402
 from ti_trainer.commands import page as command  # noqa: E402
+from ti_trainer.commands import train  # noqa: E402
+from ti_trainer.commands.common import host_of  # noqa: E402
 from ti_trainer.errors import ConfigError  # noqa: E402
 from ti_trainer.training.run import Run  # noqa: E402
 from ti_trainer.ui import api, app, layout  # noqa: E402
@@ -195,3 +197,18 @@ def test_a_name_is_checked_where_the_page_is_started(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         parser.parse_args(["--allow-host", "http://box.lan/"])
     assert "expected a name such as" in capsys.readouterr().err
+
+
+def test_programs_are_for_those_who_start_the_page_to_allow(page_of: Callable[..., Page]) -> None:
+    assert not page_of().host.torchscript
+    assert page_of("--allow-torchscript").host.torchscript
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [((), False), (("--discriminator", "judge.pt"), True), (("--allow-torchscript",), True), (("--preset", "mine"), False)],
+)
+def test_who_types_a_discriminator_allows_it(arguments: tuple[str, ...], allowed: bool) -> None:
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    assert host_of(parser.parse_args(["x", "--images", "y", *arguments])).torchscript is allowed

@@ -15,6 +15,7 @@ from puppet import CONFIG, Puppet, ended, vectors
 
 from ti_trainer import embeddings_dir
 from ti_trainer.data.look import look
+from ti_trainer.data.pictures import find_images
 from ti_trainer.data.prompts import load_plain, load_template
 from ti_trainer.data.subsets import Subset, write_subsets
 from ti_trainer.errors import ConfigError, DatasetError
@@ -250,3 +251,12 @@ def test_a_file_that_changed_after_it_was_checked_is_checked_again(
         session.train()
     assert Run.all(host.log_dir) == []
     assert embeddings_dir.load(host.embeddings_dir, "x-word")[0].step == 0
+
+
+def test_a_folder_that_leads_to_itself_is_refused_and_no_fault_of_ours(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop, target_is_directory=True)
+    for host in (StandaloneHost(), StandaloneHost(folders=[tmp_path])):
+        (subset,) = subsets_of(host, loop)
+        with pytest.raises((ConfigError, DatasetError)):
+            find_images(subset.folder)

@@ -207,6 +207,7 @@ def test_a_folder_of_transformers_is_a_discriminator_too(tmp_path: Path) -> None
         (lambda path: path, "expected a TorchScript file"),
         (lambda path: _folder(path, '{"model_type": "vit"}'), "cannot be used as an image classifier"),
         (lambda path: _folder(path, "{"), "cannot be used as an image classifier"),
+        (lambda path: _folder(path, '{"a": [{"attn_implementation": "evil/code"}]}'), "code from elsewhere"),
         (lambda path: _written(path / "a.pt", b"no zip"), "cannot be used as an image classifier"),
         (lambda path: _written(path / "a.onnx", b"x"), "expected a TorchScript file"),
         (lambda path: _saved(path / "a.pt", nn.Identity()), "found an output of (1, 3, 384, 384)"),

@@ -77,6 +77,7 @@ def test_a_script_can_create_a_word_with_its_negative_and_train_both(served: Ser
         ('{"maxsteps": 3}', "Unknown options"),
         ("[1]", "Unknown options"),
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ('{"max_steps": 0}', "at least 1"),
     ],
 )

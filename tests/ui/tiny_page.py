@@ -17,6 +17,7 @@ from fakes import TinyHost, TinyModel
 from ti_trainer import embeddings_dir
 from ti_trainer.training.job import Job
 from ti_trainer.ui.app import serve
+from ti_trainer.ui.board import Board
 from ti_trainer.ui.layout import build
 from ti_trainer.ui.page import Page
 
@@ -38,7 +39,8 @@ def main(folder: Path, step_s: float) -> None:
     host = TinyHost(folder, model)
     if embeddings_dir.find(host.embeddings_dir, "x-word") is None:
         embeddings_dir.create(host.embeddings_dir, model, "x-word", "red cat", 2)
-    serve(build(Page(host, Job())), ready=lambda url: print(url, flush=True))  # noqa: T201
+    page = Page(host, Job())
+    serve(build(page), status=Board(page).told, ready=lambda url: print(url, flush=True))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; a run that is going on then is stopped and kept."""
     from ti_trainer.ui.app import own_images, serve  # gradio takes seconds to import
+    from ti_trainer.ui.board import Board
     from ti_trainer.ui.layout import build
     from ti_trainer.ui.page import Page
 
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
                 address=args.address,
                 port=args.port,
                 allow_hosts=args.allow_host,
+                status=Board(page).told,
                 open_browser=not args.no_browser,
                 ready=lambda url: print(f"The page is at {url} - Ctrl-C here ends it.", flush=True),
             )

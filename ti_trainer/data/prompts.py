@@ -52,7 +52,8 @@ def templates(folders: Sequence[Path] = ()) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in (*folders, SHIPPED):
         for path in sorted(folder.glob("*.txt")):
-            found.setdefault(path.stem, path)
+            if path.is_file():  # and no folder, and no pipe, which may never end
+                found.setdefault(path.stem, path)
     return found
 
 

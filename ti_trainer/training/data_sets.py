@@ -11,6 +11,7 @@ from ti_trainer.data.preflight import preflight
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.data.subsets import Subset, checked_subsets
 from ti_trainer.embedding import Embedding
+from ti_trainer.files import is_within
 from ti_trainer.host import Host
 from ti_trainer.model import DiffusionModel
 from ti_trainer.wording import counted
@@ -29,7 +30,7 @@ def subsets_of(host: Host, images: Path, warn: Callable[[str], None] = lambda me
     ConfigError for a folder, or a file, that it does not; DatasetError for a file that cannot be read. A file that the page
     saved itself may be read wherever runs lie.
     """
-    if not images.resolve().is_relative_to(data_sets_dir(host).resolve()):
+    if not is_within(images, data_sets_dir(host)):
         host.check_folder(images)
     return checked_subsets(images, host.check_folder, warn)
 

@@ -121,11 +121,20 @@ def _from_script(file: Path, device: torch.device) -> Logits:
 def _from_folder(folder: Path, device: torch.device) -> Logits:
     from transformers import AutoModelForImageClassification
 
+    json.loads((folder / CONFIG).read_text(encoding="utf-8"), object_hook=_check_own_code)
     network: nn.Module = AutoModelForImageClassification.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
     )
     network.to(device, torch.float32).eval().requires_grad_(False)
     return lambda pictures: network(pixel_values=pictures).logits
+
+
+def _check_own_code(settings: dict[str, object]) -> None:
+    """ValueError for a name of code that transformers 5 would download and run in the place of its own."""
+    for name, value in settings.items():
+        if name.endswith("_implementation") and value not in (None, "eager", "sdpa"):
+            message = f"its {CONFIG} asks for {name} {value!r:.100}, which can be code from elsewhere"
+            raise ValueError(message)
 
 
 def _looks(folder: Path) -> tuple[int, tuple[float, ...], tuple[float, ...]]:

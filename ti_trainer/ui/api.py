@@ -13,6 +13,7 @@ from ti_trainer.config import TrainConfig, options
 from ti_trainer.data.prompts import find_template
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import entered_path
+from ti_trainer.training.job import Snapshot
 from ti_trainer.training.session import Session
 from ti_trainer.ui.create import create, said_of
 from ti_trainer.ui.gradio_compat import Refusal, listen, unsaved
@@ -57,7 +58,7 @@ def train(page: Page, name: str, images: str, settings: str) -> dict[str, Any]:
     """Start a run; `settings` is JSON of options by the names that the settings file has. Returns `status`."""
     try:
         given = json.loads(settings or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         message = f'The options are not JSON ({error}): expected such as {{"max_steps": 300}}.'
         raise ConfigError(message) from error
     known = {option.name for option in options()} - page.host.fixed
@@ -78,9 +79,9 @@ def train(page: Page, name: str, images: str, settings: str) -> dict[str, Any]:
     return status(page)
 
 
-def status(page: Page) -> dict[str, Any]:
-    """How far the run is."""
-    now = page.job.snapshot()
+def status(page: Page, now: Snapshot | None = None) -> dict[str, Any]:
+    """How far the run is, or was when this snapshot was taken."""
+    now = now or page.job.snapshot()
     return {
         "status": now.status,
         "name": now.name,

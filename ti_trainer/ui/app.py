@@ -9,16 +9,19 @@ import os
 import socket
 import tempfile
 import webbrowser
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from fastapi.responses import JSONResponse
 
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import upload_folders
-from ti_trainer.ui.gradio_compat import MAJOR, theme
+from ti_trainer.ui.board import ROUTE
+from ti_trainer.ui.gradio_compat import MAJOR, light_sessions, theme
 from ti_trainer.ui.guard import Guard
 
 ROOT = Path(__file__).parents[2]
@@ -33,17 +36,19 @@ def serve(
     address: str = "127.0.0.1",
     port: int | None = None,
     allow_hosts: Collection[str] = (),
+    status: Callable[[], Mapping[str, Any]] | None = None,
     open_browser: bool = False,
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until Ctrl-C. `ready` is told the address to open. ConfigError if the port or the address cannot be had.
 
-    Other web sites are kept out; `allow_hosts` are names that the page has besides its address: see `guard`.
+    Other web sites are kept out; `allow_hosts` are names that the page has besides its address: see `guard`. `status` is
+    what the route of `board` answers.
     """
     with _listen(address, port) as listener:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104  # only compared with
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
-        app = Guard(_mounted(blocks), address, allow_hosts, upload_folders()[-1])
+        app = Guard(_mounted(blocks, status), address, allow_hosts, upload_folders()[-1])
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
         if ready:
             ready(url)
@@ -85,11 +90,14 @@ def _listen(address: str, port: int | None) -> socket.socket:
     raise ConfigError(message)
 
 
-def _mounted(blocks: gr.Blocks) -> FastAPI:
+def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None) -> FastAPI:
     """The page as an app. The WebUI adds style.css and javascript/ by itself, so this is done only here."""
     style = (ROOT / "style.css").read_text(encoding="utf-8") + FOOTER
     script = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "javascript").glob("*.js")))
     app = FastAPI(openapi_url=None)
+    if status:
+        app.add_api_route(ROUTE, lambda: JSONResponse(status()), methods=["GET"])
+    light_sessions(blocks)
     if MAJOR >= 6:
         head = f"<style>{style}</style><script>{script}</script>"
         return gr.mount_gradio_app(app, blocks, "/", head=head, theme=theme(), footer_links=[], run_history=False)

@@ -27,7 +27,7 @@ API = "/gradio_api"  # gradio 3 has none
 ROUTES = {  # the first part of paths, behind API or not
     *("", "config", "info", "theme.css", "static", "assets", "svelte", "favicon.ico", "manifest.json", "robots.txt"),
     *("queue", "run", "api", "call", "cancel", "reset", "heartbeat", "startup-events"),
-    *("app_id", "user", "token", "login_check", "custom_component"),
+    *("app_id", "user", "token", "login_check", "custom_component", "ti_trainer"),
 }
 FILE = "file="
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}

@@ -82,11 +82,21 @@ def news(page: Page, seen: str, wanted: list[str]) -> list[Any]:
     """For `poll`: what of the components `wanted` changed since a page was told last, which `seen` says."""
     before = json.loads(seen) if seen.startswith("{") else {}
     parts = shown(page, now := page.job.snapshot())
-    marks = {name: hashlib.sha1(repr(parts[name][0]).encode(), usedforsecurity=False).hexdigest()[:8] for name in wanted}
-    if now.status in SAYS and before.get("bar") == marks["bar"]:
+    marks = {name: _hash(parts[name][0]) for name in wanted}
+    is_last = now.status not in SAYS or before.get("bar") == marks["bar"]
+    if now.status in SAYS and is_last:
         marks["previews"] += ", told twice"  # on a busy machine gradio 6's gallery missed the last picture of a run
     updates = [parts[name][1]() if before.get(name) != marks[name] else gr.update() for name in wanted]
-    return [json.dumps(marks), *updates]
+    return [json.dumps({**marks, "mark": mark(parts) if is_last else "told once"}), *updates]
+
+
+def mark(parts: dict[str, Part]) -> str:
+    """Another one whenever something of it changes: the script asks for it before it asks for news."""
+    return _hash([(name, parts[name][0]) for name in sorted(parts)])
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha1(repr(value).encode(), usedforsecurity=False).hexdigest()[:8]
 
 
 def shown(page: Page, now: Snapshot) -> dict[str, Part]:

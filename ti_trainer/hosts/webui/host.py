@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from ti_trainer.errors import ConfigError, ModelError
+from ti_trainer.files import is_within
 from ti_trainer.host import Drawing, HostCaptioner, ModelOptions
 from ti_trainer.hosts.webui import captioners, turn
 from ti_trainer.hosts.webui import drawing as pictures
@@ -161,8 +162,8 @@ class WebuiHost:
         if not self.has_visitors:
             return
         shown = (paths.data_path, *(shared.cmd_opts.gradio_allowed_path or ()))
-        roots = list(dict.fromkeys(Path(each).resolve() for each in shown))
-        if not any(folder.resolve().is_relative_to(root) for root in roots):
+        roots = list(dict.fromkeys(map(Path, shown)))
+        if not any(is_within(folder, root) for root in roots):
             message = (
                 f"The folder {folder} is outside of what this WebUI shows to visitors ({', '.join(map(str, roots))}): move "
                 "it there, or start the WebUI with --gradio-allowed-path and this folder."

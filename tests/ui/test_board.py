@@ -1,0 +1,99 @@
+"""The cheap route: whether there is news, and how far a run is. Pages call gradio only when there is something to show."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+pytest.importorskip("gradio")  # the page is all that needs it
+
+import gradio as gr
+from browser import launch
+from fakes import TinyHost
+from test_api import calls
+from test_page import Served, served, status, until  # noqa: F401, the fixture
+
+from ti_trainer.training.job import Job
+from ti_trainer.ui import board as boards
+from ti_trainer.ui import watch
+from ti_trainer.ui.board import Board
+from ti_trainer.ui.gradio_compat import MAJOR, blocks, light_sessions, listen
+from ti_trainer.ui.page import Page
+
+
+def test_what_is_told_is_made_a_few_times_a_second_however_many_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(boards, "shown", lambda page, now: made.append(now) or watch.shown(page, now))
+    job = Job()
+    board = Board(Page(TinyHost(tmp_path), job))
+    first = board.told()
+    begun = time.monotonic()
+    while time.monotonic() - begun < 0.6:
+        board.told()
+    assert 2 <= len(made) <= 4
+    assert board.told() == first
+    job.tell(status="loading", loaded=(1, 2))
+    time.sleep(boards.EVERY_S + 0.05)
+    assert board.told()["mark"] != first["mark"]
+    assert (board.told()["status"], board.mark()) == ("loading", {"mark": board.told()["mark"]})
+
+
+def test_a_page_that_was_told_has_the_mark_of_the_route(tmp_path: Path) -> None:
+    job = Job()
+    page, wanted = Page(TinyHost(tmp_path), job), ["bar", "previews", "stop"]
+    told = watch.news(page, "", wanted)[0]
+    assert json.loads(told)["mark"] == Board(page).told()["mark"]
+    assert told.endswith(f'"mark": "{Board(page).told()["mark"]}"}}'), "where the script looks for it"
+    job.tell(status="done")
+    again = watch.news(page, told, wanted)[0]
+    assert json.loads(again)["mark"] != Board(page).told()["mark"], "the last pictures are told twice"
+    last = watch.news(page, again, wanted)[0]
+    assert json.loads(last)["mark"] == Board(page).told()["mark"]
+
+
+def test_an_idle_page_asks_the_route_and_leaves_gradio_alone_until_there_is_news(served: Served) -> None:  # noqa: F811
+    with launch() as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(urlsplit(request.url).path))
+        served.open(page, "Train")
+        page.wait_for_timeout(500)
+        asked.clear()
+        page.wait_for_timeout(13_000)
+        assert 2 <= asked.count(boards.ROUTE) <= 3
+        assert set(asked) <= {boards.ROUTE, "/gradio_api/heartbeat"}, "and nothing else"
+        calls(served.url)("train", "x-word", str(served.pictures), json.dumps({"max_steps": 30, "preview_every": 0}))
+        until(lambda: status(page) == "done")
+
+
+def test_the_route_says_what_the_api_says(served: Served) -> None:  # noqa: F811
+    connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=20)
+    connection.request("GET", boards.ROUTE)
+    told = json.loads(connection.getresponse().read())
+    assert told.pop("mark")
+    assert told == calls(served.url)("status")
+
+
+@pytest.mark.skipif(MAJOR < 6, reason="older ones keep no such copies")
+def test_a_session_keeps_no_copy_of_the_page_and_still_knows_its_own() -> None:
+    from gradio.state_holder import SessionState
+
+    with blocks("x") as made:
+        choice, kept = gr.Dropdown(["a"]), gr.State([1])
+        listen(choice.change, lambda: None, [choice], [kept])
+    heavy = SessionState(made)
+    light_sessions(made)
+    light = SessionState(made)
+    assert any(heavy.config_values.values()), "what this is about: gradio may have changed"
+    assert not any(light.config_values.values())
+    other = SessionState(made)
+    light[kept._id].append(2)
+    light[choice._id] = gr.Dropdown(["b"], render=False)
+    light._update_value_in_config(choice._id, "b")
+    assert (light[kept._id], other[kept._id]) == ([1, 2], [1])
+    assert other[choice._id].choices == [("a", "a")]
+    assert made.get_config_file()["components"], "what a page is sent is whole"
