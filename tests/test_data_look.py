@@ -240,3 +240,14 @@ def test_several_folders_are_looked_at_as_they_will_be_fed(pictures: Pictures, t
     assert any("1 picture is without a .caption file" in warning for warning in looked(tmp_path / "set.toml").warnings)
     (tmp_path / "set.toml").write_text(text.replace("[name] toy", "a toy"))
     assert any("Left out, regularisation pictures: 2." in each for each in looked(tmp_path / "set.toml").warnings)
+
+
+def test_what_training_reads_as_text_is_warned_of_and_what_cannot_be_read_is_refused(pictures: Pictures) -> None:
+    folder = pictures(*GOOD)
+    (folder / "2.txt").write_text(r"a (red:1.2) \(fate\) [a|b] <lora:x:1>")
+    first, second = looked(folder).warnings
+    assert first.startswith("Alternating words such as [a|b] are read as plain text in the captions")
+    assert second.startswith("Extra networks such as <lora:x:1> are read as plain text in the captions")
+    (folder / "2.txt").write_text("version (a:1.2.3)")
+    with pytest.raises(DatasetError, match=r"The caption of 2\.png cannot be used.*found 1\.2\.3\)"):
+        looked(folder)

@@ -74,19 +74,23 @@ def survey(folder: Path, model: DiffusionModel) -> Iterator[Found]:
 
 def words(folder: Path, model: DiffusionModel) -> dict[str, Vectors]:
     """Every embedding of the folder that fits the model, by its word in prompts; logs why others do not."""
-    fitting = []
-    for each in survey(folder, model):
-        if each.embedding is None:
-            log.warning("Passed over: %s", each.reason)
-        else:
-            fitting.append(each)
+    found, passed_over = usable(folder, model)
+    for each in passed_over:
+        log.warning("Passed over: %s", each.reason)
+    return found
+
+
+def usable(folder: Path, model: DiffusionModel) -> tuple[dict[str, Vectors], list[Found]]:
+    """Every embedding of the folder that fits the model, by its word in prompts, and the files that hold none."""
+    surveyed = list(survey(folder, model))
+    fitting = [each for each in surveyed if each.embedding is not None]
     found: dict[str, Vectors] = {}
     for each in sorted(fitting, key=lambda each: ENDINGS.index(each.path.suffix.lower())):  # as `find` does
         found.setdefault(each.path.stem, each.embedding.vectors)
     for path, negative in negatives_in_cards(folder):
         if negative.widths == dict(model.widths) and negative.num_vectors <= CHUNK:
             found.setdefault(negative_name(path.stem), negative.vectors)
-    return found
+    return found, [each for each in surveyed if each.embedding is None]
 
 
 def negatives_in_cards(folder: Path) -> Iterator[tuple[Path, Embedding]]:
@@ -117,10 +121,17 @@ def take_negatives_out(folder: Path) -> list[Path]:
 
 
 def swallows(model: DiffusionModel, name: str) -> bool:
-    """Whether a name is made of plain words only: then every prompt with these words would mean the embedding."""
+    """Whether a name is made of plain words only: then every prompt with these words would mean the embedding.
+
+    Plain are words of the vocabulary, numbers, and both together as in 3d or 1girl.
+    """
+
+    def plain(word: str) -> bool:
+        letters = word.lstrip("0123456789")
+        return not letters or (letters.isalpha() and len(next(iter(model.token_embeddings(letters).values()))) == 1)
+
     words = name.split()
-    plain = all(word.isalpha() and len(next(iter(model.token_embeddings(word).values()))) == 1 for word in words)
-    return bool(words) and plain
+    return bool(words) and all(map(plain, words))
 
 
 def trainable_file(file: Path, encoders: int) -> Path:

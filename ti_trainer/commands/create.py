@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from ti_trainer import embeddings_dir
 from ti_trainer.commands.common import add_host_arguments, host_of
 from ti_trainer.errors import ConfigError
 from ti_trainer.host import ModelOptions
+from ti_trainer.naming import name_warnings
 
 HELP = "make a new embedding, which starts as a text that you choose"
 
@@ -47,8 +49,10 @@ def run(args: argparse.Namespace) -> int:
     """Create it and say where it is."""
     host = host_of(args)
     model = host.open_model(ModelOptions("fp32"))
+    folder, overwrite = host.embeddings_dir, args.overwrite
     try:
-        folder, overwrite = host.embeddings_dir, args.overwrite
+        embeddings_dir.free_file(folder, args.name, overwrite=overwrite)
+        warnings = name_warnings(model, folder, args.name)
         word = (args.name, args.init_text, args.num_vectors)
         if args.negative_vectors:
             unwanted = (args.negative_init_text, args.negative_vectors)
@@ -62,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
         raise
     tokens = len(next(iter(model.token_embeddings(args.init_text).values())))
     print(f"Created {path}: vectors: {args.num_vectors}, from {args.init_text!r} (tokens: {tokens}).")
+    for warning in warnings:
+        print(warning, file=sys.stderr)
     if args.negative_vectors:
         print(f"Created {negative}: vectors: {args.negative_vectors}. Train both with --negative.")
     return 0

@@ -21,6 +21,7 @@ from ti_trainer.data.plan import Planned, plan
 from ti_trainer.data.prompts import FILEWORDS, Prompter
 from ti_trainer.data.subsets import Subset, read_subsets
 from ti_trainer.model import DiffusionModel, Vectors
+from ti_trainer.naming import STRANDED, syntax_warnings
 from ti_trainer.prompts import CHUNK, TokenizedPrompt
 
 THUMBNAILS, THUMBNAIL_PX, PROMPTS = 24, 192, 10
@@ -243,6 +244,9 @@ def _about_prompts(
     long = [prompt for prompt, each in tokenized if len(each.chunks) > 1]
     if long:
         warnings.append(f"Longer than {CHUNK} tokens, so that it is fed in parts: {long[0]!r}.")
+    warnings += syntax_warnings("captions", *(each.caption for each in seen))
+    if any(each.stranded for _, each in tokenized):
+        warnings.append(STRANDED.format("word", "prompt"))
     if any(not each.splices for _, each in tokenized):
         warnings.append("The word is not found in a prompt: its name may be a part of another embedding's.")
     return warnings

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from ti_trainer.data.masks import find_masks, masks_beside
 from ti_trainer.data.pictures import find_images
 from ti_trainer.data.subsets import Subset
-from ti_trainer.errors import DatasetError
+from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.model import DiffusionModel
+from ti_trainer.naming import has_word
+from ti_trainer.prompts import weighted_parts
 
 Warn = Callable[[str], None]
 
@@ -30,7 +30,9 @@ class Planned:
 def plan(
     subsets: Sequence[Subset], model: DiffusionModel, prompt_of: Callable[[Path, Subset], str], name: str, warn: Warn
 ) -> list[Planned]:
-    """Which pictures of the subsets are trained on. DatasetError if a folder is not there or empty, or none is left.
+    """Which pictures of the subsets are trained on.
+
+    DatasetError if a folder is not there or empty, none is left, or a prompt cannot be read.
 
     The network is frozen, so that a regularisation picture teaches something only if its prompt, `prompt_of`, has the word
     `name` in it: others are left out. Together they come up as often as all other pictures, as in kohya's trainers.
@@ -39,6 +41,8 @@ def plan(
     without_word = 0
     for subset in subsets:
         paths = find_images(subset.folder)
+        for path in paths:
+            _check_prompt(path, prompt_of(path, subset))
         if subset.is_reg:
             having = [path for path in paths if has_word(model, prompt_of(path, subset), name)]
             without_word += len(paths) - len(having)
@@ -77,7 +81,10 @@ def _balanced(planned: Sequence[Planned], warn: Warn) -> list[Planned]:
     return [each for each in found if each.repeats]
 
 
-def has_word(model: DiffusionModel, prompt: str, name: str) -> bool:
-    """Whether an embedding of this name has its place in a prompt: without, nothing could be learned from it."""
-    stand_in = {encoder: torch.zeros(1, width) for encoder, width in model.widths.items()}
-    return any(place.name == name for place in model.tokenize(prompt, {name: stand_in}).splices)
+def _check_prompt(path: Path, prompt: str) -> None:
+    """Before the first step, and not in the middle of a run."""
+    try:
+        weighted_parts(prompt)
+    except ConfigError as error:
+        message = f"The caption of {path.name} cannot be used. {error}"
+        raise DatasetError(message) from error

@@ -11,6 +11,7 @@ import numpy as np
 
 from ti_trainer.embedding import word_pattern
 from ti_trainer.errors import ConfigError, DatasetError
+from ti_trainer.prompts import escaped, weighted_parts
 
 NAME, FILEWORDS = "[name]", "[filewords]"
 SHIPPED = Path(__file__).parents[2] / "textual_inversion_templates"
@@ -73,6 +74,8 @@ def load_template(name: str, folders: Sequence[Path] = ()) -> list[str]:
             f"The template {path} has a line without {NAME}, which would train nothing: {without[0]!r}. Put {NAME} into it."
         )
         raise ConfigError(message, "template")
+    for line in lines:
+        weighted_parts(line)  # which refuses a weight that is no number
     return lines
 
 
@@ -98,21 +101,21 @@ class Prompter:
         """The prompt for one sample, and the negative one; what is left to chance comes from rng."""
         line = self.template[int(rng.integers(len(self.template)))]
         tags = self._tags(caption, rng)
-        said = line.replace(FILEWORDS, tags).replace(NAME, self.name)
+        said = line.replace(FILEWORDS, tags).replace(NAME, escaped(self.name))
         if not self.negative:
             return said, ""
         return said, self._against(
-            _without_filewords(line).replace(NAME, self.name) if self.positive_filewords_only else said
+            _without_filewords(line).replace(NAME, escaped(self.name)) if self.positive_filewords_only else said
         )
 
     def alone(self, caption: str, *, negative: bool = False) -> str:
         """The prompt of a picture of the class: its caption as it is, without the template."""
-        said = caption.replace(NAME, self.name)
+        said = caption.replace(NAME, escaped(self.name))
         return self._against(said) if negative else said
 
     def _against(self, prompt: str) -> str:
         """With the negative word wherever the word stands, in captions too."""
-        return re.sub(word_pattern(self.name), lambda _: self.negative, prompt)
+        return re.sub(word_pattern(self.name), lambda _: escaped(self.negative), prompt)
 
     def _tags(self, caption: str, rng: np.random.Generator) -> str:
         if not self.shuffle_tags and not self.tag_dropout:
