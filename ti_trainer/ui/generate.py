@@ -65,13 +65,13 @@ def panel(page: Page) -> Generate:
 
     def generate(*given: Any) -> Iterator[list[Any]]:
         done: list[tuple[Any, str]] = []
+        at_last = ""
         try:
             for picture, caption, report in drawn(page, *given):
                 done.append((picture, caption))
-                warnings = "".join(notice("warning", each) for each in report.warnings)
-                so_far = notice("info", f"{len(done)} of {int(given[5])}. {report.used}")
-                yield [warnings + so_far, gr.update(value=list(done))]
-            yield [warnings + notice("info", report.used), gr.update()]
+                at_last = said_of(report)
+                yield [said_of(report, f"{len(done)} of {int(given[5])}. "), gr.update(value=list(done))]
+            yield [at_last, gr.update()]
         except (TITrainerError, OSError) as error:
             yield [notice("error", str(error)), gr.update()]
 
@@ -82,6 +82,11 @@ def panel(page: Page) -> Generate:
 def proposed(page: Page, word: str = "") -> str:
     """The prompt that stands there, as long as nobody has said anything else, with this word or the first one."""
     return f"a photo of {escaped(word or (page.prefilled.name if page.prefilled else 'my-thing'))} on grass"
+
+
+def said_of(report: PromptReport, progress: str = "") -> str:
+    """What became of the prompts' names, warnings first."""
+    return "".join(notice("warning", each) for each in report.warnings) + notice("info", f"{progress}{report.used}")
 
 
 def drawn(
