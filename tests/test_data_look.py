@@ -367,3 +367,14 @@ def test_folders_with_repeats_in_their_names_are_looked_at_as_they_are_fed(pictu
     assert (found.count, found.folders) == (5, 2)
     assert prompts_of(found) == {"a photo of x-word, sks star", "a photo of x-word, old"}
     assert "10_sks star: 2 images, 10 repeats" in found.warnings[0]
+
+
+def test_what_training_reads_as_text_is_warned_of_and_what_cannot_be_read_is_refused(pictures: Pictures) -> None:
+    folder = pictures(*GOOD)
+    (folder / "2.txt").write_text(r"a (red:1.2) \(fate\) [a|b] <lora:x:1>")
+    first, second = looked(folder).warnings
+    assert first.startswith("Alternating words such as [a|b] are read as plain text in the captions")
+    assert second.startswith("Extra networks such as <lora:x:1> are read as plain text in the captions")
+    (folder / "2.txt").write_text("version (a:1.2.3)")
+    with pytest.raises(DatasetError, match=r"The caption of 2\.png cannot be used.*found 1\.2\.3\)"):
+        looked(folder)

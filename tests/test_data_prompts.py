@@ -253,3 +253,16 @@ def test_empty_tags_vanish() -> None:
 def test_dropout_and_shuffle_depend_on_the_samples_randomness_only() -> None:
     options = {"shuffle_tags": True, "tag_dropout": 0.3}
     assert prompts(50, **options) == prompts(50, **options)
+
+
+def test_a_name_with_brackets_is_escaped_where_it_is_put(tmp_path: Path) -> None:
+    prompter = Prompter("bad (v2)", ("a [name], [filewords]",), negative="bad (v2)-neg")
+    assert prompter.pair("red", np.random.default_rng(0)) == (r"a bad \(v2\), red", r"a bad \(v2\)-neg, red")
+    assert prompter.alone("a [name]") == r"a bad \(v2\)"
+
+
+def test_a_template_with_a_weight_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("([name]:1.2)\na ([name]:1.2.3)\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"found 1\.2\.3\), expected a number before the bracket"):
+        load_template(str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -89,6 +90,73 @@ def test_clip_skip_leaves_out_the_last_layers_and_keeps_the_norm(embedded_model:
     torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(plain, encoder._final_norm(raw.hidden_states[-clip_skip]), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(hidden, reference(embedded_model, ["a photo of", "x-word"]), atol=1e-2)
+
+
+def weighed(hidden: Tensor, start: int, end: int, weight: float) -> Tensor:
+    """(1, 77, D) with some places times a weight, and the mean as before."""
+    weights = torch.ones(77)
+    weights[start:end] = weight
+    after = hidden * weights[None, :, None]
+    return after * (hidden.mean() / after.mean())
+
+
+def test_emphasis_multiplies_what_its_part_became_and_keeps_the_mean(embedded_model: DiffusersModel) -> None:
+    with torch.no_grad():
+        plain = embedded_model.encode_prompts(["a red x-word star"], WORDS).hidden
+        for prompt, places in (
+            ("a (red:1.4) x-word star", (2, 3, 1.4)),
+            ("a red (x-word:0.7) star", (3, 6, 0.7)),
+            ("a red x-word [star]", (6, 7, 1 / 1.1)),
+        ):
+            torch.testing.assert_close(embedded_model.encode_prompts([prompt], WORDS).hidden, weighed(plain, *places))
+
+
+def test_escaped_brackets_are_read_and_unescaped_ones_are_not(embedded_model: DiffusersModel) -> None:
+    encoder = embedded_model.text_encoders[0]
+    assert encoder.tokenize(r"saber \(fate\)", {}).chunks[0][1:6] == (*encoder.token_ids("saber (fate)"), 49407)
+    assert encoder.tokenize("(long hair:1.3)", {}).chunks == encoder.tokenize("long hair", {}).chunks
+
+
+def test_weighed_prompts_of_a_batch_are_as_alone_and_plain_ones_bit_for_bit_as_without(
+    embedded_model: DiffusersModel,
+) -> None:
+    prompts = ["a (x-word:1.4) star", "a red star", "a (red:0.5) star BREAK y-word", "x-word"]
+    with torch.no_grad():
+        together = embedded_model.encode_prompts(prompts, WORDS).hidden
+        unweighed = embedded_model.encode_prompts(
+            [re.sub(r"\((.*?):.*?\)", r"\1", prompt) for prompt in prompts], WORDS
+        ).hidden
+        for row, prompt in zip(together, prompts, strict=True):
+            alone = embedded_model.encode_prompts([prompt], WORDS).hidden[0]
+            torch.testing.assert_close(row[: len(alone)], alone, atol=1e-5, rtol=1e-4)
+    assert torch.equal(together[1], unweighed[1])
+    assert torch.equal(together[3], unweighed[3])
+    assert torch.equal(together[2, 77:], unweighed[2, 77:])
+    assert not torch.equal(together[0], unweighed[0])
+
+
+def test_emphasis_has_a_gradient_and_accumulated_it_equals_that_of_a_batch(embedded_model: DiffusersModel) -> None:
+    prompts = ["a (x-word:1.4) star", "a photo of x-word", "[x-word] on a (red:1.2) star"]
+
+    def gradient(*batches: list[str]) -> Tensor:
+        words = {"x-word": {"clip_l": WORDS["x-word"]["clip_l"].clone().requires_grad_()}}
+        with embedded_model.training():
+            for batch in batches:
+                embedded_model.encode_prompts(batch, words).hidden.square().sum().backward()
+        return words["x-word"]["clip_l"].grad
+
+    together = gradient(prompts)
+    torch.testing.assert_close(gradient(*([each] for each in prompts)), together, rtol=1e-3, atol=1e-3)
+    assert (together.abs().sum(1) > 0).all()
+    plain = gradient([prompt.replace("(x-word:1.4)", "x-word") for prompt in prompts])
+    assert not torch.allclose(plain, together, rtol=1e-2)
+
+
+def test_emphasis_in_half_precision_is_reckoned_in_float32(embedded_model: DiffusersModel) -> None:
+    from ti_trainer.hosts.diffusers.text import _weighed
+
+    hidden, weights = torch.randn(1, 77, 64).half() + 900, torch.full((1, 77), 70.0)  # their product is no half any more
+    torch.testing.assert_close(_weighed(hidden, weights), hidden, rtol=2e-3, atol=0)
 
 
 def test_the_gradient_reaches_every_vector_of_the_prompts_words_only(embedded_model: DiffusersModel) -> None:

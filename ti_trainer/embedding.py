@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ti_trainer.errors import EmbeddingFormatError
+from ti_trainer.prompts import escaped
 
 FAMILIES = {  # widths of the token embeddings, by text encoder -> the models that have them
     (("clip_l", 768),): "SD 1.x",
@@ -94,8 +95,8 @@ def unwanted(prompt: str, name: str) -> str:
 
 
 def word_pattern(name: str) -> str:
-    """A regular expression of an embedding's word, in any case, and not as a part of another one."""
-    return rf"(?i)(?<![\w-]){re.escape(name)}(?![\w-])"
+    """A regular expression of an embedding's word as prompts have it, in any case, and not as a part of another one."""
+    return rf"(?i)(?<![\w-]){re.escape(escaped(name))}(?![\w-])"
 
 
 def averaged_name(name: str) -> str:

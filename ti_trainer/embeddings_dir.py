@@ -125,22 +125,31 @@ def survey(folder: Path, model: DiffusionModel) -> Iterator[Found]:
 
 def words(folder: Path, model: DiffusionModel) -> dict[str, Vectors]:
     """Every embedding of the folder that fits the model, by its word in prompts; logs why others do not."""
+    found, passed_over = usable(folder, model)
+    for each in passed_over:
+        log.warning("Passed over: %s", each.reason)
+    return found
+
+
+def usable(folder: Path, model: DiffusionModel) -> tuple[dict[str, Vectors], list[Found]]:
+    """Every embedding of the folder that fits the model, by its word in prompts, and the files that are not used."""
     fitting: list[tuple[Path, Embedding]] = []
+    passed_over: list[Found] = []
     for each in survey(folder, model):
         if each.embedding is None:
-            log.warning("Passed over: %s", each.reason)
+            passed_over.append(each)
         else:
             fitting.append((each.path, each.embedding))
     used: dict[str, tuple[Path, Embedding]] = {}
     for path, embedding in sorted(fitting, key=lambda each: _rank(each[0])):  # as `find` does
         first, _ = used.setdefault(path.stem.casefold(), (path, embedding))
         if first != path and path.suffix.lower() not in IMAGES:
-            log.warning("Passed over: %s, since %s is the same word in prompts.", path, first)
+            passed_over.append(Found(path, None, f"{path}, since {first} is the same word in prompts."))
     found = {path.stem: embedding.vectors for path, embedding in used.values()}
     for path, negative in negatives_in_cards(folder):
         if negative.widths == dict(model.widths) and negative.num_vectors <= CHUNK:
             found.setdefault(negative_name(path.stem), negative.vectors)
-    return found | _negatives_of_dreamartist(used)
+    return found | _negatives_of_dreamartist(used), passed_over
 
 
 def _negatives_of_dreamartist(used: Mapping[str, tuple[Path, Embedding]]) -> dict[str, Vectors]:
@@ -181,10 +190,17 @@ def take_negatives_out(folder: Path) -> list[Path]:
 
 
 def swallows(model: DiffusionModel, name: str) -> bool:
-    """Whether a name is made of plain words only: then every prompt with these words would mean the embedding."""
+    """Whether a name is made of plain words only: then every prompt with these words would mean the embedding.
+
+    Plain are words of the vocabulary, numbers, and both together as in 3d or 1girl.
+    """
+
+    def plain(word: str) -> bool:
+        letters = word.lstrip("0123456789")
+        return not letters or (letters.isalpha() and len(next(iter(model.token_embeddings(letters).values()))) == 1)
+
     words = name.split()
-    plain = all(word.isalpha() and len(next(iter(model.token_embeddings(word).values()))) == 1 for word in words)
-    return bool(words) and plain
+    return bool(words) and all(map(plain, words))
 
 
 def trainable_file(file: Path, encoders: int) -> Path:

@@ -216,15 +216,15 @@ def escaped(name: str) -> str:
 
 
 def unsupported_syntax(prompt: str) -> dict[str, str]:
-    """What the WebUI's generation understands in a prompt and training, and we, read as plain text: kind -> example."""
+    """What in a prompt only the WebUI's generation understands; training reads it as plain text. Kinds -> example."""
     found: dict[str, str] = {}
     begun: list[tuple[int, bool]] = []  # where a [ stands, and whether there was a | since
     for each in _OTHER_SYNTAX.finditer(prompt):
         kind = each.lastgroup
         if kind == "network":
-            found.setdefault("extra networks", each[0])
+            found.setdefault("Extra networks", each[0])
         elif kind == "combined":
-            found.setdefault("combined prompts", each[0])
+            found.setdefault("Combined prompts", each[0])
         elif kind == "open":
             begun.append((each.start(), False))
         elif kind == "bar" and begun:
@@ -232,7 +232,7 @@ def unsupported_syntax(prompt: str) -> dict[str, str]:
         elif kind in ("close", "schedule") and begun:
             start, alternates = begun.pop()
             if alternates or kind == "schedule":
-                kind = "alternating words" if alternates else "prompt editing"
+                kind = "Alternating words" if alternates else "Scheduled words"
                 found.setdefault(kind, prompt[start : each.end()])
     return found
 

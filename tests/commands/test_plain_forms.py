@@ -162,6 +162,40 @@ def test_generate_draws_what_seed_and_embeddings_say(
     assert cli("generate", "a star", "--out", "plain.jpg", "--clip-skip", 2, "--steps", 1).code == 0
 
 
+def test_generate_says_which_embeddings_it_used(cli: Cli, word: Path, foreign: Embedding) -> None:
+    formats.write(foreign, word.parent / "wide.safetensors")
+
+    def said(*arguments: object) -> tuple[str, list[str]]:
+        outcome = cli("generate", *arguments, "--out", "a.png", "--steps", 1)
+        return outcome.out, outcome.err.splitlines()
+
+    assert said("a (THING:1.2)", "--negative-prompt", "a thing")[0] == (
+        "Wrote a.png. Embeddings used: thing in the prompt; thing in the negative prompt.\n"
+    )
+    assert said("a thign") == (
+        "Wrote a.png. No embedding was used.\n",
+        ["No embedding was used in the prompt. Did you mean thing?"],
+    )
+    used, (warning,) = said("wide thing")
+    assert used == "Wrote a.png. Embeddings used: thing in the prompt.\n"
+    assert warning.startswith("wide in the prompt was not used: wide.safetensors is for SD 1.x models")
+    refused = cli("generate", "a (thing:1.2.3)", "--out", "b.png")
+    assert refused.code == 1
+    assert "found 1.2.3), expected a number before the bracket" in refused.errors[0]
+
+
+def test_create_says_what_the_page_says_of_a_name(cli: Cli, tmp_path: Path) -> None:
+    def said(*arguments: object) -> str:
+        return cli("create", *arguments, "--embeddings-dir", tmp_path / "names").err
+
+    assert said("star") == "Every prompt that contains star would mean this embedding: better my-star.\n"
+    assert said("my-star") == ""
+    assert "already" in said("My-Star")
+    assert said("my - star").startswith("Prompts cannot tell my - star from my-star, which is there already")
+    assert "No prompt can hold the name 'BREAK'" in said("BREAK")
+    assert not (tmp_path / "names" / "BREAK.safetensors").exists()
+
+
 def test_evaluate_measures_a_word_as_it_was_trained_beside_its_negative(cli: Cli, word: Path, pictures: Path) -> None:
     formats.write(Embedding("thing", {"clip_l": torch.ones(2, 64)}, 9, info={"init_text": "star"}), word)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from ti_trainer import embeddings_dir
 from ti_trainer.commands.common import add_host_arguments, host_of, naming_overwrite
 from ti_trainer.embedding import negative_name
 from ti_trainer.host import ModelOptions
+from ti_trainer.naming import name_warnings
 from ti_trainer.training import locks
 
 HELP = "make a new embedding, which starts as a text that you choose"
@@ -52,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     word = (args.name, args.init_text, args.num_vectors)
     names = (args.name, negative_name(args.name))
     with naming_overwrite(), locks.embeddings_held(folder, names[: 2 if args.negative_vectors else 1]):
+        embeddings_dir.free_file(folder, args.name, overwrite=overwrite)
+        warnings = name_warnings(model, folder, args.name)
         if args.negative_vectors:
             unwanted = (args.negative_init_text, args.negative_vectors)
             path, negative = embeddings_dir.create_pair(folder, model, word, unwanted, overwrite=overwrite)
@@ -59,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
             path = embeddings_dir.create(folder, model, *word, overwrite=overwrite)
     tokens = len(next(iter(model.token_embeddings(args.init_text).values())))
     print(f"Created {path}: vectors: {args.num_vectors}, from {args.init_text!r} (tokens: {tokens}).")
+    for warning in warnings:
+        print(warning, file=sys.stderr)
     if args.negative_vectors:
         print(f"Created {negative}: vectors: {args.negative_vectors}. Train both with --negative.")
     return 0

@@ -16,6 +16,7 @@ from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.data.subsets import read_subsets
 from ti_trainer.embedding import negative_name, unwanted
 from ti_trainer.model import check_fits
+from ti_trainer.prompts import escaped
 from ti_trainer.training.evaluate import described, deterministic_loss
 from ti_trainer.training.guidance import GuidanceScale
 
@@ -69,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
         seed=0,
         latent_sampling="deterministic",
     )
-    texts = {"word": f"a photo of {embedding.name}", "init_text": f"a photo of {init_text}", "no_word": "a photo"}
+    said = {"word": escaped(embedding.name), "init_text": escaped(init_text or "")}
+    texts = {**{key: f"a photo of {text}" for key, text in said.items()}, "no_word": "a photo"}
     if init_text is None:
         del texts["init_text"]
     # All are guided alike: what the word began as away from what its negative began as, nothing from nothing.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import sys
 from pathlib import Path
 
 from PIL import Image
@@ -12,7 +14,9 @@ from ti_trainer.commands.common import add_host_arguments, add_model_options, ho
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import atomic
 from ti_trainer.host import Drawing
+from ti_trainer.naming import prompt_report
 
+log = logging.getLogger(__name__)
 HELP = "draw a picture from a prompt, in which your embeddings are words"
 
 
@@ -39,16 +43,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw it and say where it is."""
+    """Draw it, and say where it is and which embeddings are in it."""
     _check(args)
     host = host_of(args)
     model = host.open_model(model_options(args))
-    words = embeddings_dir.words(host.embeddings_dir, model)
+    words, passed_over = embeddings_dir.usable(host.embeddings_dir, model)
+    report = prompt_report(model, {"prompt": args.prompt, "negative prompt": args.negative_prompt}, words, passed_over)
+    for each in passed_over:
+        if not any(each.reason in warning for warning in report.warnings):
+            log.warning("Passed over: %s", each.reason)
+    for warning in report.warnings:
+        print(warning, file=sys.stderr)
     drawing = Drawing(args.prompt, args.negative_prompt, args.steps, args.cfg_scale, args.seed, args.width, args.height)
     picture = host.draw(model, drawing, words)
     with atomic(args.out) as new:
         picture.save(new)
-    print(f"Wrote {args.out}.")
+    print(f"Wrote {args.out}. {report.used}")
     return 0
 
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from ti_trainer.data.caption_files import captions_among
 from ti_trainer.data.masks import find_masks, masks_beside
 from ti_trainer.data.pictures import files_in, find_images
@@ -15,6 +13,8 @@ from ti_trainer.data.prompts import NAME, Prompter, has_filewords, name_caption,
 from ti_trainer.data.subsets import Subset
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.model import DiffusionModel
+from ti_trainer.naming import has_word
+from ti_trainer.prompts import weighted_parts
 
 Warn = Callable[[str], None]
 
@@ -69,6 +69,8 @@ def plan(subsets: Sequence[Subset], model: DiffusionModel, captions: Captions, w
     name = captions.prompter.name
     for subset in subsets:
         found = _listed(subset, captions)
+        for each in found:
+            _check_prompt(each.path, captions.prompter.alone(each.caption))
         if subset.is_reg:
             having = [each for each in found if has_word(model, captions.prompter.alone(each.caption), name)]
             without_word += len(found) - len(having)
@@ -135,7 +137,10 @@ def _balanced(planned: Sequence[Planned], warn: Warn) -> list[Planned]:
     return [each for each in found if each.repeats]
 
 
-def has_word(model: DiffusionModel, prompt: str, name: str) -> bool:
-    """Whether an embedding of this name has its place in a prompt: without, nothing could be learned from it."""
-    stand_in = {encoder: torch.zeros(1, width) for encoder, width in model.widths.items()}
-    return any(place.name == name for place in model.tokenize(prompt, {name: stand_in}).splices)
+def _check_prompt(path: Path, prompt: str) -> None:
+    """Before the first step, and not in the middle of a run."""
+    try:
+        weighted_parts(prompt)
+    except ConfigError as error:
+        message = f"The caption of {path.name} cannot be used. {error}"
+        raise DatasetError(message) from error

@@ -23,6 +23,7 @@ from ti_trainer.data.plan import Captions, Planned, plan
 from ti_trainer.data.prompts import Prompter, plain_name
 from ti_trainer.data.subsets import Subset
 from ti_trainer.model import DiffusionModel, Vectors
+from ti_trainer.naming import syntax_warnings
 from ti_trainer.prompts import CHUNK, TokenizedPrompt
 
 PROMPTS = 10  # are shown
@@ -100,6 +101,7 @@ def preflight(
         *warnings.about_sizes(sizes, frame),
         *warnings.about_numbers(len(things), fed, frame, config.batch_size),
         *warnings.about_captions(things, prompter, plain_name(config.template), named=bool(config.filename_word_regex)),
+        *syntax_warnings("captions", *(each.planned.caption or "" for each in seen)),
         *warnings.about_prompts((*shown, *tokenized(_longest(things, prompter)))),
     ]
     return Preflight(tuple(planned), tuple(seen), tuple(unreadable), frame, shown, tuple(said))

@@ -14,6 +14,7 @@ from ti_trainer.data.image_names import says_something, words_of
 from ti_trainer.embedding import word_pattern
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.patterns import WORD_REGEX, findings
+from ti_trainer.prompts import escaped, weighted_parts
 
 NAME, FILEWORDS = "[name]", "[filewords]"
 WITH_CAPTIONS = "_filewords"  # how names of templates end that have another for images without a caption
@@ -93,6 +94,8 @@ def load_template(name: str, folders: Sequence[Path] = ()) -> list[str]:
             f"The template {path} has a line without {NAME}, which would train nothing: {without[0]!r}. Put {NAME} into it."
         )
         raise ConfigError(message, "template")
+    for line in lines:
+        weighted_parts(line)  # which refuses a weight that is no number
     return lines
 
 
@@ -149,20 +152,21 @@ class Prompter:
         """The prompt for one sample, and the negative one; what is left to chance comes from rng."""
         lines = self.uncaptioned if caption is None else self.template
         line = lines[int(rng.integers(len(lines)))]
-        said = line.replace(FILEWORDS, "" if caption is None else self._tags(caption, rng, line)).replace(NAME, self.name)
+        tags = "" if caption is None else self._tags(caption, rng, line)
+        said = line.replace(FILEWORDS, tags).replace(NAME, escaped(self.name))
         if not self.negative:
             return said, ""
         return said, self._against(
-            _without_filewords(line).replace(NAME, self.name) if self.positive_filewords_only else said
+            _without_filewords(line).replace(NAME, escaped(self.name)) if self.positive_filewords_only else said
         )
 
     def longest(self, caption: str) -> str:
         """The longest prompt that a caption may become."""
-        return max((line.replace(FILEWORDS, caption).replace(NAME, self.name) for line in self.template), key=len)
+        return max((line.replace(FILEWORDS, caption).replace(NAME, escaped(self.name)) for line in self.template), key=len)
 
     def alone(self, caption: str | None, *, negative: bool = False) -> str:
         """The prompt of a picture of the class: its caption as it is, without the template."""
-        said = (caption or "").replace(NAME, self.name)
+        said = (caption or "").replace(NAME, escaped(self.name))
         return self._against(said) if negative else said
 
     def has_word(self, text: str) -> bool:
@@ -171,7 +175,7 @@ class Prompter:
 
     def _against(self, prompt: str) -> str:
         """With the negative word wherever the word stands, in captions too."""
-        return re.sub(word_pattern(self.name), lambda _: self.negative, prompt)
+        return re.sub(word_pattern(self.name), lambda _: escaped(self.negative), prompt)
 
     def _tags(self, caption: str, rng: np.random.Generator, line: str) -> str:
         if not self.shuffle_tags and not self.tag_dropout:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ti_trainer.data.images import Frame
 from ti_trainer.data.plan import Planned
 from ti_trainer.data.prompts import FILEWORDS, NAME, Prompter, has_filewords
+from ti_trainer.naming import STRANDED
 from ti_trainer.prompts import CHUNK, TokenizedPrompt
 
 FEW, MANY = 3, 200  # images: fewer teach little, more take long
@@ -137,6 +138,8 @@ def about_prompts(prompts: Sequence[tuple[str, TokenizedPrompt]]) -> list[str]:
     said = []
     if long := [prompt for prompt, each in prompts if len(each.chunks) > 1]:
         said.append(f"Longer than {CHUNK} tokens, so that it is fed in parts: {long[0]!r}.")
+    if any(each.stranded for _, each in prompts):
+        said.append(STRANDED.format("word", "prompt"))
     if any(not each.splices for _, each in prompts):
         said.append("The word is not found in a prompt: its name may be a part of another embedding's.")
     return said

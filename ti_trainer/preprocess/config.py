@@ -204,7 +204,7 @@ class PreprocessConfig:
         section="tags",
     )
     tag_escape: bool = option(
-        True, "Brackets become \\( and \\), else the WebUI takes them for emphasis.", label="Escape brackets", section="tags"
+        True, "Brackets become \\( and \\), else prompts read them as emphasis.", label="Escape brackets", section="tags"
     )
     tag_exclude: str = option("", "Tags never to write, separated by commas.", label="Exclude tags", section="tags")
 

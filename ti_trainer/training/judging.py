@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from ti_trainer.embedding import Embedding
 from ti_trainer.files import write_bytes
 from ti_trainer.memory import ran_out
+from ti_trainer.prompts import escaped
 from ti_trainer.training.evaluate import described, deterministic_loss
 from ti_trainer.training.run import Run
 from ti_trainer.training.trainer import Trainer
@@ -116,7 +117,8 @@ def _loss(trainer: Trainer, embeddings: Sequence[Embedding], pictures: int) -> f
     if trainer.config.positive_filewords_only and len(embeddings) > 1:
         captions[1] = [""] * len(some)
     said = [
-        [described(f"a photo of {name}", caption) for caption in those] for name, those in zip(words, captions, strict=True)
+        [described(f"a photo of {escaped(name)}", caption) for caption in those]
+        for name, those in zip(words, captions, strict=True)
     ]
     at_once = trainer.config.batch_size * len(trainer.learners)  # what memory was planned for
     unsaid = said[1] if len(embeddings) > 1 else ()

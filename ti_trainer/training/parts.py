@@ -21,6 +21,7 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.host import Drawing, ModelOptions
 from ti_trainer.model import DiffusionModel
+from ti_trainer.prompts import escaped
 from ti_trainer.training import discriminator
 from ti_trainer.training.guidance import GuidanceScale
 from ti_trainer.training.observers import (
@@ -173,8 +174,8 @@ def pixel_loss_of(config: TrainConfig, device: torch.device, *, torchscript: boo
 def drawing_of(config: TrainConfig, name: str) -> Drawing:
     """What previews show; a DreamArtist run's at the scale of training."""
     return Drawing(
-        config.preview_prompt.replace(NAME, name),
-        config.preview_negative_prompt.replace(NAME, name),
+        config.preview_prompt.replace(NAME, escaped(name)),
+        config.preview_negative_prompt.replace(NAME, escaped(name)),
         config.preview_sampling_steps,
         GuidanceScale.parse(config.train_cfg_scale).high if config.negative else config.preview_cfg_scale,
         config.preview_seed,
@@ -220,6 +221,6 @@ def writers_of(
     writers.append(Tolerated(previews, "preview", warn))
     if config.preview_every and not ending:
         with writers[-1].tolerating():
-            previews.before(f"a photo of {trainer.embedding_name}")
+            previews.before(f"a photo of {escaped(trainer.embedding_name)}")
     # The state comes last: what goes on from it does not write anything of its step again.
     return [*writers, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint)]

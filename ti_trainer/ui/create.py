@@ -12,6 +12,7 @@ from ti_trainer import embeddings_dir
 from ti_trainer.embedding import negative_name
 from ti_trainer.errors import TITrainerError
 from ti_trainer.files import checked_name
+from ti_trainer.naming import name_warnings
 from ti_trainer.prompts import CHUNK
 from ti_trainer.training import locks
 from ti_trainer.ui.gradio_compat import listen, unsaved
@@ -135,6 +136,7 @@ def create(
     with host.lock(), locks.embeddings_held(host.embeddings_dir, names):
         model = host.open_model()
         folder, word = host.embeddings_dir, (name, init_text or "", int(num_vectors or 0))
+        name_warnings(model, folder, name)  # they were shown as the name was typed; what no prompt can hold is refused
         if negative_vectors:
             unwanted = (negative_text or "", int(negative_vectors))
             path, _ = embeddings_dir.create_pair(folder, model, word, unwanted, overwrite=overwrite)
@@ -182,13 +184,12 @@ def about_the_name(page: Page, name: str, overwrite: bool) -> str:
         existing = embeddings_dir.find(page.host.embeddings_dir, name)
         if existing is not None and not overwrite:
             return notice("error", f"There is an embedding {name} already: choose another name, or tick Overwrite.")
-        if embeddings_dir.swallows(page.host.open_model(), name):
-            return notice("warning", f"Every prompt that contains {name} would mean this embedding: better my-{name}.")
+        warnings = name_warnings(page.host.open_model(), page.host.embeddings_dir, name)
     except TITrainerError as error:
         return notice("error", str(error))
     if existing is not None:
-        return notice("warning", f"{existing.name} will be replaced; what it has learned is gone then.")
-    return notice("good", "This name is free.")
+        warnings.append(f"{existing.name} will be replaced; what it has learned is gone then.")
+    return "".join(notice("warning", each) for each in warnings) or notice("good", "This name is free.")
 
 
 def about_the_text(page: Page, text: str, num_vectors: float | None) -> str:

@@ -109,5 +109,12 @@ def _chunks(prompt: TokenizedPrompt, model: DiffusionModel) -> list[list[Token]]
         }
         end = next((at for at in range(len(ids) - 1, 0, -1) if ids[at - 1] != ids[-1]), 1)
         shown = enumerate(ids[: end + 1])
-        rows.append([(token, None if at in places else model.token_text(token)) for at, token in shown])
+        weights = prompt.weights[number] if prompt.weights else (1.0,) * len(ids)
+        rows.append(
+            [(token, None if at in places else _weighed(model.token_text(token), weights[at])) for at, token in shown]
+        )
     return rows
+
+
+def _weighed(text: str, weight: float) -> str:
+    return text if weight == 1 else f"{text} × {weight:.3g}"

@@ -11,6 +11,8 @@ import gradio as gr
 from ti_trainer import embeddings_dir
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.host import Drawing
+from ti_trainer.naming import PromptReport, prompt_report
+from ti_trainer.prompts import escaped
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice, refusal
@@ -63,11 +65,13 @@ def panel(page: Page) -> Generate:
 
     def generate(*given: Any) -> Iterator[list[Any]]:
         done: list[tuple[Any, str]] = []
+        at_last = ""
         try:
-            for picture, caption in drawn(page, *given):
+            for picture, caption, report in drawn(page, *given):
                 done.append((picture, caption))
-                yield [notice("info", f"{len(done)} of {int(given[5])}"), gr.update(value=list(done))]
-            yield ["", gr.update()]
+                at_last = said_of(report)
+                yield [said_of(report, f"{len(done)} of {int(given[5])}. "), gr.update(value=list(done))]
+            yield [at_last, gr.update()]
         except (TITrainerError, OSError) as error:
             yield [refusal(error), gr.update()]
 
@@ -77,7 +81,12 @@ def panel(page: Page) -> Generate:
 
 def proposed(page: Page, word: str = "") -> str:
     """The prompt that stands there, as long as nobody has said anything else, with this word or the first one."""
-    return f"a photo of {word or (page.prefilled.name if page.prefilled else 'my-thing')} on grass"
+    return f"a photo of {escaped(word or (page.prefilled.name if page.prefilled else 'my-thing'))} on grass"
+
+
+def said_of(report: PromptReport, progress: str = "") -> str:
+    """What became of the prompts' names, warnings first."""
+    return "".join(notice("warning", each) for each in report.warnings) + notice("info", f"{progress}{report.used}")
 
 
 def drawn(
@@ -90,8 +99,11 @@ def drawn(
     count: float,
     width: float | None,
     height: float | None,
-) -> Iterator[tuple[Any, str]]:
-    """Pictures with the seeds that follow each other; ConfigError while a training goes on, or for a wrong entry."""
+) -> Iterator[tuple[Any, str, PromptReport]]:
+    """Pictures with the seeds that follow each other, and what became of the prompts' names.
+
+    ConfigError while a training goes on, or for a wrong entry.
+    """
     page.refuse_if_busy("generate")
     first = int(seed or 0)
     if not 0 <= first < 2**32 - MOST:
@@ -103,7 +115,9 @@ def drawn(
         raise ConfigError(message)
     with page.host.lock():
         model = page.host.open_model()
-        words = embeddings_dir.words(page.host.embeddings_dir, model)
+        words, passed_over = embeddings_dir.usable(page.host.embeddings_dir, model)
+        prompts = {"prompt": prompt or "", "negative prompt": negative or ""}
+        report = prompt_report(model, prompts, words, passed_over)
         for number in range(min(int(count), MOST)):
-            drawing = Drawing(prompt or "", negative or "", int(steps), float(scale), first + number, *sides)
-            yield page.host.draw(model, drawing, words), f"seed {first + number}"
+            drawing = Drawing(*prompts.values(), int(steps), float(scale), first + number, *sides)
+            yield page.host.draw(model, drawing, words), f"seed {first + number}", report

@@ -10,6 +10,7 @@ import gradio as gr
 
 from ti_trainer.config import TrainConfig
 from ti_trainer.embedding import negative_name, unwanted, word_pattern
+from ti_trainer.prompts import escaped
 from ti_trainer.training.guidance import GuidanceScale
 from ti_trainer.training.job import Snapshot
 from ti_trainer.ui import (
@@ -141,7 +142,7 @@ def with_word(now: Snapshot, values: Mapping[str, Any]) -> dict[str, Any]:
     """
     prompt, negative = (values.get(f"preview_{kind}prompt") or "" for kind in ("", "negative_"))
     if not _says(prompt, now.name):
-        prompt = _joined(prompt, f"a photo of {now.name}")
+        prompt = _joined(prompt, f"a photo of {escaped(now.name)}")
     config = _config(now)
     if not config.negative:
         return {**values, "preview_prompt": prompt}

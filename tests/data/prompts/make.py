@@ -3,7 +3,7 @@
 To add one, write `["prompt", {}]` there, or {"clip_skip": 2} for another layer of CLIP.
 Run in the environment of requirements-webui.txt:
 
-    python tests/data/prompts/make.py CHECKOUT-OF-THE-WEBUI
+    python tests/data/prompts/make.py CHECKOUT-OF-THE-WEBUI [ANOTHER-FILE]
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def _shortened(fill: int, ids: Any, multipliers: Any, fixes: Any, hidden: torch.
     }
 
 
-def main(checkout: Path) -> None:
-    """Write the file."""
+def main(checkout: Path, file: Path = FILE) -> None:
+    """Write it."""
     from safetensors.torch import load_file
 
     torch.set_num_threads(1)
@@ -57,9 +57,9 @@ def main(checkout: Path) -> None:
         webui.register(host, name, torch.from_numpy(vectors_of(name)))
     prompts = [(prompt, found.get("clip_skip", 1)) for prompt, found in json.loads(FILE.read_text(encoding="utf-8"))]
     lines = [json.dumps([prompt, expected(host, prompt, skip)], separators=(",", ":")) for prompt, skip in prompts]
-    FILE.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
-    print(f"{len(prompts)} prompts, {FILE.stat().st_size} bytes")  # noqa: T201
+    file.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+    print(f"{len(prompts)} prompts, {file.stat().st_size} bytes")  # noqa: T201
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    main(*(Path(each).resolve() for each in sys.argv[1:]))

@@ -316,6 +316,30 @@ def test_text_of_several_chunks_is_pooled_in_its_first(opened: Callable[[str], F
     assert_close(both.hidden[1:, :77], alone[1].hidden)
 
 
+def test_emphasis_weighs_each_encoders_states_by_themselves_and_leaves_the_pooled_ones(
+    opened: Callable[[str], Family],
+) -> None:
+    model = opened("sdxl").model
+    with torch.no_grad():
+        plain = model.encode_prompts(["a red star"], {})
+        weighed = model.encode_prompts(["a (red:1.5) star"], {})
+    weights = torch.ones(77)
+    weights[2] = 1.5
+    parts = plain.hidden.split([encoder.width for encoder in model.text_encoders], -1)
+    after = [part * weights[:, None] for part in parts]
+    expected = [each * (part.mean() / each.mean()) for each, part in zip(after, parts, strict=True)]
+    assert_close(weighed.hidden, torch.cat(expected, -1))
+    assert torch.equal(weighed.pooled, plain.pooled)
+
+
+def test_encoders_that_read_a_text_otherwise_fill_each_other_up(opened: Callable[[str], Family]) -> None:
+    """Beside a <, &amp; is three tokens of CLIP's and one of OpenCLIP's."""
+    model, prompt = opened("sdxl").model, f"<b>{'&amp; ' * 40}"
+    counts = [len(encoder.tokenize(prompt, {}).chunks) for encoder in model.text_encoders]
+    assert counts[0] > counts[1]
+    assert model.encode_prompts([prompt, "a"], {}).hidden.shape[1] == 77 * counts[0]
+
+
 @pytest.mark.parametrize(
     ("size", "wanted", "sizes"),
     [

@@ -157,3 +157,13 @@ def test_a_gradient_reaches_only_the_vectors(webui_model: Callable[..., Any], st
     webui_model().encode_prompts(["a (zz-cat:1.2)", LONG], words).hidden.square().sum().backward()
     assert words["zz-cat"]["clip_l"].grad.abs().min() > 0
     assert all(each.grad is None for each in stage.parameters())
+
+
+def test_weights_are_told_and_a_weight_that_is_no_number_is_refused_in_words(
+    webui_model: Callable[..., Any], words: Any
+) -> None:
+    model = webui_model()
+    assert model.tokenize("a (zz-cat:1.5) hat", words).weights == ((1, 1, 1.5, 1.5, *[1] * 73),)
+    assert model.tokenize("a zz-cat hat", words).weights == ()
+    with pytest.raises(ConfigError, match=r"found 1\.2\.3\), expected a number before the bracket"):
+        model.tokenize("a (hat:1.2.3)", words)

@@ -24,7 +24,7 @@ from ti_trainer.hosts.giving_way import GivingWay, blocks_of
 from ti_trainer.hosts.kernels import fast_kernels
 from ti_trainer.memory import BY_HAND, MemoryPlan, Mode, bytes_of, free_bytes, need, plan, ran_out, sentence
 from ti_trainer.model import Compile, Conditioning, PictureConditioning, Vectors, attention_of, masked_channels
-from ti_trainer.prompts import TokenizedPrompt
+from ti_trainer.prompts import CHUNK, TokenizedPrompt
 
 
 @dataclass
@@ -202,7 +202,10 @@ class DiffusersModel:
 
     def encode_prompts(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:
         """Hidden states (B, n T, sum of D) of prompts of up to n chunks, and for SDXL the pooled ones."""
-        encoded = [encoder(prompts, words) for encoder in self.text_encoders]
+        first, *others = self.text_encoders  # two may read a text otherwise, and cut it into more chunks
+        rows = max((len(each.tokenize(prompt, words).chunks) for each in others for prompt in prompts), default=1)
+        encoded = [first(prompts, words, rows)]
+        encoded += [each(prompts, words, encoded[0][0].shape[1] // (CHUNK + 2)) for each in others]
         return Conditioning(torch.cat([hidden for hidden, _ in encoded], -1), encoded[-1][1])
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning, pictures: PictureConditioning) -> Tensor:

@@ -93,13 +93,15 @@ class TextEncoder:
         """A prompt's chunks of token ids, and where the words' vectors go."""
         return self._encode(prompt, words).tokenized
 
-    def __call__(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> tuple[Tensor, Tensor | None]:
+    def __call__(
+        self, prompts: Sequence[str], words: Mapping[str, Vectors], at_least: int = 1
+    ) -> tuple[Tensor, Tensor | None]:
         """Hidden states (B, n T, D), each chunk encoded alone, and those pooled at the first one's end of text (B, width).
 
-        Only an encoder with a projection pools.
+        Only an encoder with a projection pools. There are `at_least` so many chunks.
         """
         encoded = [self._encode(prompt, words) for prompt in prompts]
-        rows = max(len(each.ids) for each in encoded)
+        rows = max(at_least, *(len(each.ids) for each in encoded))
         parts = [each.ids for each in encoded]
         if any(len(ids) < rows for ids in parts):
             empty = self._encode("", words).ids

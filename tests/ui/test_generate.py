@@ -1,0 +1,56 @@
+"""The panel Generate says what became of the names in its prompts, as the command line does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import D, TinyHost, TinyModel
+
+from ti_trainer import formats
+from ti_trainer.embedding import Embedding
+from ti_trainer.errors import ConfigError
+from ti_trainer.prompts import TokenizedPrompt
+from ti_trainer.training.job import Job
+from ti_trainer.ui.create import about_the_name, create
+from ti_trainer.ui.dataset_check import _chunks
+from ti_trainer.ui.generate import drawn, said_of
+from ti_trainer.ui.page import Page
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    host = TinyHost(tmp_path)
+    formats.write(Embedding("x-word", {"clip_l": torch.ones(2, D)}), host.embeddings_dir / "x-word.safetensors")
+    return Page(host, Job())
+
+
+def test_it_says_which_embeddings_were_used(page: Page) -> None:
+    (_, caption, report), *more = drawn(page, "an x-word", "", 1, 5, 7, 2, 0, 0)
+    assert (caption, len(more)) == ("seed 7", 1)
+    assert "Embeddings used: x-word in the prompt." in said_of(report)
+    ((_, _, report),) = drawn(page, "an xword", None, 1, 5, 7, 1, 0, 0)
+    text = said_of(report, "1 of 1. ")
+    assert "1 of 1. No embedding was used." in text
+    assert text.index("Did you mean x-word?") < text.index("1 of 1")
+
+
+def test_a_name_is_warned_of_as_on_the_command_line_and_one_that_no_prompt_can_hold_refused(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Every prompt that contains star would mean this embedding: better my-star." in about_the_name(
+        page, "star", False
+    )
+    replaced = about_the_name(page, "x-word", True)
+    assert "x-word.safetensors will be replaced" in replaced
+    monkeypatch.setattr(TinyModel, "tokenize", lambda *_: TokenizedPrompt(((0,) * 77,), ()))
+    assert "No prompt can hold" in about_the_name(page, "my-star", False)
+    with pytest.raises(ConfigError, match="No prompt can hold"):
+        create(page, "my-star", "star", 1, False)
+    assert not (page.host.embeddings_dir / "my-star.safetensors").exists()
+
+
+def test_prompts_as_they_are_fed_have_their_weights() -> None:
+    prompt = TokenizedPrompt(((1, 5, 6, 9, *[9] * 73),), (), ((1, 1, 1.25, *[1] * 74),))
+    assert _chunks(prompt, TinyModel()) == [[(1, "t1"), (5, "t5"), (6, "t6 × 1.25"), (9, "t9")]]
