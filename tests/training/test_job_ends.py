@@ -259,12 +259,13 @@ def test_a_stop_that_comes_as_the_run_ends_leaves_it_ended(
 def test_the_hosts_own_interrupt_stops_it(session: Session, host: Puppet) -> None:
     host.at = {4: host.interrupt.set}
     now = finished(session)
-    assert (now.status, now.step, now.message) == ("stopped", 4, INTERRUPTED)
+    assert (now.status, now.step) == ("stopped", 4)
+    assert now.message.endswith(INTERRUPTED)
     host.interrupt.clear()
     job = Job()
     host.at = {6: job.stop}
     job.start(replace(session, resume=now.run))
-    assert ended(job).message == "", "that was somebody's own wish"
+    assert INTERRUPTED not in ended(job).message, "that was somebody's own wish"
 
 
 def test_the_console_hears_how_a_run_begins_how_far_it_is_and_how_it_ends(

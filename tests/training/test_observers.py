@@ -17,7 +17,7 @@ from ti_trainer.data.dataset import Dataset
 from ti_trainer.host import Drawing
 from ti_trainer.training import judging, observers
 from ti_trainer.training.evaluate import deterministic_loss
-from ti_trainer.training.figures import plot_losses, smoothed
+from ti_trainer.training.figures import plot_losses, preview_beside, smoothed
 from ti_trainer.training.observers import (
     Copies,
     Evaluation,
@@ -280,3 +280,33 @@ def test_the_loss_curve_shows_deterministic_losses_where_there_are_any(trainer: 
     watch(training, LossTable(run, 1), Evaluation(run, training, 2))
     with Image.open(plot_losses(run)) as picture:
         assert (0xC0, 0x39, 0x2B) in {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
+
+
+def test_the_last_preview_is_put_beside_the_embedding(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "mine" / "x.word.safetensors"
+    assert preview_beside(run, file) is None
+    images = run.path / "images"
+    images.mkdir(exist_ok=True)
+    preview = file.with_name("x.word.preview.png")
+    for step, expected in ((0, None), (20, preview), (100, preview)):  # of step 0: nothing was learned by then
+        Image.new("RGB", (8, 8), (step, 0, 0)).save(images / f"x.word-{step}.png")
+        assert preview_beside(run, file) == expected
+    with Image.open(preview) as drawn:
+        assert drawn.getpixel((0, 0)) == (100, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["x-word.preview.png", "x-word.png", "x-word.preview.webp", "x-word.jpg"])
+def test_an_image_that_somebody_chose_for_the_card_stays(run: Run, tmp_path: Path, name: str) -> None:
+    file, theirs = tmp_path / "mine" / "x-word.safetensors", tmp_path / "mine" / name
+    theirs.parent.mkdir()
+    (run.path / "images").mkdir(exist_ok=True)
+    for path in (theirs, run.path / "images" / "x-word-4.png"):
+        Image.new("RGB", (8, 8)).save(path)
+    before = theirs.read_bytes()
+    assert preview_beside(run, file) is None
+    assert theirs.read_bytes() == before
+    assert list(file.parent.iterdir()) == [theirs]
+    theirs.unlink()
+    assert preview_beside(run, file) == file.with_name("x-word.preview.png")
+    theirs.write_bytes(b"damaged, and maybe ours or not")
+    assert preview_beside(run, file) is None

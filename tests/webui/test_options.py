@@ -38,12 +38,14 @@ def start(request: pytest.FixtureRequest, tmp_path: Path, embedded_model: Diffus
     return starting
 
 
-def test_with_medvram_we_train_and_the_host_draws_as_before(start: Start) -> None:
-    with start("--medvram") as webui:
+def test_with_medvram_we_train_and_the_host_draws_as_before_and_its_console_has_no_bars(start: Start) -> None:
+    with start("--medvram", "--disable-console-progressbars") as webui:
         before = generate(webui, HOSTS_OWN)
         started(webui, "my-medvram", preview_every=20)
         until(lambda: our_status(webui)["step"] > 45)
         assert stopped(webui)["status"] == "stopped"
+        webui.wait_for("TI Trainer: Training my-medvram: stopped after step", 10)
+        assert "step/s" not in webui.printed()
         assert np.array_equal(before, generate(webui, HOSTS_OWN))
 
 

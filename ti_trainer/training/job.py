@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ti_trainer.errors import BusyError, ConfigError, StoppedError, TITrainerError
-from ti_trainer.training.events import Compiling, Event, StepDone
+from ti_trainer.training.events import Compiling, Event, Finished, StepDone
 from ti_trainer.training.observers import Observer
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Controls, Result, Session
@@ -253,6 +253,8 @@ class _Watcher:
             said = f"loss {sum(latest) / len(latest):.4f}, learning rate {self._last.learning_rate:g}"
             self._bar.set_postfix_str(said, refresh=False)
             self._bar.update(event.step - self._bar.n)
+        if isinstance(event, Finished):
+            self._bar.close()  # what is written now may make the host say something, on a line of its own
 
     def _speed(self) -> float:
         if not self._times:  # stopped before the first step
