@@ -17,6 +17,7 @@ from typing import Literal
 from torch import Tensor
 
 from ti_trainer.errors import ConfigError, StoppedError, TITrainerError
+from ti_trainer.training.ending import why
 from ti_trainer.training.events import Compiling, Event, StepDone
 from ti_trainer.training.observers import Observer
 from ti_trainer.training.run import Run
@@ -160,8 +161,8 @@ class Job:
         except StoppedError as error:
             with self._lock:
                 self._now = replace(self._now, status="stopped", message=str(error))
-        except TITrainerError as error:
-            self._fail(str(error))
+        except (TITrainerError, OSError) as error:
+            self._fail(why(error))
         except Exception as error:  # whatever it is, the page must say so and the next run be possible
             log.exception("Training failed:")
             self._fail(f"Unexpected {type(error).__name__}: {error}. The log says where.")
