@@ -128,8 +128,8 @@ class OutputOptions:
     compile: Literal["auto", "on", "off"] = option(
         "auto",
         "Have PyTorch compile the network for the pictures' sizes: steps take less time then, but one of the first of each "
-        "size (up to 8) takes a minute or more. If that fails, the run goes on without. auto: on CUDA with triton, if the "
-        "run has 4000 steps or more for each size.",
+        "size (up to 8) takes a minute or more. If that fails, the run goes on without. auto: on CUDA with triton, if "
+        "there are 4000 steps or more to come for each size.",
         label="Compile the network",
         section="advanced",
     )

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from puppet import CONFIG, Puppet, vectors
+from puppet import CONFIG, Puppet, ended, vectors
 
 from ti_trainer import formats
 from ti_trainer.errors import TrainingError
 from ti_trainer.files import described, write_bytes
+from ti_trainer.training.job import Job
 from ti_trainer.training.run import Run
 from ti_trainer.training.session import Session
 from ti_trainer.training.tables import append_row
@@ -117,3 +118,13 @@ def test_what_could_not_be_written_is_named(tmp_path: Path, room: Callable[[int]
     assert told.value.filename == str(path)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_page_says_so_too(session: Session, host: Puppet, room: Callable[[int], None]) -> None:
+    job = Job()
+    room(0)
+    job.start(session)
+    now = ended(job)
+    room(resource.RLIM_INFINITY)
+    assert now.status == "failed"
+    assert now.message.startswith("The disk is full (")

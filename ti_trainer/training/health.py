@@ -17,8 +17,8 @@ from ti_trainer.training.trainer import Trainer
 log = logging.getLogger(__name__)
 WORDS = "a photo of the old house with two small red dogs on green grass near water and a big white car under blue sky"
 # At default settings vectors are 9 times as long as a word's after 300 steps, 13 times after 1,000. They are useless long
-# before this, but ten thousands of steps must not raise an alarm.
-FAR = 50.0
+# before this; a hundred thousand steps must not raise an alarm, and grow with their square root at the most.
+FAR, FAR_UNTIL = 50.0, 2000
 LOOK_EVERY, LOOK_OFTEN_UNTIL = 50, 100  # steps; at first every 10, as the trainer looks at losses then anyway
 WINDOW = 100  # steps of which losses are averaged: single ones depend on their timestep more than on anything
 RISEN, RISEN_EXACTLY = 1.5, 1.1  # of training losses in two windows; of the deterministic loss, which has no noise
@@ -67,7 +67,7 @@ class Health:
             for word in words.values()
             for encoder, vectors in word.items()
         )
-        if longest > FAR and not self._lengths_told:
+        if longest > FAR * max(1.0, step / FAR_UNTIL) ** 0.5 and not self._lengths_told:
             self._lengths_told = True
             self._tell(
                 f"The vectors of {self.trainer.embedding_name} are {longest:.0f} times as long as the model's words at step "

@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ti_trainer.errors import BusyError, ConfigError, StoppedError, TITrainerError
+from ti_trainer.training.ending import why
 from ti_trainer.training.events import Compiling, Event, Finished, StepDone
 from ti_trainer.training.observers import Observer
 from ti_trainer.training.run import Run
@@ -171,8 +172,8 @@ class Job:
             log.info("Training %s: %s", session.name, " ".join(message.split()))
             with self._lock:
                 self._now = replace(self._now, status="stopped", message=message)
-        except TITrainerError as error:
-            self._fail(str(error), session.name)
+        except (TITrainerError, OSError) as error:
+            self._fail(why(error), session.name)
         except Exception as error:  # whatever it is, the page must say so and the next run be possible
             log.exception("Training failed:")
             self._fail(f"Unexpected {type(error).__name__}: {error}. The log says where.", session.name)

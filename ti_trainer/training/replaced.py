@@ -34,25 +34,38 @@ def digests(embeddings: Sequence[Embedding]) -> dict[str, str]:
     return {each.name: digest(each.vectors) for each in embeddings}
 
 
-def check_unchanged(run: Run, state: TrainState, loaded: Loaded, overwrite: bool, warn: Callable[[str], None]) -> None:
+def check_unchanged(run: Run, state: TrainState, loaded: Loaded) -> None:
     """ConfigError if a file holds neither what the run noted last, nor the vectors of its state.
 
-    Its state is saved before the files are written, so that a crash in between is no change. With `overwrite`, and of a run
-    that noted nothing (of an earlier version), a copy of the file is kept, and that is said.
+    Its state is saved before the files are written, so that a crash in between is no change. A run of an earlier version
+    noted nothing: of it nobody knows.
     """
-    noted = run.settings().get("embedding_files")
-    noted = noted if isinstance(noted, dict) else {}
-    for kind, (embedding, file) in zip(("", NEGATIVE), loaded, strict=False):
-        now = digest(embedding.vectors)
-        if now in {noted.get(embedding.name), *_digests_in(state, kind, embedding)}:
-            continue
-        if embedding.name in noted and not overwrite:
+    for embedding, file in _changed(run, state, loaded):
+        if embedding.name in _noted(run):
             raise ConfigError(_refusal(embedding, file, state.step), "overwrite")
-        kept = keep_aside(file, run)
+
+
+def keep_changed(run: Run, state: TrainState, loaded: Loaded, warn: Callable[[str], None]) -> None:
+    """Keep copies of such files, since the run goes on all the same, and say so."""
+    for _, file in _changed(run, state, loaded):
         warn(
             f"{file.name} is not what this run wrote last, as far as is known. It goes on from its own state of step "
-            f"{state.step}; a copy of the file is {kept}."
+            f"{state.step}; a copy of the file is {keep_aside(file, run)}."
         )
+
+
+def _changed(run: Run, state: TrainState, loaded: Loaded) -> list[tuple[Embedding, Path]]:
+    noted = _noted(run)
+    return [
+        (embedding, file)
+        for kind, (embedding, file) in zip(("", NEGATIVE), loaded, strict=False)
+        if digest(embedding.vectors) not in {noted.get(embedding.name), *_digests_in(state, kind, embedding)}
+    ]
+
+
+def _noted(run: Run) -> dict[str, str]:
+    noted = run.settings().get("embedding_files")
+    return noted if isinstance(noted, dict) else {}
 
 
 def keep_aside(file: Path, run: Run) -> Path:

@@ -113,7 +113,8 @@ class Run:
 
     def remember(self, files: Mapping[str, str]) -> None:
         """Note what the embeddings' files hold now, by their names: digests, for whoever goes on with it."""
-        self.save_settings({**self.settings(), "embedding_files": dict(files)})
+        if settings := self.settings():  # what cannot be read is left as it is
+            self.save_settings({**settings, "embedding_files": dict(files)})
 
     @property
     def id(self) -> str:

@@ -48,7 +48,7 @@ from ti_trainer.training.parts import (
 )
 from ti_trainer.training.pixels import PixelLoss, places_at_once
 from ti_trainer.training.processes import ALONE, Processes
-from ti_trainer.training.replaced import check_unchanged, digest, digests
+from ti_trainer.training.replaced import check_unchanged, digest, digests, keep_changed
 from ti_trainer.training.run import Run, changes
 from ti_trainer.training.trainer import Trainer, check_steps
 from ti_trainer.training.tries import check_same_start, remarks
@@ -112,7 +112,7 @@ class Session:
             raise ConfigError(message)
         check_steps(self.name, self.resume.step if self.resume else loaded[0][0].step, self.config)
         if self.resume is not None and not self.overwrite:
-            check_unchanged(self.resume, self.resume.load_state()[0], loaded, self.overwrite, lambda said: None)
+            check_unchanged(self.resume, self.resume.load_state()[0], loaded)
 
     def train(
         self,
@@ -252,8 +252,10 @@ class Session:
             if changed := changes(self.resume.settings(), settings, fingerprint != dataset.fingerprint):
                 self.warn(f"Not as at the run's beginning: {', '.join(changed)}. It goes on, but not exactly.")
         trainer = Trainer(model, dataset, embedding, self.config, state, negative, pixel_loss, self.processes)
-        if self.resume is not None:
-            check_unchanged(self.resume, state, loaded, self.overwrite, self.warn)
+        if self.resume is not None and not self.overwrite:
+            check_unchanged(self.resume, state, loaded)
+        if self.resume is not None and self.processes.is_writer:
+            keep_changed(self.resume, state, loaded, self.warn)
         return trainer
 
     def _compile(self, trainer: Trainer, watching: Sequence[Observer] = ()) -> None:
