@@ -73,6 +73,11 @@ def test_pickles_of_something_else_are_named(tmp_path: Path) -> None:
         refused(tmp_path / "a.ckpt", said)
 
 
+def test_an_embedding_with_its_own_ending_is_named(tmp_path: Path) -> None:
+    torch.save({"string_to_param": {"*": ONE}, "name": "a"}, tmp_path / "a.pt")
+    refused(tmp_path / "a.pt", r"There is no model at .*it is an embedding for SD 1\.x")
+
+
 def test_folders_of_something_else_are_named(tmp_path: Path) -> None:
     refused(tmp_path, "There is no model at .*a folder of something else")
     (tmp_path / "adapter_config.json").write_text("{}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 # Before the libraries are imported: a path that is wrong must not become a download.
@@ -14,7 +15,7 @@ import torch
 import transformers
 
 from ti_trainer import embedded, formats
-from ti_trainer.errors import ModelError
+from ti_trainer.errors import EmbeddingFormatError, ModelError
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers import folder, single_file
 from ti_trainer.hosts.diffusers.attention import Float32Attention, needs_fp32_attention
@@ -93,6 +94,8 @@ def _no_model(model: str, path: Path) -> str:
     elif path.is_file():
         formats.is_pickle(path)  # names a web page and the like
         found = "it is a file with another ending than a checkpoint's, "
+        with suppress(EmbeddingFormatError, OSError):
+            found = f"it is an embedding for {formats.read(path).family}, "
     return (
         f"There is no model at {model!r}: {found}expected 'embedded', a folder in diffusers' layout (with {folder.INDEX}), "
         "or a checkpoint file (.safetensors, .ckpt)."
