@@ -40,11 +40,6 @@ class Place(NamedTuple):
     host: str
     port: int | None
 
-    def __str__(self) -> str:
-        """As in an address."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port is None else f"{host}:{self.port}"
-
 
 class Refused(Exception):  # noqa: N818  # it is an answer
     """A request that is not answered: the status, and words for the person at the keyboard."""
@@ -121,16 +116,9 @@ class Guard:
             if not self._is_ours(origin, place, scheme):
                 raise Refused(403, _foreign(origin))
             return
-        opening = scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and scope["path"] == "/"
-        if site:
-            opening = opening and [headers.get(f"sec-fetch-{each}") for each in ("mode", "dest")] == [
-                ["navigate"],
-                ["document"],
-            ]
-            if site not in ("same-origin", "none") and not opening:
-                raise Refused(403, _foreign(referer or "another site"))
-        elif referer and not opening and not self._is_ours(referer, place, scheme):
-            raise Refused(403, _foreign(referer))
+        ours = site in ("same-origin", "none") if site else not referer or self._is_ours(referer, place, scheme)
+        if not ours and not _follows_link(scope, headers):
+            raise Refused(403, _foreign(referer or "another site"))
 
     def _is_ours(self, sender: str, place: Place, scheme: str) -> bool:
         """Whether an origin is where this request went, or one that was allowed by name."""
@@ -205,6 +193,13 @@ def _is_loopback(address: str) -> bool:
 
 def _unusual(scheme: str, port: int | None) -> int | None:
     return None if port == DEFAULT_PORTS.get(scheme) else port
+
+
+def _follows_link(scope: Scope, headers: dict[str, list[str]]) -> bool:
+    """Whether the page is opened in a tab of its own, which anybody may link to; old browsers do not say where."""
+    how = [headers.get(f"sec-fetch-{each}") for each in ("mode", "dest")]
+    opens = scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and scope["path"] == "/"
+    return opens and how in ([["navigate"], ["document"]], [None, None])
 
 
 def _headers(scope: Scope) -> dict[str, list[str]]:
