@@ -176,6 +176,7 @@ def test_a_folder_of_what_cannot_be_used_says_what_is_there(tmp_path: Path) -> N
     [
         ("01.png", "is a file, and a dataset is a folder: name the folder that it lies in, "),
         ("a.ZIP", "is an archive: unpack it"),
+        ("a.pt", "is a file, and no list"),
     ],
 )
 def test_a_file_in_the_place_of_a_folder_is_called_one(tmp_path: Path, name: str, said: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ti_trainer.data.masks import find_masks, masks_beside
 from ti_trainer.data.pictures import files_below, find_images, unused
 
 
@@ -95,13 +96,15 @@ def test_a_sub_folder_that_is_used_for_something_else_is_not_spoken_of(tmp_path:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a Windows without named pipes")
 def test_pipes_folders_and_links_in_circles_are_no_files(tmp_path: Path) -> None:
     put(tmp_path, "a.png", "a.txt", "folder.png/b.png")
-    for name in ("pipe.png", "pipe.txt"):
+    for name in ("pipe.png", "pipe.txt", "a_att.png", "a.png.txt"):
         os.mkfifo(tmp_path / name)
     (tmp_path / "itself.png").symlink_to(tmp_path / "itself.png")
     (tmp_path / "around").symlink_to(tmp_path, target_is_directory=True)
     assert find_images(tmp_path) == [tmp_path / "a.png"]
+    assert find_masks(tmp_path) == {"a": tmp_path / "a.png"}
+    assert masks_beside(tmp_path) == {}
     assert list(files_below(tmp_path)) == [tmp_path / name for name in ("a.png", "a.txt", "folder.png/b.png")]
     folders, others, below = unused(tmp_path)
     assert folders == "Folders, although they are called like files: folder.png."
-    assert others == "No files, or links that lead nowhere: itself.png, pipe.png, pipe.txt."
+    assert others == "No files, or links that lead nowhere: a.png.txt, a_att.png, itself.png, pipe.png, pipe.txt."
     assert below == "Sub-folders are not used: folder.png (1 image)."

@@ -235,7 +235,9 @@ def _no_folder(path: Path) -> str:
         return f"The data set directory {path} does not exist: name a folder with pictures."
     if path.suffix.lower() in ARCHIVES.split():
         return f"{path} is an archive: unpack it and name the folder with the images."
-    return f"{path} is a file, and a dataset is a folder: name the folder that it lies in, {path.absolute().parent}."
+    if is_image(path):
+        return f"{path} is a file, and a dataset is a folder: name the folder that it lies in, {path.absolute().parent}."
+    return f"{path} is a file, and no list of folders (.toml): name a folder with images."
 
 
 def upright_size(opened: Image.Image) -> tuple[int, int]:
