@@ -143,6 +143,29 @@ def test_names_are_checked_as_they_are_typed_and_a_new_word_is_chosen(served: Se
         assert (served.folder / "embeddings" / "my-cat.safetensors").is_file()
 
 
+def test_a_refusal_goes_when_its_reason_is_over(served: Served) -> None:
+    with launch() as page:
+        served.open(page, "Train")
+        filled_in(page, served)
+        page.click("#ti_trainer_train_start")
+        until(lambda: status(page) == "training")
+        page.click("#ti_trainer_train_start")
+        show(page, "Create embedding")
+        fill(page, "create_name", "my-cat")
+        page.click("#ti_trainer_create_button")
+        refusals = [page.locator(f"#ti_trainer_{place} [data-busy]").first for place in ("create_outcome", "train_said")]
+        refusals[0].wait_for()
+        page.wait_for_timeout(2500)  # it stays as long as its reason
+        assert refusals[0].is_visible()
+        show(page, "Train")
+        assert refusals[1].is_visible()
+        page.click("#ti_trainer_stop")
+        until(lambda: status(page) == "stopped")
+        refusals[1].wait_for(state="hidden")
+        show(page, "Create embedding")
+        refusals[0].wait_for(state="hidden")
+
+
 def test_embeddings_that_cannot_be_used_are_shown_with_the_reason(served: Served) -> None:
     (served.folder / "embeddings" / "broken.pt").write_bytes(b"no embedding")
     with launch() as page:

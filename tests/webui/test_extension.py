@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from server import Server
 from test_host_alone import generate
@@ -245,6 +246,17 @@ def test_install_py_gives_the_host_what_it_lacks(checkout: Path, request: pytest
     subprocess.run([python, "-c", "import imagehash, matplotlib"], check=True)
     again = subprocess.run([python, webui.extension / "install.py"], check=True, capture_output=True, text=True)
     assert (again.stdout, again.stderr) == ("", "")
+
+
+def test_no_endpoint_runs_a_file(webui: Server, tmp_path: Path) -> None:
+    program = tmp_path / "classifier.pt"
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(program))
+    webui.endpoint("ti_trainer_create", "my-program", "red star", 2, True)
+    for path in (program, tmp_path):  # a folder without weights in .safetensors would be unpickled
+        options = {"max_steps": 2, "preview_every": 0, "discriminator": str(path), "discriminator_weight": 1.0}
+        with pytest.raises(RuntimeError, match="Discriminator: found"):
+            webui.endpoint("ti_trainer_train", "my-program", str(DEMO), json.dumps(options))
+    assert our_status(webui)["name"] != "my-program"
 
 
 def test_every_endpoint_is_there(webui: Server) -> None:

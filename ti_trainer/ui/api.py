@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,14 @@ import gradio as gr
 
 from ti_trainer.config import TrainConfig, options
 from ti_trainer.data.prompts import find_template
-from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.training.job import Snapshot
 from ti_trainer.training.session import Session
 from ti_trainer.ui.create import create, said_of
-from ti_trainer.ui.gradio_compat import Refusal, listen, unsaved
+from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 
-log = logging.getLogger(__name__)
 PREFIX = "ti_trainer_"
 
 
@@ -46,7 +44,7 @@ def panel(page: Page) -> None:
         }
         for endpoint, (act, inputs, outputs) in endpoints.items():
             button = unsaved(gr.Button(endpoint))
-            listen(button.click, _refusing(act), inputs, outputs, api_name=PREFIX + endpoint)
+            listen(button.click, act, inputs, outputs, api_name=PREFIX + endpoint)
 
 
 def created(page: Page, name: str, init_text: str, num_vectors: float, overwrite: bool, *negative: Any) -> str:
@@ -101,16 +99,3 @@ def asked(page: Page, act: Any) -> dict[str, Any]:
     """Ask for something and tell the status."""
     act()
     return status(page)
-
-
-def _refusing(act: Any) -> Any:
-    """Gradio shows the words of its own errors only; the console has a line of each."""
-
-    def acting(*given: Any) -> Any:
-        try:
-            return act(*given)
-        except (TITrainerError, OSError) as error:
-            log.warning("Refused: %s", " ".join(str(error).split()))
-            raise Refusal(str(error)) from None
-
-    return acting

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +14,9 @@ from typing import Any, TypeVar
 import gradio as gr
 import gradio.routes
 
+from ti_trainer.errors import TITrainerError
+
+log = logging.getLogger(__name__)
 MAJOR = int(gr.__version__.partition(".")[0])
 LOCAL_FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # 3 would ask Google
 MOST_SESSIONS = 200  # that are remembered, the last ones; each may hold the captions of a data set
@@ -70,6 +75,7 @@ def listen(
         options["api_name"] = api_name or False
     else:  # 6 takes False for a name
         options |= {"api_name": api_name, "api_visibility": "public" if api_name else "private"}
+    fn = fn if fn is None or inspect.isgeneratorfunction(fn) else _refusing(fn)
     return event(fn, list(inputs), list(outputs), queue=queue, show_progress=show_progress, **options)
 
 
@@ -84,6 +90,22 @@ class Refusal(gr.Error):
     def __str__(self) -> str:
         """Without the quotes that gradio 3 puts around it."""
         return self.message
+
+
+def _refusing(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """What the user can mend, gradio shows, since it shows the words of its own errors only; the console has a line."""
+
+    @functools.wraps(fn)
+    def handler(*given: Any) -> Any:
+        try:
+            return fn(*given)
+        except (TITrainerError, OSError) as error:
+            log.warning("Refused: %s", " ".join(str(error).split()))
+            raise Refusal(str(error)) from None
+
+    if not hasattr(fn, "__annotations__"):  # gradio would look for what ours mean in the globals of, say, a partial
+        handler.__annotations__ = {}
+    return handler
 
 
 def _print_no_refusals() -> None:
