@@ -185,6 +185,7 @@ def test_a_tagger_writes_captions(served: Served, page: Page, tmp_path: Path) ->
     pytest.importorskip("onnxruntime")
     from fakes import colour_tagger
 
+    (served.pictures / "0.txt").unlink()
     unfold(page, "Captions")
     page.locator("#ti_trainer_preprocess_captioners").get_by_text("WD14").click()
     press(page, "start")
@@ -202,6 +203,7 @@ def test_a_tagger_writes_captions(served: Served, page: Page, tmp_path: Path) ->
     finish(page)
     says(page, "preprocess_result", "with a caption")
     assert (made(served) / "0.txt").read_text() == "blue sky"
+    assert (made(served) / "1.txt").read_text() == "number 1, <b>bold</b>", "what was there is copied"
 
 
 def test_visitors_from_the_network_get_no_further_than_their_folders(
