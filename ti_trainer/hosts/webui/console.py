@@ -12,12 +12,10 @@ TOLD = ("ti_trainer.training.job",)  # loggers whose information is for people w
 
 
 class Lines(logging.Handler):
-    """Writes what we log beside the bars that may be there; where logging is set up (--loglevel), that does it."""
+    """Writes what we log on lines of their own, whatever bars there may be."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """What is asked of a handler."""
-        if logging.root.handlers:
-            return
         try:
             tqdm.write(self.format(record), file=shared.progress_print_out)
         except Exception:  # a console that is gone must not end a training
@@ -25,12 +23,16 @@ class Lines(logging.Handler):
 
 
 def listen() -> None:
-    """Show what we log from now on. Called more than once, it changes nothing."""
+    """Show what we log from now on. Called more than once, it changes nothing.
+
+    Not by the root logger: the host's own first warning gives it a handler, which writes in the middle of bars.
+    """
     ours = logging.getLogger("ti_trainer")
     if not any(isinstance(each, Lines) for each in ours.handlers):
         lines = Lines()
         lines.setFormatter(logging.Formatter("TI Trainer: %(message)s"))
         ours.addHandler(lines)
+        ours.propagate = False
     for name in TOLD:
         logging.getLogger(name).setLevel(logging.INFO)
 
