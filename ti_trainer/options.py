@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from ti_trainer.errors import ConfigError
 from ti_trainer.typed_numbers import number
 
+KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}  # for people who know no Python
+
 
 def option(
     default: Any,
@@ -73,7 +75,7 @@ class Option:
     def check(self, value: Any) -> None:
         """Raise ConfigError unless the value has the option's type, is among its choices and within its bounds."""
         if type(value) is not self.type and not (self.type is float and type(value) is int):
-            self._refuse(value, f"a {self.type.__name__}")
+            self._refuse(value, "a number or a schedule" if self.numbers else KINDS[self.type])
         if self.choices and value not in self.choices:
             self._refuse(value, "one of " + ", ".join(self.choices))
         if self.low is not None and not value >= self.low:  # a NaN is neither above nor below
