@@ -1,10 +1,9 @@
-// Acts on news: takes away refusals whose reason is over, and has the WebUI make its cards of embeddings anew.
-// Knows of the page what ti_trainer.js knows, and ids of the WebUI's own buttons, which other hosts may lack.
+// Acts on news: takes away refusals whose reason is over, and makes the WebUI's cards of new embeddings.
+// Knows of the page what ti_trainer.js knows, and of the WebUI where its cards are, which other hosts may lack.
 (() => {
     const ACTIVE = ["waiting", "loading", "training", "pausing", "stopping"];
-    const REFRESH = ["txt2img", "img2img"].map((tab) => `#${tab}_textual_inversion_extra_refresh_internal`);
     const heard = new WeakMap(); // a refusal -> the answer that was there when we saw it first
-    let known = "0"; // how often the embeddings folder was written to when the cards were made
+    const shown = {}; // a tab and an embedding -> when that was written to, as its card shows it
 
     const root = () => document.querySelector("gradio-app")?.shadowRoot ?? document;
 
@@ -22,20 +21,39 @@
         }
     }
 
-    function makeCardsAnew(page) {
-        const changes = page.querySelector("[data-changes]")?.dataset.changes ?? known;
-        const buttons = REFRESH.map((id) => root().querySelector(id)).filter((each) => each);
-        if (changes !== known && buttons.length > 0) {
-            known = changes;
-            buttons.forEach((each) => each.click());
+    function makeCards(page) {
+        const written = JSON.parse(page.querySelector("[data-changes]")?.dataset.changes || "{}");
+        for (const tab of ["txt2img", "img2img"]) {
+            const cards = root().querySelector(`#${tab}_textual_inversion_cards`);
+            for (const [name, when] of Object.entries(cards ? written : {})) {
+                if (shown[`${tab} ${name}`] !== when) {
+                    shown[`${tab} ${name}`] = when;
+                    makeCard(tab, name).catch(() => {}); // there is the WebUI's own Refresh
+                }
+            }
         }
+    }
+
+    async function makeCard(tab, name) {
+        const asked = new URLSearchParams({ page: "textual inversion", tabname: tab, name });
+        const answer = await fetch(`./sd_extra_networks/get-single-card?${asked}`);
+        const made = document.createElement("div");
+        made.innerHTML = (await answer.json()).html;
+        const cards = root().querySelector(`#${tab}_textual_inversion_cards`);
+        const old = [...cards.querySelectorAll(".card")].find((each) => each.dataset.name === name);
+        if (old) {
+            old.replaceWith(made.firstElementChild);
+        } else {
+            cards.append(made.firstElementChild);
+        }
+        window.applyExtraNetworkFilter?.(`${tab}_textual_inversion`); // sorts them, too
     }
 
     setInterval(() => {
         const page = root().querySelector(".ti-trainer");
         if (page) {
             takeAway(page);
-            makeCardsAnew(page);
+            makeCards(page);
         }
     }, 500);
 })();

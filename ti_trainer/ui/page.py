@@ -30,7 +30,7 @@ class Prefilled:
 class Page:
     """What every panel works on. `txt2img` are components of the host's own tab, by the options that they stand for.
 
-    `changes` says how often the embeddings folder was written to: the host's own list of words is made anew after that.
+    `changes` says which words were written to since the start, and when: the host shows them, too, and they look new then.
     """
 
     host: Host
@@ -38,7 +38,7 @@ class Page:
     prefilled: Prefilled | None = None
     txt2img: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: preprocess.Job = field(default_factory=preprocess.Job)
-    changes: Callable[[], int] = lambda: 0
+    changes: Callable[[], Mapping[str, float]] = dict
 
     def refuse_if_busy(self, what: str) -> None:
         """BusyError while a training goes on: waiting for the model would take as long as that."""

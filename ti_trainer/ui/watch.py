@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -102,7 +103,8 @@ def _hash(value: Any) -> str:
 def shown(page: Page, now: Snapshot) -> dict[str, Part]:
     """For each component what it depends on, and how to make it; lists that other panels choose from are among them."""
     after, run, model, bar = now.status in SAYS, now.run and now.run.id, _model(page), _bar(now)
-    changes = "" if now.active else f'<i data-changes="{page.changes()}"></i>'  # not before the last preview is there, too
+    # Not before the last preview is there, too.
+    changes = "" if now.active else f'<i data-changes="{escape(json.dumps(page.changes()))}"></i>'
     parts: dict[str, Part] = {
         "model": (model, lambda: model),
         "bar": (bar, lambda: bar),

@@ -28,7 +28,7 @@ from torch import Tensor
 from ti_trainer.errors import ConfigError, ModelError
 from ti_trainer.files import is_within
 from ti_trainer.host import Drawing, HostCaptioner, ModelOptions
-from ti_trainer.hosts.webui import captioners, turn
+from ti_trainer.hosts.webui import captioners, cards, turn
 from ti_trainer.hosts.webui import drawing as pictures
 from ti_trainer.hosts.webui.kinds import kind_of
 from ti_trainer.hosts.webui.model import Surroundings, WebuiModel
@@ -43,8 +43,6 @@ SETTINGS = {  # our option -> the host's setting, which counts once somebody has
     "save_optimizer": "save_optimizer_state",
     "tensorboard": "training_enable_tensorboard",
 }
-
-_changes = 0
 
 
 class WebuiHost:
@@ -178,14 +176,8 @@ class WebuiHost:
         """Read the folder anew: the host overlooks a file that was overwritten. Call it within `lock`."""
         if sd_models.model_data.sd_model is not None:  # else they are read when one is loaded
             model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
+            cards.look()
         pictures.forget_conditioning()
-        global _changes  # of the process, as the folder is; each page has a host of its own
-        _changes += 1
-
-
-def changes() -> int:
-    """How often the embeddings folder was written to by us."""
-    return _changes
 
 
 def _check_settings() -> None:

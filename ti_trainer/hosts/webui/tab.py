@@ -9,8 +9,8 @@ from typing import Any
 
 from modules import shared
 
-from ti_trainer.hosts.webui import console
-from ti_trainer.hosts.webui.host import WebuiHost, changes
+from ti_trainer.hosts.webui import cards, console
+from ti_trainer.hosts.webui.host import WebuiHost
 from ti_trainer.preprocess import job as preprocess
 from ti_trainer.training.job import Job
 from ti_trainer.ui.board import ROUTE, Board
@@ -54,7 +54,7 @@ def tabs() -> list[tuple[Any, str, str]]:
     """For on_ui_tabs: the page, the tab's label and its id."""
     console.listen()
     txt2img = {option: _components[elem_id] for option, elem_id in TXT2IMG.items() if elem_id in _components}
-    page = Page(WebuiHost(), JOB, txt2img=txt2img, preprocessing=PREPROCESSING, changes=changes)
+    page = Page(WebuiHost(), JOB, txt2img=txt2img, preprocessing=PREPROCESSING, changes=cards.written)
     _boards[:] = [Board(page)]
     return [(build(page), "Textual Inversion", "ti_trainer")]
 
