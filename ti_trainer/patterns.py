@@ -36,7 +36,7 @@ def compiled(expression: str, field: str, option: str = "") -> regex.Pattern:
         raise _refused(field, option, repr(expression), "a regular expression that does not call itself")
     # Whatever is nested in what: never more than all of it, as often as all numbers say.
     if len(expression) * prod(max(1, int(times)) for times in REPEATED.findall(expression)) > MOST_WRITTEN_OUT:
-        raise _refused(field, option, repr(expression), "smaller numbers in its {}: it says too many repetitions")
+        raise _refused(field, option, repr(expression), "fewer repetitions: smaller numbers in its {}")
     try:
         return regex.compile(expression)
     except (regex.error, ValueError, OverflowError, RecursionError, MemoryError) as error:

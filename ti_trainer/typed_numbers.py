@@ -38,7 +38,9 @@ def number(text: str, kind: type = float) -> int | float:
     """The number in a text; ValueError, in words, if there is none of this kind."""
     typed = plain(text).strip()
     if "," in typed and re.fullmatch(r"[\d+,.-]+", typed):
-        expected = "a whole number without commas" if kind is int else f"a decimal point: {typed.replace(',', '.')}"
+        single = typed.count(",") == 1 and "." not in typed
+        point = f"a decimal point: {typed.replace(',', '.')}" if single else "a number with one decimal point and no commas"
+        expected = "a whole number without commas" if kind is int else point
         message = f"found {text!r}, expected {expected}"
         raise ValueError(message)
     try:

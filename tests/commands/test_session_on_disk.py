@@ -186,7 +186,7 @@ def test_a_damaged_state_is_one_error(train: Train, word: Path, tmp_path: Path) 
     assert outcome.code == 1
     assert len(outcome.errors) == 1
     assert "state.safetensors" in outcome.errors[0]
-    assert "without --resume" in outcome.errors[0]
+    assert "start a new run" in outcome.errors[0].lower()
     assert word.read_bytes() == before
 
 

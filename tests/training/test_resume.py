@@ -173,7 +173,7 @@ def test_a_state_of_other_vectors_is_refused(two_hosts: tuple[TinyHost, TinyHost
     one, _, folder = two_hosts
     result = session(one, folder, until=5)
     before = embeddings_dir.create(one.embeddings_dir, one.model, "x-word", "cat", num_vectors, overwrite=True).read_bytes()
-    with pytest.raises(TrainingError, match="without --resume"):
+    with pytest.raises(TrainingError, match="Start a new run"):
         session(one, folder, resume=True)
     assert result.embedding_file.read_bytes() == before
 

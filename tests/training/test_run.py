@@ -159,7 +159,7 @@ def test_a_damaged_state_is_told_with_what_to_do(run: Run, damage: str) -> None:
         path.write_bytes(content)
     else:
         save_file(content[0], path, content[1])
-    with pytest.raises(TrainingError, match=r"state\.safetensors cannot be read .*: train again without --resume"):
+    with pytest.raises(TrainingError, match=r"state\.safetensors cannot be read .*: start a new run"):
         run.load_state()
 
 

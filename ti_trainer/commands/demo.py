@@ -11,6 +11,7 @@ from ti_trainer.commands.train import train
 from ti_trainer.config import TrainConfig
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.host import StandaloneHost
+from ti_trainer.training import locks
 from ti_trainer.training.session import Session
 
 HELP = "a first training: teach the embedded model the word 'my-thing' from eight pictures, in the shell"
@@ -35,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
     host = StandaloneHost(device=args.device, embeddings_dir=args.embeddings_dir, log_dir=args.log_dir)
     print(f"The demo: teach the word {NAME!r} from the pictures in {embedded.DEMO}, starting as {INIT_TEXT!r}.")
     model = host.open_model(ModelOptions("fp32"))
-    embeddings_dir.create(host.embeddings_dir, model, NAME, INIT_TEXT, 2, overwrite=True)
+    with locks.embeddings_held(host.embeddings_dir, [NAME]):
+        embeddings_dir.create(host.embeddings_dir, model, NAME, INIT_TEXT, 2, overwrite=True)
     code = train(Session(host, NAME, embedded.DEMO, CONFIG))
     if code == 0:
         print(f'Try it: {PROGRAM} generate "a drawing of {NAME} at night" --out picture.png')

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ti_trainer import embedded, embeddings_dir
 from ti_trainer.commands.common import add_host_arguments, add_torchscript_argument, host_of
 from ti_trainer.commands.demo import CONFIG, INIT_TEXT, NAME
+from ti_trainer.commands.terminal import end_signals
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.training.job import Job
 
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until Ctrl-C or SIGTERM; a run that is going on then is stopped and kept."""
+    """Serve until Ctrl-C, a kill or the terminal's end; a run that is going on then is stopped and kept."""
     from ti_trainer.ui.app import own_images, serve  # gradio takes seconds to import
     from ti_trainer.ui.board import Board
     from ti_trainer.ui.layout import build
@@ -62,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
     host.open_model()
     job = Job()
     page = Page(host, job, prefilled(host))
-    # What ended the server, uvicorn raises again: a SIGTERM must not end us before what was learned is kept.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # What ended the server, uvicorn raises again: a signal must not end us before what was learned is kept.
+    before = {number: signal.signal(number, signal.default_int_handler) for number in end_signals()}
     try:
         with own_images():
             serve(
@@ -77,12 +79,14 @@ def run(args: argparse.Namespace) -> int:
             )
     finally:
         if job.snapshot().active:
-            logging.getLogger(__name__).info("Stopping the training; what was learned is kept.")
+            with suppress(OSError):  # a terminal that is closed
+                print("Stopping the training; what was learned is kept.", file=sys.stderr, flush=True)
             job.stop()
             job.wait()
         page.preprocessing.stop()
         page.preprocessing.wait()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ti_trainer.commands import INTERRUPTED, PROGRAM
-from ti_trainer.commands.terminal import above_bars, add_options, given_options, interruptible
+from ti_trainer.commands.terminal import add_options, given_options, interruptible
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import atomic
 from ti_trainer.preprocess import faces
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"What becomes of the first photos is drawn in {args.preview}; nothing else was written.")
         return 0
     said = "Finishing the photos at hand; press Ctrl-C again to break off."
-    with interruptible(said) as stop, above_bars(), tqdm(desc="Preprocessing", unit="photo", delay=0.2) as bar:
+    with interruptible(said) as stop, tqdm(desc="Preprocessing", unit="photo", delay=0.2) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total

@@ -69,7 +69,7 @@ def interruptible(said: str, same_press_s: float = 0.0) -> Iterator[Event]:
             broken_off.set()
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, ask) for number in _ends()}
+    before = {number: signal.signal(number, ask) for number in end_signals()}
     try:
         yield stop
     finally:
@@ -77,8 +77,8 @@ def interruptible(said: str, same_press_s: float = 0.0) -> Iterator[Event]:
             signal.signal(number, handler)
 
 
-def _ends() -> Iterator[signal.Signals]:
-    """Signals that ask a program to end, where there are such; not the terminal's end under nohup, which ignores it."""
+def end_signals() -> Iterator[signal.Signals]:
+    """Signals that ask a program to end, where they exist; not the terminal's end under nohup, which ignores it."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         number = getattr(signal, name, None)
         if number is not None and not (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):

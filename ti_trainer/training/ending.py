@@ -36,7 +36,8 @@ def keep(
     try:
         run.save_state(trainer.state(), trainer.dataset.fingerprint)
     except Exception as error:  # the embedding comes next, whatever that was
-        problems.append(f"{why(error)} The state that the run can go on from is of step {run.step}.")
+        state = f"The last saved state is of step {run.step}." if run.step else "There is no saved state to resume from."
+        problems.append(f"{why(error)} {state}")
     copies = trainer.copies
     with suppress(OSError):
         write_table(run, verdicts(trainer))

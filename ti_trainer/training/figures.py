@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from PIL.PngImagePlugin import PngInfo
 from ti_trainer.files import atomic
 from ti_trainer.training.run import Run
 
-log = logging.getLogger(__name__)
 PREVIEWS = tuple(f"{kind}.{ending}" for kind in ("", ".preview") for ending in ("png", "jpg", "jpeg", "webp", "gif"))
 OURS = ("Software", "TI Trainer")  # in a preview that we wrote, which we may replace
 
@@ -70,8 +68,7 @@ def before_and_after(run: Run) -> Path | None:
 def preview_beside(run: Run, embedding: Path) -> Path | None:
     """NAME.preview.png, which WebUIs show on an embedding's card: the last preview of what was learned, if there is one.
 
-    None, and nothing is written, where somebody has put an image there that a WebUI would show, or it cannot be written:
-    a run that is done must not end as a failure for it.
+    None, and nothing is written, where somebody has put an image there that a WebUI would show.
     """
     drawn = [path for step, path in run.previews() if step > 0]
     path = embedding.with_name(f"{embedding.stem}.preview.png")
@@ -80,12 +77,8 @@ def preview_beside(run: Run, embedding: Path) -> Path | None:
         return None
     info = PngInfo()
     info.add_text(*OURS)
-    try:
-        with Image.open(drawn[-1]) as last, atomic(path) as new:
-            last.save(new, format="png", pnginfo=info)
-    except OSError as error:
-        log.warning("%s was not written: %s", path, error)
-        return None
+    with Image.open(drawn[-1]) as last, atomic(path) as new:
+        last.save(new, format="png", pnginfo=info)
     return path
 
 

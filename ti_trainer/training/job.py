@@ -33,9 +33,8 @@ Status = Literal["idle", "waiting", "loading", "training", "pausing", "stopping"
 ACTIVE: tuple[Status, ...] = ("waiting", "loading", "training", "pausing", "stopping")
 READ_EVERY_S = 0.5  # between looks at the losses: each look makes the CPU wait for the GPU
 SPEED_OVER = 50  # steps
-MOST_MESSAGES = 8
 NO_BAR = partial(tqdm, disable=True)
-INTERRUPTED = "Stopped by the WebUI's Interrupt, which ends whatever is computing."
+INTERRUPTED = "Stopped by the WebUI's Interrupt, which stops whatever is running, including this training."
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ class Job:
         log.warning("%s", text)
         said = self._now.message.splitlines()
         if text not in said:
-            self.tell(message="\n".join([*said, text][-MOST_MESSAGES:]))
+            self.tell(message=_lines(self._now.message, text))
 
     def _fail(self, message: str, name: str) -> None:
         log.error("Training %s: failed. %s", name, message)

@@ -198,7 +198,7 @@ def check_state(state: TrainState, learners: Sequence[Learner], embedding: Embed
     if state.tries != len(learners):
         message = (
             f"The saved state of {name!r} is of {state.tries} tries at once, and this run has {len(learners)}: go on with "
-            f"--tries {state.tries}, or train it without --resume."
+            f"{state.tries}, or start a new run."
         )
         raise TrainingError(message)
     found, kept = _shapes(state.vectors), _shapes(embedding.vectors)
@@ -209,7 +209,7 @@ def check_state(state: TrainState, learners: Sequence[Learner], embedding: Embed
     if found != expected or not is_theirs:
         message = (
             f"The saved state of {name!r} has vectors of shape {found} and the embedding {kept}: it was made anew "
-            "meanwhile, or is trained with or without its negative now. Train it without --resume."
+            "meanwhile, or is trained with or without its negative now. Start a new run."
         )
         raise TrainingError(message)
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def of_embedding(file: Path) -> Path:
-    """The lock of an embedding's file, whatever its ending: a hidden file beside it, while it is held."""
+    """The lock of an embedding's file, whatever its ending: a hidden file beside it."""
     return file.with_name(f".{file.stem}.lock")
 
 
@@ -51,10 +51,8 @@ def held(lock_file: Path, what: str, warn: Callable[[str], None]) -> Iterator[No
             lock = FileLock(lock_file, timeout=0)
             lock.acquire()
         except Timeout:
-            if lock_file.exists():
-                message = f"{what} is in use by another training ({_holder(lock_file)}): stop it, or wait until it is done."
-                raise ConfigError(message) from None
-            warn(f"{what} cannot be locked here: make sure that no other process trains it.")
+            message = f"{what} is being trained by another process ({_holder(lock_file)}): stop it, or wait until it ends."
+            raise ConfigError(message) from None
         except (OSError, NotImplementedError) as error:  # a folder that is read only, a network drive without locks
             why = getattr(error, "strerror", None) or str(error)
             warn(f"{what} cannot be locked here ({why}): make sure that no other process trains it.")
@@ -75,18 +73,13 @@ def _holder(lock_file: Path) -> str:
     try:
         with _about(lock_file).open("rb") as file:
             about = json.loads(file.read(4096))
-        return f"process {int(about['pid'])} on {str(about['host'])[:100]}"
+        return f"{int(about['pid'])} on {str(about['host'])[:100]}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "of which nothing is known"
+        return "unknown"
 
 
 def _release(lock: FileLock, lock_file: Path) -> None:
-    """Let go, and leave no file behind."""
+    """Let go. The empty lock file stays: without it, one process could lock a deleted file and another one a new file."""
     with suppress(OSError):
         _about(lock_file).unlink()
-    if os.name == "nt":  # where nobody can delete a file that somebody has open
-        lock.release()
-    # Elsewhere before it is let go: else it could be that of the next one by then.
-    with suppress(OSError):
-        lock_file.unlink()
     lock.release()

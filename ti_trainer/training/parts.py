@@ -66,7 +66,7 @@ def apart(folder: Path, config: TrainConfig, name: str, loaded: Sequence[tuple[E
     """What to say if a word and its negative no longer belong together."""
     negative = negative_name(name)
     if not config.negative and embeddings_dir.find(folder, negative) is not None:
-        return f"{negative} is there, but Train with DreamArtist (--negative) is off: only {name} is trained."
+        return f"{negative} is there, but Train with DreamArtist is off: only {name} is trained."
     if config.negative and embeddings_dir.find(folder, negative) is None:
         return f"{negative} begins as DreamArtist's own {dreamartist_name(name)}, which is left as it is."
     steps = [each.step for each, _ in loaded]

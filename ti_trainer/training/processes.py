@@ -45,8 +45,8 @@ class Processes:
         if micro_steps < self.size:
             message = (
                 f"Gradient accumulation steps: found {micro_steps} for {self.size} processes, expected {self.size} or more: "
-                f"the parts of an update are shared out among them. Give --gradient-accumulation-steps {self.size}, "
-                "with a smaller --batch-size, or start fewer processes."
+                f"the parts of an update are shared out among them. Raise it to {self.size}, with a smaller batch "
+                "size, or start fewer processes."
             )
             raise ConfigError(message, "gradient_accumulation_steps")
 

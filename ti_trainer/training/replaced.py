@@ -49,8 +49,8 @@ def keep_changed(run: Run, state: TrainState, loaded: Loaded, warn: Callable[[st
     """Keep copies of such files, since the run goes on all the same, and say so."""
     for _, file in _changed(run, state, loaded):
         warn(
-            f"{file.name} is not what this run wrote last, as far as is known. It goes on from its own state of step "
-            f"{state.step}; a copy of the file is {keep_aside(file, run)}."
+            f"{file.name} was changed since this run last wrote it. The run continues from its own state of step "
+            f"{state.step}; the file was copied to {keep_aside(file, run)}."
         )
 
 
@@ -59,7 +59,8 @@ def _changed(run: Run, state: TrainState, loaded: Loaded) -> list[tuple[Embeddin
     return [
         (embedding, file)
         for kind, (embedding, file) in zip(("", NEGATIVE), loaded, strict=False)
-        if digest(embedding.vectors) not in {noted.get(embedding.name), *_digests_in(state, kind, embedding)}
+        if file.exists()  # not so where its negative began as DreamArtist's own file
+        and digest(embedding.vectors) not in {noted.get(embedding.name), *_digests_in(state, kind, embedding)}
     ]
 
 
@@ -104,6 +105,6 @@ def _refusal(embedding: Embedding, file: Path, step: int) -> str:
         else f"{embedding.name} was created anew or replaced since: {file} is at step {embedding.step}"
     )
     return (
-        f"{what}; this run is at step {step} and would take its place. Start a new run to train what the file holds, or go "
-        "on with this one and overwrite it; a copy is kept in the run's folder then."
+        f"{what}; this run is at step {step} and would overwrite it. Start a new run to train what the file holds, or "
+        "continue this one and overwrite the file; a copy of it is kept in the run's folder."
     )

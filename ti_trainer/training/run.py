@@ -189,7 +189,7 @@ class Run:
                 tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
             return _state(counts, tensors), counts["dataset"]
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            message = f"The state {path} cannot be read ({error}): train again without --resume."
+            message = f"The state {path} cannot be read ({error}): start a new run."
             raise TrainingError(message) from error
 
     @property

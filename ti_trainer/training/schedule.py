@@ -42,9 +42,7 @@ class Schedule:
     def check_teaches(self, what: str) -> None:
         """ConfigError if a value is 0, with which nothing is learned: it comes of a decimal comma, mostly."""
         if any(value == 0 for value, _ in self.stages):
-            message = (
-                f"found a {what} of 0, with which nothing is learned. Decimals are written with a point, such as 0.005."
-            )
+            message = f"found a {what} of 0, with which nothing would be learned. Use a decimal point, as in 0.005."
             raise ConfigError(message)
 
     @property

@@ -55,8 +55,7 @@ def remarks(config: TrainConfig) -> list[str]:
     if config.clip_grad != "disabled":
         texts.append(("gradient clipping limit", config.clip_grad_limit))
     said = [
-        f"The {what} schedule's stage {unused!r} never comes up: its step is not later than that of the stage before it, or "
-        f"that one lasts to the end, step {config.max_steps}."
+        f"The stage {unused!r} of the {what} schedule is never reached."
         for what, text in texts
         for unused in Schedule.parse(text, config.max_steps).unused
     ]
@@ -76,7 +75,7 @@ def check_same_start(before: dict[str, Any], config: TrainConfig) -> None:
         if then != now:
             message = (
                 f"This run was begun with {then!r} as {what} and has {now!r} now: that is settled at the beginning. Go "
-                f"on with {then!r}, or train without --resume."
+                f"on with {then!r}, or start a new run."
             )
             raise ConfigError(message, name)
 
@@ -98,7 +97,7 @@ def _entries(config: TrainConfig, name: str, read: Callable[[str], Read]) -> lis
     if len(parts) > config.tries:
         message = (
             f"{name}: found {len(parts)} entries for {config.tries} {'try' if config.tries == 1 else 'tries'}, expected one "
-            f"for each at most: raise Tries at once (--tries {len(parts)}), or leave some out."
+            f"for each at most: raise Tries at once to {len(parts)}, or leave some out."
         )
         raise ConfigError(message, name)
     try:

@@ -139,7 +139,7 @@ class Guard:
             if not is_within(Path(rest.removeprefix(FILE)).absolute(), self.images):
                 raise Refused(403, "Only images that this page shows itself are served.")
         elif rest.partition("/")[0] not in ROUTES:
-            raise Refused(403, "This is not a part of the page: it takes no uploads, and serves nothing for others.")
+            raise Refused(403, "This page accepts no uploads and does not serve this address.")
 
 
 def checked_allowed(name: str) -> str:

@@ -132,7 +132,7 @@ def _without(negative: str, added: str, word: str) -> str:
 
 
 def _put(text: str, word: str, other: str) -> str:
-    return re.sub(word_pattern(word), lambda _: other, text)
+    return re.sub(word_pattern(word), lambda _: escaped(other), text)
 
 
 def with_word(now: Snapshot, values: Mapping[str, Any]) -> dict[str, Any]:
