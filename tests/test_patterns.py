@@ -10,7 +10,7 @@ import pytest
 
 from ti_trainer.config import TrainConfig
 from ti_trainer.errors import ConfigError
-from ti_trainer.patterns import MOST_RESULT, compiled, findings, replacing
+from ti_trainer.patterns import MOST_SEARCHED, compiled, findings, replacing
 
 HUGE = (
     *("(a{1000}){1000}", "a{1000000}", "x{4294967294}", "(?:(?:a{100}){100}){100}", "((((a{100}|b){100})|c){100})"),
@@ -23,6 +23,8 @@ HUGE = (
     ),
 )
 RECURSIVE = ("(?R)", "(?:a|(?0))", "(b?(?1))", "(?P<x>b?(?&x))", "(?P<x>b?(?P>x))", "(?|((?R)|.)+)", "(b(?-1)?)")
+NESTED = (*("(" * n + "a" + ")+" * n for n in (20, 100)), "(" * 20 + "a" + ")+?" * 20, "(?:" * 15 + "a|b" + ")+" * 15)
+HIDDEN = ("(?x)(?:a{9 9 9 9 9 9 9})", "(?x)(?:(?:a{9#\n99}){9#\n99})", "(?:a{e<=3})+b", "(a)(?<=\\1(a*))", r"\\{3}a{e}")
 CATASTROPHIC = ("(a|aa)+$", "(a|a|aa)+[!?]", "(?:(a*)*)*[!?]", "(.)*(.)*(.)*(.)*(.)*[!?]")
 
 
@@ -45,7 +47,9 @@ def in_bounds(act: Callable[[], object], seconds: float) -> ConfigError:
     return refused.value
 
 
-@pytest.mark.parametrize("expression", [*HUGE, *RECURSIVE, "(", "a" * 5000, "(" * 500 + "a" + ")" * 500, "\\"])
+@pytest.mark.parametrize(
+    "expression", [*HUGE, *RECURSIVE, *NESTED, *HIDDEN, "(", "a" * 5000, "(" * 500 + "a" + ")" * 500, "\\"]
+)
 def test_what_would_need_much_to_compile_is_refused_before(expression: str) -> None:
     assert in_bounds(lambda: compiled(expression, "Field", "filename_word_regex"), 1).option == "filename_word_regex"
     in_bounds(lambda: replacing(expression, "", "Field", is_regex=True), 1)
@@ -53,7 +57,7 @@ def test_what_would_need_much_to_compile_is_refused_before(expression: str) -> N
 
 @pytest.mark.parametrize("expression", CATASTROPHIC)
 def test_what_never_ends_is_ended(expression: str, quick: None) -> None:
-    text = "a" * 2000 + "b"
+    text = "a" * 900 + "b"
     assert "takes too long" in str(in_bounds(lambda: findings(expression, text, "Field"), 2))
     assert "takes too long" in str(in_bounds(lambda: replacing(expression, "", "Field", is_regex=True)(text), 2))
 
@@ -99,10 +103,13 @@ def test_what_people_want_is_done_as_re_does_it() -> None:
     assert replacing("(a)(b)?", r"[\2]", "Field", is_regex=True)("ab a") == "[b] []"
     assert replacing(r"\d{4}-\d{2}-\d{2}|[a-z]{1,100} [a-z]{1,100}", "", "Field", is_regex=True)("x 2024-01-02") == "x "
     assert replacing("+", "-", "Field", is_regex=False)("a+b") == "a-b"
-    long = "word " * MOST_RESULT
+    long = "word " * (MOST_SEARCHED // 5)
     assert replacing("word", "cat", "Field", is_regex=True)(long) == long.replace("word", "cat")
     assert findings(r"([a-z])(\d)?", "a1b", "Field") == [("a", "1"), ("b", "")]
-    for wrong in (r"\5", r"\q", r"\g<x>"):
+    with pytest.raises(ConfigError, match="at most 20000"):
+        replacing("word", "cat", "Field", is_regex=True)(long + "word")
+    assert findings(r"\{a\}|(?P<x>b)(?P=x)|\w{2,3}?", "{a} bb cat", "Field") == ["", "b", ""]
+    for wrong in (r"\U00110000", r"\5", r"\q", r"\g<x>"):
         with pytest.raises(ConfigError, match="expected a regular expression"):
             replacing("a", wrong, "Field", is_regex=True)("a")
 
