@@ -61,7 +61,10 @@ def test_train_writes_the_embedding_and_a_run_that_explains_itself(
     flags = ("--max-steps", 6, "--seed", 1, "--template", template, "--log-dir", tmp_path / "logs", "--save-every", 3)
     outcome = train(*flags, "--preview-every", 3, "--preview-sampling-steps", 2)
     assert outcome.code == 0
-    assert outcome.out.startswith("Training on embedded (embedded, epsilon prediction).\nDone after step 6, on 3 pictures.")
+    assert outcome.out.startswith(
+        "Dataset: 3 images, 3 with a caption (.txt), 0 with a mask.\n"
+        "Training on embedded (embedded, epsilon prediction).\nDone after step 6, on 3 pictures."
+    )
     after = formats.read(word)
     assert after.step == 6
     assert after.checkpoint == "embedded"
@@ -167,7 +170,7 @@ def test_generate_says_which_embeddings_it_used(cli: Cli, word: Path, foreign: E
 
     def said(*arguments: object) -> tuple[str, list[str]]:
         outcome = cli("generate", *arguments, "--out", "a.png", "--steps", 1)
-        return outcome.out, outcome.err.splitlines()
+        return outcome.out, [line for line in outcome.err.splitlines() if " prompt" in line]
 
     assert said("a (THING:1.2)", "--negative-prompt", "a thing")[0] == (
         "Wrote a.png. Embeddings used: thing in the prompt; thing in the negative prompt.\n"
