@@ -1,14 +1,18 @@
 """Who writes a run's folder and an embedding's file, across processes: two at once would overwrite each other's work.
 
-The operating system lets a lock go when its process ends, however that is.
+The operating system lets a lock go when its process ends, however that is. Lock files lie in this computer's folder for
+temporary files and stay there: where one is deleted, one process could lock the deleted file and another one a new file.
 """
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 import json
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -23,13 +27,18 @@ log = logging.getLogger(__name__)
 
 
 def of_embedding(file: Path) -> Path:
-    """The lock of an embedding's file, whatever its ending: a hidden file beside it."""
-    return file.with_name(f".{file.stem}.lock")
+    """The lock file of an embedding's file, whatever its ending."""
+    return _of(file.with_suffix(""))
 
 
 def of_run(folder: Path) -> Path:
-    """The lock of a run."""
-    return folder / ".lock"
+    """The lock file of a run."""
+    return _of(folder)
+
+
+def _of(path: Path) -> Path:
+    name = hashlib.sha256(os.path.normcase(os.path.realpath(path)).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return Path(tempfile.gettempdir(), f"ti-trainer-locks-{getpass.getuser()}", f"{name}.lock")
 
 
 @contextmanager
@@ -48,6 +57,7 @@ def held(lock_file: Path, what: str, warn: Callable[[str], None]) -> Iterator[No
     """Hold a lock; ConfigError, with who holds it, if another process does. Where there can be no lock a warning is all."""
     with ExitStack() as stack:
         try:
+            lock_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = FileLock(lock_file, timeout=0)
             lock.acquire()
         except Timeout:
@@ -79,7 +89,7 @@ def _holder(lock_file: Path) -> str:
 
 
 def _release(lock: FileLock, lock_file: Path) -> None:
-    """Let go. The empty lock file stays: without it, one process could lock a deleted file and another one a new file."""
+    """Let go."""
     with suppress(OSError):
         _about(lock_file).unlink()
     lock.release()
