@@ -90,6 +90,7 @@ def _pickles() -> Iterator[tuple[str, bytes]]:
     codes["list-in-itself"] = b"]q\x00h\x00a"
     codes["doubled-lists"] = b"]q\x00" + b"0]q\x01h\x00ah\x01h\x00aq\x00" * 60
     number = b"\x8a\xff" + b"\x7f" * 255
+    codes |= _codes_that_walk_again(tensor, doubled)
     codes["long-numbers"] = b"]" + (number + b"a") * 15_000
     codes["huge-shape"] = tensor + b"(" + text("a") + b"K\x00(" + number * 15_000 + b"t(" + number * 15_000 + b"tK\x00)tR"
     codes["many-dicts"] = b"](" + b"}" * 3_900_000 + b"e"
@@ -109,6 +110,49 @@ def _pickles() -> Iterator[tuple[str, bytes]]:
     yield "many-storages.pt", magic + b"\x80\x02](" + b"".join(storage % text(str(i)) for i in range(4000)) + b"e."
     keys = b"\x80\x02](" + text("0") * 100_000 + b"e."
     yield "keys.pt", magic + b"\x80\x02" + storage % text("0") + b"." + keys + b"\0" * 8_000_000
+
+
+def _codes_that_walk_again(tensor: bytes, doubled: bytes) -> dict[str, bytes]:
+    """Few instructions, each of which walks through something long that the memo holds, or hashes or compares it."""
+    pairs = b"](" + b"".join(text(str(i)) + b"N\x86" for i in range(16_000)) + b"eq\x00"
+    ordered, parameter = b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_parameter\n"
+    from_type = b"ctorch._tensor\n_rebuild_from_type_v2\n"
+    wide = b"(" + b"N" * 60_000 + b"tq\x00"
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x00"
+    state = b"}(" + b"".join(text(str(i)) + b"N" for i in range(24_000)) + b"uq\x00"
+    colliding = ((i * (2**61 - 1)).to_bytes(11, "little", signed=True) for i in range(45_000))
+    return {
+        "ordered-again": pairs + ordered + b"q\x01" + b"0h\x01h\x00\x85R" * 12_000,
+        "ordered-from-type": pairs + ordered + b"q\x01" + from_type + b"q\x02" + b"0h\x02h\x01Nh\x00\x85\x87R" * 9_000,
+        "state-again": state + b"ctorch.nn.modules.container\nParameterDict\n)R" + b"h\x00b" * 30_000,
+        "state-of-many": state + b"ctorch.nn.modules.container\nParameterDict\nq\x01" + b"0h\x01)Rh\x00b" * 9_000,
+        "arguments-again": wide + parameter + b"q\x01" + b"0h\x01h\x00R" * 9_000,
+        "arguments-of-new": wide + parameter + b"q\x01" + b"0h\x01h\x00\x81" * 9_000,
+        "arguments-from-type": wide + parameter + b"q\x01" + from_type + b"q\x02" + b"0h\x02h\x01Nh\x00\x87R" * 7_000,
+        "text-from-type": text("x" * 3_900_000) + b"q\x00" + parameter + b"q\x01" + from_type + b"h\x01Nh\x00\x87R",
+        "list-in-itself-from-type": from_type + b"]q\x00(" + from_type + b"Nh\x00eNh\x00\x87R",
+        "storage-again": storage + b"N" * 60_000 + b"tq\x00" + b"0h\x00Q" * 9_000,
+        "from-type-key": doubled + from_type + b"h\x00N)\x87R",
+        "later-dtype-key": doubled + tensor.replace(b"_v2", b"_v3") + b"(N" + b"K\x00))NNh\x00tR",
+        "colliding-keys": b"}(" + b"".join(b"\x8a\x0b" + number + b"N" for number in colliding) + b"u",
+        "long-key-again": text("x" * 3_000_000)
+        + b"q\x00N}("
+        + b"".join(b"M" + struct.pack("<H", i) + b"}h\x00Ns" for i in range(18_000))
+        + b"u",
+        "tensors-again": tensor + b"q\x00" + storage + b"tQq\x01" + b"0h\x00(h\x01K\x00K\x00\x85K\x01\x85tR" * 9_000,
+        "storages-again": storage + b"tq\x01" + b"0h\x01Q" * 30_000,
+        "memoize": b"N" + b"\x94" * 3_900_000,
+        "frames": b"\x95" + b"\xff" * 8 + (b"\x95" + b"\0" * 8) * 400_000,
+        "popped": b"N" + b"N0" * 1_900_000,
+        "globals-again": b"(" + text("collections") + b"q\x00" + text("OrderedDict") + b"q\x01" + b"h\x00h\x01\x93" * 30_000,
+        "numbers-again": number_list(),
+    }
+
+
+def number_list() -> bytes:
+    """Long numbers as keys and values."""
+    number = b"\x8a\xff" + b"\x7f" * 255
+    return b"}(" + b"".join(text(str(i)) + number for i in range(14_000)) + b"u"
 
 
 def _archives() -> Iterator[tuple[str, bytes]]:

@@ -94,6 +94,8 @@ def test_malicious_pickles_are_refused_and_nothing_runs(saver: str, ending: str,
         b"\x80\x02X\xff\xff\xff\x7f",  # a text of 2 GB that is not there
         b"\x80\x02R.",
         b"\x80\x02t.",
+        b"\x80\x02N\x86.",  # a pair of one
+        b"\x80\x020N.",  # takes away what is not there
         b"\x80\x02ctorch\nFloatStorage\n)R.",  # calling a storage
     ],
 )
@@ -104,6 +106,15 @@ def test_pickle_code_that_no_embedding_has_is_refused(code: bytes, tmp_path: Pat
     (tmp_path / "b.pt").write_bytes(code)
     with pytest.raises(EmbeddingFormatError):
         read(tmp_path / "b.pt")
+
+
+def test_what_a_pickle_takes_away_again_is_passed_over(make, assert_same, tmp_path: Path) -> None:
+    write(make(), tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as whole, zipfile.ZipFile(tmp_path / "b.pt", "w") as popping:
+        for name in whole.namelist():
+            content = whole.read(name)
+            popping.writestr(name, content[:2] + b"N0" + content[2:] if name.endswith("data.pkl") else content)
+    assert_same(read(tmp_path / "b.pt"), make())
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         message = f"The checkpoint {path} cannot be read: {str(error)[:300] or type(error).__name__}"
         raise ModelError(message) from error
     if not tensors:
-        what = "an embedding" if "string_to_param" in data else kind_of(data) or "a file without weights"
+        names = data if isinstance(data, dict) else {}
+        what = "an embedding" if "string_to_param" in names else kind_of(names) or "a file without weights"
         message = f"{path} is {what}. Choose a checkpoint."
         raise ModelError(message)
     return tensors

@@ -23,12 +23,13 @@ _FIRST_THAT_FITS = (  # what a name must have in it -> what the file is; a whole
     (r"^(encoder\.block\.\d|shared\.weight$)", "a T5 text encoder"),
     (r"^(RRDB_trunk|body\.\d+\.rdb\d|conv_first\.weight|layers\.\d+\.residual_group|model\.1\.sub\.\d)", "an upscaler"),
 )
+_LONGEST = 200  # characters of a name that are looked at
 _HYPERNETWORK_WIDTHS = {"320", "640", "768", "1024", "1280"}
 
 
 def kind_of(names: Iterable[object]) -> str | None:
     """What a file with tensors of these names is, with its article: "a LoRA"; None if they are unknown."""
-    texts = [str(name) for name in names]
+    texts = [str(name)[:_LONGEST] for name in names]
     for pattern, what in _FIRST_THAT_FITS[:1]:
         if any(re.match(pattern, text) for text in texts):
             return what
