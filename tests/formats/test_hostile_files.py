@@ -94,6 +94,7 @@ def test_malicious_pickles_are_refused_and_nothing_runs(saver: str, ending: str,
         b"\x80\x02X\xff\xff\xff\x7f",  # a text of 2 GB that is not there
         b"\x80\x02R.",
         b"\x80\x02t.",
+        b"\x80\x02" + b"]" * 200 + b"a" * 199 + b".",  # nested deeper than anyone can copy
         b"\x80\x02N\x86.",  # a pair of one
         b"\x80\x020N.",  # takes away what is not there
         b"\x80\x02ctorch\nFloatStorage\n)R.",  # calling a storage

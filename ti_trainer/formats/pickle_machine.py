@@ -8,12 +8,15 @@ over, would never end. Knows nothing of files and tensors.
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, islice
 from typing import Any, BinaryIO, NoReturn
 
 from ti_trainer.errors import EmbeddingFormatError
 
 Builder = Callable[..., Any]
+
+_MAX_DEPTH = 50  # what is nested deeper, nobody could copy: Python's stack ends
 
 
 class Global(str):
@@ -219,18 +222,23 @@ class Machine:
 
     def _bounded(self, value: Any) -> Any:
         """The value, if whoever walks through all of it comes to an end; else EmbeddingFormatError."""
-        left, ahead = self._max_instructions, [value]
-        while ahead:
-            each = ahead.pop()
-            if isinstance(each, dict):
-                ahead.extend(each.values())
-            elif isinstance(each, list | tuple):
-                ahead.extend(each)
-            left -= 1
-            if left < len(ahead):
+        left, level = self._max_instructions, [value]
+        for _ in range(_MAX_DEPTH):
+            level = list(islice(chain.from_iterable(map(_inside, level)), left + 1))
+            left -= len(level)
+            if left < 0:
                 message = f"its values are nested into more than {self._max_instructions}. Choose another file."
                 raise EmbeddingFormatError(message)
-        return value
+            if not level:
+                return value
+        message = f"its values are nested more than {_MAX_DEPTH} deep. Choose another file."
+        raise EmbeddingFormatError(message)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _are_short(taken: list[Any]) -> bool:
