@@ -13,6 +13,7 @@ import resource
 import struct
 import sys
 import time
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -62,6 +63,15 @@ def _safetensors() -> Iterator[tuple[str, bytes]]:
     yield (
         "wide-text.safetensors",
         safetensors(b'{"__metadata__":{"a":"' + "𝄞".encode() + b"x" * 8_000_000 + b'"},"a":' + one + b"}"),
+    )
+    names = b",".join(b'"%s%d":%s' % (b"lora" * 250_000, i, one) for i in range(7))
+    yield "long-names.safetensors", safetensors(b"{" + names + b"}")
+    yield "same-names.safetensors", safetensors(b"{" + b",".join([b'"a":%s' % one] * 90_000) + b"}")
+    yield "long-float.safetensors", safetensors(b'{"a":0.' + b"1" * 8_000_000 + b"}")
+    yield "long-floats.safetensors", safetensors(b'{"a":[' + b",".join([b"0." + b"1" * 800 + b"e-300"] * 9_500) + b"]}")
+    yield (
+        "nested-metadata.safetensors",
+        safetensors(b'{"__metadata__":{"a":' + b'{"":' * 90_000 + b"0" + b"}" * 90_000 + b'},"a":' + one + b"}"),
     )
     fp8 = b'{"a":{"dtype":"F8_E4M3","shape":[1000,33000],"data_offsets":[0,33000000]}}'
     yield "fp8.safetensors", safetensors(fp8, b"\0" * 33_000_000)
@@ -130,10 +140,10 @@ def _codes_that_walk_again(tensor: bytes, doubled: bytes) -> dict[str, bytes]:
         "arguments-of-new": wide + parameter + b"q\x01" + b"0h\x01h\x00\x81" * 9_000,
         "arguments-from-type": wide + parameter + b"q\x01" + from_type + b"q\x02" + b"0h\x02h\x01Nh\x00\x87R" * 7_000,
         "text-from-type": text("x" * 3_900_000) + b"q\x00" + parameter + b"q\x01" + from_type + b"h\x01Nh\x00\x87R",
-        "list-in-itself-from-type": from_type + b"]q\x00(" + from_type + b"Nh\x00eNh\x00\x87R",
+        "list-in-itself-from-type": from_type + b"]q\x00(" + from_type + b"Nh\x00e0" + from_type + b"Nh\x00\x87R",
         "storage-again": storage + b"N" * 60_000 + b"tq\x00" + b"0h\x00Q" * 9_000,
         "from-type-key": doubled + from_type + b"h\x00N)\x87R",
-        "later-dtype-key": doubled + tensor.replace(b"_v2", b"_v3") + b"(N" + b"K\x00))NNh\x00tR",
+        "later-dtype-key": doubled + tensor.replace(b"_v2", b"_v3") + b"(" + storage + b"tQK\x00))NNh\x00tR",
         "colliding-keys": b"}(" + b"".join(b"\x8a\x0b" + number + b"N" for number in colliding) + b"u",
         "long-key-again": text("x" * 3_000_000)
         + b"q\x00N}("
@@ -160,6 +170,14 @@ def _archives() -> Iterator[tuple[str, bytes]]:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("archive/data.pkl", b"\0" * 100_000_000)
         yield "deflated.pt", file.getvalue()
+    for name in ("archive/data/0", "x" * 60_000 + "/data.pkl"):
+        with io.BytesIO() as file:
+            with zipfile.ZipFile(file, "w") as archive, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                archive.writestr("archive/data.pkl", b"\x80\x02}.")
+                for _ in range(16 if len(name) > 100 else 15_000):
+                    archive.writestr(name, b"")
+            yield f"same-names-{len(name)}.pt", file.getvalue()
     entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
     for name, entries in (("million-entries.pt", 1_000_000), ("500000-entries.pt", 500_000), ("20000-entries.pt", 20_000)):
         size, offset = len(entry) * entries, 4
@@ -188,6 +206,17 @@ def _images() -> Iterator[tuple[str, bytes]]:
         "texts.png",
         png([ihdr(1, 1), *[(b"zTXt", b"x%d\0\0" % i + million) for i in range(3000)], small, end]),
     )
+    for kind, keyword in ((b"tEXt", b"x\0"), (b"zTXt", b"sd-ti-embeddin\0\0"), (b"iTXt", b"sd-ti-embedding")):
+        yield f"tiny-{kind.decode()}.png", png([ihdr(1, 1)] + [(kind, keyword)] * 100_000 + [small, end])
+        yield f"19000-{kind.decode()}.png", png([ihdr(1, 1)] + [(kind, keyword)] * 19_000 + [small, end])
+    deep = struct.pack(">IIBBBBB", 2048, 2048, 16, 6, 0, 0, 1)
+    pixels = zlib.compress(b"\x11" * (2048 * 8 * 2048 + 9000))
+    yield "deep-interlaced.png", png([(b"IHDR", deep), (b"IDAT", pixels), end])
+    yield "deep.png", png([(b"IHDR", deep[:-1] + b"\0"), (b"IDAT", pixels), end])
+    yield "wide.png", png([ihdr(4 * MB, 1), (b"IDAT", zlib.compress(b"\0" + b"\x11" * 12 * MB)), end])
+    yield "high.png", png([ihdr(1, 4 * MB), (b"IDAT", zlib.compress(b"\0\x11\x11\x11" * 4 * MB)), end])
+    split = zlib.compress((b"\0" + b"\x11" * 6144) * 2048)
+    yield "split.png", png([ihdr(2048, 2048), *[(b"IDAT", split[i : i + 1]) for i in range(len(split))][:19_000], end])
     yield "profile.png", png([ihdr(1, 1), (b"iCCP", b"x\0\0" + bomb), small, end])
     yield "chunks.png", png([ihdr(1, 1)] + [(b"aaaa", b"")] * 500_000 + [small, end])
     yield "pixels.png", png([ihdr(2048, 2048), (b"IDAT", zlib.compress((b"\0" + b"\x11" * 6144) * 2048)), end])
@@ -202,6 +231,10 @@ def _images() -> Iterator[tuple[str, bytes]]:
         "rows": b'{"string_to_param":{"*":{"TORCHTENSOR":[' + b"[0.5]," * 90_000 + b"[0]]}}}",
         "digits": b'{"step":' + b"9" * 8_000_000 + b"}",
         "wide-text": '{"name":"𝄞'.encode() + b"x" * 8_000_000 + b'"}',
+        "long-float": b'{"step":0.' + b"1" * 8_000_000 + b"}",
+        "long-floats": b'{"string_to_param":{"*":{"TORCHTENSOR":[[' + (b"0." + b"1" * 800 + b"e-300,") * 9_000 + b"0]]}}}",
+        "same-keys": b"{" + b",".join([b'"a":0'] * 500_000) + b"}",
+        "terms": b'{"string_to_param":{' + b",".join(b'"%d":{"TORCHTENSOR":[[0]]}' % i for i in range(30_000)) + b"}}",
         "keys": b"{" + b",".join(b'"%d":0' % i for i in range(500_000)) + b"}",
     }
     for name, card in cards.items():

@@ -277,6 +277,29 @@ def test_pickles_of_other_things_are_refused(data, message: str, tmp_path: Path)
         read(tmp_path / "a.pt")
 
 
+@pytest.mark.parametrize(
+    "note",
+    [
+        "[" + "[]," * 150_000 + "0]",
+        "[" * 150_000,
+        "[" + "0," * 150_000 + "0]",
+        "9" * 3000,
+        "[" + "9" * 3000 + "]",
+    ],
+    ids=["lists", "nested", "numbers", "digits", "digits-in-a-list"],
+)
+def test_notes_that_would_be_too_much_stay_text(note: str, make, tmp_path: Path) -> None:
+    """Brackets that are written as \\u005b cannot be counted in the header."""
+    content = safetensors.torch.save(
+        {"a": make().vectors["clip_l"]}, {"ti_trainer": "1", "step": "9" * 3000, "note": "NOTE"}
+    )
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].rstrip().replace(b"NOTE", note.replace("[", "\\u005b").encode())
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + content[8 + length :])
+    embedding = read(tmp_path / "a.safetensors")
+    assert (embedding.info["note"], embedding.step) == (note, 0)
+
+
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(EmbeddingFormatError, match="There is no file"):
         read(tmp_path / "a.pt")
