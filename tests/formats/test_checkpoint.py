@@ -49,3 +49,10 @@ def test_malicious_and_broken_checkpoints_are_refused(tmp_path: Path, monkeypatc
             read_checkpoint(path)
     with pytest.raises(ModelError, match="No such file"):
         read_checkpoint(tmp_path / "b.ckpt")
+
+
+@pytest.mark.parametrize("data", [5, None, "text", [torch.ones(2)], {}])
+def test_pickles_without_weights_are_named(data: object, tmp_path: Path) -> None:
+    torch.save(data, tmp_path / "a.ckpt")
+    with pytest.raises(ModelError, match=r"a\.ckpt is a file without weights\. Choose a checkpoint"):
+        read_checkpoint(tmp_path / "a.ckpt")

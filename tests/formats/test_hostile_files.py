@@ -94,6 +94,9 @@ def test_malicious_pickles_are_refused_and_nothing_runs(saver: str, ending: str,
         b"\x80\x02X\xff\xff\xff\x7f",  # a text of 2 GB that is not there
         b"\x80\x02R.",
         b"\x80\x02t.",
+        b"\x80\x02" + b"]" * 200 + b"a" * 199 + b".",  # nested deeper than anyone can copy
+        b"\x80\x02N\x86.",  # a pair of one
+        b"\x80\x020N.",  # takes away what is not there
         b"\x80\x02ctorch\nFloatStorage\n)R.",  # calling a storage
     ],
 )
@@ -104,6 +107,15 @@ def test_pickle_code_that_no_embedding_has_is_refused(code: bytes, tmp_path: Pat
     (tmp_path / "b.pt").write_bytes(code)
     with pytest.raises(EmbeddingFormatError):
         read(tmp_path / "b.pt")
+
+
+def test_what_a_pickle_takes_away_again_is_passed_over(make, assert_same, tmp_path: Path) -> None:
+    write(make(), tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as whole, zipfile.ZipFile(tmp_path / "b.pt", "w") as popping:
+        for name in whole.namelist():
+            content = whole.read(name)
+            popping.writestr(name, content[:2] + b"N0" + content[2:] if name.endswith("data.pkl") else content)
+    assert_same(read(tmp_path / "b.pt"), make())
 
 
 @pytest.mark.parametrize(
@@ -263,6 +275,29 @@ def test_pickles_of_other_things_are_refused(data, message: str, tmp_path: Path)
     torch.save(data, tmp_path / "a.pt")
     with pytest.raises(EmbeddingFormatError, match=message):
         read(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "[" + "[]," * 150_000 + "0]",
+        "[" * 150_000,
+        "[" + "0," * 150_000 + "0]",
+        "9" * 3000,
+        "[" + "9" * 3000 + "]",
+    ],
+    ids=["lists", "nested", "numbers", "digits", "digits-in-a-list"],
+)
+def test_notes_that_would_be_too_much_stay_text(note: str, make, tmp_path: Path) -> None:
+    """Brackets that are written as \\u005b cannot be counted in the header."""
+    content = safetensors.torch.save(
+        {"a": make().vectors["clip_l"]}, {"ti_trainer": "1", "step": "9" * 3000, "note": "NOTE"}
+    )
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].rstrip().replace(b"NOTE", note.replace("[", "\\u005b").encode())
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + content[8 + length :])
+    embedding = read(tmp_path / "a.safetensors")
+    assert (embedding.info["note"], embedding.step) == (note, 0)
 
 
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:

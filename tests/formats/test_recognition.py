@@ -75,6 +75,14 @@ def test_files_that_are_something_else_are_named(content: bytes, said: str, tmp_
             read(tmp_path / name)
 
 
+@pytest.mark.parametrize("kept", [9, 50, 100, -3073])
+def test_a_file_cut_inside_its_header_is_cut_short(kept: int, tmp_path: Path) -> None:
+    for name in ("a.safetensors", "a.pt"):
+        (tmp_path / name).write_bytes(described(200)[:kept])
+        with pytest.raises(EmbeddingFormatError, match=r"is a \.safetensors file that was cut short.* again\.$"):
+            read(tmp_path / name)
+
+
 def test_another_zip_archive_is_to_be_unpacked(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         archive.writestr("my-cat/my-cat.pt", b"x")

@@ -99,3 +99,12 @@ def test_an_optimizers_file_and_an_embedding_are_not_mistaken_for_each_other(mak
     (tmp_path / "my-cat.pt").rename(tmp_path / "a.pt.optim")
     with pytest.raises(EmbeddingFormatError, match=r"a\.pt\.optim cannot be read"):
         read_optimizer(tmp_path / "a.pt", make())
+
+
+def test_a_state_that_grows_when_it_is_copied_is_refused(make, tmp_path: Path) -> None:
+    write(make(), tmp_path / "a.pt")
+    once = torch.zeros(3, 768, dtype=torch.float16)  # the optimizer makes float32 of each
+    for moments in (dict.fromkeys(map(str, range(5000)), once), {"a": [{"b": once}] * 5000}):
+        write_optimizer(tmp_path / "a.pt", make(), {"state": {0: moments}, "param_groups": [{"params": [0]}]})
+        with pytest.raises(EmbeddingFormatError, match=r"a\.pt\.optim cannot be read .* bytes, expected at most"):
+            read_optimizer(tmp_path / "a.pt", make())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +46,9 @@ __all__ = [
     "write_card",
     "write_optimizer",
 ]
+
+
+_MAX_INNER = 20  # dicts in a file's that are looked at: a checkpoint has its state_dict and a few more
 
 
 class Format(NamedTuple):
@@ -162,7 +166,7 @@ def _from_pickle(data: Any, stem: str) -> Embedding:
         raise EmbeddingFormatError(message)
     if "string_to_param" in data:
         return webui.from_dict(data, stem)
-    for inner in [data, *(each for each in data.values() if isinstance(each, dict))]:
+    for inner in [data, *islice((each for each in data.values() if isinstance(each, dict)), _MAX_INNER)]:
         if what := kind_of(inner):
             message = f"it is {what}. Choose an embedding."
             raise EmbeddingFormatError(message)

@@ -14,11 +14,14 @@ from ti_trainer.formats.recognition import MAX_HEADER, format_of, head_of, stran
 from ti_trainer.formats.tensor_names import kind_of
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors by name in a checkpoint that torch.save wrote; ModelError if it is damaged, unsafe or something else."""
+def read_checkpoint(path: Path, *, only_shapes: bool = False) -> dict[str, Tensor]:
+    """The tensors by name in a checkpoint that torch.save wrote; ModelError if it is damaged, unsafe or something else.
+
+    With `only_shapes` tensors are on no device, and no numbers are read.
+    """
     try:
         with path.open("rb") as file:
-            data = torch_pickle.load(file, torch_pickle.OF_A_CHECKPOINT)
+            data = torch_pickle.load(file, torch_pickle.OF_A_CHECKPOINT, only_shapes=only_shapes)
         if isinstance(data, dict):
             data = data.get("state_dict", data)
         tensors = {str(key): value for key, value in _named(data) if isinstance(value, Tensor)}
@@ -26,7 +29,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         message = f"The checkpoint {path} cannot be read: {str(error)[:300] or type(error).__name__}"
         raise ModelError(message) from error
     if not tensors:
-        what = "an embedding" if "string_to_param" in data else kind_of(data) or "a file without weights"
+        names = data if isinstance(data, dict) else {}
+        what = "an embedding" if "string_to_param" in names else kind_of(names) or "a file without weights"
         message = f"{path} is {what}. Choose a checkpoint."
         raise ModelError(message)
     return tensors

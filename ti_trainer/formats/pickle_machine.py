@@ -1,19 +1,22 @@
 """The stack machine that a pickle is a program for, as far as tensors need it: nothing is imported or called.
 
-Protocols 2 to 5. What is read is bounded: the instructions, the bytes, and the values as whoever walks through them meets
-them, for a tuple of twice the same tuple, 60 times over, would never end. Knows nothing of files and tensors.
+Protocols 2 to 5. What is read is bounded: the bytes, the instructions with what each of them walks through (a list can be
+given to thousands), and the values as whoever walks through them meets them, for a tuple of twice the same tuple, 60 times
+over, would never end. Knows nothing of files and tensors.
 """
 
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable, Mapping
-from itertools import count
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, islice
+from typing import Any, BinaryIO, NoReturn
 
 from ti_trainer.errors import EmbeddingFormatError
 
 Builder = Callable[..., Any]
+
+_MAX_DEPTH = 50  # what is nested deeper, nobody could copy: Python's stack ends
 
 
 class Global(str):
@@ -83,11 +86,16 @@ _TAKES = {
 
 
 def set_items(target: dict[Any, Any], taken: list[Any]) -> None:
-    """Keys and values in turn; EmbeddingFormatError for keys that may take for ever to hash."""
-    if not isinstance(target, dict) or not all(isinstance(key, str | int) for key in taken[::2]):
+    """Keys and values in turn; EmbeddingFormatError for keys that may take for ever to hash or to tell apart."""
+    if not isinstance(target, dict) or not all(map(_is_key, taken[::2])):
         message = "it holds a dict whose keys are no names. Choose another file."
         raise EmbeddingFormatError(message)
     dict.update(target, zip(taken[::2], taken[1::2], strict=True))
+
+
+def _is_key(key: Any) -> bool:
+    """Larger numbers can all have the same hash."""
+    return isinstance(key, str) or (isinstance(key, int) and abs(key) < 2**60)
 
 
 def _set_state(target: Any, taken: list[Any]) -> None:
@@ -102,7 +110,6 @@ _FILLS: dict[str, Callable[[Any, list[Any]], None]] = {
     "SETITEM": set_items,
     "SETITEMS": set_items,
     "BUILD": _set_state,
-    "POP": lambda _, taken: None,
 }
 _INSTRUCTIONS = frozenset({*_PUSHES, *_PLAIN, *_PUTS, *_GETS, *_IGNORED, *_TAKES_MARKED, *_TAKES, "GLOBAL", "MARK", "STOP"})
 
@@ -117,14 +124,14 @@ class Machine:
         persistent: Callable[[Any], Any],
         max_instructions: int,
     ) -> None:
-        """One machine may run the several pickles of a file."""
-        self._builders, self._values = builders, values
-        self._persistent, self._max_instructions = persistent, max_instructions
+        """One machine may run the several pickles of a file; `max_instructions` is for all of them."""
+        self._builders, self._values, self._persistent = builders, values, persistent
+        self._max_instructions = self._left = max_instructions
         self._makes: dict[str, Callable[[list[Any]], Any]] = {
             **dict.fromkeys(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"), tuple),
-            **dict.fromkeys(("REDUCE", "NEWOBJ", "NEWOBJ_EX"), self._built),
+            **dict.fromkeys(("REDUCE", "NEWOBJ", "NEWOBJ_EX"), lambda taken: self.built(*taken[:2])),
             "FROZENSET": list,
-            "BINPERSID": lambda taken: self._persistent(taken[0]),
+            "BINPERSID": self._resolved,
             "STACK_GLOBAL": lambda taken: self._known(f"{taken[0]} {taken[1]}") if _are_short(taken) else self._known("?"),
         }
 
@@ -133,11 +140,9 @@ class Machine:
         stack: list[Any] = []
         marks: list[int] = []
         memo: dict[Any, Any] = {}
-        for done in count():
+        while True:
             name, value = self._instruction(stream)
-            if done >= self._max_instructions:
-                message = f"its pickle has more than {self._max_instructions} instructions. Choose another file."
-                raise EmbeddingFormatError(message)
+            self._charge(1)
             if name == "STOP":
                 return self._bounded(stack.pop())
             if name == "MARK":
@@ -148,11 +153,14 @@ class Machine:
                 stack.append(memo[value])
             elif name not in _IGNORED:
                 self._step(name, value, stack, marks)
-        return None
 
     def _step(self, name: str, value: Any, stack: list[Any], marks: list[int]) -> None:
         start = marks.pop() if name in _TAKES_MARKED else len(stack) - _TAKES.get(name, 0)
+        if start < 0:
+            self._refuse_damaged()
         taken, stack[start:] = stack[start:], []
+        if name == "POP":
+            return
         if name == "GLOBAL":
             stack.append(self._known(value))
         elif name in _PUSHES:
@@ -162,15 +170,27 @@ class Machine:
         elif name in self._makes:
             stack.append(self._makes[name](taken))
         else:
+            if name == "BUILD" and isinstance(taken[0], dict):
+                self._charge(len(taken[0]))
             _FILLS[name](stack[-1], taken)
+
+    def _charge(self, steps: int) -> None:
+        """EmbeddingFormatError for more than any file needs: an instruction is one, and each value that it walks through."""
+        self._left -= steps
+        if self._left < 0:
+            message = f"its pickle has more than {self._max_instructions} instructions. Choose another file."
+            raise EmbeddingFormatError(message)
+
+    def _refuse_damaged(self) -> NoReturn:
+        message = "its pickle is damaged or cut short. Copy or download it again."
+        raise EmbeddingFormatError(message)
 
     def _instruction(self, stream: Rationed) -> tuple[str, Any]:
         """Its name and argument, which is read only if the instruction is one of ours."""
         code = stream.read(1).decode("latin-1")
         opcode = pickletools.code2op.get(code)
         if opcode is None:
-            message = "its pickle is damaged or cut short. Copy or download it again."
-            raise EmbeddingFormatError(message)
+            self._refuse_damaged()
         if opcode.name not in _INSTRUCTIONS:
             message = f"its pickle has the instruction {opcode.name}, which no tensor needs. Choose another file."
             raise EmbeddingFormatError(message)
@@ -186,27 +206,39 @@ class Machine:
         )
         raise EmbeddingFormatError(message)
 
-    def _built(self, taken: list[Any]) -> Any:
-        name, arguments = taken[:2]
+    def built(self, name: Any, arguments: Any) -> Any:
+        """What a call makes; EmbeddingFormatError for one that no tensor needs."""
         if not isinstance(name, Global) or name not in self._builders or not isinstance(arguments, tuple):
             message = "it asks to run what is no function. Choose another file."
             raise EmbeddingFormatError(message)
+        self._charge(len(arguments))
+        self._charge(sum(len(each) for each in arguments if isinstance(each, list | tuple)))
         return self._builders[name](*arguments)
+
+    def _resolved(self, taken: list[Any]) -> Any:
+        if isinstance(taken[0], list | tuple):
+            self._charge(len(taken[0]))
+        return self._persistent(taken[0])
 
     def _bounded(self, value: Any) -> Any:
         """The value, if whoever walks through all of it comes to an end; else EmbeddingFormatError."""
-        left, ahead = self._max_instructions, [value]
-        while ahead:
-            each = ahead.pop()
-            if isinstance(each, dict):
-                ahead.extend(each.values())
-            elif isinstance(each, list | tuple):
-                ahead.extend(each)
-            left -= 1
-            if left < len(ahead):
+        left, level = self._max_instructions, [value]
+        for _ in range(_MAX_DEPTH):
+            level = list(islice(chain.from_iterable(map(_inside, level)), left + 1))
+            left -= len(level)
+            if left < 0:
                 message = f"its values are nested into more than {self._max_instructions}. Choose another file."
                 raise EmbeddingFormatError(message)
-        return value
+            if not level:
+                return value
+        message = f"its values are nested more than {_MAX_DEPTH} deep. Choose another file."
+        raise EmbeddingFormatError(message)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _are_short(taken: list[Any]) -> bool:

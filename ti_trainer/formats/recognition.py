@@ -60,6 +60,8 @@ def stranger(head: bytes, size: int) -> str | None:
     """What a file of none of our formats is, and what to do, as the rest of a sentence after "it"; None if unknown."""
     if size == 0:
         return "is empty: the download or copy failed. Download or copy it again."
+    if _is_cut_in_header(head, size):
+        return "is a .safetensors file that was cut short: the download or copy failed. Download or copy it again."
     if not head.strip(b"\0"):
         return "begins with zeros only: the download was interrupted. Download it again."
     for signature, what in _PACKED.items():
@@ -72,6 +74,12 @@ def stranger(head: bytes, size: int) -> str | None:
             return f"is {what}. Choose another file."
     text = head.decode("utf-16", "ignore").encode() if head[:2] in (b"\xff\xfe", b"\xfe\xff") else head
     return _stranger_of_text(text.removeprefix(b"\xef\xbb\xbf").strip(), size)
+
+
+def _is_cut_in_header(head: bytes, size: int) -> bool:
+    """Whether it begins as a .safetensors, with the length of a header of which only a part follows."""
+    length = int.from_bytes(head[:8], "little")
+    return head[8:9] == b"{" and size - 8 < length <= MAX_HEADER
 
 
 def _stranger_of_text(text: bytes, size: int) -> str | None:

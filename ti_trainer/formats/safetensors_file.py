@@ -27,6 +27,8 @@ _ABOUT_FILE = {"format", "tool", "token", "where", "repaired"}  # said by whoeve
 
 _FLOATS = {"F64", "F32", "F16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
 _MAX_DIMENSIONS = 8
+_MAX_COMMAS = 100_000  # in a note
+_MAX_DIGITS = 20  # of the step
 
 
 def read(file: BinaryIO, size: int, stem: str) -> Embedding:
@@ -44,7 +46,7 @@ def read(file: BinaryIO, size: int, stem: str) -> Embedding:
     return Embedding(
         metadata.get("name") or stem,
         embedding.vectors,
-        int(step) if step.isdecimal() else 0,
+        int(step) if step.isdecimal() and len(step) <= _MAX_DIGITS else 0,
         metadata.get("sd_checkpoint_name"),
         metadata.get("sd_checkpoint"),
         {key: _value(text) for key, text in metadata.items() if key not in _NOT_INFO and not key.startswith("modelspec.")}
@@ -100,7 +102,8 @@ def _text(value: Any) -> str:
 
 
 def _value(text: str) -> Any:
+    """What JSON says, within bounds: brackets may be written so that they could not be counted in the header."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parsed(text.encode(), _MAX_COMMAS)
+    except (ValueError, RecursionError, EmbeddingFormatError):
         return text

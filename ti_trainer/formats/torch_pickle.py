@@ -170,6 +170,9 @@ def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[i
 
 def _tensor_of_later_dtype(storage: Tensor, offset: int, size: Any, stride: Any, *rest: Any) -> Tensor:
     """`rest` is requires_grad, hooks, dtype, metadata."""
+    if not isinstance(rest[2], Global):  # a tuple may take for ever to hash
+        message = "it holds a tensor of an unknown type of numbers. Choose another file."
+        raise EmbeddingFormatError(message)
     return _tensor(storage.view(_LATER_DTYPES[rest[2]]), offset, size, stride)
 
 
@@ -193,7 +196,6 @@ _BUILDERS: dict[str, Builder] = {
     "torch._utils _rebuild_tensor": _tensor,
     "torch._utils _rebuild_tensor_v2": _tensor,
     "torch._utils _rebuild_tensor_v3": _tensor_of_later_dtype,
-    "torch._tensor _rebuild_from_type_v2": lambda build, _, arguments, *__: _BUILDERS[build](*arguments),
     "torch._utils _rebuild_parameter": _first,
     "torch._utils _rebuild_parameter_with_state": _first,
     "torch.nn.modules.container ParameterDict": _nothing,
@@ -249,4 +251,9 @@ def _machine(storage: StorageReader, limits: Limits) -> Machine:
         message = "it refers to its numbers in an unknown way. Choose another file."
         raise EmbeddingFormatError(message)
 
-    return Machine(_BUILDERS, _VALUES, persistent, limits.instructions)
+    def passed_on(name: Any, _: Any, arguments: Any, *__: Any) -> Any:
+        return machine.built(name, arguments)
+
+    builders = _BUILDERS | {"torch._tensor _rebuild_from_type_v2": passed_on}
+    machine = Machine(builders, _VALUES, persistent, limits.instructions)
+    return machine

@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.formats import torch_pickle
@@ -91,7 +93,21 @@ def read_optimizer(path: Path, embedding: Embedding) -> dict[str, Any] | None:
         if not isinstance(state["state"], dict) or not all(isinstance(group, dict) for group in state["param_groups"]):
             message = "it does not hold the state of an optimizer. Delete it: training then begins without it."
             raise EmbeddingFormatError(message)
+        refuse_large(4 * _numbers(state["state"]))  # the optimizer copies a tensor as often as it is mentioned
         return state if data["hash"] == checksum(embedding) else None
+
+
+def _numbers(state: dict[Any, Any]) -> int:
+    """In all tensors of an optimizer's state, one that is there twice counted twice."""
+    count = 0
+    ahead: list[Any] = [state]
+    while ahead:
+        each = ahead.pop()
+        if isinstance(each, Tensor):
+            count += each.numel()
+        elif isinstance(each, dict | list | tuple):
+            ahead.extend(each.values() if isinstance(each, dict) else each)
+    return count
 
 
 def write_optimizer(path: Path, embedding: Embedding, state: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ def refused(path: Path, said: str) -> None:
         (b"<!DOCTYPE html><html>log in</html>", "it is a web page"),
         (b'{"error":"Unauthorized"}', "a web site answered"),
         (LFS, "it is a Git LFS pointer"),
+        (b"\xd0\x07\0\0\0\0\0\0{" + b'"a":', r"it is a \.safetensors file that was cut short"),
         (b"\x01\x02\x03\x04 something", "it is damaged"),
     ],
 )
@@ -68,14 +69,28 @@ def test_pickles_of_something_else_are_named(tmp_path: Path) -> None:
         ({"string_to_param": {"*": ONE}, "name": "a"}, "is an embedding"),
         (ONE, "is an embedding"),
         ({768: (layers, layers), 320: (layers, layers), "name": "a"}, "is a hypernetwork"),
+        ([1, 2], "is a file without weights"),
     ):
-        torch.save(data, tmp_path / "a.ckpt")
-        refused(tmp_path / "a.ckpt", said)
+        for ending in (".ckpt", ".pt"):
+            torch.save(data, tmp_path / f"a{ending}")
+            refused(tmp_path / f"a{ending}", said)
 
 
-def test_an_embedding_with_its_own_ending_is_named(tmp_path: Path) -> None:
-    torch.save({"string_to_param": {"*": ONE}, "name": "a"}, tmp_path / "a.pt")
-    refused(tmp_path / "a.pt", r"There is no model at .*it is an embedding for SD 1\.x")
+def test_files_with_another_ending_are_named(tmp_path: Path) -> None:
+    vae = {"encoder.conv_in.weight": ONE, "decoder.conv_in.weight": ONE.clone()}
+    for data, said in (
+        ({"string_to_param": {"*": ONE}, "name": "a"}, r"an embedding for SD 1\.x"),
+        ({"t5": torch.ones(2, 4096)}, "an embedding"),
+        ({"state_dict": vae}, "a VAE"),
+        (vae, "a VAE"),
+        ({"lora_unet_a.lora_up.weight": ONE}, "a LoRA"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": ONE}, "a checkpoint with another ending than"),
+        ({"linear.weight": torch.ones(2, 2, 2)}, "a file with another ending than"),
+    ):
+        torch.save(data, tmp_path / "a.pt")
+        refused(tmp_path / "a.pt", rf"There is no model at .*: it is {said}.*expected")
+    save_file(vae, tmp_path / "a.bin")
+    refused(tmp_path / "a.bin", "There is no model at .*: it is a VAE, expected")
 
 
 def test_folders_of_something_else_are_named(tmp_path: Path) -> None:

@@ -92,14 +92,20 @@ def _no_model(model: str, path: Path) -> str:
         lora = (path / "adapter_config.json").is_file()
         found = "it is the folder of a LoRA, " if lora else "it is a folder of something else, "
     elif path.is_file():
-        formats.is_pickle(path)  # names a web page and the like
-        found = "it is a file with another ending than a checkpoint's, "
-        with suppress(EmbeddingFormatError, OSError):
-            found = f"it is an embedding for {formats.read(path).family}, "
+        found = f"it is {_what_is(path)}, "
     return (
         f"There is no model at {model!r}: {found}expected 'embedded', a folder in diffusers' layout (with {folder.INDEX}), "
         "or a checkpoint file (.safetensors, .ckpt)."
     )
+
+
+def _what_is(path: Path) -> str:
+    """A file with another ending than a checkpoint's; ModelError if it is damaged, a web page and the like."""
+    formats.is_pickle(path)
+    with suppress(EmbeddingFormatError, OSError):
+        return f"an embedding for {formats.read(path).family}"
+    what = single_file.what_is(path)
+    return f"{what or 'a file'} with another ending than a checkpoint's" if what in (None, "a checkpoint") else what
 
 
 def pick_device(device: str) -> torch.device:

@@ -130,6 +130,12 @@ def read(path: Path, *, only_shapes: bool = False) -> Parts:
     return Parts(unet, vae, text_encoders, scheduler)
 
 
+def what_is(path: Path) -> str | None:
+    """What a file is by its tensors' names, with its article: "a VAE"; None if unknown, ModelError if it has no tensors."""
+    weights = formats.read_checkpoint(path, only_shapes=True) if formats.is_pickle(path) else _state_dict(path, True)[0]
+    return formats.kind_of(weights) or _embedding(weights)
+
+
 def _sample_size(config: Config, family: str, is_v: bool) -> int:
     """Of latents; the published configuration of SD 2's 768 px models says 64, as that of their smaller kin."""
     said = config.get("image_size", SIZES_PX[family] // 8)
