@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,7 @@ VIDEO = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm
 OTHER_IMAGES = ".ai .avif .bpg .clip .eps .jpegxr .jxr .kra .ora .pdf .ps .sai .svg .svgz .wdp .xcf"
 LISTS = ".csv .json .jsonl .parquet .tsv .xml .yaml .yml"
 ARCHIVES = ".7z .gz .rar .tar .tgz .zip"
+MOST_FOLDERS, MOST_FILES, MOST_SECONDS = 50, 1000, 1.0  # somebody may have named a whole disk: sub-folders, entries of each
 
 
 def is_image(path: Path) -> bool:
@@ -62,6 +65,12 @@ def files_below(folder: Path) -> Iterator[Path]:
 
     Hidden folders are passed over as hidden files are, and so is what was left out, or kept before a change.
     """
+    for files in _listings(folder):
+        yield from files
+
+
+def _listings(folder: Path) -> Iterator[list[Path]]:
+    """The files of a folder, then those of each folder below."""
     seen, waiting = set[str](), [folder]
     while waiting:
         here = waiting.pop()
@@ -69,7 +78,7 @@ def files_below(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         try:
-            yield from files_in(here)
+            yield files_in(here)
             waiting += reversed(folders_in(here))
         except PermissionError:
             if here == folder:
@@ -201,15 +210,32 @@ def _about_entries(folder: Path, named: Callable[[Path], str]) -> list[str]:
 
 
 def _about_folders(folder: Path, apart_from: Collection[Path]) -> list[str]:
-    """Sub-folders with images in them."""
-    apart = {os.path.realpath(each) for each in apart_from}
+    """Sub-folders with images in them; of many folders or files the first are looked at."""
+    apart = {os.path.realpath(each) for each in (*apart_from, folder)}
+    until, said, others = time.monotonic() + MOST_SECONDS, list[str](), ""
+    for number, each in enumerate(folders_in(folder)):
+        if number == MOST_FOLDERS or time.monotonic() > until:
+            others = " and others"
+            break
+        if os.path.realpath(each) in apart:
+            continue
+        count, is_all = _images_below(each, until)
+        if count:
+            said.append(f"{each.name} ({'' if is_all else 'at least '}{counted(count, 'image')})")
+    return [f"Sub-folders are not used: {_some(said)}{others}."] if said else []
+
+
+def _images_below(folder: Path, until: float) -> tuple[int, bool]:
+    """How many files look like images, and whether these are all of them."""
     looks = image_endings() | {*PACKAGES, *RAW.split(), *OTHER_IMAGES.split()}
-    found = {}
-    for each in folders_in(folder):
-        if os.path.realpath(each) not in apart | {os.path.realpath(folder)}:
-            found[each.name] = sum(path.suffix.lower() in looks for path in files_below(each))
-    said = [f"{name} ({counted(count, 'image')})" for name, count in found.items() if count]
-    return [f"Sub-folders are not used: {_some(said)}."] if said else []
+    images = entries = 0
+    with suppress(OSError):  # one that may not be read
+        for files in _listings(folder):
+            images += sum(path.suffix.lower() in looks for path in files[: MOST_FILES - entries])
+            entries += 1 + len(files)  # the folder itself counts: there may be very many without a file
+            if entries > MOST_FILES or time.monotonic() > until:
+                return images, False
+    return images, True
 
 
 def _is_empty(path: Path) -> bool:
