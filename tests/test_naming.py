@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,6 +110,29 @@ def test_an_embedding_that_cannot_be_used_is_told_with_the_reason(embedded_model
     assert first.startswith("zx-old in the prompt was not used: zx-old.safetensors is for SD 1.x models")
     assert second.startswith("zy-broken in the prompt was not used: ")
     assert report(embedded_model, tmp_path, "a cat").warnings == ()
+
+
+def test_a_prompt_is_read_once_however_many_files_cannot_be_used(
+    embedded_model: DiffusersModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = [embeddings_dir.Found(Path(f"zx-{number}.pt"), None, f"broken {number}") for number in range(20)]
+    prompts: list[str] = []
+    tokenize = type(embedded_model).tokenize
+    monkeypatch.setattr(
+        type(embedded_model), "tokenize", lambda model, prompt, words: prompts.append(prompt) or tokenize(model, prompt, words)
+    )
+    said = prompt_report(embedded_model, {"prompt": "zx-19 on a zx-3", "negative prompt": "blurred"}, {}, broken)
+    assert said.warnings == ("zx-3 in the prompt was not used: broken 3", "zx-19 in the prompt was not used: broken 19")
+    assert len(prompts) == 4, "with the words that there are, and with those that cannot be used"
+
+
+def test_only_names_that_may_be_meant_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    monkeypatch.setattr(difflib, "get_close_matches", lambda word, names, *_, **__: compared.append(len(names)) or [])
+    near_name("a long prompt of other words " * 10, [f"style-{number}" for number in range(1000)])
+    assert sum(compared) == 0
+    near_name("my-cet", [*(f"my-{number}" for number in range(1000)), "my-cat"])
+    assert sum(compared) == 1
 
 
 def test_what_only_the_webui_does_and_vectors_left_behind_are_told(embedded_model: DiffusersModel, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +35,13 @@ class PromptReport:
 
 def has_word(model: DiffusionModel, prompt: str, name: str) -> bool:
     """Whether an embedding of this name has its place in a prompt: without, nothing could be learned from it."""
+    return bool(_words_in(model, prompt, [name]))
+
+
+def _words_in(model: DiffusionModel, prompt: str, names: Iterable[str]) -> set[str]:
+    """Those of the names that have a place in a prompt: at each place the longest one."""
     stand_in = {encoder: torch.zeros(1, width) for encoder, width in model.widths.items()}
-    return any(place.name == name for place in model.tokenize(prompt, {name: stand_in}).splices)
+    return {place.name for place in model.tokenize(prompt, dict.fromkeys(names, stand_in)).splices}
 
 
 def name_warnings(model: DiffusionModel, folder: Path, name: str) -> list[str]:
@@ -73,8 +78,8 @@ def prompt_report(
             used.append(f"{', '.join(names)} in the {what}")
         for name, count in names.items():
             warnings += _inside_words(what, prompt, name, count, words)
-        unused = [each for each in reasons if each not in words and has_word(model, prompt, each)]
-        warnings += [f"{each} in the {what} was not used: {reasons[each]}" for each in unused]
+        unused = _words_in(model, prompt, (each for each in reasons if each not in words))
+        warnings += [f"{each} in the {what} was not used: {reasons[each]}" for each in reasons if each in unused]
         near = None if names or unused else near_name(prompt, words)
         if near is not None:
             warnings.append(f"No embedding was used in the {what}. Did you mean {escaped(near)}?")
@@ -101,13 +106,24 @@ def near_name(prompt: str, names: Iterable[str]) -> str | None:
     exact = next((bare[each] for each in windows if each in bare), None)
     if exact is not None:
         return exact
+    shortened: dict[str, list[str]] = defaultdict(list)  # of two that differ by a letter some are the same
+    for each in bare:
+        if len(each) >= LONG_ENOUGH:
+            for shorter in _less_a_letter(each):
+                shortened[shorter].append(each)
+    longest = max(map(len, bare), default=0)
     for window in windows:
         length = len(window)
-        if length >= LONG_ENOUGH:
-            alike = [each for each in bare if len(each) >= LONG_ENOUGH and abs(len(each) - length) <= 1]
+        if LONG_ENOUGH <= length <= longest + 1:
+            alike = {each for shorter in _less_a_letter(window) for each in shortened.get(shorter, ())}
             if close := difflib.get_close_matches(window, alike, 1, cutoff=1 - 1 / length - 1e-6):
                 return bare[close[0]]
     return None
+
+
+def _less_a_letter(word: str) -> set[str]:
+    """The word, and what it is without one of its letters."""
+    return {word, *(word[:at] + word[at + 1 :] for at in range(len(word)))}
 
 
 def _inside_words(what: str, prompt: str, name: str, count: int, words: Iterable[str]) -> list[str]:
