@@ -111,7 +111,9 @@ def test_pipes_folders_and_links_in_circles_are_no_files(tmp_path: Path) -> None
     assert below == "Sub-folders are not used: folder.png (1 image)."
 
 
-def test_of_very_many_sub_folders_and_images_only_some_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_very_many_sub_folders_and_images_only_some_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pictures, "MOST_FILES", 5)
     monkeypatch.setattr(pictures, "MOST_FOLDERS", 3)
     put(tmp_path, "01.png", "a/1.png", "b/1.txt", *(f"b/{name}/1.png" for name in "abcdefg"), "c/1.png", "d/1.png")

@@ -119,7 +119,9 @@ def test_a_prompt_is_read_once_however_many_files_cannot_be_used(
     prompts: list[str] = []
     tokenize = type(embedded_model).tokenize
     monkeypatch.setattr(
-        type(embedded_model), "tokenize", lambda model, prompt, words: prompts.append(prompt) or tokenize(model, prompt, words)
+        type(embedded_model),
+        "tokenize",
+        lambda model, prompt, words: prompts.append(prompt) or tokenize(model, prompt, words),
     )
     said = prompt_report(embedded_model, {"prompt": "zx-19 on a zx-3", "negative prompt": "blurred"}, {}, broken)
     assert said.warnings == ("zx-3 in the prompt was not used: broken 3", "zx-19 in the prompt was not used: broken 19")

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from ti_trainer.data.caption_files import ENDINGS, TXT, captions_among, second_captions
-from ti_trainer.data.image_formats import image_endings, install_command
+from ti_trainer.data.image_formats import image_endings, install_command, packages
 from ti_trainer.errors import DatasetError
 from ti_trainer.wording import counted
 
@@ -31,10 +31,6 @@ BACKUP = "captions-backup"  # the sub-folder for captions as they were before so
 UNSPREAD = ".unspread"  # the ending of what a spread mask was before; no picture's, so nothing trains on it
 
 QUIET = {"thumbs.db", "desktop.ini", "ehthumbs.db"}  # what Windows leaves in folders; other systems hide theirs
-PACKAGES = {  # what would read an image; else it has to be converted
-    **dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif"),
-    ".jxl": "pillow-jxl-plugin",
-}
 # The endings of what people expect to be read, by what it is. Those of images only where they cannot be opened here.
 RAW = ".3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .kdc .mef .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
 VIDEO = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"
@@ -171,10 +167,10 @@ def _about_endings(files: Sequence[Path], named: Callable[[Path], str]) -> list[
     """Files that are neither images nor captions."""
     by_ending = Counter(path.suffix.lower() or path.name for path in files)
     said = []
-    packages = {package: Counter[str]() for package in dict.fromkeys(PACKAGES.values())}
-    for ending, package in PACKAGES.items():
-        packages[package][ending] = by_ending.pop(ending, 0)
-    for package, found in packages.items():
+    wanting = {package: Counter[str]() for package in packages().values()}
+    for ending, package in packages().items():
+        wanting[package][ending] = by_ending.pop(ending, 0)
+    for package, found in wanting.items():
         if found.total():
             install = install_command(package)
             said.append(f"Not used: {_counts(found)}. Reading them needs {package} ({install}); or save as .png or .jpg.")
@@ -227,7 +223,7 @@ def _about_folders(folder: Path, apart_from: Collection[Path]) -> list[str]:
 
 def _images_below(folder: Path, until: float) -> tuple[int, bool]:
     """How many files look like images, and whether these are all of them."""
-    looks = image_endings() | {*PACKAGES, *RAW.split(), *OTHER_IMAGES.split()}
+    looks = image_endings() | {*packages(), *RAW.split(), *OTHER_IMAGES.split()}
     images = entries = 0
     with suppress(OSError):  # one that may not be read
         for files in _listings(folder):
