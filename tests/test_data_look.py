@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image
 
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.look import THUMBNAILS, Look, look
-from ti_trainer.data.preflight import PROMPTS, same_files
+from ti_trainer.data.preflight import BEGINNING, PROMPTS, same_files
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.prompts import CHUNK, Splice
 
@@ -137,6 +138,19 @@ def test_duplicates_are_files_of_the_same_content(tmp_path: Path) -> None:
         path.write_bytes(content[path.name])
     assert [[path.name for path in same] for same in same_files(paths)] == [["a", "c", "e"], ["b", "f"]]
     assert same_files(paths[:2]) == []  # of the same length
+
+
+def test_files_that_begin_differently_are_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 2 * BEGINNING
+    content = {"a": b"1" * size, "b": b"2" * size, "c": b"3" * size, "d": b"3" * size, "e": b"3" * (size - 1) + b"4"}
+    paths = [tmp_path / name for name in content]
+    for path in paths:
+        path.write_bytes(content[path.name])
+    read: list[int] = []
+    sha256 = hashlib.sha256
+    monkeypatch.setattr(hashlib, "sha256", lambda content: read.append(len(content)) or sha256(content))
+    assert same_files(paths) == [[tmp_path / "c", tmp_path / "d"]]
+    assert read == [BEGINNING] * 5 + [size] * 3
 
 
 def test_the_same_picture_several_times_is_warned_of(pictures: Pictures) -> None:
