@@ -31,7 +31,7 @@ def report(model: DiffusersModel, folder: Path, prompt: str, negative: str = "")
 @pytest.mark.parametrize("name", ["star", "a", "3", "2024", "3d", "1girl", "red star"])
 def test_a_name_that_has_a_meaning_already_is_warned_of(embedded_model: DiffusersModel, tmp_path: Path, name: str) -> None:
     (warning,) = name_warnings(embedded_model, tmp_path, name)
-    assert warning.startswith(f"Every prompt that contains {name} would mean this embedding: better ")
+    assert warning.startswith(f"Every prompt that contains the word{'s' * (' ' in name)} {name} would use this embedding. ")
 
 
 @pytest.mark.parametrize("name", ["my-star", "w2", "sks-7", "zxqwy", "my_star", "рисунок-слово", "x.y"])
@@ -140,7 +140,8 @@ def test_only_names_that_may_be_meant_are_compared(monkeypatch: pytest.MonkeyPat
 def test_what_only_the_webui_does_and_vectors_left_behind_are_told(embedded_model: DiffusersModel, tmp_path: Path) -> None:
     kept(tmp_path, "zx")
     syntax, other = report(embedded_model, tmp_path, "zx <lora:x:1>", "[a|b]").warnings
-    assert syntax.startswith("Extra networks such as <lora:x:1> are read as plain text in the prompt")
-    assert other.startswith("Alternating words such as [a|b] are read as plain text in the negative prompt")
+    only = "is read as plain text: only the WebUI's image generation supports"
+    assert syntax == f"<lora:x:1> in the prompt {only} extra networks."
+    assert other == f"[a|b] in the negative prompt {only} alternating words."
     (behind,) = report(embedded_model, tmp_path, f"{'red ' * 70}, zx {'blue ' * 9}").warnings
-    assert behind.startswith("The zx stands behind the comma at which a prompt of more than 75 tokens is cut")
+    assert behind.startswith("zx stands at the 75-token limit of the prompt.")

@@ -19,8 +19,8 @@ from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.prompts import escaped, unsupported_syntax
 
 STRANDED = (
-    "The {0} stands behind the comma at which a {1} of more than 75 tokens is cut: as in the WebUI, its vectors do not move "
-    "to the second part with it. Make the {1} shorter, or write BREAK in place of that comma."
+    "{0} stands at the 75-token limit of the {1}. As in the WebUI, its vectors do not move to the next part with the text "
+    "around it: shorten the {1}, or put BREAK before it."
 )
 LONG_ENOUGH = 4  # letters; of shorter names one typo makes any other word
 
@@ -49,10 +49,7 @@ def name_warnings(model: DiffusionModel, folder: Path, name: str) -> list[str]:
     if not has_word(model, escaped(name), name):
         message = f"No prompt can hold the name {name!r}: the text encoder reads nothing in it, or BREAK. Choose another."
         raise ConfigError(message)
-    warnings = []
-    if embeddings_dir.swallows(model, name):
-        better = name.replace(" ", "-") if " " in name else f"my-{name}"
-        warnings.append(f"Every prompt that contains {name} would mean this embedding: better {better}.")
+    warnings = about_an_ordinary_word(model, name)
     if re.search(r"\bAND\b", name):
         warnings.append(f"In the WebUI's prompts AND begins another prompt, so they cannot hold {name}: use small letters.")
     others = {path.stem for path in embeddings_dir.embedding_files(folder) if path.stem.casefold() != name.casefold()}
@@ -60,6 +57,17 @@ def name_warnings(model: DiffusionModel, folder: Path, name: str) -> list[str]:
     if same:
         warnings.append(f"Prompts cannot tell {name} from {same[0]}, which is there already: choose another name.")
     return warnings
+
+
+def about_an_ordinary_word(model: DiffusionModel, name: str) -> list[str]:
+    """A warning of a name that prompts contain anyway."""
+    if not embeddings_dir.swallows(model, name):
+        return []
+    what, better = ("words", name.replace(" ", "-")) if " " in name else ("word", f"my-{name}")
+    return [
+        f"Every prompt that contains the {what} {name} would use this embedding. Choose a name that is not a word, such as "
+        f"{better}."
+    ]
 
 
 def prompt_report(
@@ -93,7 +101,7 @@ def syntax_warnings(what: str, *prompts: str) -> list[str]:
     """What of prompts is read as plain text, though the WebUI's generation does something else with it."""
     found = {kind: example for prompt in prompts for kind, example in unsupported_syntax(prompt).items()}
     return [
-        f"{kind} such as {example} are read as plain text in the {what}: only generating in the WebUI knows them."
+        f"{example} in the {what} is read as plain text: only the WebUI's image generation supports {kind.lower()}."
         for kind, example in found.items()
     ]
 

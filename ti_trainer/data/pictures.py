@@ -125,7 +125,7 @@ def find_images(folder: Path) -> list[Path]:
         raise DatasetError(_no_folder(folder))
     found = pictures_among(files_in(folder))
     if not found:
-        message = f"There are no pictures in {folder}: put some there (.png, .jpg, .webp, ...), 5 to 30 of the same thing."
+        message = f"There are no images in {folder}: put some there (.png, .jpg, .webp, ...), 5 to 30 of the same thing."
         raise DatasetError(" ".join([message, *unused(folder)]))
     return found
 
@@ -254,7 +254,7 @@ def _no_folder(path: Path) -> str:
     if re.match(r"(?i)https?:/", str(path)):
         return f"{path} is an address on the web: download the images and name their folder."
     if not path.exists():
-        return f"The data set directory {path} does not exist: name a folder with pictures."
+        return f"The data set directory {path} does not exist: name a folder with images."
     if path.suffix.lower() in ARCHIVES.split():
         return f"{path} is an archive: unpack it and name the folder with the images."
     if is_image(path):

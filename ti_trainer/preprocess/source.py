@@ -26,7 +26,7 @@ def images_of(folder: Path, elsewhere: Collection[Path], *, recursive: bool) -> 
         if DEBUG_FOLDER not in path.relative_to(folder).parts and not set(elsewhere).intersection(place.parents):
             found.setdefault(place, path)  # one that several links lead to, once
     if not found:
-        message = f"There are no pictures in {folder} and its sub-folders: put some there (.png, .jpg, .webp, ...)."
+        message = f"There are no images in {folder} and its sub-folders: put some there (.png, .jpg, .webp, ...)."
         raise DatasetError(" ".join([message, *notes_on(folder, elsewhere, recursive=True)]))
     return list(found.values())
 
