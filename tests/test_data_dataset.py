@@ -201,7 +201,7 @@ def test_damage_of_any_kind_is_never_worse_than_a_picture_passed_over(pictures: 
 def test_a_folder_in_which_nothing_can_be_used_is_refused_with_reasons(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"not a picture")
     Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
-    with pytest.raises(DatasetError, match=r"None of the 2 pictures.*a\.png: .*b\.png: .*4 x 4"):
+    with pytest.raises(DatasetError, match=r"None of the 2 images.*a\.png: .*b\.png: .*4 x 4"):
         load(tmp_path)
 
 
@@ -295,7 +295,7 @@ def test_regularisation_pictures_without_the_word_are_left_out_and_it_is_said_wh
     data = several([Subset(thing), Subset(kind, class_tokens="toy", is_reg=True)], told)
     assert [item.caption for item in data.items] == [None, None, "a photo of x-word, a toy"]
     (said,) = told
-    assert "Left out, regularisation pictures: 2." in said
+    assert "Left out, regularisation images: 2." in said
     assert "do not contain x-word" in said
     assert "Put [name] into their class_tokens" in said
 
@@ -335,7 +335,7 @@ def test_regularisation_pictures_come_up_as_often_as_the_others_as_in_kohyas_tra
     assert [item.repeats for item in data.items if item.subset.is_reg] == expected
     assert [item.repeats for item in data.items if not item.subset.is_reg] == [repeats] * things
     unused = classes - len(expected)
-    assert [text[:37] for text in told] == ([f"{unused} regularisation pictures are not used"[:37]] if unused else [])
+    assert [text.split(":")[0] for text in told] == ([f"{unused} regularisation images are not used"] if unused else [])
 
 
 def test_a_data_set_needs_pictures_of_the_thing(tmp_path: Path) -> None:
@@ -343,9 +343,9 @@ def test_a_data_set_needs_pictures_of_the_thing(tmp_path: Path) -> None:
     broken.mkdir()
     (broken / "a.png").write_bytes(b"no picture")
     reg = Subset(kind, class_tokens="[name] toy", is_reg=True)
-    with pytest.raises(DatasetError, match="only regularisation pictures"):
+    with pytest.raises(DatasetError, match="only regularisation images"):
         several([reg])
-    with pytest.raises(DatasetError, match=r"None of the 2 pictures in .*broken can be used \(a\.png"):
+    with pytest.raises(DatasetError, match=r"None of the 2 images in .*broken can be used \(a\.png"):
         several([reg, Subset(broken)])
 
 

@@ -10,7 +10,8 @@ import PIL
 import pytest
 from PIL import Image
 
-from ti_trainer.data.image_formats import how_to_read, image_endings, readable_formats
+from ti_trainer.data import image_formats
+from ti_trainer.data.image_formats import how_to_read, image_endings, install_command, readable_formats
 from ti_trainer.data.images import Frame, load_image
 from ti_trainer.data.jxl_header import jxl_size
 from ti_trainer.data.masks import read_mask
@@ -133,10 +134,29 @@ def test_without_their_package_it_is_asked_for_by_name(tmp_path: Path, ending: s
     halves().save(tmp_path / f"a{ending}")
     assert ending not in image_endings()
     wanted = f"{ending[1:].upper()} needs the package {package}, which is not installed: {sys.executable} -m pip install "
-    assert how_to_read(ending.upper()) == f'{wanted}{package} "pillow=={PIL.__version__}"'
+    assert how_to_read(ending.upper()) == f"{wanted}{package} pillow=={PIL.__version__}"
     (tmp_path / f"a{ending}").rename(tmp_path / "a.png")
     with pytest.raises(DatasetError, match=f"needs the package {package}"), opened_image(tmp_path / "a.png"):
         pass
+
+
+@pytest.mark.usefixtures("without_image_plugins")
+def test_avif_needs_a_package_only_before_pillow_reads_it_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_formats, "image_endings", lambda: frozenset({".png"}))
+    monkeypatch.setattr(PIL, "__version__", "11.2.1")
+    assert "-m pip install 'pillow-heif~=0.16' pillow==11.2.1" in how_to_read(".avif").replace('"', "'")
+    monkeypatch.setattr(PIL, "__version__", "11.3.0")
+    assert how_to_read(".avif") == ""
+
+
+def test_a_command_can_be_pasted_where_python_lies_in_a_folder_with_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(sys, "executable", "/home/me/my apps/venv/bin/python")
+    monkeypatch.setattr(PIL, "__version__", "10.0")
+    assert install_command("x") == "'/home/me/my apps/venv/bin/python' -m pip install x pillow==10.0"
+    monkeypatch.setattr(sys, "executable", r"C:\My apps\python.exe")
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert install_command("x") == r'"C:\My apps\python.exe" -m pip install x pillow==10.0'
 
 
 def test_what_can_be_read_or_never_is_needs_nothing() -> None:

@@ -157,7 +157,7 @@ def test_pictures_are_found_by_name_whatever_their_format(tmp_path: Path) -> Non
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
-    with pytest.raises(DatasetError, match="There are no pictures in"):
+    with pytest.raises(DatasetError, match="There are no images in"):
         find_images(tmp_path)
     with pytest.raises(DatasetError, match="does not exist"):
         find_images(tmp_path / "nowhere")
@@ -167,7 +167,7 @@ def test_a_folder_of_what_cannot_be_used_says_what_is_there(tmp_path: Path) -> N
     (tmp_path / "more").mkdir()
     for name in ("a.cr2", "more/a.png"):
         (tmp_path / name).touch()
-    with pytest.raises(DatasetError, match=r"no pictures in .*1 \.cr2 file: raw photos.*not used: more \(1 image\)"):
+    with pytest.raises(DatasetError, match=r"no images in .*1 \.cr2 file: raw photos.*not used: more \(1 image\)"):
         find_images(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from PIL import Image
 
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.look import THUMBNAILS, Look, look
-from ti_trainer.data.preflight import PROMPTS, same_files
+from ti_trainer.data.preflight import BEGINNING, PROMPTS, same_files
+from ti_trainer.data.warnings import about_prompts
 from ti_trainer.errors import ConfigError, DatasetError
-from ti_trainer.prompts import CHUNK, Splice
+from ti_trainer.prompts import CHUNK, Splice, TokenizedPrompt
 
 Pictures = Callable[..., Path]
 VECTORS = {"clip_l": torch.zeros(2, D)}
@@ -94,7 +96,7 @@ def test_of_many_unreadable_pictures_some_are_named_and_the_rest_counted(picture
         (folder / f"broken {number}.png").touch()
     warnings = looked(folder).warnings
     assert [f"broken {number}.png cannot be read" in warnings[number] for number in range(5)] == [True] * 5
-    assert warnings[5:] == ("2 more pictures cannot be read.",)
+    assert warnings[5:] == ("2 more images cannot be read.",)
 
 
 def test_a_folder_of_nothing_readable_has_no_prompts(tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_a_folder_of_nothing_readable_has_no_prompts(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_and_a_caption_that_is_no_text_are_errors_as_in_a_run(tmp_path: Path, pictures: Pictures) -> None:
-    with pytest.raises(DatasetError, match="no pictures"):
+    with pytest.raises(DatasetError, match="no images"):
         looked(tmp_path)
     folder = pictures(*GOOD)
     (folder / "2.txt").write_bytes(b"caf\xe9")
@@ -139,29 +141,42 @@ def test_duplicates_are_files_of_the_same_content(tmp_path: Path) -> None:
     assert same_files(paths[:2]) == []  # of the same length
 
 
+def test_files_that_begin_differently_are_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 2 * BEGINNING
+    content = {"a": b"1" * size, "b": b"2" * size, "c": b"3" * size, "d": b"3" * size, "e": b"3" * (size - 1) + b"4"}
+    paths = [tmp_path / name for name in content]
+    for path in paths:
+        path.write_bytes(content[path.name])
+    read: list[int] = []
+    sha256 = hashlib.sha256
+    monkeypatch.setattr(hashlib, "sha256", lambda content: read.append(len(content)) or sha256(content))
+    assert same_files(paths) == [[tmp_path / "c", tmp_path / "d"]]
+    assert read == [BEGINNING] * 5 + [size] * 3
+
+
 def test_the_same_picture_several_times_is_warned_of(pictures: Pictures) -> None:
     folder = pictures(*GOOD)
     (folder / "copy.png").write_bytes((folder / "3.png").read_bytes())
     (folder / "copy.txt").write_text("a copy")
-    assert looked(folder).warnings == ("The same picture, several times: 3.png, copy.png.",)
+    assert looked(folder).warnings == ("The same image, several times: 3.png, copy.png.",)
 
 
 @pytest.mark.parametrize(
     ("sizes", "options", "warning"),
     [
-        (((8, 8), *GOOD), {}, "1 picture is smaller than 16 x 16 px and will be enlarged"),
+        (((8, 8), *GOOD), {}, "1 image is smaller than 16 x 16 px and will be upscaled; the embedding may learn the blur."),
         (((8, 8), *GOOD), {"width": 8, "height": 8}, None),
         (((8, 8), *GOOD), {"do_not_resize": True}, None),
-        (GOOD, {"width": 24, "height": 24}, "5 pictures are smaller than 24 x 24 px"),
-        (((32, 24), (24, 32), *GOOD), {}, "2 pictures are of another shape than 16 x 16 px: the middle is trained on"),
+        (GOOD, {"width": 24, "height": 24}, "5 images are smaller than 24 x 24 px"),
+        (((32, 24), (24, 32), *GOOD), {}, "2 images are of another shape than 16 x 16 px: the middle is trained on"),
         (((32, 24), (24, 32), *GOOD), {"do_not_resize": True}, None),
         (((101, 100), *GOOD), {}, None),  # nobody misses half a pixel
-        (GOOD[:2], {}, "Only 2 pictures: with fewer than 3"),
-        (GOOD[:1], {}, "Only 1 picture: with fewer than 3"),
+        (GOOD[:2], {}, "Only 2 images: with fewer than 3"),
+        (GOOD[:1], {}, "Only 1 image: with fewer than 3"),
         (GOOD[:3], {}, None),
-        (((16, 16),) * 201, {}, "201 pictures: 5 to 30 good ones"),
+        (((16, 16),) * 201, {}, "201 images: 5 to 30 good ones"),
         (((16, 16),) * 200, {}, None),
-        (GOOD, {"batch_size": 6}, "The batch size 6 is more than there are pictures"),
+        (GOOD, {"batch_size": 6}, "The batch size 6 is more than there are images"),
         (GOOD, {"batch_size": 6, "repeats": 2}, None),
         (GOOD, {"batch_size": 5}, None),
     ],
@@ -177,11 +192,11 @@ def test_what_is_wrong_with_pictures_is_warned_of(
 def test_captions_that_are_missing_or_not_used_are_warned_of(pictures: Pictures) -> None:
     folder = pictures(*GOOD)
     assert looked(folder, ("[name]",)).warnings == (
-        "5 pictures are with a caption, but the template has no [filewords]: captions are not used.",
+        "5 images have a caption, but the template has no [filewords]: captions are not used.",
     )
     for path in list(folder.glob("[0-3].txt")):
         path.unlink()
-    assert [warning[:34] for warning in looked(folder).warnings] == ["4 pictures are without a .txt file"]
+    assert [warning[:26] for warning in looked(folder).warnings] == ["4 images have no .txt file"]
     (folder / "4.txt").unlink()
     assert looked(folder, ("[name]",)).warnings == ()
 
@@ -193,6 +208,12 @@ def test_prompts_that_are_too_long_for_one_part_are_warned_of(pictures: Pictures
     (folder / "2.txt").write_text("word " * (CHUNK - 4))
     (warning,) = looked(folder).warnings
     assert warning.startswith("Longer than 75 tokens, so that it is fed in parts: 'a photo of x-word, word word")
+
+
+def test_a_word_whose_vectors_stay_behind_is_warned_of_by_its_name() -> None:
+    astray = TokenizedPrompt(((1, *range(2, CHUNK + 3)),), (Splice(0, CHUNK, "x-word"),))
+    (warning,) = about_prompts([("a prompt", astray)])
+    assert warning.startswith("x-word stands at the 75-token limit of the prompt.")
 
 
 def test_a_word_that_another_one_swallows_is_warned_of(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,8 +233,8 @@ def test_with_buckets_their_numbers_are_told_and_shapes_are_not_complained_of(pi
 def test_a_bucket_with_less_than_a_batch_and_what_no_bucket_can_hold_are_warned_of(pictures: Pictures) -> None:
     folder = pictures((1800, 200), (256, 256), (256, 256), (256, 256))
     few, cut = looked(folder, width=256, height=256, buckets=True, batch_size=3).warnings[::-1]
-    assert few.startswith("Fewer pictures in a bucket than the batch size 3 (1 of ")
-    assert cut.startswith("1 picture is of another shape than any bucket")
+    assert few.startswith("Fewer images in a bucket than the batch size 3 (1 of ")
+    assert cut.startswith("1 image is of another shape than any bucket")
     assert len(looked(folder, width=256, height=256, buckets=True, batch_size=3, repeats=3).warnings) == 1
 
 
@@ -243,12 +264,12 @@ def test_several_folders_are_looked_at_as_they_will_be_fed(pictures: Pictures, t
     instead, unread, same, again = found.warnings
     assert unread == f"{kind.name}: Not used, since captions end with .none in this dataset: 0.txt, 1.txt."
     assert "resolution: Width (--width), Height (--height)" in instead
-    assert same == f"The same picture, several times: {thing.name}/0.png, {kind.name}/0.png."
+    assert same == f"The same image, several times: {thing.name}/0.png, {kind.name}/0.png."
     assert again.endswith("1.png.")
     (thing / "0.caption").unlink()
-    assert any("1 picture is without a .caption file" in warning for warning in looked(tmp_path / "set.toml").warnings)
+    assert any("1 image has no .caption file" in warning for warning in looked(tmp_path / "set.toml").warnings)
     (tmp_path / "set.toml").write_text(text.replace("[name] toy", "a toy"))
-    assert any("Left out, regularisation pictures: 2." in each for each in looked(tmp_path / "set.toml").warnings)
+    assert any("Left out, regularisation images: 2." in each for each in looked(tmp_path / "set.toml").warnings)
 
 
 def named(folder: Path, *stems: str, ending: str = "") -> Path:
@@ -265,8 +286,9 @@ def test_names_of_cameras_are_no_captions_and_that_is_said(pictures: Pictures) -
     found = looked(folder)
     assert prompts_of(found) == {"a photo of x-word"}
     (warning,) = found.warnings
-    assert warning.startswith(
-        "3 pictures are without a .txt file: their prompts have no [filewords]. File names such as DSC"
+    assert warning == (
+        "3 images have no .txt file; they use prompts without [filewords]. To use file names as captions, set Filename word "
+        "regex (.+ takes the whole name)."
     )
     assert found.captioned == 0
 
@@ -276,19 +298,19 @@ def test_names_that_say_something_are_captions_only_in_a_template_that_has_no_ot
     own = looked(folder)
     assert prompts_of(own) == {"a photo of x-word, red hat", "a photo of x-word"}
     nothing, by_name = own.warnings
-    assert nothing.startswith("1 picture is without a .txt file: their prompts have no [filewords].")
-    assert "the file's name is the caption, such as 'red hat'" in by_name
+    assert nothing.startswith("1 image has no .txt file; it uses prompts without [filewords].")
+    assert "the file name is the caption, such as 'red hat'" in by_name
     shipped = looked(folder, plain=("the [name]",))
     assert prompts_of(shipped) == {"the x-word"}
     (warning,) = shipped.warnings
-    assert "their prompts come from the template subject, which has no [filewords]" in warning
+    assert "3 images have no .txt file; they use the template 'subject'. To use file names" in warning
 
 
 def test_names_are_captions_where_a_regular_expression_asks_for_them(pictures: Pictures) -> None:
     folder = named(pictures(*GOOD[:3]), "IMG_1", "IMG_2", "IMG_3")
     found = looked(folder, plain=("the [name]",), filename_word_regex=".+")
     assert prompts_of(found) == {f"a photo of x-word, IMG_{number}" for number in (1, 2, 3)}
-    assert found.warnings == ("3 pictures are without a .txt file: the file's name is the caption, such as 'IMG_1'.",)
+    assert found.warnings == ("3 images have no .txt file; the file name is the caption, such as 'IMG_1'.",)
 
 
 @pytest.mark.parametrize("ending", [".caption", ".TXT", ".Caption", ".png.txt"])
@@ -353,7 +375,7 @@ def test_transparent_images_are_counted_unless_alpha_says_how_much_they_count(pi
     folder = pictures(*GOOD)
     for number, alpha in enumerate((0, 128, 255)):
         Image.new("RGBA", (16, 16), (number, 9, 9, alpha)).save(folder / f"{number}.png")
-    assert looked(folder).warnings[0].startswith("2 pictures are transparent in parts: these become white.")
+    assert looked(folder).warnings[0].startswith("2 images have transparent areas, which become white. To keep")
     assert looked(folder, use_alpha_weight=True).warnings == ()
 
 
@@ -373,8 +395,8 @@ def test_what_training_reads_as_text_is_warned_of_and_what_cannot_be_read_is_ref
     folder = pictures(*GOOD)
     (folder / "2.txt").write_text(r"a (red:1.2) \(fate\) [a|b] <lora:x:1>")
     first, second = looked(folder).warnings
-    assert first.startswith("Alternating words such as [a|b] are read as plain text in the captions")
-    assert second.startswith("Extra networks such as <lora:x:1> are read as plain text in the captions")
+    assert first.startswith("[a|b] in the captions is read as plain text")
+    assert second.startswith("<lora:x:1> in the captions is read as plain text")
     (folder / "2.txt").write_text("version (a:1.2.3)")
     with pytest.raises(DatasetError, match=r"The caption of 2\.png cannot be used.*found 1\.2\.3\)"):
         looked(folder)

@@ -170,7 +170,7 @@ def test_pictures_without_a_mask_count_all_over_and_are_counted(tmp_path: Path) 
     (masks / "1.png").unlink()
     told: list[str] = []
     data = several([Subset(folder, masks=masks)], told)
-    assert told == [f"2 of 3 pictures in {folder} have no mask in {masks}: they count all over."]
+    assert told == [f"2 of 3 images in {folder} have no mask in {masks}: they count all over."]
     assert [item.weight is None for item in data.items] == [False, True, True]
 
 

@@ -104,5 +104,5 @@ def test_a_mask_belongs_to_a_picture_of_its_own_folder(tmp_path: Path) -> None:
 
 def test_a_folder_of_nothing_but_a_hidden_picture_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".a.png").touch()
-    with pytest.raises(DatasetError, match="no pictures"):
+    with pytest.raises(DatasetError, match="no images"):
         find_images(tmp_path)

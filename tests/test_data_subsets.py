@@ -210,13 +210,13 @@ def test_folders_of_kohyas_with_repeats_in_their_names_are_subsets(tmp_path: Pat
 
 def test_what_lies_beside_them_is_told(tmp_path: Path) -> None:
     images(tmp_path, "10_sks star/a.png", "5_reg/a.png", "1_reg star/a.png", "0_off/a.png", "old/a.png", "2_regal cat/a.png")
-    images(tmp_path, "sample.mp4", "20240501_party/a.png")
+    images(tmp_path, "sample.mp4", "20240501_party/a.png", "2024_rome/a.png", "12_24/a.png")
     told: list[str] = []
     assert [each.folder.name for each in read_subsets(tmp_path, told.append)] == ["10_sks star", "2_regal cat"]
     said = " ".join(told[2:])
     for part in ("5_reg is left out", "1_reg star is left out", "is_reg = true", "0_off is left out", "1 .mp4"):
         assert part in said
-    assert "Sub-folders are not used: 20240501_party (1 image), old (1 image)." in said
+    assert "used: 12_24 (1 image), 20240501_party (1 image), 2024_rome (1 image), old (1 image)." in said
 
 
 def test_loose_images_are_the_dataset_and_folders_beside_them_are_not(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ti_trainer.data import pictures
 from ti_trainer.data.masks import find_masks, masks_beside
 from ti_trainer.data.pictures import files_below, find_images, unused
 
@@ -108,3 +109,14 @@ def test_pipes_folders_and_links_in_circles_are_no_files(tmp_path: Path) -> None
     assert folders == "Folders, although they are called like files: folder.png."
     assert others == "No files, or links that lead nowhere: a.png.txt, a_att.png, itself.png, pipe.png, pipe.txt."
     assert below == "Sub-folders are not used: folder.png (1 image)."
+
+
+def test_of_very_many_sub_folders_and_images_only_some_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "MOST_FILES", 5)
+    monkeypatch.setattr(pictures, "MOST_FOLDERS", 3)
+    put(tmp_path, "01.png", "a/1.png", "b/1.txt", *(f"b/{name}/1.png" for name in "abcdefg"), "c/1.png", "d/1.png")
+    assert unused(tmp_path) == ["Sub-folders are not used: a (1 image), b (at least 2 images), c (1 image) and others."]
+    monkeypatch.setattr(pictures, "MOST_SECONDS", -1)
+    assert unused(tmp_path) == []

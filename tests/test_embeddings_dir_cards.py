@@ -110,3 +110,22 @@ def test_a_damaged_negative_is_told_of_and_keeps_nobody_from_the_rest(
     assert set(embeddings_dir.words(tmp_path, MODEL)) == {"a", "b", "b-neg"}
     assert "the negative of a card: a.png cannot be read" in caplog.text
     assert embeddings_dir.take_negatives_out(tmp_path) == [tmp_path / "b-neg.safetensors"]
+
+
+def test_a_folder_of_many_embeddings_is_not_listed_for_each_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(100):
+        put(tmp_path / f"word-{number}.safetensors")
+    put_card(tmp_path / "my-cat.png")
+    walks: list[Path] = []
+    walk = embeddings_dir._walk
+    monkeypatch.setattr(embeddings_dir, "_walk", lambda folder: walks.append(folder) or walk(folder))
+    found, _ = embeddings_dir.usable(tmp_path, MODEL)
+    assert len(found) == 102
+    assert len(walks) == 2, "one for the embeddings, one for the negatives in cards"
+
+
+def test_of_two_files_of_a_name_each_is_found_by_its_own_capitals(tmp_path: Path) -> None:
+    put_card(tmp_path / "sub" / "My-Cat.png")
+    put(tmp_path / "my-cat.safetensors")
+    assert embeddings_dir.find(tmp_path, "My-Cat") == tmp_path / "sub" / "My-Cat.png"
+    assert [card.name for card, _ in embeddings_dir.negatives_in_cards(tmp_path)] == ["My-Cat.png"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ def report(model: DiffusersModel, folder: Path, prompt: str, negative: str = "")
 @pytest.mark.parametrize("name", ["star", "a", "3", "2024", "3d", "1girl", "red star"])
 def test_a_name_that_has_a_meaning_already_is_warned_of(embedded_model: DiffusersModel, tmp_path: Path, name: str) -> None:
     (warning,) = name_warnings(embedded_model, tmp_path, name)
-    assert warning.startswith(f"Every prompt that contains {name} would mean this embedding: better ")
+    assert warning.startswith(f"Every prompt that contains the word{'s' * (' ' in name)} {name} would use this embedding. ")
 
 
 @pytest.mark.parametrize("name", ["my-star", "w2", "sks-7", "zxqwy", "my_star", "рисунок-слово", "x.y"])
@@ -111,10 +112,36 @@ def test_an_embedding_that_cannot_be_used_is_told_with_the_reason(embedded_model
     assert report(embedded_model, tmp_path, "a cat").warnings == ()
 
 
+def test_a_prompt_is_read_once_however_many_files_cannot_be_used(
+    embedded_model: DiffusersModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = [embeddings_dir.Found(Path(f"zx-{number}.pt"), None, f"broken {number}") for number in range(20)]
+    prompts: list[str] = []
+    tokenize = type(embedded_model).tokenize
+    monkeypatch.setattr(
+        type(embedded_model),
+        "tokenize",
+        lambda model, prompt, words: prompts.append(prompt) or tokenize(model, prompt, words),
+    )
+    said = prompt_report(embedded_model, {"prompt": "zx-19 on a zx-3", "negative prompt": "blurred"}, {}, broken)
+    assert said.warnings == ("zx-3 in the prompt was not used: broken 3", "zx-19 in the prompt was not used: broken 19")
+    assert len(prompts) == 4, "with the words that there are, and with those that cannot be used"
+
+
+def test_only_names_that_may_be_meant_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    monkeypatch.setattr(difflib, "get_close_matches", lambda word, names, *_, **__: compared.append(len(names)) or [])
+    near_name("a long prompt of other words " * 10, [f"style-{number}" for number in range(1000)])
+    assert sum(compared) == 0
+    near_name("my-cet", [*(f"my-{number}" for number in range(1000)), "my-cat"])
+    assert sum(compared) == 1
+
+
 def test_what_only_the_webui_does_and_vectors_left_behind_are_told(embedded_model: DiffusersModel, tmp_path: Path) -> None:
     kept(tmp_path, "zx")
     syntax, other = report(embedded_model, tmp_path, "zx <lora:x:1>", "[a|b]").warnings
-    assert syntax.startswith("Extra networks such as <lora:x:1> are read as plain text in the prompt")
-    assert other.startswith("Alternating words such as [a|b] are read as plain text in the negative prompt")
+    only = "is read as plain text: only the WebUI's image generation supports"
+    assert syntax == f"<lora:x:1> in the prompt {only} extra networks."
+    assert other == f"[a|b] in the negative prompt {only} alternating words."
     (behind,) = report(embedded_model, tmp_path, f"{'red ' * 70}, zx {'blue ' * 9}").warnings
-    assert behind.startswith("The zx stands behind the comma at which a prompt of more than 75 tokens is cut")
+    assert behind.startswith("zx stands at the 75-token limit of the prompt.")

@@ -166,9 +166,12 @@ def negatives_in_cards(folder: Path) -> Iterator[tuple[Path, Embedding]]:
     """Cards of the folder that have a negative with them, of which there is no file; logs which cannot be read."""
     files = embedding_files(folder)
     there = {path.stem.casefold() for path in files}
+    first: dict[str, Path] = {}  # what each word means, as `find` says
+    for path in sorted(files, key=_rank):
+        first.setdefault(path.stem, path)
     for path in files:
         name = negative_name(path.stem)
-        if name.casefold() in there or find(folder, path.stem) != path:  # another file is what the word means
+        if name.casefold() in there or first[path.stem] != path:
             continue
         try:
             negative = formats.read_negative(path)

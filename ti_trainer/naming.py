@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,8 @@ from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.prompts import escaped, unsupported_syntax
 
 STRANDED = (
-    "The {0} stands behind the comma at which a {1} of more than 75 tokens is cut: as in the WebUI, its vectors do not move "
-    "to the second part with it. Make the {1} shorter, or write BREAK in place of that comma."
+    "{0} stands at the 75-token limit of the {1}. As in the WebUI, its vectors do not move to the next part with the text "
+    "around it: shorten the {1}, or put BREAK before it."
 )
 LONG_ENOUGH = 4  # letters; of shorter names one typo makes any other word
 
@@ -35,8 +35,13 @@ class PromptReport:
 
 def has_word(model: DiffusionModel, prompt: str, name: str) -> bool:
     """Whether an embedding of this name has its place in a prompt: without, nothing could be learned from it."""
+    return bool(_words_in(model, prompt, [name]))
+
+
+def _words_in(model: DiffusionModel, prompt: str, names: Iterable[str]) -> set[str]:
+    """Those of the names that have a place in a prompt: at each place the longest one."""
     stand_in = {encoder: torch.zeros(1, width) for encoder, width in model.widths.items()}
-    return any(place.name == name for place in model.tokenize(prompt, {name: stand_in}).splices)
+    return {place.name for place in model.tokenize(prompt, dict.fromkeys(names, stand_in)).splices}
 
 
 def name_warnings(model: DiffusionModel, folder: Path, name: str) -> list[str]:
@@ -44,10 +49,7 @@ def name_warnings(model: DiffusionModel, folder: Path, name: str) -> list[str]:
     if not has_word(model, escaped(name), name):
         message = f"No prompt can hold the name {name!r}: the text encoder reads nothing in it, or BREAK. Choose another."
         raise ConfigError(message)
-    warnings = []
-    if embeddings_dir.swallows(model, name):
-        better = name.replace(" ", "-") if " " in name else f"my-{name}"
-        warnings.append(f"Every prompt that contains {name} would mean this embedding: better {better}.")
+    warnings = about_an_ordinary_word(model, name)
     if re.search(r"\bAND\b", name):
         warnings.append(f"In the WebUI's prompts AND begins another prompt, so they cannot hold {name}: use small letters.")
     others = {path.stem for path in embeddings_dir.embedding_files(folder) if path.stem.casefold() != name.casefold()}
@@ -55,6 +57,17 @@ def name_warnings(model: DiffusionModel, folder: Path, name: str) -> list[str]:
     if same:
         warnings.append(f"Prompts cannot tell {name} from {same[0]}, which is there already: choose another name.")
     return warnings
+
+
+def about_an_ordinary_word(model: DiffusionModel, name: str) -> list[str]:
+    """A warning of a name that prompts contain anyway."""
+    if not embeddings_dir.swallows(model, name):
+        return []
+    what, better = ("words", name.replace(" ", "-")) if " " in name else ("word", f"my-{name}")
+    return [
+        f"Every prompt that contains the {what} {name} would use this embedding. Choose a name that is not a word, such as "
+        f"{better}."
+    ]
 
 
 def prompt_report(
@@ -73,8 +86,8 @@ def prompt_report(
             used.append(f"{', '.join(names)} in the {what}")
         for name, count in names.items():
             warnings += _inside_words(what, prompt, name, count, words)
-        unused = [each for each in reasons if each not in words and has_word(model, prompt, each)]
-        warnings += [f"{each} in the {what} was not used: {reasons[each]}" for each in unused]
+        unused = _words_in(model, prompt, (each for each in reasons if each not in words))
+        warnings += [f"{each} in the {what} was not used: {reasons[each]}" for each in reasons if each in unused]
         near = None if names or unused else near_name(prompt, words)
         if near is not None:
             warnings.append(f"No embedding was used in the {what}. Did you mean {escaped(near)}?")
@@ -88,7 +101,7 @@ def syntax_warnings(what: str, *prompts: str) -> list[str]:
     """What of prompts is read as plain text, though the WebUI's generation does something else with it."""
     found = {kind: example for prompt in prompts for kind, example in unsupported_syntax(prompt).items()}
     return [
-        f"{kind} such as {example} are read as plain text in the {what}: only generating in the WebUI knows them."
+        f"{example} in the {what} is read as plain text: only the WebUI's image generation supports {kind.lower()}."
         for kind, example in found.items()
     ]
 
@@ -101,13 +114,24 @@ def near_name(prompt: str, names: Iterable[str]) -> str | None:
     exact = next((bare[each] for each in windows if each in bare), None)
     if exact is not None:
         return exact
+    shortened: dict[str, list[str]] = defaultdict(list)  # of two that differ by a letter some are the same
+    for each in bare:
+        if len(each) >= LONG_ENOUGH:
+            for shorter in _less_a_letter(each):
+                shortened[shorter].append(each)
+    longest = max(map(len, bare), default=0)
     for window in windows:
         length = len(window)
-        if length >= LONG_ENOUGH:
-            alike = [each for each in bare if len(each) >= LONG_ENOUGH and abs(len(each) - length) <= 1]
+        if LONG_ENOUGH <= length <= longest + 1:
+            alike = {each for shorter in _less_a_letter(window) for each in shortened.get(shorter, ())}
             if close := difflib.get_close_matches(window, alike, 1, cutoff=1 - 1 / length - 1e-6):
                 return bare[close[0]]
     return None
+
+
+def _less_a_letter(word: str) -> set[str]:
+    """The word, and what it is without one of its letters."""
+    return {word, *(word[:at] + word[at + 1 :] for at in range(len(word)))}
 
 
 def _inside_words(what: str, prompt: str, name: str, count: int, words: Iterable[str]) -> list[str]:

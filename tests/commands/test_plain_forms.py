@@ -191,7 +191,10 @@ def test_create_says_what_the_page_says_of_a_name(cli: Cli, tmp_path: Path) -> N
     def said(*arguments: object) -> str:
         return cli("create", *arguments, "--embeddings-dir", tmp_path / "names").err
 
-    assert said("star") == "Every prompt that contains star would mean this embedding: better my-star.\n"
+    assert said("star") == (
+        "Every prompt that contains the word star would use this embedding. Choose a name that is not a word, such as "
+        "my-star.\n"
+    )
     assert said("my-star") == ""
     assert "already" in said("My-Star")
     assert said("my - star").startswith("Prompts cannot tell my - star from my-star, which is there already")

@@ -155,7 +155,7 @@ def test_a_source_equal_to_or_inside_the_destination_is_refused(source: Path, de
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photos" / "sub").mkdir(parents=True)
     for recursive in (False, True):
-        with pytest.raises(DatasetError, match="no pictures"):
+        with pytest.raises(DatasetError, match="no images"):
             work(tmp_path / "photos", recursive=recursive).run()
     with pytest.raises(DatasetError, match="does not exist"):
         work(tmp_path / "nowhere", recursive=True).run()

@@ -127,7 +127,14 @@ def test_a_run_tells_before_its_first_step_what_the_page_tells_of_the_dataset(
     session.train(observers)
     before = told[: told.index("the first step")]
     assert [*about_embedding(host.model, embedding), *seen.warnings] == before
-    for part in ("is an ordinary word", "a part of the text is left out", "1 .mp4 file", "smaller than", "Only 2", "IMG_0"):
+    for part in (
+        "would use this embedding",
+        "a part of the text is left out",
+        "1 .mp4 file",
+        "smaller than",
+        "Only 2",
+        "no .txt file",
+    ):
         assert any(part in each for each in before), part
 
 

@@ -128,7 +128,7 @@ def test_names_are_checked_as_they_are_typed_and_a_new_word_is_chosen(served: Se
         for name, answer in (
             ("a/b", "contains /"),
             ("x-word", "There is an embedding x-word already"),
-            ("cat", "Every prompt that contains cat would mean this embedding"),
+            ("cat", "Every prompt that contains the word cat would use this embedding"),
             ("my-cat", "This name is free."),
         ):
             fill(page, "create_name", name)

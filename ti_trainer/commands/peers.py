@@ -22,6 +22,7 @@ from ti_trainer.commands import peer_driver, webui_loop
 from ti_trainer.data.pictures import find_images
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.wording import pip_install
 
 LEARNING_RATE = 5e-3  # ours, so that the losses can be compared
 WORD = "<bench>"  # no token yet in CLIP's vocabulary
@@ -112,7 +113,8 @@ class RunningPeer:
         if missing := _missing_package(said):
             message = (
                 f"The peer {self._peer.name} needs the package {missing}, which its Python lacks: "
-                f"{self._peer.python} -m pip install {missing}, or take another one: --peer-python {self._peer.name}=PYTHON"
+                f"{pip_install(missing, python=str(self._peer.python))}, "
+                f"or take another one: --peer-python {self._peer.name}=PYTHON"
             )
             return ConfigError(message)
         return TITrainerError(f"The peer {self._peer.name} failed (exit code {self._process.returncode}): {said[-1000:]}")

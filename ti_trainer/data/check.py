@@ -6,7 +6,6 @@ Knows nothing of captions but that they lie beside their pictures. Sizes are (wi
 from __future__ import annotations
 
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,7 @@ from PIL import Image
 
 from ti_trainer.data import alike
 from ti_trainer.data.caption_files import captions_among
-from ti_trainer.data.left_out import bring_back as bring_back
-from ti_trainer.data.left_out import leave_out as leave_out
+from ti_trainer.data.left_out import bring_back, leave_out  # noqa: F401 - scripts that check a folder take them from here
 from ti_trainer.data.opening import on_white, opened_image
 from ti_trainer.data.pictures import (
     FLIPPED,
@@ -32,6 +30,7 @@ from ti_trainer.data.pictures import (
 )
 from ti_trainer.data.preflight import same_files
 from ti_trainer.errors import ConfigError, StoppedError
+from ti_trainer.wording import pip_install
 
 SIDE_PX = 512  # sharpness and likeness are judged on pictures whose shorter side is no longer than this
 # Measured on photos and drawings: sharp ones 0.1 to 0.8, up to 0.9 where only a part is sharp; blurred by 2 px 1.4 to 2.4.
@@ -136,7 +135,7 @@ def _imagehash() -> ModuleType:
     except ImportError as error:
         message = (
             "Finding pictures that are alike needs the package imagehash, which is not installed: "
-            f"{sys.executable} -m pip install imagehash"
+            f"{pip_install('imagehash')}"
         )
         raise ConfigError(message) from error
     return imagehash

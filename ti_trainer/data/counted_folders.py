@@ -13,7 +13,8 @@ from pathlib import Path
 from ti_trainer.data.pictures import find_images, folders_in, has_images, unused
 from ti_trainer.wording import counted
 
-_NAMED = re.compile(r"(\d{1,4})_(.*\S.*)")  # 20240501_party is no number of repeats
+# 20240501_party and 2024_rome begin with a date, not with a number of repeats, and 12_24 has no words.
+_NAMED = re.compile(r"(?!(?:19|20)\d\d_)(\d{1,4})_(.*[^\W\d_].*)")
 _REGULARISATION = re.compile(r"(?i)reg(?:ulari[sz]ation|s)?(?:[_\W].*)?")
 
 
@@ -26,16 +27,22 @@ class CountedFolder:
     words: str
 
 
+def repeats_and_words(name: str) -> tuple[int, str] | None:
+    """What a folder's name says, (10, "sks star") for 10_sks star; None for other names."""
+    named = _NAMED.fullmatch(name)
+    return None if named is None else (int(named[1]), named[2].strip())
+
+
 def counted_folders(folder: Path, warn: Callable[[str], None]) -> list[CountedFolder]:
     """Those of a folder without images of its own, if it has some; `warn` is told of them and of what is not used."""
     if has_images(folder):
         return []
     found, left_out = [], []
     for path in folders_in(folder):
-        named = _NAMED.fullmatch(path.name)
+        named = repeats_and_words(path.name)
         if named is None or not has_images(path):
             continue
-        repeats, words = int(named[1]), named[2].strip()
+        repeats, words = named
         if repeats and not _REGULARISATION.fullmatch(words):
             found.append(CountedFolder(path, repeats, words))
         elif repeats:
@@ -49,7 +56,7 @@ def counted_folders(folder: Path, warn: Callable[[str], None]) -> list[CountedFo
         for each in found:
             images, repeats = counted(len(find_images(each.path)), "image"), counted(each.repeats, "repeat")
             warn(f"{each.path.name}: {images}, {repeats}; the caption is {each.words!r} where there is no caption file.")
-        apart = [path for path in folders_in(folder) if _NAMED.fullmatch(path.name)]
+        apart = [path for path in folders_in(folder) if repeats_and_words(path.name)]
         for sentence in [*left_out, *unused(folder, apart_from=apart)]:
             warn(f"{folder.name}: {sentence}")
     return found

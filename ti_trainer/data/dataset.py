@@ -285,7 +285,7 @@ def load_dataset(
     if all(item.subset.is_reg for item in items):
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in skipped[:5])
         where = ", ".join(str(subset.folder) for subset in subsets if not subset.is_reg)
-        message = f"None of the {len(planned)} pictures in {where} can be used ({reasons}). Put readable pictures there."
+        message = f"None of the {len(planned)} images in {where} can be used ({reasons}). Put readable images there."
         raise DatasetError(message)
     return Dataset(tuple(items), tuple(skipped), prompter, seed, len(model.alphas_cumprod), repeats)
 

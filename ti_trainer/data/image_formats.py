@@ -6,13 +6,14 @@ Plug-ins are registered here and nowhere else, once, when somebody first asks.
 from __future__ import annotations
 
 import importlib
-import sys
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
 import PIL
 from PIL import Image, ImageFile
+
+from ti_trainer.wording import pip_install
 
 NO_IMAGES = {".pdf", ".eps", ".ps", ".mpg", ".mpeg"}  # Pillow knows them; PostScript would run another program
 
@@ -24,14 +25,15 @@ class _Plugin:
     package: str
     module: str
     format: str
-    endings: frozenset[str]
+    endings: tuple[str, ...]
 
 
 _PLUGINS = (
-    _Plugin("pillow-heif", "pillow_heif", "HEIF", frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})),
-    _Plugin("pillow-jxl-plugin", "pillow_jxl", "JXL", frozenset({".jxl"})),
+    _Plugin("pillow-heif", "pillow_heif", "HEIF", (".heic", ".heics", ".heif", ".heifs", ".hif")),
+    _Plugin("pillow-jxl-plugin", "pillow_jxl", "JXL", (".jxl",)),
 )
-_AVIF = frozenset({".avif", ".avifs"})  # Pillow's own from 11.3 on; pillow-heif has it for those before
+OWN_AVIF = (11, 3)  # the first Pillow that reads AVIF itself
+AVIF_BEFORE = "pillow-heif~=0.16"  # 0.16 to 0.22 read it, later ones do not
 
 
 @lru_cache
@@ -53,12 +55,19 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(kind for kind, (factory, _) in Image.OPEN.items() if kind not in unwanted and not _is_stub(factory))
 
 
+def packages() -> dict[str, str]:
+    """The endings of images that a package reads which may be missing, and the package."""
+    found = {ending: each.package for each in _PLUGINS for ending in each.endings}
+    own = tuple(map(int, PIL.__version__.split(".")[:2])) >= OWN_AVIF
+    return found if own else found | {".avif": AVIF_BEFORE}
+
+
 def how_to_read(ending: str) -> str:
     """What to install to read files of this ending, in words; "" if they can be read, or never are."""
     ending = ending.lower()
     if ending in image_endings():
         return ""
-    package = next((each.package for each in _PLUGINS if ending in each.endings), "pillow-heif" if ending in _AVIF else "")
+    package = packages().get(ending)
     if not package:
         return ""
     return f"{ending[1:].upper()} needs the package {package}, which is not installed: {install_command(package)}"
@@ -66,7 +75,7 @@ def how_to_read(ending: str) -> str:
 
 def install_command(package: str) -> str:
     """For a shell. Pillow stays as it is, so that pip takes what suits it: a newer one would break an older WebUI."""
-    return f'{sys.executable} -m pip install {package} "pillow=={PIL.__version__}"'
+    return pip_install(package, f"pillow=={PIL.__version__}")
 
 
 @lru_cache

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from ti_trainer.data.caption_files import ENDINGS, TXT, captions_among, second_captions
-from ti_trainer.data.image_formats import image_endings, install_command
+from ti_trainer.data.image_formats import image_endings, install_command, packages
 from ti_trainer.errors import DatasetError
 from ti_trainer.wording import counted
 
@@ -29,16 +31,13 @@ BACKUP = "captions-backup"  # the sub-folder for captions as they were before so
 UNSPREAD = ".unspread"  # the ending of what a spread mask was before; no picture's, so nothing trains on it
 
 QUIET = {"thumbs.db", "desktop.ini", "ehthumbs.db"}  # what Windows leaves in folders; other systems hide theirs
-PACKAGES = {  # what would read an image; else it has to be converted
-    **dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif"),
-    ".jxl": "pillow-jxl-plugin",
-}
 # The endings of what people expect to be read, by what it is. Those of images only where they cannot be opened here.
 RAW = ".3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .kdc .mef .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
 VIDEO = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"
 OTHER_IMAGES = ".ai .avif .bpg .clip .eps .jpegxr .jxr .kra .ora .pdf .ps .sai .svg .svgz .wdp .xcf"
 LISTS = ".csv .json .jsonl .parquet .tsv .xml .yaml .yml"
 ARCHIVES = ".7z .gz .rar .tar .tgz .zip"
+MOST_FOLDERS, MOST_FILES, MOST_SECONDS = 50, 1000, 1.0  # somebody may have named a whole disk: sub-folders, entries of each
 
 
 def is_image(path: Path) -> bool:
@@ -62,6 +61,12 @@ def files_below(folder: Path) -> Iterator[Path]:
 
     Hidden folders are passed over as hidden files are, and so is what was left out, or kept before a change.
     """
+    for files in _listings(folder):
+        yield from files
+
+
+def _listings(folder: Path) -> Iterator[list[Path]]:
+    """The files of a folder, then those of each folder below."""
     seen, waiting = set[str](), [folder]
     while waiting:
         here = waiting.pop()
@@ -69,7 +74,7 @@ def files_below(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         try:
-            yield from files_in(here)
+            yield files_in(here)
             waiting += reversed(folders_in(here))
         except PermissionError:
             if here == folder:
@@ -120,7 +125,7 @@ def find_images(folder: Path) -> list[Path]:
         raise DatasetError(_no_folder(folder))
     found = pictures_among(files_in(folder))
     if not found:
-        message = f"There are no pictures in {folder}: put some there (.png, .jpg, .webp, ...), 5 to 30 of the same thing."
+        message = f"There are no images in {folder}: put some there (.png, .jpg, .webp, ...), 5 to 30 of the same thing."
         raise DatasetError(" ".join([message, *unused(folder)]))
     return found
 
@@ -162,10 +167,10 @@ def _about_endings(files: Sequence[Path], named: Callable[[Path], str]) -> list[
     """Files that are neither images nor captions."""
     by_ending = Counter(path.suffix.lower() or path.name for path in files)
     said = []
-    packages = {package: Counter[str]() for package in dict.fromkeys(PACKAGES.values())}
-    for ending, package in PACKAGES.items():
-        packages[package][ending] = by_ending.pop(ending, 0)
-    for package, found in packages.items():
+    wanting = {package: Counter[str]() for package in packages().values()}
+    for ending, package in packages().items():
+        wanting[package][ending] = by_ending.pop(ending, 0)
+    for package, found in wanting.items():
         if found.total():
             install = install_command(package)
             said.append(f"Not used: {_counts(found)}. Reading them needs {package} ({install}); or save as .png or .jpg.")
@@ -201,15 +206,32 @@ def _about_entries(folder: Path, named: Callable[[Path], str]) -> list[str]:
 
 
 def _about_folders(folder: Path, apart_from: Collection[Path]) -> list[str]:
-    """Sub-folders with images in them."""
-    apart = {os.path.realpath(each) for each in apart_from}
-    looks = image_endings() | {*PACKAGES, *RAW.split(), *OTHER_IMAGES.split()}
-    found = {}
-    for each in folders_in(folder):
-        if os.path.realpath(each) not in apart | {os.path.realpath(folder)}:
-            found[each.name] = sum(path.suffix.lower() in looks for path in files_below(each))
-    said = [f"{name} ({counted(count, 'image')})" for name, count in found.items() if count]
-    return [f"Sub-folders are not used: {_some(said)}."] if said else []
+    """Sub-folders with images in them; of many folders or files the first are looked at."""
+    apart = {os.path.realpath(each) for each in (*apart_from, folder)}
+    until, said, others = time.monotonic() + MOST_SECONDS, list[str](), ""
+    for number, each in enumerate(folders_in(folder)):
+        if number == MOST_FOLDERS or time.monotonic() > until:
+            others = " and others"
+            break
+        if os.path.realpath(each) in apart:
+            continue
+        count, is_all = _images_below(each, until)
+        if count:
+            said.append(f"{each.name} ({'' if is_all else 'at least '}{counted(count, 'image')})")
+    return [f"Sub-folders are not used: {_some(said)}{others}."] if said else []
+
+
+def _images_below(folder: Path, until: float) -> tuple[int, bool]:
+    """How many files look like images, and whether these are all of them."""
+    looks = image_endings() | {*packages(), *RAW.split(), *OTHER_IMAGES.split()}
+    images = entries = 0
+    with suppress(OSError):  # one that may not be read
+        for files in _listings(folder):
+            images += sum(path.suffix.lower() in looks for path in files[: MOST_FILES - entries])
+            entries += 1 + len(files)  # the folder itself counts: there may be very many without a file
+            if entries > MOST_FILES or time.monotonic() > until:
+                return images, False
+    return images, True
 
 
 def _is_empty(path: Path) -> bool:
@@ -232,7 +254,7 @@ def _no_folder(path: Path) -> str:
     if re.match(r"(?i)https?:/", str(path)):
         return f"{path} is an address on the web: download the images and name their folder."
     if not path.exists():
-        return f"The data set directory {path} does not exist: name a folder with pictures."
+        return f"The data set directory {path} does not exist: name a folder with images."
     if path.suffix.lower() in ARCHIVES.split():
         return f"{path} is an archive: unpack it and name the folder with the images."
     if is_image(path):

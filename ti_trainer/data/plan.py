@@ -78,12 +78,10 @@ def plan(subsets: Sequence[Subset], model: DiffusionModel, captions: Captions, w
         planned += found
         missing = sum(each.mask is None for each in found) if subset.masks is not None else 0
         if missing:
-            warn(
-                f"{missing} of {len(found)} pictures in {subset.folder} have no mask in {subset.masks}: they count all over."
-            )
+            warn(f"{missing} of {len(found)} images in {subset.folder} have no mask in {subset.masks}: they count all over.")
     if without_word:
         warn(
-            f"Left out, regularisation pictures: {without_word}. Nothing but the word is trained, and their prompts do not "
+            f"Left out, regularisation images: {without_word}. Nothing but the word is trained, and their prompts do not "
             f"contain {name}, so they could teach nothing. Put [name] into their class_tokens or captions: then they are "
             "trained on with the prior loss weight, and keep the word near its class."
         )
@@ -120,11 +118,11 @@ def _check_word(planned: Sequence[Planned], model: DiffusionModel, prompter: Pro
 
 
 def _balanced(planned: Sequence[Planned], warn: Warn) -> list[Planned]:
-    """Regularisation pictures each with its repeats until they are as many samples as the others, or else with more."""
+    """Regularisation images each with its repeats until they are as many samples as the others, or else with more."""
     counts = [each.repeats for each in planned if each.subset.is_reg]
     left = sum(each.repeats for each in planned if not each.subset.is_reg)
     if not left:
-        message = "There are only regularisation pictures in this data set: name a folder with pictures of the thing, too."
+        message = "There are only regularisation images in this dataset: name a folder with images of the thing, too."
         raise DatasetError(message)
     for number, count in enumerate(counts):
         counts[number] = count if left > 0 else 0
@@ -132,7 +130,7 @@ def _balanced(planned: Sequence[Planned], warn: Warn) -> list[Planned]:
     more, rest = divmod(max(left, 0), max(len(counts), 1))
     turns = iter([count + more + (number < rest) for number, count in enumerate(counts)])
     if unused := counts.count(0):
-        warn(f"{unused} regularisation pictures are not used: they are more than there are pictures of the thing.")
+        warn(f"{unused} regularisation images are not used: they are more than there are images of the thing.")
     found = [replace(each, repeats=next(turns)) if each.subset.is_reg else each for each in planned]
     return [each for each in found if each.repeats]
 

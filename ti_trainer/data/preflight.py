@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -28,6 +29,7 @@ from ti_trainer.prompts import CHUNK, TokenizedPrompt
 
 PROMPTS = 10  # are shown
 MOST_ALPHA = 64  # images that may be transparent, whose pixels are read
+BEGINNING = 1 << 16  # bytes of a file that are compared before the rest is read
 LONGEST = 100  # captions, of which those that fill more than a chunk are looked for
 
 
@@ -108,16 +110,23 @@ def preflight(
 
 
 def same_files(paths: Sequence[Path]) -> list[list[Path]]:
-    """Files with the same content, together; only files of the same length are read."""
-    by_length: dict[int, list[Path]] = defaultdict(list)
-    for path in paths:
-        by_length[path.stat().st_size].append(path)
-    by_content: dict[bytes, list[Path]] = defaultdict(list)
-    for same_length in by_length.values():
-        if len(same_length) > 1:
-            for path in same_length:
-                by_content[hashlib.sha256(path.read_bytes()).digest()].append(path)
-    return [same for same in by_content.values() if len(same) > 1]
+    """Files with the same content, together; only those of the same length and beginning are read whole."""
+    found = [list(paths)]
+    for key in (lambda path: path.stat().st_size, lambda path: _digest(path, BEGINNING), _digest):
+        parts: list[list[Path]] = []
+        for same in found:
+            by_key: dict[Any, list[Path]] = defaultdict(list)
+            for path in same:
+                by_key[key(path)].append(path)
+            parts += [each for each in by_key.values() if len(each) > 1]
+        found = parts
+    return found
+
+
+def _digest(path: Path, most: int = -1) -> bytes:
+    """Of the first `most` bytes of a file, or of all."""
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(most)).digest()
 
 
 def _headers(

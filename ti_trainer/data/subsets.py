@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,6 +17,7 @@ from ti_trainer.config import options
 from ti_trainer.data.counted_folders import counted_folders
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import entered_path, write_bytes
+from ti_trainer.wording import pip_install
 
 ENDINGS = (".toml", ".json")
 KEYS = {  # our names -> kohya's
@@ -242,7 +242,7 @@ def _toml() -> Any:
         try:
             import tomli as tomllib
         except ImportError as error:
-            message = f"Reading .toml files needs the package tomli on Python 3.10: {sys.executable} -m pip install tomli"
+            message = f"Reading .toml files needs the package tomli on Python 3.10: {pip_install('tomli')}"
             raise ConfigError(message) from error
     return tomllib
 

@@ -10,6 +10,7 @@ from ti_trainer.data.plan import Planned
 from ti_trainer.data.prompts import FILEWORDS, NAME, Prompter, has_filewords
 from ti_trainer.naming import STRANDED
 from ti_trainer.prompts import CHUNK, TokenizedPrompt
+from ti_trainer.wording import counted
 
 FEW, MANY = 3, 200  # images: fewer teach little, more take long
 NOTICED = 0.02  # of an image cut off, as a fraction
@@ -20,13 +21,13 @@ Size = tuple[int, int]
 def about_unreadable(unreadable: Sequence[tuple[str, str]]) -> list[str]:
     """Of images that cannot be opened, by name and reason."""
     said = [f"{name} cannot be read and will be left out ({reason})." for name, reason in unreadable[:5]]
-    return said + ([f"{len(unreadable) - 5} more pictures cannot be read."] if len(unreadable) > 5 else [])
+    return said + ([f"{len(unreadable) - 5} more images cannot be read."] if len(unreadable) > 5 else [])
 
 
 def about_same_files(same: Sequence[Sequence[str]]) -> list[str]:
     """Of images with the same content."""
-    said = [f"The same picture, several times: {', '.join(names)}." for names in same[:5]]
-    return said + ([f"{len(same) - 5} more pictures are there several times."] if len(same) > 5 else [])
+    said = [f"The same image, several times: {', '.join(names)}." for names in same[:5]]
+    return said + ([f"{len(same) - 5} more images are there several times."] if len(same) > 5 else [])
 
 
 def about_transparency(transparent: Sequence[Planned], frame: Frame, most: int) -> list[str]:
@@ -36,8 +37,8 @@ def about_transparency(transparent: Sequence[Planned], frame: Frame, most: int) 
         return []
     at_least = "At least " if len(transparent) == most else ""
     return [
-        f"{at_least}{_pictures(count)} transparent in parts: these become white. If the word shall not learn the white, let "
-        "alpha be the loss weight, or paint masks."
+        f"{at_least}{_have(count)} transparent areas, which become white. To keep white from being learned, use alpha as "
+        "the loss weight or paint masks."
     ]
 
 
@@ -53,15 +54,12 @@ def about_sizes(sizes: Counter[Size], frame: Frame) -> list[str]:
         cropped += number * (max(cut, 1 / cut) - 1 > (MUCH if frame.buckets else NOTICED))
     wanted, said = f"{frame.size[0]} x {frame.size[1]} px", []
     if small:
-        than = f"their buckets, of about {wanted}," if frame.buckets else wanted
-        said.append(
-            f"{_pictures(small)} smaller than {than} and will be enlarged: the word learns their blur. "
-            "Use larger ones, or a smaller width and height."
-        )
+        than = f"their buckets of about {wanted}" if frame.buckets else wanted
+        said.append(f"{_are(small)} smaller than {than} and will be upscaled; the embedding may learn the blur.")
     if cropped and frame.buckets:
-        said.append(f"{_pictures(cropped)} of another shape than any bucket of about {wanted}: the middle is trained on.")
+        said.append(f"{_are(cropped)} of another shape than any bucket of about {wanted}: the middle is trained on.")
     elif cropped:
-        said.append(f"{_pictures(cropped)} of another shape than {wanted}: the middle is trained on.")
+        said.append(f"{_are(cropped)} of another shape than {wanted}: the middle is trained on.")
     return said
 
 
@@ -69,11 +67,11 @@ def about_numbers(things: int, fed: Sequence[tuple[Size, int]], frame: Frame, ba
     """Of how many images there are; `fed` is the size of each and how often it comes up in an epoch."""
     samples, said = sum(times for _, times in fed), []
     if 0 < things < FEW:
-        said.append(f"Only {_pictures(things, verb=False)}: with fewer than {FEW} the word learns the background as well.")
+        said.append(f"Only {counted(things, 'image')}: with fewer than {FEW} the word learns the background as well.")
     if things > MANY:
-        said.append(f"{things} pictures: 5 to 30 good ones usually teach a word better than very many.")
+        said.append(f"{things} images: 5 to 30 good ones usually teach a word better than very many.")
     if batch_size > samples > 0:
-        said.append(f"The batch size {batch_size} is more than there are pictures: some come up twice in a batch.")
+        said.append(f"The batch size {batch_size} is more than there are images: some come up twice in a batch.")
     elif frame.buckets:
         said += _about_buckets(fed, frame, batch_size)
     return said
@@ -87,7 +85,7 @@ def _about_buckets(fed: Sequence[tuple[Size, int]], frame: Frame, batch_size: in
     if not few:
         return []
     return [
-        f"Fewer pictures in a bucket than the batch size {batch_size} ({', '.join(few)}): they wait, over epochs, "
+        f"Fewer images in a bucket than the batch size {batch_size} ({', '.join(few)}): they wait, over epochs, "
         "for a full batch."
     ]
 
@@ -99,7 +97,7 @@ def about_captions(things: Sequence[Planned], prompter: Prompter, plain: str, *,
     """
     with_files = sum(each.caption_file is not None for each in things)
     if not has_filewords(prompter.template):
-        unread = f"{_pictures(with_files)} with a caption, but the template has no [filewords]: captions are not used."
+        unread = f"{_have(with_files)} a caption, but the template has no [filewords]: captions are not used."
         return [unread] if with_files else []
     nothing = [each for each in things if each.caption is None]
     by_name = [
@@ -107,15 +105,14 @@ def about_captions(things: Sequence[Planned], prompter: Prompter, plain: str, *,
     ]
     said = []
     if nothing:
-        source = f"come from the template {plain}, which has no [filewords]" if prompter.plain else "have no [filewords]"
-        said.append(
-            f"{_pictures(len(nothing))} without a {_endings(nothing)} file: their prompts {source}. File names such as "
-            f"{nothing[0].path.stem} are not used as captions, unless Filename word regex says so (.+ takes the whole name)."
-        )
+        one = len(nothing) == 1
+        instead = f"the template {plain!r}" if prompter.plain else "prompts without [filewords]"
+        use = "" if named else " To use file names as captions, set Filename word regex (.+ takes the whole name)."
+        said.append(f"{_have(len(nothing))} no {_endings(nothing)} file; {'it uses' if one else 'they use'} {instead}.{use}")
     if by_name:
-        instead = "" if named else " If names say nothing, take a template without [filewords]."
+        instead = "" if named else " If file names say nothing, use a template without [filewords]."
         said.append(
-            f"{_pictures(len(by_name))} without a {_endings(by_name)} file: the file's name is the caption, such as "
+            f"{_have(len(by_name))} no {_endings(by_name)} file; the file name is the caption, such as "
             f"{by_name[0].caption!r}.{instead}"
         )
     return said + _about_the_word(things, prompter)
@@ -138,8 +135,8 @@ def about_prompts(prompts: Sequence[tuple[str, TokenizedPrompt]]) -> list[str]:
     said = []
     if long := [prompt for prompt, each in prompts if len(each.chunks) > 1]:
         said.append(f"Longer than {CHUNK} tokens, so that it is fed in parts: {long[0]!r}.")
-    if any(each.stranded for _, each in prompts):
-        said.append(STRANDED.format("word", "prompt"))
+    stranded = dict.fromkeys(name for _, each in prompts for name in each.stranded)
+    said += [STRANDED.format(name, "prompt") for name in stranded]
     if any(not each.splices for _, each in prompts):
         said.append("The word is not found in a prompt: its name may be a part of another embedding's.")
     return said
@@ -149,7 +146,9 @@ def _endings(those: Sequence[Planned]) -> str:
     return " or ".join(dict.fromkeys(each.subset.caption_extension for each in those))
 
 
-def _pictures(count: int, *, verb: bool = True) -> str:
-    return (
-        (f"{count} picture is" if count == 1 else f"{count} pictures are") if verb else f"{count} picture{'s' * (count > 1)}"
-    )
+def _are(count: int) -> str:
+    return f"{counted(count, 'image')} {'is' if count == 1 else 'are'}"
+
+
+def _have(count: int) -> str:
+    return f"{counted(count, 'image')} {'has' if count == 1 else 'have'}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from PIL import Image
 
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import write_bytes
+from ti_trainer.wording import pip_install
 
 Face = tuple[float, float, float, float]  # left, top, width, height
 Faces = Callable[[Image.Image], list[Face]]  # of an RGB picture; not to be called by two threads at once
@@ -58,7 +58,7 @@ def missing() -> str:
     try:
         import cv2  # noqa: F401
     except ImportError as error:  # also where it is installed, but not the libraries of the system that it wants
-        return f"OpenCV cannot be loaded ({error}): {sys.executable} -m pip install opencv-python-headless"
+        return f"OpenCV cannot be loaded ({error}): {pip_install('opencv-python-headless')}"
     return ""
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection
 from pathlib import Path
 
+from ti_trainer.data.counted_folders import repeats_and_words
 from ti_trainer.data.pictures import files_below, find_images, pictures_among, unused
 from ti_trainer.errors import DatasetError
 
 DEBUG_FOLDER = "debug"  # for drawings of how crops were found, which are no images of a dataset
-_REPEATS = re.compile(r"\d{1,4}_(?=[^\W\d_])")  # a number, and then words
 
 
 def images_of(folder: Path, elsewhere: Collection[Path], *, recursive: bool) -> list[Path]:
@@ -27,7 +26,7 @@ def images_of(folder: Path, elsewhere: Collection[Path], *, recursive: bool) -> 
         if DEBUG_FOLDER not in path.relative_to(folder).parts and not set(elsewhere).intersection(place.parents):
             found.setdefault(place, path)  # one that several links lead to, once
     if not found:
-        message = f"There are no pictures in {folder} and its sub-folders: put some there (.png, .jpg, .webp, ...)."
+        message = f"There are no images in {folder} and its sub-folders: put some there (.png, .jpg, .webp, ...)."
         raise DatasetError(" ".join([message, *notes_on(folder, elsewhere, recursive=True)]))
     return list(found.values())
 
@@ -48,13 +47,13 @@ def notes_on(folder: Path, elsewhere: Collection[Path], *, recursive: bool) -> l
 
 def without_repeats(folder: str) -> str:
     """The name of a folder without the number of repeats that kohya's trainers put before it: cat for 10_cat."""
-    return _REPEATS.sub("", folder, count=1) if _REPEATS.match(folder) else folder
+    return words_of(folder) or folder
 
 
 def words_of(folder: str) -> str:
     """What kohya's trainers caption the images of such a folder with; "" for other folders."""
-    words = without_repeats(folder)
-    return "" if words == folder else words.strip()
+    named = repeats_and_words(folder)
+    return named[1] if named else ""
 
 
 def real(path: Path) -> Path:

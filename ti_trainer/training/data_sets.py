@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ti_trainer import embeddings_dir
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.preflight import preflight
 from ti_trainer.data.prompts import Prompter
@@ -14,6 +13,7 @@ from ti_trainer.embedding import Embedding
 from ti_trainer.files import is_within
 from ti_trainer.host import Host
 from ti_trainer.model import DiffusionModel
+from ti_trainer.naming import about_an_ordinary_word
 from ti_trainer.wording import counted
 
 DATA_SETS = "data sets"  # within the folder of runs
@@ -45,12 +45,8 @@ def warnings_of(
 
 def about_embedding(model: DiffusionModel, embedding: Embedding) -> list[str]:
     """What there is to say of the word itself, and of the text that one begins as which was not trained yet."""
-    name, said = embedding.name, []
-    if embeddings_dir.swallows(model, name):
-        said.append(
-            f"{name} is an ordinary word: every prompt that contains it would mean this embedding. Better create it "
-            f"under a name that is no word, such as my-{name}."
-        )
+    name = embedding.name
+    said = about_an_ordinary_word(model, name)
     text = embedding.info.get("init_text")
     if embedding.step == 0 and isinstance(text, str) and text:
         tokens = len(next(iter(model.token_embeddings(text).values())))

@@ -79,7 +79,7 @@ def described(seen: Look, told: Sequence[str] = ()) -> str:
         ("With a caption", f"{seen.captioned} of {seen.count}"),
         *([("With a mask", f"{seen.masked} of {seen.count}")] if seen.masked else []),
     ]
-    return (warnings or notice("good", "Nothing to complain about.")) + facts(rows)
+    return (warnings or notice("good", "No problems found.")) + facts(rows)
 
 
 def _about_the_negative(embeddings: Path, name: str, config: TrainConfig) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
@@ -21,6 +20,7 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.host import Host
 from ti_trainer.preprocess.config import PreprocessConfig
 from ti_trainer.preprocess.tags import Captioner, Tags, key, written
+from ti_trainer.wording import pip_install
 
 
 def available() -> dict[str, ModuleType]:
@@ -72,7 +72,7 @@ def opened(
 
 def missing(package: str, error: ImportError) -> ConfigError:
     """What to raise when a captioner's package is not installed, or does not work."""
-    message = f"This captioner needs the package {package} ({error}): {sys.executable} -m pip install {package}"
+    message = f"This captioner needs the package {package} ({error}): {pip_install(package)}"
     return ConfigError(message, "captioners")
 
 
