@@ -217,6 +217,8 @@ def _images() -> Iterator[tuple[str, bytes]]:
     yield "high.png", png([ihdr(1, 4 * MB), (b"IDAT", zlib.compress(b"\0\x11\x11\x11" * 4 * MB)), end])
     split = zlib.compress((b"\0" + b"\x11" * 6144) * 2048)
     yield "split.png", png([ihdr(2048, 2048), *[(b"IDAT", split[i : i + 1]) for i in range(len(split))][:19_000], end])
+    large = zlib.compress((b"\0" + b"\x11" * 3 * 9000) * 9000)
+    yield "two-headers.png", png([ihdr(1, 1), ihdr(9000, 9000), (b"IDAT", large), end])
     yield "profile.png", png([ihdr(1, 1), (b"iCCP", b"x\0\0" + bomb), small, end])
     yield "chunks.png", png([ihdr(1, 1)] + [(b"aaaa", b"")] * 500_000 + [small, end])
     yield "pixels.png", png([ihdr(2048, 2048), (b"IDAT", zlib.compress((b"\0" + b"\x11" * 6144) * 2048)), end])

@@ -69,5 +69,6 @@ def text_of(chunks: Chunks, keyword: str, max_length: int) -> bytes | None:
 
 
 def pixels_only(chunks: Chunks) -> bytes:
-    """The same image without texts, profiles and frames."""
-    return b"".join([PNG, *(chunk.whole for chunk in chunks if chunk.kind in _PIXELS)])
+    """The same image without texts, profiles and frames, and without a second header, whose size nobody has checked."""
+    kept = [chunk for number, chunk in enumerate(chunks) if chunk.kind in _PIXELS and (number == 0 or chunk.kind != b"IHDR")]
+    return b"".join([PNG, *(chunk.whole for chunk in kept)])
