@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from puppet import CONFIG, Puppet
 
 from ti_trainer.training.session import Session
+
+resource = None
+with suppress(ImportError):  # Windows has none
+    import resource
 
 
 @pytest.fixture
@@ -24,3 +29,14 @@ def host(tmp_path: Path) -> Puppet:
 @pytest.fixture
 def session(host: Puppet, folder: Path) -> Session:
     return Session(host, "x-word", folder, CONFIG)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test may limit how long files become; pytest's own output must not meet that limit."""
+    if resource is None:
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

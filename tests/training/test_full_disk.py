@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,15 +25,14 @@ FULL = replace(CONFIG, state_every=1, csv_every=1, preview_every=1, save_every=1
 
 
 @pytest.fixture
-def room() -> Iterator[Callable[[int], None]]:
+def room() -> Callable[[int], None]:
     """Says how long a file may become; the system refuses more, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit(size: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return limit  # conftest.py lifts it before pytest writes its report
 
 
 def temporary(folder: Path) -> list[Path]:
