@@ -51,7 +51,7 @@ def keep(
             if not replaced.holds(file, known.get(file)):
                 aside = replaced.keep_aside(file, run)
                 warn(f"{file} was changed by somebody else during the run: what it held is kept as {aside}.")
-            embeddings_dir.save(embedding, file)
+            embeddings_dir.save(embedding, file, warn)
         if files[0].suffix == ".pt" and save_optimizer and len(files) == 1:
             formats.write_optimizer(files[0], copies[0], trainer.best.optimizer.state_dict())
     except OSError as error:

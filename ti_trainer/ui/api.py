@@ -49,7 +49,9 @@ def panel(page: Page) -> None:
 
 def created(page: Page, name: str, init_text: str, num_vectors: float, overwrite: bool, *negative: Any) -> str:
     """Create an embedding, and its negative if its number of vectors and init text are given; says what and where."""
-    return said_of(create(page, name, init_text, num_vectors, overwrite, *negative), init_text, num_vectors)
+    warned: list[str] = []
+    path = create(page, name, init_text, num_vectors, overwrite, *negative, warn=warned.append)
+    return " ".join([said_of(path, init_text, num_vectors), *warned])
 
 
 def train(page: Page, name: str, images: str, settings: str) -> dict[str, Any]:
