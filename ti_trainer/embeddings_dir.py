@@ -212,7 +212,7 @@ def trainable_file(file: Path, encoders: int) -> Path:
 
 
 def save(embedding: Embedding, file: Path, warn: Warn = log.warning) -> None:
-    """Write it. Another file of the same word is set aside, and told of: the WebUI would read both, and take one by chance."""
+    """Write it. Another file of the word is set aside, and told of: the WebUI would read both, and take one by chance."""
     formats.write(embedding, file)
     for older in (file.with_suffix(ending) for ending in (".bin", ".pt", ".pti")):
         if older != file and older.is_file():

@@ -64,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def config_of(args: argparse.Namespace) -> TrainConfig:
     """Defaults, over them a preset, over it the saved settings, over them the flags that were given."""
+    if args.overwrite and not args.resume:
+        message = "--overwrite goes with --resume only: add that to go on with the last run, or leave --overwrite out."
+        raise ConfigError(message)
     values: dict[str, object] = {}
     if args.preset is not None:
         values |= presets.load(args.log_dir / presets.FOLDER, args.preset).values

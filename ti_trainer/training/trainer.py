@@ -247,7 +247,7 @@ class Trainer:
                     raise
                 traceback.clear_frames(error.__traceback__)  # they hold the memory that is to be freed
                 if words := self.model.give_way(error):
-                    log.info("The step is made once more after this:", exc_info=error)
+                    log.debug("The step is made once more after this:", exc_info=error)
                     self._to_tell.append(words)
                 elif ran_out(error):
                     fewer = "fewer tries or " if len(learning) > 1 else ""
