@@ -146,6 +146,20 @@ def test_nothing_that_was_set_aside_is_overwritten_and_it_is_told(tmp_path: Path
     assert told == [f"thing.pt was the same word as thing.safetensors: it is kept as {path}." for path in kept]
 
 
+def test_a_name_that_ends_like_a_file_is_refused_for_what_is_new_and_else_a_hint(tmp_path: Path) -> None:
+    for name in ("catx.safetensors", "catx.PT", "cat.png"):
+        with pytest.raises(ConfigError, match=rf"without \.\w+, as '{name.split('.')[0]}'"):
+            embeddings_dir.create(tmp_path, MODEL, name, "star", 1)
+    assert not list(tmp_path.iterdir())
+    assert embeddings_dir.create(tmp_path, MODEL, "v1.5 cat", "star", 1).name == "v1.5 cat.safetensors"
+    put(tmp_path / "qa.pt")
+    for name in ("qa.pt", "qa.safetensors", "embeddings/qa.safetensors", "embeddings\\qa.pt", "embeddings/qa"):
+        with pytest.raises(ConfigError, match=r"did you mean 'qa'\?"):
+            embeddings_dir.load(tmp_path, name)
+    with pytest.raises(ConfigError, match="create it first"):
+        embeddings_dir.load(tmp_path, "embeddings/another.pt")
+
+
 def test_create_tells_of_text_that_is_left_out(tmp_path: Path) -> None:
     told: list[str] = []
     embeddings_dir.create(tmp_path, MODEL, "thing", "red star", 2, warn=told.append)

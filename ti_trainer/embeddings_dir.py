@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import torch
 
@@ -88,10 +88,28 @@ def load(folder: Path, name: str) -> tuple[Embedding, Path]:
     """An embedding and its file; it has the name asked for, whatever the file says. ConfigError if there is none."""
     path = find(folder, name)
     if path is None:
+        bare = _without_ending(PureWindowsPath(name).name)  # of a path with / or \\
+        if bare != name and find(folder, bare) is not None:
+            message = f"There is no embedding {name!r} in {folder}: did you mean {bare!r}? Give the name alone."
+            raise ConfigError(message)
         have = ", ".join(sorted({each.stem for each in embedding_files(folder)})) or "none yet"
         message = f"There is no embedding {name!r} in {folder} (there: {have}): create it first."
         raise ConfigError(message)
     return replace(formats.read(path), name=name), path
+
+
+def _without_ending(name: str) -> str:
+    """The name without an ending of embeddings' files, where it has one."""
+    ending = PureWindowsPath(name).suffix
+    return name.removesuffix(ending) if ending.lower() in ENDINGS else name
+
+
+def checked_new_name(name: str) -> str:
+    """The name, if an embedding can be created under it; else ConfigError."""
+    if (bare := _without_ending(checked_name(name))) != name:
+        message = f"The name {name!r} ends like a file's: give it without {name.removeprefix(bare)}, as {bare!r}."
+        raise ConfigError(message)
+    return name
 
 
 @dataclass(frozen=True)
@@ -223,7 +241,7 @@ def save(embedding: Embedding, file: Path, warn: Warn = log.warning) -> None:
 
 def free_file(folder: Path, name: str, encoders: int = 1, *, overwrite: bool) -> Path:
     """The file that an embedding of this name goes to; ConfigError if the name will not do, or is taken."""
-    existing = find(folder, checked_name(name))
+    existing = find(folder, checked_new_name(name))
     if existing is None:
         return folder / f"{name}.safetensors"
     if not overwrite:

@@ -12,7 +12,6 @@ import gradio as gr
 from ti_trainer import embeddings_dir
 from ti_trainer.embedding import negative_name
 from ti_trainer.errors import TITrainerError
-from ti_trainer.files import checked_name
 from ti_trainer.naming import name_warnings
 from ti_trainer.prompts import CHUNK
 from ti_trainer.training import locks
@@ -185,7 +184,7 @@ def about_the_name(page: Page, name: str, overwrite: bool) -> str:
     if not name:
         return ""
     try:
-        checked_name(name)
+        embeddings_dir.checked_new_name(name)
         existing = embeddings_dir.find(page.host.embeddings_dir, name)
         if existing is not None and not overwrite:
             return notice("error", f"There is an embedding {name} already: choose another name, or tick Overwrite.")
