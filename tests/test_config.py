@@ -82,8 +82,17 @@ def test_an_option_that_is_not_saved_has_its_default() -> None:
 
 
 def test_options_that_do_not_exist_are_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="Unknown options: colour, momentum"):
+    with pytest.raises(ConfigError, match=r"Unknown options: colour, momentum\. .*newer version"):
         TrainConfig.from_dict({"momentum": 0.9, "max_steps": 7, "colour": "red"})
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("learning-rate", "learning_rate"), ("maxsteps", "max_steps"), ("Batch_Size", "batch_size")]
+)
+def test_a_name_like_an_options_is_told_which(typed: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{typed} \(did you mean {meant}\?\)\. Correct") as told:
+        TrainConfig.from_dict({typed: 3})
+    assert "newer version" not in str(told.value)
 
 
 def wrong_values() -> list[tuple[str, Any]]:
@@ -118,7 +127,7 @@ def test_a_whole_number_will_do_for_a_float() -> None:
 @pytest.mark.parametrize("side", ["width", "height"])
 def test_sides_are_multiples_of_8(side: str) -> None:
     TrainConfig(**{side: 520})
-    with pytest.raises(ConfigError, match=f"{side}: found 516, expected a multiple of 8"):
+    with pytest.raises(ConfigError, match=rf"\({side}\): found 516, expected a multiple of 8"):
         TrainConfig(**{side: 516})
 
 

@@ -134,3 +134,38 @@ def test_what_is_learned_takes_the_place_of_a_bin_which_is_set_aside(tmp_path: P
     embeddings_dir.save(Embedding("thing", {"clip_l": torch.ones(1, 8)}), embeddings_dir.trainable_file(old, 1))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thing.bin.bak", "thing.safetensors"]
     assert (tmp_path / "thing.bin.bak").read_bytes() == b"as diffusers wrote it"
+
+
+def test_nothing_that_was_set_aside_is_overwritten_and_it_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    for number in range(3):
+        (tmp_path / "thing.pt").write_bytes(bytes([number]))
+        embeddings_dir.save(Embedding("thing", {"clip_l": torch.ones(1, 8)}), tmp_path / "thing.safetensors", told.append)
+    kept = [tmp_path / f"thing.pt.bak{number}" for number in ("", 2, 3)]
+    assert [path.read_bytes() for path in kept] == [b"\0", b"\1", b"\2"]
+    assert told == [f"thing.pt was the same word as thing.safetensors: it is kept as {path}." for path in kept]
+
+
+def test_a_name_that_ends_like_a_file_is_refused_for_what_is_new_and_else_a_hint(tmp_path: Path) -> None:
+    for name in ("catx.safetensors", "catx.PT", "cat.png"):
+        with pytest.raises(ConfigError, match=rf"without \.\w+, as '{name.split('.')[0]}'"):
+            embeddings_dir.create(tmp_path, MODEL, name, "star", 1)
+    assert not list(tmp_path.iterdir())
+    assert embeddings_dir.create(tmp_path, MODEL, "v1.5 cat", "star", 1).name == "v1.5 cat.safetensors"
+    put(tmp_path / "qa.pt")
+    for name in ("qa.pt", "qa.safetensors", "embeddings/qa.safetensors", "embeddings\\qa.pt", "embeddings/qa"):
+        with pytest.raises(ConfigError, match=r"did you mean 'qa'\?"):
+            embeddings_dir.load(tmp_path, name)
+    with pytest.raises(ConfigError, match="create it first"):
+        embeddings_dir.load(tmp_path, "embeddings/another.pt")
+
+
+def test_create_tells_of_text_that_is_left_out(tmp_path: Path) -> None:
+    told: list[str] = []
+    embeddings_dir.create(tmp_path, MODEL, "thing", "red star", 2, warn=told.append)
+    assert told == []
+    embeddings_dir.create_pair(tmp_path, MODEL, ("a", "red star", 1), ("red star moon", 2), warn=told.append)
+    assert told == [
+        "The init text 'red star' has 2 tokens for only 1 vector: a part of the text is left out.",
+        "The init text 'red star moon' has 3 tokens for only 2 vectors: a part of the text is left out.",
+    ]

@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("ti_trainer").setLevel(logging.DEBUG if args.debug else logging.NOTSET)
     try:
         with above_bars():
             return args.run(args)

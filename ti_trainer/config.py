@@ -6,7 +6,8 @@ Knows nothing of any of them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,8 @@ SECTIONS = {
     "previews": "Previews and copies",
     "advanced": "Advanced",
 }
+SIDES = ("width", "height", "preview_width", "preview_height")
+CLOSE = 0.75  # of difflib: maxsteps is like max_steps, momentum like nothing
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,10 @@ class TrainConfig(OutputOptions, LearningOptions):
         """Check every option by itself, then those that depend on each other."""
         for each in options():
             each.check(getattr(self, each.name))
-        for name in ("width", "height", "preview_width", "preview_height"):
-            if getattr(self, name) % 8:
-                message = (
-                    f"{name}: found {getattr(self, name)}, expected a multiple of 8, since the VAE works on blocks of 8 px."
-                )
-                raise ConfigError(message, name)
+            if each.name in SIDES and getattr(self, each.name) % 8:
+                found = f"{each.label} ({each.name}): found {getattr(self, each.name)}"
+                message = f"{found}, expected a multiple of 8, since the VAE works on blocks of 8 px."
+                raise ConfigError(message, each.name)
         if self.buckets and self.do_not_resize:
             message = "Use aspect-ratio buckets: found on, expected off together with Do not resize images: buckets resize."
             raise ConfigError(message, "buckets")
@@ -81,14 +82,21 @@ class TrainConfig(OutputOptions, LearningOptions):
         if not isinstance(values, Mapping):
             message = f"The options are a {type(values).__name__}, expected an object such as {{'max_steps': 300}}."
             raise ConfigError(message)
-        unknown = sorted(set(values) - {each.name for each in options()})
-        if unknown:
-            message = (
-                f"Unknown options: {', '.join(unknown)}. Were these settings saved by a newer version? Remove them to go on."
-            )
-            raise ConfigError(message)
+        check_known(values, {each.name for each in options()})
         known = {each.name: each for each in options()}
         return cls(**{name: known[name].read(value) for name, value in values.items()})
+
+
+def check_known(values: Iterable[str], known: Collection[str]) -> None:
+    """ConfigError if there are options that are not known, with the names that may be meant."""
+    unknown = sorted(set(values) - set(known))
+    if not unknown:
+        return
+    near = {each: difflib.get_close_matches(each.lower().replace("-", "_"), known, 1, CLOSE) for each in unknown}
+    named = ", ".join(f"{each} (did you mean {''.join(near[each])}?)" if near[each] else each for each in unknown)
+    newer = "" if all(near.values()) else " Were these settings saved by a newer version?"
+    message = f"Unknown options: {named}.{newer} Correct or remove them to go on."
+    raise ConfigError(message)
 
 
 def problems(values: Mapping[str, Any]) -> dict[str, str]:

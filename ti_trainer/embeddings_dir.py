@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import torch
 
 from ti_trainer import __version__, formats
 from ti_trainer.embedding import Embedding, dreamartist_name, initial_vectors, negative_name
 from ti_trainer.errors import ConfigError, EmbeddingFormatError
-from ti_trainer.files import checked_name
+from ti_trainer.files import checked_name, free_path
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.prompts import CHUNK
+from ti_trainer.wording import counted
 
 log = logging.getLogger(__name__)
+Warn = Callable[[str], None]
 NEGATIVE_NOISE = 1e-3  # as in DreamArtist; token embeddings are ten times as large
 TRAINABLE = (".safetensors", ".pt")  # they keep all that we know of an embedding
 IMAGES = (".png", ".webp")
@@ -86,10 +88,28 @@ def load(folder: Path, name: str) -> tuple[Embedding, Path]:
     """An embedding and its file; it has the name asked for, whatever the file says. ConfigError if there is none."""
     path = find(folder, name)
     if path is None:
+        bare = _without_ending(PureWindowsPath(name).name)  # of a path with / or \\
+        if bare != name and find(folder, bare) is not None:
+            message = f"There is no embedding {name!r} in {folder}: did you mean {bare!r}? Give the name alone."
+            raise ConfigError(message)
         have = ", ".join(sorted({each.stem for each in embedding_files(folder)})) or "none yet"
         message = f"There is no embedding {name!r} in {folder} (there: {have}): create it first."
         raise ConfigError(message)
     return replace(formats.read(path), name=name), path
+
+
+def _without_ending(name: str) -> str:
+    """The name without an ending of embeddings' files, where it has one."""
+    ending = PureWindowsPath(name).suffix
+    return name.removesuffix(ending) if ending.lower() in ENDINGS else name
+
+
+def checked_new_name(name: str) -> str:
+    """The name, if an embedding can be created under it; else ConfigError."""
+    if (bare := _without_ending(checked_name(name))) != name:
+        message = f"The name {name!r} ends like a file's: give it without {name.removeprefix(bare)}, as {bare!r}."
+        raise ConfigError(message)
+    return name
 
 
 @dataclass(frozen=True)
@@ -212,17 +232,19 @@ def trainable_file(file: Path, encoders: int) -> Path:
     return file if holds_all else file.with_suffix(".safetensors")
 
 
-def save(embedding: Embedding, file: Path) -> None:
-    """Write it. Another file of the same word is set aside: the WebUI would read both, and take one by chance."""
+def save(embedding: Embedding, file: Path, warn: Warn = log.warning) -> None:
+    """Write it. Another file of the word is set aside, and told of: the WebUI would read both, and take one by chance."""
     formats.write(embedding, file)
     for older in (file.with_suffix(ending) for ending in (".bin", ".pt", ".pti")):
         if older != file and older.is_file():
-            older.replace(older.with_name(older.name + ".bak"))
+            aside = free_path(older.with_name(older.name + ".bak"))
+            older.replace(aside)
+            warn(f"{older.name} was the same word as {file.name}: it is kept as {aside}.")
 
 
 def free_file(folder: Path, name: str, encoders: int = 1, *, overwrite: bool) -> Path:
     """The file that an embedding of this name goes to; ConfigError if the name will not do, or is taken."""
-    existing = find(folder, checked_name(name))
+    existing = find(folder, checked_new_name(name))
     if existing is None:
         return folder / f"{name}.safetensors"
     if not overwrite:
@@ -231,12 +253,30 @@ def free_file(folder: Path, name: str, encoders: int = 1, *, overwrite: bool) ->
     return trainable_file(existing, encoders)
 
 
+def text_left_out(model: DiffusionModel, text: str, num_vectors: int) -> str:
+    """What to say of an init text that has more tokens than there are vectors; "" of another one."""
+    tokens = len(next(iter(model.token_embeddings(text).values()))) if text else 0
+    if tokens <= num_vectors:
+        return ""
+    has, only = counted(tokens, "token"), counted(num_vectors, "vector")
+    return f"The init text {text!r} has {has} for only {only}: a part of the text is left out."
+
+
 def create(
-    folder: Path, model: DiffusionModel, name: str, init_text: str, num_vectors: int, *, overwrite: bool = False
+    folder: Path,
+    model: DiffusionModel,
+    name: str,
+    init_text: str,
+    num_vectors: int,
+    *,
+    overwrite: bool = False,
+    warn: Warn = log.warning,
 ) -> Path:
     """Make an embedding whose vectors begin as the init text's tokens; ConfigError if the name will not do or is taken."""
     path = _checked(folder, model, name, num_vectors, overwrite)
-    save(_new(model, name, init_text, num_vectors), path)
+    save(_new(model, name, init_text, num_vectors), path, warn)
+    if said := text_left_out(model, init_text, num_vectors):
+        warn(said)
     return path
 
 
@@ -247,6 +287,7 @@ def create_pair(
     negative: tuple[str, int],
     *,
     overwrite: bool = False,
+    warn: Warn = log.warning,
 ) -> tuple[Path, Path]:
     """Make an embedding (name, init text, number of vectors) and its negative, for DreamArtist; both, or ConfigError.
 
@@ -258,8 +299,11 @@ def create_pair(
         _checked(folder, model, name, num_vectors, overwrite),
         _checked(folder, model, unwanted, negative[1], overwrite),
     )
-    save(_new(model, name, init_text, num_vectors), paths[0])
-    save(_new(model, unwanted, *negative, apart=NEGATIVE_NOISE), paths[1])
+    save(_new(model, name, init_text, num_vectors), paths[0], warn)
+    save(_new(model, unwanted, *negative, apart=NEGATIVE_NOISE), paths[1], warn)
+    for said in (text_left_out(model, init_text, num_vectors), text_left_out(model, *negative)):
+        if said:
+            warn(said)
     return paths
 
 

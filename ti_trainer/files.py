@@ -71,6 +71,15 @@ def described(error: OSError, path: Path) -> OSError:
     return OSError(error.errno, f"{_FULL} ({error.strerror}); free some space" if full else error.strerror, str(path))
 
 
+def free_path(path: Path, before_number: str = "") -> Path:
+    """The path, or one with a number after it, that is not taken."""
+    number, free = 1, path
+    while os.path.lexists(free):  # a link to nowhere is taken, too
+        number += 1
+        free = path.with_name(f"{path.name}{before_number}{number}")
+    return free
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write the whole file or leave what was there."""
     with atomic(path) as new:

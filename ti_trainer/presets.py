@@ -11,6 +11,7 @@ from typing import Any
 from ti_trainer.config import TrainConfig
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import checked_name, write_bytes
+from ti_trainer.json_text import object_of
 
 FOLDER, ENDING = "presets", ".json"  # within the folder of runs
 MOST_BYTES = 1_000_000  # of a file; ours have some hundred
@@ -137,9 +138,9 @@ def load(folder: Path, name: str) -> Preset:
     path = folder / f"{name}{ENDING}"
     try:
         with path.open("rb") as file:
-            values = json.loads(file.read(MOST_BYTES))
+            values = object_of(file.read(MOST_BYTES))
         TrainConfig.from_dict(values)
-    except (OSError, ValueError, TypeError, RecursionError, ConfigError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         message = f"The preset {path} cannot be read ({error}): expected a JSON file of options."
         raise ConfigError(message) from error
     return Preset("", values)

@@ -12,6 +12,9 @@ from ti_trainer.errors import ConfigError
 _COMMA = re.compile(r"(?<![\w.:+-])\d+,\d+(?:e[+-]?\d+)?|(?<=:)0,\d+", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<=:)\d{1,3}(?:,\d{3})+(?![\d.]|\s*:)")
 
+_POINTS = r"(?!0+\.)\d{1,3}(?:\.\d{3})+"  # 1.000, where points are put between thousands; 0.005 is below 1
+_STEP_WITH_POINTS = re.compile(rf"(?<=:){_POINTS}(?![\d.e])", re.IGNORECASE)
+
 
 def plain(text: str) -> str:
     """The same with ordinary digits, commas, colons and minus signs, as other keyboards have others."""
@@ -25,9 +28,13 @@ def decimal_comma(text: str) -> str:
 
 
 def check_commas(text: str) -> None:
-    """ConfigError if a text of numbers has a decimal comma, or steps with commas for thousands."""
-    if thousands := _THOUSANDS.search(re.sub(r"\s*:\s*", ":", plain(text))):
+    """ConfigError if a text of numbers has a decimal comma, or steps with commas or points for thousands."""
+    typed = re.sub(r"\s*:\s*", ":", plain(text))
+    if thousands := _THOUSANDS.search(typed):
         message = f"found {thousands[0]!r}, expected a step without commas: {thousands[0].replace(',', '')}."
+        raise ConfigError(message)
+    if thousands := _STEP_WITH_POINTS.search(typed):
+        message = f"found {thousands[0]!r}, expected a step without points: {thousands[0].replace('.', '')}."
         raise ConfigError(message)
     if comma := decimal_comma(text):
         message = f"found {comma!r}, expected a decimal point: {comma.replace(',', '.')}."
@@ -42,6 +49,9 @@ def number(text: str, kind: type = float) -> int | float:
         point = f"a decimal point: {typed.replace(',', '.')}" if single else "a number with one decimal point and no commas"
         expected = "a whole number without commas" if kind is int else point
         message = f"found {text!r}, expected {expected}"
+        raise ValueError(message)
+    if kind is int and re.fullmatch(_POINTS, typed):
+        message = f"found {text!r}, expected a whole number without points"
         raise ValueError(message)
     try:
         value = float(typed)

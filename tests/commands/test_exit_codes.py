@@ -125,9 +125,17 @@ def test_settings_of_a_newer_version_or_no_settings_are_refused(train: Cli, word
         ('{"train": 3}', ("settings.json",)),
         ("[1]", ("settings.json", "cannot be read")),
         ("{", ("settings.json", "cannot be read")),
+        ("[]", ("found a list, expected an object",)),
+        ('{"train": null}', ("found null, expected an object",)),
+        ('{"seed": 1, "max_steps": 2, "seed": 3}', ("'seed' stands there more than once",)),
+        ("\ufeff" + '{"width": 511}', ("Width (width): found 511",)),
     ):
         settings.write_text(text, encoding="utf-8")
         failed(train("--config", settings), *words)
+    settings.write_text('{"width": 511}', encoding="utf-16")
+    failed(train("--config", settings), "Width (width): found 511")
+    failed(train("--config", tmp_path), "cannot be read (it is a folder)")
+    assert "Errno" not in failed(train("--config", "nowhere.json"), "nowhere.json cannot be read (")
 
 
 def test_generate_refuses_what_cannot_be_drawn(cli: Cli, tmp_path: Path) -> None:
@@ -144,6 +152,25 @@ def test_generate_refuses_what_cannot_be_drawn(cli: Cli, tmp_path: Path) -> None
     ):
         failed(cli("generate", "a star", *flags), *words)
     assert not [path for path in tmp_path.iterdir() if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "a", "--out", "a.png", "--steps", "1.000"),
+        ("generate", "a", "--out", "a.png", "--cfg-scale", "7,5"),
+        ("create", "x", "--num-vectors", "2,5"),
+        ("create", "x", "--negative-vectors", "many"),
+        ("page", "--port", "7.860"),
+        ("bench", "--batch-sizes", "1", "4,0"),
+    ],
+)
+def test_numbers_of_every_command_are_read_alike(arguments: tuple[str, ...], cli: Cli) -> None:
+    outcome = cli(*arguments)
+    assert outcome.code == 2
+    assert (
+        f"{arguments[-2] if arguments[0] != 'bench' else '--batch-sizes'}: found '{arguments[-1]}', expected" in outcome.err
+    )
 
 
 def test_convert_and_bench_refuse_what_they_cannot_do(cli: Cli, word: Path, tmp_path: Path, pictures: Path) -> None:

@@ -73,6 +73,29 @@ def test_a_training_that_went_wrong_does_not_just_say_done(train: Callable[..., 
     assert "Warning: The vectors of thing are" in outcome.out[done:]
 
 
+def test_overwrite_without_resume_is_refused(train: Callable[..., object], word: Path) -> None:
+    before = word.read_bytes()
+    outcome = train("--max-steps", 1, "--overwrite")
+    assert (outcome.code, word.read_bytes()) == (1, before)
+    assert "--overwrite goes with --resume only" in outcome.errors[0]
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_tracebacks_are_for_those_who_ask_for_them(
+    debug: bool, word: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(run: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ti_trainer.training.ending.plot_losses", full)
+    with terminal() as shown:
+        flags = ("--max-steps", "1", "--preview-every", "0", *(["--debug"] if debug else []))
+        assert main(["train", "thing", "--images", str(pictures), *flags]) == 0
+    assert "The loss curve could not be drawn" in shown.getvalue()
+    assert ("Traceback" in shown.getvalue()) == debug
+
+
 @pytest.mark.parametrize("command", ["create", "train"])
 def test_overwrite_is_named_once_and_nobody_is_to_tick_anything(
     command: str, cli: Callable[..., object], train: Callable[..., object], word: Path

@@ -61,6 +61,18 @@ def test_a_state_that_cannot_be_saved_ends_the_run_in_words_and_loses_nothing(
     assert rest.run.loss_file.read_bytes() == whole.run.loss_file.read_bytes()
 
 
+def test_what_is_said_to_be_left_is_there(session: Session, host: Puppet, room: Callable[[int], None]) -> None:
+    host.at = {5: lambda: room(100)}
+    with pytest.raises(
+        TrainingError, match=r"no saved state.*could not be written.*no copy and no state.*start it again"
+    ) as told:
+        replace(session, config=replace(FULL, state_every=100, save_every=0)).train()
+    room(resource.RLIM_INFINITY)
+    assert "step 0" not in str(told.value)
+    (folder,) = host.log_dir.glob("*/*")
+    assert not list(folder.rglob("*.safetensors"))
+
+
 def test_tables_previews_and_copies_are_not_worth_ending_for(
     session: Session, host: Puppet, room: Callable[[int], None]
 ) -> None:

@@ -126,16 +126,25 @@ def test_previews_and_copies_are_in_the_order_of_their_steps(run: Run) -> None:
     assert [(step, path.name) for step, path in run.copies()] == [(s, f"x-word-{s}.safetensors") for s in (4, 30)]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe", None])
-def test_a_damaged_settings_file_hides_only_its_run(run: Run, tmp_path: Path, content: bytes | None) -> None:
-    damaged = Run.create(tmp_path, "x-word", {"name": "x-word"})
-    for each in (run, damaged):
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"3", b"\xff\xfe", None])
+def test_a_run_of_damaged_settings_is_not_passed_over_for_an_older_one(
+    run: Run, tmp_path: Path, content: bytes | None
+) -> None:
+    damaged, other = Run.create(tmp_path, "x-word", {"name": "x-word"}), Run.create(tmp_path, "another", {"name": "another"})
+    for number, each in enumerate((run, other, damaged)):
         each.save_state(state(), "")
+        os.utime(each.path / "state.safetensors", (1000 + number, 1000 + number))
     (damaged.path / "settings.json").unlink()
     if content is not None:
         (damaged.path / "settings.json").write_bytes(content)
     assert damaged.settings() == {}
-    assert Run.latest(tmp_path, "x-word") == run
+    assert Run.latest(tmp_path, "another") == other
+    with pytest.raises(
+        TrainingError, match=rf"seems to be {re.escape(str(damaged.path))}.*settings.json .*move this folder"
+    ):
+        Run.latest(tmp_path, "x-word")
+    os.utime(damaged.path / "state.safetensors", (999, 999))
+    assert Run.latest(tmp_path, "x-word") == run, "it is newer"
 
 
 def damaged_states() -> dict[str, object]:

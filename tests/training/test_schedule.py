@@ -133,6 +133,23 @@ def test_so_are_commas_for_thousands(text: str) -> None:
         Schedule.parse(text, 1000)
 
 
+@pytest.mark.parametrize("text", ["0.005:1.000,0.001", "0.005 : 10.000", "0.1:2.000.000", "0.1:5, 0.2:1.500, 0.1"])
+def test_so_are_points_for_thousands(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"found '[\d.]+', expected a step without points: \d+\."):
+        Schedule.parse(text, 10_000_000)
+
+
+@pytest.mark.parametrize(("text", "last"), [("0.005:0.500", 50), ("0.005:0.125", 12), ("0.005:1.0", 1), ("0.1:2.000e1", 20)])
+def test_other_steps_with_points_are_what_they_were(text: str, last: int) -> None:
+    assert Schedule.parse(text, 100).last_step == last
+
+
+@pytest.mark.parametrize("text", ["0.005:0", "0.005:0.01"])
+def test_a_schedule_that_ends_before_the_first_step_says_so(text: str, trainer: Callable[..., Trainer]) -> None:
+    with pytest.raises(ConfigError, match="ends at step 0"):
+        trainer(learning_rate=text, max_steps=12)
+
+
 @pytest.mark.parametrize(
     "text",
     ["0.005:10,0.001:20,1e-4", "0.005,0.001", "1e-3:5,2e-3", "5e-3:100,1e-3:1000", ".5:1,.25", "0.005:0.5,0.001", "1:5,2:9"],

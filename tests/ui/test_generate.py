@@ -45,7 +45,7 @@ def test_a_name_is_warned_of_as_on_the_command_line_and_one_that_no_prompt_can_h
     monkeypatch.setattr(TinyModel, "tokenize", lambda *_: TokenizedPrompt(((0,) * 77,), ()))
     assert "No prompt can hold" in about_the_name(page, "my-star", False)
     with pytest.raises(ConfigError, match="No prompt can hold"):
-        create(page, "my-star", "star", 1, False)
+        create(page, "my-star", "star", 1, False, warn=[].append)
     assert not (page.host.embeddings_dir / "my-star.safetensors").exists()
 
 

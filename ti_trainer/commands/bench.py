@@ -19,6 +19,7 @@ from ti_trainer.commands import peers
 from ti_trainer.commands.bench_loops import NAME, PARTS
 from ti_trainer.commands.bench_race import TURNS, Setting, measure
 from ti_trainer.commands.common import add_host_arguments, host_of
+from ti_trainer.commands.terminal import number_of
 from ti_trainer.data.dataset import load_dataset
 from ti_trainer.data.images import Frame
 from ti_trainer.data.prompts import Prompter, load_template
@@ -38,12 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape", choices=list(shapes.SHAPES), help="instead of --model: random weights in the full shape of a family"
     )
-    parser.add_argument("--size", type=int, metavar="PX", help="side of the pictures (default: what the model was made for)")
+    parser.add_argument(
+        "--size", type=number_of(int), metavar="PX", help="side of the pictures (default: what the model was made for)"
+    )
     parser.add_argument(
         "--precision", choices=["auto", "fp32", "fp16", "bf16"], default="auto", help="of the U-Net (default: auto)"
     )
-    parser.add_argument("--steps", type=int, default=200, metavar="N", help="steps of each (default: %(default)s)")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4], metavar="B", help="(default: 1 4)")
+    parser.add_argument(
+        "--steps", type=number_of(int), default=200, metavar="N", help="steps of each (default: %(default)s)"
+    )
+    parser.add_argument("--batch-sizes", type=number_of(int), nargs="+", default=[1, 4], metavar="B", help="(default: 1 4)")
     parser.add_argument("--images", type=Path, default=embedded.DEMO, metavar="DIR", help="(default: the demo's)")
     parser.add_argument(
         "--against",

@@ -7,6 +7,7 @@ import sys
 
 from ti_trainer import embeddings_dir
 from ti_trainer.commands.common import add_host_arguments, host_of, naming_overwrite
+from ti_trainer.commands.terminal import number_of
 from ti_trainer.embedding import negative_name
 from ti_trainer.host import ModelOptions
 from ti_trainer.naming import name_warnings
@@ -26,14 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--num-vectors",
-        type=int,
+        type=number_of(int),
         default=2,
         metavar="N",
         help="tokens of a prompt it takes; 1 to 8 is usual (default: %(default)s)",
     )
     parser.add_argument(
         "--negative-vectors",
-        type=int,
+        type=number_of(int),
         default=0,
         metavar="N",
         help="for DreamArtist (train --negative): also make NAME-neg, for what it is not, of N tokens; 3 to 10 is usual "

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ti_trainer import embeddings_dir
 from ti_trainer.commands.common import add_host_arguments, add_model_options, host_of, model_options
+from ti_trainer.commands.terminal import number_of
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import atomic
 from ti_trainer.host import Drawing
@@ -25,19 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", help='such as "a picture of NAME"')
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the picture goes (.png)")
     parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="what it shall not show")
-    parser.add_argument("--seed", type=int, default=Drawing.seed, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--seed", type=number_of(int), default=Drawing.seed, metavar="N", help="(default: %(default)s)")
     parser.add_argument(
-        "--steps", type=int, default=Drawing.steps, metavar="N", help="sampling steps (default: %(default)s)"
+        "--steps", type=number_of(int), default=Drawing.steps, metavar="N", help="sampling steps (default: %(default)s)"
     )
     parser.add_argument(
         "--cfg-scale",
-        type=float,
+        type=number_of(float),
         default=Drawing.cfg_scale,
         metavar="X",
         help="how strictly to follow the prompt (default: %(default)s)",
     )
-    parser.add_argument("--width", type=int, default=0, metavar="PX", help="0: what the model was made for")
-    parser.add_argument("--height", type=int, default=0, metavar="PX", help="0: what the model was made for")
+    parser.add_argument("--width", type=number_of(int), default=0, metavar="PX", help="0: what the model was made for")
+    parser.add_argument("--height", type=number_of(int), default=0, metavar="PX", help="0: what the model was made for")
     add_host_arguments(parser)
     add_model_options(parser)
 

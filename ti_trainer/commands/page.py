@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ti_trainer import embedded, embeddings_dir
 from ti_trainer.commands.common import add_host_arguments, add_torchscript_argument, host_of
 from ti_trainer.commands.demo import CONFIG, INIT_TEXT, NAME
-from ti_trainer.commands.terminal import end_signals
+from ti_trainer.commands.terminal import end_signals, number_of
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.training.job import Job
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
     parser.add_argument("--address", default="127.0.0.1", help="who may reach it; 0.0.0.0: everyone on the network, without "
                         "a password (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--port", type=int, metavar="N", help="(default: the first free one from 7860 on)")
+    parser.add_argument("--port", type=number_of(int), metavar="N", help="(default: the first free one from 7860 on)")
     parser.add_argument(
         "--allow-host",
         type=_name,

@@ -7,9 +7,8 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
 from threading import Event
 from typing import Any
 
@@ -30,15 +29,20 @@ def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
         group.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         return
     metavar = None if option.choices else {int: "N", float: "X", str: "TEXT"}[option.type]
-    kind = option.type if option.type is str else partial(_number, option.type)
+    kind = option.type if option.type is str else number_of(option.type)
     group.add_argument(option.flag, type=kind, default=None, choices=option.choices or None, metavar=metavar, help=text)
 
 
-def _number(kind: type, text: str) -> int | float:
-    try:
-        return number(text, kind)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+def number_of(kind: type) -> Callable[[str], int | float]:
+    """What argparse reads a number of this kind with, however it is typed; it says what else was found."""
+
+    def read(text: str) -> int | float:
+        try:
+            return number(text, kind)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
 
 
 def given_options(args: argparse.Namespace, options: Iterable[Option]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import signal
@@ -22,6 +21,7 @@ from ti_trainer.commands.terminal import add_options, given_options, interruptib
 from ti_trainer.config import SECTIONS, TrainConfig, options
 from ti_trainer.embedding import averaged_name, negative_name
 from ti_trainer.errors import ConfigError, LostProcessError, StoppedError, TITrainerError
+from ti_trainer.json_text import as_object, object_of
 from ti_trainer.training.events import Compiling, Event, StepDone
 from ti_trainer.training.judging import in_words
 from ti_trainer.training.processes import Processes, joined
@@ -64,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def config_of(args: argparse.Namespace) -> TrainConfig:
     """Defaults, over them a preset, over it the saved settings, over them the flags that were given."""
+    if args.overwrite and not args.resume:
+        message = "--overwrite goes with --resume only: add that to go on with the last run, or leave --overwrite out."
+        raise ConfigError(message)
     values: dict[str, object] = {}
     if args.preset is not None:
         values |= presets.load(args.log_dir / presets.FOLDER, args.preset).values
@@ -76,11 +79,14 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
 
 def _saved(path: Path) -> dict[str, object]:
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        return dict(saved.get("train", saved))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        message = f"The settings {path} cannot be read ({error}): expected a JSON file such as the settings.json of a run."
-        raise ConfigError(message) from error
+        saved = object_of(path.read_bytes())
+        return as_object(saved.get("train", saved))
+    except OSError as error:
+        why = "it is a folder" if path.is_dir() else error.strerror or str(error)
+    except ValueError as error:
+        why = str(error)
+    message = f"The settings {path} cannot be read ({why}): expected a JSON file such as the settings.json of a run."
+    raise ConfigError(message)
 
 
 def run(args: argparse.Namespace) -> int:

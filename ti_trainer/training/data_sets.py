@@ -14,7 +14,6 @@ from ti_trainer.files import is_within
 from ti_trainer.host import Host
 from ti_trainer.model import DiffusionModel
 from ti_trainer.naming import about_an_ordinary_word
-from ti_trainer.wording import counted
 
 DATA_SETS = "data sets"  # within the folder of runs
 
@@ -48,11 +47,6 @@ def about_embedding(model: DiffusionModel, embedding: Embedding) -> list[str]:
     name = embedding.name
     said = about_an_ordinary_word(model, name)
     text = embedding.info.get("init_text")
-    if embedding.step == 0 and isinstance(text, str) and text:
-        tokens = len(next(iter(model.token_embeddings(text).values())))
-        if tokens > embedding.num_vectors:
-            said.append(
-                f"The init text {text!r} has {counted(tokens, 'token')} and {name} only "
-                f"{counted(embedding.num_vectors, 'vector')}: a part of the text is left out."
-            )
-    return said
+    if embedding.step == 0 and isinstance(text, str):
+        said.append(embeddings_dir.text_left_out(model, text, embedding.num_vectors))
+    return list(filter(None, said))

@@ -51,7 +51,7 @@ def keep(
             if not replaced.holds(file, known.get(file)):
                 aside = replaced.keep_aside(file, run)
                 warn(f"{file} was changed by somebody else during the run: what it held is kept as {aside}.")
-            embeddings_dir.save(embedding, file)
+            embeddings_dir.save(embedding, file, warn)
         if files[0].suffix == ".pt" and save_optimizer and len(files) == 1:
             formats.write_optimizer(files[0], copies[0], trainer.best.optimizer.state_dict())
     except OSError as error:
@@ -72,7 +72,7 @@ def draw_figures(run: Run, embedding: Path, warn: Callable[[str], None]) -> None
         try:
             draw()
         except Exception as error:  # noqa: PERF203 - matplotlib and damaged previews raise anything
-            log.info("The %s:", what, exc_info=error)
+            log.debug("The %s:", what, exc_info=error)
             warn(f"The {what} could not be drawn ({str(error).strip() or type(error).__name__}); the training is complete.")
 
 
@@ -94,4 +94,6 @@ def _not_written(error: OSError, file: Path, run: Run, embedding: Embedding) -> 
     what = f"{file} could not be written ({error.strerror or error})."
     if copy.exists():
         return f"{what} What was learned is in {copy}; once that is mended, put this copy into the embeddings folder."
-    return f"{what} Once that is mended, go on with the run: its state is of step {run.step}."
+    if run.step:
+        return f"{what} Once that is mended, go on with the run: its state is of step {run.step}."
+    return f"{what} There is no copy and no state of the run either: once that is mended, start it again."

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -74,12 +75,25 @@ class Run:
 
     @classmethod
     def latest(cls, log_dir: Path, name: str) -> Run:
-        """The run of this embedding whose state was saved last; TrainingError if there is none to go on with."""
-        states = [path for path in log_dir.glob("*/*/state.safetensors") if cls(path.parent).settings().get("name") == name]
-        if not states:
-            message = f"There is no run of {name!r} under {log_dir} to resume: train it without --resume first."
-            raise TrainingError(message)
-        return cls(max(states, key=lambda path: path.stat().st_mtime_ns).parent)
+        """The run of this embedding whose state was saved last; TrainingError if there is none to go on with.
+
+        Also if that may be one whose settings cannot be read: its folder has the name, and an older run is not meant.
+        """
+        states = sorted(log_dir.glob("*/*/state.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        folder_name = re.compile(re.escape(name) + r"(-\d+)?")
+        for run in (cls(path.parent) for path in states):
+            named = run.settings().get("name")
+            if named == name:
+                return run
+            if named is None and folder_name.fullmatch(run.path.name):
+                message = (
+                    f"The latest run of {name!r} seems to be {run.path}, but it cannot be resumed: "
+                    f"{run.damage or 'settings.json names no embedding'}. Restore that file, or move this folder out of "
+                    f"{log_dir} to resume an earlier run."
+                )
+                raise TrainingError(message)
+        message = f"There is no run of {name!r} under {log_dir} to resume: train it without --resume first."
+        raise TrainingError(message)
 
     def settings(self) -> dict[str, Any]:
         """What `save_settings` wrote; empty if it is not there or damaged."""

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ti_trainer.files import described, write_bytes
+from ti_trainer.files import described, free_path, write_bytes
 
 CSV_COLUMNS = ("step", "epoch", "epoch_step", "loss", "learn_rate")
 DETERMINISTIC_COLUMNS = ("step", "loss")
@@ -63,7 +63,7 @@ def forget_after(path: Path, columns: Sequence[str], step: int) -> str:
     rows, wrong = rows_of(path, columns)
     said = ""
     if wrong:
-        aside = _free(path.with_name(f"{path.name}.damaged"))
+        aside = free_path(path.with_name(f"{path.name}.damaged"), "-")
         path.replace(aside)
         said = (
             f"{path.name} is damaged ({wrong}): it goes on with {len(rows)} lines that can be read. The old file is {aside}."
@@ -87,12 +87,3 @@ def _row(line: str, columns: Sequence[str]) -> dict[str, str] | None:
     whole = values[0].isdecimal() and values[0].isascii()
     usable = len(numbers) == len(columns) and whole
     return dict(zip(columns, values, strict=True)) if usable else None
-
-
-def _free(path: Path) -> Path:
-    """The path, or one with a number after it, that is not taken."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free

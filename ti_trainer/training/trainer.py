@@ -247,7 +247,7 @@ class Trainer:
                     raise
                 traceback.clear_frames(error.__traceback__)  # they hold the memory that is to be freed
                 if words := self.model.give_way(error):
-                    log.info("The step is made once more after this:", exc_info=error)
+                    log.debug("The step is made once more after this:", exc_info=error)
                     self._to_tell.append(words)
                 elif ran_out(error):
                     fewer = "fewer tries or " if len(learning) > 1 else ""
@@ -323,6 +323,9 @@ def _mean(losses: Tensor) -> Tensor:
 def check_steps(name: str, step: int, config: TrainConfig) -> int:
     """The step after which a run is over; ConfigError if an embedding that is at `step` is there already."""
     last = last_step(config)
+    if last == 0:
+        message = "The learning rate schedule ends at step 0: nothing would be learned. Give a step of 1 or more, or none."
+        raise ConfigError(message, "learning_rate")
     if step >= last:
         message = (
             f"{name!r} has been trained for {step} steps already and this run ends at {last}: raise max steps, or the "

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from ti_trainer.config import TrainConfig, options
+from ti_trainer.config import TrainConfig, check_known, options
 from ti_trainer.data.prompts import find_template
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
+from ti_trainer.json_text import object_of
 from ti_trainer.training.job import Snapshot
 from ti_trainer.training.session import Session
 from ti_trainer.ui.create import create, said_of
@@ -49,23 +49,20 @@ def panel(page: Page) -> None:
 
 def created(page: Page, name: str, init_text: str, num_vectors: float, overwrite: bool, *negative: Any) -> str:
     """Create an embedding, and its negative if its number of vectors and init text are given; says what and where."""
-    return said_of(create(page, name, init_text, num_vectors, overwrite, *negative), init_text, num_vectors)
+    warned: list[str] = []
+    path = create(page, name, init_text, num_vectors, overwrite, *negative, warn=warned.append)
+    return " ".join([said_of(path, init_text, num_vectors), *warned])
 
 
 def train(page: Page, name: str, images: str, settings: str) -> dict[str, Any]:
     """Start a run; `settings` is JSON of options by the names that the settings file has. Returns `status`."""
     try:
-        given = json.loads(settings or "{}")
-    except (ValueError, RecursionError) as error:
-        message = f'The options are not JSON ({error}): expected such as {{"max_steps": 300}}.'
+        given = object_of(settings or "{}")
+    except ValueError as error:
+        message = f'The options cannot be read ({error}): expected JSON such as {{"max_steps": 300}}.'
         raise ConfigError(message) from error
     known = {option.name for option in options()} - page.host.fixed
-    unknown = set(given) - known if isinstance(given, dict) else {"no object"}
-    if unknown:
-        message = (
-            f"Unknown options: found {', '.join(sorted(unknown))}, expected an object with options of the settings file."
-        )
-        raise ConfigError(message)
+    check_known(given, known)
     config = TrainConfig.from_dict({**page.host.defaults, **given})
     if find_template(config.template, page.host.template_dirs) is None:
         message = f"There is no prompt template {config.template!r}: expected one of those that the page lists."

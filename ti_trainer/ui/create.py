@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import gradio as gr
 from ti_trainer import embeddings_dir
 from ti_trainer.embedding import negative_name
 from ti_trainer.errors import TITrainerError
-from ti_trainer.files import checked_name
 from ti_trainer.naming import name_warnings
 from ti_trainer.prompts import CHUNK
 from ti_trainer.training import locks
@@ -127,6 +127,8 @@ def create(
     overwrite: bool,
     negative_vectors: float | None = 0,
     negative_text: str = "*",
+    *,
+    warn: Callable[[str], None],
 ) -> Path:
     """Create it, and its negative if that has vectors; TITrainerError if that cannot be."""
     name, host = (name or "").strip(), page.host
@@ -139,9 +141,9 @@ def create(
         name_warnings(model, folder, name)  # they were shown as the name was typed; what no prompt can hold is refused
         if negative_vectors:
             unwanted = (negative_text or "", int(negative_vectors))
-            path, _ = embeddings_dir.create_pair(folder, model, word, unwanted, overwrite=overwrite)
+            path, _ = embeddings_dir.create_pair(folder, model, word, unwanted, overwrite=overwrite, warn=warn)
         else:
-            path = embeddings_dir.create(folder, model, *word, overwrite=overwrite)
+            path = embeddings_dir.create(folder, model, *word, overwrite=overwrite, warn=warn)
         host.embeddings_changed()
     return path
 
@@ -163,15 +165,17 @@ def outcome_of(
     negative_text: str,
 ) -> list[Any]:
     """What came of it, the Train panel's list with the new word chosen, and that nothing is left to say about the name."""
+    warned: list[str] = []
     try:
-        path = create(page, name, init_text, num_vectors, overwrite, negative_vectors, negative_text)
+        path = create(page, name, init_text, num_vectors, overwrite, negative_vectors, negative_text, warn=warned.append)
     except (TITrainerError, OSError) as error:
         return [refusal(error), gr.update(), gr.update()]
     said = f"{said_of(path, init_text, num_vectors)} It is chosen on the Train page."
     if negative_vectors:
         negative = negative_name(path.stem)
         said += f" {negative} is there, too: tick Train with DreamArtist."
-    return [notice("good", said), gr.update(choices=trainable(page), value=path.stem), ""]
+    box = notice("good", said) + "".join(notice("warning", each) for each in warned)
+    return [box, gr.update(choices=trainable(page), value=path.stem), ""]
 
 
 def about_the_name(page: Page, name: str, overwrite: bool) -> str:
@@ -180,7 +184,7 @@ def about_the_name(page: Page, name: str, overwrite: bool) -> str:
     if not name:
         return ""
     try:
-        checked_name(name)
+        embeddings_dir.checked_new_name(name)
         existing = embeddings_dir.find(page.host.embeddings_dir, name)
         if existing is not None and not overwrite:
             return notice("error", f"There is an embedding {name} already: choose another name, or tick Overwrite.")
@@ -201,9 +205,9 @@ def about_the_text(page: Page, text: str, num_vectors: float | None) -> str:
         return notice("error", str(error))
     if not tokens:
         return notice("info", "No token: the vectors begin at zero, and learning takes longer.")
+    if left_out := embeddings_dir.text_left_out(page.host.open_model(), text, num_vectors):
+        return notice("warning", left_out)
     said, vectors = counted(tokens, "token"), counted(num_vectors, "vector")
-    if tokens > num_vectors:
-        return notice("warning", f"{said}, but only {vectors}: some words are left out.")
     return notice("info", said if tokens == num_vectors else f"{said} for {vectors}: tokens are repeated.")
 
 

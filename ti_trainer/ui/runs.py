@@ -199,6 +199,7 @@ def promoted(page: Page, label: str, copy: str, name: str, overwrite: bool) -> s
         if path is None:
             message = "Choose a copy: this run has kept none, or it is gone."
             raise ConfigError(message)
+        warned: list[str] = []
         wanted, negative = {(name or "").strip(): path}, run.negative_of(path)
         if negative is not None:
             wanted[negative_name((name or "").strip())] = negative
@@ -210,12 +211,13 @@ def promoted(page: Page, label: str, copy: str, name: str, overwrite: bool) -> s
                 for each in new
             ]
             for each, file in zip(new, files, strict=True):
-                embeddings_dir.save(each, file)
+                embeddings_dir.save(each, file, warned.append)
             host.embeddings_changed()
     except (TITrainerError, OSError) as error:
         return refusal(error)
     verb = "are" if len(files) > 1 else "is"
-    return notice("good", f"{' and '.join(wanted)} {verb} in the embeddings folder now: {', '.join(map(str, files))}.")
+    said = f"{' and '.join(wanted)} {verb} in the embeddings folder now: {', '.join(map(str, files))}."
+    return notice("good", said) + "".join(notice("warning", each) for each in warned)
 
 
 def _unusual(train: dict[str, Any]) -> list[tuple[str, Any]]:
