@@ -59,11 +59,19 @@ def offline() -> Iterator[None]:
 
     with _offline:  # two loads in two threads must not restore each other's switch
         before = constants.HF_HUB_OFFLINE
-        constants.HF_HUB_OFFLINE = True
         try:
+            _switch_offline(True)
             yield
         finally:
-            constants.HF_HUB_OFFLINE = before
+            _switch_offline(before)
+
+
+def _switch_offline(on: bool) -> None:
+    from huggingface_hub import constants, utils
+
+    constants.HF_HUB_OFFLINE = on
+    if hasattr(utils, "reset_sessions"):  # before 1.0 a session kept what the switch was when it was made
+        utils.reset_sessions()
 
 
 def _check(value: object, name: str = "") -> None:
