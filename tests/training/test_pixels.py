@@ -198,6 +198,22 @@ def test_a_folder_of_transformers_is_a_discriminator_too(tmp_path: Path) -> None
     with torch.no_grad():
         wanted = 1 - network(pixel_values=pictures).logits.softmax(1)[:, 2]
     torch.testing.assert_close(judge(pictures), wanted, rtol=0, atol=1e-5)
+    (tmp_path / "preprocessor_config.json").write_text('{"size": 12000}')
+    with pytest.raises(ConfigError, match="expected 1 to 1024 pixels"):
+        discriminator.load(tmp_path, 2, CPU)
+
+
+def test_a_network_much_larger_than_its_weights_is_not_built(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    small = {"num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": 8, "intermediate_size": 8, "image_size": 32}
+    transformers.ViTForImageClassification(transformers.ViTConfig(**small)).save_pretrained(
+        tmp_path, safe_serialization=True
+    )
+    discriminator._from_folder(tmp_path, CPU)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": 2**16, "intermediate_size": 2**18}))
+    with pytest.raises(ConfigError, match=r"describes a network of [\d,]+ numbers, and model.safetensors holds"):
+        discriminator.load(tmp_path, 0, CPU)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +224,7 @@ def test_a_folder_of_transformers_is_a_discriminator_too(tmp_path: Path) -> None
         (lambda path: _folder(path, '{"model_type": "vit"}'), "cannot be used as an image classifier"),
         (lambda path: _folder(path, "{"), "cannot be used as an image classifier"),
         (lambda path: _folder(path, '{"a": [{"attn_implementation": "evil/code"}]}'), "code from elsewhere"),
+        (lambda path: _folder(path, '{"attn_implementation": {"": "evil/k"}}'), "code from elsewhere"),
         (lambda path: _written(path / "a.pt", b"no zip"), "cannot be used as an image classifier"),
         (lambda path: _written(path / "a.onnx", b"x"), "expected a TorchScript file"),
         (lambda path: _saved(path / "a.pt", nn.Identity()), "found an output of (1, 3, 384, 384)"),

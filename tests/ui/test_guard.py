@@ -97,9 +97,29 @@ def test_a_network_address_answers_to_numbers_and_to_names_that_were_allowed(tmp
     assert status(everywhere, host="127.0.0.1:7860", origin="https://box.lan") == 200, "a proxy that changes the Host"
     assert status(everywhere, host="127.0.0.1:7860", origin="https://proxy.test:8443") == 200
     assert status(everywhere, host="127.0.0.1:7860", origin="https://proxy.test") == 403
+    for port in (80, 443):
+        usual = guard(tmp_path, "127.0.0.1", f"proxy.test:{port}")
+        for origin in ("https://proxy.test", "https://proxy.test:443", "http://proxy.test"):
+            assert status(usual, host="127.0.0.1:7860", origin=origin) == 200
+        assert status(usual, host="127.0.0.1:7860", origin="https://proxy.test:8443") == 403
     for wrong in ("", "a b", "http://box.lan", "box.lan/x", "me@box.lan", "box.lan:port"):
         with pytest.raises(ValueError, match="expected a name"):
             checked_allowed(wrong)
+    for wrong, said in (
+        ("*", "no wildcards"),
+        ("*.lan", "no wildcards"),
+        (".lan", "no wildcards"),
+        (".", "expected a name"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            checked_allowed(wrong)
+    for wrong in ("-", "a,b", "a..b", "a-.lan", "x" * 300, "a\n"):
+        with pytest.raises(ValueError, match="expected a name"):
+            checked_allowed(wrong)
+    with pytest.raises(ValueError, match=r"xn--bcher-kva\.lan"):
+        checked_allowed("bücher.lan")
+    for right in ("xn--bcher-kva.lan", "My_PC", "box.lan.:8080", "[fd00::7]:80", "10.0.0.7", "localhost"):
+        assert checked_allowed(right) == right
 
 
 @pytest.mark.parametrize("origin", FOREIGN)
@@ -156,6 +176,9 @@ def test_only_what_the_page_needs_is_served(tmp_path: Path) -> None:
             f"{tmp_path}/images/../secret.png",
             f"{tmp_path}/images/link.png",
             "http://x/y",
+            "\0",
+            f"{tmp_path}/images/a\0b",
+            "x" * 9000,
             "README.md",
             "",
         ):

@@ -7,20 +7,25 @@ B pictures, K classes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from ti_trainer import network_config
 from ti_trainer.errors import ConfigError
 
 TORCHSCRIPT = (".pt", ".pth", ".ts", ".torchscript")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # transformers reads no other names
 SIDE = 384  # what DreamArtist's classifier is fed, with ImageNet's mean and deviation
+LARGEST_SIDE = 1024
+SLACK = 2**20  # numbers that a network makes itself, such as places
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Logits = Callable[[Tensor], Tensor]
 
@@ -119,29 +124,44 @@ def _from_script(file: Path, device: torch.device) -> Logits:
 
 
 def _from_folder(folder: Path, device: torch.device) -> Logits:
-    from transformers import AutoModelForImageClassification
+    from transformers import AutoConfig, AutoModelForImageClassification
 
-    json.loads((folder / CONFIG).read_text(encoding="utf-8"), object_hook=_check_own_code)
-    network: nn.Module = AutoModelForImageClassification.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
-    )
+    network_config.read(folder / CONFIG)
+    safe = {"local_files_only": True, "trust_remote_code": False}
+    with network_config.offline():
+        _check_size(folder / WEIGHTS, AutoConfig.from_pretrained(folder, **safe))
+        network: nn.Module = AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True, **safe)
     network.to(device, torch.float32).eval().requires_grad_(False)
     return lambda pictures: network(pixel_values=pictures).logits
 
 
-def _check_own_code(settings: dict[str, object]) -> None:
-    """ValueError for a name of code that transformers 5 would download and run in the place of its own."""
-    for name, value in settings.items():
-        if name.endswith("_implementation") and value not in (None, "eager", "sdpa"):
-            message = f"its {CONFIG} asks for {name} {value!r:.100}, which can be code from elsewhere"
-            raise ValueError(message)
+def _check_size(weights: Path, config: Any) -> None:
+    """ValueError for a network that is much larger than its weights: what they lack would be filled with random numbers."""
+    from transformers import AutoModelForImageClassification
+
+    try:
+        with torch.device("meta"):
+            network = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    except (RuntimeError, NotImplementedError) as error:
+        if "meta" in str(error):  # transformers 4.30 asks for numbers while it builds some kinds, and those have none here
+            return
+        raise
+    asked = sum(each.numel() for each in (*network.parameters(), *network.buffers()))
+    with safe_open(weights, "pt") as file:
+        there = sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - it is no dict
+    if asked > 2 * there + SLACK:
+        message = f"its {CONFIG} describes a network of {asked:,} numbers, and {WEIGHTS} holds {there:,}"
+        raise ValueError(message)
 
 
 def _looks(folder: Path) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
     """Side, mean and deviation of the pictures that it was trained with."""
     file = folder / "preprocessor_config.json"
-    told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    told = network_config.read(file) if file.is_file() else {}
     size = told.get("size", SIDE)
     if isinstance(size, dict):
         size = size.get("height") or size.get("shortest_edge") or SIDE
-    return int(size), tuple(told.get("image_mean", IMAGENET[0])), tuple(told.get("image_std", IMAGENET[1]))
+    if not (type(size) is int and 1 <= size <= LARGEST_SIDE):
+        message = f"its {file.name} asks for images of size {size!r:.50}, expected 1 to {LARGEST_SIDE} pixels"
+        raise ValueError(message)
+    return size, tuple(told.get("image_mean", IMAGENET[0])), tuple(told.get("image_std", IMAGENET[1]))

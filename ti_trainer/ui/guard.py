@@ -10,6 +10,7 @@ Knows nothing of gradio but its routes.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from pathlib import Path
@@ -31,6 +32,8 @@ ROUTES = {  # the first part of paths, behind API or not
 }
 FILE = "file="
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+USUAL_PORTS = set(DEFAULT_PORTS.values())  # browsers leave them out
+NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 NOT_FRAMED = [(b"content-security-policy", b"frame-ancestors 'self'"), (b"x-frame-options", b"SAMEORIGIN")]
 
 
@@ -59,7 +62,8 @@ class Guard:
 
     def __init__(self, app: App, address: str, allowed: Collection[str], images: Path) -> None:
         self.app, self.images = app, images
-        self.allowed = {place for each in allowed if (place := _place(each))}
+        places = [place for each in allowed if (place := _place(each))]
+        self.allowed = {place._replace(port=None) if place.port in USUAL_PORTS else place for place in places}
         self.names = {*LOCAL, _plain(address), *(place.host for place in self.allowed)}
         self.by_number = not _is_loopback(address)
         if self.by_number:
@@ -136,18 +140,31 @@ class Guard:
         """What the page needs of gradio's routes; among those that it does not need are those for uploads."""
         rest = path.removeprefix(API).removeprefix("/")
         if rest.startswith(FILE):
-            if not is_within(Path(rest.removeprefix(FILE)).absolute(), self.images):
+            file = rest.removeprefix(FILE)
+            if "\0" in file or not is_within(Path(file).absolute(), self.images):
                 raise Refused(403, "Only images that this page shows itself are served.")
         elif rest.partition("/")[0] not in ROUTES:
             raise Refused(403, "This page accepts no uploads and does not serve this address.")
 
 
 def checked_allowed(name: str) -> str:
-    """A name to allow, as it was typed; ValueError if it is none."""
-    if _place(name) is None:
-        message = f"found {name!r}, expected a name such as my-pc.lan, or with a port such as my-pc.lan:8080"
-        raise ValueError(message)
-    return name
+    """A name to allow, as it was typed; ValueError if it is none, or one that no browser ever sends."""
+    place = _place(name)
+    if place and (NAME.fullmatch(place.host) or _is_number(place.host)):
+        return name
+    message = f"found {name!r}, expected a name such as my-pc.lan, or with a port such as my-pc.lan:8080"
+    if "*" in name or name.startswith("."):
+        message += "; each name must be given in full, since there are no wildcards"
+    elif not name.isascii():
+        message += f"; browsers send such names in their xn-- form{_in_ascii(name)}"
+    raise ValueError(message)
+
+
+def _in_ascii(name: str) -> str:
+    try:
+        return f", {name.encode('idna').decode()}"
+    except UnicodeError:
+        return ""
 
 
 def _foreign(sender: str) -> str:

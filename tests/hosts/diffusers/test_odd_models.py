@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ti_trainer import embedded
 from ti_trainer.errors import ModelError
 from ti_trainer.hosts.diffusers import single_file
 from ti_trainer.hosts.diffusers.loading import load, look
@@ -87,6 +89,13 @@ def test_pickles_are_named_and_not_read(folder: Path) -> None:
         ("scheduler/scheduler_config.json", '{"_class_name": "FlowMatchEulerDiscreteScheduler"}', "flow matching"),
         ("scheduler/scheduler_config.json", '{"_class_name": "EDMEulerScheduler"}', "EDM"),
         ("scheduler/scheduler_config.json", "", "cannot be read"),
+        ("scheduler/scheduler_config.json", '{"_class_name": 5}', "cannot be read"),
+        ("scheduler/scheduler_config.json", '{"num_train_timesteps": 0}', "num_train_timesteps 0, expected 1"),
+        ("unet/config.json", "[]", "holds list, expected an object of settings"),
+        ("unet/config.json", '{"norm_num_groups": 0}', "cannot be read"),
+        ("text_encoder/config.json", '{"attn_implementation": {"": "evil/k"}}', "code from elsewhere"),
+        ("text_encoder_2/config.json", '{"_attn_implementation": "evil/k"}', "code from elsewhere"),
+        ("text_encoder/config.json", '{"quantization_config": {"quant_method": "x"}}', "not supported"),
     ],
 )
 def test_folders_of_other_kinds_and_damaged_ones_are_one_clear_error(
@@ -96,6 +105,27 @@ def test_folders_of_other_kinds_and_damaged_ones_are_one_clear_error(
     with pytest.raises(ModelError, match=said) as caught:
         load(str(folder), "cpu")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lost", ["merges.txt", "vocab.json", "*", ""])
+def test_a_tokenizer_that_lacks_files_or_half_of_its_merges_is_not_used(lost: str, folder: Path) -> None:
+    tokenizer = folder / "tokenizer_2"
+    shutil.rmtree(tokenizer)
+    shutil.copytree(embedded.MODEL / "tokenizer", tokenizer)
+    assert look(str(folder)), "as it was"
+    for file in tokenizer.glob(lost or "none"):
+        file.unlink()
+    if not lost:
+        merges = (tokenizer / "merges.txt").read_text(encoding="utf-8")
+        (tokenizer / "merges.txt").write_text("\n".join(merges.splitlines()[:9000]), encoding="utf-8")
+    with pytest.raises(ModelError, match="tokenizer_2: the tokenizer is damaged or missing files"):
+        look(str(folder))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~nobody-of-this-name/x"])
+def test_a_name_that_can_be_no_path_is_one_clear_error(name: str) -> None:
+    with pytest.raises(ModelError, match="There is no model at"):
+        look(name)
 
 
 def test_a_refiner_is_refused_by_name(folder: Path) -> None:

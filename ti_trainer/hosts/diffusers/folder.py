@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from ti_trainer import formats
+from ti_trainer import formats, network_config
 from ti_trainer.embedding import encoder_of_width
 from ti_trainer.errors import ModelError
 from ti_trainer.hosts.diffusers.kinds import EXPECTED
@@ -18,6 +18,11 @@ from ti_trainer.hosts.diffusers.parts import Parts, both_encoders
 from ti_trainer.hosts.diffusers.text import TextEncoder
 
 INDEX = "model_index.json"
+SCHEDULER, TOKENIZER = "scheduler_config.json", "tokenizer_config.json"
+MOST_TIMESTEPS = 100_000
+PLAIN = re.compile(r"[a-z]{2,}</w>")  # a token that is a whole word
+PROBES = 16  # of the last of those, one at least must come of its letters: then all merges are there
+PADDING = 256  # rows that a text encoder may have besides
 OTHERS = ("text_encoder_3", "transformer", "prior")  # parts that only other kinds of model have
 OTHER_NOISE = {"EDM": "EDM", "FlowMatch": "flow matching"}  # in the name of a scheduler -> what it is for
 
@@ -29,34 +34,69 @@ def read(path: Path, dtype: torch.dtype, *, only_shapes: bool = False) -> Parts:
     """
     index = _json(path / INDEX)
     _refuse_others(path, index)
-    two = "text_encoder_2" in index
     try:
-        unet = _part(UNet2DConditionModel, path / "unet", dtype, only_shapes)
-        vae = _part(AutoencoderKL, path / "vae", torch.float32, only_shapes)
-        scheduler = DDPMScheduler.from_pretrained(path / "scheduler", local_files_only=True)
-        encoder = _part(CLIPTextModel, path / "text_encoder", torch.float32, only_shapes)
-        tokenizer = CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
-        if not two:
-            width = encoder.get_input_embeddings().embedding_dim
-            return Parts(unet, vae, [TextEncoder(encoder_of_width(width), encoder, tokenizer)], scheduler)
-        second = _part(CLIPTextModelWithProjection, path / "text_encoder_2", torch.float32, only_shapes)
-        tokenizer_2 = CLIPTokenizer.from_pretrained(path / "tokenizer_2", local_files_only=True)
-        return Parts(unet, vae, both_encoders((encoder, tokenizer), (second, tokenizer_2)), scheduler)
+        with network_config.offline():
+            return _read(path, dtype, only_shapes, two="text_encoder_2" in index)
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        message = f"The model in {path} cannot be read: {reason} Expected Stable Diffusion in diffusers' layout."
+    except Exception as error:  # which ones a damaged or malicious file provokes, nobody says
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = (
+            f"The model in {path} cannot be read: {reason.rstrip('.')}. Expected Stable Diffusion in diffusers' layout."
+        )
         raise ModelError(message) from error
+
+
+def _read(path: Path, dtype: torch.dtype, only_shapes: bool, *, two: bool) -> Parts:
+    unet = _part(UNet2DConditionModel, path / "unet", dtype, only_shapes)
+    vae = _part(AutoencoderKL, path / "vae", torch.float32, only_shapes)
+    scheduler = _scheduler(path / "scheduler")
+    encoder = _part(CLIPTextModel, path / "text_encoder", torch.float32, only_shapes)
+    tokenizer = _tokenizer(path / "tokenizer", encoder)
+    if not two:
+        width = encoder.get_input_embeddings().embedding_dim
+        return Parts(unet, vae, [TextEncoder(encoder_of_width(width), encoder, tokenizer)], scheduler)
+    second = _part(CLIPTextModelWithProjection, path / "text_encoder_2", torch.float32, only_shapes)
+    tokenizer_2 = _tokenizer(path / "tokenizer_2", second)
+    return Parts(unet, vae, both_encoders((encoder, tokenizer), (second, tokenizer_2)), scheduler)
+
+
+def _scheduler(folder: Path) -> DDPMScheduler:
+    steps = network_config.read(folder / SCHEDULER).get("num_train_timesteps", 1000)
+    if not (type(steps) is int and 1 <= steps <= MOST_TIMESTEPS):
+        message = f"{SCHEDULER} has num_train_timesteps {steps!r:.50}, expected 1 to {MOST_TIMESTEPS}."
+        raise ValueError(message)
+    return DDPMScheduler.from_pretrained(folder, local_files_only=True)
+
+
+def _tokenizer(folder: Path, encoder: Any) -> CLIPTokenizer:
+    """Of files that are missing the library makes a tokenizer of two words, and of one without merges, letters."""
+    if (folder / TOKENIZER).exists():
+        network_config.read(folder / TOKENIZER)
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        message = f"{folder.name}: the tokenizer is damaged or missing files ({error})."
+        raise ValueError(message) from error
+    rows = encoder.get_input_embeddings().num_embeddings
+    vocabulary = tokenizer.get_vocab()
+    last = sorted((token for token in vocabulary if PLAIN.fullmatch(token)), key=vocabulary.__getitem__)[-PROBES:]
+    whole = any(tokenizer(each[: -len("</w>")], add_special_tokens=False).input_ids == [vocabulary[each]] for each in last)
+    if not whole or not rows - PADDING <= len(tokenizer) <= rows:
+        found = f"it knows {len(tokenizer):,} tokens, and the text encoder {rows:,}" if whole else "it makes no whole words"
+        message = f"{folder.name}: the tokenizer is damaged or missing files ({found})."
+        raise ValueError(message)
+    return tokenizer
 
 
 def _part(kind: Any, folder: Path, dtype: torch.dtype, only_shapes: bool) -> Any:
     """One network. The libraries fill what is missing with random numbers and say nothing that a user would see."""
+    network_config.read(folder / "config.json")
     if only_shapes:
         with torch.device("meta"):
             if issubclass(kind, CLIPTextModel | CLIPTextModelWithProjection):
-                return kind(CLIPTextConfig.from_pretrained(folder))
-            return kind.from_config(kind.load_config(folder))
+                return kind(CLIPTextConfig.from_pretrained(folder, local_files_only=True))
+            return kind.from_config(kind.load_config(folder, local_files_only=True))
     options = {"torch_dtype": dtype, "local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     module, found = kind.from_pretrained(folder, variant=_variant(folder), **options)
     missing = [key for key in found["missing_keys"] if not key.endswith("position_ids")]
@@ -82,7 +122,7 @@ def _refuse_others(path: Path, index: dict[str, Any]) -> None:
     what = "an SDXL refiner" if "text_encoder_2" in index and not (path / "text_encoder").is_dir() else ""
     if any(index.get(part) for part in OTHERS) or "unet" not in index:
         what = f"a {index.get('_class_name', 'model of another kind')}"
-    scheduler = _json(path / "scheduler" / "scheduler_config.json").get("_class_name", "")
+    scheduler = str(_json(path / "scheduler" / SCHEDULER).get("_class_name", ""))
     noise = next((words for name, words in OTHER_NOISE.items() if name in scheduler), None)
     if noise and not what:
         what = f"a model with noise as in {noise} ({scheduler})"
@@ -93,7 +133,7 @@ def _refuse_others(path: Path, index: dict[str, Any]) -> None:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return network_config.read(file)
+    except (OSError, ValueError) as error:
         message = f"{file} cannot be read ({error}): the model is damaged or not in diffusers' layout."
         raise ModelError(message) from error

@@ -73,7 +73,14 @@ def read(model: str, dtype: torch.dtype, *, only_shapes: bool = False) -> tuple[
     A folder's U-Net is read as `dtype`, that of a file as it is there.
     """
     be_quiet()
-    path = embedded.MODEL if model == "embedded" else Path(model).expanduser()
+    try:
+        path = embedded.MODEL if model == "embedded" else Path(model).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, of a stranger's home, ...
+        message = f"There is no model at {model[:200]!r}: {getattr(error, 'strerror', None) or error}."
+        raise ModelError(message) from error
     if (path / folder.INDEX).is_file():
         parts = folder.read(path, dtype, only_shapes=only_shapes)
         weights = next(iter(sorted((path / "unet").glob("*.safetensors"))), path / folder.INDEX)

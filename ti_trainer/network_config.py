@@ -1,0 +1,106 @@
+"""What the config.json of a network may ask of transformers and diffusers: no code from elsewhere, and no absurd size.
+
+Both read these files themselves, and download or run what they name. Imports neither of them, and runs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+LARGEST_FILE = 2**24  # bytes
+MOST_LAYERS, MOST_LABELS = 200, 100_000
+ATTENTION = (None, "eager", "sdpa")  # any other name can be a kernel that transformers 5 downloads and runs
+# Each leads to other weights, another config, or packages that are not there. `auto_map` and `custom_pipelines` are not
+# looked at by any of our calls, since none of them trusts remote code.
+REFUSED = (
+    "quantization_config",
+    "trust_remote_code",
+    "configuration_files",
+    "transformers_weights",
+    "use_pretrained_backbone",
+)
+ADAPTER = "adapter_config.json"  # with peft, transformers loads the model that it names instead
+_COUNTS = re.compile(r"layers|depth|repeats|stages|blocks|num_(labels|classes)$")
+_offline = threading.RLock()
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The settings in it; ValueError if a library must not be given them, OSError if it cannot be read."""
+    where = f"{file.parent.name}/{file.name}"
+    if file.stat().st_size > LARGEST_FILE:
+        message = f"{where} is larger than {LARGEST_FILE:,} bytes."
+        raise ValueError(message)
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(settings, dict):
+            _check(settings)
+    except (ValueError, RecursionError) as error:
+        message = f"{where} cannot be used: {str(error).rstrip('.')}."
+        raise ValueError(message) from error
+    if not isinstance(settings, dict):
+        message = f"{where} holds {type(settings).__name__}, expected an object of settings."
+        raise ValueError(message)  # noqa: TRY004 - it is the file's content
+    if (file.parent / ADAPTER).exists():
+        message = f"{file.parent.name} has an {ADAPTER}, so it is not a model of its own."
+        raise ValueError(message)
+    return settings
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Keep huggingface_hub from the network in this block, whatever the environment says; what came before returns."""
+    from huggingface_hub import constants
+
+    with _offline:  # two loads in two threads must not restore each other's switch
+        before = constants.HF_HUB_OFFLINE
+        try:
+            _switch_offline(True)
+            yield
+        finally:
+            _switch_offline(before)
+
+
+def _switch_offline(on: bool) -> None:
+    from huggingface_hub import constants, utils
+
+    constants.HF_HUB_OFFLINE = on
+    if hasattr(utils, "reset_sessions"):  # before 1.0 a session kept what the switch was when it was made
+        utils.reset_sessions()
+
+
+def _check(value: object, name: str = "") -> None:
+    """ValueError for what must not be asked for, however deep it lies."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            _check_setting(key, each)
+            _check(each, key)
+    elif isinstance(value, list):
+        for each in value:
+            _check(each, name)
+    elif type(value) in (int, float) and _COUNTS.search(name):
+        most = MOST_LABELS if name.startswith("num_") and name.endswith(("labels", "classes")) else MOST_LAYERS
+        if not 0 <= value <= most:
+            message = f"{name} is {value}, expected 0 to {most:,}"
+            raise ValueError(message)
+
+
+def _check_setting(name: str, value: object) -> None:
+    if name.endswith(("_implementation", "_implementation_internal")) and not _is_own_attention(value):
+        message = f"it asks for {name} {value!r:.100}, which can be code from elsewhere; expected none, eager or sdpa"
+        raise ValueError(message)
+    if name in REFUSED and value not in (None, False):
+        message = f"it asks for {name}, which is not supported"
+        raise ValueError(message)
+
+
+def _is_own_attention(value: object) -> bool:
+    """A name, or one for each part of the network."""
+    if isinstance(value, dict):
+        return all(_is_own_attention(each) for each in value.values())
+    return value is None or (isinstance(value, str) and value in ATTENTION)
