@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ti_trainer.data.mask_files import KEPT
-from ti_trainer.data.masks import mark_of
-from ti_trainer.data.pictures import LEFT_OUT, MASKS, image_endings
+from ti_trainer.data.mask_names import MASKS, mark_of
+from ti_trainer.data.pictures import LEFT_OUT, image_endings
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import write_bytes
 from ti_trainer.preprocess.source import without_repeats
