@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ti_trainer.data.prompts import SHIPPED, Prompter, load_plain, load_template, name_caption, read_caption, templates
+from ti_trainer.data.caption_text import read_caption
+from ti_trainer.data.prompts import SHIPPED, Prompter, load_plain, load_template, name_caption, templates
 from ti_trainer.errors import ConfigError, DatasetError
 
 TAGS = "a, b, c, d"
@@ -135,6 +136,10 @@ def test_a_caption_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes(b"caf\xe9")
     with pytest.raises(DatasetError, match=r"x\.txt is not UTF-8.*save it as UTF-8"):
         read_caption(tmp_path / "x.txt")
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32-le"):
+        (tmp_path / "x.txt").write_text("a hat", encoding=encoding)
+        with pytest.raises(DatasetError, match=r"x\.txt is not UTF-8.*save it as UTF-8"):
+            read_caption(tmp_path / "x.txt")
     (tmp_path / "x.txt").write_bytes(b"a" * 1_000_001)
     with pytest.raises(DatasetError, match=r"x\.txt has 1000001 bytes"):
         read_caption(tmp_path / "x.txt")

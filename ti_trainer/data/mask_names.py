@@ -25,6 +25,11 @@ def mark_of(stem: str) -> str:
     return next((mark for mark in MASKS if stem.endswith(mark)), "")
 
 
+def like_mask(stem: str) -> bool:
+    """Whether an image of this name may be taken for the mask of another one."""
+    return bool(mark_of(stem) or _OF_OTHERS.fullmatch(stem))
+
+
 def masks_alone(images: Collection[Path]) -> list[Path]:
     """Masks without an image of their name."""
     stems = {(path.parent, composed(path.stem)) for path in images}
