@@ -13,8 +13,8 @@ from PIL import Image
 from ti_trainer.data import mask_files
 from ti_trainer.data.check import bring_back
 from ti_trainer.data.images import Frame, load_image
+from ti_trainer.data.mask_names import ATTENTION
 from ti_trainer.data.masks import masks_beside
-from ti_trainer.data.pictures import ATTENTION
 from ti_trainer.errors import ConfigError, DatasetError
 
 

@@ -91,13 +91,22 @@ def test_a_large_one_is_read_no_smaller_than_asked_for_and_upright(tmp_path: Pat
 def test_masks_beside_a_picture_are_no_pictures(tmp_path: Path) -> None:
     for name in ("a.jpg", "a_att.png", "a-masklabel.webp", "b_att.png", "c-masklabel.png", "a2_att.png", ".a.png", "a.txt"):
         (tmp_path / name).touch()
-    assert [path.name for path in find_images(tmp_path)] == ["a.jpg", "a2_att.png", "b_att.png", "c-masklabel.png"]
+    assert [path.name for path in find_images(tmp_path)] == ["a.jpg"]
 
 
 def test_a_mask_belongs_to_a_picture_of_its_own_folder(tmp_path: Path) -> None:
-    names = ("one/a.png", "one/a_att.png", "two/a_att.png", "two/b.tiff", "two/b-masklabel.png", "two/.b.png", "two/b.txt")
+    names = (
+        "one/a.png",
+        "one/a_att.png",
+        "one/b_mask.png",
+        "two/a_att.png",
+        "two/b.tiff",
+        "two/b-masklabel.png",
+        "two/.b.png",
+        "two/b.txt",
+    )
     paths = [tmp_path / name for name in reversed(names)]
-    assert pictures_among(paths) == [tmp_path / name for name in ("one/a.png", "two/a_att.png", "two/b.tiff")]
+    assert pictures_among(paths) == [tmp_path / name for name in ("one/a.png", "one/b_mask.png", "two/b.tiff")]
     assert without_masks(paths[-2:]) == [tmp_path / "one/a.png"]
     assert pictures_among([]) == []
 

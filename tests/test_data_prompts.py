@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ti_trainer.data.prompts import SHIPPED, Prompter, load_plain, load_template, name_caption, read_caption, templates
+from ti_trainer.data.caption_text import read_caption
+from ti_trainer.data.prompts import SHIPPED, Prompter, load_plain, load_template, name_caption, templates
 from ti_trainer.errors import ConfigError, DatasetError
 
 TAGS = "a, b, c, d"
@@ -37,6 +38,18 @@ def test_a_caption_file_is_read_without_what_is_around_the_text(tmp_path: Path) 
         ("cat 12.png", "cat 12"),
         ("v1.5 cat.png", "v1.5 cat"),
         ("赤い帽子_01.png", "赤い帽子"),
+        ("01 - red hat.png", "red hat"),
+        ("01. red hat.png", "red hat"),
+        ("0003_cat.png", "cat"),
+        ("00012-3456789-a cat.png", "a cat"),
+        ("3d render of a house.png", "3d render of a house"),
+        ("1girl, solo.png", "1girl, solo"),
+        ("2 dogs.png", "2 dogs"),
+        ("0003_2 dogs.png", "2 dogs"),
+        ("01_1girl.png", "1girl"),
+        ("1.5 litres.png", "1.5 litres"),
+        ("snow.png", "snow"),
+        ("BlueSnapshot.png", "BlueSnapshot"),
     ],
 )
 def test_a_file_name_is_read_less_the_numbers_around_it(name: str, caption: str) -> None:
@@ -69,6 +82,20 @@ NOTHING = [
     "d41d8cd98f00b204e9800998ecf8427e",
     "3f2b8c1a-0d7e-4a57-9d2e-1f2b3c4d5e6f",
     "a1b2c3d4",
+    "_MG_1234",
+    "MVIMG_20200101_101010",
+    "_DSF1234",
+    "RAW_1",
+    "CRW_1",
+    "HEIC_1",
+    "LRM_EXPORT_1",
+    "IMG_2031-Edit",
+    "InShot_20200101_101010",
+    "FaceApp_1234",
+    "out-0",
+    "seed123",
+    "tumblr_p8x7abcQ1qz_1280",
+    "EditedPhoto",
 ]
 
 
@@ -109,6 +136,10 @@ def test_a_caption_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes(b"caf\xe9")
     with pytest.raises(DatasetError, match=r"x\.txt is not UTF-8.*save it as UTF-8"):
         read_caption(tmp_path / "x.txt")
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32-le"):
+        (tmp_path / "x.txt").write_text("a hat", encoding=encoding)
+        with pytest.raises(DatasetError, match=r"x\.txt is not UTF-8.*save it as UTF-8"):
+            read_caption(tmp_path / "x.txt")
     (tmp_path / "x.txt").write_bytes(b"a" * 1_000_001)
     with pytest.raises(DatasetError, match=r"x\.txt has 1000001 bytes"):
         read_caption(tmp_path / "x.txt")

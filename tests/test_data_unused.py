@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ti_trainer.data import pictures
+from ti_trainer.data.caption_files import captions_among
 from ti_trainer.data.masks import find_masks, masks_beside
-from ti_trainer.data.pictures import files_below, find_images, unused
+from ti_trainer.data.pictures import files_below, files_in, find_images, unused
 
 
 def put(folder: Path, *names: str) -> None:
@@ -44,8 +46,17 @@ def test_images_captions_masks_and_what_systems_leave_there_are_not_spoken_of(tm
         ),
         (("99.txt", "98.caption"), ("Captions without an image of their name are not used: 98.caption, 99.txt.",)),
         (("01.caption", "01.png.txt"), ("these images have another caption file: 01.caption, 01.png.txt.",)),
-        (("a.npz", "b.npz", "c.foo", "LICENSE"), ("Not used: 1 .foo, 2 .npz, 1 LICENSE files.",)),
+        (("a.npz", "b.npz", "c.foo", "LICENSE"), ("Not used: 2 .npz, 1 .foo, 1 LICENSE files.",)),
         (("a.gif",), ("Of 1 .gif file the first frame is used",)),
+        (tuple(f"a.{ending}" for ending in "bcdefgh"), ("1 .b, 1 .c, 1 .d, 1 .e, 1 .f, 1 .g, 1 .h files",)),
+        (
+            ("09-masklabel.png", "8_att.jpg"),
+            ("without an image of their name are not used: 09-masklabel.png, 8_att.jpg",),
+        ),
+        (
+            ("01_mask.png", "01-Mask.jpg", "01_ATT.png"),
+            ("of other programs: 01-Mask.jpg, 01_ATT.png, 01_mask.png. Masks",),
+        ),
         (("more/a.png", "more/deep/b.HEIC", "notes/a.txt"), ("Sub-folders are not used: more (2 images).",)),
     ],
 )
@@ -56,6 +67,42 @@ def test_what_is_not_used_is_counted_by_its_ending_with_the_reason(
     (sentence,) = unused(tmp_path)
     for part in said:
         assert part in sentence
+
+
+def test_masks_without_their_image_and_those_of_other_programs_are_no_images(tmp_path: Path) -> None:
+    put(tmp_path, "01.png", "09-masklabel.png", "09_att.png", "01_mask.png", "01-mask.png", "red_mask.png")
+    assert [path.name for path in find_images(tmp_path)] == ["01.png", "red_mask.png"]
+
+
+def test_of_moving_images_and_many_pages_the_first_is_used(tmp_path: Path) -> None:
+    two = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    for name in ("a.webp", "a.tif", "a.png"):
+        two[0].save(tmp_path / name)
+        two[0].save(tmp_path / f"moving {name}", save_all=True, append_images=two[1:])
+    assert unused(tmp_path) == ["Of 1 .png, 1 .tif, 1 .webp files the first frame is used, not the others."]
+
+
+def test_captions_are_found_whatever_the_capitals_and_accents_where_that_is_clear(tmp_path: Path) -> None:
+    umlaut = "fu\u0308r.png"  # as archives made on a Mac have it
+    put(tmp_path, umlaut, "f\u00fcr.txt", "Foto.png", "foto.txt", "01.png", "01.PNG.caption", "f\u00fcr_att.png")
+    put(tmp_path, "A.png", "a.png", "a.txt", "B.png", "b.png", "b.txt", "B.caption", "c.jpg", "c.TXT", "C.txt")
+    images = find_images(tmp_path)
+    found = {image.name: file.name for image, file in captions_among(files_in(tmp_path), images).items()}
+    assert found == {
+        umlaut: "f\u00fcr.txt", "Foto.png": "foto.txt", "01.png": "01.PNG.caption", "a.png": "a.txt", "b.png": "b.txt",
+        "B.png": "B.caption", "c.jpg": "c.TXT",
+    }  # fmt: skip
+    assert masks_beside(tmp_path) == {Path(umlaut).stem: tmp_path / "f\u00fcr_att.png"}
+    assert unused(tmp_path) == ["Not used, since these images have another caption file: C.txt."]
+
+
+def test_captions_of_which_it_is_not_clear_whose_they_are_are_not_used(tmp_path: Path) -> None:
+    put(tmp_path, "A.png", "a.txt", "A.caption", "Bc.png", "bc.txt", "BC.txt", "d\u00e9.png", "D\u00e9.png", "D\u00c9.txt")
+    found = captions_among(files_in(tmp_path), find_images(tmp_path))
+    assert [file.name for file in found.values()] == ["A.caption"]
+    another, alone = sorted(unused(tmp_path), reverse=True)
+    assert another.endswith("caption file: a.txt.")
+    assert alone.endswith("are not used: BC.txt, D\u00c9.txt, bc.txt.")
 
 
 def test_what_can_be_read_here_is_not_spoken_of(tmp_path: Path) -> None:
@@ -106,7 +153,7 @@ def test_pipes_folders_and_links_in_circles_are_no_files(tmp_path: Path) -> None
     assert masks_beside(tmp_path) == {}
     assert list(files_below(tmp_path)) == [tmp_path / name for name in ("a.png", "a.txt", "folder.png/b.png")]
     folders, others, below = unused(tmp_path)
-    assert folders == "Folders, although they are called like files: folder.png."
+    assert folders == "Not used as files, since they are folders: folder.png."
     assert others == "No files, or links that lead nowhere: a.png.txt, a_att.png, itself.png, pipe.png, pipe.txt."
     assert below == "Sub-folders are not used: folder.png (1 image)."
 

@@ -8,7 +8,16 @@ from collections.abc import Mapping
 import pytest
 
 from ti_trainer.errors import ConfigError
-from ti_trainer.prompts import PromptTokenizer, Splice, TokenizedPrompt, escaped, unsupported_syntax, weighted_parts
+from ti_trainer.naming import syntax_warnings
+from ti_trainer.prompts import (
+    PromptTokenizer,
+    Splice,
+    TokenizedPrompt,
+    decimal_commas,
+    escaped,
+    unsupported_syntax,
+    weighted_parts,
+)
 
 BEGIN, END, PAD, COMMA = 900, 901, 902, 50
 VOCABULARY = {",": COMMA, "-": 51, "my": 52, "cat": 53, "big": 54}
@@ -193,6 +202,14 @@ def test_what_is_escaped_is_one_part_and_itself(text: str) -> None:
 )
 def test_what_only_the_webuis_generation_does_is_found(prompt: str, found: dict[str, str]) -> None:
     assert unsupported_syntax(prompt.replace(r"\\", "\\")) == found
+
+
+def test_weights_with_a_decimal_comma_are_found() -> None:
+    prompt = r"a (hat:1,3), (a, b), (red:1.2), \(x:1,5), \(x:1,5\), y:1,2"
+    assert list(decimal_commas(prompt)) == [("(hat:1,3)", "(hat:1.3)")]
+    assert weighted_parts("(hat:1,3)") == [("hat:1,3", 1.1)], "as in the WebUI"
+    (said,) = syntax_warnings("captions", "a cat", prompt)
+    assert said.startswith("(hat:1,3) in the captions is read as plain text")
 
 
 def test_more_vectors_than_a_chunk_holds_are_refused() -> None:

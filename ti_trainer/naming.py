@@ -16,7 +16,7 @@ from ti_trainer.embedding import word_pattern
 from ti_trainer.embeddings_dir import IMAGES, Found
 from ti_trainer.errors import ConfigError
 from ti_trainer.model import DiffusionModel, Vectors
-from ti_trainer.prompts import escaped, unsupported_syntax
+from ti_trainer.prompts import decimal_commas, escaped, unsupported_syntax
 
 STRANDED = (
     "{0} stands at the 75-token limit of the {1}. As in the WebUI, its vectors do not move to the next part with the text "
@@ -100,10 +100,16 @@ def prompt_report(
 def syntax_warnings(what: str, *prompts: str) -> list[str]:
     """What of prompts is read as plain text, though the WebUI's generation does something else with it."""
     found = {kind: example for prompt in prompts for kind, example in unsupported_syntax(prompt).items()}
-    return [
+    said = [
         f"{example} in the {what} is read as plain text: only the WebUI's image generation supports {kind.lower()}."
         for kind, example in found.items()
     ]
+    comma = next((example for prompt in prompts for example in decimal_commas(prompt)), None)
+    if comma is not None:
+        said.append(
+            f"{comma[0]} in the {what} is read as plain text: weights are written with a decimal point, as in {comma[1]}."
+        )
+    return said
 
 
 def near_name(prompt: str, names: Iterable[str]) -> str | None:

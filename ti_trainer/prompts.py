@@ -37,6 +37,7 @@ _OTHER_SYNTAX = re.compile(
     r"|(?P<network><\w+:[^<>]*>)|(?P<combined>\bAND\b)",
     re.DOTALL,
 )
+_DECIMAL_COMMA = re.compile(r":\s*(?P<whole>[+-]?\d+),(?P<part>\d+)\s*\)")
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,15 @@ def unsupported_syntax(prompt: str) -> dict[str, str]:
                 kind = "Alternating words" if alternates else "Scheduled words"
                 found.setdefault(kind, prompt[start : each.end()])
     return found
+
+
+def decimal_commas(prompt: str) -> Iterator[tuple[str, str]]:
+    """What seems to be weights with a decimal comma, which are none, and how they are written: (hat:1,3), (hat:1.3)."""
+    for found in _DECIMAL_COMMA.finditer(prompt):
+        begin = prompt.rfind("(", 0, found.start())
+        if begin >= 0 and prompt[begin - 1 : begin] != "\\":
+            text = prompt[begin : found.start()]
+            yield text + found[0], f"{text}:{found['whole']}.{found['part']})"
 
 
 def _apart_at_breaks(text: str) -> Iterator[tuple[str, float]]:

@@ -187,6 +187,13 @@ def test_generate_says_which_embeddings_it_used(cli: Cli, word: Path, foreign: E
     assert "found 1.2.3), expected a number before the bracket" in refused.errors[0]
 
 
+@pytest.mark.usefixtures("word")
+def test_generate_says_that_there_is_no_folder_of_embeddings(cli: Cli) -> None:
+    outcome = cli("generate", "a thing", "--embeddings-dir", "embedings", "--out", "a.png", "--steps", 1)
+    assert outcome.out == "Wrote a.png. No embedding was used.\n"
+    assert "There is no folder of embeddings embedings, so none can be used." in outcome.err.splitlines()
+
+
 def test_create_says_what_the_page_says_of_a_name(cli: Cli, tmp_path: Path) -> None:
     def said(*arguments: object) -> str:
         return cli("create", *arguments, "--embeddings-dir", tmp_path / "names").err

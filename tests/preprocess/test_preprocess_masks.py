@@ -377,7 +377,7 @@ def test_a_photo_is_never_named_as_another_ones_mask(tmp_path: Path) -> None:
     """a.png and a/att.png would become a.png and a_att.png."""
     source = masked(tmp_path / "photos")
     (source / "a_att.png").unlink()
-    for name in ("a/att.png", "b-flipped/att.png"):
+    for name in ("a/att.png", "b-flipped/mask.png"):
         (source / name).parent.mkdir()
         noise((64, 64), 3).save(source / name)
     summary = work(source, recursive=True, flip=True).run()

@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     host = host_of(args)
     model = host.open_model(model_options(args))
+    if not host.embeddings_dir.is_dir():
+        print(f"There is no folder of embeddings {host.embeddings_dir}, so none can be used.", file=sys.stderr)
     words, passed_over = embeddings_dir.usable(host.embeddings_dir, model)
     report = prompt_report(model, {"prompt": args.prompt, "negative prompt": args.negative_prompt}, words, passed_over)
     for each in passed_over:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ti_trainer.data.caption_files import captions_among
+from ti_trainer.data.caption_text import read_caption
 from ti_trainer.data.pictures import BACKUP, files_in, find_images
-from ti_trainer.data.prompts import name_caption, read_caption
+from ti_trainer.data.prompts import name_caption
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes
 from ti_trainer.patterns import replacing

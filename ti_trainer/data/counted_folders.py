@@ -15,6 +15,7 @@ from ti_trainer.wording import counted
 
 # 20240501_party and 2024_rome begin with a date, not with a number of repeats, and 12_24 has no words.
 _NAMED = re.compile(r"(?!(?:19|20)\d\d_)(\d{1,4})_(.*[^\W\d_].*)")
+_NEARLY = re.compile(r"(?!\d{8}\D|(?:19|20)\d\d\D)\s*(\d+)\s*[-_. ]\s*(\S.*)")  # 10-sks, 10 _sks, 00010_sks, but no date
 _REGULARISATION = re.compile(r"(?i)reg(?:ulari[sz]ation|s)?(?:[_\W].*)?")
 
 
@@ -57,6 +58,35 @@ def counted_folders(folder: Path, warn: Callable[[str], None]) -> list[CountedFo
             images, repeats = counted(len(find_images(each.path)), "image"), counted(each.repeats, "repeat")
             warn(f"{each.path.name}: {images}, {repeats}; the caption is {each.words!r} where there is no caption file.")
         apart = [path for path in folders_in(folder) if repeats_and_words(path.name)]
-        for sentence in [*left_out, *unused(folder, apart_from=apart)]:
+        for sentence in [*left_out, *_about_nearly(folder), *unused(folder, apart_from=apart)]:
             warn(f"{folder.name}: {sentence}")
     return found
+
+
+def why_none(folder: Path) -> list[str]:
+    """What of a folder without images may have been meant: one in it that holds such folders, or those of other names."""
+    if not folder.is_dir() or has_images(folder):
+        return []
+    inside = [path for path in folders_in(folder) if any(_NAMED.fullmatch(each.name) for each in _with_images(path))]
+    return [
+        f"{path.name} holds folders with a number of repeats in their names: name {path} as the dataset." for path in inside
+    ] + _about_nearly(folder)
+
+
+def _about_nearly(folder: Path) -> list[str]:
+    """Folders that seem to have a number of repeats in their names, in another way than is read."""
+    named = [(path.name, _NEARLY.fullmatch(path.name)) for path in _with_images(folder) if not _NAMED.fullmatch(path.name)]
+    return [
+        f"{name} is not used: if its number says how often its images come up, name the folder as in '10_{found[2]}', with "
+        "at most 4 digits and an underscore after them."
+        for name, found in named
+        if found
+    ]
+
+
+def _with_images(folder: Path) -> list[Path]:
+    """Sub-folders with images in them; none where we may not look."""
+    try:
+        return [path for path in folders_in(folder) if has_images(path)]
+    except PermissionError:
+        return []

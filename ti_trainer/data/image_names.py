@@ -6,8 +6,14 @@ import re
 
 # Words that say nothing of an image, in lower case: of cameras and phones, of programs, of dates.
 _EMPTY = """
-cimg dcim dji dsc dscf dscn dsci fb gopr hdr hevc imag img kimg mms mov mp mpo mvi pano pict pxl
-received sam sdc vid vsco wa wp
+cimg crw csc dcim dji dsc dscf dscn dsci dsf fb gopr hdr heic heif hevc hpim imag img imga imgp kimg lrm mg mms mov mp mpo
+mvi mvimg nef pano pict pxl raw received sam sdc sdim sta vid vsco wa win wp ydxj
+adobe beautyplus camscanner canva faceapp fotor gallery google gimp inshot kakaotalk lightroom meitu mmexport miui photoroom
+photoshop picsart polarr polish remini retouch snapseed viber
+artboard artbreeder batch crop cut design dataset edit edits enhanced express esrgan fooocus gen generated hqdefault inpaint
+inpainted invokeai layer leonardo lportrait maxresdefault nr out outputs pro project realesrgan render samples scaled sd sdxl
+seed step steps tumblr upscale upscaled upscayl ver version video
+bmp com gif jpeg jpg png tif tiff webp
 burst collage cover edited export exported final flipped frame frames fullsizerender ios iphone android snapchat telegram
 whatsapp wechat signal facebook instagram twitter unsplash pexels pixabay midjourney comfyui txt2img img2img grid dalle
 capture download downloaded downloads file files image images media output pic pics picture pictures photo photos result
@@ -21,7 +27,13 @@ jan feb mar apr may jun jul aug sep sept oct nov dec mon tue wed thu fri sat sun
 january february march april june july august september october november december
 """
 EMPTY_WORDS = frozenset(_EMPTY.split())
-_COUNTED = re.compile(r"^[-_\d]*\d[-_\d]*\s*|^[-_]+")  # 00012-0-a cat, 10_a cat
+_COUNTED = re.compile(
+    r"""(?x) ^[-_]*
+    (?!\d-?[dD]\b | [1-9]\s+[^\W\d_])                # but 3d, 3-d, and 2 dogs, which are words
+    \(? \d+ (?:[-_] (?![1-9]\s+[^\W\d_]) \d+ | (?:\.\d+){2,})* \)?  # 00012-0, 2024.05.01, (3)
+    (?: \s* (?:[-_]+ | [.)](?!\d)) [-_\s]* | \s+)  # nothing is a counter without this: 1girl, 1.5 litres
+    | ^[-_]+"""
+)
 _NUMBERED = re.compile(r"(?:[-_ ]?\(\d+\)|[-_]\d+|-flipped|[-_]+)+$")  # a cat_01, a cat (2), a cat-2-flipped
 _HASH = re.compile(r"(?i)\b(?=[a-z]*\d)[\da-f]{8,}\b|\b[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\b")
 
@@ -43,4 +55,5 @@ def _is_word(part: str) -> bool:
         return False
     if re.search(r"\d", word) or word.lower() in EMPTY_WORDS:
         return False
-    return len(re.findall("[a-z][A-Z]", word)) < 3  # more are not even camel case, but random
+    pieces = re.split("(?<=[a-z])(?=[A-Z])", word)  # of camel case, if there are not so many that it is random
+    return len(pieces) < 4 and any(piece.lower() not in EMPTY_WORDS for piece in pieces)

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from ti_trainer.data.masks import mark_of, masks_beside, read_mask
+from ti_trainer.data.caption_files import composed
+from ti_trainer.data.mask_names import ATTENTION, MASKS, mark_of
+from ti_trainer.data.masks import masks_beside, read_mask
 from ti_trainer.data.opening import on_white, opened_image
 from ti_trainer.data.pictures import (
-    ATTENTION,
     LEFT_OUT,
-    MASKS,
     files_in,
     find_images,
     is_image,
@@ -134,8 +134,8 @@ def _capped(picture: tuple[int, int]) -> tuple[int, int]:
 
 
 def _masks(picture: Path) -> list[Path]:
-    stems = {picture.stem + kind for kind in MASKS}
-    return [path for path in files_in(picture.parent) if path.stem in stems and is_image(path)]
+    stems = {composed(picture.stem + kind) for kind in MASKS}
+    return [path for path in files_in(picture.parent) if composed(path.stem) in stems and is_image(path)]
 
 
 def _unspread(picture: Path) -> list[Path]:

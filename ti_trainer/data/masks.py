@@ -9,8 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from ti_trainer.data.caption_files import composed
+from ti_trainer.data.mask_names import MASKS
 from ti_trainer.data.opening import on_black, opened_image
-from ti_trainer.data.pictures import MASKS, files_in, is_image, upright
+from ti_trainer.data.pictures import files_in, is_image, upright
 from ti_trainer.errors import DatasetError
 
 SAME_SHAPE = 0.02  # how much the shapes of a picture and its mask may differ, as a fraction
@@ -30,15 +32,9 @@ def masks_beside(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     files = [path for path in files_in(folder) if is_image(path)]
-    stems = {path.stem for path in files}
     named = [(path, mask) for mask in reversed(MASKS) for path in files if path.stem.endswith(mask)]
-    found = {path.stem.removesuffix(mask): path for path, mask in named}
-    return {stem: path for stem, path in found.items() if stem in stems}
-
-
-def mark_of(stem: str) -> str:
-    """How the stem of a mask's name ends, "_att" or "-masklabel"; "" for what is no mask by its name."""
-    return next((mark for mark in MASKS if stem.endswith(mark)), "")
+    found = {composed(path.stem.removesuffix(mask)): path for path, mask in named}
+    return {path.stem: found[stem] for path in files if (stem := composed(path.stem)) in found}
 
 
 def read_mask(path: Path, of: tuple[int, int]) -> Image.Image:

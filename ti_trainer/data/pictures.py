@@ -18,15 +18,15 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from ti_trainer.data.caption_files import ENDINGS, TXT, captions_among, second_captions
+from ti_trainer.data.frames import has_frames
 from ti_trainer.data.image_formats import image_endings, install_command, packages
+from ti_trainer.data.mask_names import masks_alone, masks_of_others, without_masks
 from ti_trainer.errors import DatasetError
 from ti_trainer.wording import counted
 
 ORIENTATION = 0x0112  # EXIF
 FLIPPED = "-flipped"  # how the names of mirrored copies end
 LEFT_OUT = "left out"  # the sub-folder for pictures that somebody took out of a data set
-ATTENTION = "_att"  # how DreamArtist's masks are named, which lie beside their pictures
-MASKS = (ATTENTION, "-masklabel")  # all that lie there: OneTrainer's, too
 BACKUP = "captions-backup"  # the sub-folder for captions as they were before somebody edited them
 UNSPREAD = ".unspread"  # the ending of what a spread mask was before; no picture's, so nothing trains on it
 
@@ -107,13 +107,6 @@ def pictures_among(paths: Iterable[Path]) -> list[Path]:
     return without_masks(sorted(path for path in paths if is_image(path)))
 
 
-def without_masks(pictures: Iterable[Path]) -> list[Path]:
-    """The pictures that are no mask of another one beside them: of a.jpg, a_att.png and a-masklabel.png are."""
-    pictures = list(pictures)
-    masks = {path.parent / (path.stem + mask) for path in pictures for mask in MASKS}
-    return [path for path in pictures if path.with_suffix("") not in masks]
-
-
 def has_images(folder: Path) -> bool:
     """Whether there is an image in the folder itself."""
     return any(map(is_image, files_in(folder)))
@@ -141,13 +134,14 @@ def unused(folder: Path, recursive: bool = False, extension: str = TXT, apart_fr
     files = list(files_below(folder)) if recursive else files_in(folder)
     named: Callable[[Path], str] = lambda path: str(path.relative_to(folder))  # noqa: E731
     images = [path for path in files if is_image(path)]
-    captions = captions_among(files, without_masks(images), extension)
-    second = second_captions(files, without_masks(images), extension)
+    pictures = without_masks(images)
+    captions = captions_among(files, pictures, extension)
+    second = second_captions(files, pictures, extension)
     others = [path for path in files if not is_image(path) and path.name.lower() not in QUIET and not unspread_of(path)]
     others = sorted(set(others) - set(captions.values()) - set(second))
     texts = [path for path in others if path.suffix.lower() in (*ENDINGS, extension.lower())]
     said = _about_endings([path for path in others if path not in set(texts)], named)
-    of_images = {*captions_among(texts, images).values(), *second_captions(texts, images)}
+    of_images = {*captions_among(texts, pictures).values(), *second_captions(texts, pictures)} if extension != TXT else ()
     if of_images:
         listed = _some(named(path) for path in texts if path in of_images)
         said.append(f"Not used, since captions end with {extension} in this dataset: {listed}.")
@@ -157,10 +151,23 @@ def unused(folder: Path, recursive: bool = False, extension: str = TXT, apart_fr
         said.append(f"Not used, since these images have another caption file: {_some(map(named, second))}.")
     if empty := sorted({path for path in captions.values() if _is_empty(path)}):
         said.append(f"Empty caption files: {_some(map(named, empty))}.")
-    frames = sum(path.suffix.lower() == ".gif" for path in images)
-    if frames:
-        said.append(f"Of {counted(frames, '.gif file')} the first frame is used, not the others.")
+    if frames := Counter(path.suffix.lower() for path in pictures if has_frames(path)):
+        said.append(f"Of {_counts(frames)} the first frame is used, not the others.")
+    said += _about_masks(images, named)
     return said + _about_entries(folder, named) + ([] if recursive else _about_folders(folder, apart_from))
+
+
+def _about_masks(images: Sequence[Path], named: Callable[[Path], str]) -> list[str]:
+    """Masks that are used neither as such nor as images."""
+    said = []
+    if alone := masks_alone(images):
+        said.append(f"Masks without an image of their name are not used: {_some(map(named, alone))}.")
+    if others := masks_of_others(images):
+        said.append(
+            f"Not used, since they seem to be masks of other programs: {_some(map(named, others))}. Masks are named as "
+            "01-masklabel.png is for 01.png; if they are images, give them other names."
+        )
+    return said
 
 
 def _about_endings(files: Sequence[Path], named: Callable[[Path], str]) -> list[str]:
@@ -201,7 +208,7 @@ def _about_entries(folder: Path, named: Callable[[Path], str]) -> list[str]:
     odd = [each for each in odd if Path(each.name).suffix.lower() in endings]
     folders = sorted(folder / each.name for each in odd if _is_folder(each))
     others = sorted(folder / each.name for each in odd if not _is_folder(each))
-    said = [f"Folders, although they are called like files: {_some(map(named, folders))}."] if folders else []
+    said = [f"Not used as files, since they are folders: {_some(map(named, folders))}."] if folders else []
     return said + ([f"No files, or links that lead nowhere: {_some(map(named, others))}."] if others else [])
 
 
@@ -239,14 +246,14 @@ def _is_empty(path: Path) -> bool:
 
 
 def _counts(found: Counter[str]) -> str:
-    """'2 .heic, 1 .heif files'."""
-    counts = [f"{number} {ending}" for ending, number in sorted(found.items()) if number]
-    return f"{_some(counts)} file{'' if found.total() == 1 else 's'}"
+    """'2 .heic, 1 .heif files', the most frequent first."""
+    by_count = sorted(((number, ending) for ending, number in found.items() if number), key=lambda each: (-each[0], each[1]))
+    return f"{_some((f'{number} {ending}' for number, ending in by_count), 20)} file{'' if found.total() == 1 else 's'}"
 
 
-def _some(names: Iterable[str]) -> str:
+def _some(names: Iterable[str], most: int = 5) -> str:
     names = list(names)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _no_folder(path: Path) -> str:

@@ -10,28 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
+from ti_trainer.data.caption_text import MOST_BYTES
 from ti_trainer.data.image_names import says_something, words_of
 from ti_trainer.embedding import word_pattern
-from ti_trainer.errors import ConfigError, DatasetError
+from ti_trainer.errors import ConfigError
 from ti_trainer.patterns import WORD_REGEX, findings
 from ti_trainer.prompts import escaped, weighted_parts
 
 NAME, FILEWORDS = "[name]", "[filewords]"
 WITH_CAPTIONS = "_filewords"  # how names of templates end that have another for images without a caption
-MOST_BYTES, MOST_LINE = 1_000_000, 2000  # of a template or caption, and of a line that may hold many captions
+MOST_LINE = 2000  # characters of a template's line, which may hold many captions
 SHIPPED = Path(__file__).parents[2] / "textual_inversion_templates"
-
-
-def read_caption(file: Path) -> str:
-    """What a caption file says; DatasetError if it is no text, or far too long to be a caption."""
-    if (size := file.stat().st_size) > MOST_BYTES:
-        message = f"The caption {file} has {size} bytes, expected at most {MOST_BYTES}: is it something else?"
-        raise DatasetError(message)
-    try:
-        return file.read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        message = f"The caption {file} is not UTF-8 text ({error.reason}): save it as UTF-8."
-        raise DatasetError(message) from error
 
 
 def name_caption(image: Path, word_regex: str = "", join_string: str = " ") -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ti_trainer.config import options
-from ti_trainer.data.counted_folders import counted_folders
+from ti_trainer.data.counted_folders import counted_folders, why_none
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import entered_path, write_bytes
 from ti_trainer.wording import pip_install
@@ -107,6 +107,9 @@ def read_subsets(path: Path, warn: Callable[[str], None] = lambda message: None)
     """
     if path.is_dir():
         counted = counted_folders(path, warn)
+        if not counted and (reasons := why_none(path)):
+            message = f"There are no images in {path} itself. {' '.join(reasons)}"
+            raise DatasetError(message)
         return tuple(Subset(each.path, each.repeats, class_tokens=each.words) for each in counted) or (Subset(path),)
     if path.suffix.lower() not in ENDINGS:
         return (Subset(path),)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ti_trainer.data.caption_files import captions_among
+from ti_trainer.data.caption_text import read_caption
 from ti_trainer.data.pictures import files_in
-from ti_trainer.errors import DatasetError
 from ti_trainer.preprocess.ledger import stamp_of
 from ti_trainer.preprocess.source import words_of
 
@@ -23,13 +23,7 @@ class Existing:
 
     def text(self) -> str | None:
         """What the file says, None if there is none; DatasetError if it is no text."""
-        if self.file is None:
-            return None
-        try:
-            return self.file.read_text(encoding="utf-8-sig").strip()
-        except UnicodeDecodeError as error:
-            message = f"the caption {self.file.name} is not UTF-8 text ({error.reason}): save it as UTF-8"
-            raise DatasetError(message) from error
+        return None if self.file is None else read_caption(self.file)
 
     def stamp(self) -> str:
         """Another one once the caption has changed."""

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ti_trainer.data.mask_files import KEPT
-from ti_trainer.data.masks import mark_of
-from ti_trainer.data.pictures import LEFT_OUT, MASKS, image_endings
+from ti_trainer.data.mask_names import MASKS, like_mask, mark_of
+from ti_trainer.data.pictures import LEFT_OUT, image_endings
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import write_bytes
 from ti_trainer.preprocess.source import without_repeats
@@ -227,14 +227,14 @@ def free_stem(relative: str, taken: set[str]) -> str:
     It is never hidden, and has not the number of repeats that kohya's trainers put before a folder's name.
 
     `taken`, in lower case, are those of others: a second part of `a` is `a-2`, which no photo of that name may have too, and
-    `a_att` is its mask.
+    `a_att` is its mask. Nor may the picture of a sub-folder, such as a/mask.png, become one by its name.
     """
     *folders, name = Path(relative).with_suffix("").parts
     wanted = "_".join((*map(without_repeats, folders), name)).replace("\\", "_").lstrip(".") or "image"
     if len(wanted.encode(errors="surrogateescape")) > LONGEST_STEM:
         wanted = wanted.encode(errors="surrogateescape")[:LONGEST_STEM].decode(errors="ignore")
     number, stem = 1, wanted
-    while taken & _names_like(stem.casefold()):
+    while taken & _names_like(stem.casefold()) or mark_of(stem) or (folders and like_mask(stem)):
         number += 1
         stem = f"{wanted}_{number}"
     return stem

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ti_trainer.data.masks import find_masks, mark_of, masks_beside
+from ti_trainer.data.mask_names import mark_of
+from ti_trainer.data.masks import find_masks, masks_beside
 from ti_trainer.errors import ConfigError
 from ti_trainer.preprocess.ledger import stamp_of
 

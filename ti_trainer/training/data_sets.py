@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ti_trainer import embeddings_dir
 from ti_trainer.config import TrainConfig
 from ti_trainer.data.preflight import preflight
 from ti_trainer.data.prompts import Prompter
