@@ -116,7 +116,7 @@ def test_when_asked_to_it_goes_on_from_its_state_and_keeps_a_copy(place: Callabl
     before = other.create("blue moon")
     assert same(other.resume(overwrite=True, **options), whole)
     assert (run.path / "replaced" / "x-word.safetensors").read_bytes() == before
-    assert any("goes on from its own state of step 4; a copy of the file is" in said for said in other.warned)
+    assert any("continues from its own state of step 4; the file was copied to" in said for said in other.warned)
 
 
 def test_an_earlier_copy_in_its_place_is_told_of_and_the_copy_of_the_state_is_no_change(

@@ -13,7 +13,7 @@ from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError
 from ti_trainer.prompts import TokenizedPrompt
 from ti_trainer.training.job import Job
-from ti_trainer.ui.create import about_the_name, create
+from ti_trainer.ui.create import about_the_name, create, outcome_of
 from ti_trainer.ui.dataset_check import _chunks
 from ti_trainer.ui.generate import drawn, said_of
 from ti_trainer.ui.page import Page
@@ -52,3 +52,14 @@ def test_a_name_is_warned_of_as_on_the_command_line_and_one_that_no_prompt_can_h
 def test_prompts_as_they_are_fed_have_their_weights() -> None:
     prompt = TokenizedPrompt(((1, 5, 6, 9, *[9] * 73),), (), ((1, 1, 1.25, *[1] * 74),))
     assert _chunks(prompt, TinyModel()) == [[(1, "t1"), (5, "t5"), (6, "t6 × 1.25"), (9, "t9")]]
+
+
+def test_create_shows_what_was_set_aside_and_which_text_is_left_out(page: Page) -> None:
+    folder = page.host.embeddings_dir
+    (folder / "x-word.pt").write_bytes(b"another")
+    box, *_ = outcome_of(page, "x-word", "red cat on a mat", 2, True, 0, "*")
+    assert "Created x-word" in box
+    assert "x-word.pt was the same word as x-word.safetensors" in box
+    assert "a part of the text is left out" in box
+    assert (folder / "x-word.pt.bak").read_bytes() == b"another"
+    assert "without .safetensors" in about_the_name(page, "new.safetensors", False)
