@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,6 +14,7 @@ from ti_trainer import formats
 
 gradio_client = pytest.importorskip("gradio_client")
 
+from test_guard import PREFIX  # noqa: E402
 from test_page import Served, served  # noqa: E402, F401, the fixture
 
 
@@ -101,3 +104,17 @@ def test_a_refusal_is_a_line_in_the_console_and_a_fault_of_ours_a_traceback(serv
     with pytest.raises(Exception):  # noqa: B017, PT011  # whatever gradio makes of it
         call("create", "my-fault", "cat", "many", False)
     assert "Traceback" in served.console
+
+
+def test_what_asks_for_no_session_or_with_no_values_is_a_line_in_the_console(served: Served) -> None:  # noqa: F811
+    place, before = urlsplit(served.url).netloc, len(served.console)
+    for method, path, body in (
+        ("GET", f"{PREFIX}/queue/data?session_hash=unknown", None),
+        ("POST", f"{PREFIX}/run/ti_trainer_create", '{"data": []}'),
+    ):
+        connection = http.client.HTTPConnection(place, timeout=60)
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        connection.getresponse().read()
+    said = served.console[before:].splitlines()
+    assert all(line.startswith("Refused: ") for line in said), said
+    assert "didn't receive enough input values" in said[-1]

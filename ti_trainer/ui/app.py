@@ -21,7 +21,7 @@ from fastapi.responses import JSONResponse
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import upload_folders
 from ti_trainer.ui.board import ROUTE
-from ti_trainer.ui.gradio_compat import MAJOR, light_sessions, theme
+from ti_trainer.ui.gradio_compat import MAJOR, light_sessions, refuse_missing_values, theme
 from ti_trainer.ui.guard import Guard
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +98,7 @@ def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None) 
     if status:
         app.add_api_route(ROUTE, lambda: JSONResponse(status()), methods=["GET"])
     light_sessions(blocks)
+    refuse_missing_values(blocks)
     if MAJOR >= 6:
         head = f"<style>{style}</style><script>{script}</script>"
         return gr.mount_gradio_app(app, blocks, "/", head=head, theme=theme(), footer_links=[], run_history=False)

@@ -92,6 +92,21 @@ class Refusal(gr.Error):
         return self.message
 
 
+def refuse_missing_values(made: gr.Blocks) -> None:
+    """A call with fewer values than an endpoint takes is the caller's mistake, and no traceback of ours."""
+    check = made.validate_inputs
+
+    def checked(*given: Any) -> None:
+        try:
+            check(*given)
+        except ValueError as error:
+            said = str(error).strip().splitlines()[0]
+            log.warning("Refused: %s", said)
+            raise Refusal(said) from None
+
+    made.validate_inputs = checked
+
+
 def _refusing(fn: Callable[..., Any]) -> Callable[..., Any]:
     """What the user can mend, gradio shows, since it shows the words of its own errors only; the console has a line."""
 

@@ -10,6 +10,7 @@ Knows nothing of gradio but its routes.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
@@ -23,6 +24,8 @@ Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Any, Send], Awaitable[None]]
 
+log = logging.getLogger(__name__)
+NOT_FOUND = 404
 LOCAL = ("localhost", "127.0.0.1", "::1")
 API = "/gradio_api"  # gradio 3 has none
 ROUTES = {  # the first part of paths, behind API or not
@@ -86,7 +89,13 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", ()), *NOT_FRAMED]}
             await send(message)
 
-        await self.app(scope, receive, sending)
+        try:
+            await self.app(scope, receive, sending)
+        except RuntimeError as error:  # a stream for a session that gradio does not know begins as an answer all the same
+            if getattr(error.__cause__, "status_code", None) != NOT_FOUND:
+                raise
+            log.warning("Refused: there is nothing at %.200r for this session; reload the page.", scope["path"])
+            await send({"type": "http.response.body", "body": b""})
 
     def check(self, scope: Scope) -> None:
         """Refused for a request that another site may have sent, or for what the page does not need."""
