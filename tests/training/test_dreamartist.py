@@ -225,7 +225,7 @@ def test_a_missing_negative_is_said_before_anything_starts(host: TinyHost, pictu
 def test_a_word_and_a_negative_that_do_not_belong_together_are_named(host: TinyHost, pictures: Callable[..., Path]) -> None:
     folder, told = pictures(*[(16, 16)] * 3), []
     Session(host, "x-word", folder, replace(CONFIG, negative=False), warn=told.append).train()
-    assert told == ["x-word-neg is there, but Train with DreamArtist (--negative) is off: only x-word is trained."]
+    assert told == ["x-word-neg is there, but Train with DreamArtist is off: only x-word is trained."]
     told.clear()
     Session(host, "x-word", folder, replace(CONFIG, max_steps=9), warn=told.append).train()
     assert told == ["x-word is at step 6 and x-word-neg at 0: they were not made together."]

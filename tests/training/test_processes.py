@@ -129,7 +129,7 @@ def test_over_all_processes_an_epoch_is_one_permutation_and_none_draws_what_othe
 def test_too_few_parts_are_refused_before_anything_is_opened(session: Session) -> None:
     for size, steps in ((2, 1), (4, 3)):
         each = replace(session, config=replace(CONFIG, gradient_accumulation_steps=steps), processes=Processes(0, size))
-        said = f"found {steps} for {size} processes, expected {size} or more: .*--gradient-accumulation-steps {size}"
+        said = f"found {steps} for {size} processes, expected {size} or more: .*Raise it to {size}"
         with pytest.raises(ConfigError, match=said) as caught:
             each.check()
         assert caught.value.option == "gradient_accumulation_steps"
