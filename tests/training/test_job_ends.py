@@ -278,7 +278,7 @@ def test_the_console_hears_how_a_run_begins_how_far_it_is_and_how_it_ends(
     for _ in range(2):
         job.start(session if job.snapshot().run is None else replace(session, resume=job.snapshot().run))
         now = ended(job)
-    job.start(replace(session, config=replace(CONFIG, max_steps=20, learning_rate="0:20"), resume=now.run))
+    job.start(replace(session, config=replace(CONFIG, max_steps=20, learning_rate="1e-30:20"), resume=now.run))
     assert ended(job).status == "failed"
     file = host.embeddings_dir / "x-word.safetensors"
     begun = f"The run is written to {now.run.path}."

@@ -187,7 +187,7 @@ def test_lists_begin_anew_after_their_last_entry() -> None:
     ("values", "said"),
     [
         ({"tries": 2, "try_learning_rates": "0.1; fast"}, "try_learning_rates: .*cannot be read at 'fast'"),
-        ({"tries": 2, "try_learning_rates": "1, 2, 3"}, r"found 3 entries for 2 tries.*--tries 3"),
+        ({"tries": 2, "try_learning_rates": "1, 2, 3"}, r"found 3 entries for 2 tries.*raise Tries at once to 3"),
         ({"try_init_texts": "cat; dog"}, "try_init_texts: found 2 entries for 1 try,"),
         ({"tries": 2, "try_vectors": "1, many"}, "try_vectors: found 'many', expected numbers of vectors from 1 to 75"),
         ({"tries": 2, "try_vectors": "0"}, "found '0'"),
@@ -298,7 +298,7 @@ def test_resuming_is_exact(make: Callable[..., Trainer], tmp_path: Path, options
 def test_a_state_of_another_number_of_tries_is_refused(make: Callable[..., Trainer]) -> None:
     state = run_of(make(tries=2, max_steps=3)).state()
     for tries in (1, 3):
-        with pytest.raises(TrainingError, match=f"of 2 tries at once, and this run has {tries}: .*--tries 2"):
+        with pytest.raises(TrainingError, match=f"of 2 tries at once, and this run has {tries}: go on with 2"):
             make(state=state, tries=tries)
 
 
