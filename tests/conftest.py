@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,3 +121,14 @@ def trainer(dataset: Callable[..., Dataset]) -> Callable[..., Trainer]:
         return Trainer(model, data or dataset(), Embedding("x-word", vectors, step), config, state)
 
     return make
+
+
+@pytest.fixture
+def hangup_heard() -> Iterator[None]:
+    """SIGHUP does what it usually does, here and in programs that are started, also where the tests run under nohup."""
+    if not hasattr(signal, "SIGHUP"):  # on Windows
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

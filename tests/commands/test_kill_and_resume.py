@@ -131,6 +131,7 @@ def test_an_interrupt_saves_everything_and_the_run_goes_on_exactly(
     assert_as_if_whole(tmp_path, whole)
 
 
+@pytest.mark.usefixtures("hangup_heard")
 @pytest.mark.parametrize(
     ("signals", "said"),
     [

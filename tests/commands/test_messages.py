@@ -127,6 +127,7 @@ def test_a_name_too_long_is_refused_by_create_and_by_train(
     assert "has 230 bytes, expected at most 200" in train("--max-steps", 2, name=name).errors[0]
 
 
+@pytest.mark.usefixtures("hangup_heard")
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
 def test_the_terminals_end_stops_a_run_but_for_nohup() -> None:
     with interruptible("") as stop:

@@ -112,6 +112,7 @@ def test_a_taken_port_is_one_error(run: Callable[..., object]) -> None:
 
 
 @no_signals
+@pytest.mark.usefixtures("hangup_heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
 def test_what_ends_it_during_a_run_keeps_what_was_learned(start: Start, tmp_path: Path, number: signal.Signals) -> None:
     with serving(start, tmp_path, "page", "--no-browser", "--port", free_port()) as (url, _, process):
