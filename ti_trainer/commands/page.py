@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     page = Page(host, job, prefilled(host))
     # What ended the server, uvicorn raises again: a signal must not end us before what was learned is kept.
     before = {number: signal.signal(number, signal.default_int_handler) for number in end_signals()}
+    if hasattr(signal, "SIGHUP") and signal.SIGHUP in before:  # of which uvicorn knows nothing
+        signal.signal(signal.SIGHUP, lambda number, frame: signal.raise_signal(signal.SIGTERM))
     try:
         with own_images():
             serve(
