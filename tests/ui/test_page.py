@@ -134,7 +134,7 @@ def test_names_are_checked_as_they_are_typed_and_a_new_word_is_chosen(served: Se
             fill(page, "create_name", name)
             says(page, "create_about_name", answer)
         fill(page, "create_init_text", "a red old cat")
-        says(page, "create_about_text", "4 tokens, but only 2 vectors")
+        says(page, "create_about_text", "4 tokens for only 2 vectors")
         page.click("#ti_trainer_create_button")
         says(page, "create_outcome", "Created my-cat with 2 vectors")
         assert not page.locator("#ti_trainer_create_about_name").first.inner_text(), "it is free no longer"

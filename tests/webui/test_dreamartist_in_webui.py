@@ -240,7 +240,7 @@ def test_each_part_of_the_loss_makes_a_difference(webui: Server, picture: Path, 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_card_brings_the_word_and_its_negative(webui: Server, model: str, picture: Path, options: dict[str, Any]) -> None:
-    """The host reads the word of it, and of an SDXL one no name: there it is what the file is called."""
+    """The host reads the word of it, which is NAME-STEP, and of an SDXL one no name: there it is what the file is called."""
     name = f"my-card-{model}"
     created(webui, model, name)
     begin(webui, name, picture, {**options, "max_steps": 3, "preview_every": 3})
@@ -251,14 +251,15 @@ def test_a_card_brings_the_word_and_its_negative(webui: Server, model: str, pict
     webui.api("/sdapi/v1/refresh-embeddings", {})
     assert not np.array_equal(before, used(webui, name))
 
-    shutil.copyfile(cards / f"{name}-3.png", webui.embeddings / f"{name}.png")
+    word = f"{name}-3"
+    shutil.copyfile(cards / f"{word}.png", webui.embeddings / f"{word}.png")
     webui.api("/sdapi/v1/refresh-embeddings", {})
     known = webui.api("/sdapi/v1/embeddings")["loaded"].keys()
-    assert (name in known, f"{name}-neg" in known) == (True, False)
+    assert (word in known, f"{word}-neg" in known) == (True, False)
     with opened(webui) as (page, _):
         open_tab(page, "Create embedding")
         page.locator("#ti_trainer_tabs .label-wrap:visible", has_text="Cards with a negative").click()
         page.click("#ti_trainer_take_negatives")
-        page.locator("#ti_trainer_taken", has_text=f"{name}-neg.safetensors").first.wait_for()
-    assert f"{name}-neg" in webui.api("/sdapi/v1/embeddings")["loaded"]
-    assert np.array_equal(before, used(webui, name))
+        page.locator("#ti_trainer_taken", has_text=f"{word}-neg.safetensors").first.wait_for()
+    assert f"{word}-neg" in webui.api("/sdapi/v1/embeddings")["loaded"]
+    assert np.array_equal(before, used(webui, word))
