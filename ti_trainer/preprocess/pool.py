@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -55,7 +56,8 @@ class _Worker:
     def end(self) -> None:
         """After the task at hand."""
         if self.process is not None:
-            self.process.stdin.close()
+            with suppress(OSError):  # it ended before it read what was left
+                self.process.stdin.close()
             self.process.wait()
             self.process.stdout.close()
         self.errors.close()

@@ -50,7 +50,7 @@ def test_a_prompt_is_encoded_and_a_picture_predicted_as_by_the_host(
     for each, host in zip(predicted, hosts, strict=True):
         wanted = predict_as_host(sd_model, latents[:1], timesteps[:1], host, masked)
         assert wanted.abs().mean() > 0.01
-        assert (each - wanted).abs().max() < 1e-5
+        torch.testing.assert_close(each, wanted, rtol=1e-5, atol=1e-5)  # 1.05e-5 apart on some processors
 
 
 @every_other_family
