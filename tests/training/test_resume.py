@@ -183,7 +183,7 @@ def test_an_embedding_that_cannot_be_written_loses_nothing(
 ) -> None:
     one, _, folder = two_hosts
 
-    def refuse(embedding: object, file: Path) -> None:
+    def refuse(embedding: object, file: Path, warn: object) -> None:
         raise PermissionError(13, "Permission denied", str(file))
 
     with monkeypatch.context() as patch:
