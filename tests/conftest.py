@@ -13,7 +13,7 @@ import torch
 from fakes import TinyModel
 from PIL import Image
 
-from ti_trainer.config import TrainConfig
+from ti_trainer.config.training import TrainConfig
 from ti_trainer.data import image_formats
 from ti_trainer.data.dataset import Dataset, load_dataset
 from ti_trainer.data.images import Frame

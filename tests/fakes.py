@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
+from ti_trainer.captioning.tags import HostCaptioner
 from ti_trainer.errors import ConfigError
-from ti_trainer.host import HostCaptioner, ModelOptions
+from ti_trainer.host import ModelOptions
 from ti_trainer.model import Conditioning, ModelKind, PictureConditioning, Vectors
 from ti_trainer.prompts import PromptTokenizer, TokenizedPrompt
 

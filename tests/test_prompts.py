@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from ti_trainer.errors import ConfigError
-from ti_trainer.naming import syntax_warnings
+from ti_trainer.formats.naming import syntax_warnings
 from ti_trainer.prompts import (
     PromptTokenizer,
     Splice,

@@ -9,11 +9,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ti_trainer import config  # noqa: E402
-from ti_trainer.preprocess import config as preprocess_config  # noqa: E402
+from ti_trainer.config import preprocessing, training  # noqa: E402
 
 README = ROOT / "README.md"
-DECLARED = {"ti_trainer/config.py": config, "ti_trainer/preprocess/config.py": preprocess_config}
+DECLARED = {"ti_trainer/config/training.py": training, "ti_trainer/config/preprocessing.py": preprocessing}
 
 
 def block(file: str) -> re.Pattern[str]:

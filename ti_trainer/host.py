@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +10,9 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
+from ti_trainer.captioning.tags import HostCaptioner
 from ti_trainer.errors import ConfigError
 from ti_trainer.model import DiffusionModel, ModelKind, PredictionType, Vectors
-from ti_trainer.preprocess.config import PreprocessConfig
-from ti_trainer.preprocess.tags import Captioner
 
 
 @dataclass(frozen=True)
@@ -60,17 +59,6 @@ class ModelOptions:
             raise ConfigError(message, "zero_terminal_snr")
         found = kind.zero_terminal_snr if self.zero_terminal_snr == "auto" else self.zero_terminal_snr == "on"
         return replace(kind, zero_terminal_snr=found and is_v)
-
-
-@dataclass(frozen=True)
-class HostCaptioner:
-    """Something of the host's own that says what is in a picture: what people see, and what opens it for a while.
-
-    `open` waits for the host's turn by itself, at each picture again: call it outside of `Host.lock`. It raises ConfigError.
-    """
-
-    label: str
-    open: Callable[[PreprocessConfig], AbstractContextManager[Captioner]]
 
 
 class Turn(Protocol):

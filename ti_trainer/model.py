@@ -17,11 +17,11 @@ from torch.nn.functional import group_norm, interpolate
 
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, ModelError
-from ti_trainer.memory import Mode
+from ti_trainer.functional.objective import PredictionType
 from ti_trainer.prompts import TokenizedPrompt
 
-PredictionType = Literal["epsilon", "v_prediction"]
 Compile = Literal["auto", "on", "off"]
+MemoryMode = Literal["auto", "none", "offload-vae", "checkpointing", "8bit", "offload-text", "offload-all"]
 Vectors = Mapping[str, Tensor]  # one embedding's vectors by text encoder, each (V, D)
 
 
@@ -88,7 +88,7 @@ class DiffusionModel(Protocol):
         """Within it the weights need no gradients and the network is ready to train through; afterwards all is as before."""
         ...
 
-    def fit_memory(self, places: int, decoded: int = 0, mode: Mode = "auto") -> str:
+    def fit_memory(self, places: int, decoded: int = 0, mode: MemoryMode = "auto") -> str:
         """Choose what gives way in training batches of this many latent places (B H W); in words, "" for no choice.
 
         `decoded`: so many places are decoded at once in each step, for losses of pixels. `mode`: what somebody chose.

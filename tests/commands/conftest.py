@@ -14,8 +14,8 @@ import torch
 
 from ti_trainer import formats
 from ti_trainer.__main__ import main
-from ti_trainer.embedded import scenes
 from ti_trainer.embedding import Embedding
+from ti_trainer.tiny_model.making import scenes
 
 ROOT = Path(__file__).parents[2]
 

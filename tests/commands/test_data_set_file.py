@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from ti_trainer.embedded import DEMO
-from ti_trainer.training.run import Run
+from ti_trainer.runs.run_folder import Run
+from ti_trainer.tiny_model import DEMO
 
 Cli = Callable[..., "object"]
 

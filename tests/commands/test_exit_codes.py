@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ti_trainer import embedded, formats
+from ti_trainer import formats, tiny_model
 from ti_trainer.embedding import Embedding
 
 Cli = Callable[..., "object"]
@@ -247,15 +247,15 @@ def test_debug_shows_where_an_error_came_from(run: Callable[..., object], word: 
 def test_a_damaged_model_folder_is_one_error(cli: Cli, tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
-    for path in embedded.MODEL.iterdir():
+    for path in tiny_model.MODEL.iterdir():
         (model / path.name).symlink_to(path)
     unet = model / "unet"
     unet.unlink()
     line = failed(cli("create", "x", "--model", model), str(model), "cannot be read")
     unet.mkdir()
-    (unet / "config.json").write_bytes((embedded.MODEL / "unet/config.json").read_bytes())
+    (unet / "config.json").write_bytes((tiny_model.MODEL / "unet/config.json").read_bytes())
     weights = "diffusion_pytorch_model.safetensors"
-    (unet / weights).write_bytes((embedded.MODEL / "unet" / weights).read_bytes()[:100_000])
+    (unet / weights).write_bytes((tiny_model.MODEL / "unet" / weights).read_bytes()[:100_000])
     assert failed(cli("create", "x", "--model", model), str(model), "cannot be read") != line
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ti_trainer import embedded, formats
+from ti_trainer import formats, tiny_model
 from ti_trainer.__main__ import main
 from ti_trainer.embedding import Embedding
 
@@ -24,7 +24,7 @@ def put(path: Path, name: str = "") -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["embedded", embedded.MODEL])
+@pytest.mark.parametrize("name", ["embedded", tiny_model.MODEL])
 def test_the_embedded_model_is_described(name: object, capsys: pytest.CaptureFixture[str]) -> None:
     code, said = info(capsys, name)
     assert code == 0

@@ -88,7 +88,7 @@ def test_tracebacks_are_for_those_who_ask_for_them(
         raise OSError(28, "No space left on device")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ti_trainer.training.ending.plot_losses", full)
+    monkeypatch.setattr("ti_trainer.runs.finalize.plot_losses", full)
     with terminal() as shown:
         flags = ("--max-steps", "1", "--preview-every", "0", *(["--debug"] if debug else []))
         assert main(["train", "thing", "--images", str(pictures), *flags]) == 0

@@ -22,12 +22,12 @@ gradio_client = pytest.importorskip("gradio_client")
 
 from safetensors import safe_open  # noqa: E402
 
-from ti_trainer import embedded, formats  # noqa: E402
+from ti_trainer import formats, tiny_model  # noqa: E402
 from ti_trainer.commands import page as command  # noqa: E402
 from ti_trainer.commands import train  # noqa: E402
 from ti_trainer.commands.common import host_of  # noqa: E402
 from ti_trainer.errors import ConfigError  # noqa: E402
-from ti_trainer.training.run import Run  # noqa: E402
+from ti_trainer.runs.run_folder import Run  # noqa: E402
 from ti_trainer.ui import api, app, layout  # noqa: E402
 from ti_trainer.ui.page import Page  # noqa: E402
 
@@ -118,7 +118,7 @@ def test_what_ends_it_during_a_run_keeps_what_was_learned(start: Start, tmp_path
     with serving(start, tmp_path, "page", "--no-browser", "--port", free_port()) as (url, _, process):
         client = gradio_client.Client(url, verbose=False)
         options = '{"max_steps": 1000000, "preview_every": 0, "csv_every": 1}'
-        client.predict("my-thing", str(embedded.DEMO), options, api_name="/ti_trainer_train")
+        client.predict("my-thing", str(tiny_model.DEMO), options, api_name="/ti_trainer_train")
         end = time.monotonic() + 60
         while client.predict(api_name="/ti_trainer_status")["step"] < 5:
             assert time.monotonic() < end
@@ -164,11 +164,11 @@ def test_others_on_the_network_reach_only_the_folders_that_were_named(
     page_of: Callable[..., Page], tmp_path: Path, arguments: tuple[str, ...], allowed: set[str]
 ) -> None:
     page = page_of(*arguments)
-    folders = {"demo": embedded.DEMO}
+    folders = {"demo": tiny_model.DEMO}
     for name in ("here", "elsewhere"):
         folders[name] = tmp_path / name / "pictures"
         folders[name].mkdir(parents=True)
-        (folders[name] / "1.png").write_bytes((embedded.DEMO / "01.png").read_bytes())
+        (folders[name] / "1.png").write_bytes((tiny_model.DEMO / "01.png").read_bytes())
     for name, folder in folders.items():
         if name in allowed:
             page.host.check_folder(folder)

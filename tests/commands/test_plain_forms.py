@@ -12,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ti_trainer import __version__, formats, presets
+from ti_trainer import __version__, formats
 from ti_trainer.__main__ import COMMANDS
 from ti_trainer.commands import demo
-from ti_trainer.config import TrainConfig, options
+from ti_trainer.config import presets
+from ti_trainer.config.training import TrainConfig, options
 from ti_trainer.embedding import Embedding
 
 Cli = Callable[..., "object"]

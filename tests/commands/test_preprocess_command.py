@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ti_trainer.preprocess.ledger import FILE
+from ti_trainer.preprocess.manifest import FILE
 
 COUNT = 60
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from ti_trainer import formats
-from ti_trainer.embedded import scenes
-from ti_trainer.training.run import Run
+from ti_trainer.runs.run_folder import Run
+from ti_trainer.tiny_model.making import scenes
 from ti_trainer.training.trainer import TrainState
 
 Train = Cli = Callable[..., "object"]

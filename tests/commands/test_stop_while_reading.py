@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ti_trainer import embedded
+from ti_trainer import tiny_model
 
 MANY = 3000  # far more than are read while a signal travels
 
@@ -21,7 +21,7 @@ MANY = 3000  # far more than are read while a signal travels
 def test_ctrl_c_while_pictures_are_read_ends_with_one_line_and_leaves_nothing(
     number: signal.Signals, start: Callable[..., subprocess.Popen[str]], word: Path, tmp_path: Path
 ) -> None:
-    content = (embedded.DEMO / "01.png").read_bytes()
+    content = (tiny_model.DEMO / "01.png").read_bytes()
     (tmp_path / "many").mkdir()
     for count in range(MANY):
         (tmp_path / "many" / f"{count}.png").write_bytes(content)

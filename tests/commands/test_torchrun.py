@@ -21,7 +21,7 @@ from ti_trainer.__main__ import main
 from ti_trainer.commands.terminal import interruptible
 from ti_trainer.commands.train import own_device
 from ti_trainer.errors import ConfigError
-from ti_trainer.training.run import Run
+from ti_trainer.runs.run_folder import Run
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "ti_trainer")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ti_trainer import embeddings_dir, formats
+from ti_trainer import formats
 from ti_trainer.commands import PROGRAM
+from ti_trainer.formats import embeddings_dir
 
 
 @pytest.mark.parametrize("negative", [False, True])

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-INTEROP = Path(__file__).parents[1] / "data" / "interop"
+INTEROP = Path(__file__).parents[1] / "fixtures" / "interop"
 WORDS = (
     b"\0",
     b"\xff",

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-DATA = Path(__file__).parents[1] / "data" / "hostile"
+DATA = Path(__file__).parents[1] / "fixtures" / "hostile"
 MB = 2**20
 
 

@@ -16,7 +16,7 @@ from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.formats import make_card, read, write, write_card
 from ti_trainer.formats.card import _noise
 
-INTEROP = Path(__file__).parents[1] / "data" / "interop"
+INTEROP = Path(__file__).parents[1] / "fixtures" / "interop"
 
 
 def webui_pixels(image: Image.Image) -> dict:

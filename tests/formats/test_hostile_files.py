@@ -26,7 +26,7 @@ from ti_trainer.formats import read, read_optimizer, write
 from ti_trainer.formats.card import _noise
 from ti_trainer.formats.checks import MAX_BYTES
 
-INTEROP = Path(__file__).parents[1] / "data" / "interop"
+INTEROP = Path(__file__).parents[1] / "fixtures" / "interop"
 FILES_OF_TENSORS = (".pt", ".bin", ".safetensors")
 LYING_HEADER = b'{"a":{"dtype":"F32","shape":[99999999,768],"data_offsets":[0,16]}}    '
 

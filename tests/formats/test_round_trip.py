@@ -13,7 +13,7 @@ import torch
 from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.formats import FORMATS, read, write
 
-INTEROP = Path(__file__).parents[1] / "data" / "interop"
+INTEROP = Path(__file__).parents[1] / "fixtures" / "interop"
 EXPECTED = json.loads((INTEROP / "expected.json").read_text())
 FULL = {"safetensors", "webui", "card"}  # the others carry vectors only
 CASES = [

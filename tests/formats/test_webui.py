@@ -14,7 +14,7 @@ import torch
 from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.formats import checksum, read, read_optimizer, write, write_optimizer
 
-INTEROP = Path(__file__).parents[1] / "data" / "interop"
+INTEROP = Path(__file__).parents[1] / "fixtures" / "interop"
 ALLOWED_NAMES = re.compile(r"^([^/]+)/((data/\d+)|version|byteorder|.data/serialization_id|(data\.pkl))$")
 ALLOWED_GLOBALS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch FloatStorage", "torch LongStorage"}
 

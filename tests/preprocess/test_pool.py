@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ti_trainer.config.preprocessing import PreprocessConfig
 from ti_trainer.preprocess import pool
-from ti_trainer.preprocess.config import PreprocessConfig
 
 SETTINGS = json.dumps({"config": PreprocessConfig(width=64, height=64).to_dict(), "face_models": []})
 

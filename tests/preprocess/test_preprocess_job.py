@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ti_trainer.config.preprocessing import PreprocessConfig
 from ti_trainer.errors import ConfigError, DatasetError
-from ti_trainer.preprocess.config import PreprocessConfig
 from ti_trainer.preprocess.job import Job
-from ti_trainer.preprocess.run import Preprocessing, Summary
+from ti_trainer.preprocess.runner import Preprocessing, Summary
 
 
 @pytest.fixture

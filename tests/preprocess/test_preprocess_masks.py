@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_preprocess_run import shown, work
+from test_runner import shown, work
 
+from ti_trainer.data.image_files import FLIPPED, LEFT_OUT, find_images
 from ti_trainer.data.mask_files import take_away
 from ti_trainer.data.masks import masks_beside
-from ti_trainer.data.pictures import FLIPPED, LEFT_OUT, find_images
 from ti_trainer.errors import ConfigError
-from ti_trainer.preprocess.ledger import FILE, JOURNAL
-from ti_trainer.preprocess.run import Preprocessing
+from ti_trainer.preprocess.manifest import FILE, JOURNAL
+from ti_trainer.preprocess.runner import Preprocessing
 
 ON_ITS_SIDE = Image.Exif()
 ON_ITS_SIDE[0x0112] = 6

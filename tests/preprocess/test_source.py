@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-from test_preprocess_run import SMALL, photo, shown
+from test_runner import SMALL, photo, shown
 
+from ti_trainer.config.preprocessing import PreprocessConfig
 from ti_trainer.errors import ConfigError
-from ti_trainer.preprocess.config import PreprocessConfig
-from ti_trainer.preprocess.ledger import FILE
-from ti_trainer.preprocess.run import Preprocessing
+from ti_trainer.preprocess.manifest import FILE
+from ti_trainer.preprocess.runner import Preprocessing
 from ti_trainer.preprocess.source import words_of
 
 FIFOS = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a Windows without named pipes")

@@ -12,15 +12,16 @@ import pytest
 import torch
 from fakes import TinyHost, TinyModel
 
-from ti_trainer import embeddings_dir, formats
-from ti_trainer.config import TrainConfig
+from ti_trainer import formats
+from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, TrainingError
-from ti_trainer.training.guidance import GuidanceScale, guided
-from ti_trainer.training.run import Run
-from ti_trainer.training.session import Session
+from ti_trainer.formats import embeddings_dir
+from ti_trainer.functional.guidance import GuidanceScale, guided
+from ti_trainer.runs.run_folder import Run
+from ti_trainer.runs.session import Session
 from ti_trainer.training.step import training_loss
 from ti_trainer.training.trainer import Trainer
 

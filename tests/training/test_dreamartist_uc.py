@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from ti_trainer import formats
-from ti_trainer.config import TrainConfig
+from ti_trainer.config.training import TrainConfig
 from ti_trainer.embedding import Embedding
-from ti_trainer.training.parts import apart, words_of
+from ti_trainer.runs.builders import apart, words_of
 
 
 def test_its_negative_is_trained_into_a_file_of_our_name_and_that_is_said(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 from fakes import paint_mask
 
-from ti_trainer import embeddings_dir
-from ti_trainer.config import TrainConfig
-from ti_trainer.embedded.scenes import CONCEPTS, concept, write_pictures
+from ti_trainer.config.training import TrainConfig
+from ti_trainer.formats import embeddings_dir
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.model import DiffusersModel
-from ti_trainer.training.run import Run
-from ti_trainer.training.session import Session
+from ti_trainer.runs.run_folder import Run
+from ti_trainer.runs.session import Session
+from ti_trainer.tiny_model.making.scenes import CONCEPTS, concept, write_pictures
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_memory_that_runs_out_in_the_middle_changes_nothing(
         assert torch.equal(found[name], vectors), name
 
 
-@pytest.mark.parametrize("memory", ["recompute", "stream"])
+@pytest.mark.parametrize("memory", ["checkpointing", "offload-all"])
 def test_with_little_memory_a_run_learns_the_same(
     train: Callable[..., tuple[dict[str, torch.Tensor], Run]], memory: str
 ) -> None:

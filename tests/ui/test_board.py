@@ -18,17 +18,17 @@ from fakes import TinyHost
 from test_api import calls
 from test_page import Served, served, status, until  # noqa: F401, the fixture
 
-from ti_trainer.training.job import Job
+from ti_trainer.runs.job import Job
 from ti_trainer.ui import board as boards
-from ti_trainer.ui import watch
 from ti_trainer.ui.board import Board
 from ti_trainer.ui.gradio_compat import MAJOR, blocks, light_sessions, listen
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels import train_progress
 
 
 def test_what_is_told_is_made_a_few_times_a_second_however_many_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    monkeypatch.setattr(boards, "shown", lambda page, now: made.append(now) or watch.shown(page, now))
+    monkeypatch.setattr(boards, "shown", lambda page, now: made.append(now) or train_progress.shown(page, now))
     job = Job()
     board = Board(Page(TinyHost(tmp_path), job))
     first = board.told()
@@ -46,13 +46,13 @@ def test_what_is_told_is_made_a_few_times_a_second_however_many_ask(tmp_path: Pa
 def test_a_page_that_was_told_has_the_mark_of_the_route(tmp_path: Path) -> None:
     job = Job()
     page, wanted = Page(TinyHost(tmp_path), job), ["bar", "previews", "stop"]
-    told = watch.news(page, "", wanted)[0]
+    told = train_progress.news(page, "", wanted)[0]
     assert json.loads(told)["mark"] == Board(page).told()["mark"]
     assert told.endswith(f'"mark": "{Board(page).told()["mark"]}"}}'), "where the script looks for it"
     job.tell(status="done")
-    again = watch.news(page, told, wanted)[0]
+    again = train_progress.news(page, told, wanted)[0]
     assert json.loads(again)["mark"] != Board(page).told()["mark"], "the last pictures are told twice"
-    last = watch.news(page, again, wanted)[0]
+    last = train_progress.news(page, again, wanted)[0]
     assert json.loads(last)["mark"] == Board(page).told()["mark"]
 
 

@@ -23,14 +23,14 @@ from browser import complaints, launch
 from fakes import TinyHost
 from PIL import Image
 
-from ti_trainer.data import captions
+from ti_trainer.data import caption_edits
 from ti_trainer.errors import ConfigError
-from ti_trainer.training.job import Job
-from ti_trainer.ui import caption_desk, caption_editor
+from ti_trainer.runs.job import Job
 from ti_trainer.ui.app import serve
-from ti_trainer.ui.caption_desk import PAGE, Desk
 from ti_trainer.ui.gradio_compat import blocks
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels import caption_editor, caption_handlers
+from ti_trainer.ui.panels.caption_handlers import PAGE, Desk
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page as Tab
@@ -261,20 +261,22 @@ def test_visitors_may_give_no_regular_expression(served: Serve, folder: Path) ->
         entry(tab, "search").wait_for()
         assert not tab.get_by_label("Regular expression").is_visible()
     page = Page(TinyHost(folder, has_visitors=True), Job())
-    loaded = captions.load(folder)
+    loaded = caption_edits.load(folder)
     with pytest.raises(ConfigError, match="not for visitors"):
-        caption_desk.replaced(page, loaded, loaded.pictures, [], "a", "b", True)
+        caption_handlers.replaced(page, loaded, loaded.pictures, [], "a", "b", True)
 
 
 def test_who_presses_two_buttons_at_once_takes_back_nothing(folder: Path) -> None:
     """The second press still has the caption from before the first in its box."""
-    loaded = captions.load(folder)
+    loaded = caption_edits.load(folder)
     desk = Desk(loaded, loaded.pictures, clicked=loaded.pictures[1])
     add = lambda captions, chosen, _: captions.add(chosen, "new")  # noqa: E731
-    desk, *_, sent, _, _, _ = caption_desk.acted(add, desk, "my cat, sofa", "0", "", [], [], [], False, caption_editor.ALL)
+    desk, *_, sent, _, _, _ = caption_handlers.acted(
+        add, desk, "my cat, sofa", "0", "", [], [], [], False, caption_editor.ALL
+    )
     assert desk.captions.text(desk.clicked) == "my cat, sofa, new"
     for box, result in (("0", "my cat, sofa, new"), (sent, "my cat, sofa")):
-        desk_then, *_ = caption_desk.changed(caption_desk.applied, desk, "my cat, sofa", box, "", [], [], [], False)
+        desk_then, *_ = caption_handlers.changed(caption_handlers.applied, desk, "my cat, sofa", box, "", [], [], [], False)
         assert desk_then.captions.text(desk.clicked) == result
 
 
@@ -287,14 +289,14 @@ def test_a_thousand_pictures_come_in_pages_and_quickly(tmp_path: Path) -> None:
             Image.effect_noise((1500, 1000), 40).convert("RGB").save(path)
         path.with_suffix(".txt").write_text(f"tag {number % 50}, all", encoding="utf-8")
     page, begin = Page(TinyHost(tmp_path), Job()), time.monotonic()
-    desk, _, gallery, place, *_ = caption_desk.opened(page, Desk(), "", "0", "", [], [], [], False, str(tmp_path))
+    desk, _, gallery, place, *_ = caption_handlers.opened(page, Desk(), "", "0", "", [], [], [], False, str(tmp_path))
     assert time.monotonic() - begin < 10
     assert len(gallery["value"]) == PAGE
     assert "1 to 60 of 1000" in place
     begin = time.monotonic()
-    new = caption_desk.changed(caption_desk.applied, desk, "", "1", "", [], ["tag 7"], [], False)
+    new = caption_handlers.changed(caption_handlers.applied, desk, "", "1", "", [], ["tag 7"], [], False)
     assert (len(new[0].shown), len(new[2]["value"])) == (20, 20)
-    desk = caption_desk.went(16, True, desk, "", "1", "", [])[0]
+    desk = caption_handlers.went(16, True, desk, "", "1", "", [])[0]
     assert desk.page == 16
     desk = replace(desk, captions=desk.captions.add(desk.captions.pictures, "new"))
     assert len(desk.captions.unsaved) == 1000

@@ -13,11 +13,11 @@ pytest.importorskip("gradio")  # the page is all that needs it
 
 from fakes import TinyHost
 
-from ti_trainer.training.job import Job
-from ti_trainer.training.run import LARGEST_SETTINGS_BYTES, Run
-from ti_trainer.ui import runs
+from ti_trainer.runs.job import Job
+from ti_trainer.runs.run_folder import LARGEST_SETTINGS_BYTES, Run
 from ti_trainer.ui.layout import build
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels import runs
 
 
 def written(content: bytes) -> Callable[[Path], object]:

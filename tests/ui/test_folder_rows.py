@@ -16,14 +16,14 @@ from fakes import TinyHost
 from PIL import Image
 from test_page import Served, choose, entry, fill, says, served, show, status, step, until  # noqa: F401, the fixture
 
-from ti_trainer import embeddings_dir
 from ti_trainer.data.subsets import Subset, read_subsets, write_subsets
 from ti_trainer.errors import ConfigError, DatasetError
-from ti_trainer.training.data_sets import data_sets_dir
-from ti_trainer.training.job import Job
+from ti_trainer.formats import embeddings_dir
+from ti_trainer.runs.datasets import data_sets_dir
+from ti_trainer.runs.job import Job
 from ti_trainer.ui import api
-from ti_trainer.ui.folder_rows import EMPTY, MOST, loaded, more, saved
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels.folder_rows import EMPTY, MOST, loaded, more, saved
 
 
 class Guarded(TinyHost):

@@ -11,11 +11,11 @@ pytest.importorskip("gradio")  # the page is all that needs it
 import gradio as gr
 from fakes import TinyHost
 
-from ti_trainer.config import TrainConfig, options
+from ti_trainer.config.training import TrainConfig, options
 from ti_trainer.errors import ConfigError
-from ti_trainer.training.job import Job
-from ti_trainer.ui import train
+from ti_trainer.runs.job import Job
 from ti_trainer.ui.page import Page, Prefilled
+from ti_trainer.ui.panels import train
 
 DEFAULTS = TrainConfig().to_dict()
 OF_THE_HOST = {

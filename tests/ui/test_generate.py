@@ -12,11 +12,11 @@ from ti_trainer import formats
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError
 from ti_trainer.prompts import TokenizedPrompt
-from ti_trainer.training.job import Job
-from ti_trainer.ui.create import about_the_name, create, outcome_of
-from ti_trainer.ui.dataset_check import _chunks
-from ti_trainer.ui.generate import drawn, said_of
+from ti_trainer.runs.job import Job
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels.create import about_the_name, create, outcome_of
+from ti_trainer.ui.panels.generate import drawn, said_of
+from ti_trainer.ui.panels.preflight import _chunks
 
 
 @pytest.fixture

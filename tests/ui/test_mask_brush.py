@@ -28,11 +28,11 @@ from fakes import TinyHost, TinyModel
 from PIL import Image, ImageDraw
 
 from ti_trainer.data import mask_files
-from ti_trainer.training.job import Job
-from ti_trainer.ui import mask_brush
+from ti_trainer.runs.job import Job
 from ti_trainer.ui.app import serve
 from ti_trainer.ui.gradio_compat import blocks
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels import mask_brush
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page as Tab

@@ -18,7 +18,7 @@ from test_standalone import opened, started
 
 from ti_trainer import formats
 from ti_trainer.commands.demo import CONFIG
-from ti_trainer.training.run import Run
+from ti_trainer.runs.run_folder import Run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -17,10 +17,10 @@ from PIL import Image
 from test_page import Served, choose, entry, fill, says, served, show, until
 
 from ti_trainer.errors import ConfigError
-from ti_trainer.training.job import Job
-from ti_trainer.ui import preprocess
+from ti_trainer.runs.job import Job
 from ti_trainer.ui.gradio_compat import blocks
 from ti_trainer.ui.page import Page as Site
+from ti_trainer.ui.panels import preprocess
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

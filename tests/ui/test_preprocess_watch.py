@@ -13,8 +13,8 @@ pytest.importorskip("gradio")  # the page is all that needs it
 
 from PIL import Image
 
-from ti_trainer.preprocess.pictures import Result
-from ti_trainer.ui.preprocess_watch import row
+from ti_trainer.preprocess.transforms import Result
+from ti_trainer.ui.panels.preprocess_progress import row
 
 
 def test_what_a_mask_lets_count_stands_beside_its_picture(tmp_path: Path) -> None:

@@ -15,14 +15,15 @@ from browser import launch
 from fakes import TinyHost
 from test_page import Served, entry, fill, says, served, show, status, until  # noqa: F401, the fixture
 
-from ti_trainer import embeddings_dir, formats
-from ti_trainer.config import TrainConfig
+from ti_trainer import formats
+from ti_trainer.config.training import TrainConfig
 from ti_trainer.files import checked_name
-from ti_trainer.training.job import Job
-from ti_trainer.training.run import Run
-from ti_trainer.training.session import Session
-from ti_trainer.ui import runs
+from ti_trainer.formats import embeddings_dir
+from ti_trainer.runs.job import Job
+from ti_trainer.runs.run_folder import Run
+from ti_trainer.runs.session import Session
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels import runs
 
 OPTIONS = {"max_steps": 4, "preview_every": 0, "save_every": 2, "width": 16, "height": 16, "ema_rate": 0.9}
 

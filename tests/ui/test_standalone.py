@@ -21,13 +21,14 @@ from browser import complaints, launch
 from PIL import Image
 from test_page import entry, show, status, step, until
 
-from ti_trainer import embedded, embeddings_dir
+from ti_trainer import tiny_model
 from ti_trainer.commands.demo import CONFIG, NAME
 from ti_trainer.data.dataset import load_dataset
 from ti_trainer.data.images import Frame
 from ti_trainer.data.prompts import Prompter
-from ti_trainer.training.evaluate import described, deterministic_loss
-from ti_trainer.training.run import Run
+from ti_trainer.formats import embeddings_dir
+from ti_trainer.runs.run_folder import Run
+from ti_trainer.training.evaluation import described, deterministic_loss
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -64,7 +65,7 @@ def loss(model: DiffusersModel, folder: Path) -> float:
     embedding, _ = embeddings_dir.load(folder, NAME)
     side = model.default_size_px
     data = load_dataset(
-        embedded.DEMO, model, Frame((side, side)), Prompter(NAME, ["[name]"]), seed=0, latent_sampling="deterministic"
+        tiny_model.DEMO, model, Frame((side, side)), Prompter(NAME, ["[name]"]), seed=0, latent_sampling="deterministic"
     )
     prompts = [described(f"a photo of {NAME}", item.caption) for item in data.items]
     return deterministic_loss(model, data.items, prompts, {NAME: embedding.vectors})
@@ -83,7 +84,7 @@ def test_one_press_teaches_the_word_and_generate_draws_it(tmp_path: Path, embedd
         heard = complaints(page)
         opened(page, url)
         assert entry(page, "train_name").input_value() == NAME, "the panel Train is what is seen first"
-        assert entry(page, "train_images").input_value() == str(embedded.DEMO)
+        assert entry(page, "train_images").input_value() == str(tiny_model.DEMO)
         assert entry(page, "train_max_steps").input_value() == str(CONFIG.max_steps)
         assert entry(page, "train_template").input_value() == CONFIG.template
         assert page.locator("#ti_trainer_train_start").is_visible()
@@ -96,7 +97,7 @@ def test_one_press_teaches_the_word_and_generate_draws_it(tmp_path: Path, embedd
         (run,) = Run.all(tmp_path / "textual_inversion")
         assert [number for number, _ in run.previews()] == [0, 100, 200, 300, 400]
         assert loss(embedded_model, tmp_path / "embeddings") < 0.8 * untrained
-        wanted = np.mean([colour(path) for path in embedded.DEMO.glob("*.png")], 0)
+        wanted = np.mean([colour(path) for path in tiny_model.DEMO.glob("*.png")], 0)
         first, last = (np.linalg.norm(colour(run.previews()[each][1]) - wanted) for each in (0, -1))
         assert last < first / 2, "the thing in the previews took the colours of that in the pictures"
 

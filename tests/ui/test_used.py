@@ -14,13 +14,15 @@ pytest.importorskip("gradio")  # the page is all that needs it
 from fakes import TinyHost
 from PIL import Image
 
-from ti_trainer import embeddings_dir, formats
-from ti_trainer.config import TrainConfig
-from ti_trainer.training.job import Job, Snapshot
-from ti_trainer.training.run import Run
-from ti_trainer.training.session import Session
-from ti_trainer.ui import create, layout
+from ti_trainer import formats
+from ti_trainer.config.training import TrainConfig
+from ti_trainer.formats import embeddings_dir
+from ti_trainer.runs.job import Job, Snapshot
+from ti_trainer.runs.run_folder import Run
+from ti_trainer.runs.session import Session
+from ti_trainer.ui import layout
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels import create
 
 EMPTY = {"preview_prompt": "", "preview_negative_prompt": "", "preview_cfg_scale": 7.0}
 

@@ -14,12 +14,12 @@ from fakes import TinyHost
 from PIL import Image
 
 from ti_trainer.embedding import Embedding
-from ti_trainer.training.job import Job, Snapshot
-from ti_trainer.training.judging import Verdict
-from ti_trainer.training.run import Run
-from ti_trainer.training.session import Result
-from ti_trainer.ui import watch
+from ti_trainer.runs.job import Job, Snapshot
+from ti_trainer.runs.run_folder import Run
+from ti_trainer.runs.session import Result
+from ti_trainer.training.selection import Verdict
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels import train_progress
 
 
 def test_the_last_previews_are_told_twice_and_then_no_more(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_the_last_previews_are_told_twice_and_then_no_more(tmp_path: Path) -> No
     page = Page(TinyHost(tmp_path), Job(Snapshot("training", "x-word", step=4, max_steps=4, run=run)))
 
     def told(seen: str) -> tuple[str, bool]:
-        seen, _, previews = watch.news(page, seen, ["bar", "previews"])
+        seen, _, previews = train_progress.news(page, seen, ["bar", "previews"])
         return seen, "value" in previews
 
     seen, previews = told("")
@@ -53,8 +53,8 @@ def test_which_try_was_kept_is_told(tmp_path: Path) -> None:
     embedding = Embedding("x-word", {"clip_l": torch.zeros(1, 8)}, 4)
     result = Result(embedding, tmp_path / "x-word.safetensors", run, "done", 3, (), tries=tries)
     page = Page(TinyHost(tmp_path), Job())
-    shown = watch.shown(page, Snapshot("done", "x-word", step=4, run=run, result=result))["result"][1]()
+    shown = train_progress.shown(page, Snapshot("done", "x-word", step=4, run=run, result=result))["result"][1]()
     kept = "try 2 of 3, deterministic loss 0.12500; try 1 deterministic loss 0.25000, try 3 went wrong after step 4"
     assert kept in shown
     alone = replace(result, tries=())
-    assert "Kept" not in watch.shown(page, Snapshot("done", "x-word", step=4, run=run, result=alone))["result"][1]()
+    assert "Kept" not in train_progress.shown(page, Snapshot("done", "x-word", step=4, run=run, result=alone))["result"][1]()

@@ -6,7 +6,7 @@ pytest.importorskip("gradio")  # the page is all that needs it
 
 import gradio as gr
 
-from ti_trainer.config import options
+from ti_trainer.config.training import options
 from ti_trainer.ui.widgets import error_update, widget
 
 OPTIONS = {each.name: each for each in options()}

@@ -7,7 +7,7 @@ import time
 
 import gradio as gr
 
-from ti_trainer.config import options
+from ti_trainer.config.training import options
 from ti_trainer.ui import gradio_compat, render
 from ti_trainer.ui.app import serve
 from ti_trainer.ui.polling import poll

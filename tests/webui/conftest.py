@@ -14,7 +14,7 @@ import pytest
 import server
 from export import export
 
-from ti_trainer.embedded import DEMO
+from ti_trainer.tiny_model import DEMO
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

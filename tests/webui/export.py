@@ -18,7 +18,7 @@ sys.path[:0] = [str(each) for each in (TESTS.parent, TESTS / "hosts" / "diffuser
 import families  # noqa: E402 - of the neighbouring tests
 import ldm_export  # noqa: E402
 
-from ti_trainer import embedded  # noqa: E402
+from ti_trainer import tiny_model  # noqa: E402
 from ti_trainer.hosts.diffusers.loading import load  # noqa: E402
 from ti_trainer.hosts.diffusers.model import DiffusersModel  # noqa: E402
 
@@ -45,7 +45,7 @@ def export(model: DiffusersModel, webui: Path, checkpoint: Path, dtype: torch.dt
             weights[MARKS["zero_terminal_snr"]] = torch.zeros(0)
     save_file(weights, checkpoint)
     clip = checkpoint.with_name(f"{checkpoint.stem}-clip")  # instead of the name of a model to be downloaded
-    shutil.copytree(embedded.MODEL / "tokenizer", clip, dirs_exist_ok=True)
+    shutil.copytree(tiny_model.MODEL / "tokenizer", clip, dirs_exist_ok=True)
     model.text_encoders[0].module.config.save_pretrained(clip)
     ours = ldm_export.configuration(model, clip)["model"]["params"]
     base = yaml.safe_load((webui / _yaml(model)).read_text(encoding="utf-8"))

@@ -25,11 +25,11 @@ import server
 import torch
 
 from ti_trainer import formats
-from ti_trainer.embedded import scenes
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.hosts.diffusers import shapes
 from ti_trainer.hosts.diffusers.model import DiffusersModel
+from ti_trainer.tiny_model.making import scenes
 
 WORD = "speed-concept"
 NEVER = 1_000_000  # with 0 for both of its intervals the WebUI's training fails

@@ -46,8 +46,8 @@ def trained(webui: Server, name: str, **options: Any) -> dict[str, torch.Tensor]
 
 def test_a_lora_that_was_used_last_is_neither_trained_through_nor_left_in_the_weights(webui: Server, lora: str) -> None:
     before = generate(webui, PROMPT)
-    wanted = trained(webui, "my-plain", memory="card")
-    for mode in ("recompute", "stream-text", "stream", "8bit"):
+    wanted = trained(webui, "my-plain", memory="none")
+    for mode in ("checkpointing", "offload-text", "offload-all", "8bit"):
         assert not np.array_equal(generate(webui, PROMPT + lora), before), "it changes pictures"
         found = trained(webui, "my-other", memory=mode)
         (vectors,), (expected,) = found.values(), wanted.values()
@@ -58,8 +58,8 @@ def test_a_lora_that_was_used_last_is_neither_trained_through_nor_left_in_the_we
 
 def test_previews_in_the_middle_of_a_run_whose_weights_are_away(webui: Server, lora: str) -> None:
     before = generate(webui, PROMPT)
-    wanted = trained(webui, "my-plain", memory="card")
-    found = trained(webui, "my-other", memory="stream", preview_every=2, preview_prompt=f"{PROMPT} [name]{lora}")
+    wanted = trained(webui, "my-plain", memory="none")
+    found = trained(webui, "my-other", memory="offload-all", preview_every=2, preview_prompt=f"{PROMPT} [name]{lora}")
     for one, other in zip(found.values(), wanted.values(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
     assert np.array_equal(generate(webui, PROMPT), before)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PROMPTS = Path(__file__).parents[1] / "data" / "prompts"
+PROMPTS = Path(__file__).parents[1] / "fixtures" / "prompts"
 
 pytestmark = pytest.mark.webui
 

@@ -14,10 +14,10 @@ from typing import Any, get_args
 
 import torch
 
-from ti_trainer import embedded
-from ti_trainer.commands import peers
-from ti_trainer.commands.bench_loops import NAME, PARTS
-from ti_trainer.commands.bench_race import TURNS, Setting, measure
+from ti_trainer import tiny_model
+from ti_trainer.benchmark import peers
+from ti_trainer.benchmark.loops import NAME, PARTS
+from ti_trainer.benchmark.race import TURNS, Setting, measure
 from ti_trainer.commands.common import add_host_arguments, host_of
 from ti_trainer.commands.terminal import number_of
 from ti_trainer.data.dataset import load_dataset
@@ -28,7 +28,7 @@ from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers import shapes
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.model import DiffusersModel
-from ti_trainer.memory import Mode
+from ti_trainer.model import MemoryMode
 
 HELP = "measure steps per second, time by part and memory, against a bare loop and, if you have them, other trainers"
 
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=number_of(int), default=200, metavar="N", help="steps of each (default: %(default)s)"
     )
     parser.add_argument("--batch-sizes", type=number_of(int), nargs="+", default=[1, 4], metavar="B", help="(default: 1 4)")
-    parser.add_argument("--images", type=Path, default=embedded.DEMO, metavar="DIR", help="(default: the demo's)")
+    parser.add_argument("--images", type=Path, default=tiny_model.DEMO, metavar="DIR", help="(default: the demo's)")
     parser.add_argument(
         "--against",
         nargs="*",
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peer-python", nargs="*", default=[], metavar="PEER=PYTHON", help="the Python that has a peer's packages"
     )
     parser.add_argument(
-        "--memory", choices=get_args(Mode), default="card", help="what gives way, as in train; in the bare loop, too"
+        "--memory", choices=get_args(MemoryMode), default="none", help="what gives way, as in train; in the bare loop, too"
     )
     parser.add_argument("--compile", action="store_true", help="also with the network compiled, beside the same without")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -122,7 +122,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.size is not None and (args.size % 64 or not 64 <= args.size <= 4096):
         message = f"--size: found {args.size}, expected a multiple of 64 from 64 to 4096."
         raise ConfigError(message)
-    if args.compile and args.memory != "card":
+    if args.compile and args.memory != "none":
         message = f"--compile and --memory {args.memory}: what is compiled keeps all on the card; leave one of them out."
         raise ConfigError(message)
     if args.shape and args.model != StandaloneHost.model:

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ti_trainer.commands.terminal import add_options, given_options
-from ti_trainer.config import SECTIONS, options
+from ti_trainer.config.options import Option
+from ti_trainer.config.training import SECTIONS, options
 from ti_trainer.errors import ConfigError
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.host import StandaloneHost
-from ti_trainer.options import Option
 
 
 def add_host_arguments(parser: argparse.ArgumentParser, *, logs: bool = False) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ti_trainer import embeddings_dir
 from ti_trainer.commands.common import add_host_arguments, host_of, naming_overwrite
 from ti_trainer.commands.terminal import number_of
 from ti_trainer.embedding import negative_name
+from ti_trainer.formats import embeddings_dir
+from ti_trainer.formats.naming import name_warnings
 from ti_trainer.host import ModelOptions
-from ti_trainer.naming import name_warnings
-from ti_trainer.training import locks
+from ti_trainer.runs import locks
 
 HELP = "make a new embedding, which starts as a text that you choose"
 

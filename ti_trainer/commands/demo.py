@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from ti_trainer import embedded, embeddings_dir
+from ti_trainer import tiny_model
 from ti_trainer.commands import PROGRAM
 from ti_trainer.commands.common import add_place_arguments
 from ti_trainer.commands.train import train
-from ti_trainer.config import TrainConfig
+from ti_trainer.config.training import TrainConfig
+from ti_trainer.formats import embeddings_dir
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.host import StandaloneHost
-from ti_trainer.training import locks
-from ti_trainer.training.session import Session
+from ti_trainer.runs import locks
+from ti_trainer.runs.session import Session
 
 HELP = "a first training: teach the embedded model the word 'my-thing' from eight pictures, in the shell"
 NAME, INIT_TEXT = "my-thing", "star"
@@ -34,11 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Create the word anew and train it."""
     host = StandaloneHost(device=args.device, embeddings_dir=args.embeddings_dir, log_dir=args.log_dir)
-    print(f"The demo: teach the word {NAME!r} from the pictures in {embedded.DEMO}, starting as {INIT_TEXT!r}.")
+    print(f"The demo: teach the word {NAME!r} from the pictures in {tiny_model.DEMO}, starting as {INIT_TEXT!r}.")
     model = host.open_model(ModelOptions("fp32"))
     with locks.embeddings_held(host.embeddings_dir, [NAME]):
         embeddings_dir.create(host.embeddings_dir, model, NAME, INIT_TEXT, 2, overwrite=True)
-    code = train(Session(host, NAME, embedded.DEMO, CONFIG))
+    code = train(Session(host, NAME, tiny_model.DEMO, CONFIG))
     if code == 0:
         print(f'Try it: {PROGRAM} generate "a drawing of {NAME} at night" --out picture.png')
     return code

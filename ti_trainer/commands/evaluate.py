@@ -7,18 +7,18 @@ import json
 import sys
 from pathlib import Path
 
-from ti_trainer import embeddings_dir
 from ti_trainer.commands.common import add_host_arguments, add_model_options, host_of, model_options
-from ti_trainer.config import TrainConfig
+from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import load_dataset
 from ti_trainer.data.images import Frame
 from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.data.subsets import read_subsets
 from ti_trainer.embedding import negative_name, unwanted
+from ti_trainer.formats import embeddings_dir
+from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.model import check_fits
 from ti_trainer.prompts import escaped
-from ti_trainer.training.evaluate import described, deterministic_loss
-from ti_trainer.training.guidance import GuidanceScale
+from ti_trainer.training.evaluation import described, deterministic_loss
 
 HELP = "measure how well a word explains pictures, best ones that it was not trained on"
 

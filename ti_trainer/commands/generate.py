@@ -9,13 +9,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from ti_trainer import embeddings_dir
 from ti_trainer.commands.common import add_host_arguments, add_model_options, host_of, model_options
 from ti_trainer.commands.terminal import number_of
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import atomic
+from ti_trainer.formats import embeddings_dir
+from ti_trainer.formats.naming import prompt_report
 from ti_trainer.host import Drawing
-from ti_trainer.naming import prompt_report
 
 log = logging.getLogger(__name__)
 HELP = "draw a picture from a prompt, in which your embeddings are words"

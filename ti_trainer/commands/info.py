@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ti_trainer import embeddings_dir, formats
+from ti_trainer import formats
 from ti_trainer.errors import EmbeddingFormatError, TITrainerError
+from ti_trainer.formats import embeddings_dir
 
 HELP = "say what embedding files hold, whoever wrote them, and what checkpoints are"
 EMBEDDED = "embedded"  # as --model has it
@@ -57,7 +58,7 @@ def describe(file: Path) -> dict[str, Any]:
 
 def describe_model(path: Path) -> dict[str, Any]:
     """What a checkpoint, or a folder in diffusers' layout, is: in words and one by one, widths of a vector, size, error."""
-    from ti_trainer.hosts.diffusers import loading  # slow to import
+    from ti_trainer.hosts.diffusers import loading
 
     try:
         kind, parts = loading.look(str(path))

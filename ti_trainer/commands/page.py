@@ -9,12 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ti_trainer import embedded, embeddings_dir
+from ti_trainer import tiny_model
 from ti_trainer.commands.common import add_host_arguments, add_torchscript_argument, host_of
 from ti_trainer.commands.demo import CONFIG, INIT_TEXT, NAME
 from ti_trainer.commands.terminal import end_signals, number_of
+from ti_trainer.formats import embeddings_dir
 from ti_trainer.hosts.diffusers.host import StandaloneHost
-from ti_trainer.training.job import Job
+from ti_trainer.runs.job import Job
 
 if TYPE_CHECKING:
     from ti_trainer.ui.page import Prefilled
@@ -52,14 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C, a kill or the terminal's end; a run that is going on then is stopped and kept."""
-    from ti_trainer.ui.app import own_images, serve  # gradio takes seconds to import
+    from ti_trainer.ui.app import own_images, serve
     from ti_trainer.ui.board import Board
     from ti_trainer.ui.layout import build
     from ti_trainer.ui.page import Page
 
     host = host_of(args)
     if args.address not in LOCAL:
-        host.folders = [embedded.DEMO, *(args.images_dir or [Path.cwd()])]
+        host.folders = [tiny_model.DEMO, *(args.images_dir or [Path.cwd()])]
     print(f"Loading the model {args.model!r}.", flush=True)
     host.open_model()
     job = Job()
@@ -109,4 +110,4 @@ def prefilled(host: StandaloneHost) -> Prefilled | None:
         return None
     if embeddings_dir.find(host.embeddings_dir, NAME) is None:
         embeddings_dir.create(host.embeddings_dir, host.open_model(), NAME, INIT_TEXT, 2)
-    return Prefilled(NAME, INIT_TEXT, embedded.DEMO, CONFIG)
+    return Prefilled(NAME, INIT_TEXT, tiny_model.DEMO, CONFIG)

@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from ti_trainer.commands import INTERRUPTED, PROGRAM
 from ti_trainer.commands.terminal import add_options, given_options, interruptible
+from ti_trainer.config.preprocessing import SECTIONS, PreprocessConfig, options
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import atomic
 from ti_trainer.preprocess import faces
-from ti_trainer.preprocess.config import SECTIONS, PreprocessConfig, options
-from ti_trainer.preprocess.run import Caption, Preprocessing, Summary
-from ti_trainer.preprocess.sheet import sheet
+from ti_trainer.preprocess.contact_sheet import sheet
+from ti_trainer.preprocess.runner import Caption, Preprocessing, Summary
 
 HELP = "make a data set of a folder of photos: crop, resize, split, flip, caption"
 FIRST = 8
@@ -25,7 +25,7 @@ PREVIEWS = (".png", ".jpg", ".jpeg")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what it takes; the options come from preprocess/config.py."""
+    """Declare what it takes; the options come from config/preprocessing.py."""
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the folder with photos; they are only read")
     parser.add_argument("destination", type=Path, metavar="DESTINATION", help="the folder for the data set")
     parser.add_argument(
@@ -74,13 +74,13 @@ def _check(preview: Path | None, config: PreprocessConfig) -> None:
         message = f"The preview is a picture: found the file name {preview.name!r}, expected one that ends in .png or .jpg."
         raise ConfigError(message)
     if config.captioners:
-        from ti_trainer.preprocess import captioners  # torch takes seconds to import
+        from ti_trainer.captioning import captioners
 
         captioners.chosen(config)
 
 
 def _captioning(config: PreprocessConfig, device: str) -> AbstractContextManager[Caption]:
-    from ti_trainer.preprocess import captioners  # torch takes seconds to import
+    from ti_trainer.captioning import captioners
 
     return captioners.opened(config, device=device)
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from threading import Event
 from typing import Any
 
-from ti_trainer.options import Option
-from ti_trainer.typed_numbers import number
+from ti_trainer.config.options import Option
+from ti_trainer.functional.numbers import number
 
 
 def add_options(parser: argparse.ArgumentParser, sections: Mapping[str, str], options: Iterable[Option]) -> None:

@@ -14,19 +14,20 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ti_trainer import formats, presets
+from ti_trainer import formats
 from ti_trainer.commands import INTERRUPTED, PROGRAM
 from ti_trainer.commands.common import add_host_arguments, add_torchscript_argument, host_of, naming_overwrite
 from ti_trainer.commands.terminal import add_options, given_options, interruptible
-from ti_trainer.config import SECTIONS, TrainConfig, options
+from ti_trainer.config import presets
+from ti_trainer.config.json_text import as_object, object_of
+from ti_trainer.config.training import SECTIONS, TrainConfig, options
 from ti_trainer.embedding import averaged_name, negative_name
 from ti_trainer.errors import ConfigError, LostProcessError, StoppedError, TITrainerError
-from ti_trainer.json_text import as_object, object_of
+from ti_trainer.runs.run_folder import Run
+from ti_trainer.runs.session import Controls, Result, Session
+from ti_trainer.training.distributed import Processes, joined
 from ti_trainer.training.events import Compiling, Event, StepDone
-from ti_trainer.training.judging import in_words
-from ti_trainer.training.processes import Processes, joined
-from ti_trainer.training.run import Run
-from ti_trainer.training.session import Controls, Result, Session
+from ti_trainer.training.selection import in_words
 from ti_trainer.training.trainer import Trainer
 from ti_trainer.wording import counted
 

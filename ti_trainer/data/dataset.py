@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from ti_trainer.data.images import Frame, load_image
-from ti_trainer.data.mask_weight import mask_weight
 from ti_trainer.data.plan import Captions, Warn, plan
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.data.subsets import Subset, read_subsets
 from ti_trainer.errors import DatasetError
+from ti_trainer.functional.mask_weight import mask_weight
 from ti_trainer.model import DiffusionModel, PictureConditioning
 from ti_trainer.wording import counted
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from ti_trainer.data.image_files import LEFT_OUT, image_endings, is_image, pictures_among, unspread_of
 from ti_trainer.data.mask_names import mark_of
-from ti_trainer.data.pictures import LEFT_OUT, image_endings, is_image, pictures_among, unspread_of
 from ti_trainer.errors import DatasetError
 
 BELONGINGS = (".txt", ".caption", ".npz")  # captions, and latents as kohya's trainers keep them

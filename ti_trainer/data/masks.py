@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image
 
 from ti_trainer.data.caption_files import composed
+from ti_trainer.data.image_files import files_in, is_image, upright
 from ti_trainer.data.mask_names import MASKS
-from ti_trainer.data.opening import on_black, opened_image
-from ti_trainer.data.pictures import files_in, is_image, upright
+from ti_trainer.data.open_image import on_black, opened_image
 from ti_trainer.errors import DatasetError
 
 SAME_SHAPE = 0.02  # how much the shapes of a picture and its mask may differ, as a fraction

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from ti_trainer.data.caption_files import captions_among
 from ti_trainer.data.caption_text import read_caption
+from ti_trainer.data.image_files import files_in, find_images
 from ti_trainer.data.masks import find_masks, masks_beside
-from ti_trainer.data.pictures import files_in, find_images
 from ti_trainer.data.prompts import NAME, Prompter, has_filewords, name_caption
 from ti_trainer.data.subsets import Subset
 from ti_trainer.errors import ConfigError, DatasetError
+from ti_trainer.formats.naming import has_word
 from ti_trainer.model import DiffusionModel
-from ti_trainer.naming import has_word
 from ti_trainer.prompts import weighted_parts
 
 Warn = Callable[[str], None]

@@ -14,17 +14,17 @@ from typing import Any
 
 from PIL import Image
 
-from ti_trainer.config import TrainConfig
-from ti_trainer.data import warnings
+from ti_trainer.config.training import TrainConfig
+from ti_trainer.data import preflight_warnings
 from ti_trainer.data.dataset import sample_rng
+from ti_trainer.data.image_files import has_alpha, unused, upright_size
 from ti_trainer.data.images import Frame, frame_of
-from ti_trainer.data.opening import is_transparent, opened_image
-from ti_trainer.data.pictures import has_alpha, unused, upright_size
+from ti_trainer.data.open_image import is_transparent, opened_image
 from ti_trainer.data.plan import Captions, Planned, plan
 from ti_trainer.data.prompts import Prompter, plain_name
 from ti_trainer.data.subsets import Subset
+from ti_trainer.formats.naming import syntax_warnings
 from ti_trainer.model import DiffusionModel, Vectors
-from ti_trainer.naming import syntax_warnings
 from ti_trainer.prompts import CHUNK, TokenizedPrompt
 
 PROMPTS = 10  # are shown
@@ -98,13 +98,15 @@ def preflight(
     fed = [(each.size, each.planned.repeats * config.repeats) for each in seen]
     said += [
         *_unused(subsets),
-        *warnings.about_same_files(same),
-        *warnings.about_transparency([each.planned for each in seen if each.is_transparent], frame, MOST_ALPHA),
-        *warnings.about_sizes(sizes, frame),
-        *warnings.about_numbers(len(things), fed, frame, config.batch_size),
-        *warnings.about_captions(things, prompter, plain_name(config.template), named=bool(config.filename_word_regex)),
+        *preflight_warnings.about_same_files(same),
+        *preflight_warnings.about_transparency([each.planned for each in seen if each.is_transparent], frame, MOST_ALPHA),
+        *preflight_warnings.about_sizes(sizes, frame),
+        *preflight_warnings.about_numbers(len(things), fed, frame, config.batch_size),
+        *preflight_warnings.about_captions(
+            things, prompter, plain_name(config.template), named=bool(config.filename_word_regex)
+        ),
         *syntax_warnings("captions", *(each.planned.caption or "" for each in seen)),
-        *warnings.about_prompts((*shown, *tokenized(_longest(things, prompter)))),
+        *preflight_warnings.about_prompts((*shown, *tokenized(_longest(things, prompter)))),
     ]
     return Preflight(tuple(planned), tuple(seen), tuple(unreadable), frame, shown, tuple(said))
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ti_trainer.config.patterns import WORD_REGEX, findings
 from ti_trainer.data.caption_text import MOST_BYTES
 from ti_trainer.data.image_names import says_something, words_of
 from ti_trainer.embedding import word_pattern
 from ti_trainer.errors import ConfigError
-from ti_trainer.patterns import WORD_REGEX, findings
 from ti_trainer.prompts import escaped, weighted_parts
 
 NAME, FILEWORDS = "[name]", "[filewords]"

@@ -13,8 +13,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ti_trainer.config import options
-from ti_trainer.data.counted_folders import counted_folders, why_none
+from ti_trainer.config.training import options
+from ti_trainer.data.kohya_folders import counted_folders, why_none
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import entered_path, write_bytes
 from ti_trainer.wording import pip_install

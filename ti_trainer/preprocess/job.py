@@ -9,7 +9,7 @@ from threading import Event, Lock, Thread
 from typing import Literal
 
 from ti_trainer.errors import ConfigError, TITrainerError
-from ti_trainer.preprocess.run import Preprocessing, Summary
+from ti_trainer.preprocess.runner import Preprocessing, Summary
 
 log = logging.getLogger(__name__)
 Status = Literal["idle", "working", "stopping", "stopped", "done", "failed"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from ti_trainer.data.mask_names import mark_of
 from ti_trainer.data.masks import find_masks, masks_beside
 from ti_trainer.errors import ConfigError
-from ti_trainer.preprocess.ledger import stamp_of
+from ti_trainer.preprocess.manifest import stamp_of
 
 FROM_FOLDER = "-masklabel"  # whose greys mean the same as those of a mask folder
 

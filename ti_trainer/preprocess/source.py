@@ -6,8 +6,8 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from ti_trainer.data.counted_folders import repeats_and_words
-from ti_trainer.data.pictures import files_below, find_images, pictures_among, unused
+from ti_trainer.data.image_files import files_below, find_images, pictures_among, unused
+from ti_trainer.data.kohya_folders import repeats_and_words
 from ti_trainer.errors import DatasetError
 
 DEBUG_FOLDER = "debug"  # for drawings of how crops were found, which are no images of a dataset

@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ti_trainer.data.opening import opened_image
-from ti_trainer.data.pictures import upright_size
+from ti_trainer.config.preprocessing import PreprocessConfig
+from ti_trainer.data.image_files import upright_size
+from ti_trainer.data.open_image import opened_image
 from ti_trainer.errors import DatasetError
 from ti_trainer.files import atomic
 from ti_trainer.preprocess import faces
-from ti_trainer.preprocess.config import PreprocessConfig
-from ti_trainer.preprocess.ledger import Stamp, is_taken_away, mask_names, note, stamp_of
-from ti_trainer.preprocess.pictures import SAVING, Result, results
+from ti_trainer.preprocess.manifest import Stamp, is_taken_away, mask_names, note, stamp_of
 from ti_trainer.preprocess.source import DEBUG_FOLDER
+from ti_trainer.preprocess.transforms import SAVING, Result, results
 
 
 def main(settings: str) -> None:

@@ -18,8 +18,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ti_trainer import network_config
 from ti_trainer.errors import ConfigError
+from ti_trainer.formats import network_config
 
 TORCHSCRIPT = (".pt", ".pth", ".ts", ".torchscript")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # transformers reads no other names

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ti_trainer.data.dataset import Batch
+from ti_trainer.functional.guidance import GuidanceScale, guided
+from ti_trainer.functional.objective import add_noise, clean_latents, denoising_loss, target
 from ti_trainer.model import Conditioning, DiffusionModel, PictureConditioning, Vectors
-from ti_trainer.training.guidance import GuidanceScale, guided
-from ti_trainer.training.objective import add_noise, clean_latents, denoising_loss, target
-from ti_trainer.training.pixels import PixelLoss
+from ti_trainer.training.pixel_loss import PixelLoss
 
 Words = Mapping[str, Vectors]
 

@@ -11,20 +11,20 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from ti_trainer.config import TrainConfig
+from ti_trainer.config.training import TrainConfig
+from ti_trainer.config.trials import last_step
 from ti_trainer.data.dataset import Batch, Dataset
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, TITrainerError, TrainingError
-from ti_trainer.memory import ran_out
+from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.model import DiffusionModel, check_fits
+from ti_trainer.offload.plan import ran_out
+from ti_trainer.training.distributed import ALONE, Processes, Sum
 from ti_trainer.training.events import Event, Finished, GaveWay, StepDone
-from ti_trainer.training.guidance import GuidanceScale
-from ti_trainer.training.learner import Learner, check_state, learners_of
-from ti_trainer.training.pixels import PixelLoss
-from ti_trainer.training.processes import ALONE, Processes, Sum
+from ti_trainer.training.pixel_loss import PixelLoss
 from ti_trainer.training.state import TrainState, check_moved
 from ti_trainer.training.step import grad_scaler, training_loss
-from ti_trainer.training.tries import last_step
+from ti_trainer.training.trainable_embedding import Learner, check_state, learners_of
 
 log = logging.getLogger(__name__)
 # Updates within which fp16's scale is found. One that overflows is no step. Later it is not asked each time, since the CPU

@@ -7,16 +7,16 @@ from typing import Any
 
 import gradio as gr
 
-from ti_trainer.config import TrainConfig, check_known, options
+from ti_trainer.config.json_text import object_of
+from ti_trainer.config.training import TrainConfig, check_known, options
 from ti_trainer.data.prompts import find_template
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
-from ti_trainer.json_text import object_of
-from ti_trainer.training.job import Snapshot
-from ti_trainer.training.session import Session
-from ti_trainer.ui.create import create, said_of
+from ti_trainer.runs.job import Snapshot
+from ti_trainer.runs.session import Session
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels.create import create, said_of
 
 PREFIX = "ti_trainer_"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ti_trainer.ui.api import status
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.watch import mark, shown
+from ti_trainer.ui.panels.train_progress import mark, shown
 
 ROUTE = "/ti_trainer/status"  # as javascript/ti_trainer.js has it
 EVERY_S = 0.25

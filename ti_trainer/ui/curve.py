@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ti_trainer.training.figures import smoothed
+from ti_trainer.runs.plots import smoothed
 
 Points = Sequence[tuple[float, float]]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ti_trainer.config import TrainConfig, options, problems
+from ti_trainer.config.options import Option
+from ti_trainer.config.training import TrainConfig, options, problems
+from ti_trainer.config.trials import LISTS
 from ti_trainer.host import Host
-from ti_trainer.options import Option
-from ti_trainer.training.tries import LISTS
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.widgets import error_update, widget
 

@@ -8,28 +8,28 @@ from typing import Any
 
 import gradio as gr
 
-from ti_trainer.config import TrainConfig
+from ti_trainer.config.training import TrainConfig
 from ti_trainer.embedding import negative_name, unwanted, word_pattern
+from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.prompts import escaped
-from ti_trainer.training.guidance import GuidanceScale
-from ti_trainer.training.job import Snapshot
-from ti_trainer.ui import (
-    api,
+from ti_trainer.runs.job import Snapshot
+from ti_trainer.ui import api
+from ti_trainer.ui.gradio_compat import blocks, listen
+from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels import (
     caption_editor,
     create,
-    dataset_check,
     generate,
+    image_quality,
     mask_brush,
-    picture_check,
+    preflight,
     preprocess,
     runs,
     train,
-    watch,
+    train_progress,
 )
-from ti_trainer.ui.gradio_compat import blocks, listen
-from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels.runs import label_of, labels
 from ti_trainer.ui.polling import poll
-from ti_trainer.ui.runs import label_of, labels
 
 TO_TXT2IMG = "() => { window.switch_to_txt2img && switch_to_txt2img(); }"
 NOW = "() => { window.tiTrainerNow(); }"  # asks for news at once
@@ -49,15 +49,15 @@ def build(page: Page) -> gr.Blocks:
                 with gr.Tab("Edit captions", id="captions"):
                     editor = caption_editor.panel(page)
                 with gr.Tab("Check pictures", id="check"):
-                    checked = picture_check.panel(page)
+                    checked = image_quality.panel(page)
                 with gr.Tab("Paint masks", id="masks"):
                     masked = mask_brush.panel(page)
             with gr.Tab("Train", id="train"), gr.Row(elem_classes=["ti-columns"]):
                 with gr.Column(elem_classes=["ti-form"]):
                     form = train.panel(page)
                 with gr.Column(elem_classes=["ti-results"]):
-                    look = dataset_check.panel(form)
-                    seen = watch.panel(page)
+                    look = preflight.panel(form)
+                    seen = train_progress.panel(page)
             with gr.Tab("Runs", id="runs"):
                 shelf = runs.panel(page)
             if not page.txt2img:
@@ -70,7 +70,7 @@ def build(page: Page) -> gr.Blocks:
             "presets": form.presets.preset,
             "runs": shelf.chosen,
         }
-        poll(lambda told: watch.news(page, told, list(kept)), list(kept.values()))
+        poll(lambda told: train_progress.news(page, told, list(kept)), list(kept.values()))
         api.panel(page)
         create.wire(page, created, form.name)
         begun = listen(form.start.click, lambda *given: train.start(form, *given), form.inputs, [form.said, *form.errors])
@@ -83,7 +83,7 @@ def build(page: Page) -> gr.Blocks:
     return made
 
 
-def _used(page: Page, seen: watch.Watch, fields: Mapping[str, Any]) -> None:
+def _used(page: Page, seen: train_progress.Watch, fields: Mapping[str, Any]) -> None:
     """The word in a prompt that people can go on with, and what a DreamArtist run wants besides."""
     names = ("preview_prompt", "preview_negative_prompt", "preview_cfg_scale")
     wanted = [fields[name] for name in names if name in fields]

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ti_trainer import presets
-from ti_trainer.config import TrainConfig
+from ti_trainer.config import presets
+from ti_trainer.config.training import TrainConfig
 from ti_trainer.errors import BusyError, ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.host import Host
 from ti_trainer.preprocess import job as preprocess
-from ti_trainer.training.job import Job
+from ti_trainer.runs.job import Job
 
 
 @dataclass(frozen=True)

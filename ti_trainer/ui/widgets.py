@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ti_trainer.options import Option
+from ti_trainer.config.options import Option
 from ti_trainer.ui.gradio_compat import unsaved
 from ti_trainer.ui.render import field_error
 

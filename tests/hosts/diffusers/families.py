@@ -20,7 +20,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from ti_trainer import embedded
+from ti_trainer import tiny_model
 
 CLIP_L, CLIP_G, CLIP_H = 64, 128, 128  # widths; heads of 64, as the great ones have
 _FOLDER = tempfile.TemporaryDirectory()  # until the process ends
@@ -147,4 +147,4 @@ def clip(width: int, activation: str, kind: type = CLIPTextModel) -> Any:
 
 
 def tokenizer(**changed: str) -> CLIPTokenizer:
-    return CLIPTokenizer.from_pretrained(embedded.MODEL / "tokenizer", **changed)
+    return CLIPTokenizer.from_pretrained(tiny_model.MODEL / "tokenizer", **changed)

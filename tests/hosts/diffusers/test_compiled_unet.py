@@ -13,13 +13,13 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from ti_trainer import embeddings_dir
-from ti_trainer.config import TrainConfig
-from ti_trainer.hosts.compiled import NO_ROOM
+from ti_trainer.config.training import TrainConfig
+from ti_trainer.formats import embeddings_dir
 from ti_trainer.hosts.diffusers.host import StandaloneHost
+from ti_trainer.offload.compiled import NO_ROOM
+from ti_trainer.runs.run_folder import Run
+from ti_trainer.runs.session import Session
 from ti_trainer.training.events import Compiling, Event, GaveWay, StepDone
-from ti_trainer.training.run import Run
-from ti_trainer.training.session import Session
 from ti_trainer.training.trainer import Trainer
 
 CONFIG = TrainConfig(
@@ -134,7 +134,7 @@ def test_errors_of_others_surface(watched: Callable[[], Watched], graphs: list[i
 
 def test_where_memory_is_short_nothing_is_compiled(embedded_model: Any) -> None:
     model = replace(embedded_model)
-    model.fit_memory(64, mode="recompute")
+    model.fit_memory(64, mode="checkpointing")
     try:
         assert [model.compile(when, 9**9, 1, lambda: None) for when in ("auto", "off", "on")] == ["", "", NO_ROOM]
         assert model._compiled is None

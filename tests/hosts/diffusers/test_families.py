@@ -18,18 +18,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ti_trainer import formats
-from ti_trainer.commands.bench_loops import NAME, bare_step, new_trainer, time_by_part
+from ti_trainer.benchmark.loops import NAME, bare_step, new_trainer, time_by_part
 from ti_trainer.data.dataset import Dataset, load_dataset
 from ti_trainer.data.images import Frame, load_image
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError
+from ti_trainer.functional.objective import add_noise, target
 from ti_trainer.host import Drawing, ModelOptions
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.sampling import draw, whole_picture
 from ti_trainer.model import ModelKind, PictureConditioning
-from ti_trainer.training.objective import add_noise, target
 from ti_trainer.training.step import training_loss
 
 PROMPTS = ["a photo of a big red star on grass", ""]

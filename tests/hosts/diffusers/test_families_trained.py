@@ -11,15 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from ti_trainer import embeddings_dir, formats
+from ti_trainer import formats
 from ti_trainer.__main__ import main
-from ti_trainer.config import TrainConfig
+from ti_trainer.config.training import TrainConfig
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError
+from ti_trainer.formats import embeddings_dir
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.loading import load
-from ti_trainer.training.run import Run
-from ti_trainer.training.session import Session
+from ti_trainer.runs.run_folder import Run
+from ti_trainer.runs.session import Session
 
 CONFIG = TrainConfig(
     max_steps=4,

@@ -14,8 +14,8 @@ from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.sampling import whole_picture
-from ti_trainer.memory import BESIDES, GIB, KEPT, MemoryPlan
 from ti_trainer.model import ModelKind
+from ti_trainer.offload.plan import BESIDES, GIB, KEPT, MemoryPlan
 
 SDXL_1024 = 128 * 128
 
@@ -38,7 +38,7 @@ def test_computing_again_what_was_not_kept_changes_nothing(family: str, tmp_path
     model = load(str(families.save(family, tmp_path / "model")), "cpu")
     wanted, wanted_gradients = gradients(model)
     again: list[int] = []
-    model.fit_memory(64, mode="recompute")
+    model.fit_memory(64, mode="checkpointing")
     block = model.unet.mid_block.resnets[-1]
     hook = block.conv1.register_forward_pre_hook(lambda *_: again.append(1))
     found, found_gradients = gradients(model)
@@ -121,7 +121,7 @@ def test_what_gave_way_is_back_when_our_turn_is_over(embedded_model: DiffusersMo
     host = StandaloneHost(device="cpu")
     model = host.open_model()
     with host.lock():
-        model.fit_memory(64, mode="recompute")
+        model.fit_memory(64, mode="checkpointing")
         assert any("forward" in vars(each) for each in model.unet.modules())
     assert not any("forward" in vars(each) for each in model.unet.modules())
     assert not any(getattr(each, "gradient_checkpointing", False) for each in model.vae.modules())

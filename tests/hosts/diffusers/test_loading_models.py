@@ -17,7 +17,7 @@ import yaml
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from ti_trainer import embedded
+from ti_trainer import tiny_model
 from ti_trainer.errors import ConfigError, ModelError
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers import single_file as single_file_module
@@ -52,11 +52,11 @@ def assert_same(one: DiffusersModel, other: DiffusersModel) -> None:
 
 def test_a_folder_is_loaded(model: DiffusersModel, tmp_path: Path) -> None:
     folder = tmp_path / "my modèl"
-    shutil.copytree(embedded.MODEL, folder)
+    shutil.copytree(tiny_model.MODEL, folder)
     loaded = load(str(folder), "cpu")
     assert_same(loaded, model)
     assert (loaded.name, model.name) == ("my modèl", "embedded")
-    weights = embedded.MODEL / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = tiny_model.MODEL / "unet" / "diffusion_pytorch_model.safetensors"
     assert loaded.checkpoint_hash == model.checkpoint_hash == hashlib.sha256(weights.read_bytes()).hexdigest()[:10]
 
 
@@ -99,14 +99,14 @@ def test_a_ckpt_with_what_lightning_leaves_in_it_is_loaded(
     }
     torch.save({"state_dict": weights, **beside}, path, _use_new_zipfile_serialization=zipped)
     monkeypatch.undo()  # the class is not here when it is read
-    ldm_export.describe(model, path, embedded.MODEL / "text_encoder")
+    ldm_export.describe(model, path, tiny_model.MODEL / "text_encoder")
     assert_same(load(str(path), "cpu"), model)
 
 
 def test_half_precision_weights_and_v_prediction(model: DiffusersModel, tmp_path: Path) -> None:
     path = tmp_path / "half.safetensors"
     save_file({key: value.half().contiguous() for key, value in ldm_export.checkpoint(model).items()}, path)
-    ldm_export.describe(model, path, embedded.MODEL / "text_encoder", parameterization="v")
+    ldm_export.describe(model, path, tiny_model.MODEL / "text_encoder", parameterization="v")
     loaded = load(str(path), "cpu")
     assert loaded.kind.prediction_type == "v_prediction"
     assert loaded.dtype == loaded.vae.dtype == torch.float32
@@ -177,7 +177,7 @@ def test_a_checkpoint_of_another_shape_says_how_to_describe_it(
     weights = load_file(single_file)
     del weights["model.diffusion_model.middle_block.1.proj_in.weight"]
     save_file(weights, path)
-    ldm_export.describe(model, path, embedded.MODEL / "text_encoder")
+    ldm_export.describe(model, path, tiny_model.MODEL / "text_encoder")
     with pytest.raises(ModelError, match=r"odd\.safetensors is not a whole SD 1\.x checkpoint.*odd\.yaml") as caught:
         load(str(path), "cpu")
     assert "\n" not in str(caught.value)
@@ -208,7 +208,7 @@ def test_models_with_other_inputs_are_refused_by_name(model: DiffusersModel, sin
     first = "model.diffusion_model.input_blocks.0.0.weight"
     weights[first] = torch.cat([weights[first], torch.zeros(64, 4, 3, 3)], 1)
     save_file(weights, path)
-    ldm_export.describe(model, path, embedded.MODEL / "text_encoder")
+    ldm_export.describe(model, path, tiny_model.MODEL / "text_encoder")
     with pytest.raises(ModelError, match=r"InstructPix2Pix.*expected Stable Diffusion 1\.x, 2\.x or SDXL"):
         load(str(path), "cpu")
 
@@ -218,7 +218,7 @@ def test_models_with_other_inputs_are_refused_by_name(model: DiffusersModel, sin
 )
 def test_folders_of_other_kinds_are_refused(part: str, key: str, value: object, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    shutil.copytree(embedded.MODEL, folder)
+    shutil.copytree(tiny_model.MODEL, folder)
     file = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
     with pytest.raises(ModelError, match=str(folder)) as caught:

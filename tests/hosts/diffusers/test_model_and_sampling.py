@@ -11,7 +11,7 @@ import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from ti_trainer import embedded
+from ti_trainer import tiny_model
 from ti_trainer.host import Drawing, ModelOptions
 from ti_trainer.hosts.diffusers import sampling
 from ti_trainer.hosts.diffusers.host import StandaloneHost
@@ -30,7 +30,7 @@ def pipeline(model: DiffusersModel) -> StableDiffusionPipeline:
         text_encoder=model.text_encoders[0].module,
         tokenizer=model.text_encoders[0].tokenizer,
         unet=model.unet,
-        scheduler=DDPMScheduler.from_pretrained(embedded.MODEL / "scheduler"),
+        scheduler=DDPMScheduler.from_pretrained(tiny_model.MODEL / "scheduler"),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -170,7 +170,7 @@ def test_pictures_are_the_pipelines(
     monkeypatch.undo()
 
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
-        DDPMScheduler.load_config(embedded.MODEL / "scheduler"),
+        DDPMScheduler.load_config(tiny_model.MODEL / "scheduler"),
         algorithm_type="dpmsolver++",
         solver_order=2,
         final_sigmas_type="sigma_min",

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ti_trainer import embedded
+from ti_trainer import tiny_model
 from ti_trainer.errors import ModelError
 from ti_trainer.hosts.diffusers import single_file
 from ti_trainer.hosts.diffusers.loading import load, look
@@ -111,7 +111,7 @@ def test_folders_of_other_kinds_and_damaged_ones_are_one_clear_error(
 def test_a_tokenizer_that_lacks_files_or_half_of_its_merges_is_not_used(lost: str, folder: Path) -> None:
     tokenizer = folder / "tokenizer_2"
     shutil.rmtree(tokenizer)
-    shutil.copytree(embedded.MODEL / "tokenizer", tokenizer)
+    shutil.copytree(tiny_model.MODEL / "tokenizer", tokenizer)
     assert look(str(folder)), "as it was"
     for file in tokenizer.glob(lost or "none"):
         file.unlink()

@@ -1,6 +1,6 @@
 """Prompts mean here what they mean in the WebUI: compared with what its own parser and text engine made of them.
 
-tests/data/prompts/make.py made expected.json with the WebUI's code.
+tests/fixtures/prompts/make.py made expected.json with the WebUI's code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from ti_trainer.errors import ConfigError
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "data" / "prompts"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures" / "prompts"))
 from stored import EMBEDDINGS, FILE, FILL, projected, vectors_of, whole
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ti_trainer import embedded
+from ti_trainer import tiny_model
 from ti_trainer.errors import ModelError
 from ti_trainer.hosts.diffusers.loading import load
 
@@ -100,7 +100,7 @@ def test_folders_of_something_else_are_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_cloned_without_git_lfs_says_so(tmp_path: Path) -> None:
-    shutil.copytree(embedded.MODEL, tmp_path / "model")
+    shutil.copytree(tiny_model.MODEL, tmp_path / "model")
     file = next((tmp_path / "model" / "unet").glob("*.safetensors"))
     file.write_bytes(LFS)
     with pytest.raises(ModelError, match=rf"{file.name} cannot be read: it is a Git LFS pointer"):

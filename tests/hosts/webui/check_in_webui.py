@@ -32,7 +32,7 @@ def compare(clip_skip: int | None = None) -> dict[str, float]:
     from modules.sd_hijack import model_hijack
 
     from ti_trainer.host import ModelOptions
-    from ti_trainer.hosts.webui.drawing import _embedding
+    from ti_trainer.hosts.webui.generation import _embedding
     from ti_trainer.hosts.webui.host import WebuiHost
 
     host = WebuiHost()
@@ -59,7 +59,7 @@ def compare_file(name: str) -> dict[str, float]:
     from modules import shared
     from modules.sd_hijack import model_hijack
 
-    from ti_trainer import embeddings_dir
+    from ti_trainer.formats import embeddings_dir
     from ti_trainer.hosts.webui.host import WebuiHost
 
     host = WebuiHost()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ti_trainer import embedded
+from ti_trainer import tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory, ldm: Any) -> Path:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     folder = tmp_path_factory.mktemp("clip")
-    for file in (embedded.MODEL / "tokenizer").iterdir():
+    for file in (tiny_model.MODEL / "tokenizer").iterdir():
         shutil.copy(file, folder)
     torch.manual_seed(1)
     config = CLIPTextConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4)
@@ -56,8 +56,8 @@ def sd_model(request: pytest.FixtureRequest, ldm: Any, clip_folder: Path) -> Any
 @pytest.fixture
 def webui_model(sd_model: Any) -> Callable[..., Any]:
     """Makes our model over it; options are those of Surroundings."""
-    from ti_trainer.hosts.webui.kinds import kind_of, text_stages
     from ti_trainer.hosts.webui.model import Surroundings, WebuiModel
+    from ti_trainer.hosts.webui.model_spec import kind_of, text_stages
     from ti_trainer.hosts.webui.text import prompt_encoders
 
     def make(clip_skip: int = 1, *, clip_l_skip: bool = False, options: Any = None, **around: Any) -> WebuiModel:

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ti_trainer.captioning.captioners import opened
+from ti_trainer.config.preprocessing import PreprocessConfig
 from ti_trainer.errors import ConfigError
-from ti_trainer.preprocess.captioners import opened
-from ti_trainer.preprocess.config import PreprocessConfig
 
-OURS = ("ti_trainer.hosts.webui.captioners", "ti_trainer.hosts.webui.turn")
+OURS = ("ti_trainer.hosts.webui.captioners", "ti_trainer.hosts.webui.lease")
 RED = Image.new("RGB", (30, 20), "red")
 
 

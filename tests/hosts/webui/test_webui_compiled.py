@@ -10,8 +10,8 @@ import pytest
 import torch
 from test_webui_model import batch, state
 
-from ti_trainer.hosts.compiled import NO_ROOM
-from ti_trainer.hosts.webui.borrowed import attributes, timesteps_on_device
+from ti_trainer.hosts.webui.patches import attributes, timesteps_on_device
+from ti_trainer.offload.compiled import NO_ROOM
 from ti_trainer.training.step import training_loss
 
 

@@ -13,12 +13,12 @@ from test_webui_model import batch, inputs, state, told
 from torch.nn import functional as F
 
 from ti_trainer.errors import ConfigError
+from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.host import ModelOptions
-from ti_trainer.hosts.giving_way import attributes
-from ti_trainer.hosts.webui.borrowed import plain
-from ti_trainer.memory import MemoryPlan
-from ti_trainer.training.guidance import GuidanceScale
-from ti_trainer.training.pixels import PixelLoss
+from ti_trainer.hosts.webui.patches import plain
+from ti_trainer.offload.plan import MemoryPlan
+from ti_trainer.offload.streaming import attributes
+from ti_trainer.training.pixel_loss import PixelLoss
 from ti_trainer.training.step import training_loss
 
 LONG = "a small red thing, " * 14 + "a zz-cat " + "and more " * 40

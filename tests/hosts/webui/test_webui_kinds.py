@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from ti_trainer.errors import ConfigError, ModelError
 from ti_trainer.host import ModelOptions
-from ti_trainer.hosts.webui.kinds import kind_of
+from ti_trainer.hosts.webui.model_spec import kind_of
 
 
 def stage(encoder: str) -> Any:

@@ -12,13 +12,13 @@ from test_webui_families import every_family, every_other_family
 from test_webui_model import batch
 from torch.nn import functional as F
 
-from ti_trainer.memory import BESIDES, BY_HAND, GIB, KEPT_UNDER_AUTOCAST, MemoryPlan
 from ti_trainer.model import PictureConditioning
+from ti_trainer.offload.plan import BESIDES, BY_HAND, GIB, KEPT_UNDER_AUTOCAST, MemoryPlan
 from ti_trainer.training.step import training_loss
 
 
 @every_other_family
-@pytest.mark.parametrize("mode", ["recompute", "stream-text", "stream", "8bit"])
+@pytest.mark.parametrize("mode", ["checkpointing", "offload-text", "offload-all", "8bit"])
 def test_with_less_memory_the_numbers_are_the_same(
     mode: str, webui_model: Callable[..., Any], sd_model: Any, words: dict[str, dict[str, torch.Tensor]]
 ) -> None:
@@ -67,7 +67,7 @@ def test_when_memory_runs_out_in_the_middle_of_training_the_next_thing_gives_way
         wanted = gradients()
         assert "is computed twice" in model.give_way(error)
         assert model.give_way(error) == model.give_way(ValueError()) == "", "weights are in RAM already"
-        for mode in ("recompute", "stream-text", "stream"):
+        for mode in ("checkpointing", "offload-text", "offload-all"):
             model._plan = BY_HAND[mode]
             model._giving.follow(model._plan)
             with model.lent_back():

@@ -11,7 +11,7 @@ import torch
 
 from ti_trainer.data.dataset import Batch
 from ti_trainer.errors import ModelError
-from ti_trainer.hosts.webui.borrowed import channels_last
+from ti_trainer.hosts.webui.patches import channels_last
 from ti_trainer.model import Conditioning, PictureConditioning
 from ti_trainer.training.step import training_loss
 

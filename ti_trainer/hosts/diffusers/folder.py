@@ -10,11 +10,12 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from ti_trainer import formats, network_config
+from ti_trainer import formats
 from ti_trainer.embedding import encoder_of_width
 from ti_trainer.errors import ModelError
-from ti_trainer.hosts.diffusers.kinds import EXPECTED
-from ti_trainer.hosts.diffusers.parts import Parts, both_encoders
+from ti_trainer.formats import network_config
+from ti_trainer.hosts.diffusers.components import Parts, both_encoders
+from ti_trainer.hosts.diffusers.model_spec import EXPECTED
 from ti_trainer.hosts.diffusers.text import TextEncoder
 
 INDEX = "model_index.json"

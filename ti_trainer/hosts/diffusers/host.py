@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ti_trainer.captioning.tags import HostCaptioner
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import is_within
-from ti_trainer.host import Drawing, HostCaptioner, ModelOptions, Turn
+from ti_trainer.host import Drawing, ModelOptions, Turn
 from ti_trainer.hosts.diffusers import loading, sampling
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import Vectors

@@ -14,15 +14,15 @@ import diffusers
 import torch
 import transformers
 
-from ti_trainer import embedded, formats
+from ti_trainer import formats, tiny_model
 from ti_trainer.errors import EmbeddingFormatError, ModelError
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers import folder, single_file
 from ti_trainer.hosts.diffusers.attention import Float32Attention, needs_fp32_attention
+from ti_trainer.hosts.diffusers.components import Parts
 from ti_trainer.hosts.diffusers.convolution import prefer_products
-from ti_trainer.hosts.diffusers.kinds import kind_of, refuse_unknown
 from ti_trainer.hosts.diffusers.model import DiffusersModel
-from ti_trainer.hosts.diffusers.parts import Parts
+from ti_trainer.hosts.diffusers.model_spec import kind_of, refuse_unknown
 from ti_trainer.model import ModelKind
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -74,7 +74,7 @@ def read(model: str, dtype: torch.dtype, *, only_shapes: bool = False) -> tuple[
     """
     be_quiet()
     try:
-        path = embedded.MODEL if model == "embedded" else Path(model).expanduser()
+        path = tiny_model.MODEL if model == "embedded" else Path(model).expanduser()
         path.stat()
     except FileNotFoundError:
         pass

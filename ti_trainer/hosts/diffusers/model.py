@@ -17,13 +17,13 @@ from torch import Tensor
 
 from ti_trainer.files import short_hash
 from ti_trainer.host import ModelOptions
-from ti_trainer.hosts.compiled import NO_ROOM, CompiledNetwork, compiled, failed
-from ti_trainer.hosts.diffusers.kinds import kind_of, noise_schedule, takes_clip_skip
+from ti_trainer.hosts.diffusers.model_spec import kind_of, noise_schedule, takes_clip_skip
 from ti_trainer.hosts.diffusers.text import TextEncoder
-from ti_trainer.hosts.giving_way import GivingWay, blocks_of
-from ti_trainer.hosts.kernels import fast_kernels
-from ti_trainer.memory import BY_HAND, MemoryPlan, Mode, bytes_of, free_bytes, need, plan, ran_out, sentence
-from ti_trainer.model import Compile, Conditioning, PictureConditioning, Vectors, attention_of, masked_channels
+from ti_trainer.model import Compile, Conditioning, MemoryMode, PictureConditioning, Vectors, attention_of, masked_channels
+from ti_trainer.offload.compiled import NO_ROOM, CompiledNetwork, compiled, failed
+from ti_trainer.offload.kernels import fast_kernels
+from ti_trainer.offload.plan import BY_HAND, MemoryPlan, bytes_of, free_bytes, need, plan, ran_out, sentence
+from ti_trainer.offload.streaming import GivingWay, blocks_of
 from ti_trainer.prompts import CHUNK, TokenizedPrompt
 
 
@@ -113,7 +113,7 @@ class DiffusersModel:
         """(m, D) for the m tokens of a text, by text encoder."""
         return {each.name: each.token_embeddings(text) for each in self.text_encoders}
 
-    def fit_memory(self, places: int, decoded: int = 0, mode: Mode = "auto") -> str:
+    def fit_memory(self, places: int, decoded: int = 0, mode: MemoryMode = "auto") -> str:
         """Let give way what must, or what was chosen; by itself only on a GPU."""
         self.use_all_memory()
         self._decodes = decoded > 0

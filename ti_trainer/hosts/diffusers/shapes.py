@@ -13,15 +13,15 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from ti_trainer import embedded
+from ti_trainer import tiny_model
 from ti_trainer.host import ModelOptions
+from ti_trainer.hosts.diffusers.components import Parts, both_encoders
 from ti_trainer.hosts.diffusers.folder import INDEX
 from ti_trainer.hosts.diffusers.loading import assembled, be_quiet, pick_device, pick_dtype
 from ti_trainer.hosts.diffusers.model import DiffusersModel
-from ti_trainer.hosts.diffusers.parts import Parts, both_encoders
 from ti_trainer.hosts.diffusers.text import TextEncoder
 
-TOKENIZER = embedded.MODEL / "tokenizer"  # CLIP's own
+TOKENIZER = tiny_model.MODEL / "tokenizer"  # CLIP's own
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def random_model(shape: str, device: str = "auto", precision: str = "auto", seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts = _parts(SHAPES[shape], place, dtype, seed)
-    return assembled(parts, place, dtype, f"{shape}-random", embedded.MODEL / INDEX, ModelOptions(precision))
+    return assembled(parts, place, dtype, f"{shape}-random", tiny_model.MODEL / INDEX, ModelOptions(precision))
 
 
 def save(model: DiffusersModel, folder: Path, tokenizer: Path = TOKENIZER) -> None:
@@ -80,7 +80,7 @@ def save(model: DiffusersModel, folder: Path, tokenizer: Path = TOKENIZER) -> No
         module.save_pretrained(folder / name)
     model.scheduler.save_pretrained(folder / "scheduler")
     shutil.copytree(tokenizer, folder / "tokenizer")
-    index = json.loads((embedded.MODEL / INDEX).read_text(encoding="utf-8"))
+    index = json.loads((tiny_model.MODEL / INDEX).read_text(encoding="utf-8"))
     (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
@@ -89,7 +89,7 @@ def _parts(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int) ->
         unet, coder = shape.unet().to(dtype), vae(shape.scaling_factor)
     for each in (unet, coder):
         _fill(each.to_empty(device=device), torch.Generator(device).manual_seed(seed))
-    scheduler = DDPMScheduler.from_pretrained(embedded.MODEL / "scheduler", local_files_only=True)
+    scheduler = DDPMScheduler.from_pretrained(tiny_model.MODEL / "scheduler", local_files_only=True)
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, local_files_only=True)
     first = CLIPTextModel(clip_config(768, 12, "quick_gelu", 49407))
     if not shape.has_two_encoders:

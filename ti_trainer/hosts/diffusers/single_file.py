@@ -24,8 +24,8 @@ from torch import Tensor
 from ti_trainer import formats
 from ti_trainer.errors import ModelError
 from ti_trainer.hosts.diffusers import single_file_text
-from ti_trainer.hosts.diffusers.kinds import predicts_v
-from ti_trainer.hosts.diffusers.parts import Parts, both_encoders
+from ti_trainer.hosts.diffusers.components import Parts, both_encoders
+from ti_trainer.hosts.diffusers.model_spec import predicts_v
 from ti_trainer.hosts.diffusers.single_file_text import filled
 from ti_trainer.hosts.diffusers.text import TextEncoder
 

@@ -15,7 +15,7 @@ from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from ti_trainer import embedded
+from ti_trainer import tiny_model
 from ti_trainer.embedding import encoder_of_width
 from ti_trainer.hosts.diffusers.text import TextEncoder
 
@@ -34,7 +34,7 @@ def clip(weights: Mapping[str, Tensor], prefix: str, folder: str | None = None) 
         table = known["embeddings.token_embedding.weight"]
         hidden = known["encoder.layers.0.mlp.fc1.weight"].shape[0]
         config = _config(table, hidden, _layers(known, "encoder.layers."), "quick_gelu")
-    return _filled(CLIPTextModel, config, known), CLIPTokenizer.from_pretrained(embedded.MODEL / "tokenizer")
+    return _filled(CLIPTextModel, config, known), CLIPTokenizer.from_pretrained(tiny_model.MODEL / "tokenizer")
 
 
 def open_clip(weights: dict[str, Tensor], prefix: str) -> tuple[CLIPTextModelWithProjection, CLIPTokenizer]:
@@ -101,4 +101,4 @@ def _filled(kind: type[nn.Module], config: CLIPTextConfig, weights: Mapping[str,
 
 def _zero_padded() -> CLIPTokenizer:
     """OpenCLIP fills up with zeros."""
-    return CLIPTokenizer.from_pretrained(embedded.MODEL / "tokenizer", pad_token=ID_0)
+    return CLIPTokenizer.from_pretrained(tiny_model.MODEL / "tokenizer", pad_token=ID_0)

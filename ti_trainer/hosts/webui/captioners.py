@@ -15,11 +15,10 @@ from modules import devices, images, lowvram, paths, shared
 from modules.call_queue import queue_lock
 from PIL import Image
 
+from ti_trainer.captioning.tags import Captioner, HostCaptioner, Tags
+from ti_trainer.config.preprocessing import PreprocessConfig
 from ti_trainer.errors import ConfigError
-from ti_trainer.host import HostCaptioner
-from ti_trainer.hosts.webui.turn import rng_kept
-from ti_trainer.preprocess.config import PreprocessConfig
-from ti_trainer.preprocess.tags import Captioner, Tags
+from ti_trainer.hosts.webui.lease import rng_kept
 
 BLIP_FILES = "BLIP/model_base_caption_capfilt_large.pth (CLIP's ViT-L-14.pt: in ~/.cache/clip)"
 DEEPBOORU_PX, FILL = 512, 2  # DeepDanbooru's side, and the host's number for: the whole picture, its edges continued

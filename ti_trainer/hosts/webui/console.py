@@ -8,7 +8,7 @@ from typing import Any
 from modules import shared
 from tqdm import tqdm
 
-TOLD = ("ti_trainer.training.job",)  # loggers whose information is for people who watch the console
+TOLD = ("ti_trainer.runs.job",)  # loggers whose information is for people who watch the console
 
 
 class Lines(logging.Handler):

@@ -25,13 +25,13 @@ from modules.sd_hijack import model_hijack
 from PIL import Image
 from torch import Tensor
 
+from ti_trainer.captioning.tags import HostCaptioner
 from ti_trainer.errors import ConfigError, ModelError
 from ti_trainer.files import is_within
-from ti_trainer.host import Drawing, HostCaptioner, ModelOptions
-from ti_trainer.hosts.webui import captioners, cards, turn
-from ti_trainer.hosts.webui import drawing as pictures
-from ti_trainer.hosts.webui.kinds import kind_of
+from ti_trainer.host import Drawing, ModelOptions
+from ti_trainer.hosts.webui import captioners, cards, generation, lease
 from ti_trainer.hosts.webui.model import Surroundings, WebuiModel
+from ti_trainer.hosts.webui.model_spec import kind_of
 from ti_trainer.hosts.webui.text import REMEMBERED, Emphasize, prompt_encoders
 from ti_trainer.model import Vectors
 
@@ -110,7 +110,7 @@ class WebuiHost:
         if sd_model is None:
             return f"{_chosen().model_name}, not loaded yet"
         _check_whole()
-        kind = kind_of(sd_model, zero_terminal_snr=pictures.samples_zero_terminal_snr())
+        kind = kind_of(sd_model, zero_terminal_snr=generation.samples_zero_terminal_snr())
         _check_computing()
         return f"{sd_model.sd_checkpoint_info.model_name} ({kind})"
 
@@ -131,7 +131,7 @@ class WebuiHost:
             message = "No checkpoint is loaded. Wait if one is being loaded, or choose one at the top of the page."
             raise ModelError(message)
         _check_whole()
-        kind = kind_of(sd_model, options, zero_terminal_snr=pictures.samples_zero_terminal_snr())
+        kind = kind_of(sd_model, options, zero_terminal_snr=generation.samples_zero_terminal_snr())
         _check_computing()
         device, opts = torch.device(devices.device), shared.opts
         texts = prompt_encoders(
@@ -149,9 +149,9 @@ class WebuiHost:
         return WebuiModel(sd_model, kind, texts, around)
 
     @contextmanager
-    def lock(self) -> Iterator[turn.WebuiTurn]:
+    def lock(self) -> Iterator[lease.WebuiTurn]:
         """Wait for the host's queue and hold it; the checkpoint that is chosen is loaded then."""
-        with turn.taken() as ours:
+        with lease.taken() as ours:
             _make_ready()
             yield ours
 
@@ -170,14 +170,14 @@ class WebuiHost:
 
     def draw(self, model: WebuiModel, drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
         """Generate a picture with the host's own sampling. Call it within `lock`."""
-        return pictures.draw(model, drawing, words)
+        return generation.draw(model, drawing, words)
 
     def embeddings_changed(self) -> None:
         """Read the folder anew: the host overlooks a file that was overwritten. Call it within `lock`."""
         if sd_models.model_data.sd_model is not None:  # else they are read when one is loaded
             model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
             cards.look()
-        pictures.forget_conditioning()
+        generation.forget_conditioning()
 
 
 def _check_settings() -> None:

@@ -17,24 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ti_trainer.hosts.compiled import NO_ROOM, CompiledNetwork, compiled, failed
-from ti_trainer.hosts.giving_way import CPU, GivingWay, attributes, blocks_of
-from ti_trainer.hosts.kernels import fast_kernels
-from ti_trainer.hosts.webui.borrowed import channels_last, frozen, placed, plain, timesteps_on_device, without_hooks
-from ti_trainer.hosts.webui.kinds import is_sdxl, size_embedders
+from ti_trainer.functional.objective import zero_terminal_snr
+from ti_trainer.hosts.webui.model_spec import is_sdxl, size_embedders
+from ti_trainer.hosts.webui.patches import channels_last, frozen, placed, plain, timesteps_on_device, without_hooks
 from ti_trainer.hosts.webui.text import PromptEncoder
 from ti_trainer.hosts.webui.vae import MEDVRAM_HOOK, Vae, dtype_of
-from ti_trainer.memory import BY_HAND, MemoryPlan, Mode, bytes_of, free_bytes, need, plan, ran_out, sentence
-from ti_trainer.model import (
-    Compile,
-    Conditioning,
-    ModelKind,
-    PictureConditioning,
-    Vectors,
-    masked_channels,
-)
+from ti_trainer.model import Compile, Conditioning, MemoryMode, ModelKind, PictureConditioning, Vectors, masked_channels
+from ti_trainer.offload.compiled import NO_ROOM, CompiledNetwork, compiled, failed
+from ti_trainer.offload.kernels import fast_kernels
+from ti_trainer.offload.plan import BY_HAND, MemoryPlan, bytes_of, free_bytes, need, plan, ran_out, sentence
+from ti_trainer.offload.streaming import CPU, GivingWay, attributes, blocks_of
 from ti_trainer.prompts import TokenizedPrompt
-from ti_trainer.training.objective import zero_terminal_snr
 
 SDXL_SIZE_PX, SD2_V_SIZE_PX = 1024, 768  # their configurations say nothing, and 512
 
@@ -126,7 +119,7 @@ class WebuiModel:
             self._borrow(stack)
             self._borrowing = stack
 
-    def fit_memory(self, places: int, decoded: int = 0, mode: Mode = "auto") -> str:
+    def fit_memory(self, places: int, decoded: int = 0, mode: MemoryMode = "auto") -> str:
         """Let give way what must, or what was chosen, besides what the host's own options and settings say."""
         self._decodes = decoded > 0
         if self.device.type != "cuda":

@@ -12,7 +12,7 @@ from modules import shared
 from ti_trainer.hosts.webui import cards, console
 from ti_trainer.hosts.webui.host import WebuiHost
 from ti_trainer.preprocess import job as preprocess
-from ti_trainer.training.job import Job
+from ti_trainer.runs.job import Job
 from ti_trainer.ui.board import ROUTE, Board
 from ti_trainer.ui.layout import build
 from ti_trainer.ui.page import Page

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ti_trainer.embedding import encoder_of_width
 from ti_trainer.errors import ConfigError
-from ti_trainer.hosts.webui.kinds import SDXL_ENCODERS, is_sdxl, text_stages
+from ti_trainer.hosts.webui.model_spec import SDXL_ENCODERS, is_sdxl, text_stages
 from ti_trainer.model import Vectors
 from ti_trainer.prompts import CHUNK, Splice, TokenizedPrompt, weighted_parts
 

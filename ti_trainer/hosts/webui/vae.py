@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ti_trainer.errors import ModelError
-from ti_trainer.hosts.giving_way import attributes, blocks_of, recomputed
-from ti_trainer.hosts.webui.borrowed import placed, plain, typed
+from ti_trainer.hosts.webui.patches import placed, plain, typed
 from ti_trainer.model import attention_of
+from ti_trainer.offload.streaming import attributes, blocks_of, recomputed
 
 MEDVRAM_HOOK = "send_me_to_gpu"  # with --medvram, what brings a module to the GPU and sends the last one away
 

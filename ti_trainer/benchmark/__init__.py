@@ -1,0 +1,1 @@
+"""What the bench command runs: our loop, the plain loop, and the peers."""

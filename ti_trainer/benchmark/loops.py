@@ -1,0 +1,140 @@
+"""Our own training loop and the bare one, measured: seconds of turns, time by part, peak memory. Knows no other trainers."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from ti_trainer.benchmark import peer_driver
+from ti_trainer.config.training import TrainConfig
+from ti_trainer.data.dataset import Dataset
+from ti_trainer.embedding import Embedding, initial_vectors
+from ti_trainer.hosts.diffusers.model import DiffusersModel
+from ti_trainer.model import Conditioning, PictureConditioning, Vectors
+from ti_trainer.training.trainer import Trainer
+
+NAME, INIT_TEXT = "bench", "star"
+PARTS = ("text", "unet_forward", "unet_backward", "rest")
+
+
+def new_trainer(model: DiffusersModel, dataset: Dataset, batch_size: int, steps: int) -> Trainer:
+    """One vector that begins as a star, trained with default settings."""
+    config = TrainConfig(max_steps=steps, batch_size=batch_size, template="subject")
+    return Trainer(model, dataset, Embedding(NAME, first_vectors(model)), config)
+
+
+def first_vectors(model: DiffusersModel) -> dict[str, Tensor]:
+    """The init text's, by text encoder."""
+    return {encoder: initial_vectors(tokens, 1) for encoder, tokens in model.token_embeddings(INIT_TEXT).items()}
+
+
+def bare_step(model: DiffusersModel, dataset: Dataset, batch_size: int) -> Callable[[], None]:
+    """Forward and backward of text encoder and U-Net on one batch, and nothing else."""
+    batch = next(dataset.batches(batch_size))
+    pad = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
+    ids = [each.tokenizer(list(batch.prompts), **pad).input_ids.to(model.device) for each in model.text_encoders]
+
+    def step() -> None:
+        hooks = [
+            each.table.register_forward_hook(lambda module, inputs, embedded: embedded.detach().requires_grad_())
+            for each in model.text_encoders
+        ]
+        states = [each.states(own) for each, own in zip(model.text_encoders, ids, strict=True)]
+        for hook in hooks:
+            hook.remove()
+        cond = Conditioning(torch.cat([hidden for hidden, _ in states], -1), states[-1][1])
+        prediction = model.predict(batch.latents, batch.timesteps, cond, batch.pictures)
+        mse_loss(prediction.float(), batch.noise).backward()
+
+    return step
+
+
+def turn(step: Callable[[], object], steps: int) -> tuple[float, float]:
+    """Seconds a step, of the clock and of the CPU."""
+    peer_driver.synchronize()
+    begun, begun_cpu = time.perf_counter(), time.process_time()
+    for _ in range(steps):
+        step()
+    peer_driver.synchronize()
+    return (time.perf_counter() - begun) / steps, (time.process_time() - begun_cpu) / steps
+
+
+def peak_memory(step: Callable[[], object], steps: int) -> tuple[int, str] | None:
+    """Bytes at their most during these steps, and of what: see peer_driver."""
+    peer_driver.forget_peak()
+    for _ in range(steps):
+        step()
+    peer_driver.synchronize()
+    return peer_driver.peak_memory()
+
+
+def time_by_part(model: DiffusersModel, step: Callable[[], object], steps: int) -> dict[str, float]:
+    """Milliseconds a step of each of PARTS on average, and of the whole `step`.
+
+    The text encoder's is of both ways, the rest is batch, noise, loss and optimizer. On CUDA the device's own clock is read
+    when all is done, so nothing waits.
+    """
+    marks: list[tuple[str, Any]] = []
+    with _marking(model, lambda part: marks.append((part, _now(model.device)))):
+        for _ in range(steps):
+            marks.append(("rest", _now(model.device)))
+            step()
+        marks.append(("", _now(model.device)))
+    peer_driver.synchronize()
+    spent = dict.fromkeys(PARTS, 0.0)
+    for (part, begun), (_, ended) in itertools.pairwise(marks):
+        spent[part] += _between(begun, ended)
+    return {**{part: each / steps for part, each in spent.items()}, "step": sum(spent.values()) / steps}
+
+
+@contextmanager
+def _marking(model: DiffusersModel, mark: Callable[[str], None]) -> Iterator[None]:
+    """Within it, `mark` is called with the part that begins, wherever one does."""
+    encode_prompts, predict, marked = model.encode_prompts, model.predict, []
+
+    def encode(prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:
+        mark("text")
+        cond = encode_prompts(prompts, words)
+        mark("rest")
+        for each in (cond.hidden, cond.pooled):
+            if each is not None:
+                each.register_hook(lambda _: mark("text"))  # the gradient has come as far as the text encoder
+        if not marked:
+            vectors = [each for word in words.values() for each in word.values()]
+            marked.extend(each.register_hook(lambda _: mark("rest")) for each in vectors)
+        return cond
+
+    def predicted(latents: Tensor, timesteps: Tensor, cond: Conditioning, pictures: PictureConditioning) -> Tensor:
+        mark("unet_forward")
+        prediction = predict(latents, timesteps, cond, pictures)
+        mark("rest")
+        prediction.register_hook(lambda _: mark("unet_backward"))
+        return prediction
+
+    model.encode_prompts, model.predict = encode, predicted
+    try:
+        yield
+    finally:
+        del model.encode_prompts, model.predict
+        for hook in marked:
+            hook.remove()
+
+
+def _now(device: torch.device) -> Any:
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def _between(begun: Any, ended: Any) -> float:
+    """Milliseconds."""
+    return (ended - begun) * 1000 if isinstance(begun, float) else begun.elapsed_time(ended)

@@ -1,0 +1,131 @@
+"""Tags by a tagger of the WD14 family: a folder with an ONNX model and the names of what it puts out.
+
+As the taggers of SmilingWolf on Hugging Face are made: pixels are BGR, 0 to 255, on a white square; what comes out is a
+probability for each line of selected_tags.csv. Knows no way to write tags.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ti_trainer.captioning.captioners import missing
+from ti_trainer.captioning.tags import Captioner, Tags
+from ti_trainer.config.preprocessing import PreprocessConfig
+from ti_trainer.errors import ConfigError
+from ti_trainer.files import entered_path
+
+LABEL, PACKAGE = "WD14 tagger (tags)", "onnxruntime"
+MODEL, NAMES = "model.onnx", "selected_tags.csv"
+GENERAL, CHARACTER = "0", "4"  # categories; ratings (9), and whatever else there may be, are left out
+WHERE = (
+    f"Such folders come from SmilingWolf on Hugging Face (wd-vit-tagger-v3, for one): download {MODEL} and {NAMES} into one "
+    "folder."
+)
+
+
+def load(config: PreprocessConfig, device: torch.device) -> Captioner:
+    """Open the tagger; ConfigError if its folder or onnxruntime is missing, or it is not such a model."""
+    folder = _folder(config.tagger)
+    names = _names(folder / NAMES)
+    network = _Network.of(folder / MODEL, device)
+    white = Image.new("RGB", (1, 1), "white")
+    count = len(network.scores(white))  # all that can be wrong shows before the first picture
+    if count != len(names):
+        found = f"{NAMES} has {len(names)} tags and {MODEL} puts out {count}: take both from one tagger."
+        raise _refused(found)
+    least = {GENERAL: config.general_threshold, CHARACTER: config.character_threshold}
+
+    def describe(picture: Image.Image) -> Tags:
+        scores = network.scores(picture).tolist()
+        rated = zip(names, scores, strict=True)
+        return [(tag, score) for (tag, category), score in rated if category in least and score >= least[category]]
+
+    return describe
+
+
+@dataclass(frozen=True)
+class _Network:
+    """An open model; `size_px` is the side of its square input."""
+
+    session: Any
+    name: str
+    size_px: int
+    channels_last: bool
+
+    @classmethod
+    def of(cls, path: Path, device: torch.device) -> _Network:
+        """Open it on CUDA, if that is asked for and onnxruntime has it, or else on the CPU."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise missing(PACKAGE, error) from error
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+        try:
+            session = onnxruntime.InferenceSession(str(path), providers=providers)
+        except Exception as error:  # its errors have no class in common
+            reason = str(error).strip().splitlines()[0]
+            found = f"{path} cannot be opened as an ONNX model ({reason})."
+            raise _refused(found) from error
+        (given, *_), shape = session.get_inputs(), session.get_inputs()[0].shape
+        channels_last = shape[-1:] == [3]
+        height, width = (shape[1:3] if channels_last else shape[2:4]) if len(shape) == 4 else (None, None)
+        if not (isinstance(height, int) and height == width and 3 in (shape[1], shape[3]) and "float)" in given.type):
+            found = f"{path} takes {given.type} {shape}, expected floats of [N, size, size, 3] or [N, 3, size, size]."
+            raise _refused(found)
+        return cls(session, given.name, height, channels_last)
+
+    def scores(self, picture: Image.Image) -> NDArray[np.float32]:
+        """One for each tag, in [0, 1]."""
+        pixels = _square(picture, self.size_px)[None]  # (1, size, size, 3)
+        if not self.channels_last:
+            pixels = pixels.transpose(0, 3, 1, 2)  # (1, 3, size, size)
+        return self.session.run(None, {self.name: np.ascontiguousarray(pixels)})[0].reshape(-1)
+
+
+def _square(picture: Image.Image, size_px: int) -> NDArray[np.float32]:
+    """(size, size, 3), BGR in [0, 255]: the whole picture in the middle of a white square."""
+    side = max(picture.size)
+    canvas = Image.new("RGB", (side, side), "white")
+    canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    if side != size_px:
+        canvas = canvas.resize((size_px, size_px), Image.Resampling.BICUBIC)
+    return np.asarray(canvas, np.float32)[..., ::-1]
+
+
+def _folder(entered: str) -> Path:
+    if not entered.strip():
+        found = "No tagger folder was chosen."
+        raise _refused(found)
+    folder = entered_path(entered)
+    if not folder.is_dir():
+        found = f"There is no folder {folder}."
+        raise _refused(found)
+    absent = [name for name in (MODEL, NAMES) if not (folder / name).is_file()]
+    if absent:
+        found = f"{folder} has no {' and no '.join(absent)}."
+        raise _refused(found)
+    return folder
+
+
+def _names(path: Path) -> list[tuple[str, str]]:
+    """Name and category of each output, in their order."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [(row["name"], row["category"].strip()) for row in csv.DictReader(file)]
+    except (KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
+        found = f"{path} is not a table with the columns tag_id, name, category, count."
+        raise _refused(found) from error
+
+
+def _refused(found: str) -> ConfigError:
+    return ConfigError(f"{found} {WHERE}", "tagger")

@@ -1,0 +1,1 @@
+"""Every option, declared once: training, preprocessing, presets, trials."""

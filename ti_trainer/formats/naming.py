@@ -1,0 +1,159 @@
+"""Names of embeddings in prompts: whether a prompt can hold one, which ones it holds, and which one may have been meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ti_trainer.embedding import word_pattern
+from ti_trainer.errors import ConfigError
+from ti_trainer.formats import embeddings_dir
+from ti_trainer.formats.embeddings_dir import IMAGES, Found
+from ti_trainer.model import DiffusionModel, Vectors
+from ti_trainer.prompts import decimal_commas, escaped, unsupported_syntax
+
+STRANDED = (
+    "{0} stands at the 75-token limit of the {1}. As in the WebUI, its vectors do not move to the next part with the text "
+    "around it: shorten the {1}, or put BREAK before it."
+)
+LONG_ENOUGH = 4  # letters; of shorter names one typo makes any other word
+
+
+@dataclass(frozen=True)
+class PromptReport:
+    """What became of a prompt's names: one sentence of those that were used, and warnings."""
+
+    used: str
+    warnings: tuple[str, ...]
+
+
+def has_word(model: DiffusionModel, prompt: str, name: str) -> bool:
+    """Whether an embedding of this name has its place in a prompt: without, nothing could be learned from it."""
+    return bool(_words_in(model, prompt, [name]))
+
+
+def _words_in(model: DiffusionModel, prompt: str, names: Iterable[str]) -> set[str]:
+    """Those of the names that have a place in a prompt: at each place the longest one."""
+    stand_in = {encoder: torch.zeros(1, width) for encoder, width in model.widths.items()}
+    return {place.name for place in model.tokenize(prompt, dict.fromkeys(names, stand_in)).splices}
+
+
+def name_warnings(model: DiffusionModel, folder: Path, name: str) -> list[str]:
+    """What is to be said of the name of a new embedding; ConfigError if no prompt could hold it."""
+    if not has_word(model, escaped(name), name):
+        message = f"No prompt can hold the name {name!r}: the text encoder reads nothing in it, or BREAK. Choose another."
+        raise ConfigError(message)
+    warnings = about_an_ordinary_word(model, name)
+    if re.search(r"\bAND\b", name):
+        warnings.append(f"In the WebUI's prompts AND begins another prompt, so they cannot hold {name}: use small letters.")
+    others = {path.stem for path in embeddings_dir.embedding_files(folder) if path.stem.casefold() != name.casefold()}
+    same = sorted(each for each in others if _bare(each) == _bare(name) and _same_tokens(model, name, each))
+    if same:
+        warnings.append(f"Prompts cannot tell {name} from {same[0]}, which is there already: choose another name.")
+    return warnings
+
+
+def about_an_ordinary_word(model: DiffusionModel, name: str) -> list[str]:
+    """A warning of a name that prompts contain anyway."""
+    if not embeddings_dir.swallows(model, name):
+        return []
+    what, better = ("words", name.replace(" ", "-")) if " " in name else ("word", f"my-{name}")
+    return [
+        f"Every prompt that contains the {what} {name} would use this embedding. Choose a name that is not a word, such as "
+        f"{better}."
+    ]
+
+
+def prompt_report(
+    model: DiffusionModel, prompts: Mapping[str, str], words: Mapping[str, Vectors], passed_over: Sequence[Found]
+) -> PromptReport:
+    """Which embeddings are used in prompts, by what people call these, and what they may have expected besides.
+
+    `words` are those that can be used, `passed_over` files of the folder that cannot.
+    """
+    used, warnings = [], []
+    reasons = {each.path.stem: each.reason for each in passed_over if each.path.suffix.lower() not in IMAGES}
+    for what, prompt in prompts.items():
+        tokenized = model.tokenize(prompt, words)
+        names = Counter(place.name for place in tokenized.splices)
+        if names:
+            used.append(f"{', '.join(names)} in the {what}")
+        for name, count in names.items():
+            warnings += _inside_words(what, prompt, name, count, words)
+        unused = _words_in(model, prompt, (each for each in reasons if each not in words))
+        warnings += [f"{each} in the {what} was not used: {reasons[each]}" for each in reasons if each in unused]
+        near = None if names or unused else near_name(prompt, words)
+        if near is not None:
+            warnings.append(f"No embedding was used in the {what}. Did you mean {escaped(near)}?")
+        warnings += [STRANDED.format(each, what) for each in tokenized.stranded]
+        warnings += syntax_warnings(what, prompt)
+    said = f"Embeddings used: {'; '.join(used)}." if used else "No embedding was used."
+    return PromptReport(said, tuple(warnings))
+
+
+def syntax_warnings(what: str, *prompts: str) -> list[str]:
+    """What of prompts is read as plain text, though the WebUI's generation does something else with it."""
+    found = {kind: example for prompt in prompts for kind, example in unsupported_syntax(prompt).items()}
+    said = [
+        f"{example} in the {what} is read as plain text: only the WebUI's image generation supports {kind.lower()}."
+        for kind, example in found.items()
+    ]
+    comma = next((example for prompt in prompts for example in decimal_commas(prompt)), None)
+    if comma is not None:
+        said.append(
+            f"{comma[0]} in the {what} is read as plain text: weights are written with a decimal point, as in {comma[1]}."
+        )
+    return said
+
+
+def near_name(prompt: str, names: Iterable[str]) -> str | None:
+    """The name that a prompt nearly contains: with other signs between its letters, or with one letter wrong."""
+    bare = {_bare(each): each for each in names if _bare(each)}
+    pieces = [_bare(each) for each in re.split(r"[\s,]+", prompt)]
+    windows = ["".join(pieces[at : at + count]) for count in (1, 2, 3) for at in range(len(pieces) - count + 1)]
+    exact = next((bare[each] for each in windows if each in bare), None)
+    if exact is not None:
+        return exact
+    shortened: dict[str, list[str]] = defaultdict(list)  # of two that differ by a letter some are the same
+    for each in bare:
+        if len(each) >= LONG_ENOUGH:
+            for shorter in _less_a_letter(each):
+                shortened[shorter].append(each)
+    longest = max(map(len, bare), default=0)
+    for window in windows:
+        length = len(window)
+        if LONG_ENOUGH <= length <= longest + 1:
+            alike = {each for shorter in _less_a_letter(window) for each in shortened.get(shorter, ())}
+            if close := difflib.get_close_matches(window, alike, 1, cutoff=1 - 1 / length - 1e-6):
+                return bare[close[0]]
+    return None
+
+
+def _less_a_letter(word: str) -> set[str]:
+    """The word, and what it is without one of its letters."""
+    return {word, *(word[:at] + word[at + 1 :] for at in range(len(word)))}
+
+
+def _inside_words(what: str, prompt: str, name: str, count: int, words: Iterable[str]) -> list[str]:
+    """A warning if a name that was found so many times stands in longer words, too, which are no names."""
+    if count <= len(re.findall(word_pattern(name), prompt)):
+        return []
+    known = {each.casefold() for each in words}
+    around = re.findall(rf"(?i)[\w-]*{re.escape(escaped(name))}[\w-]*", prompt)
+    longer = [each for each in dict.fromkeys(around) if each.casefold() not in known]
+    return [f"{name} was used for a part of {each} in the {what}: names are found inside of words, too." for each in longer]
+
+
+def _bare(name: str) -> str:
+    """Its letters and digits."""
+    return "".join(each for each in name.casefold() if each.isalnum())
+
+
+def _same_tokens(model: DiffusionModel, name: str, other: str) -> bool:
+    return has_word(model, escaped(name), other) and has_word(model, escaped(other), name)

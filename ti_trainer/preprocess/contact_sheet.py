@@ -1,0 +1,53 @@
+"""A sheet of photos beside what becomes of them, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from ti_trainer.data.image_files import upright
+from ti_trainer.data.open_image import on_white, opened_image
+from ti_trainer.preprocess.transforms import Result
+
+ROW_PX, GAP_PX, TEXT_PX = 200, 8, 16
+
+
+def sheet(rows: Iterable[tuple[Path, Sequence[Result], str]]) -> Image.Image:
+    """A row for each photo: itself, then its results at one scale; below, its name, and its caption or what is wrong."""
+    drawn = [_row(*each) for each in rows]
+    width = max(each.width for each in drawn)
+    page = Image.new("RGB", (width, sum(each.height for each in drawn)), "white")
+    top = 0
+    for each in drawn:
+        page.paste(each, (0, top))
+        top += each.height
+    return page
+
+
+def _row(path: Path, made: Sequence[Result], said: str) -> Image.Image:
+    pictures = [on_white(each.picture) for each in made]
+    if made:
+        with opened_image(path) as opened:
+            pictures.insert(0, on_white(upright(opened, (1, 2 * ROW_PX))))
+    for picture in pictures:
+        picture.thumbnail((4 * ROW_PX, ROW_PX))
+    width = sum(each.width + GAP_PX for each in pictures)
+    row = Image.new("RGB", (max(width, 800), (ROW_PX if pictures else 0) + TEXT_PX + 2 * GAP_PX), "white")
+    left = 0
+    for each in pictures:
+        row.paste(each, (left, 0))
+        left += each.width + GAP_PX
+    sizes = ", ".join(f"{each.picture.width} x {each.picture.height}" for each in made)
+    _write(row, " - ".join(filter(None, (path.name, sizes, said))))
+    return row
+
+
+def _write(row: Image.Image, text: str) -> None:
+    """Below. Pillow's own font has but Latin-1 before Pillow 10.1, or without FreeType: then ? stands for the rest."""
+    draw, at = ImageDraw.Draw(row), (2, row.height - TEXT_PX - GAP_PX)
+    try:
+        draw.text(at, text, "black")
+    except UnicodeEncodeError:
+        draw.text(at, text.encode("latin-1", "replace").decode("latin-1"), "black")

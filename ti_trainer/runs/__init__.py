@@ -1,0 +1,1 @@
+"""A training run on disk: the session, the job, the run folder, callbacks and plots."""

@@ -1,0 +1,257 @@
+"""What is written during a run: each observer is called with every event and does one thing."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from pathlib import Path
+from threading import Event as Flag
+
+from PIL import Image
+from torch import Tensor
+
+from ti_trainer import formats
+from ti_trainer.embedding import Embedding, negative_name, unwanted
+from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.files import atomic
+from ti_trainer.host import Drawing, Turn
+from ti_trainer.model import Vectors
+from ti_trainer.offload.plan import ran_out
+from ti_trainer.runs.run_folder import Run
+from ti_trainer.runs.tables import CSV_COLUMNS, DETERMINISTIC_COLUMNS, append_row
+from ti_trainer.runs.trials import judge_in_the_end, write_table
+from ti_trainer.training.selection import PICTURES, judge, verdicts
+from ti_trainer.training.trainer import Event, Finished, StepDone, Trainer
+
+log = logging.getLogger(__name__)
+Observer = Callable[[Event], None]
+Draw = Callable[[Drawing, Mapping[str, Vectors]], Image.Image]
+
+
+@dataclass
+class LossTable:
+    """A line of the CSV every so many steps and at the end, with the mean loss since the line before."""
+
+    run: Run
+    every: int
+    _last: StepDone | None = None
+    _sum: Tensor | float = 0.0
+    _count: int = 0
+
+    def __call__(self, event: Event) -> None:
+        """Add the step's loss; reads it from the device only where a line is due."""
+        if isinstance(event, StepDone):
+            self._last, self._sum, self._count = event, self._sum + event.loss, self._count + 1
+        if self._last and self._count and (event.step % self.every == 0 or isinstance(event, Finished)):
+            last = self._last
+            row = (last.step, last.epoch, last.epoch_step, f"{float(self._sum) / self._count:.7f}", last.learning_rate)
+            append_row(self.run.loss_file, CSV_COLUMNS, row)
+            self._sum, self._count = 0.0, 0
+
+
+@dataclass
+class HostProgress:
+    """Tells the host how far we are."""
+
+    turn: Turn
+    trainer: Trainer
+
+    def __call__(self, event: Event) -> None:
+        """Tell it of the step."""
+        if isinstance(event, StepDone):
+            name, last = self.trainer.embedding_name, self.trainer.last_step
+            self.turn.progress(event.step, last, f"Training {name}: step {event.step} of {last}, epoch {event.epoch}")
+
+
+@dataclass
+class StateKeeper:
+    """The state to resume from, every so many steps or seconds."""
+
+    run: Run
+    trainer: Trainer
+    every: int
+    every_s: float
+    fingerprint: str
+    _saved_at: float = field(default_factory=time.monotonic)
+
+    def __call__(self, event: Event) -> None:
+        """Save if it is time."""
+        if not isinstance(event, StepDone):
+            return
+        due = event.step % self.every == 0 or time.monotonic() - self._saved_at > self.every_s
+        if due and self.trainer.is_finite():
+            self.run.save_state(self.trainer.state(), self.fingerprint)
+            self._saved_at = time.monotonic()
+
+
+@dataclass
+class Tolerated:
+    """Writes what is not worth ending hours of training for: that it cannot be written is told once."""
+
+    write: Callable[[Event], None]
+    what: str
+    warn: Callable[[str], None] = log.warning
+    _told: bool = False
+
+    def __call__(self, event: Event) -> None:
+        """Pass the event on."""
+        with self.tolerating():
+            self.write(event)
+
+    @contextmanager
+    def tolerating(self) -> Iterator[None]:
+        """OSError becomes a warning."""
+        try:
+            yield
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            if not self._told:
+                self.warn(f"The {self.what} could not be written; the training goes on. {error.strerror or error}{where}.")
+            self._told = True
+
+
+def _due(event: Event, every: int, asked: Flag) -> bool:
+    """Whether something that comes every so many steps (0: never) comes now, or was asked for."""
+    if not isinstance(event, StepDone):
+        return False
+    wanted = asked.is_set()
+    if wanted:  # otherwise one that comes just now would be lost
+        asked.clear()
+    return wanted or (every > 0 and event.step % every == 0)
+
+
+@dataclass
+class Copies:
+    """A copy of the embedding every so many steps, 0 for none, and when asked for."""
+
+    run: Run
+    trainer: Trainer
+    every: int
+    asked: Flag = field(default_factory=Flag)
+
+    def __call__(self, event: Event) -> None:
+        """Write one if it is due."""
+        if _due(event, self.every, self.asked):
+            for embedding in self.trainer.copies:
+                self.run.write_copy(embedding)
+
+
+@dataclass
+class Previews:
+    """A picture every so many steps, 0 for none, before the first, after the last, and when asked for; also as cards."""
+
+    run: Run
+    trainer: Trainer
+    draw: Draw
+    drawing: Drawing
+    every: int
+    cards: bool
+    asked: Flag = field(default_factory=Flag)
+    warn: Callable[[str], None] = log.warning
+
+    def before(self, prompt: str) -> None:
+        """Draw what the word means at the start."""
+        self._preview(self.trainer.embeddings, prompt)
+
+    def __call__(self, event: Event) -> None:
+        """Draw if it is due. Nothing of the run's randomness is used."""
+        last = self.every > 0 and isinstance(event, StepDone) and event.step == self.trainer.last_step
+        if _due(event, self.every, self.asked) or last:
+            self._preview(self.trainer.embeddings, event.prompts[-1])
+
+    def _preview(self, embeddings: Sequence[Embedding], prompt: str) -> None:
+        embedding, drawing = embeddings[0], replace(self.drawing, prompt=self.drawing.prompt or prompt)
+        if len(embeddings) > 1:
+            both = filter(None, (unwanted(drawing.prompt, embedding.name), drawing.negative_prompt))
+            drawing = replace(drawing, negative_prompt=", ".join(both))
+        try:
+            picture = self.draw(drawing, {each.name: each.vectors for each in embeddings})
+        except Exception as error:
+            if not (isinstance(error, TITrainerError) or ran_out(error)):  # hours of training must not end for a picture
+                raise
+            self.warn(f"No preview at step {embedding.step}: {error}")
+            return
+        name = f"{embedding.name}-{embedding.step}.png"
+        with atomic(self.run.path / "images" / name) as new:
+            picture.save(new)
+        if self.cards:
+            for each, negative in zip_longest(embeddings, embeddings[1:]):  # the word's card has its negative with it
+                named = replace(each, name=f"{each.name}-{each.step}")  # the WebUI goes by this name, not by the file's
+                card = self.run.path / "image_embeddings" / f"{named.name}.png"
+                if negative is not None:
+                    negative = replace(negative, name=negative_name(named.name))
+                formats.write_card(picture, named, card, negative=negative)
+
+
+@dataclass
+class Evaluation:
+    """The deterministic loss of some of the pictures every so many steps, before the first and after the last.
+
+    Of several tries the lowest, with a table of all.
+    """
+
+    run: Run
+    trainer: Trainer
+    every: int
+    pictures: int = PICTURES
+    warn: Callable[[str], None] = log.warning
+
+    def before(self) -> None:
+        """Measure what there is at the start."""
+        self._measure()
+
+    def __call__(self, event: Event) -> None:
+        """Measure if it is due."""
+        if isinstance(event, StepDone) and (event.step % self.every == 0 or event.step == self.trainer.last_step):
+            self._measure()
+
+    def _measure(self) -> None:
+        step = self.trainer.step
+        try:
+            loss = judge(self.trainer, self.pictures)
+        except Exception as error:
+            if not ran_out(error):  # hours of training must not end for a figure
+                raise
+            self.warn(f"The deterministic loss was not measured at step {step}: {error}")
+            return
+        append_row(self.run.deterministic_file, DETERMINISTIC_COLUMNS, (step, f"{loss:.7f}"))
+        write_table(self.run, verdicts(self.trainer))
+
+
+@dataclass
+class LastJudgement:
+    """Which of several tries is the best, found out after the last step, before that one is drawn."""
+
+    run: Run
+    trainer: Trainer
+    warn: Callable[[str], None] = log.warning
+
+    def __call__(self, event: Event) -> None:
+        """Measure if it is due, and not done."""
+        if isinstance(event, StepDone) and event.step == self.trainer.last_step:
+            judge_in_the_end(self.trainer, self.run, self.warn)
+
+
+class TensorBoardLog:
+    """Losses and learning rate for TensorBoard."""
+
+    def __init__(self, folder: Path, every: int) -> None:
+        """ConfigError if the package is missing."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            message = "TensorBoard needs the package tensorboard: pip install tensorboard, or leave the option off."
+            raise ConfigError(message) from error
+        self.every, self._writer = every, SummaryWriter(str(folder))
+
+    def __call__(self, event: Event) -> None:
+        """Log the step, and close the file at the end."""
+        if isinstance(event, Finished):
+            self._writer.close()
+        elif isinstance(event, StepDone) and event.step % self.every == 0:
+            self._writer.add_scalar("loss", float(event.loss), event.step)
+            self._writer.add_scalar("learn_rate", event.learning_rate, event.step)

@@ -1,0 +1,95 @@
+"""Who writes a run's folder and an embedding's file, across processes: two at once would overwrite each other's work.
+
+The operating system lets a lock go when its process ends, however that is. Lock files lie in this computer's folder for
+temporary files and stay there: where one is deleted, one process could lock the deleted file and another one a new file.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ti_trainer.errors import ConfigError
+from ti_trainer.files import write_bytes
+from ti_trainer.formats import embeddings_dir
+
+log = logging.getLogger(__name__)
+
+
+def of_embedding(file: Path) -> Path:
+    """The lock file of an embedding's file, whatever its ending."""
+    return _of(file.with_suffix(""))
+
+
+def of_run(folder: Path) -> Path:
+    """The lock file of a run."""
+    return _of(folder)
+
+
+def _of(path: Path) -> Path:
+    name = hashlib.sha256(os.path.normcase(os.path.realpath(path)).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return Path(tempfile.gettempdir(), f"ti-trainer-locks-{getpass.getuser()}", f"{name}.lock")
+
+
+@contextmanager
+def embeddings_held(folder: Path, names: Iterable[str], warn: Callable[[str], None] = log.info) -> Iterator[None]:
+    """Hold the locks of those of these embeddings that there are; ConfigError if another process trains one of them."""
+    with ExitStack() as stack:
+        for name in names:
+            file = embeddings_dir.find(folder, name)
+            if file is not None:
+                stack.enter_context(held(of_embedding(file), f"The embedding {name}", warn))
+        yield
+
+
+@contextmanager
+def held(lock_file: Path, what: str, warn: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock; ConfigError, with who holds it, if another process does. Where there can be no lock a warning is all."""
+    with ExitStack() as stack:
+        try:
+            lock_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = FileLock(lock_file, timeout=0)
+            lock.acquire()
+        except Timeout:
+            message = f"{what} is being trained by another process ({_holder(lock_file)}): stop it, or wait until it ends."
+            raise ConfigError(message) from None
+        except (OSError, NotImplementedError) as error:  # a folder that is read only, a network drive without locks
+            why = getattr(error, "strerror", None) or str(error)
+            warn(f"{what} cannot be locked here ({why}): make sure that no other process trains it.")
+        else:
+            stack.callback(_release, lock, lock_file)
+            with suppress(OSError):
+                about = {"pid": os.getpid(), "host": socket.gethostname()}
+                write_bytes(_about(lock_file), json.dumps(about).encode())
+        yield
+
+
+def _about(lock_file: Path) -> Path:
+    """Who holds a lock. A file of its own: on Windows nobody else can read one that is locked."""
+    return lock_file.with_name(f"{lock_file.name}.json")
+
+
+def _holder(lock_file: Path) -> str:
+    try:
+        with _about(lock_file).open("rb") as file:
+            about = json.loads(file.read(4096))
+        return f"{int(about['pid'])} on {str(about['host'])[:100]}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "unknown"
+
+
+def _release(lock: FileLock, lock_file: Path) -> None:
+    """Let go."""
+    with suppress(OSError):
+        _about(lock_file).unlink()
+    lock.release()

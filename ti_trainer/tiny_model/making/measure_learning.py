@@ -1,0 +1,113 @@
+"""Measures learning: every concept that no caption names, at default settings.
+
+Run `python -m ti_trainer.tiny_model.making.measure_learning`.
+
+For each concept: 8 pictures to learn from, 16 others to measure with; deterministic loss and colour distance of generated
+pictures under the learned word, its init text (the shape's name) and random vectors of a word's length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ti_trainer.config.training import TrainConfig
+from ti_trainer.data.dataset import load_dataset
+from ti_trainer.data.images import Frame
+from ti_trainer.data.prompts import NAME, Prompter
+from ti_trainer.formats import embeddings_dir
+from ti_trainer.host import Drawing, ModelOptions
+from ti_trainer.hosts.diffusers.host import StandaloneHost
+from ti_trainer.hosts.diffusers.model import DiffusersModel
+from ti_trainer.model import Vectors
+from ti_trainer.runs.session import Session
+from ti_trainer.tiny_model.making.scenes import CONCEPTS, Scene, Thing, concept, draw, write_pictures
+from ti_trainer.training.evaluation import deterministic_loss
+
+WORD = "concept"
+TRAINED_ON, MEASURED_WITH = 8, 16
+_DIRECTIONS = np.random.default_rng(0).normal(size=(3, 32))
+
+
+def colour_distance(picture: np.ndarray, other: np.ndarray) -> float:
+    """Sliced Wasserstein distance of the colours in two pictures (H, W, 3) in [0, 1], wherever in the picture they are."""
+    unit = _DIRECTIONS / np.linalg.norm(_DIRECTIONS, axis=0)
+    first, second = (np.sort(each.reshape(-1, 3) @ unit, axis=0) for each in (picture, other))
+    return float(np.abs(first - second).mean())
+
+
+def measure(
+    host: StandaloneHost, model: DiffusersModel, thing: Thing, config: TrainConfig, num_vectors: int
+) -> dict[str, dict]:
+    """Teach one concept and compare; {"loss": {...}, "colour_distance": {...}} by who speaks."""
+    held_out = concept(thing, MEASURED_WITH, seed=1000)
+    with tempfile.TemporaryDirectory() as folder:
+        write_pictures(Path(folder), concept(thing, TRAINED_ON, seed=1))
+        embeddings_dir.create(host.embeddings_dir, model, WORD, thing.shape, num_vectors, overwrite=True)
+        learned = Session(host, WORD, Path(folder), config).train().embedding.vectors
+        measured_with = Path(folder) / "held out"
+        measured_with.mkdir()
+        write_pictures(measured_with, held_out)
+        frame = Frame((model.default_size_px, model.default_size_px))
+        items = load_dataset(
+            measured_with, model, frame, Prompter(WORD, [NAME]), seed=0, latent_sampling="deterministic"
+        ).items
+    table = model.text_encoders[0].table.weight
+    random = {
+        "clip_l": torch.randn(num_vectors, model.widths["clip_l"], generator=torch.Generator().manual_seed(1)) * table.std()
+    }
+    speakers: dict[str, tuple[str, dict[str, Vectors]]] = {
+        "word": (WORD, {WORD: learned}),
+        "init_text": (thing.shape, {}),
+        "random": (WORD, {WORD: random}),
+    }
+    return {
+        "loss": {
+            who: deterministic_loss(model, items, [f"a photo of {text}, {where}" for _, where in held_out], words)
+            for who, (text, words) in speakers.items()
+        },
+        "colour_distance": {who: _distance(host, model, text, words, held_out) for who, (text, words) in speakers.items()},
+    }
+
+
+def _distance(
+    host: StandaloneHost, model: DiffusersModel, text: str, words: dict[str, Vectors], scenes: list[tuple[Scene, str]]
+) -> float:
+    distances = []
+    for seed, (scene, where) in enumerate(scenes):
+        picture = host.draw(model, Drawing(f"a photo of {text} {where}", cfg_scale=3.0, seed=seed), words)
+        distances.append(colour_distance(np.asarray(picture) / 255, np.asarray(draw(scene)) / 255))
+    return statistics.mean(distances)
+
+
+def main() -> None:
+    """Print a JSON line a concept, then the means and standard deviations over concepts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--max-steps", type=int, default=300)
+    parser.add_argument("--num-vectors", type=int, default=2)
+    args = parser.parse_args()
+    config = replace(TrainConfig(), max_steps=args.max_steps, preview_every=0)
+    with tempfile.TemporaryDirectory() as folder:
+        host = StandaloneHost(args.model, "auto", Path(folder) / "embeddings", Path(folder) / "logs")
+        model = host.open_model(ModelOptions("fp32"))
+        rows = []
+        for thing in CONCEPTS:
+            rows.append(measure(host, model, thing, config, args.num_vectors))
+            print(json.dumps({"concept": f"{thing.texture} {thing.shape}", **rows[-1]}), flush=True)
+    gains = [1 - row["loss"]["word"] / row["loss"]["init_text"] for row in rows]
+    nearer = [1 - row["colour_distance"]["word"] / row["colour_distance"]["init_text"] for row in rows]
+    random = [1 - row["colour_distance"]["random"] / row["colour_distance"]["init_text"] for row in rows]
+    for name, values in (("loss falls by", gains), ("nearer in colour by", nearer), ("random vectors nearer by", random)):
+        print(f"{name}: mean {statistics.mean(values):.3f}, sd {statistics.stdev(values):.3f}, least {min(values):.3f}")
+
+
+if __name__ == "__main__":
+    main()
