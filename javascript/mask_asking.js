@@ -1,5 +1,5 @@
 // How the panel Paint masks asks the program: through a hidden box, whose change gradio passes on, one question at a time.
-// Greys travel deflated, in base64: a browser that guards against fingerprints alters what it reads of pictures.
+// Greys travel deflated, in base64: a browser that guards against fingerprints alters what it reads of images.
 (() => {
     const [SHORT_MS, LONG_MS] = [60000, 1800000]; // how long an answer may take; who waits for the model waits long
     let waiting = null;

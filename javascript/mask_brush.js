@@ -1,10 +1,10 @@
-// The panel Paint masks: shows a folder's pictures, paints on one, and keeps what is not saved while the page is open.
-// What painting does is in mask_sheet.js, how the program is asked in mask_asking.js. A picture is its name in the folder.
+// The panel Paint masks: shows a folder's images, paints on one, and keeps what is not saved while the page is open.
+// What painting does is in mask_sheet.js, how the program is asked in mask_asking.js. An image is its name in the folder.
 (() => {
-    let shelf = { folder: "", pictures: [] };
+    let shelf = { folder: "", images: [] };
     const drafts = new Map(); // sheets that are not saved, by folder and name
     let sheet = null; // what is painted on
-    let wanted = ""; // the name of the picture to be shown
+    let wanted = ""; // the name of the image to be shown
     let choosing = false;
     let busy = false;
     let stroke = null;
@@ -25,7 +25,7 @@
     async function work(what, long) {
         [busy, part("tools").disabled] = [true, true];
         part("sheet").setAttribute("aria-busy", "true");
-        try {
+        trial {
             return await asking().ask({ folder: shelf.folder, ...what }, long);
         } catch (failed) {
             say(failed.said ?? asking().notice("error", String(failed)));
@@ -36,7 +36,7 @@
         }
     }
 
-    // ---- The folder's pictures, and the one that is chosen.
+    // ---- The folder's images, and the one that is chosen.
 
     // What could not be opened leaves nothing open, or it would be painted under another folder's name.
     function opened(text) {
@@ -44,20 +44,20 @@
             setTimeout(() => opened(text), 200); // another tab has only just led here
             return;
         }
-        const { said, folder = "", pictures = [] } = JSON.parse(text || "{}");
+        const { said, folder = "", images = [] } = JSON.parse(text || "{}");
         leave();
-        [shelf, sheet, wanted, stroke] = [{ folder, pictures }, null, "", null];
+        [shelf, sheet, wanted, stroke] = [{ folder, images }, null, "", null];
         lay();
         say(said);
         if (folder) {
-            choose((pictures.find((each) => !each.masked) ?? pictures[0]).name).then(() => thumbs(shelf));
+            choose((images.find((each) => !each.masked) ?? images[0]).name).then(() => thumbs(shelf));
         }
     }
 
     function lay() {
         part("room").hidden = !shelf.folder;
         part("folder").textContent = shelf.folder;
-        part("strip").replaceChildren(...shelf.pictures.map(({ name, thumb }) => {
+        part("strip").replaceChildren(...shelf.images.map(({ name, thumb }) => {
             const made = document.createElement("button");
             made.type = "button";
             made.dataset.name = name;
@@ -69,14 +69,14 @@
     }
 
     async function thumbs(mine) {
-        for (let from = 0; mine === shelf && from < mine.pictures.length;) {
+        for (let from = 0; mine === shelf && from < mine.images.length;) {
             const answer = await asking().ask({ do: "thumbs", folder: mine.folder, from }).catch(() => null);
             if (mine !== shelf || !answer?.thumbs.length) {
                 return;
             }
             answer.thumbs.forEach(([name, thumb], n) => {
-                if (mine.pictures[from + n]?.name === name) {
-                    mine.pictures[from + n].thumb = thumb;
+                if (mine.images[from + n]?.name === name) {
+                    mine.images[from + n].thumb = thumb;
                     part("strip").children[from + n].firstChild.src = thumb;
                 }
             });
@@ -84,7 +84,7 @@
         }
     }
 
-    // Keeps what is not saved for when its picture is chosen again.
+    // Keeps what is not saved for when its image is chosen again.
     function leave() {
         if (sheet) {
             drafts[painting().unsaved(sheet) ? "set" : "delete"](`${sheet.folder}\n${sheet.name}`, sheet);
@@ -138,7 +138,7 @@
             return;
         }
         [canvas.width, canvas.height] = [sheet.width, sheet.height];
-        part("picture").src = sheet.picture;
+        part("image").src = sheet.image;
         holder.style.aspectRatio = `${sheet.width} / ${sheet.height}`;
         holder.style.width = `min(100%, ${(70 * sheet.width) / sheet.height}vh)`;
         painting().draw(sheet, sheet.all);
@@ -146,22 +146,22 @@
         row.scrollTo({ left: chosen.offsetLeft - (row.clientWidth - chosen.clientWidth) / 2, behavior: "smooth" });
     }
 
-    const place = (name) => shelf.pictures.findIndex((each) => each.name === name);
+    const place = (name) => shelf.images.findIndex((each) => each.name === name);
 
     async function beside(by) {
-        const next = shelf.pictures[place(wanted) + by];
+        const next = shelf.images[place(wanted) + by];
         if (next) {
             await choose(next.name);
         }
     }
 
-    // What is said of the picture, in the strip and by the buttons, as things are now.
+    // What is said of the image, in the strip and by the buttons, as things are now.
     function told() {
         const dirty = sheet && painting().unsaved(sheet);
         const number = place(sheet?.name ?? wanted);
         const state = dirty ? "not saved yet" : sheet?.mask || "no mask";
-        part("place").textContent = sheet ? `${number + 1} of ${shelf.pictures.length}: ${sheet.name} (${state})` : "";
-        shelf.pictures.forEach(({ name, masked }, n) => {
+        part("place").textContent = sheet ? `${number + 1} of ${shelf.images.length}: ${sheet.name} (${state})` : "";
+        shelf.images.forEach(({ name, masked }, n) => {
             const mark = (n === number ? dirty : drafts.has(key(name))) ? "unsaved" : masked ? "masked" : "";
             const thumb = part("strip").children[n];
             thumb.dataset.mark = mark;
@@ -172,7 +172,7 @@
         button("redo").disabled = sheet?.at === sheet?.steps.length;
         button("delete").disabled = !sheet?.mask;
         button("previous").disabled = number < 1;
-        button("next").disabled = number === shelf.pictures.length - 1;
+        button("next").disabled = number === shelf.images.length - 1;
         slid();
     }
 
@@ -290,15 +290,15 @@
         }
     }
 
-    // Pictures that differ in nothing but their format share a mask.
+    // Images that differ in nothing but their format share a mask.
     function masked(is) {
         const stem = (name) => name.replace(/\.[^.]*$/, "");
-        shelf.pictures.filter(({ name }) => stem(name) === stem(sheet.name)).forEach((each) => { each.masked = is; });
+        shelf.images.filter(({ name }) => stem(name) === stem(sheet.name)).forEach((each) => { each.masked = is; });
     }
 
     async function spread() {
         const mine = sheet;
-        say(asking().notice("info", "Waiting for the model, which then looks at the picture…"));
+        say(asking().notice("info", "Waiting for the model, which then looks at the image…"));
         const answer = await work({ do: "spread", name: mine.name, greys: await asking().packed(mine.greys) }, true);
         if (answer && mine === sheet) {
             const greys = await asking().unpacked(answer.greys);
@@ -343,7 +343,7 @@
         }
     }
 
-    // Not within a stroke, nor while something is waited for that is no picture.
+    // Not within a stroke, nor while something is waited for that is no image.
     function used(act) {
         if (!stroke && (!busy || choosing)) {
             act();

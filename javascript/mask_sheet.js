@@ -1,4 +1,4 @@
-// A sheet of the panel Paint masks: a picture's greys, their colours, the brush, and steps to be taken back.
+// A sheet of the panel Paint masks: an image's greys, their colours, the brush, and steps to be taken back.
 // Knows no page. DreamArtist's greys (kind _att): 127 is weight 1, 255 is 5; of other masks 255 is 1.
 (() => {
     const MOST_STEPS = 40;
@@ -23,9 +23,9 @@
         return `linear-gradient(to right, ${stops.map((each) => `rgba(${each.join()})`).join()})`;
     }
 
-    // Of what the program told of a picture; `drawn` is called with each part whose greys have changed.
+    // Of what the program told of an image; `drawn` is called with each part whose greys have changed.
     function make(answer, folder, name, greys, drawn) {
-        const { width, height, kind, mask, picture } = answer;
+        const { width, height, kind, mask, image } = answer;
         const table = new Uint8ClampedArray(4 * 256);
         for (let grey = 0; grey < 256; grey++) {
             const [red, green, blue, alpha] = colourOf(weightOf(grey, kind));
@@ -34,7 +34,7 @@
         const all = { left: 0, top: 0, right: width, bottom: height };
         const [shown, colours] = [new ImageData(width, height), new Uint32Array(table.buffer)];
         const steps = { steps: [], at: 0, saved: 0, flat: flat(greys) };
-        return { folder, name, width, height, kind, mask, picture, greys, drawn, shown, colours, all, ...steps };
+        return { folder, name, width, height, kind, mask, image, greys, drawn, shown, colours, all, ...steps };
     }
 
     const unsaved = (sheet) => sheet.at !== sheet.saved;

@@ -1,4 +1,4 @@
-"""What many tests start from: the embedded model, pictures, a data set of them and a trainer on it."""
+"""What many tests start from: the embedded model, images, a dataset of them and a trainer on it."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a folder of noisy pictures of these sizes, each with a caption."""
+def images(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder of noisy images of these sizes, each with a caption."""
 
     def make(*sizes: tuple[int, int]) -> Path:
-        folder = tmp_path / f"pictures-{len(list(tmp_path.iterdir()))}"
+        folder = tmp_path / f"images-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         for number, (width, height) in enumerate(sizes):
             pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
@@ -93,15 +93,15 @@ def pictures(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def dataset(pictures: Callable[..., Path]) -> Callable[..., Dataset]:
-    """Makes a data set for the word `x-word`; pictures keep their sizes."""
+def dataset(images: Callable[..., Path]) -> Callable[..., Dataset]:
+    """Makes a dataset for the word `x-word`; images keep their sizes."""
     folders: dict[tuple[tuple[int, int], ...], Path] = {}
 
     def make(
         *sizes: tuple[int, int], model: Any = None, prompter: dict[str, Any] | None = None, seed: int = 0, **options: Any
     ) -> Dataset:
         sizes = sizes or ((16, 16),) * 5
-        folder = folders.get(sizes) or folders.setdefault(sizes, pictures(*sizes))
+        folder = folders.get(sizes) or folders.setdefault(sizes, images(*sizes))
         words = Prompter("x-word", ("a photo of [name], [filewords]", "[filewords] [name]"), **(prompter or {}))
         return load_dataset(folder, model or TinyModel(), Frame(None), words, seed=seed, **options)
 

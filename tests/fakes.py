@@ -21,7 +21,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from ti_trainer.captioning.tags import HostCaptioner
 from ti_trainer.errors import ConfigError
 from ti_trainer.host import ModelOptions
-from ti_trainer.model import Conditioning, ModelKind, PictureConditioning, Vectors
+from ti_trainer.model import Conditioning, ImageConditioning, ModelSpec, Vectors
 from ti_trainer.prompts import PromptTokenizer, TokenizedPrompt
 
 D = 8
@@ -31,7 +31,7 @@ class TinyModel:
     """A DiffusionModel. B batch, C = 4 latent channels, H W, V vectors, D width of a token."""
 
     name, checkpoint_hash, device = "tiny", "0123456789", torch.device("cpu")
-    kind, needs_loss_scaling, default_size_px = ModelKind("tiny"), False, 16
+    spec, needs_loss_scaling, default_size_px = ModelSpec("tiny"), False, 16
     widths: Mapping[str, int] = {"clip_l": D}
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class TinyModel:
     def compile(self, when: str, steps: int, sizes: int, begins: Callable[[], None]) -> str:
         return ""
 
-    def give_way(self, error: Exception) -> str:
+    def reduce_memory(self, error: Exception) -> str:
         return ""
 
     def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
@@ -94,7 +94,7 @@ class TinyModel:
             hidden.append((torch.cat(parts) * place @ self.mix).tanh().mean(0, keepdim=True))
         return Conditioning(torch.stack(hidden))  # (B, 1, D)
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning, pictures: PictureConditioning) -> Tensor:
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning, images: ImageConditioning) -> Tensor:
         text = (cond.hidden[:, 0] @ self.out)[..., None, None]  # (B, C, 1, 1)
         return (noisy_latents * text + text * timesteps[:, None, None, None] / 100).tanh()
 
@@ -126,7 +126,7 @@ class TinyHost:
     face_models: Sequence[Path] = ()
     defaults: Mapping[str, object] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
-    has_visitors: bool = False
+    is_public: bool = False
     torchscript: bool = False
 
     def __post_init__(self) -> None:
@@ -148,14 +148,14 @@ class TinyHost:
     def progress(self, done: int, total: int, text: str) -> None:
         self.told.append((done, total, text))
 
-    def show(self, picture: Image.Image) -> None:
+    def show(self, image: Image.Image) -> None:
         self.shown += 1
 
     def check_folder(self, folder: Path) -> None:
         if folder.name == "forbidden":
             raise ConfigError("that folder is not for the page")
 
-    def draw(self, model: TinyModel, drawing: object, words: Mapping[str, Vectors]) -> Image.Image:
+    def generate(self, model: TinyModel, request: object, words: Mapping[str, Vectors]) -> Image.Image:
         shade = int(torch.rand(()) * 255)
         return Image.new("RGB", (16, 16), (shade, shade, shade))
 
@@ -164,10 +164,10 @@ class TinyHost:
 
 
 def paint_mask(folder: Path) -> None:
-    """The first picture of a folder has a mask as DreamArtist's are: its middle counts most, the rest a little."""
+    """The first image of a folder has a mask as DreamArtist's are: its middle counts most, the rest a little."""
     first = min(folder.glob("*.png"))
-    with Image.open(first) as picture:
-        mask = Image.new("L", picture.size, 40)
+    with Image.open(first) as image:
+        mask = Image.new("L", image.size, 40)
     mask.paste(220, (16, 16, 48, 48))
     mask.save(first.with_name(f"{first.stem}_att.png"))
 
@@ -217,7 +217,7 @@ def make_tagger(
 
 
 def colour_tagger(folder: Path, size_px: int = 8) -> Path:
-    """A tagger that is sure of red_hair, green_eyes and blue_sky as far as a picture's middle is of that colour."""
+    """A tagger that is sure of red_hair, green_eyes and blue_sky as far as an image's middle is of that colour."""
     tags = {"rating_safe": (RATING, np.ones((size_px, size_px, 3)))}
     middle = slice(size_px // 4, size_px * 3 // 4)
     for channel, name in enumerate(("blue_sky", "green_eyes", "red_hair")):

@@ -161,6 +161,6 @@ def test_names_too_long_for_the_files_of_a_run_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["x" * 200, "猫" * 66])
 def test_the_longest_name_leaves_room_for_all_that_comes_after_it(name: str, tmp_path: Path) -> None:
     assert checked_name(name) == name
-    for ending in ("-try64-neg-ema-10000000.safetensors", "-neg.preview.png", "-neg.safetensors.bak"):
+    for ending in ("-trial64-neg-ema-10000000.safetensors", "-neg.preview.png", "-neg.safetensors.bak"):
         write_bytes(tmp_path / f"{name}{ending}", b"")
     write_bytes(tmp_path / f".{name}-neg.lock.json", b"")

@@ -21,7 +21,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The whole parser, or, since importing libraries takes seconds, one that knows the arguments of this command only."""
     parser = argparse.ArgumentParser(
         prog="python -m ti_trainer",
-        description="Teach Stable Diffusion one new word from a handful of pictures. Without a command: its page.",
+        description="Teach Stable Diffusion one new word from a handful of images. Without a command: its page.",
     )
     parser.add_argument("--version", action="version", version=f"TI Trainer {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -1,4 +1,4 @@
-"""The one seam towards whoever runs us: folders, the model that is loaded, a lock, and pictures drawn with it."""
+"""The one seam towards whoever runs us: folders, the model that is loaded, a lock, and images drawn with it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from PIL import Image
 
 from ti_trainer.captioning.tags import HostCaptioner
 from ti_trainer.errors import ConfigError
-from ti_trainer.model import DiffusionModel, ModelKind, PredictionType, Vectors
+from ti_trainer.model import DiffusionModel, ModelSpec, PredictionType, Vectors
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A picture to be generated; width and height 0 take what the model was made for, an empty sampler the host's own."""
+class GenerationRequest:
+    """An image to be generated; width and height 0 take what the model was made for, an empty sampler the host's own."""
 
     prompt: str
     negative_prompt: str = ""
@@ -39,29 +39,29 @@ class ModelOptions:
     zero_terminal_snr: Literal["auto", "on", "off"] = "auto"
 
     @property
-    def says_kind(self) -> bool:
+    def sets_spec(self) -> bool:
         """Whether what the model is was chosen by hand."""
         return self.prediction_type != "auto" or self.zero_terminal_snr != "auto"
 
-    def of(self, kind: ModelKind) -> ModelKind:
-        """The kind that was found, with what was chosen by hand; only v prediction has a zero terminal SNR.
+    def of(self, spec: ModelSpec) -> ModelSpec:
+        """The spec that was found, with what was chosen by hand; only v prediction has a zero terminal SNR.
 
         ConfigError if that was chosen with another one.
         """
         if self.prediction_type != "auto":
-            kind = replace(kind, prediction_type=self.prediction_type)
-        is_v = kind.prediction_type == "v_prediction"
+            spec = replace(spec, prediction_type=self.prediction_type)
+        is_v = spec.prediction_type == "v_prediction"
         if self.zero_terminal_snr == "on" and not is_v:
             message = (
                 "Zero terminal SNR (zero_terminal_snr): found on with epsilon prediction, which says nothing of pure noise; "
                 "expected v prediction. Turn it off, or choose the prediction type v_prediction."
             )
             raise ConfigError(message, "zero_terminal_snr")
-        found = kind.zero_terminal_snr if self.zero_terminal_snr == "auto" else self.zero_terminal_snr == "on"
-        return replace(kind, zero_terminal_snr=found and is_v)
+        found = spec.zero_terminal_snr if self.zero_terminal_snr == "auto" else self.zero_terminal_snr == "on"
+        return replace(spec, zero_terminal_snr=found and is_v)
 
 
-class Turn(Protocol):
+class Lease(Protocol):
     """Our turn with the model: who holds one tells the host how far it is."""
 
     def interrupted(self) -> bool:
@@ -72,7 +72,7 @@ class Turn(Protocol):
         """For the host's progress bar; cheap enough for every step."""
         ...
 
-    def show(self, picture: Image.Image) -> None:
+    def show(self, image: Image.Image) -> None:
         """For the host's live preview."""
         ...
 
@@ -87,9 +87,7 @@ class Host(Protocol):
     captioners: Mapping[str, HostCaptioner]  # by the names that the option `captioners` takes; ours are not among them
     face_models: Sequence[Path]  # folders of the host's in which a face detector's model may lie
     defaults: Mapping[str, Any]  # options of TrainConfig that the host's settings decide otherwise than we do
-    has_visitors: (
-        bool  # whether others than this computer's user reach the page, who must neither look around nor hold it up
-    )
+    is_public: bool  # whether others than this computer's user reach the page, who must neither look around nor hold it up
     torchscript: bool  # whether a discriminator may be TorchScript, a program: only the keyboard can allow that
     fixed: frozenset[str]  # options that are the host's own business and not offered: they are as in `defaults`
 
@@ -101,7 +99,7 @@ class Host(Protocol):
         """The checkpoint to train on, None: as it is open already, or the host's own choice; ModelError if it cannot be."""
         ...
 
-    def lock(self) -> AbstractContextManager[Turn]:
+    def lock(self) -> AbstractContextManager[Lease]:
         """Wait for our turn and hold it: nobody else uses the model meanwhile, and afterwards all is as it was before."""
         ...
 
@@ -109,8 +107,8 @@ class Host(Protocol):
         """Raise ConfigError unless whoever uses the page may read this folder."""
         ...
 
-    def draw(self, model: DiffusionModel, drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
-        """Generate a picture in whose prompts the words stand for these vectors."""
+    def generate(self, model: DiffusionModel, request: GenerationRequest, words: Mapping[str, Vectors]) -> Image.Image:
+        """Generate an image in whose prompts the words stand for these vectors."""
         ...
 
     def embeddings_changed(self) -> None:

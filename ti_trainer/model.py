@@ -34,31 +34,31 @@ class Conditioning:
 
 
 @dataclass(frozen=True)
-class PictureConditioning:
-    """What some U-Nets are told of pictures besides text; others do not look at it.
+class ImageConditioning:
+    """What some U-Nets are told of images besides text; others do not look at it.
 
     `sizes` (B, 6) float32 is SDXL's size and crop conditioning (arXiv:2307.01952, 2.2) in px: original height and width, top
-    and left of the crop in the resized picture, target height and width. `masked` (B, 1 + C, H, W) is for inpainting models:
-    1 where they shall paint, and the latents of the picture without that.
+    and left of the crop in the resized image, target height and width. `masked` (B, 1 + C, H, W) is for inpainting models:
+    1 where they shall paint, and the latents of the image without that.
     """
 
     sizes: Tensor
     masked: Tensor | None = None
 
-    def of(self, rows: slice) -> PictureConditioning:
-        """Of these pictures alone."""
-        return PictureConditioning(self.sizes[rows], None if self.masked is None else self.masked[rows])
+    def of(self, rows: slice) -> ImageConditioning:
+        """Of these images alone."""
+        return ImageConditioning(self.sizes[rows], None if self.masked is None else self.masked[rows])
 
-    def repeat(self, times: int) -> PictureConditioning:
-        """The same pictures that many times, (B times, ...)."""
+    def repeat(self, times: int) -> ImageConditioning:
+        """The same images that many times, (B times, ...)."""
         if times == 1:
             return self
         masked = None if self.masked is None else self.masked.repeat(times, 1, 1, 1)
-        return PictureConditioning(self.sizes.repeat(times, 1), masked)
+        return ImageConditioning(self.sizes.repeat(times, 1), masked)
 
 
 @dataclass(frozen=True)
-class ModelKind:
+class ModelSpec:
     """What a checkpoint is, found out once when it is opened; as a str, in words."""
 
     family: str
@@ -76,7 +76,7 @@ class DiffusionModel(Protocol):
     """A loaded checkpoint. Latents are scaled as the U-Net expects them; pixels are (B, 3, 8 H, 8 W) in [-1, 1]."""
 
     name: str
-    kind: ModelKind
+    spec: ModelSpec
     checkpoint_hash: str | None
     device: torch.device
     alphas_cumprod: Tensor  # (number of training timesteps,) on the device
@@ -96,14 +96,14 @@ class DiffusionModel(Protocol):
         ...
 
     def compile(self, when: Compile, steps: int, sizes: int, begins: Callable[[], None]) -> str:
-        """Have the network compiled for so many steps on pictures of so many sizes; in words, "" if nothing is to be said.
+        """Have the network compiled for so many steps on images of so many sizes; in words, "" if nothing is to be said.
 
         After `fit_memory`, for what is trained until our turn with the host is over. `begins` is called whenever a step is
         about to take much longer for it. What fails of it later, `give_way` gives up.
         """
         ...
 
-    def give_way(self, error: Exception) -> str:
+    def reduce_memory(self, error: Exception) -> str:
         """Give up the next thing so that what failed of `error` can be tried once more; in words, "" if nothing helps."""
         ...
 
@@ -124,14 +124,14 @@ class DiffusionModel(Protocol):
         ...
 
     def encode_masked(self, pixels: Tensor, masks: Tensor | None) -> Tensor | None:
-        """(B, 1 + C, H, W), what an inpainting model is shown of pictures, and None for all others.
+        """(B, 1 + C, H, W), what an inpainting model is shown of images, and None for all others.
 
         `masks` (B, 1, 8 H, 8 W) are above 0.5 where it shall paint; None: everywhere.
         """
         ...
 
     def image_attention(self, pixels: Tensor) -> Tensor:
-        """(H W, H W): how much each latent place of one picture (1, 3, 8 H, 8 W) attends to each other in the VAE's encoder.
+        """(H W, H W): how much each latent place of one image (1, 3, 8 H, 8 W) attends to each other in the VAE's encoder.
 
         Rows sum to one. ModelError for a VAE without attention.
         """
@@ -141,8 +141,8 @@ class DiffusionModel(Protocol):
         """The conditioning of B prompts in which every key of `words` stands for its vectors; differentiable in them."""
         ...
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning, pictures: PictureConditioning) -> Tensor:
-        """The U-Net's prediction (B, C, H, W), of the noise or of v as `kind` says; timesteps (B,)."""
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning, images: ImageConditioning) -> Tensor:
+        """The U-Net's prediction (B, C, H, W), of the noise or of v as `spec` says; timesteps (B,)."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -192,6 +192,6 @@ def check_fits(model: DiffusionModel, embedding: Embedding) -> None:
         found = ", ".join(f"{encoder} {width}" for encoder, width in embedding.widths.items())
         message = (
             f"The embedding {embedding.name!r} is for another kind of model ({embedding.family}: {found}) than "
-            f"{model.name} ({model.kind.family}: {expected}): choose a checkpoint of its kind, or create a new embedding."
+            f"{model.name} ({model.spec.family}: {expected}): choose a checkpoint of its kind, or create a new embedding."
         )
         raise ConfigError(message)

@@ -8,7 +8,7 @@ import sys
 
 
 def counted(count: int, what: str) -> str:
-    """'1 picture', '2 pictures'; `what` is a noun that takes an s."""
+    """'1 image', '2 images'; `what` is a noun that takes an s."""
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 

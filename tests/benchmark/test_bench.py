@@ -41,12 +41,12 @@ def model() -> DiffusersModel:
 
 
 @pytest.fixture
-def dataset(model: DiffusersModel, pictures: Path) -> Dataset:
-    return load_dataset(pictures, model, Frame((64, 64)), Prompter(NAME, load_template("subject")), seed=0)
+def dataset(model: DiffusersModel, images: Path) -> Dataset:
+    return load_dataset(images, model, Frame((64, 64)), Prompter(NAME, load_template("subject")), seed=0)
 
 
-def test_json_holds_what_is_promised(cli: Cli, pictures: Path) -> None:
-    outcome = cli("bench", "--json", "--steps", 20, "--batch-sizes", 1, "--images", pictures, "--size", 64)
+def test_json_holds_what_is_promised(cli: Cli, images: Path) -> None:
+    outcome = cli("bench", "--json", "--steps", 20, "--batch-sizes", 1, "--images", images, "--size", 64)
     assert outcome.code == 0
     facts = json.loads(outcome.out)
     assert (facts["model"], facts["steps"], facts["size"], facts["threads"]) == ("embedded", 20, 64, 1)
@@ -63,8 +63,8 @@ def test_json_holds_what_is_promised(cli: Cli, pictures: Path) -> None:
     assert set(row["milliseconds_by_part"]) == {*PARTS, "step"}
 
 
-def test_a_memory_mode_is_measured_and_named(cli: Cli, pictures: Path) -> None:
-    flags = ("--json", "--steps", 10, "--batch-sizes", 1, "--images", pictures, "--size", 64)
+def test_a_memory_mode_is_measured_and_named(cli: Cli, images: Path) -> None:
+    flags = ("--json", "--steps", 10, "--batch-sizes", 1, "--images", images, "--size", 64)
     outcome = cli("bench", "--memory", "offload-all", *flags)
     assert outcome.code == 0
     (row,) = json.loads(outcome.out)["rows"]
@@ -72,8 +72,8 @@ def test_a_memory_mode_is_measured_and_named(cli: Cli, pictures: Path) -> None:
     assert row["milliseconds_by_part"]["unet_backward"] > row["milliseconds_by_part"]["unet_forward"], "computed once more"
 
 
-def test_compiled_it_is_measured_beside_the_same_without(cli: Cli, pictures: Path, graphs: list[int]) -> None:
-    outcome = cli("bench", "--json", "--compile", "--steps", 10, "--batch-sizes", 1, "--images", pictures, "--size", 64)
+def test_compiled_it_is_measured_beside_the_same_without(cli: Cli, images: Path, graphs: list[int]) -> None:
+    outcome = cli("bench", "--json", "--compile", "--steps", 10, "--batch-sizes", 1, "--images", images, "--size", 64)
     assert outcome.code == 0, outcome.err
     facts = json.loads(outcome.out)
     (row,) = facts["rows"]
@@ -89,20 +89,20 @@ def test_compiled_it_is_measured_beside_the_same_without(cli: Cli, pictures: Pat
 
 
 def test_what_cannot_be_compiled_is_not_measured_as_if_it_were(
-    cli: Cli, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("no kernels today")
 
     compile_as_always = torch.compile
     monkeypatch.setattr(torch, "compile", lambda network, **_: compile_as_always(network, backend=fail))
-    outcome = cli("bench", "--compile", "--steps", 10, "--batch-sizes", 1, "--images", pictures, "--size", 64)
+    outcome = cli("bench", "--compile", "--steps", 10, "--batch-sizes", 1, "--images", images, "--size", 64)
     assert outcome.code == 1
     assert "no kernels today" in outcome.errors[0]
 
 
-def test_the_table_is_for_people_and_names_our_peers(cli: Cli, pictures: Path) -> None:
-    outcome = cli("bench", "--steps", 10, "--batch-sizes", 1, "--images", pictures, "--against", "webui")
+def test_the_table_is_for_people_and_names_our_peers(cli: Cli, images: Path) -> None:
+    outcome = cli("bench", "--steps", 10, "--batch-sizes", 1, "--images", images, "--against", "webui")
     assert outcome.code == 0, outcome.err
     lines = {line[:12].strip(): line.split() for line in outcome.out.splitlines() if line.startswith("  ")}
     assert {"ours", "bare loop", "webui"} <= set(lines)
@@ -200,12 +200,12 @@ def toy(tmp_path: Path) -> Callable[[str], peers.Peer]:
     return made
 
 
-def task(pictures: Path, **other: object) -> peers.Task:
-    return replace(peers.Task(Path(), pictures, 64, 1, "float32", "cpu", 2, 7, INIT_TEXT), **other)
+def task(images: Path, **other: object) -> peers.Task:
+    return replace(peers.Task(Path(), images, 64, 1, "float32", "cpu", 2, 7, INIT_TEXT), **other)
 
 
-def test_a_peer_goes_on_a_turn_at_a_time(toy: Callable[[str], peers.Peer], pictures: Path) -> None:
-    with peers.running(toy(TOY), task(pictures)) as peer:
+def test_a_peer_goes_on_a_turn_at_a_time(toy: Callable[[str], peers.Peer], images: Path) -> None:
+    with peers.running(toy(TOY), task(images)) as peer:
         for steps in (3, 3, 1):
             wall, cpu = peer.turn(steps)
             assert 0 < wall < 60
@@ -214,17 +214,17 @@ def test_a_peer_goes_on_a_turn_at_a_time(toy: Callable[[str], peers.Peer], pictu
         assert peer.finish() is None
 
 
-def test_a_peer_that_fails_says_why(toy: Callable[[str], peers.Peer], pictures: Path) -> None:
+def test_a_peer_that_fails_says_why(toy: Callable[[str], peers.Peer], images: Path) -> None:
     broken = toy("raise RuntimeError('no latents today')")
-    with pytest.raises(TITrainerError, match=r"(?s)toy failed.*no latents today"), peers.running(broken, task(pictures)):
+    with pytest.raises(TITrainerError, match=r"(?s)toy failed.*no latents today"), peers.running(broken, task(images)):
         pass
     poor = toy("import no_such_package.part")
     wanted = r"needs the package no_such_package.*--peer-python toy"
-    with pytest.raises(ConfigError, match=wanted), peers.running(poor, task(pictures)):
+    with pytest.raises(ConfigError, match=wanted), peers.running(poor, task(images)):
         pass
 
 
-def test_torchvision_has_a_stand_in(tmp_path: Path, pictures: Path) -> None:
+def test_torchvision_has_a_stand_in(tmp_path: Path, images: Path) -> None:
     program = """
 import numpy, sys, torch
 from PIL import Image
@@ -240,7 +240,7 @@ for _ in range(int(sys.argv[2])):
 """
     (tmp_path / "flips.py").write_text(program)
     peer = peers.Peer("flips", "flips.py", lambda task, work: {"steps": task.all_steps}, "nothing", folder=tmp_path)
-    with peers.running(peer, task(pictures)) as running:
+    with peers.running(peer, task(images)) as running:
         running.turn(7)
         running.finish()
 

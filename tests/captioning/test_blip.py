@@ -41,7 +41,7 @@ SIZE_PX = 32
 
 @pytest.fixture(scope="module")
 def network() -> dict[str, torch.Tensor]:
-    """Weights wild enough that pictures differ."""
+    """Weights wild enough that images differ."""
     generator = torch.Generator().manual_seed(3)
     from transformers import BlipForConditionalGeneration
 
@@ -65,13 +65,13 @@ def folder(tmp_path: Path, network: dict[str, torch.Tensor]) -> Path:
     (path / "vocab.txt").write_text("\n".join(VOCABULARY))
     tokenizer = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "bos_token": "[DEC]"}
     (path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    picture = {
+    image = {
         "image_processor_type": "BlipImageProcessor",
         "size": {"height": SIZE_PX, "width": SIZE_PX},
         "image_mean": [0.48, 0.46, 0.41],
         "image_std": [0.27, 0.26, 0.28],
     }
-    (path / "preprocessor_config.json").write_text(json.dumps(picture))
+    (path / "preprocessor_config.json").write_text(json.dumps(image))
     save_file(network, path / "model.safetensors", {"format": "pt"})
     return path
 
@@ -97,16 +97,16 @@ def _config() -> object:
 
 def say(source: Path | str, *colours: str) -> list[str]:
     with opened(PreprocessConfig(captioners="blip", blip_model=str(source)), device="cpu") as caption:
-        return [caption(_picture(colour)) for colour in colours]
+        return [caption(_image(colour)) for colour in colours]
 
 
-def _picture(colour: str) -> Image.Image:
-    picture = Image.linear_gradient("L").convert("RGB")
-    picture.paste(colour, (20, 20, 150, 90))
-    return picture
+def _image(colour: str) -> Image.Image:
+    image = Image.linear_gradient("L").convert("RGB")
+    image.paste(colour, (20, 20, 150, 90))
+    return image
 
 
-def test_it_says_something_else_of_another_picture_and_always_the_same_of_one(folder: Path) -> None:
+def test_it_says_something_else_of_another_image_and_always_the_same_of_one(folder: Path) -> None:
     torch.manual_seed(1)
     red, blue = say(folder, "red", "blue")
     torch.manual_seed(2)

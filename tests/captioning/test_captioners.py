@@ -37,8 +37,8 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def tags_of(picture: Image.Image, folder: Path, **options: Any) -> dict[str, float]:
-    return dict(wd14.load(PreprocessConfig(tagger=str(folder), **options), CPU)(picture))
+def tags_of(image: Image.Image, folder: Path, **options: Any) -> dict[str, float]:
+    return dict(wd14.load(PreprocessConfig(tagger=str(folder), **options), CPU)(image))
 
 
 @pytest.fixture
@@ -56,24 +56,24 @@ def corners(tmp_path: Path) -> Any:
     return make
 
 
-def pixels_seen(picture: Image.Image, folder: Path) -> dict[str, float]:
+def pixels_seen(image: Image.Image, folder: Path) -> dict[str, float]:
     """What the tagger of `corners` was given, by its tags."""
-    found = tags_of(picture, folder, general_threshold=0)
+    found = tags_of(image, folder, general_threshold=0)
     return {tag: (math.log(score / (1 - score)) + 1) * 100 for tag, score in found.items()}
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_a_tagger_is_given_bgr_from_0_to_255(corners: Any, channels_last: bool) -> None:
-    picture = Image.new("RGB", (SIZE_PX, SIZE_PX), (10, 120, 250))
-    picture.putpixel((7, 0), (200, 0, 30))
-    seen = pixels_seen(picture, corners(channels_last=channels_last))
+    image = Image.new("RGB", (SIZE_PX, SIZE_PX), (10, 120, 250))
+    image.putpixel((7, 0), (200, 0, 30))
+    seen = pixels_seen(image, corners(channels_last=channels_last))
     assert seen["red_3_4"] == pytest.approx(10, abs=0.1)
     assert seen["green_0_7"] == pytest.approx(120, abs=0.1)
     assert seen["blue_0_0"] == pytest.approx(250, abs=0.1)
     assert [seen[f"{name}_7_0"] for name in ("red", "green", "blue")] == pytest.approx([200, 0, 30], abs=0.1)
 
 
-def test_a_picture_lies_in_the_middle_of_a_white_square(corners: Any) -> None:
+def test_a_image_lies_in_the_middle_of_a_white_square(corners: Any) -> None:
     folder = corners()
     wide = pixels_seen(Image.new("RGB", (8, 4), (60, 60, 60)), folder)
     assert [wide[f"red_{place}"] for place in ("0_0", "0_7", "3_4")] == pytest.approx([255, 255, 60], abs=0.1)
@@ -83,10 +83,10 @@ def test_a_picture_lies_in_the_middle_of_a_white_square(corners: Any) -> None:
 
 def test_it_is_resized_bicubically(corners: Any) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
-    picture = Image.fromarray(noise)
-    red = picture.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC).getpixel((3, 4))[0]
-    assert red != picture.resize((SIZE_PX, SIZE_PX), Image.Resampling.LANCZOS).getpixel((3, 4))[0]
-    assert pixels_seen(picture, corners())["red_3_4"] == pytest.approx(red, abs=0.1)
+    image = Image.fromarray(noise)
+    red = image.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC).getpixel((3, 4))[0]
+    assert red != image.resize((SIZE_PX, SIZE_PX), Image.Resampling.LANCZOS).getpixel((3, 4))[0]
+    assert pixels_seen(image, corners())["red_3_4"] == pytest.approx(red, abs=0.1)
 
 
 def test_scores_are_the_models(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_scores_are_the_models(tmp_path: Path) -> None:
     assert found == {"grey": pytest.approx(sigmoid(0.02 * 200 - 3), abs=1e-5)}
 
 
-def test_a_red_picture_has_red_hair(tmp_path: Path) -> None:
+def test_a_red_image_has_red_hair(tmp_path: Path) -> None:
     folder = colour_tagger(tmp_path / "tagger")
     assert list(tags_of(Image.new("RGB", (30, 50), "red"), folder)) == ["red_hair"]
     assert list(tags_of(Image.new("RGB", (30, 50), (0, 255, 0)), folder)) == ["green_eyes"]
@@ -111,7 +111,7 @@ def test_each_category_has_its_threshold_and_ratings_are_dropped(tmp_path: Path)
     assert set(tags_of(white, folder, general_threshold=0, character_threshold=0)) == {"hat", "alice"}
 
 
-def test_the_whole_way_from_a_picture_to_its_caption(tmp_path: Path) -> None:
+def test_the_whole_way_from_a_image_to_its_caption(tmp_path: Path) -> None:
     folder = colour_tagger(tmp_path / "tagger")
     config = PreprocessConfig(captioners="wd14", tagger=f' "{folder}" ', general_threshold=0, tag_exclude="blue sky")
     with opened(config, device="cpu") as caption:
@@ -119,15 +119,15 @@ def test_the_whole_way_from_a_picture_to_its_caption(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "CMYK"])
-def test_pictures_of_every_kind_are_read_and_what_is_transparent_is_white(tmp_path: Path, mode: str) -> None:
+def test_images_of_every_kind_are_read_and_what_is_transparent_is_white(tmp_path: Path, mode: str) -> None:
     transparent = mode in ("RGBA", "LA", "P")
     black = Image.new("RGBA", (20, 20), (0, 0, 0, 0 if transparent else 255))
-    picture = black.convert("RGB").convert(mode) if mode in ("CMYK", "P") else black.convert(mode)
+    image = black.convert("RGB").convert(mode) if mode in ("CMYK", "P") else black.convert(mode)
     if mode == "P":
-        picture.info["transparency"] = picture.getpixel((0, 0))
+        image.info["transparency"] = image.getpixel((0, 0))
     folder = make_tagger(tmp_path / "tagger", {"white": (GENERAL, one_pixel(3, 3, 1, 0.02))}, bias=-3)
     with opened(PreprocessConfig(captioners="wd14", tagger=str(folder)), device="cpu") as caption:
-        assert caption(picture) == ("white" if transparent else "")
+        assert caption(image) == ("white" if transparent else "")
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def saying(said: str | Tags, events: list[str], name: str = "") -> HostCaptioner
     def open_it(config: PreprocessConfig) -> Iterator[Captioner]:
         events.append(f"open {name}")
         try:
-            yield lambda picture: said
+            yield lambda image: said
         finally:
             events.append(f"close {name}")
 
@@ -319,8 +319,8 @@ def test_models_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
     import weakref
 
     class Model:
-        def __call__(self, picture: Image.Image) -> str:
-            return "a picture"
+        def __call__(self, image: Image.Image) -> str:
+            return "an image"
 
     made: list[weakref.ref[Model]] = []
 
@@ -331,7 +331,7 @@ def test_models_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(wd14, "load", load)
     with opened(PreprocessConfig(captioners="wd14"), device="cpu") as caption:
-        assert caption(Image.new("L", (2, 2))) == "a picture"
+        assert caption(Image.new("L", (2, 2))) == "an image"
         assert made[0]() is not None
     gc.collect()
     assert made[0]() is None  # although `caption` is still there

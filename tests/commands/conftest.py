@@ -82,10 +82,10 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of three pictures with captions."""
-    folder = tmp_path_factory.mktemp("pictures")
-    scenes.write_pictures(folder, scenes.concept(scenes.CONCEPTS[0], 3, seed=1))
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of three images with captions."""
+    folder = tmp_path_factory.mktemp("images")
+    scenes.write_images(folder, scenes.concept(scenes.CONCEPTS[0], 3, seed=1))
     return folder
 
 
@@ -111,10 +111,10 @@ def copied(file: Path, folder: Path) -> Path:
 
 
 @pytest.fixture
-def train(cli: Callable[..., Outcome], pictures: Path) -> Callable[..., Outcome]:
+def train(cli: Callable[..., Outcome], images: Path) -> Callable[..., Outcome]:
     """Train `thing` quickly; later flags go before earlier ones."""
 
-    def trained(*flags: object, name: str = "thing", images: Path = pictures) -> Outcome:
+    def trained(*flags: object, name: str = "thing", images: Path = images) -> Outcome:
         return cli("train", name, "--images", images, "--preview-every", 0, "--csv-every", 1, *flags)
 
     return trained

@@ -40,11 +40,11 @@ def test_a_number_of_vectors_must_fit_into_a_prompt(count: int, cli: Cli) -> Non
     failed(cli("create", "thing", "--num-vectors", count), "Number of vectors", str(count), "1 to 75")
 
 
-def test_what_is_missing_is_named(cli: Cli, train: Cli, word: Path, tmp_path: Path, pictures: Path) -> None:
+def test_what_is_missing_is_named(cli: Cli, train: Cli, word: Path, tmp_path: Path, images: Path) -> None:
     before = word.read_bytes()
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
+    (tmp_path / "broken" / "a.png").write_bytes(b"no image")
     failed(train("--images", "nowhere"), "nowhere", "does not exist")
     failed(train("--images", "empty"), "no images", "empty")
     failed(train("--images", "broken"), "None of the 1 images", "a.png")
@@ -54,7 +54,7 @@ def test_what_is_missing_is_named(cli: Cli, train: Cli, word: Path, tmp_path: Pa
     failed(train("--config", "none.json"), "none.json", "cannot be read")
     failed(train("--resume"), "no run of 'thing'", "without --resume")
     failed(train("--template", "no template"), "no template", "subject_filewords")
-    failed(cli("evaluate", "other", "--images", pictures), "no embedding 'other'")
+    failed(cli("evaluate", "other", "--images", images), "no embedding 'other'")
     failed(cli("evaluate", "thing", "--images", "nowhere"), "nowhere")
     failed(cli("evaluate", "thing", "--images", "broken"), "broken")
     failed(cli("bench", "--images", "nowhere", "--steps", 10), "nowhere")
@@ -98,12 +98,12 @@ def test_a_template_must_have_the_word_in_every_line(train: Cli, word: Path, tmp
 
 
 def test_an_embedding_of_another_model_is_refused(
-    cli: Cli, train: Cli, word: Path, pictures: Path, foreign: Embedding
+    cli: Cli, train: Cli, word: Path, images: Path, foreign: Embedding
 ) -> None:
     formats.write(foreign, word.parent / "wide.safetensors")
     before = (word.parent / "wide.safetensors").read_bytes()
     failed(train(name="wide"), "'wide'", "SD 1.x", "clip_l 64")
-    failed(cli("evaluate", "wide", "--images", pictures), "'wide'", "SD 1.x")
+    failed(cli("evaluate", "wide", "--images", images), "'wide'", "SD 1.x")
     assert (word.parent / "wide.safetensors").read_bytes() == before
 
 
@@ -140,8 +140,8 @@ def test_settings_of_a_newer_version_or_no_settings_are_refused(train: Cli, word
 
 def test_generate_refuses_what_cannot_be_drawn(cli: Cli, tmp_path: Path) -> None:
     for flags, words in (
-        (("--out", "picture.txt"), ("picture.txt", ".png")),
-        (("--out", "picture"), ("picture", ".png")),
+        (("--out", "image.txt"), ("image.txt", ".png")),
+        (("--out", "image"), ("image", ".png")),
         (("--out", "a.png", "--steps", 0), ("0", "at least 1")),
         (("--out", "a.png", "--width", 100), ("100", "multiple of 8")),
         (("--out", "a.png", "--height", -8), ("-8",)),
@@ -173,10 +173,10 @@ def test_numbers_of_every_command_are_read_alike(arguments: tuple[str, ...], cli
     )
 
 
-def test_convert_and_bench_refuse_what_they_cannot_do(cli: Cli, word: Path, tmp_path: Path, pictures: Path) -> None:
+def test_convert_and_bench_refuse_what_they_cannot_do(cli: Cli, word: Path, tmp_path: Path, images: Path) -> None:
     failed(cli("convert", word, "a.txt"), "a.txt", "safetensors")
     failed(cli("convert", word, "a.pt", "--format", "diffusers"), "a.pt")
-    failed(cli("convert", pictures / "01.png", "a.pt"), "01.png")
+    failed(cli("convert", images / "01.png", "a.pt"), "01.png")
     failed(cli("convert", word, "a.pt", "--name", "a/b"), "'a/b'")
     failed(cli("bench", "--steps", 3), "3", "at least 10")
     failed(cli("bench", "--batch-sizes", 0), "0", "at least 1")

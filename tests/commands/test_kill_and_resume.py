@@ -26,14 +26,14 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture(scope="module")
-def whole(word_file: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(word_file: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     begin(word_file, folder)
     places = ("--embeddings-dir", folder / "embeddings", "--log-dir", folder / "textual_inversion")
-    assert main([str(each) for each in ("train", "thing", "--images", pictures, *FLAGS, *places)]) == 0
+    assert main([str(each) for each in ("train", "thing", "--images", images, *FLAGS, *places)]) == 0
     torch.set_num_threads(before)
     return folder
 
@@ -77,10 +77,10 @@ def assert_as_if_whole(folder: Path, whole: Path) -> None:
 
 
 def test_kill_9_damages_nothing_and_the_run_goes_on_exactly(
-    start: Start, cli: Callable[..., object], word_file: Path, pictures: Path, tmp_path: Path, whole: Path
+    start: Start, cli: Callable[..., object], word_file: Path, images: Path, tmp_path: Path, whole: Path
 ) -> None:
     word = begin(word_file, tmp_path)
-    process = start("train", "thing", "--images", pictures, *FLAGS, cwd=tmp_path)
+    process = start("train", "thing", "--images", images, *FLAGS, cwd=tmp_path)
     wait_for_step(process, tmp_path, 60)
     process.kill()
     process.communicate()
@@ -100,7 +100,7 @@ def test_kill_9_damages_nothing_and_the_run_goes_on_exactly(
     with (run / "textual_inversion_loss.csv").open("a", encoding="utf-8") as file:
         file.write("9")
 
-    assert cli("train", "thing", "--images", pictures, "--resume").code == 0
+    assert cli("train", "thing", "--images", images, "--resume").code == 0
     assert_as_if_whole(tmp_path, whole)
     outcome = cli("generate", "thing", "--steps", 1, "--out", "a.png")
     assert outcome.code == 0
@@ -108,10 +108,10 @@ def test_kill_9_damages_nothing_and_the_run_goes_on_exactly(
 
 
 def test_an_interrupt_saves_everything_and_the_run_goes_on_exactly(
-    start: Start, cli: Callable[..., object], word_file: Path, pictures: Path, tmp_path: Path, whole: Path
+    start: Start, cli: Callable[..., object], word_file: Path, images: Path, tmp_path: Path, whole: Path
 ) -> None:
     word = begin(word_file, tmp_path)
-    process = start("train", "thing", "--images", pictures, *FLAGS, cwd=tmp_path)
+    process = start("train", "thing", "--images", images, *FLAGS, cwd=tmp_path)
     wait_for_step(process, tmp_path, 20)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -119,7 +119,7 @@ def test_an_interrupt_saves_everything_and_the_run_goes_on_exactly(
     assert "Traceback" not in err
     stopped = formats.read(word)
     assert 20 <= stopped.step < STEPS, "it was to stop in mid-run"
-    assert f"Stopped after step {stopped.step}, on 3 pictures." in out
+    assert f"Stopped after step {stopped.step}, on 3 images." in out
     assert "--resume" in out
     assert "Done" not in out
     assert state_of(tmp_path) == stopped.step
@@ -127,7 +127,7 @@ def test_an_interrupt_saves_everything_and_the_run_goes_on_exactly(
     (run,) = tmp_path.glob("textual_inversion/*/*")
     assert (run / "loss.png").is_file()
 
-    assert cli("train", "thing", "--images", pictures, "--resume").code == 0
+    assert cli("train", "thing", "--images", images, "--resume").code == 0
     assert_as_if_whole(tmp_path, whole)
 
 

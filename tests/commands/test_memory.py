@@ -1,4 +1,4 @@
-"""Pictures are read one at a time and kept as latents: a thousand need little more memory than ten."""
+"""Images are read one at a time and kept as latents: a thousand need little more memory than ten."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ sys.exit(code)
 """
 
 
-def data_set(folder: Path, count: int) -> Path:
+def dataset(folder: Path, count: int) -> Path:
     """JPEGs of 512 px under `count` names: as arrays of floats, a thousand would be 3 GB."""
     folder.mkdir()
     axis = np.linspace(0, 255, 512, dtype=np.uint8)
@@ -31,17 +31,15 @@ def data_set(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_a_thousand_pictures_need_little_more_memory_than_ten(
-    run: Callable[..., object], word: Path, tmp_path: Path
-) -> None:
+def test_a_thousand_images_need_little_more_memory_than_ten(run: Callable[..., object], word: Path, tmp_path: Path) -> None:
     peaks_mb = []
     for count in (10, 1000):
-        images = data_set(tmp_path / str(count), count)
+        images = dataset(tmp_path / str(count), count)
         flags = ("--max-steps", 2, "--preview-every", 0, "--batch-size", 2, "--embeddings-dir", tmp_path / f"words {count}")
         (tmp_path / f"words {count}").mkdir()
         (tmp_path / f"words {count}" / word.name).write_bytes(word.read_bytes())
         outcome = run("train", "thing", "--images", images, *flags, python=("-c", MEASURED))
         assert outcome.code == 0, outcome
-        assert f"on {count} pictures" in outcome.out
+        assert f"on {count} images" in outcome.out
         peaks_mb.append(int(outcome.out.rsplit("peak ", 1)[1]) / 1024)
     assert peaks_mb[1] - peaks_mb[0] < 200, peaks_mb

@@ -40,18 +40,18 @@ def test_what_is_logged_or_warned_of_is_not_on_the_bars_line() -> None:
         logging.basicConfig(format="%(message)s")
         with above_bars(), tqdm(total=9, desc="Working") as bar:
             bar.update()
-            logging.getLogger("ti_trainer").warning("A picture is skipped")
+            logging.getLogger("ti_trainer").warning("An image is skipped")
             warnings.warn("a library's", UserWarning, stacklevel=1)
             bar.update()
-    assert "A picture is skipped" in lines(shown)
+    assert "An image is skipped" in lines(shown)
     assert any("UserWarning: a library's" in line and "Working" not in line for line in lines(shown))
 
 
 def test_train_says_each_thing_on_a_line_of_its_own(
-    word: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    word: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(pictures, "some")
+    shutil.copytree(images, "some")
     Path("some/broken.png").write_bytes(b"")
     rate = "0.005:2, 0.001:1"
     flags = ("--images", "some", "--max-steps", "9", "--preview-every", "0", "--learning-rate", rate)
@@ -82,7 +82,7 @@ def test_overwrite_without_resume_is_refused(train: Callable[..., object], word:
 
 @pytest.mark.parametrize("debug", [True, False])
 def test_tracebacks_are_for_those_who_ask_for_them(
-    debug: bool, word: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    debug: bool, word: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(run: object) -> None:
         raise OSError(28, "No space left on device")
@@ -91,7 +91,7 @@ def test_tracebacks_are_for_those_who_ask_for_them(
     monkeypatch.setattr("ti_trainer.runs.finalize.plot_losses", full)
     with terminal() as shown:
         flags = ("--max-steps", "1", "--preview-every", "0", *(["--debug"] if debug else []))
-        assert main(["train", "thing", "--images", str(pictures), *flags]) == 0
+        assert main(["train", "thing", "--images", str(images), *flags]) == 0
     assert "The loss curve could not be drawn" in shown.getvalue()
     assert ("Traceback" in shown.getvalue()) == debug
 

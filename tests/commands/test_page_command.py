@@ -166,7 +166,7 @@ def test_others_on_the_network_reach_only_the_folders_that_were_named(
     page = page_of(*arguments)
     folders = {"demo": tiny_model.DEMO}
     for name in ("here", "elsewhere"):
-        folders[name] = tmp_path / name / "pictures"
+        folders[name] = tmp_path / name / "images"
         folders[name].mkdir(parents=True)
         (folders[name] / "1.png").write_bytes((tiny_model.DEMO / "01.png").read_bytes())
     for name, folder in folders.items():
@@ -176,7 +176,7 @@ def test_others_on_the_network_reach_only_the_folders_that_were_named(
             with pytest.raises(ConfigError, match="--images-dir"):
                 api.train(page, "my-thing", str(folder), "{}")
             with pytest.raises(ConfigError, match="--images-dir"):
-                page.host.check_folder(tmp_path / "here" / ".." / name / "pictures")
+                page.host.check_folder(tmp_path / "here" / ".." / name / "images")
     assert page.job.snapshot().status == "idle"
 
 

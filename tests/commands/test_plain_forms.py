@@ -54,7 +54,7 @@ def test_create_replaces_an_embedding_only_if_told(cli: Cli, word: Path) -> None
 
 
 def test_train_writes_the_embedding_and_a_run_that_explains_itself(
-    train: Cli, word: Path, tmp_path: Path, pictures: Path
+    train: Cli, word: Path, tmp_path: Path, images: Path
 ) -> None:
     template = tmp_path / "my template.txt"
     template.write_text("a [name]\n", encoding="utf-8")
@@ -64,7 +64,7 @@ def test_train_writes_the_embedding_and_a_run_that_explains_itself(
     assert outcome.code == 0
     assert outcome.out.startswith(
         "Dataset: 3 images, 3 with a caption (.txt), 0 with a mask.\n"
-        "Training on embedded (embedded, epsilon prediction).\nDone after step 6, on 3 pictures."
+        "Training on embedded (embedded, epsilon prediction).\nDone after step 6, on 3 images."
     )
     after = formats.read(word)
     assert after.step == 6
@@ -84,7 +84,7 @@ def test_train_writes_the_embedding_and_a_run_that_explains_itself(
     assert formats.read(run / "image_embeddings/thing-6.png").step == 6
     settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
     assert settings["name"] == "thing"
-    assert settings["images"] == str(pictures)
+    assert settings["images"] == str(images)
     assert TrainConfig.from_dict(settings["train"]).max_steps == 6
     with (run / "textual_inversion_loss.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -139,8 +139,8 @@ def test_generate_draws_what_seed_and_embeddings_say(
 ) -> None:
     def pixels(name: str, *flags: object, prompt: str = "a photo of thing and other") -> np.ndarray:
         assert cli("generate", prompt, "--out", tmp_path / "out" / name, "--steps", 3, *flags).code == 0
-        with Image.open(tmp_path / "out" / name) as picture:
-            return np.asarray(picture)
+        with Image.open(tmp_path / "out" / name) as image:
+            return np.asarray(image)
 
     first = pixels("a.png")
     assert first.shape == (64, 64, 3)
@@ -210,15 +210,15 @@ def test_create_says_what_the_page_says_of_a_name(cli: Cli, tmp_path: Path) -> N
     assert not (tmp_path / "names" / "BREAK.safetensors").exists()
 
 
-def test_evaluate_measures_a_word_as_it_was_trained_beside_its_negative(cli: Cli, word: Path, pictures: Path) -> None:
+def test_evaluate_measures_a_word_as_it_was_trained_beside_its_negative(cli: Cli, word: Path, images: Path) -> None:
     formats.write(Embedding("thing", {"clip_l": torch.ones(2, 64)}, 9, info={"init_text": "star"}), word)
 
     def measured(*flags: object) -> dict[str, float]:
-        return json.loads(cli("evaluate", "thing", "--images", pictures, "--json", *flags).out)["loss"]
+        return json.loads(cli("evaluate", "thing", "--images", images, "--json", *flags).out)["loss"]
 
     alone = measured()
     formats.write(Embedding("thing-neg", {"clip_l": torch.full((1, 64), 0.5)}, 9), word.with_stem("thing-neg"))
-    outcome = cli("evaluate", "thing", "--images", pictures, "--json")
+    outcome = cli("evaluate", "thing", "--images", images, "--json")
     assert json.loads(outcome.out)["loss"] == alone
     assert "Measured without thing-neg, which is there" in outcome.err
     both, stronger = measured("--negative"), measured("--negative", "--train-cfg-scale", 5)
@@ -229,20 +229,20 @@ def test_evaluate_measures_a_word_as_it_was_trained_beside_its_negative(cli: Cli
     assert both["no_word"] == pytest.approx(alone["no_word"], rel=1e-4), "away from itself"
 
 
-def test_evaluate_measures_three_losses_and_always_the_same(cli: Cli, word: Path, pictures: Path) -> None:
+def test_evaluate_measures_three_losses_and_always_the_same(cli: Cli, word: Path, images: Path) -> None:
     formats.write(Embedding("thing", {"clip_l": torch.ones(2, 64)}, 9, info={"init_text": "star"}), word)
-    outcome = cli("evaluate", "thing", "--images", pictures, "--json")
+    outcome = cli("evaluate", "thing", "--images", images, "--json")
     assert outcome.code == 0
     facts = json.loads(outcome.out)
     assert (facts["name"], facts["step"], facts["images"]) == ("thing", 9, 3)
     assert set(facts["loss"]) == {"word", "init_text", "no_word"}
     assert len(set(facts["loss"].values())) == 3
     assert facts["better_than_init_text"] == pytest.approx(1 - facts["loss"]["word"] / facts["loss"]["init_text"])
-    assert json.loads(cli("evaluate", "thing", "--images", pictures, "--json").out) == facts
-    other = json.loads(cli("evaluate", "thing", "--images", pictures, "--init-text", "red moon", "--json").out)["loss"]
+    assert json.loads(cli("evaluate", "thing", "--images", images, "--json").out) == facts
+    other = json.loads(cli("evaluate", "thing", "--images", images, "--init-text", "red moon", "--json").out)["loss"]
     assert (other["word"], other["no_word"]) == (facts["loss"]["word"], facts["loss"]["no_word"])
     assert other["init_text"] != facts["loss"]["init_text"]
-    words = cli("evaluate", "thing", "--images", pictures).out
+    words = cli("evaluate", "thing", "--images", images).out
     assert all(f"{loss:.5f}" in words for loss in facts["loss"].values())
 
 
@@ -311,7 +311,7 @@ def test_the_demo_begins_anew_each_time(cli: Cli, tmp_path: Path, monkeypatch: p
     for _ in range(2):
         outcome = cli("demo")
         assert outcome.code == 0
-        assert "Done after step 3, on 8 pictures." in outcome.out
+        assert "Done after step 3, on 8 images." in outcome.out
     assert formats.read(tmp_path / f"embeddings/{demo.NAME}.safetensors").step == 3
 
 

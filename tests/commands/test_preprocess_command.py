@@ -1,4 +1,4 @@
-"""preprocess as users run it: from photos to a data set, interrupted, killed, and begun again."""
+"""preprocess as users run it: from photos to a dataset, interrupted, killed, and begun again."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def whole_pictures(folder: Path) -> int:
+def whole_images(folder: Path) -> int:
     """How many there are; each can be read to its end."""
     made = sorted(folder.glob("*.png"))
     for path in made:
-        with Image.open(path) as picture:
-            picture.load()
-            assert picture.size == (512, 512)
+        with Image.open(path) as image:
+            image.load()
+            assert image.size == (512, 512)
     return len(made)
 
 
@@ -43,20 +43,20 @@ def hidden(folder: Path) -> list[str]:
     return sorted(each.name for each in folder.glob(".*") if each.name != FILE)
 
 
-def test_photos_become_a_data_set(photos: Path, run: Callable, tmp_path: Path) -> None:
+def test_photos_become_a_dataset(photos: Path, run: Callable, tmp_path: Path) -> None:
     (tmp_path / "some").mkdir()
     for name in ("000.jpg", "001.jpg"):
         shutil.copy(photos / name, tmp_path / "some")
     (tmp_path / "some" / "broken.jpg").write_bytes(b"nothing")
     done = run("preprocess", "some", "made", "--flip", "--split", "--split-threshold", "0.8")
     assert done.code == 0, done.err
-    assert whole_pictures(tmp_path / "made") == 8
-    assert "2 photos became 8 pictures" in done.out
+    assert whole_images(tmp_path / "made") == 8
+    assert "2 photos became 8 images" in done.out
     assert "broken.jpg: it is not an image, or damaged" in done.err
     assert 'train NAME --images "made"' in done.out
 
 
-def test_a_preview_is_a_picture_and_nothing_else(photos: Path, run: Callable, tmp_path: Path) -> None:
+def test_a_preview_is_a_image_and_nothing_else(photos: Path, run: Callable, tmp_path: Path) -> None:
     done = run("preprocess", photos, "made", "--resize", "buckets", "--preview", "preview.png")
     assert done.code == 0, done.err
     assert sorted(each.name for each in tmp_path.iterdir()) == ["preview.png"]
@@ -86,13 +86,13 @@ def test_what_cannot_be_is_one_line(photos: Path, run: Callable, tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", ["preview", "preview.txt", "preview.gz"])
-def test_a_preview_that_is_no_picture_is_refused_before_any_work(
+def test_a_preview_that_is_no_image_is_refused_before_any_work(
     photos: Path, run: Callable, tmp_path: Path, name: str
 ) -> None:
     done = run("preprocess", photos, "made", "--resize", "focal", "--preview", name)
     assert done.code == 1
     assert done.errors == [
-        f"Error: The preview is a picture: found the file name '{name}', expected one that ends in .png or .jpg."
+        f"Error: The preview is an image: found the file name '{name}', expected one that ends in .png or .jpg."
     ]
     assert done.out == ""  # not even which face detector there is
     assert not list(tmp_path.iterdir())
@@ -128,7 +128,7 @@ def test_interrupted_or_killed_it_goes_on(photos: Path, start: Callable, run: Ca
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
     time.sleep(0.5)  # workers of a killed process finish what they have
-    before = whole_pictures(tmp_path / "made")
+    before = whole_images(tmp_path / "made")
     assert 8 <= before < 2 * COUNT
     if how != signal.SIGKILL:
         assert process.returncode == 130, err
@@ -136,8 +136,8 @@ def test_interrupted_or_killed_it_goes_on(photos: Path, start: Callable, run: Ca
         assert hidden(tmp_path / "made") == []
     done = run("preprocess", photos, "made", "--flip")
     assert done.code == 0, done.err
-    assert whole_pictures(tmp_path / "made") == 2 * COUNT
+    assert whole_images(tmp_path / "made") == 2 * COUNT
     assert hidden(tmp_path / "made") == []
     again = run("preprocess", photos, "made", "--flip")
     assert f"{COUNT} photos had been done before" in again.out
-    assert whole_pictures(tmp_path / "made") == 2 * COUNT
+    assert whole_images(tmp_path / "made") == 2 * COUNT

@@ -66,7 +66,7 @@ def test_an_optimizer_of_other_vectors_is_left_alone_and_a_damaged_one_is_an_err
 
 @pytest.mark.parametrize("target", ["sub/thing.bin", "thing.png", "thing.webp", "old/thing.pt"])
 def test_files_of_every_kind_are_trained(target: str, train: Train, cli: Cli, word: Path) -> None:
-    """A .pt stays; a picture is left alone and a .bin set aside, and both go on as .safetensors beside it."""
+    """A .pt stays; an image is left alone and a .bin set aside, and both go on as .safetensors beside it."""
     path = word.parent / target
     path.parent.mkdir(exist_ok=True)
     assert cli("convert", word, path).code == 0
@@ -81,20 +81,20 @@ def test_files_of_every_kind_are_trained(target: str, train: Train, cli: Cli, wo
     assert formats.read(trained).step == 2
 
 
-def test_resuming_with_other_pictures_warns(
+def test_resuming_with_other_images_warns(
     train: Train, word: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path / "pictures"
-    scenes.write_pictures(folder, scenes.concept(scenes.CONCEPTS[1], 3, seed=1))
+    folder = tmp_path / "images"
+    scenes.write_images(folder, scenes.concept(scenes.CONCEPTS[1], 3, seed=1))
     assert train("--max-steps", 2, images=folder).code == 0
     assert train("--max-steps", 3, "--resume", images=folder).code == 0
     assert "not exactly" not in caplog.text
     (folder / "02.txt").write_text("another caption", encoding="utf-8")
     assert train("--max-steps", 4, "--resume", images=folder).code == 0
-    assert caplog.text.count("pictures or captions. It goes on, but not exactly") == 1
+    assert caplog.text.count("images or captions. It goes on, but not exactly") == 1
     (folder / "03.png").unlink()
     assert train("--max-steps", 5, "--resume", images=folder).code == 0
-    assert caplog.text.count("pictures or captions. It goes on, but not exactly") == 2
+    assert caplog.text.count("images or captions. It goes on, but not exactly") == 2
     assert formats.read(word).step == 5
     assert train("--max-steps", 6, "--resume", "--shuffle-tags", images=folder).code == 0
     assert "Not as at the run's beginning: shuffle_tags. It goes on" in caplog.text
@@ -103,7 +103,7 @@ def test_resuming_with_other_pictures_warns(
 @pytest.mark.parametrize("name", ["мой кот", "猫", "Ça va. no-1_b", "naïve"])
 def test_names_and_paths_of_every_language(name: str, cli: Cli, train: Train, tmp_path: Path) -> None:
     folder = tmp_path / "картинки und Bilder"
-    scenes.write_pictures(folder, scenes.concept(scenes.CONCEPTS[1], 2, seed=1))
+    scenes.write_images(folder, scenes.concept(scenes.CONCEPTS[1], 2, seed=1))
     (folder / "01.txt").write_text("auf dem Gräs, 草の上", encoding="utf-8")
     (folder / "02.txt").unlink()
     (folder / "02.png").rename(folder / "07-лежит на траве.png")
@@ -124,8 +124,8 @@ def test_names_and_paths_of_every_language(name: str, cli: Cli, train: Train, tm
 
 
 def test_a_word_that_is_in_the_captions_too_is_trained(train: Train, word: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
-    scenes.write_pictures(folder, scenes.concept(scenes.CONCEPTS[1], 2, seed=1))
+    folder = tmp_path / "images"
+    scenes.write_images(folder, scenes.concept(scenes.CONCEPTS[1], 2, seed=1))
     for path in folder.glob("*.txt"):
         path.write_text("thing, a thing on grass", encoding="utf-8")
     before = formats.read(word).vectors["clip_l"]
@@ -153,15 +153,15 @@ def test_bf16_on_a_cpu_trains(train: Train, word: Path) -> None:
     assert not torch.equal(after, before)
 
 
-def test_pictures_that_cannot_be_read_are_named_and_left_out(
+def test_images_that_cannot_be_read_are_named_and_left_out(
     train: Train, word: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path / "pictures"
-    scenes.write_pictures(folder, scenes.concept(scenes.CONCEPTS[1], 2, seed=1))
-    (folder / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    folder = tmp_path / "images"
+    scenes.write_images(folder, scenes.concept(scenes.CONCEPTS[1], 2, seed=1))
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8 no image")
     Image.new("L", (300, 90), 128).save(folder / "wide grey.tiff")
     outcome = train("--max-steps", 2, images=folder)
-    assert "Done after step 2, on 3 pictures." in outcome.out
+    assert "Done after step 2, on 3 images." in outcome.out
     assert "Skipped: broken.jpg" in caplog.text
     (run,) = tmp_path.glob("textual_inversion/*/*")
     settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
@@ -215,9 +215,9 @@ def test_the_state_is_written_last_so_that_nothing_of_its_step_is_missing(
     assert formats.read(word).step == 4
 
 
-def test_evaluate_does_without_an_init_text_that_nobody_knows(cli: Cli, word: Path, pictures: Path) -> None:
+def test_evaluate_does_without_an_init_text_that_nobody_knows(cli: Cli, word: Path, images: Path) -> None:
     assert cli("convert", word, word.parent / "old.pt").code == 0
-    facts = json.loads(cli("evaluate", "old", "--images", pictures, "--json").out)
+    facts = json.loads(cli("evaluate", "old", "--images", images, "--json").out)
     assert set(facts["loss"]) == {"word", "no_word"}
     assert facts["better_than_init_text"] is None
-    assert "init text" not in cli("evaluate", "old", "--images", pictures).out
+    assert "init text" not in cli("evaluate", "old", "--images", images).out

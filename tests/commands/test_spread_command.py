@@ -10,14 +10,14 @@ from PIL import Image
 
 
 def test_masks_are_spread_once_and_what_they_were_is_kept(run: Callable, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)).save(folder / "a.png")
     painted = Image.new("L", (128, 96))
     painted.paste(255, (0, 0, 64, 96))
     painted.save(folder / "a_att.png")
     before = (folder / "a_att.png").read_bytes()
-    done = run("spread", "pictures")
+    done = run("spread", "images")
     assert done.code == 0, done.err
     assert "1 mask was spread" in done.out
     assert (folder / "a_att.unspread").read_bytes() == before
@@ -25,11 +25,11 @@ def test_masks_are_spread_once_and_what_they_were_is_kept(run: Callable, tmp_pat
         assert (now.mode, now.size) == ("L", (128, 96))
     now = (folder / "a_att.png").read_bytes()
     assert now != before
-    again = run("spread", "pictures")
+    again = run("spread", "images")
     assert (again.code, (folder / "a_att.png").read_bytes()) == (0, now)
     assert "a_att.png was spread before" in again.err
     assert again.out.strip() == "No mask was spread."
-    assert run("spread", "pictures", "--again").code == 0
+    assert run("spread", "images", "--again").code == 0
     assert (folder / "a_att-2.unspread").read_bytes() == now
 
 

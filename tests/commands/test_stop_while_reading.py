@@ -1,4 +1,4 @@
-"""Ctrl-C before the first step: nothing is written, and it does not take until all pictures are read."""
+"""Ctrl-C before the first step: nothing is written, and it does not take until all images are read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MANY = 3000  # far more than are read while a signal travels
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_while_pictures_are_read_ends_with_one_line_and_leaves_nothing(
+def test_ctrl_c_while_images_are_read_ends_with_one_line_and_leaves_nothing(
     number: signal.Signals, start: Callable[..., subprocess.Popen[str]], word: Path, tmp_path: Path
 ) -> None:
     content = (tiny_model.DEMO / "01.png").read_bytes()

@@ -38,9 +38,9 @@ ENDS = ("", "-neg", "-ema", "-neg-ema")
 
 
 @pytest.fixture
-def masked(pictures: Path, tmp_path: Path) -> Path:
-    """The pictures, one of them with a mask."""
-    folder = Path(shutil.copytree(pictures, tmp_path / "masked"))
+def masked(images: Path, tmp_path: Path) -> Path:
+    """The images, one of them with a mask."""
+    folder = Path(shutil.copytree(images, tmp_path / "masked"))
     paint_mask(folder)
     return folder
 
@@ -94,8 +94,8 @@ def test_two_processes_are_as_one_and_each_goes_on_with_what_the_other_began(
     assert words == others
     assert formats.read(two / "embeddings/thing.safetensors").step == 8
     begun, ended = (out for out, _ in outs)
-    assert begun.count("Training on embedded") == begun.count("Done after step 3, on 3 pictures.") == 1
-    assert ended.count("Done after step 8, on 3 pictures.") == 1
+    assert begun.count("Training on embedded") == begun.count("Done after step 3, on 3 images.") == 1
+    assert ended.count("Done after step 8, on 3 images.") == 1
     files = {path.relative_to(runs[0].path) for path in runs[0].path.rglob("*") if path.is_file()}
     others = {path.relative_to(runs[1].path) for path in runs[1].path.rglob("*") if path.is_file()}
     assert {path.stem.rsplit("-", 1)[1] for path in files - others} == {"3", "5"}  # where it was at an end for a while
@@ -128,10 +128,10 @@ def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int) -> No
 
 @pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="looks for processes in /proc")
 def test_a_stop_of_one_stops_all_and_a_process_that_is_lost_costs_nothing(
-    start: Start, pictures: Path, word: Path, word_file: Path, tmp_path: Path
+    start: Start, images: Path, word: Path, word_file: Path, tmp_path: Path
 ) -> None:
     steps, parts = ("--max-steps", 90), ("--batch-size", 1, "--gradient-accumulation-steps", 2, "--preview-every", 0)
-    flags = ("--images", pictures, *steps, *parts, "--seed", 3, "--csv-every", 1, "--save-every", 0, "--state-every", 10)
+    flags = ("--images", images, *steps, *parts, "--seed", 3, "--csv-every", 1, "--save-every", 0, "--state-every", 10)
     whole = tmp_path / "whole"
     (whole / "embeddings").mkdir(parents=True)
     shutil.copy(word_file, whole / "embeddings")
@@ -144,11 +144,11 @@ def test_a_stop_of_one_stops_all_and_a_process_that_is_lost_costs_nothing(
     stopped = run_of(tmp_path).step
     assert process.returncode == 1, (out, err)  # torchrun's, since process 0 ended with 130
     assert 10 <= stopped < 90
-    assert f"Stopped after step {stopped}, on 3 pictures." in out
+    assert f"Stopped after step {stopped}, on 3 images." in out
     assert not [line for line in err.splitlines() if line.startswith("Error: ")]
     assert formats.read(word).step == stopped
 
-    process = start("train", "thing", "--images", pictures, "--resume", cwd=tmp_path, python=TORCHRUN)
+    process = start("train", "thing", "--images", images, "--resume", cwd=tmp_path, python=TORCHRUN)
     wait_for_step(process, tmp_path, stopped // 10 * 10 + 20)
     os.kill(worker(process, 1), signal.SIGKILL)
     begun = time.monotonic()
@@ -162,7 +162,7 @@ def test_a_stop_of_one_stops_all_and_a_process_that_is_lost_costs_nothing(
     assert stopped + 10 < lost < 90
     assert formats.read(word).step == lost == len(run_of(tmp_path).losses())
 
-    assert alone(tmp_path, "--images", pictures, "--resume") == 0
+    assert alone(tmp_path, "--images", images, "--resume") == 0
     ours, theirs = (load_file(run_of(folder).path / "state.safetensors") for folder in (tmp_path, whole))
     assert all(torch.equal(each, theirs[key]) for key, each in ours.items())
     assert run_of(tmp_path).losses() == run_of(whole).losses()
@@ -188,10 +188,10 @@ def pair(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 
 
 def test_too_few_parts_are_refused_once_and_leave_nothing(
-    pair: Callable[..., list[subprocess.Popen[str]]], pictures: Path, word: Path, tmp_path: Path
+    pair: Callable[..., list[subprocess.Popen[str]]], images: Path, word: Path, tmp_path: Path
 ) -> None:
     before = word.read_bytes()
-    processes = pair("--images", pictures)
+    processes = pair("--images", images)
     (_, err), (out, silent) = (process.communicate(timeout=120) for process in processes)
     assert [process.returncode for process in processes] == [1, 0], (err, silent)
     (error,) = err.splitlines()
@@ -202,10 +202,10 @@ def test_too_few_parts_are_refused_once_and_leave_nothing(
 
 
 def test_what_cannot_go_well_ends_all_alike_and_is_said_once(
-    pair: Callable[..., list[subprocess.Popen[str]]], pictures: Path, word: Path, tmp_path: Path
+    pair: Callable[..., list[subprocess.Popen[str]]], images: Path, word: Path, tmp_path: Path
 ) -> None:
     parts = ("--gradient-accumulation-steps", 2, "--preview-every", 0)
-    processes = pair("--images", pictures, *parts, "--learning-rate", 1e-30)
+    processes = pair("--images", images, *parts, "--learning-rate", 1e-30)
     (_, err), (out, silent) = (process.communicate(timeout=120) for process in processes)
     assert [process.returncode for process in processes] == [1, 0], (err, silent)
     (error,) = [line for line in err.splitlines() if line.startswith("Error: ")]
@@ -215,10 +215,10 @@ def test_what_cannot_go_well_ends_all_alike_and_is_said_once(
 
 
 def test_without_the_process_that_writes_the_others_end_and_a_state_is_kept(
-    pair: Callable[..., list[subprocess.Popen[str]]], pictures: Path, word: Path, tmp_path: Path
+    pair: Callable[..., list[subprocess.Popen[str]]], images: Path, word: Path, tmp_path: Path
 ) -> None:
     flags = ("--gradient-accumulation-steps", 2, "--preview-every", 0, "--state-every", 5, "--max-steps", 900)
-    writer, other = pair("--images", pictures, *flags)
+    writer, other = pair("--images", images, *flags)
     wait_for_step(writer, tmp_path, 5)
     writer.kill()
     writer.communicate()

@@ -15,8 +15,8 @@ from ti_trainer.errors import ConfigError
 
 OPTIONS = {each.name: each for each in options()}
 TEXTS = {
-    **dict.fromkeys(("learning_rate", "clip_grad_limit", "train_cfg_scale", "try_learning_rates"), "0.25"),
-    "try_vectors": "3",
+    **dict.fromkeys(("learning_rate", "clip_grad_limit", "train_cfg_scale", "trial_learning_rates"), "0.25"),
+    "trial_vectors": "3",
 }
 NEEDED = {"ema_every": {"ema_rate": 0.9}}  # by options that mean nothing alone
 
@@ -34,7 +34,7 @@ def another(option: Option) -> Any:
 
 
 def parsed(*flags: str) -> TrainConfig:
-    return config_of(build_parser("train").parse_args(["train", "x-word", "--images", "pictures", *flags]))
+    return config_of(build_parser("train").parse_args(["train", "x-word", "--images", "images", *flags]))
 
 
 def test_the_command_line_without_flags_is_the_defaults() -> None:
@@ -186,7 +186,7 @@ def test_the_clipping_limit_counts_only_when_clipping_is_on() -> None:
     assert set(problems({**values, "clip_grad": "sometimes"})) == {"clip_grad"}
 
 
-def test_buckets_do_not_go_with_pictures_as_they_are_and_a_form_says_so() -> None:
+def test_buckets_do_not_go_with_images_as_they_are_and_a_form_says_so() -> None:
     found = problems({**TrainConfig().to_dict(), "buckets": True, "do_not_resize": True})
     assert set(found) == {"buckets"}
     assert "Do not resize images" in found["buckets"]
@@ -228,9 +228,9 @@ def test_numbers_in_a_settings_file_are_numbers(name: str, value: object, expect
     assert getattr(TrainConfig.from_dict({name: value}), name) == expected
 
 
-def test_lists_of_tries_may_be_lists() -> None:
-    config = TrainConfig.from_dict({"tries": 2, "try_learning_rates": [0.005, "0.01:5, 0.001"], "try_vectors": [1, 2]})
-    assert (config.try_learning_rates, config.try_vectors) == ("0.005; 0.01:5, 0.001", "1; 2")
+def test_lists_of_trials_may_be_lists() -> None:
+    config = TrainConfig.from_dict({"trials": 2, "trial_learning_rates": [0.005, "0.01:5, 0.001"], "trial_vectors": [1, 2]})
+    assert (config.trial_learning_rates, config.trial_vectors) == ("0.005; 0.01:5, 0.001", "1; 2")
 
 
 @pytest.mark.parametrize(
@@ -263,9 +263,9 @@ def test_what_is_no_number_is_refused_by_its_name(name: str, value: object) -> N
         {"ema_rate": "0,97"},
         {"negative": True, "train_cfg_scale": "1,5-3:cos"},
         {"negative": True, "train_cfg_scale": "1.5-3,5"},
-        {"tries": 2, "try_learning_rates": "0,005; 0,01"},
-        {"tries": 2, "try_learning_rates": "0,005, 0,01"},
-        {"tries": 2, "try_learning_rates": ["0,005", "0,01"]},
+        {"trials": 2, "trial_learning_rates": "0,005; 0,01"},
+        {"trials": 2, "trial_learning_rates": "0,005, 0,01"},
+        {"trials": 2, "trial_learning_rates": ["0,005", "0,01"]},
     ],
 )
 def test_a_decimal_comma_gets_one_clear_message_everywhere(options: dict[str, object]) -> None:

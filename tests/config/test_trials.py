@@ -1,4 +1,4 @@
-"""Several tries in one pass through the network: each is as if it were alone."""
+"""Several trials in one pass through the network: each is as if it were alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fakes import TinyModel
 from torch import Tensor
 
 from ti_trainer.config.training import TrainConfig, problems
-from ti_trainer.config.trials import tries_of
+from ti_trainer.config.trials import trials_of
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, TrainingError
@@ -21,7 +21,7 @@ from ti_trainer.model import Conditioning, Vectors
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.training import trainer as trainer_module
 from ti_trainer.training.distributed import Sum
-from ti_trainer.training.selection import judge, verdicts
+from ti_trainer.training.selection import judge, trial_results
 from ti_trainer.training.state import TrainState
 from ti_trainer.training.trainer import GaveWay, StepDone, Trainer
 
@@ -74,8 +74,8 @@ def run_of(trainer: Trainer) -> Trainer:
 
 
 def first_of(trainer: Trainer) -> list[Tensor]:
-    """All that the first try has learned: vectors, averages, moments."""
-    one = trainer.learners[0]
+    """All that the first trial has learned: vectors, averages, moments."""
+    one = trainer.trainables[0]
     moments = [torch.as_tensor(each[key]) for each in one.moments().values() for key in sorted(each)]
     return [*(each.detach() for each in one.named().values()), *one.averages().values(), *moments]
 
@@ -87,10 +87,10 @@ OPTIONS: list[dict[str, Any]] = [
     {"negative": True, "train_cfg_scale": "1.5-3:cos", "negative_lr": 0.5, "batch_size": 2, "ema_rate": 0.8},
 ]
 OTHERS: dict[str, Any] = {
-    "tries": 3,
-    "try_learning_rates": "; 0.1; 0.002:2, 0.5",
-    "try_init_texts": "; blue thing; cat",
-    "try_vectors": ", 4, 1",
+    "trials": 3,
+    "trial_learning_rates": "; 0.1; 0.002:2, 0.5",
+    "trial_init_texts": "; blue thing; cat",
+    "trial_vectors": ", 4, 1",
 }
 
 
@@ -130,12 +130,12 @@ def test_accumulation_equals_one_large_batch_of_each_try(
     losses.clear()
     parts = run_of(make(**options, batch_size=split[0], gradient_accumulation_steps=split[1])).state().vectors
     torch.testing.assert_close(torch.tensor(losses), expected, atol=1e-5, rtol=1e-5)
-    assert list(parts) == ["clip_l", "try2.clip_l", "try3.clip_l"]
+    assert list(parts) == ["clip_l", "trial2.clip_l", "trial3.clip_l"]
     for key, vectors in whole.items():
         torch.testing.assert_close(parts[key], vectors, atol=1e-5, rtol=1e-4)
 
 
-def test_all_see_the_same_pictures_and_each_its_own_noise_and_prompts(dataset: Callable[..., Dataset]) -> None:
+def test_all_see_the_same_images_and_each_its_own_noise_and_prompts(dataset: Callable[..., Dataset]) -> None:
     data = dataset(*MIXED, **DATA)
     one, three = (data.batches(2, streams=streams) for streams in ((0,), (0, 1, 2)))
     unlike = 0
@@ -145,53 +145,55 @@ def test_all_see_the_same_pictures_and_each_its_own_noise_and_prompts(dataset: C
         assert torch.equal(batch.latents[:2], alone.latents)
         assert torch.equal(batch.noise[:2], alone.noise)
         assert (batch.timesteps[:2].tolist(), batch.prompts[:2]) == (alone.timesteps.tolist(), alone.prompts)
-        assert batch.pictures.sizes.tolist() == alone.pictures.sizes.tolist() * 3
+        assert batch.images.sizes.tolist() == alone.images.sizes.tolist() * 3
         assert len({each.numpy().tobytes() for each in batch.noise}) == len(set(batch.latents.sum((1, 2, 3)).tolist())) == 6
         unlike += batch.prompts[:2] != batch.prompts[2:4]
     assert unlike > 4
 
 
-def test_tries_from_the_same_beginning_go_their_own_ways(make: Callable[..., Trainer]) -> None:
-    trained = run_of(make(tries=3))
-    ends = [each.parameters[0].detach() for each in trained.learners]
+def test_trials_from_the_same_beginning_go_their_own_ways(make: Callable[..., Trainer]) -> None:
+    trained = run_of(make(trials=3))
+    ends = [each.parameters[0].detach() for each in trained.trainables]
     assert not any(torch.equal(ends[one], ends[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
-    begun = make(tries=3)
-    assert all(torch.equal(each.parameters[0], begun.learners[0].parameters[0]) for each in begun.learners)
+    begun = make(trials=3)
+    assert all(torch.equal(each.parameters[0], begun.trainables[0].parameters[0]) for each in begun.trainables)
 
 
 def test_what_the_lists_say_makes_them_differ(make: Callable[..., Trainer]) -> None:
     begun = make(**OTHERS)
-    first, second, third = (each.now(0)[0] for each in begun.learners)
+    first, second, third = (each.now(0)[0] for each in begun.trainables)
     model = begun.model
     assert [each.num_vectors for each in (first, second, third)] == [2, 4, 1]
     blue, thing = model.token_embeddings("blue thing")["clip_l"]
     assert torch.equal(second.vectors["clip_l"], torch.stack([blue, blue, thing, thing]))
     assert torch.equal(third.vectors["clip_l"], model.token_embeddings("cat")["clip_l"])
     assert [each.info["init_text"] for each in (first, second, third)] == ["a word", "blue thing", "cat"]
-    (grown,) = (each.now(0)[0] for each in make(try_vectors="4").learners)
+    (grown,) = (each.now(0)[0] for each in make(trial_vectors="4").trainables)
     assert torch.equal(grown.vectors["clip_l"], model.token_embeddings("a word")["clip_l"][[0, 0, 1, 1]])
-    rates = [tuple(each.optimizer.param_groups[0]["lr"] for each in begun.learners) for _ in begun.run()]
+    rates = [tuple(each.optimizer.param_groups[0]["lr"] for each in begun.trainables) for _ in begun.run()]
     assert rates[:4] == [(0.005, 0.1, 0.002), (0.005, 0.1, 0.002), (0.005, 0.1, 0.5), (0.005, 0.1, 0.5)]
 
 
 def test_lists_begin_anew_after_their_last_entry() -> None:
-    found = tries_of(TrainConfig(tries=4, try_learning_rates="0.1, 0.2", try_init_texts="a cat, a dog;", try_vectors="1,,3"))
+    found = trials_of(
+        TrainConfig(trials=4, trial_learning_rates="0.1, 0.2", trial_init_texts="a cat, a dog;", trial_vectors="1,,3")
+    )
     assert [each.learning_rate for each in found] == ["0.1", "0.2", "0.1", "0.2"]
     assert [each.init_text for each in found] == ["a cat, a dog", None, "a cat, a dog", None]
     assert [each.num_vectors for each in found] == [1, None, 3, 1]
-    (one, two) = tries_of(TrainConfig(tries=2, try_learning_rates="0.1:10, 0.2"))
+    (one, two) = trials_of(TrainConfig(trials=2, trial_learning_rates="0.1:10, 0.2"))
     assert one.learning_rate == two.learning_rate == "0.1:10, 0.2"
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"tries": 2, "try_learning_rates": "0.1; fast"}, "try_learning_rates: .*cannot be read at 'fast'"),
-        ({"tries": 2, "try_learning_rates": "1, 2, 3"}, r"found 3 entries for 2 tries.*raise Tries at once to 3"),
-        ({"try_init_texts": "cat; dog"}, "try_init_texts: found 2 entries for 1 try,"),
-        ({"tries": 2, "try_vectors": "1, many"}, "try_vectors: found 'many', expected numbers of vectors from 1 to 75"),
-        ({"tries": 2, "try_vectors": "0"}, "found '0'"),
-        ({"tries": 2, "try_vectors": "76"}, "found '76'"),
+        ({"trials": 2, "trial_learning_rates": "0.1; fast"}, "trial_learning_rates: .*cannot be read at 'fast'"),
+        ({"trials": 2, "trial_learning_rates": "1, 2, 3"}, r"found 3 entries for 2 trials.*raise Trials at once to 3"),
+        ({"trial_init_texts": "cat; dog"}, "trial_init_texts: found 2 entries for 1 try,"),
+        ({"trials": 2, "trial_vectors": "1, many"}, "trial_vectors: found 'many', expected numbers of vectors from 1 to 75"),
+        ({"trials": 2, "trial_vectors": "0"}, "found '0'"),
+        ({"trials": 2, "trial_vectors": "76"}, "found '76'"),
     ],
 )
 def test_nonsense_is_refused_beside_its_option(values: dict[str, Any], said: str) -> None:
@@ -203,8 +205,8 @@ def test_nonsense_is_refused_beside_its_option(values: dict[str, Any], said: str
 
 
 def test_a_run_lasts_as_long_as_the_longest_of_its_schedules(make: Callable[..., Trainer]) -> None:
-    assert make(max_steps=50, tries=3, try_learning_rates="0.1:5; 0.2:20; 0.1:7").last_step == 20
-    assert make(max_steps=9, tries=2, try_learning_rates="0.1:5; 0.2").last_step == 9
+    assert make(max_steps=50, trials=3, trial_learning_rates="0.1:5; 0.2:20; 0.1:7").last_step == 20
+    assert make(max_steps=9, trials=2, trial_learning_rates="0.1:5; 0.2").last_step == 9
 
 
 class Reading(TinyModel):
@@ -227,7 +229,7 @@ class Reading(TinyModel):
 def test_all_share_a_pass_through_the_network_each_with_its_own_vectors(
     make: Callable[..., Trainer],
 ) -> None:
-    training = make(Reading(), max_steps=1, tries=3, batch_size=2)
+    training = make(Reading(), max_steps=1, trials=3, batch_size=2)
     (step,) = (each for each in training.run() if isinstance(each, StepDone))
     assert training.model.samples == [6]
     assert [words for _, words in training.model.calls] == [["x-word"]] * 3
@@ -249,18 +251,18 @@ class Padding(Reading):
 @pytest.mark.parametrize("negative", [False, True])
 def test_a_try_with_long_prompts_does_not_pad_those_of_the_others(make: Callable[..., Trainer], negative: bool) -> None:
     options = {"max_steps": 4, "batch_size": 2, "negative": negative}
-    alone, training = run_of(make(Padding(), **options)), run_of(make(Padding(), tries=3, try_vectors=", 40", **options))
+    alone, training = run_of(make(Padding(), **options)), run_of(make(Padding(), trials=3, trial_vectors=", 40", **options))
     for ours, theirs in zip(first_of(training), first_of(alone), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     times = 2 if negative else 1
     assert training.model.samples == [4 * times, 2 * times] * 4, "those of one length together"
 
 
-@pytest.mark.parametrize(("tries", "counts"), [(3, "1, 4, 8"), (1, "4"), (2, ", 3")])
+@pytest.mark.parametrize(("trials", "counts"), [(3, "1, 4, 8"), (1, "4"), (2, ", 3")])
 def test_a_run_that_was_killed_goes_on_though_the_file_is_what_it_was(
-    make: Callable[..., Trainer], tries: int, counts: str
+    make: Callable[..., Trainer], trials: int, counts: str
 ) -> None:
-    options = {"tries": tries, "try_vectors": counts}
+    options = {"trials": trials, "trial_vectors": counts}
     whole = run_of(make(max_steps=6, **options))
     begun = make(max_steps=6, **options)
     list(begun.run(should_stop=lambda: begun.step == 3))
@@ -281,7 +283,7 @@ def test_resuming_is_exact(make: Callable[..., Trainer], tmp_path: Path, options
     run.save_state(first.state(), "")
     second = make(state=run.load_state()[0], **options, **OTHERS)
     assert second.best.plan == first.best.plan
-    assert verdicts(second) == verdicts(first)
+    assert trial_results(second) == trial_results(first)
     rest = [each for each in second.run() if isinstance(each, StepDone)]
     assert [each.loss for each in rest] == [each.loss for each in events[stop_at:]]
     assert [each.prompts for each in rest] == [each.prompts for each in events[stop_at:]]
@@ -295,57 +297,57 @@ def test_resuming_is_exact(make: Callable[..., Trainer], tmp_path: Path, options
         assert all(torch.equal(torch.as_tensor(each), expected[key]) for key, each in moments.items())
 
 
-def test_a_state_of_another_number_of_tries_is_refused(make: Callable[..., Trainer]) -> None:
-    state = run_of(make(tries=2, max_steps=3)).state()
-    for tries in (1, 3):
-        with pytest.raises(TrainingError, match=f"of 2 tries at once, and this run has {tries}: go on with 2"):
-            make(state=state, tries=tries)
+def test_a_state_of_another_number_of_trials_is_refused(make: Callable[..., Trainer]) -> None:
+    state = run_of(make(trials=2, max_steps=3)).state()
+    for trials in (1, 3):
+        with pytest.raises(TrainingError, match=f"of 2 trials at once, and this run has {trials}: go on with 2"):
+            make(state=state, trials=trials)
 
 
 def test_one_that_diverges_is_put_aside_and_the_others_go_on(make: Callable[..., Trainer], losses: Losses) -> None:
     options = {"max_steps": 35, "batch_size": 2}
     alone = run_of(make(**options))
     losses.clear()
-    training = make(**options, tries=3, try_learning_rates="; 1e39; 0.01")
-    begun = training.learners[1].parameters[0].detach().clone()
+    training = make(**options, trials=3, trial_learning_rates="; 1e39; 0.01")
+    begun = training.trainables[1].parameters[0].detach().clone()
     events = list(training.run())
     (said,) = (each for each in events if isinstance(each, GaveWay))
-    assert "Try 2 (learning rate 1e39) is put aside" in said.words
+    assert "Trial 2 (learning rate 1e39) is put aside" in said.words
     assert [len(each) for each in losses] == [3] * 10 + [2] * 25
     assert all(torch.isfinite(each.loss) for each in events if isinstance(each, StepDone))
     assert events[-1].reason == "done"
     for ours, theirs in zip(first_of(training), first_of(alone), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    assert torch.equal(training.learners[1].parameters[0], begun)
+    assert torch.equal(training.trainables[1].parameters[0], begun)
     judge(training)
-    found = verdicts(training)
-    assert [(each.aside, each.deterministic_loss is None, each.step) for each in found] == [
+    found = trial_results(training)
+    assert [(each.aside, each.validation_loss is None, each.step) for each in found] == [
         (False, False, 35),
         (True, True, 0),
         (False, False, 35),
     ]
     assert training.best.plan.number != 2
-    again = make(state=training.state(), **{**options, "max_steps": 40}, tries=3, try_learning_rates="; 1e39; 0.01")
+    again = make(state=training.state(), **{**options, "max_steps": 40}, trials=3, trial_learning_rates="; 1e39; 0.01")
     assert [each.plan.number for each in again.learning] == [1, 3]
 
 
 def test_if_all_diverge_the_run_ends_with_the_last_good_vectors(make: Callable[..., Trainer]) -> None:
-    training = make(max_steps=30, tries=2, learning_rate="1e39")
-    begun = [each.parameters[0].detach().clone() for each in training.learners]
+    training = make(max_steps=30, trials=2, learning_rate="1e39")
+    begun = [each.parameters[0].detach().clone() for each in training.trainables]
     with pytest.raises(TrainingError, match=r"not a finite number any more \(step 10\); the vectors are back at step 0"):
         list(training.run())
-    assert all(torch.equal(each.parameters[0], vectors) for each, vectors in zip(training.learners, begun, strict=True))
+    assert all(torch.equal(each.parameters[0], vectors) for each, vectors in zip(training.trainables, begun, strict=True))
 
 
 def test_one_that_diverged_between_checks_is_put_aside_at_a_sudden_end(make: Callable[..., Trainer]) -> None:
-    training = make(max_steps=30, tries=2, try_learning_rates="0.01, 1e39")
+    training = make(max_steps=30, trials=2, trial_learning_rates="0.01, 1e39")
     for event in training.run():
         if event.step == 4:
             break
-    good = training.learners[0].parameters[0].detach().clone()
+    good = training.trainables[0].parameters[0].detach().clone()
     training.make_finite()
     assert training.step == 4
-    assert torch.equal(training.learners[0].parameters[0], good)
+    assert torch.equal(training.trainables[0].parameters[0], good)
     assert [each.plan.number for each in training.learning] == [1]
     assert training.is_finite()
 
@@ -370,14 +372,14 @@ def test_gradients_of_one_that_overflow_in_fp16_do_not_end_the_others(
         trainer_module, "grad_scaler", lambda device: torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=9999)
     )
     alone = run_of(make(max_steps=25))
-    training = make(Half(), max_steps=25, tries=2, try_vectors=", 3")
+    training = make(Half(), max_steps=25, trials=2, trial_vectors=", 3")
     events = list(training.run())
     (said,) = (each for each in events if isinstance(each, GaveWay))
-    assert "Try 2 " in said.words
+    assert "Trial 2 " in said.words
     assert [each.plan.number for each in training.learning] == [1]
     assert training.step == training.micro_step == 25
     torch.testing.assert_close(first_of(training)[0], first_of(alone)[0], rtol=1e-5, atol=1e-5)
     quiet = Half()
     quiet.too_much = 2  # as all have
     with pytest.raises(TrainingError, match="Gradients overflow in fp16"):
-        list(make(quiet, tries=2).run())
+        list(make(quiet, trials=2).run())

@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def now(captions: Captions) -> dict[str, str | None]:
-    return {picture.stem: captions.text(picture) for picture in captions.pictures}
+    return {image.stem: captions.text(image) for image in captions.images}
 
 
 def on_disk(folder: Path) -> dict[str, str]:
@@ -62,11 +62,11 @@ def test_tags_are_what_commas_separate_and_a_sentence_is_one(folder: Path) -> No
     assert captions.counts([folder / "b.png"]) == [("my cat", 1), ("sofa", 1)]
 
 
-def test_pictures_are_found_by_their_tags(folder: Path) -> None:
+def test_images_are_found_by_their_tags(folder: Path) -> None:
     captions = load(folder)
 
     def names(**given: object) -> list[str]:
-        return [picture.stem for picture in captions.having(**given)]
+        return [image.stem for image in captions.having(**given)]
 
     assert names(all_of=["my cat", "grass"]) == ["a", "c"]
     assert names(all_of=["my cat"], none_of=["grass"]) == ["b"]
@@ -74,7 +74,7 @@ def test_pictures_are_found_by_their_tags(folder: Path) -> None:
     assert len(names()) == 5
 
 
-def test_tags_of_nearly_all_pictures_are_found(folder: Path) -> None:
+def test_tags_of_nearly_all_images_are_found(folder: Path) -> None:
     captions = load(folder)
     assert captions.common(0.6) == [("my cat", 0.6)]
     assert captions.common() == []
@@ -94,7 +94,7 @@ def test_tags_are_added_once_at_the_end_or_in_front(folder: Path) -> None:
 
 
 def test_tags_are_removed_and_a_caption_that_loses_its_last_is_none(folder: Path) -> None:
-    captions = load(folder).remove(load(folder).pictures, ["my cat", "sofa"])
+    captions = load(folder).remove(load(folder).images, ["my cat", "sofa"])
     assert now(captions) == {**TEXTS, "a": "grass, sun", "b": None, "c": "grass, tree"}
     assert captions.unsaved == ["a", "b", "c"]
 
@@ -102,25 +102,25 @@ def test_tags_are_removed_and_a_caption_that_loses_its_last_is_none(folder: Path
 def test_a_tag_is_renamed_in_its_place_and_not_doubled(folder: Path) -> None:
     captions = load(folder)
     assert (
-        captions.rename(captions.pictures, "grass", "lawn, outdoors").text(folder / "a.png") == "my cat, lawn, outdoors, sun"
+        captions.rename(captions.images, "grass", "lawn, outdoors").text(folder / "a.png") == "my cat, lawn, outdoors, sun"
     )
-    assert captions.rename(captions.pictures, "my cat", "sun").text(folder / "a.png") == "grass, sun"
-    assert captions.rename(captions.pictures, "sun", "big sun, sun").text(folder / "a.png") == "my cat, grass, big sun, sun"
+    assert captions.rename(captions.images, "my cat", "sun").text(folder / "a.png") == "grass, sun"
+    assert captions.rename(captions.images, "sun", "big sun, sun").text(folder / "a.png") == "my cat, grass, big sun, sun"
     with pytest.raises(ConfigError, match="no new name"):
-        captions.rename(captions.pictures, "sun", " ,")
+        captions.rename(captions.images, "sun", " ,")
 
 
 def test_tags_are_moved_to_the_front_in_the_order_given(folder: Path) -> None:
-    captions = load(folder).to_front(load(folder).pictures, ["sun", "grass"])
+    captions = load(folder).to_front(load(folder).images, ["sun", "grass"])
     assert now(captions) == {**TEXTS, "a": "sun, grass, my cat", "c": "grass, my cat, tree"}
 
 
 def test_text_is_replaced_plainly_or_by_a_regular_expression(folder: Path) -> None:
     captions = load(folder)
-    assert captions.replace(captions.pictures, "cat", "dog").text(folder / "e.png") == "A dog sits here."
-    assert captions.replace(captions.pictures, "a.", "x") is captions  # a dot is a dot
-    assert captions.replace(captions.pictures, "grass", "").text(folder / "a.png") == "my cat, sun"
-    swapped = captions.replace(captions.pictures, r"^my (\w+),\s*(\w+)", r"\2 \1", regex=True)
+    assert captions.replace(captions.images, "cat", "dog").text(folder / "e.png") == "A dog sits here."
+    assert captions.replace(captions.images, "a.", "x") is captions  # a dot is a dot
+    assert captions.replace(captions.images, "grass", "").text(folder / "a.png") == "my cat, sun"
+    swapped = captions.replace(captions.images, r"^my (\w+),\s*(\w+)", r"\2 \1", regex=True)
     assert [swapped.text(folder / f"{stem}.png") for stem in "ab"] == ["grass cat, sun", "sofa cat"]
     assert swapped.text(folder / "01-a dog.png") is None
 
@@ -129,7 +129,7 @@ def test_text_is_replaced_plainly_or_by_a_regular_expression(folder: Path) -> No
 def test_a_wrong_regular_expression_is_refused(folder: Path, search: str, by: str) -> None:
     captions = load(folder)
     with pytest.raises(ConfigError, match="expected a regular expression"):
-        captions.replace(captions.pictures, search, by, regex=True)
+        captions.replace(captions.images, search, by, regex=True)
 
 
 def test_a_regular_expression_that_takes_too_long_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,14 +137,14 @@ def test_a_regular_expression_that_takes_too_long_is_given_up(folder: Path, monk
     captions = load(folder).edit(folder / "a.png", "a" * 60)
     begin = time.monotonic()
     with pytest.raises(ConfigError, match="takes too long"):
-        captions.replace(captions.pictures, "^(a|a|aa)+b$", "", regex=True)
+        captions.replace(captions.images, "^(a|a|aa)+b$", "", regex=True)
     assert time.monotonic() - begin < 5
 
 
 def test_what_was_done_can_be_undone_and_redone(folder: Path) -> None:
     first = load(folder)
     second = first.edit(folder / "a.png", " new ")
-    third = second.remove(second.pictures, ["my cat"])
+    third = second.remove(second.images, ["my cat"])
     assert now(third.undo()) == now(second)
     assert now(third.undo().undo()) == TEXTS
     assert third.undo().undo().undo().unsaved == []
@@ -156,7 +156,7 @@ def test_what_was_done_can_be_undone_and_redone(folder: Path) -> None:
 
 def test_names_become_captions_where_there_is_none(folder: Path) -> None:
     captions = load(folder)
-    assert now(captions.take_names(captions.pictures)) == {**TEXTS, "01-a dog": "a dog"}
+    assert now(captions.take_names(captions.images)) == {**TEXTS, "01-a dog": "a dog"}
 
 
 def test_only_what_was_changed_is_written_and_what_was_there_is_kept(folder: Path) -> None:
@@ -179,7 +179,7 @@ def test_only_what_was_changed_is_written_and_what_was_there_is_kept(folder: Pat
 
 
 def test_a_caption_that_somebody_else_changed_is_not_overwritten(folder: Path) -> None:
-    captions = load(folder).remove(load(folder).pictures, ["my cat"]).edit(folder / "01-a dog.png", "mine")
+    captions = load(folder).remove(load(folder).images, ["my cat"]).edit(folder / "01-a dog.png", "mine")
     (folder / "b.txt").write_text("theirs", encoding="utf-8")
     (folder / "01-a dog.txt").write_text("theirs too", encoding="utf-8")
     with pytest.raises(DatasetError, match=r"01-a dog\.txt, b\.txt"):
@@ -193,7 +193,7 @@ def test_a_caption_that_somebody_else_changed_is_not_overwritten(folder: Path) -
     assert on_disk(folder)["01-a dog"] == "mine"
 
 
-def test_pictures_of_one_name_share_their_caption(folder: Path) -> None:
+def test_images_of_one_name_share_their_caption(folder: Path) -> None:
     Image.new("RGB", (8, 8)).save(folder / "a.jpg")
     captions = load(folder).add([folder / "a.jpg", folder / "a.png"], "both")
     assert captions.text(folder / "a.png") == captions.text(folder / "a.jpg") == "my cat, grass, sun, both"
@@ -201,7 +201,7 @@ def test_pictures_of_one_name_share_their_caption(folder: Path) -> None:
     assert captions.save()[1].written == 1
 
 
-def test_masks_are_no_pictures_of_their_own(folder: Path) -> None:
+def test_masks_are_no_images_of_their_own(folder: Path) -> None:
     for name in ("a_att.png", "b-masklabel.png"):
         Image.new("L", (8, 8)).save(folder / name)
     assert sorted(now(load(folder))) == sorted(TEXTS)
@@ -212,7 +212,7 @@ def test_captions_are_edited_in_the_files_that_are_read(folder: Path) -> None:
         (folder / old).rename(folder / new)
     captions = load(folder)
     assert now(captions) == TEXTS
-    captions, saved = captions.remove(captions.pictures, ["my cat"]).edit(folder / "01-a dog.png", "dog").save()
+    captions, saved = captions.remove(captions.images, ["my cat"]).edit(folder / "01-a dog.png", "dog").save()
     assert sorted(path.name for path in folder.iterdir() if path.suffix.lower() in (".txt", ".caption")) == [
         "01-a dog.txt", "a.caption", "b.TXT", "c.png.txt", "e.txt"
     ]  # fmt: skip
@@ -225,4 +225,4 @@ def test_a_name_that_says_nothing_is_offered_as_no_caption(folder: Path) -> None
     (folder / "01-a dog.png").rename(folder / "IMG_2031.png")
     captions = load(folder)
     assert captions.names["IMG_2031"] == ""
-    assert captions.take_names(captions.pictures) is captions
+    assert captions.take_names(captions.images) is captions

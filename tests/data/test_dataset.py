@@ -1,4 +1,4 @@
-"""A data set gives every picture its turn, in an order and with noise that follow from the seed alone."""
+"""A dataset gives every image its turn, in an order and with noise that follow from the seed alone."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ def test_sizes_never_mix_in_a_batch_and_nothing_is_lost(dataset: Callable[..., D
     assert all(abs(seen[number] - epochs) <= batch_size for number in range(len(MIXED)))  # a few wait for their batch
 
 
-def test_with_batches_of_one_every_picture_comes_once_an_epoch(dataset: Callable[..., Dataset]) -> None:
+def test_with_batches_of_one_every_image_comes_once_an_epoch(dataset: Callable[..., Dataset]) -> None:
     data = dataset(*MIXED)
     named = {item.latents.numpy().tobytes(): number for number, item in enumerate(data.items)}
     seen = [named[batch.latents[0].numpy().tobytes()] for batch in islice(data.batches(1), 3 * len(MIXED))]
     assert all(sorted(seen[start : start + 7]) == list(range(7)) for start in (0, 7, 14))
 
 
-def test_a_batch_larger_than_the_data_set_waits_over_epochs(dataset: Callable[..., Dataset]) -> None:
+def test_a_batch_larger_than_the_dataset_waits_over_epochs(dataset: Callable[..., Dataset]) -> None:
     batch = next(dataset((16, 16), (16, 16)).batches(6))
     assert len(batch.latents) == 6
     assert len({noise for _, noise, _, _ in contents(batch)}) == 6
@@ -143,7 +143,7 @@ def test_what_latents_are_drawn_with_is_not_the_training_noise(
     assert max(shifted) < 0.3
 
 
-def test_the_fingerprint_tells_other_pictures_captions_and_seeds_apart(dataset: Callable[..., Dataset]) -> None:
+def test_the_fingerprint_tells_other_images_captions_and_seeds_apart(dataset: Callable[..., Dataset]) -> None:
     data = dataset()
     folder = data.items[0].path.parent
     assert dataset().fingerprint == data.fingerprint
@@ -161,9 +161,9 @@ def load(folder: Path, frame: Frame = AS_IT_IS, **options: object) -> Dataset:
     return load_dataset(folder, TinyModel(), frame, PROMPTER, seed=0, **options)
 
 
-def test_pictures_that_cannot_be_read_are_named_and_passed_over(pictures: Callable[..., Path]) -> None:
-    folder = pictures((16, 16), (16, 16), (16, 16), (16, 16), (4, 4))
-    (folder / "0.png").write_bytes(b"not a picture")
+def test_images_that_cannot_be_read_are_named_and_passed_over(images: Callable[..., Path]) -> None:
+    folder = images((16, 16), (16, 16), (16, 16), (16, 16), (4, 4))
+    (folder / "0.png").write_bytes(b"not an image")
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:200])
     (folder / "5.jpg").touch()
     told: list[tuple[int, int]] = []
@@ -177,8 +177,8 @@ def test_pictures_that_cannot_be_read_are_named_and_passed_over(pictures: Callab
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("ending", ["png", "jpg", "gif", "webp", "bmp", "tif", "avif"])
-def test_damage_of_any_kind_is_never_worse_than_a_picture_passed_over(pictures: Callable[..., Path], ending: str) -> None:
-    folder = pictures((16, 16))
+def test_damage_of_any_kind_is_never_worse_than_a_image_passed_over(images: Callable[..., Path], ending: str) -> None:
+    folder = images((16, 16))
     whole = folder / f"1.{ending}"
     try:
         Image.effect_noise((24, 16), 90).convert("RGB").save(whole)
@@ -199,14 +199,14 @@ def test_damage_of_any_kind_is_never_worse_than_a_picture_passed_over(pictures: 
 
 
 def test_a_folder_in_which_nothing_can_be_used_is_refused_with_reasons(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"not a picture")
+    (tmp_path / "a.png").write_bytes(b"not an image")
     Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
     with pytest.raises(DatasetError, match=r"None of the 2 images.*a\.png: .*b\.png: .*4 x 4"):
         load(tmp_path)
 
 
-def test_pictures_with_and_without_alpha_share_a_batch(pictures: Callable[..., Path]) -> None:
-    folder = pictures((16, 16), (16, 16))
+def test_images_with_and_without_alpha_share_a_batch(images: Callable[..., Path]) -> None:
+    folder = images((16, 16), (16, 16))
     half = Image.new("RGBA", (16, 16), (200, 100, 50, 255))
     half.paste((0, 0, 0, 0), (0, 0, 8, 16))
     half.save(folder / "2.png")
@@ -220,7 +220,7 @@ def test_pictures_with_and_without_alpha_share_a_batch(pictures: Callable[..., P
 
 
 def solid(folder: Path, count: int, shade: int = 0, size: tuple[int, int] = (16, 16)) -> Path:
-    """A folder of pictures told apart by their shades."""
+    """A folder of images told apart by their shades."""
     folder.mkdir()
     for number in range(count):
         Image.new("RGB", size, (shade + number, 0, 0)).save(folder / f"{number}.png")
@@ -234,7 +234,7 @@ def several(subsets: Sequence[Subset], told: list[str] | None = None, **options:
 
 
 def test_a_plain_folder_is_fed_in_the_order_it_always_was(dataset: Callable[..., Dataset]) -> None:
-    """Runs that were begun before there were data sets of several folders go on exactly."""
+    """Runs that were begun before there were datasets of several folders go on exactly."""
     data = dataset(repeats=3, seed=4)
     expected = [np.random.default_rng((4, epoch)).permutation(15) % 5 for epoch in range(3)]
     assert list(islice(data.order(), 45)) == np.concatenate(expected).tolist()
@@ -245,7 +245,7 @@ def test_a_plain_folder_is_fed_in_the_order_it_always_was(dataset: Callable[...,
     assert data.fingerprint == digest.hexdigest()[:16]
 
 
-def test_each_epoch_has_each_picture_as_often_as_its_folder_repeats(tmp_path: Path) -> None:
+def test_each_epoch_has_each_image_as_often_as_its_folder_repeats(tmp_path: Path) -> None:
     subsets = [Subset(solid(tmp_path / "a", 3), 1), Subset(solid(tmp_path / "b", 2), 4), Subset(solid(tmp_path / "c", 1), 2)]
     data = several(subsets, repeats=2)
     assert data.epoch_length == 2 * (3 + 8 + 2)
@@ -254,7 +254,7 @@ def test_each_epoch_has_each_picture_as_often_as_its_folder_repeats(tmp_path: Pa
         assert Counter(order[start : start + 26]) == {0: 2, 1: 2, 2: 2, 3: 8, 4: 8, 5: 4}
 
 
-def test_a_folders_weight_multiplies_the_loss_of_its_pictures_and_its_masks(tmp_path: Path) -> None:
+def test_a_folders_weight_multiplies_the_loss_of_its_images_and_its_masks(tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()
     half = Image.new("L", (16, 16))
@@ -287,7 +287,7 @@ def test_the_fingerprint_tells_repeats_weights_and_masks_apart(tmp_path: Path) -
     assert fingerprint(class_tokens="", weight=1) == seen[0]
 
 
-def test_regularisation_pictures_without_the_word_are_left_out_and_it_is_said_why(tmp_path: Path) -> None:
+def test_regularisation_images_without_the_word_are_left_out_and_it_is_said_why(tmp_path: Path) -> None:
     thing, kind = solid(tmp_path / "thing", 2), solid(tmp_path / "class", 3, 100)
     (kind / "0.txt").write_text("a photo of x-word, a toy")
     (kind / "1.txt").write_text("an x-wordy toy")  # begins with it, but is another word
@@ -300,7 +300,7 @@ def test_regularisation_pictures_without_the_word_are_left_out_and_it_is_said_wh
     assert "Put [name] into their class_tokens" in said
 
 
-def test_regularisation_pictures_keep_their_prompt_and_have_the_prior_loss_weight(tmp_path: Path) -> None:
+def test_regularisation_images_keep_their_prompt_and_have_the_prior_loss_weight(tmp_path: Path) -> None:
     thing, kind = solid(tmp_path / "thing", 2), solid(tmp_path / "class", 2, 100)
     subsets = [Subset(thing, class_tokens="hat"), Subset(kind, class_tokens="[name] toy, a, b", is_reg=True, weight=0.5)]
     words = Prompter("x-word", ("a photo of [name], [filewords]",), shuffle_tags=True, tag_dropout=0.9)
@@ -312,7 +312,7 @@ def test_regularisation_pictures_keep_their_prompt_and_have_the_prior_loss_weigh
         else:
             assert batch.prompts[0].startswith("a photo of x-word, ")
             assert batch.weight is None
-    assert [item.path.parent for item in data.pictures_of_the_thing] == [thing, thing]
+    assert [item.path.parent for item in data.images_of_the_thing] == [thing, thing]
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_regularisation_pictures_keep_their_prompt_and_have_the_prior_loss_weigh
         (1, 7, 1, 1, [7]),
     ],
 )
-def test_regularisation_pictures_come_up_as_often_as_the_others_as_in_kohyas_trainers(
+def test_regularisation_images_come_up_as_often_as_the_others_as_in_kohyas_trainers(
     tmp_path: Path, things: int, repeats: int, classes: int, of_each: int, expected: list[int]
 ) -> None:
     thing, kind = solid(tmp_path / "thing", things), solid(tmp_path / "class", classes)
@@ -338,10 +338,10 @@ def test_regularisation_pictures_come_up_as_often_as_the_others_as_in_kohyas_tra
     assert [text.split(":")[0] for text in told] == ([f"{unused} regularisation images are not used"] if unused else [])
 
 
-def test_a_data_set_needs_pictures_of_the_thing(tmp_path: Path) -> None:
+def test_a_dataset_needs_images_of_the_thing(tmp_path: Path) -> None:
     kind, broken = solid(tmp_path / "class", 2), tmp_path / "broken"
     broken.mkdir()
-    (broken / "a.png").write_bytes(b"no picture")
+    (broken / "a.png").write_bytes(b"no image")
     reg = Subset(kind, class_tokens="[name] toy", is_reg=True)
     with pytest.raises(DatasetError, match="only regularisation images"):
         several([reg])
@@ -349,8 +349,8 @@ def test_a_data_set_needs_pictures_of_the_thing(tmp_path: Path) -> None:
         several([reg, Subset(broken)])
 
 
-def test_with_buckets_a_batch_has_one_size_and_nothing_is_lost(pictures: Callable[..., Path]) -> None:
-    folder = pictures((300, 200), (200, 300), (200, 200), (330, 210), (64, 64), (199, 305), (900, 600))
+def test_with_buckets_a_batch_has_one_size_and_nothing_is_lost(images: Callable[..., Path]) -> None:
+    folder = images((300, 200), (200, 300), (200, 200), (330, 210), (64, 64), (199, 305), (900, 600))
     data = load(folder, Frame((256, 256), buckets=True))
     shapes = [tuple(item.latents.shape[1:]) for item in data.items]
     assert Counter(shapes) == {(24, 40): 3, (40, 24): 2, (32, 32): 2}

@@ -28,9 +28,9 @@ SIZE = (64, 48)
 
 def halves(size: tuple[int, int] = SIZE) -> Image.Image:
     """Red above, blue below."""
-    picture = Image.new("RGB", size, "red")
-    picture.paste("blue", (0, size[1] // 2, *size))
-    return picture
+    image = Image.new("RGB", size, "red")
+    image.paste("blue", (0, size[1] // 2, *size))
+    return image
 
 
 def turned_exif() -> bytes:
@@ -42,9 +42,9 @@ def turned_exif() -> bytes:
 def read(path: Path) -> Image.Image:
     with opened_image(path) as opened:
         size = upright_size(opened)
-        picture = upright(opened)
-    assert picture.size == size == upright_size(picture), "nobody turns it once more"
-    return on_white(picture)
+        image = upright(opened)
+    assert image.size == size == upright_size(image), "nobody turns it once more"
+    return on_white(image)
 
 
 def is_like(found: Image.Image, wanted: Image.Image) -> bool:

@@ -1,4 +1,4 @@
-"""Pictures alike, small, blurred, long and unreadable are found, good ones are not; leaving out loses nothing."""
+"""Images alike, small, blurred, long and unreadable are found, good ones are not; leaving out loses nothing."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ def scene(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
     top, bottom = rng.integers(40, 220, (2, 3))
     slope = np.linspace(0, 1, size[1])[:, None, None]
     pixels = np.broadcast_to(top * (1 - slope) + bottom * slope, (size[1], size[0], 3))
-    picture = Image.fromarray(pixels.astype(np.uint8))
-    draw = ImageDraw.Draw(picture)
+    image = Image.fromarray(pixels.astype(np.uint8))
+    draw = ImageDraw.Draw(image)
     for _ in range(25):
         x, y = rng.integers(0, size[0]), rng.integers(0, size[1])
         w, h = (rng.exponential(0.12, 2) * min(size)).astype(int) + 4
         colour = tuple(int(each) for each in rng.integers(0, 256, 3))
         (draw.ellipse if rng.random() < 0.5 else draw.rectangle)((x - w, y - h, x + w, y + h), fill=colour)
     grain = rng.normal(0, 3, (size[1], size[0], 1))
-    return Image.fromarray((np.asarray(picture) + grain).clip(0, 255).astype(np.uint8))
+    return Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
 
 
-def trimmed(picture: Image.Image, share: float) -> Image.Image:
-    across, down = (round(side * share) for side in picture.size)
-    return picture.crop((across, down, picture.width - across, picture.height - down))
+def trimmed(image: Image.Image, share: float) -> Image.Image:
+    across, down = (round(side * share) for side in image.size)
+    return image.crop((across, down, image.width - across, image.height - down))
 
 
 SAME: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "smaller": lambda picture: picture.resize((320, 300)),
-    "a third": lambda picture: picture.resize((213, 200)),
-    "brighter": lambda picture: ImageEnhance.Brightness(picture).enhance(1.2),
-    "contrast": lambda picture: ImageEnhance.Contrast(picture).enhance(1.3),
-    "trimmed": lambda picture: trimmed(picture, 0.015),
+    "smaller": lambda image: image.resize((320, 300)),
+    "a third": lambda image: image.resize((213, 200)),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
+    "contrast": lambda image: ImageEnhance.Contrast(image).enhance(1.3),
+    "trimmed": lambda image: trimmed(image, 0.015),
 }
 
 
-def folder_of(folder: Path, **pictures: Image.Image) -> Path:
-    for stem, picture in pictures.items():
-        picture.save(folder / f"{stem.replace('_', '-')}.png")
+def folder_of(folder: Path, **images: Image.Image) -> Path:
+    for stem, image in images.items():
+        image.save(folder / f"{stem.replace('_', '-')}.png")
     return folder
 
 
@@ -68,7 +68,7 @@ def names(paths: object) -> list[str]:
     return [path.name for path in paths]
 
 
-def test_nothing_is_said_of_good_pictures(tmp_path: Path) -> None:
+def test_nothing_is_said_of_good_images(tmp_path: Path) -> None:
     seen = []
     report = check(
         folder_of(tmp_path, **{f"n{seed}": scene(seed) for seed in range(40)}),
@@ -79,7 +79,7 @@ def test_nothing_is_said_of_good_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", SAME)
-def test_a_picture_that_was_changed_a_little_is_nearly_the_same(tmp_path: Path, how: str) -> None:
+def test_a_image_that_was_changed_a_little_is_nearly_the_same(tmp_path: Path, how: str) -> None:
     found = []
     for seed in range(6):
         folder = tmp_path / str(seed)
@@ -110,7 +110,7 @@ def test_copies_of_a_file_are_called_so_and_the_captioned_one_is_kept(tmp_path: 
     assert said(check(folder)) == {"b.png": "the best of 2 alike", "a.png": "the same file as b.png"}
 
 
-def test_other_colours_make_another_picture(tmp_path: Path) -> None:
+def test_other_colours_make_another_image(tmp_path: Path) -> None:
     grey, blue, red = scene(5).convert("YCbCr").split()
     other = Image.merge("YCbCr", (grey, red, blue)).convert("RGB")  # as light and dark as before
     assert check(folder_of(tmp_path, a=scene(5), b=other)).alike == ()
@@ -127,13 +127,13 @@ def test_mirrored_copies_that_are_named_so_are_wanted(tmp_path: Path) -> None:
     assert said(check(folder)) == {"a.png": "the best of 2 alike", "b.png": "the same file as a.png"}
 
 
-def test_mirrored_copies_of_pictures_that_are_alike_are_so_too(tmp_path: Path) -> None:
+def test_mirrored_copies_of_images_that_are_alike_are_so_too(tmp_path: Path) -> None:
     twice = {"a": scene(7), "b": SAME["smaller"](scene(7))}
     folder = folder_of(tmp_path, **twice, **{f"{stem}_flipped": ImageOps.mirror(each) for stem, each in twice.items()})
     assert [names(group) for group in check(folder).alike] == [["a.png", "b.png"], ["a-flipped.png", "b-flipped.png"]]
 
 
-def test_small_and_long_pictures_are_found(tmp_path: Path) -> None:
+def test_small_and_long_images_are_found(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, small=scene(1, (500, 700)), long=scene(2, (1300, 600)), just=scene(3, (1200, 600)))
     assert said(check(folder)) == {
         "small.png": "small: 500 x 700 px",
@@ -155,8 +155,8 @@ def test_a_photo_that_lies_on_its_side_has_its_size_upright(tmp_path: Path) -> N
 def test_blur_is_told_from_sharpness_whatever_the_contrast(seed: int) -> None:
     """Sharp ones stay well below the threshold, blurred ones above; contrast, noise and a soft background do not matter."""
 
-    def width(picture: Image.Image) -> float:
-        return edge_width(np.asarray(picture.convert("L"), np.float32))
+    def width(image: Image.Image) -> float:
+        return edge_width(np.asarray(image.convert("L"), np.float32))
 
     sharp = scene(seed)
     soft = sharp.filter(ImageFilter.GaussianBlur(2.5))
@@ -167,7 +167,7 @@ def test_blur_is_told_from_sharpness_whatever_the_contrast(seed: int) -> None:
     assert width(Image.composite(sharp, sharp.filter(ImageFilter.GaussianBlur(8)), in_focus)) < BLURRED_PX
 
 
-def test_blurred_pictures_are_found_at_the_size_they_are_trained_on(tmp_path: Path) -> None:
+def test_blurred_images_are_found_at_the_size_they_are_trained_on(tmp_path: Path) -> None:
     large = scene(1, (1280, 1200))
     folder = folder_of(
         tmp_path,
@@ -179,9 +179,9 @@ def test_blurred_pictures_are_found_at_the_size_they_are_trained_on(tmp_path: Pa
     assert said(check(folder)) == {"soft.png": "blurred, or without detail", "flat.png": "blurred, or without detail"}
 
 
-def test_pictures_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, good=scene(1))
-    (folder / "text.png").write_bytes(b"no picture")
+    (folder / "text.png").write_bytes(b"no image")
     scene(2).save(folder / "half.jpg")
     (folder / "half.jpg").write_bytes((folder / "half.jpg").read_bytes()[:9000])
     report = check(folder)
@@ -197,7 +197,7 @@ def test_a_check_can_be_stopped(tmp_path: Path) -> None:
     assert len(seen) == 3
 
 
-def test_a_thousand_pictures_are_compared_quickly(tmp_path: Path) -> None:
+def test_a_thousand_images_are_compared_quickly(tmp_path: Path) -> None:
     rng, seen = np.random.default_rng(0), []
     for number in range(1000):
         path = tmp_path / f"{number:04}.png"
@@ -210,7 +210,7 @@ def test_a_thousand_pictures_are_compared_quickly(tmp_path: Path) -> None:
     assert report.alike == ()
 
 
-def test_leaving_out_takes_along_what_belongs_to_a_picture_and_all_comes_back(tmp_path: Path) -> None:
+def test_leaving_out_takes_along_what_belongs_to_a_image_and_all_comes_back(tmp_path: Path) -> None:
     own = ["a-masklabel.png", "a.npz", "a.png", "a.txt", "a_att-2.unspread", "a_att.png", "a_att.unspread"]
     for name in (*own, "a2.png", "a2.txt", "a2_att.unspread", "b.png"):
         (tmp_path / name).write_text(name, encoding="utf-8")
@@ -289,11 +289,11 @@ def test_leaving_out_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("third", encoding="utf-8")
     assert [names(each) for each in bring_back(tmp_path)] == [["a (2).png"], ["a.png"]]
     assert (tmp_path / "a.png").read_text(encoding="utf-8") == "third"
-    assert not (tmp_path / "a.txt").exists(), "a caption does not come back without its picture"
+    assert not (tmp_path / "a.txt").exists(), "a caption does not come back without its image"
     assert (out / "a.txt").exists()
 
 
-def test_a_shared_caption_stays_until_the_last_picture_of_its_name_goes(tmp_path: Path) -> None:
+def test_a_shared_caption_stays_until_the_last_image_of_its_name_goes(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "a.txt"):
         (tmp_path / name).touch()
     leave_out(tmp_path, [tmp_path / "a.jpg"])
@@ -337,13 +337,13 @@ def test_captions_named_after_the_whole_file_go_along(tmp_path: Path) -> None:
 
 
 def test_of_images_alike_the_largest_counts_then_one_that_is_lossless_then_the_sharpest(tmp_path: Path) -> None:
-    picture = scene(3)
-    picture.save(tmp_path / "b.png")
-    picture.save(tmp_path / "a.jpg", quality=98, subsampling=0)
-    picture.save(tmp_path / "c.webp", lossless=True)
-    picture.save(tmp_path / "d.webp", quality=95)
-    picture.filter(ImageFilter.GaussianBlur(1)).save(tmp_path / "0.png")
-    picture.filter(ImageFilter.GaussianBlur(1)).resize((660, 620)).save(tmp_path / "z.jpg", quality=80)
+    image = scene(3)
+    image.save(tmp_path / "b.png")
+    image.save(tmp_path / "a.jpg", quality=98, subsampling=0)
+    image.save(tmp_path / "c.webp", lossless=True)
+    image.save(tmp_path / "d.webp", quality=95)
+    image.filter(ImageFilter.GaussianBlur(1)).save(tmp_path / "0.png")
+    image.filter(ImageFilter.GaussianBlur(1)).resize((660, 620)).save(tmp_path / "z.jpg", quality=80)
     ((best, *others),) = check(tmp_path).alike
     assert best.name == "z.jpg"
     assert names(others[2:]) == ["0.png", *sorted(names(others[3:]), key=["a.jpg", "d.webp"].index)]

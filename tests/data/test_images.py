@@ -1,4 +1,4 @@
-"""Pictures arrive upright, unsquashed, in any format, and at their full quality."""
+"""Images arrive upright, unsquashed, in any format, and at their full quality."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def gradient(width: int, height: int, bands: str = "RGB") -> Image.Image:
     return Image.fromarray(np.stack(parts, -1).round().astype(np.uint8), bands)
 
 
-def picture_of(pixels: torch.Tensor) -> np.ndarray:
+def image_of(pixels: torch.Tensor) -> np.ndarray:
     """(H, W, 3) of 0 to 255."""
     return ((pixels + 1) * 127.5).permute(1, 2, 0).numpy()
 
 
-def saved(folder: Path, name: str, picture: Image.Image, **options: object) -> Path:
-    picture.save(folder / name, **options)
+def saved(folder: Path, name: str, image: Image.Image, **options: object) -> Path:
+    image.save(folder / name, **options)
     return folder / name
 
 
@@ -39,15 +39,15 @@ def test_pixels_are_those_of_the_file(tmp_path: Path, name: str) -> None:
     pixels, alpha, _ = load_image(saved(tmp_path, name, gradient(24, 16)), AS_IT_IS)
     assert pixels.shape == (3, 16, 24)
     assert pixels.dtype == torch.float32
-    np.testing.assert_allclose(picture_of(pixels), gradient(24, 16), atol=1e-3)
+    np.testing.assert_allclose(image_of(pixels), gradient(24, 16), atol=1e-3)
     assert alpha is None
 
 
 @pytest.mark.parametrize("name", ["x.jpg", "x.webp", "x.gif", "cmyk.jpg"])
 def test_lossy_formats_are_read_as_what_they_show(tmp_path: Path, name: str) -> None:
-    picture = gradient(48, 32).convert("CMYK") if name.startswith("cmyk") else gradient(48, 32)
-    pixels, *_ = load_image(saved(tmp_path, name, picture), AS_IT_IS)
-    assert np.abs(picture_of(pixels) - np.asarray(gradient(48, 32), float)).mean() < 12
+    image = gradient(48, 32).convert("CMYK") if name.startswith("cmyk") else gradient(48, 32)
+    pixels, *_ = load_image(saved(tmp_path, name, image), AS_IT_IS)
+    assert np.abs(image_of(pixels) - np.asarray(gradient(48, 32), float)).mean() < 12
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif"])
@@ -66,10 +66,10 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
 
 
 def test_a_palettes_transparency_is_alpha(tmp_path: Path) -> None:
-    picture = Image.new("P", (16, 8), 0)
-    picture.putpalette([255, 0, 0, 0, 255, 0])
-    picture.paste(1, (8, 0, 16, 8))
-    pixels, alpha, _ = load_image(saved(tmp_path, "x.png", picture, transparency=1), Frame(None, use_alpha=True))
+    image = Image.new("P", (16, 8), 0)
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.paste(1, (8, 0, 16, 8))
+    pixels, alpha, _ = load_image(saved(tmp_path, "x.png", image, transparency=1), Frame(None, use_alpha=True))
     assert torch.equal(alpha[0, 0], torch.tensor([1.0] * 8 + [0.0] * 8))
     assert pixels[:, 0, 0].tolist() == [1, -1, -1]
 
@@ -88,25 +88,25 @@ def test_alpha_goes_with_the_pixels_and_only_if_wanted(tmp_path: Path) -> None:
     [(1, None), (2, Image.Transpose.FLIP_LEFT_RIGHT), (3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90),
      (8, Image.Transpose.ROTATE_270)],
 )  # fmt: skip
-def test_pictures_of_a_turned_camera_are_upright(tmp_path: Path, orientation: int, turn: Image.Transpose | None) -> None:
+def test_images_of_a_turned_camera_are_upright(tmp_path: Path, orientation: int, lease: Image.Transpose | None) -> None:
     upright = gradient(48, 32)
-    stored = upright if turn is None else upright.transpose(turn)
+    stored = upright if lease is None else upright.transpose(lease)
     exif = Image.Exif()
     exif[0x0112] = orientation
     pixels, *_ = load_image(saved(tmp_path, "x.jpg", stored, quality=100, exif=exif), AS_IT_IS)
     assert pixels.shape == (3, 32, 48)
-    assert np.abs(picture_of(pixels) - np.asarray(upright, float)).mean() < 3
+    assert np.abs(image_of(pixels) - np.asarray(upright, float)).mean() < 3
 
 
 @pytest.mark.parametrize("frame", [(64, 64), (96, 48), (40, 80)])
 @pytest.mark.parametrize("shape", [(200, 100), (100, 200), (150, 150)])
 def test_a_circle_stays_round(tmp_path: Path, frame: tuple[int, int], shape: tuple[int, int]) -> None:
-    picture = Image.new("RGB", shape)
+    image = Image.new("RGB", shape)
     middle, radius = (shape[0] / 2, shape[1] / 2), 18
-    ImageDraw.Draw(picture).ellipse(
+    ImageDraw.Draw(image).ellipse(
         (middle[0] - radius, middle[1] - radius, middle[0] + radius, middle[1] + radius), fill="white"
     )
-    pixels, *_ = load_image(saved(tmp_path, "x.png", picture), Frame(frame))
+    pixels, *_ = load_image(saved(tmp_path, "x.png", image), Frame(frame))
     assert pixels.shape == (3, frame[1], frame[0])
     lit = pixels[0] > 0
     width, height = lit.any(0).sum().item(), lit.any(1).sum().item()
@@ -117,14 +117,14 @@ def test_a_circle_stays_round(tmp_path: Path, frame: tuple[int, int], shape: tup
 
 
 @pytest.mark.parametrize(("size", "kept"), [((70, 53), (64, 48)), ((64, 48), (64, 48)), ((15, 8), (8, 8))])
-def test_pictures_that_are_not_resized_are_cut_to_multiples_of_8(
+def test_images_that_are_not_resized_are_cut_to_multiples_of_8(
     tmp_path: Path, size: tuple[int, int], kept: tuple[int, int]
 ) -> None:
-    picture = gradient(*size)
-    pixels, *_ = load_image(saved(tmp_path, "x.png", picture), AS_IT_IS)
+    image = gradient(*size)
+    pixels, *_ = load_image(saved(tmp_path, "x.png", image), AS_IT_IS)
     left, top = (size[0] - kept[0]) // 2, (size[1] - kept[1]) // 2
-    expected = np.asarray(picture, float)[top : top + kept[1], left : left + kept[0]]
-    np.testing.assert_allclose(picture_of(pixels), expected, atol=1e-3)
+    expected = np.asarray(image, float)[top : top + kept[1], left : left + kept[0]]
+    np.testing.assert_allclose(image_of(pixels), expected, atol=1e-3)
 
 
 def test_what_is_smaller_than_a_block_cannot_be_kept(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_what_is_smaller_than_a_block_cannot_be_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("stored", "orientation"), [((1600, 1200), 1), ((2400, 400), 6)])
 def test_reading_large_jpegs_fast_costs_no_quality(tmp_path: Path, stored: tuple[int, int], orientation: int) -> None:
-    """JPEGs are decoded at a fraction of their size: the result is as sharp as that from the whole picture."""
+    """JPEGs are decoded at a fraction of their size: the result is as sharp as that from the whole image."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (stored[1] // 8, stored[0] // 8, 3), np.uint8))
     exif = Image.Exif()
@@ -148,14 +148,14 @@ def test_reading_large_jpegs_fast_costs_no_quality(tmp_path: Path, stored: tuple
     assert fast.std() == pytest.approx(whole.std().item(), rel=0.02)
 
 
-def test_pictures_are_found_by_name_whatever_their_format(tmp_path: Path) -> None:
+def test_images_are_found_by_name_whatever_their_format(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpg", "c.webp", "d.txt", ".hidden.png", "e.safetensors", "f.pdf", "g.jpeg"):
         (tmp_path / name).touch()
     (tmp_path / "folder").mkdir()
     assert [path.name for path in find_images(tmp_path)] == ["a.jpg", "b.PNG", "c.webp", "g.jpeg"]
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     with pytest.raises(DatasetError, match="There are no images in"):
         find_images(tmp_path)
@@ -200,9 +200,9 @@ def test_a_circle_stays_round_in_its_bucket_and_the_bucket_has_about_the_shape(
 ) -> None:
     large = (shape[0] * 4, shape[1] * 4)
     radius, (x, y) = min(large) * 0.3, (large[0] / 2, large[1] / 2)
-    picture = Image.new("RGB", large)
-    ImageDraw.Draw(picture).ellipse((x - radius, y - radius, x + radius, y + radius), fill="white")
-    pixels, *_ = load_image(saved(tmp_path, "x.png", picture), Frame((side, side), buckets=True))
+    image = Image.new("RGB", large)
+    ImageDraw.Draw(image).ellipse((x - radius, y - radius, x + radius, y + radius), fill="white")
+    pixels, *_ = load_image(saved(tmp_path, "x.png", image), Frame((side, side), buckets=True))
     _, height, width = pixels.shape
     assert (width % 64, height % 64) == (0, 0)
     assert width * height <= side * side

@@ -18,7 +18,7 @@ from ti_trainer.data.masks import masks_beside
 from ti_trainer.errors import ConfigError, DatasetError
 
 
-def picture(folder: Path, name: str = "a.png", size: tuple[int, int] = (60, 40)) -> Path:
+def image(folder: Path, name: str = "a.png", size: tuple[int, int] = (60, 40)) -> Path:
     path = folder / name
     Image.new("RGB", size, (200, 90, 40)).save(path)
     return path
@@ -32,10 +32,10 @@ def names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_mask_is_as_large_as_its_picture_held_upright_but_not_huge(tmp_path: Path) -> None:
-    assert mask_files.size_of_mask(picture(tmp_path)) == (60, 40)
-    assert mask_files.size_of_mask(picture(tmp_path, size=(4000, 3000))) == (1024, 768)
-    assert mask_files.size_of_mask(picture(tmp_path, size=(5000, 1))) == (1024, 1)
+def test_a_mask_is_as_large_as_its_image_held_upright_but_not_huge(tmp_path: Path) -> None:
+    assert mask_files.size_of_mask(image(tmp_path)) == (60, 40)
+    assert mask_files.size_of_mask(image(tmp_path, size=(4000, 3000))) == (1024, 768)
+    assert mask_files.size_of_mask(image(tmp_path, size=(5000, 1))) == (1024, 1)
     lying, exif = tmp_path / "lying.jpg", Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (2000, 1000)).save(lying, exif=exif)
@@ -57,17 +57,17 @@ def test_what_is_packed_comes_back_and_nothing_else_is_taken() -> None:
 def test_a_name_is_looked_up_and_never_a_path(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
-    path = picture(folder)
-    picture(tmp_path, "outside.png")
+    path = image(folder)
+    image(tmp_path, "outside.png")
     mask_files.save_mask(path, grey(), ATTENTION)
-    assert mask_files.picture_of(folder, "a.png") == path
+    assert mask_files.image_of(folder, "a.png") == path
     for wrong in ("../outside.png", str(tmp_path / "outside.png"), "", "a_att.png", "./a.png"):
-        with pytest.raises(DatasetError, match="no picture"):
-            mask_files.picture_of(folder, wrong)
+        with pytest.raises(DatasetError, match="no image"):
+            mask_files.image_of(folder, wrong)
 
 
 def test_a_saved_mask_counts_in_training_as_it_was_painted(tmp_path: Path) -> None:
-    path, painted = picture(tmp_path, size=(64, 64)), grey((64, 64), 0)
+    path, painted = image(tmp_path, size=(64, 64)), grey((64, 64), 0)
     painted.paste(255, (0, 0, 32, 64))
     painted.paste(127, (32, 0, 48, 64))
     saved = mask_files.save_mask(path, painted, ATTENTION)
@@ -78,7 +78,7 @@ def test_a_saved_mask_counts_in_training_as_it_was_painted(tmp_path: Path) -> No
 
 
 def test_a_mask_in_another_format_makes_room(tmp_path: Path) -> None:
-    path = picture(tmp_path)
+    path = image(tmp_path)
     grey().save(tmp_path / "a-masklabel.webp")
     saved = mask_files.save_mask(path, grey(value=9), "-masklabel")
     assert names(tmp_path) == ["a-masklabel.png", "a.png", "left out/masks/a-masklabel.webp"]
@@ -87,9 +87,9 @@ def test_a_mask_in_another_format_makes_room(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "other"), [("_att", "-masklabel"), ("-masklabel", "_att")])
 def test_the_kind_that_was_painted_is_written_whatever_lies_there(tmp_path: Path, kind: str, other: str) -> None:
-    path = picture(tmp_path)
+    path = image(tmp_path)
     assert mask_files.save_mask(path, grey(), kind).name == f"a{kind}.png"
-    assert mask_files.kind_of(mask_files.mask_of(path)) == kind
+    assert mask_files.spec_of(mask_files.mask_of(path)) == kind
     saved = mask_files.save_mask(path, grey(value=9), other)
     assert masks_beside(tmp_path) == {"a": saved}
     assert names(tmp_path) == sorted(["a.png", saved.name, f"left out/masks/a{kind}.png"])
@@ -98,7 +98,7 @@ def test_the_kind_that_was_painted_is_written_whatever_lies_there(tmp_path: Path
 @pytest.mark.parametrize("kind", ["", "_ATT", "/../../a_att", "-masklabel.png"])
 def test_a_kind_that_there_is_not_is_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(ConfigError, match="expected one of _att, -masklabel"):
-        mask_files.save_mask(picture(tmp_path), grey(), kind)
+        mask_files.save_mask(image(tmp_path), grey(), kind)
     assert names(tmp_path) == ["a.png"]
 
 
@@ -112,10 +112,10 @@ def spread_once(folder: Path, kind: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["_att", "-masklabel"])
 def test_a_mask_painted_anew_was_not_spread_and_one_retouched_was(tmp_path: Path, kind: str) -> None:
-    path, left = picture(tmp_path), spread_once(tmp_path, kind)
+    path, left = image(tmp_path), spread_once(tmp_path, kind)
     others = [tmp_path / f"a2{kind}.unspread", tmp_path / f"a{kind}-later.unspread"]
     for other in others:
-        other.write_bytes(b"of another picture")
+        other.write_bytes(b"of another image")
     mask_files.save_mask(path, grey(value=9), kind)
     assert all((tmp_path / name).exists() for name in left)
     mask_files.save_mask(path, grey(value=9), kind, anew=True)
@@ -129,7 +129,7 @@ def test_a_mask_painted_anew_was_not_spread_and_one_retouched_was(tmp_path: Path
 
 
 def test_what_was_spread_goes_with_its_mask(tmp_path: Path) -> None:
-    path, left = picture(tmp_path), spread_once(tmp_path, "_att")
+    path, left = image(tmp_path), spread_once(tmp_path, "_att")
     moved = [each.name for each in mask_files.take_away(path)]
     assert sorted(moved) == sorted(["a_att.png", *left])
     left = spread_once(tmp_path, "_att") + spread_once(tmp_path, "-masklabel")
@@ -139,12 +139,12 @@ def test_what_was_spread_goes_with_its_mask(tmp_path: Path) -> None:
 
 def test_who_marks_nothing_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Nothing is marked"):
-        mask_files.save_mask(picture(tmp_path), grey(value=0), ATTENTION)
+        mask_files.save_mask(image(tmp_path), grey(value=0), ATTENTION)
     assert names(tmp_path) == ["a.png"]
 
 
-def test_masks_taken_away_are_kept_each_and_do_not_come_back_as_pictures(tmp_path: Path) -> None:
-    path = picture(tmp_path)
+def test_masks_taken_away_are_kept_each_and_do_not_come_back_as_images(tmp_path: Path) -> None:
+    path = image(tmp_path)
     grey().save(tmp_path / "a-masklabel.png")
     for value in (50, 60):
         Image.new("L", (60, 40), value).save(tmp_path / "a_att.png")
@@ -158,7 +158,7 @@ def test_masks_taken_away_are_kept_each_and_do_not_come_back_as_pictures(tmp_pat
 
 
 def test_a_mask_that_cannot_be_edited_says_why(tmp_path: Path) -> None:
-    path, mask = picture(tmp_path), tmp_path / "a_att.png"
+    path, mask = image(tmp_path), tmp_path / "a_att.png"
     grey((40, 60)).save(mask)
     with pytest.raises(DatasetError, match="expected the shape of 60 x 40"):
         mask_files.to_edit(mask, path)

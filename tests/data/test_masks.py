@@ -1,4 +1,4 @@
-"""Masks are found, cropped as their pictures are, and weigh the loss; spread, they reach what belongs together."""
+"""Masks are found, cropped as their images are, and weigh the loss; spread, they reach what belongs together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_masks_are_found_by_stem_in_any_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a_att.png", "a-masklabel.png", "a_att.jpg"])
-def test_a_mask_beside_its_picture_is_found(name: str, tmp_path: Path) -> None:
+def test_a_mask_beside_its_image_is_found(name: str, tmp_path: Path) -> None:
     for each in ("a.jpg", name, "b.png", "c_att.png", "_att.png"):
         Image.new("L", (16, 16)).save(tmp_path / each)
     assert masks_beside(tmp_path) == {"a": tmp_path / name}
@@ -44,8 +44,8 @@ def test_of_two_masks_dreamartists_counts(tmp_path: Path) -> None:
     assert masks_beside(tmp_path)["a"].name == "a_att.png"
 
 
-def test_masks_beside_pictures_are_not_trained_on(pictures: Callable[..., Path]) -> None:
-    folder = pictures((16, 16), (16, 16))
+def test_masks_beside_images_are_not_trained_on(images: Callable[..., Path]) -> None:
+    folder = images((16, 16), (16, 16))
     for mask in ("0_att.png", "1-masklabel.png"):
         Image.new("L", (16, 16), 255).save(folder / mask)
     data = load_dataset(folder, TinyModel(), Frame(None), PROMPTER, seed=1)
@@ -54,20 +54,20 @@ def test_masks_beside_pictures_are_not_trained_on(pictures: Callable[..., Path])
 
 @pytest.mark.parametrize("frame", [Frame((40, 24)), Frame((24, 40)), Frame(None), Frame((128, 128), buckets=True)])
 @pytest.mark.parametrize("at", [1.0, 0.5])
-def test_a_mask_is_cropped_as_its_picture_is(tmp_path: Path, frame: Frame, at: float) -> None:
-    """The picture is its own mask, so that both must come out the same."""
+def test_a_mask_is_cropped_as_its_image_is(tmp_path: Path, frame: Frame, at: float) -> None:
+    """The image is its own mask, so that both must come out the same."""
     blocks = np.random.default_rng(3).integers(0, 256, (12, 20), np.uint8)
-    picture = Image.fromarray(blocks).resize((204, 124), Image.Resampling.BICUBIC)
-    mask = picture if at == 1 else picture.resize((102, 62), Image.Resampling.BOX)
+    image = Image.fromarray(blocks).resize((204, 124), Image.Resampling.BICUBIC)
+    mask = image if at == 1 else image.resize((102, 62), Image.Resampling.BOX)
     exif = Image.Exif()
     exif[0x0112] = 6  # both lie on their side
-    path = saved(tmp_path, "x.png", picture.convert("RGB"), exif=exif)
+    path = saved(tmp_path, "x.png", image.convert("RGB"), exif=exif)
     pixels, counts, _ = load_image(path, frame, saved(tmp_path, "m.png", mask, exif=exif))
     assert counts.shape == (1, *pixels.shape[1:])
     assert (counts - (pixels[:1] + 1) / 2).abs().mean() < (0.003 if at == 1 else 0.03)
 
 
-def test_a_mask_counts_more_than_alpha_and_must_have_the_shape_of_its_picture(tmp_path: Path) -> None:
+def test_a_mask_counts_more_than_alpha_and_must_have_the_shape_of_its_image(tmp_path: Path) -> None:
     path = saved(tmp_path, "x.png", gradient(32, 16, "RGBA"))
     white = saved(tmp_path, "white.png", Image.new("L", (16, 8), 255))
     _, counts, _ = load_image(path, Frame(None, use_alpha=True), white)
@@ -80,12 +80,12 @@ def test_a_mask_counts_more_than_alpha_and_must_have_the_shape_of_its_picture(tm
 
 def test_dreamartists_greys_count_from_nothing_to_five_times(tmp_path: Path) -> None:
     greys = np.repeat([0, 64, 127, 128, 191, 255], 8).astype(np.uint8)[None].repeat(8, 0)
-    picture = saved(tmp_path, "a.png", Image.new("RGB", (48, 8)))
+    image = saved(tmp_path, "a.png", Image.new("RGB", (48, 8)))
     mask = saved(tmp_path, "a_att.png", Image.fromarray(greys))
-    counts = load_image(picture, AS_IT_IS, mask).counts
+    counts = load_image(image, AS_IT_IS, mask).counts
     wanted = [0, 64 / 127, 1, 1 + 4 / 128, 1 + 4 * 64 / 128, 5]  # peers.md 2.2, 6
     assert counts[0, 0, ::8].tolist() == pytest.approx(wanted, rel=1e-6)
-    other = load_image(picture, AS_IT_IS, saved(tmp_path, "a-masklabel.png", Image.fromarray(greys))).counts
+    other = load_image(image, AS_IT_IS, saved(tmp_path, "a-masklabel.png", Image.fromarray(greys))).counts
     assert other[0, 0, ::8].tolist() == pytest.approx([each / 255 for each in (0, 64, 127, 128, 191, 255)])
 
 
@@ -119,7 +119,7 @@ def test_where_a_mask_marks_nothing_all_is_outside(normalize: bool, outside: flo
     assert torch.equal(found, torch.full((1, 2, 1), outside))
 
 
-def test_a_picture_of_which_its_mask_leaves_nothing_is_put_aside(tmp_path: Path) -> None:
+def test_a_image_of_which_its_mask_leaves_nothing_is_put_aside(tmp_path: Path) -> None:
     folder = solid(tmp_path / "a", 3)
     for number, grey in ((0, 0), (1, 200)):
         Image.new("L", (16, 16), grey).save(folder / f"{number}_att.png")
@@ -145,8 +145,8 @@ def test_what_a_mask_leaves_out_counts_as_chosen(outside: float, normalize: bool
     torch.testing.assert_close(weight, torch.tensor(wanted).expand(1, 2, 6))
 
 
-def test_masks_beside_pictures_weigh_the_loss_and_a_mask_folder_goes_before(tmp_path: Path) -> None:
-    folder, masks = solid(tmp_path / "pictures", 3), tmp_path / "masks"
+def test_masks_beside_images_weigh_the_loss_and_a_mask_folder_goes_before(tmp_path: Path) -> None:
+    folder, masks = solid(tmp_path / "images", 3), tmp_path / "masks"
     masks.mkdir()
     left, right = (Image.new("L", (16, 16), 0) for _ in range(2))
     left.paste(255, (0, 0, 8, 16))
@@ -165,7 +165,7 @@ def test_masks_beside_pictures_weigh_the_loss_and_a_mask_folder_goes_before(tmp_
     assert plain.items[1].weight[0, 0].tolist() == [1, 1]
 
 
-def test_pictures_without_a_mask_count_all_over_and_are_counted(tmp_path: Path) -> None:
+def test_images_without_a_mask_count_all_over_and_are_counted(tmp_path: Path) -> None:
     folder, masks = solid(tmp_path / "a", 3), solid(tmp_path / "masks", 2, shade=200)
     (masks / "1.png").unlink()
     told: list[str] = []
@@ -174,7 +174,7 @@ def test_pictures_without_a_mask_count_all_over_and_are_counted(tmp_path: Path) 
     assert [item.weight is None for item in data.items] == [False, True, True]
 
 
-def test_a_mask_of_another_shape_puts_its_picture_aside(tmp_path: Path) -> None:
+def test_a_mask_of_another_shape_puts_its_image_aside(tmp_path: Path) -> None:
     folder, masks = solid(tmp_path / "a", 2), tmp_path / "masks"
     masks.mkdir()
     Image.new("L", (24, 16)).save(masks / "1.png")
@@ -201,7 +201,7 @@ def test_spreading_adds_how_much_each_place_attends_to_what_is_marked() -> None:
 @pytest.mark.parametrize(
     ("size", "places"), [((64, 48), (8, 6)), ((61, 45), (8, 6)), ((1200, 900), (64, 48)), ((4, 90), (1, 11))]
 )
-def test_a_mask_is_spread_at_the_size_of_latents_and_comes_back_at_its_pictures(
+def test_a_mask_is_spread_at_the_size_of_latents_and_comes_back_at_its_images(
     size: tuple[int, int], places: tuple[int, int]
 ) -> None:
     model, seen = TinyModel(), []
@@ -217,12 +217,12 @@ def test_a_mask_is_spread_at_the_size_of_latents_and_comes_back_at_its_pictures(
 
 def test_a_spread_mask_reaches_what_looks_like_what_was_marked() -> None:
     """Two red fields on blue, of which half of one is marked."""
-    picture = Image.new("RGB", (64, 64), "blue")
+    image = Image.new("RGB", (64, 64), "blue")
     for left in (0, 48):
-        picture.paste("red", (left, 0, left + 16, 64))
-    mask = Image.new("L", picture.size)
+        image.paste("red", (left, 0, left + 16, 64))
+    mask = Image.new("L", image.size)
     mask.paste(255, (0, 0, 16, 32))
-    found = np.asarray(spread_mask(TinyModel(), picture, mask)) / 255
+    found = np.asarray(spread_mask(TinyModel(), image, mask)) / 255
     assert found[4:28, 4:12].min() > 0.95
     # Of red a quarter is marked, of all an eighth.
     assert found[40:, 52:60] == pytest.approx(0.25 - 0.125, abs=0.02)
@@ -230,11 +230,11 @@ def test_a_spread_mask_reaches_what_looks_like_what_was_marked() -> None:
 
 
 def masked(folder: Path, mask: str = "a_att.png") -> Image.Image:
-    """A picture with one, which is given back."""
+    """An image with one, which is given back."""
     folder.mkdir(exist_ok=True)
-    picture = Image.new("RGB", (64, 64), "blue")
-    picture.paste("red", (0, 0, 32, 64))
-    picture.save(folder / "a.jpg", quality=95)
+    image = Image.new("RGB", (64, 64), "blue")
+    image.paste("red", (0, 0, 32, 64))
+    image.save(folder / "a.jpg", quality=95)
     painted = Image.new("L", (64, 64))
     painted.paste(255, (0, 0, 16, 64))
     painted.save(folder / mask)
@@ -266,7 +266,7 @@ def test_a_mask_that_cannot_be_spread_stays_as_it_is(tmp_path: Path) -> None:
     masked(tmp_path)
     for stem in "bcd":
         Image.new("RGB", (64, 32)).save(tmp_path / f"{stem}.png")
-    (tmp_path / "b_att.png").write_bytes(b"no picture")
+    (tmp_path / "b_att.png").write_bytes(b"no image")
     Image.new("L", (64, 64)).save(tmp_path / "c_att.png")
     for ending in ("png", "webp"):
         Image.new("L", (64, 32)).save(tmp_path / f"d_att.{ending}")

@@ -29,10 +29,10 @@ def hidden() -> np.ndarray:
 
 
 def palette() -> Image.Image:
-    picture = Image.new("P", SIZE, 1)
-    picture.putpalette([200, 30, 30, 10, 250, 10])
-    picture.paste(0, (16, 16, 48, 48))
-    return picture
+    image = Image.new("P", SIZE, 1)
+    image.putpalette([200, 30, 30, 10, 250, 10])
+    image.paste(0, (16, 16, 48, 48))
+    return image
 
 
 def sixteen() -> Image.Image:
@@ -42,9 +42,9 @@ def sixteen() -> Image.Image:
 
 
 def keyed(mode: str, seen: object, out: object) -> Image.Image:
-    picture = Image.new(mode, SIZE, out)
-    picture.paste(seen, (16, 16, 48, 48))
-    return picture
+    image = Image.new(mode, SIZE, out)
+    image.paste(seen, (16, 16, 48, 48))
+    return image
 
 
 TRANSPARENT = {

@@ -1,4 +1,4 @@
-"""A look at a data set: what is told of pictures, captions and prompts before a run, and which warnings."""
+"""A look at a dataset: what is told of images, captions and prompts before a run, and which warnings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ti_trainer.data.preflight_warnings import about_prompts
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.prompts import CHUNK, Splice, TokenizedPrompt
 
-Pictures = Callable[..., Path]
+Images = Callable[..., Path]
 VECTORS = {"clip_l": torch.zeros(2, D)}
 GOOD = ((16, 16),) * 5  # TinyModel is made for 16 px
 
@@ -42,15 +42,15 @@ def noise(path: Path, width: int = 16, height: int = 16, seed: int = 0, **option
     return path
 
 
-def test_nothing_is_warned_of_in_a_good_data_set(pictures: Pictures) -> None:
-    found = looked(pictures(*GOOD))
+def test_nothing_is_warned_of_in_a_good_dataset(images: Images) -> None:
+    found = looked(images(*GOOD))
     assert found.warnings == ()
     assert (found.count, found.captioned, found.unreadable) == (5, 5, ())
     assert found.sizes == (((16, 16), 5),)
 
 
-def test_sizes_are_of_pictures_held_upright_the_most_frequent_first(pictures: Pictures) -> None:
-    folder = pictures((24, 16), (16, 24), (32, 32))
+def test_sizes_are_of_images_held_upright_the_most_frequent_first(images: Images) -> None:
+    folder = images((24, 16), (16, 24), (32, 32))
     lying = Image.Exif()
     lying[0x0112] = 6
     noise(folder / "lying.jpg", 24, 16, exif=lying)
@@ -59,8 +59,8 @@ def test_sizes_are_of_pictures_held_upright_the_most_frequent_first(pictures: Pi
     assert found.thumbnails[3][0].size == (16, 24)
 
 
-def test_thumbnails_are_small_and_have_their_captions(pictures: Pictures) -> None:
-    folder = pictures((800, 400), *GOOD)
+def test_thumbnails_are_small_and_have_their_captions(images: Images) -> None:
+    folder = images((800, 400), *GOOD)
     (folder / "1.txt").unlink()
     (folder / "1.png").rename(folder / "012-a cat.png")
     Image.new("RGBA", (16, 16), (255, 0, 0, 128)).save(folder / "x.png")
@@ -74,14 +74,14 @@ def test_thumbnails_are_small_and_have_their_captions(pictures: Pictures) -> Non
     assert found.captioned == 5
 
 
-def test_thumbnails_are_of_the_first_pictures_only(pictures: Pictures) -> None:
-    found = looked(pictures(*[(16, 16)] * (THUMBNAILS + 2)))
+def test_thumbnails_are_of_the_first_images_only(images: Images) -> None:
+    found = looked(images(*[(16, 16)] * (THUMBNAILS + 2)))
     assert (found.count, len(found.thumbnails)) == (THUMBNAILS + 2, THUMBNAILS)
 
 
-def test_pictures_that_cannot_be_read_are_named_with_the_reason(pictures: Pictures) -> None:
-    folder = pictures(*GOOD)
-    (folder / "0.png").write_bytes(b"no picture")
+def test_images_that_cannot_be_read_are_named_with_the_reason(images: Images) -> None:
+    folder = images(*GOOD)
+    (folder / "0.png").write_bytes(b"no image")
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:60])
     found = looked(folder)
     assert [name for name, _ in found.unreadable] == ["0.png", "1.png"]
@@ -90,8 +90,8 @@ def test_pictures_that_cannot_be_read_are_named_with_the_reason(pictures: Pictur
     assert found.warnings[0].startswith("0.png cannot be read and will be left out (it is not an image, or damaged)")
 
 
-def test_of_many_unreadable_pictures_some_are_named_and_the_rest_counted(pictures: Pictures) -> None:
-    folder = pictures(*GOOD)
+def test_of_many_unreadable_images_some_are_named_and_the_rest_counted(images: Images) -> None:
+    folder = images(*GOOD)
     for number in range(7):
         (folder / f"broken {number}.png").touch()
     warnings = looked(folder).warnings
@@ -106,17 +106,17 @@ def test_a_folder_of_nothing_readable_has_no_prompts(tmp_path: Path) -> None:
     assert len(found.warnings) == 1
 
 
-def test_an_empty_folder_and_a_caption_that_is_no_text_are_errors_as_in_a_run(tmp_path: Path, pictures: Pictures) -> None:
+def test_an_empty_folder_and_a_caption_that_is_no_text_are_errors_as_in_a_run(tmp_path: Path, images: Images) -> None:
     with pytest.raises(DatasetError, match="no images"):
         looked(tmp_path)
-    folder = pictures(*GOOD)
+    folder = images(*GOOD)
     (folder / "2.txt").write_bytes(b"caf\xe9")
     with pytest.raises(DatasetError, match=r"2\.txt is not UTF-8"):
         looked(folder)
 
 
-def test_prompts_are_shown_as_they_will_be_fed(pictures: Pictures) -> None:
-    folder, template = pictures(*GOOD), ("a photo of [name], [filewords]", "[filewords] [name]")
+def test_prompts_are_shown_as_they_will_be_fed(images: Images) -> None:
+    folder, template = images(*GOOD), ("a photo of [name], [filewords]", "[filewords] [name]")
     found = looked(folder, template, shuffle_tags=True, tag_dropout=0.3, seed=5)
     assert len(found.prompts) == PROMPTS
     texts = [prompt for prompt, _ in found.prompts]
@@ -154,8 +154,8 @@ def test_files_that_begin_differently_are_not_read_whole(tmp_path: Path, monkeyp
     assert read == [BEGINNING] * 5 + [size] * 3
 
 
-def test_the_same_picture_several_times_is_warned_of(pictures: Pictures) -> None:
-    folder = pictures(*GOOD)
+def test_the_same_image_several_times_is_warned_of(images: Images) -> None:
+    folder = images(*GOOD)
     (folder / "copy.png").write_bytes((folder / "3.png").read_bytes())
     (folder / "copy.txt").write_text("a copy")
     assert looked(folder).warnings == ("The same image, several times: 3.png, copy.png.",)
@@ -181,16 +181,16 @@ def test_the_same_picture_several_times_is_warned_of(pictures: Pictures) -> None
         (GOOD, {"batch_size": 5}, None),
     ],
 )
-def test_what_is_wrong_with_pictures_is_warned_of(
-    pictures: Pictures, sizes: tuple[tuple[int, int], ...], options: dict[str, Any], warning: str | None
+def test_what_is_wrong_with_images_is_warned_of(
+    images: Images, sizes: tuple[tuple[int, int], ...], options: dict[str, Any], warning: str | None
 ) -> None:
-    warnings = looked(pictures(*sizes), **options).warnings
+    warnings = looked(images(*sizes), **options).warnings
     assert len(warnings) == (warning is not None), warnings
     assert warnings == () or warnings[0].startswith(warning)
 
 
-def test_captions_that_are_missing_or_not_used_are_warned_of(pictures: Pictures) -> None:
-    folder = pictures(*GOOD)
+def test_captions_that_are_missing_or_not_used_are_warned_of(images: Images) -> None:
+    folder = images(*GOOD)
     assert looked(folder, ("[name]",)).warnings == (
         "5 images have a caption, but the template has no [filewords]: captions are not used.",
     )
@@ -201,8 +201,8 @@ def test_captions_that_are_missing_or_not_used_are_warned_of(pictures: Pictures)
     assert looked(folder, ("[name]",)).warnings == ()
 
 
-def test_prompts_that_are_too_long_for_one_part_are_warned_of(pictures: Pictures) -> None:
-    folder = pictures(*GOOD)
+def test_prompts_that_are_too_long_for_one_part_are_warned_of(images: Images) -> None:
+    folder = images(*GOOD)
     (folder / "2.txt").write_text("word " * (CHUNK - 5))  # a photo of and two vectors
     assert looked(folder).warnings == ()
     (folder / "2.txt").write_text("word " * (CHUNK - 4))
@@ -216,30 +216,30 @@ def test_a_word_whose_vectors_stay_behind_is_warned_of_by_its_name() -> None:
     assert warning.startswith("x-word stands at the 75-token limit of the prompt.")
 
 
-def test_a_word_that_another_one_swallows_is_warned_of(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_word_that_another_one_swallows_is_warned_of(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenize = TinyModel.tokenize
     monkeypatch.setattr(TinyModel, "tokenize", lambda self, prompt, words: tokenize(self, prompt, {}))
-    assert [warning[:33] for warning in looked(pictures(*GOOD)).warnings] == ["The word is not found in a prompt"]
+    assert [warning[:33] for warning in looked(images(*GOOD)).warnings] == ["The word is not found in a prompt"]
 
 
-def test_with_buckets_their_numbers_are_told_and_shapes_are_not_complained_of(pictures: Pictures) -> None:
-    folder = pictures((330, 200), (200, 330), (256, 256), (330, 210), (260, 260))
+def test_with_buckets_their_numbers_are_told_and_shapes_are_not_complained_of(images: Images) -> None:
+    folder = images((330, 200), (200, 330), (256, 256), (330, 210), (260, 260))
     found = looked(folder, width=256, height=256, buckets=True)
     assert found.buckets == (((320, 192), 2), ((256, 256), 2), ((192, 320), 1))
     assert found.warnings == ()
     assert looked(folder, width=256, height=256).buckets == ()
 
 
-def test_a_bucket_with_less_than_a_batch_and_what_no_bucket_can_hold_are_warned_of(pictures: Pictures) -> None:
-    folder = pictures((1800, 200), (256, 256), (256, 256), (256, 256))
+def test_a_bucket_with_less_than_a_batch_and_what_no_bucket_can_hold_are_warned_of(images: Images) -> None:
+    folder = images((1800, 200), (256, 256), (256, 256), (256, 256))
     few, cut = looked(folder, width=256, height=256, buckets=True, batch_size=3).warnings[::-1]
     assert few.startswith("Fewer images in a bucket than the batch size 3 (1 of ")
     assert cut.startswith("1 image is of another shape than any bucket")
     assert len(looked(folder, width=256, height=256, buckets=True, batch_size=3, repeats=3).warnings) == 1
 
 
-def test_several_folders_are_looked_at_as_they_will_be_fed(pictures: Pictures, tmp_path: Path) -> None:
-    thing, kind = pictures(*GOOD), pictures(*GOOD[:2])
+def test_several_folders_are_looked_at_as_they_will_be_fed(images: Images, tmp_path: Path) -> None:
+    thing, kind = images(*GOOD), images(*GOOD[:2])
     for path in thing.glob("*.txt"):
         path.rename(path.with_suffix(".caption"))
     text = f"""
@@ -281,8 +281,8 @@ def named(folder: Path, *stems: str, ending: str = "") -> Path:
     return folder
 
 
-def test_names_of_cameras_are_no_captions_and_that_is_said(pictures: Pictures) -> None:
-    folder = named(pictures(*GOOD[:3]), "IMG_2031", "DSC0001", "photo (3)")
+def test_names_of_cameras_are_no_captions_and_that_is_said(images: Images) -> None:
+    folder = named(images(*GOOD[:3]), "IMG_2031", "DSC0001", "photo (3)")
     found = looked(folder)
     assert prompts_of(found) == {"a photo of x-word"}
     (warning,) = found.warnings
@@ -293,8 +293,8 @@ def test_names_of_cameras_are_no_captions_and_that_is_said(pictures: Pictures) -
     assert found.captioned == 0
 
 
-def test_names_that_say_something_are_captions_only_in_a_template_that_has_no_other_one(pictures: Pictures) -> None:
-    folder = named(pictures(*GOOD[:3]), "10_red hat_01", "10_red hat_02", "IMG_1")
+def test_names_that_say_something_are_captions_only_in_a_template_that_has_no_other_one(images: Images) -> None:
+    folder = named(images(*GOOD[:3]), "10_red hat_01", "10_red hat_02", "IMG_1")
     own = looked(folder)
     assert prompts_of(own) == {"a photo of x-word, red hat", "a photo of x-word"}
     nothing, by_name = own.warnings
@@ -306,30 +306,30 @@ def test_names_that_say_something_are_captions_only_in_a_template_that_has_no_ot
     assert "3 images have no .txt file; they use the template 'subject'. To use file names" in warning
 
 
-def test_names_are_captions_where_a_regular_expression_asks_for_them(pictures: Pictures) -> None:
-    folder = named(pictures(*GOOD[:3]), "IMG_1", "IMG_2", "IMG_3")
+def test_names_are_captions_where_a_regular_expression_asks_for_them(images: Images) -> None:
+    folder = named(images(*GOOD[:3]), "IMG_1", "IMG_2", "IMG_3")
     found = looked(folder, plain=("the [name]",), filename_word_regex=".+")
     assert prompts_of(found) == {f"a photo of x-word, IMG_{number}" for number in (1, 2, 3)}
     assert found.warnings == ("3 images have no .txt file; the file name is the caption, such as 'IMG_1'.",)
 
 
 @pytest.mark.parametrize("ending", [".caption", ".TXT", ".Caption", ".png.txt"])
-def test_captions_of_other_programs_are_read(pictures: Pictures, ending: str) -> None:
-    found = looked(named(pictures(*GOOD[:3]), "a", "b", "c", ending=ending))
+def test_captions_of_other_programs_are_read(images: Images, ending: str) -> None:
+    found = looked(named(images(*GOOD[:3]), "a", "b", "c", ending=ending))
     assert (found.captioned, found.warnings) == (3, ())
     assert "a photo of x-word, red, round, small" in prompts_of(found)
 
 
-def test_of_two_caption_files_the_txt_counts_and_that_is_said(pictures: Pictures) -> None:
-    folder = pictures(*GOOD)
+def test_of_two_caption_files_the_txt_counts_and_that_is_said(images: Images) -> None:
+    folder = images(*GOOD)
     (folder / "0.caption").write_text("another")
     found = looked(folder)
     assert found.warnings == ("Not used, since these images have another caption file: 0.caption.",)
     assert "a photo of x-word, red, round, small" in prompts_of(found)
 
 
-def test_what_else_lies_there_is_told(pictures: Pictures) -> None:
-    folder = pictures(*GOOD)
+def test_what_else_lies_there_is_told(images: Images) -> None:
+    folder = images(*GOOD)
     for name in ("a.cr2", "metadata.jsonl", "99.txt"):
         (folder / name).write_text("{}")
     said = " ".join(looked(folder).warnings)
@@ -337,8 +337,8 @@ def test_what_else_lies_there_is_told(pictures: Pictures) -> None:
         assert part in said
 
 
-def test_captions_that_have_the_word_already_are_told_of(pictures: Pictures) -> None:
-    folder = pictures(*GOOD)
+def test_captions_that_have_the_word_already_are_told_of(images: Images) -> None:
+    folder = images(*GOOD)
     for number in range(3):
         (folder / f"{number}.txt").write_text("X-Word, at sunset" if number else "a [name]")
     (warning,) = looked(folder).warnings
@@ -349,8 +349,8 @@ def test_captions_that_have_the_word_already_are_told_of(pictures: Pictures) -> 
     assert looked(folder).warnings[0].startswith("3 of 5")
 
 
-def test_captions_may_be_whole_prompts_if_all_have_the_word(pictures: Pictures) -> None:
-    folder = pictures(*GOOD[:3])
+def test_captions_may_be_whole_prompts_if_all_have_the_word(images: Images) -> None:
+    folder = images(*GOOD[:3])
     for number in range(3):
         (folder / f"{number}.txt").write_text(f"x-word {number}")
     found = looked(folder, ("[filewords]",))
@@ -365,22 +365,22 @@ def test_captions_may_be_whole_prompts_if_all_have_the_word(pictures: Pictures) 
     assert "x-word" in prompts_of(looked(folder, ("[filewords]",)))  # an image without a caption has the word alone
 
 
-def test_a_prompt_that_is_too_long_is_found_among_all(pictures: Pictures) -> None:
-    folder = pictures(*[(16, 16)] * (PROMPTS + 5))
+def test_a_prompt_that_is_too_long_is_found_among_all(images: Images) -> None:
+    folder = images(*[(16, 16)] * (PROMPTS + 5))
     (folder / "9.txt").write_text("word " * CHUNK)  # the last by name
     assert looked(folder).warnings[0].startswith("Longer than 75 tokens")
 
 
-def test_transparent_images_are_counted_unless_alpha_says_how_much_they_count(pictures: Pictures) -> None:
-    folder = pictures(*GOOD)
+def test_transparent_images_are_counted_unless_alpha_says_how_much_they_count(images: Images) -> None:
+    folder = images(*GOOD)
     for number, alpha in enumerate((0, 128, 255)):
         Image.new("RGBA", (16, 16), (number, 9, 9, alpha)).save(folder / f"{number}.png")
     assert looked(folder).warnings[0].startswith("2 images have transparent areas, which become white. To keep")
     assert looked(folder, use_alpha_weight=True).warnings == ()
 
 
-def test_folders_with_repeats_in_their_names_are_looked_at_as_they_are_fed(pictures: Pictures) -> None:
-    folder = pictures(*GOOD)
+def test_folders_with_repeats_in_their_names_are_looked_at_as_they_are_fed(images: Images) -> None:
+    folder = images(*GOOD)
     for number, name in enumerate(("10_sks star", "2_old")):
         (folder / name).mkdir()
         for each in range(2 + number):
@@ -391,8 +391,8 @@ def test_folders_with_repeats_in_their_names_are_looked_at_as_they_are_fed(pictu
     assert "10_sks star: 2 images, 10 repeats" in found.warnings[0]
 
 
-def test_what_training_reads_as_text_is_warned_of_and_what_cannot_be_read_is_refused(pictures: Pictures) -> None:
-    folder = pictures(*GOOD)
+def test_what_training_reads_as_text_is_warned_of_and_what_cannot_be_read_is_refused(images: Images) -> None:
+    folder = images(*GOOD)
     (folder / "2.txt").write_text(r"a (red:1.2) \(fate\) [a|b] <lora:x:1>")
     first, second = looked(folder).warnings
     assert first.startswith("[a|b] in the captions is read as plain text")

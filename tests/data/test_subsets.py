@@ -30,10 +30,10 @@ def subset(**keys: object) -> str:
 
 def test_a_folder_is_one_subset_whatever_it_is_called(tmp_path: Path) -> None:
     assert read_subsets(tmp_path) == (Subset(tmp_path),)
-    folder = tmp_path / "pictures.toml"
+    folder = tmp_path / "images.toml"
     folder.mkdir()
     assert read_subsets(folder) == (Subset(folder),)
-    assert read_subsets(tmp_path / "nowhere") == (Subset(tmp_path / "nowhere"),)  # who looks for pictures says so
+    assert read_subsets(tmp_path / "nowhere") == (Subset(tmp_path / "nowhere"),)  # who looks for images says so
 
 
 def test_a_file_of_kohyas_is_read_with_what_each_level_says() -> None:
@@ -101,7 +101,7 @@ def test_what_is_written_is_read_again(tmp_path: Path, subsets: tuple[Subset, ..
 
 
 def test_kohya_finds_no_key_in_what_is_written_that_it_refuses(tmp_path: Path) -> None:
-    """Its schema as of February 2026: what a subset of pictures, and one of pictures with masks, may have."""
+    """Its schema as of February 2026: what a subset of images, and one of images with masks, may have."""
     plain = {"image_dir", "num_repeats", "caption_extension", "class_tokens", "caption_prefix", "caption_suffix", "is_reg",
              "custom_attributes"}  # fmt: skip
     masked = plain - {"class_tokens", "is_reg"} | {"conditioning_data_dir"}
@@ -114,7 +114,7 @@ def test_kohya_finds_no_key_in_what_is_written_that_it_refuses(tmp_path: Path) -
     tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     assert set(content) == {"datasets"}
-    first, second = content["datasets"]  # kohya reads masks only where all subsets of a data set have some
+    first, second = content["datasets"]  # kohya reads masks only where all subsets of a dataset have some
     assert set(first) == set(second) == {"subsets"}
     assert set(first["subsets"][0]) == plain
     assert set(second["subsets"][0]) == masked
@@ -133,7 +133,7 @@ def test_kohya_finds_no_key_in_what_is_written_that_it_refuses(tmp_path: Path) -
         (subset(image_dir=3), "subset 1: image_dir: found 3, expected the path"),
         (subset(image_dir=" "), "subset 1: image_dir: found ' ', expected the path"),
         (subset(image_dir="a", conditioning_data_dir=True), "conditioning_data_dir: found True, expected the path"),
-        (subset(image_dir="a", conditioning_data_dir="a"), "expected another folder than that of the pictures"),
+        (subset(image_dir="a", conditioning_data_dir="a"), "expected another folder than that of the images"),
         (subset(image_dir="a", num_repeats="many"), "subset 1: num_repeats: found 'many', expected a whole number"),
         (subset(image_dir="a", num_repeats=1.5), "num_repeats: found 1.5, expected a whole number"),
         (subset(image_dir="a", num_repeats=True), "num_repeats: found True, expected a whole number"),
@@ -263,7 +263,7 @@ def test_backslashes_in_double_quotes_are_named_as_the_cause(tmp_path: Path, pat
 def test_backslashes_in_single_quotes_or_doubled_are_right(tmp_path: Path) -> None:
     single = "[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'C:\\me\\pics'\n"
     assert str(read_subsets(written(tmp_path, single))[0].folder).endswith("C:\\me\\pics")
-    with pytest.raises(DatasetError, match="expected a data set as kohya"):  # what is wrong is something else
+    with pytest.raises(DatasetError, match="expected a dataset as kohya"):  # what is wrong is something else
         read_subsets(written(tmp_path, single.replace("'", '"').replace("\\", "\\\\") + "x = ["))
 
 

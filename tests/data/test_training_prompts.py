@@ -1,4 +1,4 @@
-"""What is said about a picture: captions, templates, tags."""
+"""What is said about an image: captions, templates, tags."""
 
 from __future__ import annotations
 

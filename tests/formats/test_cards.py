@@ -55,7 +55,7 @@ def test_the_webui_reads_our_pixels(size, family, num_vectors, make) -> None:
 
 
 def test_blocks_are_as_wide_as_the_webuis() -> None:
-    """512 pixels of picture, two black columns and two blocks: 536 for the same embedding."""
+    """512 pixels of image, two black columns and two blocks: 536 for the same embedding."""
     card = make_card(Image.new("RGB", (512, 512)), read(INTEROP / "card-sd1.png"))
     assert card.size == Image.open(INTEROP / "card-sd1.png").size == (536, 512)
     assert webui_pixels(card) == webui_pixels(Image.open(INTEROP / "card-sd1.png"))
@@ -95,16 +95,16 @@ def test_vectors_of_zeros_and_odd_names_make_cards(make, assert_same, tmp_path: 
     assert_same(read(tmp_path / "zeros.png"), zeros)
 
 
-@pytest.mark.parametrize("name", ["picture.png", "card.jpg", "resized.png", "edited.png", "black.png"])
-def test_pictures_without_an_embedding_say_what_to_do(name: str, make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["image.png", "card.jpg", "resized.png", "edited.png", "black.png"])
+def test_images_without_an_embedding_say_what_to_do(name: str, make, tmp_path: Path) -> None:
     card = make_card(Image.new("RGB", (512, 512), "white"), make())
-    pictures = {
-        "picture.png": Image.new("RGB", (64, 64), "white"),
+    images = {
+        "image.png": Image.new("RGB", (64, 64), "white"),
         "card.jpg": card,
         "resized.png": card.resize((256, 256)),
         "edited.png": card.point(lambda value: min(255, value + value % 3)),
         "black.png": Image.new("RGB", (64, 64)),
     }
-    pictures[name].save(tmp_path / name)
+    images[name].save(tmp_path / name)
     with pytest.raises(EmbeddingFormatError, match=rf"{name}.*re-encoded or resized.*Get the original"):
         read(tmp_path / name)

@@ -16,7 +16,7 @@ from ti_trainer.formats import card as card_file
 from ti_trainer.formats import read, read_negative, write, write_card
 
 CHUNK = "ti-trainer-negative"
-PICTURE = Image.new("RGB", (512, 512), (90, 120, 160))
+IMAGE = Image.new("RGB", (512, 512), (90, 120, 160))
 FAMILIES = ("SD 1.x", "SD 2.x", "SDXL", "embedded")
 
 
@@ -39,15 +39,15 @@ def with_chunk(path: Path, content: bytes | str) -> Path:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_come_back_as_they_were(family: str, make, assert_same, tmp_path: Path) -> None:
     word, negative = make(family, 3), make(family, 6, name="my-cat-neg", step=499)
-    write_card(PICTURE, word, tmp_path / "my-cat-500.png", negative=negative)
+    write_card(IMAGE, word, tmp_path / "my-cat-500.png", negative=negative)
     assert_same(read(tmp_path / "my-cat-500.png"), word)
     assert_same(read_negative(tmp_path / "my-cat-500.png"), negative)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_to_others_it_is_the_card_of_the_word_alone(family: str, make, tmp_path: Path) -> None:
-    write_card(PICTURE, make(family), tmp_path / "alone.png")
-    write_card(PICTURE, make(family), tmp_path / "both.png", negative=make(family, 6, name="my-cat-neg"))
+    write_card(IMAGE, make(family), tmp_path / "alone.png")
+    write_card(IMAGE, make(family), tmp_path / "both.png", negative=make(family, 6, name="my-cat-neg"))
     alone, both = (Image.open(tmp_path / name) for name in ("alone.png", "both.png"))
     assert alone.tobytes() == both.tobytes()
     assert webui_pixels(both) == webui_pixels(alone)
@@ -55,7 +55,7 @@ def test_to_others_it_is_the_card_of_the_word_alone(family: str, make, tmp_path:
 
 
 def test_a_card_whose_texts_were_stripped_has_its_word_left(make, assert_same, tmp_path: Path) -> None:
-    write_card(PICTURE, make(), tmp_path / "both.png", negative=make(num_vectors=6, name="my-cat-neg"))
+    write_card(IMAGE, make(), tmp_path / "both.png", negative=make(num_vectors=6, name="my-cat-neg"))
     with Image.open(tmp_path / "both.png") as image:
         image.convert("RGB").save(tmp_path / "stripped.png", pnginfo=PngInfo())
     assert_same(read(tmp_path / "stripped.png"), make())
@@ -64,11 +64,11 @@ def test_a_card_whose_texts_were_stripped_has_its_word_left(make, assert_same, t
 
 def test_others_have_none(make, tmp_path: Path) -> None:
     negative = make(num_vectors=6, name="my-cat-neg")
-    write_card(PICTURE, make(), tmp_path / "card.webp", negative=negative)
-    write_card(PICTURE, make(), tmp_path / "plain.png")
-    PICTURE.save(tmp_path / "picture.png")
-    PICTURE.save(tmp_path / "picture.jpg")
-    PICTURE.save(tmp_path / "jpeg by another name.png", format="JPEG")
+    write_card(IMAGE, make(), tmp_path / "card.webp", negative=negative)
+    write_card(IMAGE, make(), tmp_path / "plain.png")
+    IMAGE.save(tmp_path / "image.png")
+    IMAGE.save(tmp_path / "image.jpg")
+    IMAGE.save(tmp_path / "jpeg by another name.png", format="JPEG")
     (tmp_path / "webp by another name.png").write_bytes((tmp_path / "card.webp").read_bytes())
     write(make(), tmp_path / "my-cat.pt")
     write(make(), tmp_path / "file.safetensors")
@@ -81,7 +81,7 @@ def test_a_negative_that_cannot_be_written_leaves_no_card(make, tmp_path: Path) 
     negative = make(name="my-cat-neg")
     negative.vectors["clip_l"][0, 0] = float("nan")
     with pytest.raises(EmbeddingFormatError, match="'my-cat-neg' cannot be written: 1 of its 2304 numbers"):
-        write_card(PICTURE, make(), tmp_path / "card.png", negative=negative)
+        write_card(IMAGE, make(), tmp_path / "card.png", negative=negative)
     assert not list(tmp_path.iterdir())
 
 
@@ -116,7 +116,7 @@ def test_one_that_is_too_large_is_refused_before_it_is_decoded(make, tmp_path: P
 
 
 def test_a_card_cut_short_is_told_of(make, tmp_path: Path) -> None:
-    write_card(PICTURE, make(), tmp_path / "my-cat.png", negative=make(num_vectors=6, name="my-cat-neg"))
+    write_card(IMAGE, make(), tmp_path / "my-cat.png", negative=make(num_vectors=6, name="my-cat-neg"))
     whole = (tmp_path / "my-cat.png").read_bytes()
     at = whole.index(CHUNK.encode())
     (tmp_path / "my-cat.png").write_bytes(whole[: at + 500])

@@ -62,7 +62,7 @@ def test_words_are_what_fits_and_the_rest_is_passed_over_with_a_reason(
     put(tmp_path / "long.pt", count=76)
     (tmp_path / "broken.safetensors").write_bytes(b"x")
     put(tmp_path / "locked.pt")
-    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
     read = formats.read
 
     def reading(path: Path) -> Embedding:
@@ -80,7 +80,7 @@ def test_words_are_what_fits_and_the_rest_is_passed_over_with_a_reason(
         "wide.pt": "SD 1.x",
         "long.pt": "76 vectors",
         "locked.pt": "denied",
-        "picture.png": "cannot be read",
+        "image.png": "cannot be read",
     }.items():
         assert any(name in each and reason in each for each in reasons), reasons
 

@@ -15,7 +15,7 @@ from ti_trainer import formats
 from ti_trainer.embedding import Embedding
 from ti_trainer.formats import embeddings_dir
 
-PICTURE = Image.new("RGB", (64, 64))
+IMAGE = Image.new("RGB", (64, 64))
 
 
 def vectors(value: float, width: int = 8, count: int = 1) -> dict[str, torch.Tensor]:
@@ -25,7 +25,7 @@ def vectors(value: float, width: int = 8, count: int = 1) -> dict[str, torch.Ten
 def put_card(path: Path, value: float = 0.25, **negative: int) -> Path:
     """Its word is 0.5 everywhere, its negative this."""
     unwanted = Embedding("made as", vectors(value, **negative), 4)
-    formats.write_card(PICTURE, Embedding("made as", vectors(0.5), 4), path, negative=unwanted)
+    formats.write_card(IMAGE, Embedding("made as", vectors(0.5), 4), path, negative=unwanted)
     return path
 
 
@@ -65,7 +65,7 @@ def test_a_file_of_the_negative_goes_before_what_a_card_carries(name: str, tmp_p
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
     if name == "my-cat-neg.png":
-        formats.write_card(PICTURE, Embedding("my-cat-neg", vectors(0.75)), file)
+        formats.write_card(IMAGE, Embedding("my-cat-neg", vectors(0.75)), file)
     else:
         formats.write(Embedding("my-cat-neg", vectors(0.75)), file)
     before = file.read_bytes()
@@ -79,7 +79,7 @@ def test_a_file_of_the_negative_goes_before_what_a_card_carries(name: str, tmp_p
 def test_negatives_are_taken_out_beside_their_cards_once_and_say_what_they_are(tmp_path: Path) -> None:
     cards = [put_card(tmp_path / "my-cat.png"), put_card(tmp_path / "sub" / "my-dog.png", 0.125)]
     put(tmp_path / "plain.png")
-    PICTURE.save(tmp_path / "picture.png")
+    IMAGE.save(tmp_path / "image.png")
     before = [card.read_bytes() for card in cards]
     written = embeddings_dir.take_negatives_out(tmp_path)
     assert written == [tmp_path / "my-cat-neg.safetensors", tmp_path / "sub" / "my-dog-neg.safetensors"]

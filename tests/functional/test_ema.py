@@ -83,8 +83,8 @@ def host(tmp_path: Path) -> TinyHost:
     return host
 
 
-def test_both_averages_are_kept_as_copies_and_the_embeddings_are_the_live_ones(host: TinyHost, pictures: Callable) -> None:
-    run = Session(host, "x-word", pictures((16, 16), (16, 16)), CONFIG).train().run
+def test_both_averages_are_kept_as_copies_and_the_embeddings_are_the_live_ones(host: TinyHost, images: Callable) -> None:
+    run = Session(host, "x-word", images((16, 16), (16, 16)), CONFIG).train().run
     assert [step for step, _ in run.copies()] == [step for step, _ in run.copies(averaged=True)] == [3, 6]
     _, averaged = run.copies(averaged=True)[-1]
     beside = run.negative_of(averaged)
@@ -97,8 +97,8 @@ def test_both_averages_are_kept_as_copies_and_the_embeddings_are_the_live_ones(h
         assert not np.array_equal(numbers(average), numbers(live))
 
 
-def test_a_run_goes_on_with_its_average_bit_for_bit(host: TinyHost, tmp_path: Path, pictures: Callable[..., Path]) -> None:
-    folder, config = pictures((16, 16), (16, 16)), replace(CONFIG, ema_every=4)
+def test_a_run_goes_on_with_its_average_bit_for_bit(host: TinyHost, tmp_path: Path, images: Callable[..., Path]) -> None:
+    folder, config = images((16, 16), (16, 16)), replace(CONFIG, ema_every=4)
     first = Session(host, "x-word", folder, replace(config, max_steps=3)).train().run
     Session(host, "x-word", folder, config, Run.latest(host.log_dir, "x-word")).train()
     whole = TinyHost(tmp_path / "whole")
@@ -109,8 +109,8 @@ def test_a_run_goes_on_with_its_average_bit_for_bit(host: TinyHost, tmp_path: Pa
             np.testing.assert_array_equal(numbers(formats.read(one[1])), numbers(formats.read(other[1])))
 
 
-def test_a_run_that_kept_none_goes_on_with_an_average_from_where_it_is(host: TinyHost, pictures: Callable) -> None:
-    folder, told = pictures((16, 16), (16, 16)), list[str]()
+def test_a_run_that_kept_none_goes_on_with_an_average_from_where_it_is(host: TinyHost, images: Callable) -> None:
+    folder, told = images((16, 16), (16, 16)), list[str]()
     Session(host, "x-word", folder, replace(CONFIG, max_steps=3, ema_rate=0.0)).train()
     run = Run.latest(host.log_dir, "x-word")
     assert run.copies(averaged=True) == []

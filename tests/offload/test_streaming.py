@@ -14,11 +14,11 @@ import torch
 
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
-from ti_trainer.hosts.diffusers.sampling import whole_picture
+from ti_trainer.hosts.diffusers.sampling import whole_image
 from ti_trainer.hosts.diffusers.shapes import sd15_unet
 from ti_trainer.offload import streaming
 from ti_trainer.offload.plan import BY_HAND, MemoryPlan, bytes_of
-from ti_trainer.offload.streaming import GivingWay, blocks_of, some_of
+from ti_trainer.offload.streaming import BlockOffloader, blocks_of, some_of
 
 RAN_OUT = torch.cuda.OutOfMemoryError("CUDA out of memory")
 
@@ -35,7 +35,7 @@ def gradients(model: DiffusersModel) -> tuple[torch.Tensor, torch.Tensor]:
     latents = torch.randn(2, 4, 8, 8, generator=generator)
     with model.training():
         cond = model.encode_prompts(["a zz-cat", "zz-cat at night"], {"zz-cat": {"clip_l": vectors}})
-        prediction = model.predict(latents, torch.tensor([500, 20]), cond, whole_picture(model, 64, 64).repeat(2))
+        prediction = model.predict(latents, torch.tensor([500, 20]), cond, whole_image(model, 64, 64).repeat(2))
         return prediction.detach(), torch.autograd.grad(prediction.square().mean(), vectors)[0]
 
 
@@ -104,7 +104,7 @@ def test_what_fails_meanwhile_leaves_all_as_it_was(plan: MemoryPlan, model: Diff
 
     with as_before(model):
         hook = model.unet.mid_block.resnets[0].conv2.register_forward_hook(fail)
-        giving = GivingWay(model.unet, model.modules[2:], model.device)
+        giving = BlockOffloader(model.unet, model.modules[2:], model.device)
         giving.follow(plan)
         with pytest.raises(ArithmeticError):
             gradients(model)
@@ -115,12 +115,12 @@ def test_what_fails_meanwhile_leaves_all_as_it_was(plan: MemoryPlan, model: Diff
 def test_when_memory_runs_out_on_a_cpu_the_network_is_computed_twice_and_no_more(model: DiffusersModel) -> None:
     wanted = gradients(model)
     with as_before(model):
-        assert model.give_way(RuntimeError("shapes cannot be multiplied")) == ""
-        assert model.give_way(RAN_OUT) == (
+        assert model.reduce_memory(RuntimeError("shapes cannot be multiplied")) == ""
+        assert model.reduce_memory(RAN_OUT) == (
             "Memory ran out; from here on the network is computed twice, which takes up to half as long again."
         )
         assert torch.equal(gradients(model)[1], wanted[1])
-        assert model.give_way(RAN_OUT) == "", "weights are in RAM already"
+        assert model.reduce_memory(RAN_OUT) == "", "weights are in RAM already"
         model.use_all_memory()
 
 
@@ -155,12 +155,12 @@ def test_weights_that_there_is_no_room_for_wait_in_ram_and_come_later(
         model._give(BY_HAND["offload-all"])
         with monkeypatch.context() as patch:
             patch.setattr(torch.Tensor, "to", no_room)
-            model._giving.close()
+            model._offloader.close()
         assert "no room on the GPU for" in caplog.text
         assert len(caplog.records) == 1
         assert all(each.numel() for each in model.unet.parameters()), "nothing is lost"
         model.use_all_memory()
-        assert not model._giving._coming
+        assert not model._offloader._coming
 
 
 def test_a_part_of_the_blocks_keeps_that_part_of_what_all_keep() -> None:

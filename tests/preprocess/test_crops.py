@@ -1,4 +1,4 @@
-"""Crops: the WebUI's boxes, told anew from its rules in exact fractions; and its pixels. Knows no contents of pictures."""
+"""Crops: the WebUI's boxes, told anew from its rules in exact fractions; and its pixels. Knows no contents of images."""
 
 import io
 import itertools

@@ -21,7 +21,7 @@ FACE = 64  # px, of what the tiny model calls a face
 def tiny_yunet():
     """A model with YuNet's inputs and outputs that takes a cell of 32 px for the middle of a face if its pixels are red.
 
-    Pink will do: red beside white will not, unless the picture is scaled down, and it becomes pink.
+    Pink will do: red beside white will not, unless the image is scaled down, and it becomes pink.
     """
     onnx = pytest.importorskip("onnx")
     from onnx import TensorProto, helper, numpy_helper
@@ -65,14 +65,14 @@ def models(tmp_path_factory):
 
 
 def with_red(size, *cells):
-    picture = Image.new("RGB", size, "white")
+    image = Image.new("RGB", size, "white")
     for column, row in cells:
-        ImageDraw.Draw(picture).rectangle((column * 32, row * 32, column * 32 + 31, row * 32 + 31), fill="red")
-    return picture
+        ImageDraw.Draw(image).rectangle((column * 32, row * 32, column * 32 + 31, row * 32 + 31), fill="red")
+    return image
 
 
 @pytest.mark.parametrize("size", [(640, 640), (512, 683), (683, 512), (333, 517), (1000, 750)])
-def test_yunet_finds_faces_in_pictures_of_any_size_and_takes_red_for_red(models, size):
+def test_yunet_finds_faces_in_images_of_any_size_and_takes_red_for_red(models, size):
     find, said = faces.load([models])
     assert said == f"Faces are found by YuNet ({faces.MODEL})."
     found = sorted(find(with_red(size, (3, 2), (8, 9))))
@@ -81,7 +81,7 @@ def test_yunet_finds_faces_in_pictures_of_any_size_and_takes_red_for_red(models,
     assert np.allclose(found, expected, atol=1e-2)
 
 
-def test_a_face_that_is_seen_in_a_smaller_picture_only_is_found_at_its_place(models):
+def test_a_face_that_is_seen_in_a_smaller_image_only_is_found_at_its_place(models):
     find, _ = faces.load([models])
     chequered = np.full((768, 1024, 3), 255, np.uint8)
     rows, columns = np.indices((64, 64))
@@ -92,8 +92,8 @@ def test_a_face_that_is_seen_in_a_smaller_picture_only_is_found_at_its_place(mod
 
 def test_where_there_is_no_face_none_is_found(models):
     find, _ = faces.load([models])
-    for picture in (Image.new("RGB", (600, 400), "white"), Image.new("RGB", (64, 64), "blue"), with_red((8, 8))):
-        assert find(picture) == []
+    for image in (Image.new("RGB", (600, 400), "white"), Image.new("RGB", (64, 64), "blue"), with_red((8, 8))):
+        assert find(image) == []
 
 
 def test_the_first_folder_that_has_the_model_is_taken(models, tmp_path):
@@ -124,8 +124,8 @@ def test_without_a_model_it_says_how_to_get_it_and_does_with_what_opencv_has(tmp
 
 def drawn_face(size, x, y, radius):
     """Eyes, nose and mouth in light grey: enough for a Haar cascade."""
-    picture = Image.new("RGB", size, "#555")
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", size, "#555")
+    draw = ImageDraw.Draw(image)
     draw.ellipse((x - radius, y - radius * 1.3, x + radius, y + radius * 1.3), fill="#ddd")
     for side in (-1, 1):
         eye = x + side * radius * 0.42
@@ -133,7 +133,7 @@ def drawn_face(size, x, y, radius):
         draw.rectangle((eye - radius / 4, y - radius * 0.62, eye + radius / 4, y - radius * 0.52), fill="#444")
     draw.polygon((x, y - radius * 0.2, x - radius / 7, y + radius * 0.25, x + radius / 7, y + radius * 0.25), fill="#bbb")
     draw.rectangle((x - radius * 0.4, y + radius * 0.55, x + radius * 0.4, y + radius * 0.7), fill="#555")
-    return picture
+    return image
 
 
 def test_without_opencv_it_says_what_to_install(monkeypatch, models):

@@ -1,4 +1,4 @@
-"""The focal point: the WebUI's numbers, told anew from its formulas; and drawn pictures of which we know the subject."""
+"""The focal point: the WebUI's numbers, told anew from its formulas; and drawn images of which we know the subject."""
 
 import logging
 import sys
@@ -32,9 +32,9 @@ def scene(size, seed):
     texture = Image.fromarray(random.integers(0, 256, (side // 8, side // 8, 3), np.uint8)).resize(
         (side, side), Image.NEAREST
     )
-    picture = Image.fromarray(pixels)
-    picture.paste(texture, tuple(start))
-    return picture.filter(ImageFilter.GaussianBlur(1)), (*start, start[0] + side, start[1] + side)
+    image = Image.fromarray(pixels)
+    image.paste(texture, tuple(start))
+    return image.filter(ImageFilter.GaussianBlur(1)), (*start, start[0] + side, start[1] + side)
 
 
 def overlap(box, other):
@@ -43,8 +43,8 @@ def overlap(box, other):
     return sides[0] * sides[1] / ((box[2] - box[0]) * (box[3] - box[1]))
 
 
-def scaled(picture, wanted=WANTED):
-    return picture.resize(crops.covering(picture.size, wanted), Image.Resampling.BICUBIC)
+def scaled(image, wanted=WANTED):
+    return image.resize(crops.covering(image.size, wanted), Image.Resampling.BICUBIC)
 
 
 @pytest.mark.parametrize("size", [(960, 480), (480, 960), (1000, 750), (640, 1100)])
@@ -53,22 +53,22 @@ def test_the_crop_has_the_subject_where_the_centre_crop_has_not(size, weights):
     pytest.importorskip("cv2")
     by_focus, by_centre = [], []
     for seed in range(6):
-        picture, subject = scene(size, seed)
-        focus = focal.find(scaled(picture), WANTED, weights, None)
+        image, subject = scene(size, seed)
+        focus = focal.find(scaled(image), WANTED, weights, None)
         by_focus.append(overlap(subject, crops.focal(size, WANTED, focus.point).box))
         by_centre.append(overlap(subject, crops.centre(size, WANTED).box))
     assert min(by_focus) > 0.97
     assert np.mean(by_centre) < (0.95 if size == (1000, 750) else 0.65)
 
 
-def webui_entropy_point(picture, wanted):
-    """Windows every 4 px along the long axis that end before the picture does; -log2 of each share of dithered pixels."""
-    along = 0 if picture.width > picture.height else 1
+def webui_entropy_point(image, wanted):
+    """Windows every 4 px along the long axis that end before the image does; -log2 of each share of dithered pixels."""
+    along = 0 if image.width > image.height else 1
     best, most = None, 0
     start = 0
-    while start + wanted[along] < picture.size[along]:
+    while start + wanted[along] < image.size[along]:
         corner = (start, 0) if along == 0 else (0, start)
-        window = picture.crop((*corner, corner[0] + wanted[0], corner[1] + wanted[1]))
+        window = image.crop((*corner, corner[0] + wanted[0], corner[1] + wanted[1]))
         shares = np.bincount(np.asarray(window.convert("1"), np.uint8).ravel()) / (wanted[0] * wanted[1])
         entropy = -np.log2(shares[shares > 0]).sum()
         if entropy > most:
@@ -78,7 +78,7 @@ def webui_entropy_point(picture, wanted):
 
 
 def photo(size, seed):
-    """A picture with detail of all sizes everywhere, in strong colours."""
+    """An image with detail of all sizes everywhere, in strong colours."""
     random = np.random.default_rng(seed)
     sum_ = np.zeros((size[1], size[0], 3))
     for grain in (3, 12, 50):
@@ -90,24 +90,24 @@ def photo(size, seed):
 @pytest.mark.parametrize("size", [(400, 256), (256, 341), (700, 256), (257, 256)])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_entropy_point_is_the_webuis(size, seed):
-    picture = photo(size, seed)
-    expected = webui_entropy_point(picture, WANTED)
-    assert focal.find(picture, WANTED, ENTROPY_ONLY, None).point == expected
+    image = photo(size, seed)
+    expected = webui_entropy_point(image, WANTED)
+    assert focal.find(image, WANTED, ENTROPY_ONLY, None).point == expected
 
 
 @pytest.mark.parametrize("size", [(400, 256), (256, 341)])
 @pytest.mark.parametrize("seed", range(3))
 def test_all_three_are_averaged_by_their_weights_as_in_the_webui(size, seed):
     cv2 = pytest.importorskip("cv2")
-    picture = photo(size, seed)
-    grey = np.array(picture.convert("L"))
+    image = photo(size, seed)
+    grey = np.array(image.convert("L"))
     grey[int(size[1] * 0.9) :] = 0x99  # watermarks are there
     corners = cv2.goodFeaturesToTrack(grey, 100, 0.04, min(size) * 0.06).reshape(-1, 2)
     boxes = [(20.5, 30.2, 50.9, 70.7), (200, 100, 40, 40)]
     face = np.mean([(int(x + w * 0.5), int(y + h * 0.33)) for x, y, w, h in boxes], axis=0)
-    entropy = np.array(webui_entropy_point(picture, WANTED))
+    entropy = np.array(webui_entropy_point(image, WANTED))
     expected = (0.5 * corners.mean(axis=0) + 0.15 * entropy + 0.9 * face) / (0.5 + 0.15 + 0.9)
-    focus = focal.find(picture, WANTED, Weights(0.9, 0.15, 0.5), lambda _: boxes)
+    focus = focal.find(image, WANTED, Weights(0.9, 0.15, 0.5), lambda _: boxes)
     assert focus.point == pytest.approx(expected, abs=0.51)
     assert {each.kind: each.share for each in focus.found} == pytest.approx(
         {"Edge": 0.5 / 1.55, "Entropy": 0.15 / 1.55, "Face": 0.9 / 1.55}
@@ -120,8 +120,8 @@ def test_what_was_not_found_has_no_share():
 
 
 def test_a_face_draws_the_crop_to_itself():
-    picture = photo((800, 256), 1)
-    focus = focal.find(picture, WANTED, FACE_ONLY, lambda given: [(600, 20, 100, 100)] if given is picture else [])
+    image = photo((800, 256), 1)
+    focus = focal.find(image, WANTED, FACE_ONLY, lambda given: [(600, 20, 100, 100)] if given is image else [])
     assert focus.point == (650, 53)
     assert crops.focal((800, 256), WANTED, focus.point).box == (522, 0, 778, 256)
 
@@ -147,13 +147,13 @@ def test_windows_move_where_there_is_room_though_the_photo_lies():
 def test_without_opencv_entropy_is_left_and_it_is_said_once(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "cv2", None)
     focal._warn.cache_clear()
-    picture = photo((400, 256), 1)
+    image = photo((400, 256), 1)
     assert "-m pip install opencv-python-headless" in focal.missing()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            focus = focal.find(picture, WANTED, Weights(), None)
+            focus = focal.find(image, WANTED, Weights(), None)
     assert [each.kind for each in focus.found] == ["Entropy"]
-    assert focus.point == webui_entropy_point(picture, WANTED)
+    assert focus.point == webui_entropy_point(image, WANTED)
     assert len(caplog.records) == 1
     assert "opencv-python-headless" in caplog.text
 
@@ -163,16 +163,16 @@ def test_with_opencv_nothing_is_missing():
     assert focal.missing() == ""
 
 
-def test_the_debug_picture_shows_the_frame_the_points_and_leaves_the_picture_alone():
-    picture = photo((500, 256), 2)
-    before = picture.tobytes()
-    focus = focal.find(picture, WANTED, Weights(1, 1, 0), lambda _: [(20, 30, 50, 60), (300, 100, 40, 40)])
-    drawn = focal.annotate(picture, focus, (100.2, 0, 356.2, 256))
-    assert drawn.size == picture.size
-    assert picture.tobytes() == before
+def test_the_debug_image_shows_the_frame_the_points_and_leaves_the_image_alone():
+    image = photo((500, 256), 2)
+    before = image.tobytes()
+    focus = focal.find(image, WANTED, Weights(1, 1, 0), lambda _: [(20, 30, 50, 60), (300, 100, 40, 40)])
+    drawn = focal.annotate(image, focus, (100.2, 0, 356.2, 256))
+    assert drawn.size == image.size
+    assert image.tobytes() == before
     assert [drawn.getpixel(each) for each in ((100, 5), (355, 100), (200, 255), (300, 0))] == [(0, 255, 0)] * 4
     for x, y in ((45, 49), (320, 113)):  # both faces' points
         assert drawn.getpixel((x - 2, y - 2)) == (255, 0, 0)
-    changed = np.any(np.asarray(drawn) != np.asarray(picture), axis=-1)
+    changed = np.any(np.asarray(drawn) != np.asarray(image), axis=-1)
     labels = (np.asarray(drawn) == (255, 255, 0)).all(axis=-1) & changed
     assert labels.sum() > 20  # Entropy: 0.50

@@ -24,7 +24,7 @@ def made(source: Path) -> Path:
 
 
 def own(path: Path) -> bytes:
-    """A picture that somebody put there."""
+    """An image that somebody put there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (30, 30), "white").save(path)
     return path.read_bytes()
@@ -48,7 +48,7 @@ def test_files_in_the_way_of_other_options_are_named(source: Path, name: str, op
     assert name in summary.failed[0][1]
 
 
-def test_a_retouched_picture_outlives_every_change_of_options(source: Path) -> None:
+def test_a_retouched_image_outlives_every_change_of_options(source: Path) -> None:
     work(source, flip=True).run()
     before = {name: own(made(source) / name) for name in ("IMG 0.png", "IMG 1-flipped.png")}
     for options in ({"format": "jpg"}, {}, {"width": 128}, {"flip": True}):
@@ -77,7 +77,7 @@ def test_files_put_there_after_an_interruption_are_safe(source: Path) -> None:
     assert [name for name, _ in summary.failed] == ["IMG 2.jpg"]
 
 
-def test_a_mirrored_copy_keeps_its_caption_when_the_picture_was_left_out(source: Path) -> None:
+def test_a_mirrored_copy_keeps_its_caption_when_the_image_was_left_out(source: Path) -> None:
     work(source, flip=True, existing_captions="copy").run()
     (made(source) / LEFT_OUT).mkdir()
     for name in ("IMG 0.png", "IMG 0.txt"):
@@ -94,7 +94,7 @@ def test_each_part_has_its_own_caption(tmp_path: Path) -> None:
     @contextmanager
     def captioning():
         count = iter(range(9))
-        yield lambda picture: f"part {next(count)}"
+        yield lambda image: f"part {next(count)}"
 
     captioned = Preprocessing(plain.source, plain.destination, plain.config, (), captioning)
     captioned.run()
@@ -143,13 +143,13 @@ def test_a_link_to_nowhere_is_named(source: Path) -> None:
 
 
 def failing(source: Path, fails: set[int]) -> Preprocessing:
-    """Whose captioner breaks at some pictures."""
+    """Whose captioner breaks at some images."""
 
     @contextmanager
     def captioning():
         seen: list[int] = []
 
-        def caption(picture: Image.Image) -> str:
+        def caption(image: Image.Image) -> str:
             seen.append(1)
             if len(seen) in fails:
                 raise RuntimeError("out of memory")
@@ -178,17 +178,17 @@ def test_when_all_captions_fail_it_ends(source: Path) -> None:
 
 
 def test_after_a_kill_the_journal_tells_what_is_ours(source: Path) -> None:
-    """As if it had been killed after two photos, when a third was about to take the place of its older picture."""
+    """As if it had been killed after two photos, when a third was about to take the place of its older image."""
     work(source, existing_captions="copy").run()
-    ledger = json.loads((made(source) / FILE).read_text())
+    manifest = json.loads((made(source) / FILE).read_text())
     lines = []
-    for entry in ledger[:2]:
-        lines += [{"stem": entry["stem"], "name": name, "stamp": stamp} for name, stamp in entry["pictures"].items()]
+    for entry in manifest[:2]:
+        lines += [{"stem": entry["stem"], "name": name, "stamp": signature} for name, signature in entry["images"].items()]
         lines += [{"stem": entry["stem"], "name": name, "hash": each} for name, each in entry["captions"].items()]
-        entry |= {"settings": "", "pictures": {}, "captions": {}}
-    ledger[2]["settings"] = ""
-    lines.append({"stem": ledger[2]["stem"], "name": "IMG 2.png", "stamp": [1, 1]})
-    (made(source) / FILE).write_text(json.dumps(ledger))
+        entry |= {"settings": "", "images": {}, "captions": {}}
+    manifest[2]["settings"] = ""
+    lines.append({"stem": manifest[2]["stem"], "name": "IMG 2.png", "stamp": [1, 1]})
+    (made(source) / FILE).write_text(json.dumps(manifest))
     (made(source) / JOURNAL).write_text("\n".join(map(json.dumps, lines)) + '\n{"stem": "IMG 0", "na')
     retouched = own(made(source) / "IMG 1.png")
     (source / "IMG 0.txt").write_text("another caption")

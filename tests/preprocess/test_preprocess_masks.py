@@ -45,8 +45,8 @@ def made(source: Path) -> Path:
 
 
 def grey(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("L")).astype(float)
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L")).astype(float)
 
 
 def repaint(path: Path, shade: int = 77) -> bytes:
@@ -73,21 +73,21 @@ WAYS = {
 def test_a_mask_is_cut_and_mirrored_as_its_photo_is(tmp_path: Path, way: str, scale: float, saving: dict) -> None:
     source = masked(tmp_path / "photos", scale=scale, **saving)
     summary = work(source, flip=True, **WAYS[way]).run()
-    pictures = [path for path in find_images(made(source)) if path.stem.startswith("a")]
+    images = [path for path in find_images(made(source)) if path.stem.startswith("a")]
     masks = masks_beside(made(source))
-    assert set(masks) == {path.stem for path in pictures}  # and none of b
-    assert len(pictures) == (4 if way == "split" else 2)
-    assert (summary.failed, summary.masks) == ([], len(pictures))
-    for picture in pictures:
-        mask = masks[picture.stem]
-        assert mask.name == f"{picture.stem}_att.png"
+    assert set(masks) == {path.stem for path in images}  # and none of b
+    assert len(images) == (4 if way == "split" else 2)
+    assert (summary.failed, summary.masks) == ([], len(images))
+    for image in images:
+        mask = masks[image.stem]
+        assert mask.name == f"{image.stem}_att.png"
         with Image.open(mask) as opened:
             assert opened.mode == "L"
-        assert grey(mask).shape == grey(picture).shape
-        near, mirrored = np.abs(grey(mask) - grey(picture)).mean(), np.abs(grey(mask)[:, ::-1] - grey(picture)).mean()
+        assert grey(mask).shape == grey(image).shape
+        near, mirrored = np.abs(grey(mask) - grey(image)).mean(), np.abs(grey(mask)[:, ::-1] - grey(image)).mean()
         assert near < 6
         assert mirrored > 40
-    assert any(path.stem.endswith(FLIPPED) for path in pictures)
+    assert any(path.stem.endswith(FLIPPED) for path in images)
 
 
 @pytest.mark.parametrize("name", ["a_att.png", "a-masklabel.png", "a-masklabel.jpg"])
@@ -165,12 +165,12 @@ def test_the_summary_knows_one_from_many(tmp_path: Path) -> None:
     source = masked(tmp_path / "photos")
     (source / "b.png").write_bytes(b"nothing")
     summary = work(source).run()
-    assert summary.lines()[0].startswith("1 photo became 1 picture in ")
+    assert summary.lines()[0].startswith("1 photo became 1 image in ")
     assert summary.lines()[-1] == "1 file could not be used."
     assert work(source).run().lines()[1].startswith("1 photo had been done before")
 
 
-def test_transparency_is_cut_and_mirrored_with_its_picture(tmp_path: Path) -> None:
+def test_transparency_is_cut_and_mirrored_with_its_image(tmp_path: Path) -> None:
     source = tmp_path / "photos"
     source.mkdir()
     photo = noise((320, 192))
@@ -188,11 +188,11 @@ def test_a_second_time_makes_no_mask_twice(tmp_path: Path) -> None:
     source = masked(tmp_path / "photos")
     again = work(source, flip=True)
     again.run()
-    stamps = {path: path.stat().st_mtime_ns for path in made(source).iterdir()}
+    signatures = {path: path.stat().st_mtime_ns for path in made(source).iterdir()}
     summary = again.run()
     assert (summary.done_before, summary.masks) == (2, 0)
     assert {path: path.stat().st_mtime_ns for path in made(source).iterdir() if path.name != FILE} == {
-        path: stamp for path, stamp in stamps.items() if path.name != FILE
+        path: signature for path, signature in signatures.items() if path.name != FILE
     }
 
 
@@ -255,8 +255,8 @@ def test_a_mask_that_was_painted_in_the_destination_stays_until_it_is_removed(tm
     assert work(source).run().masks == 1
 
 
-def test_a_painted_mask_keeps_its_picture_when_other_options_would_remove_it(tmp_path: Path) -> None:
-    """Alone it would be trained on as a picture."""
+def test_a_painted_mask_keeps_its_image_when_other_options_would_remove_it(tmp_path: Path) -> None:
+    """Alone it would be trained on as an image."""
     source = masked(tmp_path / "photos")
     work(source, flip=True).run()
     painted = repaint(made(source) / "a-flipped_att.png")
@@ -295,7 +295,7 @@ def test_leftovers_of_earlier_options_go_with_their_masks(tmp_path: Path) -> Non
     assert shown(made(source)) == ["a.png", "a_att.png", "b.png"]
 
 
-def test_a_retouched_picture_keeps_its_mask_and_gets_another_only_where_it_fits(tmp_path: Path) -> None:
+def test_a_retouched_image_keeps_its_mask_and_gets_another_only_where_it_fits(tmp_path: Path) -> None:
     source = masked(tmp_path / "photos")
     work(source).run()
     retouched, mask = repaint(made(source) / "a.png"), (made(source) / "a_att.png").read_bytes()
@@ -332,10 +332,10 @@ def test_a_ledger_of_an_earlier_version_goes_on_working(tmp_path: Path) -> None:
     source = masked(tmp_path / "photos")
     (source / "a_att.png").rename(tmp_path / "later.png")
     work(source).run()
-    ledger = json.loads((made(source) / FILE).read_text())
-    for entry in ledger:
+    manifest = json.loads((made(source) / FILE).read_text())
+    for entry in manifest:
         assert entry.pop("masks") == {}
-    (made(source) / FILE).write_text(json.dumps(ledger))
+    (made(source) / FILE).write_text(json.dumps(manifest))
     assert work(source).run().done_before == 2
     (tmp_path / "later.png").rename(source / "a_att.png")
     summary = work(source).run()
@@ -346,16 +346,16 @@ def test_after_a_kill_the_journal_tells_which_masks_are_ours(tmp_path: Path) -> 
     """As if it had been killed before the ledger was saved, and while a mask was being written."""
     source = masked(tmp_path / "photos")
     work(source).run()
-    ledger = json.loads((made(source) / FILE).read_text())
+    manifest = json.loads((made(source) / FILE).read_text())
     lines = [
-        {"stem": entry["stem"], "name": name, "stamp": stamp, **({"mask": True} if kind == "masks" else {})}
-        for entry in ledger
-        for kind in ("pictures", "masks")
-        for name, stamp in entry[kind].items()
+        {"stem": entry["stem"], "name": name, "stamp": signature, **({"mask": True} if kind == "masks" else {})}
+        for entry in manifest
+        for kind in ("images", "masks")
+        for name, signature in entry[kind].items()
     ]
-    for entry in ledger:
-        entry |= {"settings": "", "pictures": {}, "masks": {}}
-    (made(source) / FILE).write_text(json.dumps(ledger))
+    for entry in manifest:
+        entry |= {"settings": "", "images": {}, "masks": {}}
+    (made(source) / FILE).write_text(json.dumps(manifest))
     (made(source) / JOURNAL).write_text("\n".join(map(json.dumps, lines)) + "\n")
     (made(source) / ".a_att-0123abcd.png").write_bytes(b"half")
     summary = work(source, width=128).run()
@@ -367,8 +367,8 @@ def test_after_a_kill_the_journal_tells_which_masks_are_ours(tmp_path: Path) -> 
 def test_a_ledger_from_elsewhere_cannot_make_us_remove_files_as_masks(tmp_path: Path) -> None:
     source = masked(tmp_path / "photos")
     work(source).run()
-    ledger = (made(source) / FILE).read_text()
-    (made(source) / FILE).write_text(ledger.replace('"a_att.png"', '"../photos/a_att.png"'))
+    manifest = (made(source) / FILE).read_text()
+    (made(source) / FILE).write_text(manifest.replace('"a_att.png"', '"../photos/a_att.png"'))
     with pytest.raises(ConfigError, match="damaged"):
         work(source, width=128).run()
 
@@ -381,7 +381,7 @@ def test_a_photo_is_never_named_as_another_ones_mask(tmp_path: Path) -> None:
         (source / name).parent.mkdir()
         noise((64, 64), 3).save(source / name)
     summary = work(source, recursive=True, flip=True).run()
-    assert (summary.pictures, summary.failed) == (8, [])
+    assert (summary.images, summary.failed) == (8, [])
     assert len(find_images(made(source))) == 8
     assert masks_beside(made(source)) == {}
 
@@ -389,4 +389,4 @@ def test_a_photo_is_never_named_as_another_ones_mask(tmp_path: Path) -> None:
 def test_the_summary_says_how_many_masks_there_are(tmp_path: Path) -> None:
     summary = work(masked(tmp_path / "photos"), flip=True).run()
     assert summary.lines()[0].endswith(", 2 with a mask.")
-    assert "2 photos became 4 pictures" in summary.lines()[0]
+    assert "2 photos became 4 images" in summary.lines()[0]

@@ -1,4 +1,4 @@
-"""A folder of photos becomes a data set: what is written, what a second time does, and what nothing ever touches."""
+"""A folder of photos becomes a dataset: what is written, what a second time does, and what nothing ever touches."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SMALL = {"width": 64, "height": 64}
 
 def photo(path: Path, size: tuple[int, int] = (160, 120), colour: str = "red", **saving: object) -> Path:
     """Of one colour, its left half black."""
-    picture = Image.new("RGB", size, colour)
-    ImageDraw.Draw(picture).rectangle((0, 0, size[0] // 2 - 1, size[1]), fill="black")
+    image = Image.new("RGB", size, colour)
+    ImageDraw.Draw(image).rectangle((0, 0, size[0] // 2 - 1, size[1]), fill="black")
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **saving)
+    image.save(path, **saving)
     return path
 
 
@@ -50,7 +50,7 @@ def shown(folder: Path) -> list[str]:
     return sorted(each.name for each in folder.iterdir() if each.name != FILE)
 
 
-def test_photos_become_pictures_of_the_size_and_originals_stay(source: Path) -> None:
+def test_photos_become_images_of_the_size_and_originals_stay(source: Path) -> None:
     before = contents(source)
     summary = work(source, flip=True, existing_captions="copy").run()
     made = source.parent / "data set"
@@ -58,7 +58,7 @@ def test_photos_become_pictures_of_the_size_and_originals_stay(source: Path) -> 
         *("IMG 0-flipped.png", "IMG 0-flipped.txt", "IMG 0.png", "IMG 0.txt"),
         *("IMG 1-flipped.png", "IMG 1.png", "IMG 2-flipped.png", "IMG 2.png"),
     ]
-    assert (summary.photos, summary.pictures, summary.captions, summary.failed) == (3, 6, 2, [])
+    assert (summary.photos, summary.images, summary.captions, summary.failed) == (3, 6, 2, [])
     with Image.open(made / "IMG 1.png") as plain, Image.open(made / "IMG 1-flipped.png") as flipped:
         assert plain.size == flipped.size == (64, 64)
         assert plain.getpixel((5, 30))[1] < 20 < plain.getpixel((58, 30))[1]
@@ -71,11 +71,11 @@ def test_a_second_time_makes_nothing_twice(source: Path) -> None:
     again = work(source, flip=True, existing_captions="copy")
     again.run()
     made = contents(again.destination)
-    stamps = {each: each.stat().st_mtime_ns for each in again.destination.glob("*.png")}
+    signatures = {each: each.stat().st_mtime_ns for each in again.destination.glob("*.png")}
     summary = again.run()
     assert (summary.done_before, summary.photos) == (3, 0)
     assert contents(again.destination) == made
-    assert {each: each.stat().st_mtime_ns for each in again.destination.glob("*.png")} == stamps
+    assert {each: each.stat().st_mtime_ns for each in again.destination.glob("*.png")} == signatures
 
 
 def test_a_photo_that_came_later_is_added(source: Path) -> None:
@@ -126,7 +126,7 @@ def test_names_that_would_collide_are_told_apart(tmp_path: Path) -> None:
     summary = work(source, recursive=True, split=True, split_threshold=1.0).run()
     names = shown(source.parent / "data set")
     assert summary.photos == 6
-    assert summary.pictures == len(names)
+    assert summary.images == len(names)
     assert len({name.casefold() for name in names}) == len(names)
 
 
@@ -152,7 +152,7 @@ def test_a_source_equal_to_or_inside_the_destination_is_refused(source: Path, de
     assert contents(source.parent) == before
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photos" / "sub").mkdir(parents=True)
     for recursive in (False, True):
         with pytest.raises(DatasetError, match="no images"):
@@ -163,7 +163,7 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
 
 def test_broken_files_are_named_and_passed_over(source: Path) -> None:
     (source / "broken.jpg").write_bytes((source / "IMG 0.jpg").read_bytes()[:300])
-    (source / "text.png").write_text("no picture")
+    (source / "text.png").write_text("no image")
     (source / "empty.gif").touch()
     summary = work(source, flip=True).run()
     assert sorted(name for name, _ in summary.failed) == ["broken.jpg", "empty.gif", "text.png"]
@@ -175,7 +175,7 @@ def test_broken_files_are_named_and_passed_over(source: Path) -> None:
 def test_upright_and_of_the_first_frame(tmp_path: Path) -> None:
     source = tmp_path / "photos"
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: the left side of the file is the top of the picture
+    exif[0x0112] = 6  # the camera was turned: the left side of the file is the top of the image
     photo(source / "turned.jpg", (160, 120), exif=exif)
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("lime", "red")]
     frames[0].save(source / "animated.gif", save_all=True, append_images=frames[1:])
@@ -206,9 +206,9 @@ def test_modes(tmp_path: Path, mode: str, fill: object) -> None:
 @pytest.mark.parametrize("keep", [False, True])
 def test_what_is_transparent_becomes_white_or_stays(tmp_path: Path, keep: bool) -> None:
     (tmp_path / "photos").mkdir()
-    picture = Image.new("RGBA", (96, 96), (200, 0, 0, 255))
-    ImageDraw.Draw(picture).rectangle((0, 0, 47, 96), fill=(0, 0, 0, 0))
-    picture.save(tmp_path / "photos" / "a.png")
+    image = Image.new("RGBA", (96, 96), (200, 0, 0, 255))
+    ImageDraw.Draw(image).rectangle((0, 0, 47, 96), fill=(0, 0, 0, 0))
+    image.save(tmp_path / "photos" / "a.png")
     work(tmp_path / "photos", keep_alpha=keep).run()
     with Image.open(tmp_path / "data set" / "a.png") as made:
         assert made.mode == ("RGBA" if keep else "RGB")
@@ -224,16 +224,16 @@ def test_a_jpeg_cannot_keep_transparency() -> None:
     ("action", "expected"),
     [("ignore", "64 x 64"), ("copy", "a caption"), ("prepend", "a caption, 64 x 64"), ("append", "64 x 64, a caption")],
 )
-def test_captions_are_written_of_each_picture_and_joined_with_those_there_are(
+def test_captions_are_written_of_each_image_and_joined_with_those_there_are(
     source: Path, action: str, expected: str
 ) -> None:
     seen: list[Image.Image] = []
 
     @contextmanager
     def captioning():
-        def caption(picture: Image.Image) -> str:
-            seen.append(picture)
-            return f"{picture.width} x {picture.height}"
+        def caption(image: Image.Image) -> str:
+            seen.append(image)
+            return f"{image.width} x {image.height}"
 
         yield caption
 
@@ -265,8 +265,8 @@ def test_stopped_it_leaves_whole_files_and_goes_on_from_there(tmp_path: Path) ->
     made = shown(tmp_path / "data set")
     assert len(made) == 2 * summary.photos
     for name in made:
-        with Image.open(tmp_path / "data set" / name) as picture:
-            picture.load()
+        with Image.open(tmp_path / "data set" / name) as image:
+            image.load()
     again = work(source, flip=True).run()
     assert (again.done_before, again.photos) == (summary.photos, 30 - summary.photos)
     assert len(shown(tmp_path / "data set")) == 60
@@ -302,14 +302,14 @@ def test_a_caption_that_changed_beside_the_photo_is_taken_over(source: Path) -> 
 
 
 def test_the_preview_shows_what_would_be_made_and_writes_nothing(source: Path) -> None:
-    (source / "IMG 00.png").write_text("no picture")
+    (source / "IMG 00.png").write_text("no image")
     preview = list(work(source, flip=True, existing_captions="copy").preview(3))
     assert [path.name for path, _, _ in preview] == ["IMG 0.jpg", "IMG 00.png", "IMG 1.jpg"]
-    assert [[each.picture.size for each in made] for _, made, _ in preview] == [[(64, 64)] * 2, [], [(64, 64)] * 2]
+    assert [[each.image.size for each in made] for _, made, _ in preview] == [[(64, 64)] * 2, [], [(64, 64)] * 2]
     assert preview[0][2] == "a caption"
     assert preview[1][2] == "it is not an image, or damaged"
     assert not (source.parent / "data set").exists()
     summary_of = work(source, flip=True)
     summary_of.run()
     with Image.open(summary_of.destination / "IMG 0.png") as made:
-        assert made.tobytes() == preview[0][1][0].picture.tobytes()
+        assert made.tobytes() == preview[0][1][0].image.tobytes()

@@ -1,4 +1,4 @@
-"""A session on five small pictures, with a host that can be held up."""
+"""A session on five small images, with a host that can be held up."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ with suppress(ImportError):  # Windows has none
 
 
 @pytest.fixture
-def folder(pictures: Callable[..., Path]) -> Path:
-    return pictures((16, 16), (24, 16), (16, 16), (16, 24), (24, 16))
+def folder(images: Callable[..., Path]) -> Path:
+    return images((16, 16), (24, 16), (16, 16), (16, 24), (24, 16))
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from PIL import Image
 
 from ti_trainer import formats
 from ti_trainer.data.dataset import Dataset
-from ti_trainer.host import Drawing
+from ti_trainer.host import GenerationRequest
 from ti_trainer.runs import callbacks
 from ti_trainer.runs.callbacks import Copies, Evaluation, LossTable, Previews, StateKeeper, TensorBoardLog
 from ti_trainer.runs.plots import plot_losses, preview_beside, smoothed
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.training import selection
-from ti_trainer.training.evaluation import deterministic_loss
+from ti_trainer.training.evaluation import validation_loss
 from ti_trainer.training.trainer import Finished, StepDone, Trainer
 
 
@@ -32,8 +32,8 @@ def run(tmp_path: Path) -> Run:
 def watch(trainer: Trainer, *watching: Callable[[object], None]) -> list[StepDone]:
     steps = []
     for event in trainer.run():
-        for observer in watching:
-            observer(event)
+        for callback in watching:
+            callback(event)
         steps += [event] if isinstance(event, StepDone) else []
     return steps
 
@@ -51,7 +51,7 @@ def test_a_line_of_the_table_has_the_mean_loss_since_the_line_before(trainer: Ca
     steps = watch(trainer(max_steps=9, learning_rate="0.005:5, 0.001"), LossTable(run, 3))
     header, *lines = table(run)
     assert header == ["step", "epoch", "epoch_step", "loss", "learn_rate"]
-    assert [line[:3] for line in lines] == [["3", "0", "3"], ["6", "1", "1"], ["9", "1", "4"]]  # 5 pictures an epoch
+    assert [line[:3] for line in lines] == [["3", "0", "3"], ["6", "1", "1"], ["9", "1", "4"]]  # 5 images an epoch
     assert [float(line[4]) for line in lines] == [0.005, 0.001, 0.001]
     for number, line in enumerate(lines):
         losses = [each.loss.item() for each in steps[3 * number : 3 * number + 3]]
@@ -111,11 +111,11 @@ def test_previews_are_drawn_before_the_first_every_so_many_and_after_the_last(
 ) -> None:
     training, drawn = trainer(max_steps=7), []
 
-    def draw(drawing: Drawing, words: dict[str, dict[str, torch.Tensor]]) -> Image.Image:
-        drawn.append((drawing, words["x-word"]["clip_l"]))
+    def generate(request: GenerationRequest, words: dict[str, dict[str, torch.Tensor]]) -> Image.Image:
+        drawn.append((request, words["x-word"]["clip_l"]))
         return Image.new("RGB", (64, 64), (len(drawn), 0, 0))
 
-    previews = Previews(run, training, draw, Drawing("", seed=5), 3, cards=True)
+    previews = Previews(run, training, generate, GenerationRequest("", seed=5), 3, cards=True)
     previews.before("a photo of x-word")
     steps = watch(training, previews)
     files = [f"x-word-{step}.png" for step in (0, 3, 6, 7)]
@@ -133,11 +133,11 @@ def test_previews_are_drawn_before_the_first_every_so_many_and_after_the_last(
 def test_a_preview_prompt_is_kept_and_cards_can_be_left_out(trainer: Callable[..., Trainer], run: Run) -> None:
     training, prompts = trainer(max_steps=2), []
 
-    def draw(drawing: Drawing, words: object) -> Image.Image:
-        prompts.append(drawing.prompt)
+    def generate(request: GenerationRequest, words: object) -> Image.Image:
+        prompts.append(request.prompt)
         return Image.new("RGB", (8, 8))
 
-    watch(training, Previews(run, training, draw, Drawing("x-word on a beach"), 1, cards=False))
+    watch(training, Previews(run, training, generate, GenerationRequest("x-word on a beach"), 1, cards=False))
     assert prompts == ["x-word on a beach"] * 2
     assert not (run.path / "image_embeddings").exists()
 
@@ -150,7 +150,9 @@ def asking(at: dict[int, Flag]) -> Callable[[object], None]:
 def test_without_an_interval_copies_and_previews_come_only_when_asked_for(trainer: Callable[..., Trainer], run: Run) -> None:
     training, copy, preview = trainer(max_steps=9), Flag(), Flag()
     copies = Copies(run, training, 0, copy)
-    previews = Previews(run, training, lambda *_: Image.new("RGB", (8, 8)), Drawing("x"), 0, cards=True, asked=preview)
+    previews = Previews(
+        run, training, lambda *_: Image.new("RGB", (8, 8)), GenerationRequest("x"), 0, cards=True, asked=preview
+    )
     watch(training, asking({4: copy, 7: preview}), copies, previews)
     assert names(run.path / "embeddings") == ["x-word-4.safetensors"]
     assert names(run.path / "images") == names(run.path / "image_embeddings") == ["x-word-7.png"]
@@ -186,7 +188,7 @@ def test_nothing_asked_for_is_written_once_no_more_steps_come(trainer: Callable[
     assert names(run.path) == ["settings.json"]
 
 
-def test_the_deterministic_loss_is_measured_at_the_start_every_so_many_steps_and_at_the_end(
+def test_the_validation_loss_is_measured_at_the_start_every_so_many_steps_and_at_the_end(
     trainer: Callable[..., Trainer], run: Run
 ) -> None:
     training = trainer(max_steps=7)
@@ -194,13 +196,13 @@ def test_the_deterministic_loss_is_measured_at_the_start_every_so_many_steps_and
     evaluation = Evaluation(run, training, 3)
     evaluation.before()
     watch(training, evaluation)
-    assert run.deterministic_file.read_text().splitlines()[0] == "step,loss"
-    measured = run.deterministic()
+    assert run.validation_file.read_text().splitlines()[0] == "step,loss"
+    measured = run.validation_losses()
     assert [step for step, _ in measured] == [0, 3, 6, 7]
     list(plain.run())
     assert torch.equal(training.embedding.vectors["clip_l"], plain.embedding.vectors["clip_l"]), "measuring changed the run"
     items = training.dataset.items
-    loss = deterministic_loss(
+    loss = validation_loss(
         training.model,
         items,
         [f"a photo of x-word, {item.caption}" for item in items],
@@ -209,24 +211,24 @@ def test_the_deterministic_loss_is_measured_at_the_start_every_so_many_steps_and
     assert measured[-1][1] == pytest.approx(loss, abs=1e-6)
 
 
-def test_of_many_pictures_some_are_measured(
+def test_of_many_images_some_are_measured(
     trainer: Callable[..., Trainer], dataset: Callable[..., Dataset], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = []
-    monkeypatch.setattr(selection, "deterministic_loss", lambda model, items, *_: counts.append(len(items)) or 1.0)
+    monkeypatch.setattr(selection, "validation_loss", lambda model, items, *_: counts.append(len(items)) or 1.0)
     for number in (3, 8, 9, 20):
         Evaluation(run, trainer(data=dataset(*((16, 16),) * number)), 1).before()
     assert counts == [3, 8, 5, 7]  # evenly spread, eight at most
 
 
-def test_the_deterministic_loss_falls_when_a_word_is_learned(
+def test_the_validation_loss_falls_when_a_word_is_learned(
     trainer: Callable[..., Trainer], dataset: Callable[..., Dataset], run: Run
 ) -> None:
     training = trainer(data=dataset(latent_sampling="deterministic"), max_steps=150, learning_rate="0.02", batch_size=5)
     evaluation = Evaluation(run, training, 50)
     evaluation.before()
     watch(training, evaluation)
-    losses = [loss for _, loss in run.deterministic()]
+    losses = [loss for _, loss in run.validation_losses()]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.97 * losses[0]
 
@@ -245,8 +247,8 @@ def test_tensorboard_has_loss_and_rate(trainer: Callable[..., Trainer], tmp_path
 
 def test_observers_take_the_end_of_a_run_that_made_no_step(trainer: Callable[..., Trainer], run: Run) -> None:
     training = trainer()
-    for observer in (LossTable(run, 1), StateKeeper(run, training, 1, 1e9, ""), Copies(run, training, 1)):
-        observer(Finished(0, "interrupted"))
+    for callback in (LossTable(run, 1), StateKeeper(run, training, 1, 1e9, ""), Copies(run, training, 1)):
+        callback(Finished(0, "interrupted"))
     assert names(run.path) == ["settings.json"]
 
 
@@ -262,18 +264,18 @@ def test_the_loss_curve_is_drawn_from_the_table(trainer: Callable[..., Trainer],
     watch(trainer(max_steps=6), LossTable(run, 1))
     path = plot_losses(run)
     assert path == run.path / "loss.png"
-    with Image.open(path) as picture:
-        assert picture.size == (800, 500)
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
+    with Image.open(path) as image:
+        assert image.size == (800, 500)
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
     assert {(0x1F, 0x4E, 0x8C), (0xB5, 0x65, 0x1D)} <= colours  # the smoothed line, the rate
     assert (0xC0, 0x39, 0x2B) not in colours
 
 
-def test_the_loss_curve_shows_deterministic_losses_where_there_are_any(trainer: Callable[..., Trainer], run: Run) -> None:
+def test_the_loss_curve_shows_validation_losses_where_there_are_any(trainer: Callable[..., Trainer], run: Run) -> None:
     training = trainer(max_steps=6)
     watch(training, LossTable(run, 1), Evaluation(run, training, 2))
-    with Image.open(plot_losses(run)) as picture:
-        assert (0xC0, 0x39, 0x2B) in {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
+    with Image.open(plot_losses(run)) as image:
+        assert (0xC0, 0x39, 0x2B) in {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
 
 
 def test_the_last_preview_is_put_beside_the_embedding(run: Run, tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ OPTIONS = {"max_steps": 4, "preview_every": 2, "save_every": 2, "width": 16, "he
 
 
 @pytest.mark.parametrize("negative", [True, False])
-def test_a_card_has_what_the_copies_of_its_step_have(negative: bool, tmp_path: Path, pictures: Callable[..., Path]) -> None:
+def test_a_card_has_what_the_copies_of_its_step_have(negative: bool, tmp_path: Path, images: Callable[..., Path]) -> None:
     host = TinyHost(tmp_path / "host")
     embeddings_dir.create_pair(host.embeddings_dir, host.model, ("x-word", "red cat", 2), ("*", 3))
     config = TrainConfig(negative=negative, **OPTIONS)
-    run = Session(host, "x-word", pictures((16, 16), (16, 16)), config).train().run
+    run = Session(host, "x-word", images((16, 16), (16, 16)), config).train().run
     cards, copies = run.path / "image_embeddings", run.path / "embeddings"
     names = [f"x-word{neg}-{step}.png" for neg in (["", "-neg"] if negative else [""]) for step in (0, 2, 4)]
     assert sorted(path.name for path in cards.iterdir()) == sorted(names)

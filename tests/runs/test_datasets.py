@@ -20,7 +20,7 @@ from ti_trainer.data.subsets import Subset, write_subsets
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.hosts.diffusers.host import StandaloneHost
-from ti_trainer.runs.datasets import about_embedding, data_sets_dir, subsets_of
+from ti_trainer.runs.datasets import about_embedding, datasets_dir, subsets_of
 from ti_trainer.runs.job import Job
 from ti_trainer.runs.run_folder import Run, changes
 from ti_trainer.runs.session import Controls, Session
@@ -28,48 +28,48 @@ from ti_trainer.training.trainer import Trainer
 
 
 @pytest.fixture
-def data_set(tmp_path: Path, pictures: Callable[..., Path]) -> Path:
+def dataset(tmp_path: Path, images: Callable[..., Path]) -> Path:
     """Two folders of the thing, one with masks, and one of its class."""
-    masks, masked = tmp_path / "masks", pictures((16, 16), (24, 16))
+    masks, masked = tmp_path / "masks", images((16, 16), (24, 16))
     masks.mkdir()
     for number, size in enumerate(((16, 16), (24, 16))):
         mask = Image.new("L", size)
         mask.paste(255, (0, 0, 8, 16))
         mask.save(masks / f"{number}.png")
     subsets = [
-        Subset(pictures((16, 16), (24, 16), (16, 24)), repeats=2),
+        Subset(images((16, 16), (24, 16), (16, 24)), repeats=2),
         Subset(masked, masks=masks, weight=2.0),
-        Subset(pictures((16, 16)), class_tokens="[name] toy", caption_extension=".none", is_reg=True),
+        Subset(images((16, 16)), class_tokens="[name] toy", caption_extension=".none", is_reg=True),
     ]
     write_subsets(tmp_path / "set.toml", subsets)
     return tmp_path / "set.toml"
 
 
 @pytest.fixture
-def folder(data_set: Path) -> Path:
+def folder(dataset: Path) -> Path:
     """What the fixture `session` trains on."""
-    return data_set
+    return dataset
 
 
-def test_a_run_on_several_folders_says_what_it_was_trained_on(session: Session, data_set: Path) -> None:
+def test_a_run_on_several_folders_says_what_it_was_trained_on(session: Session, dataset: Path) -> None:
     session.check()
     result = session.train()
     assert result.reason == "done"
     assert result.num_images == 6
     settings = result.run.settings()
-    assert settings["images"] == str(data_set)
-    assert [each.get("num_repeats", 1) for each in settings["data_set"]] == [2, 1, 1]
-    assert settings["data_set"][1]["loss_weight"] == 2.0
-    assert settings["data_set"][2]["is_reg"] is True
+    assert settings["images"] == str(dataset)
+    assert [each.get("num_repeats", 1) for each in settings["dataset"]] == [2, 1, 1]
+    assert settings["dataset"][1]["loss_weight"] == 2.0
+    assert settings["dataset"][2]["is_reg"] is True
     assert result.embedding.info["num_images"] == 6
 
 
-def test_it_is_resumed_exactly_and_without_a_warning(session: Session, host: Puppet, data_set: Path, tmp_path: Path) -> None:
+def test_it_is_resumed_exactly_and_without_a_warning(session: Session, host: Puppet, dataset: Path, tmp_path: Path) -> None:
     session.train()
     whole = vectors(host)
     other, told, controls = Puppet(tmp_path / "other"), [], Controls()
     other.at[4] = controls.stop.set
-    stopped = Session(other, "x-word", data_set, CONFIG).train(controls=controls)
+    stopped = Session(other, "x-word", dataset, CONFIG).train(controls=controls)
     assert stopped.reason == "interrupted"
     other.at.clear()
     Session(other, "x-word", Path(stopped.run.settings()["images"]), CONFIG, stopped.run, told.append).train()
@@ -77,19 +77,19 @@ def test_it_is_resumed_exactly_and_without_a_warning(session: Session, host: Pup
     assert torch.equal(vectors(other), whole)
 
 
-def test_other_repeats_are_told_when_it_is_resumed(session: Session, host: Puppet, data_set: Path) -> None:
+def test_other_repeats_are_told_when_it_is_resumed(session: Session, host: Puppet, dataset: Path) -> None:
     controls = Controls()
     host.at[4] = controls.stop.set
     run = session.train(controls=controls).run
     host.at.clear()
-    data_set.write_text(data_set.read_text().replace("num_repeats = 2", "num_repeats = 3"))
+    dataset.write_text(dataset.read_text().replace("num_repeats = 2", "num_repeats = 3"))
     told: list[str] = []
     replace(session, resume=run, warn=told.append).train()
-    assert told == ["Not as at the run's beginning: pictures or captions. It goes on, but not exactly."]
+    assert told == ["Not as at the run's beginning: images or captions. It goes on, but not exactly."]
 
 
-def test_what_the_file_says_and_is_not_obeyed_is_told_once(session: Session, data_set: Path) -> None:
-    data_set.write_text("[general]\nresolution = 768\n" + data_set.read_text())
+def test_what_the_file_says_and_is_not_obeyed_is_told_once(session: Session, dataset: Path) -> None:
+    dataset.write_text("[general]\nresolution = 768\n" + dataset.read_text())
     told: list[str] = []
     session = replace(session, warn=told.append)
     session.check()
@@ -103,14 +103,14 @@ def test_a_job_on_it_is_watched_and_measured(session: Session) -> None:
     job.start(replace(session, config=replace(CONFIG, evaluate_every=5)))
     now = ended(job)
     assert now.status == "done", now.message
-    assert [step for step, _ in now.run.deterministic()] == [0, 5, 10]
+    assert [step for step, _ in now.run.validation_losses()] == [0, 5, 10]
 
 
 def test_a_run_tells_before_its_first_step_what_the_page_tells_of_the_dataset(
-    host: Puppet, pictures: Callable[..., Path]
+    host: Puppet, images: Callable[..., Path]
 ) -> None:
     embeddings_dir.create(host.embeddings_dir, host.model, "word", "red cat on a mat", 2)
-    folder, told = pictures((16, 16), (16, 16)), list[str]()
+    folder, told = images((16, 16), (16, 16)), list[str]()
     for number in range(2):
         (folder / f"{number}.png").rename(folder / f"IMG_{number}.png")
         (folder / f"{number}.txt").unlink()
@@ -118,13 +118,13 @@ def test_a_run_tells_before_its_first_step_what_the_page_tells_of_the_dataset(
     config = replace(CONFIG, width=24, height=24, do_not_resize=False, template="subject_filewords")
     session = Session(host, "word", folder, config, warn=told.append)
 
-    def observers(trainer: Trainer, run: Run) -> list[Any]:
+    def callbacks(trainer: Trainer, run: Run) -> list[Any]:
         told.append("the first step")
         return []
 
     embedding, (template, plain) = embeddings_dir.load(host.embeddings_dir, "word")[0], _lines("subject_filewords")
     seen = look(folder, template, config, host.model, "word", embedding.vectors, plain)
-    session.train(observers)
+    session.train(callbacks)
     before = told[: told.index("the first step")]
     assert [*about_embedding(host.model, embedding), *seen.warnings] == before
     for part in (
@@ -146,8 +146,8 @@ def test_a_template_that_leaves_the_word_to_captions_without_it_is_refused_at_on
         replace(session, config=replace(CONFIG, template=str(tmp_path / "mine.txt"))).check()
 
 
-def test_buckets_are_trained_on_with_several_sizes(host: Puppet, pictures: Callable[..., Path]) -> None:
-    folder = pictures((330, 200), (200, 330), (256, 256), (330, 210))
+def test_buckets_are_trained_on_with_several_sizes(host: Puppet, images: Callable[..., Path]) -> None:
+    folder = images((330, 200), (200, 330), (256, 256), (330, 210))
     config = replace(CONFIG, do_not_resize=False, buckets=True, width=256, height=256)
     session = Session(host, "x-word", folder, config)
     session.check()
@@ -160,9 +160,9 @@ def test_buckets_are_trained_on_with_several_sizes(host: Puppet, pictures: Calla
 def test_settings_from_before_there_was_a_prior_loss_weight_are_no_change() -> None:
     now = {"model_hash": "1", "train": CONFIG.to_dict()}
     before = {"model_hash": "1", "train": {k: v for k, v in CONFIG.to_dict().items() if k != "prior_loss_weight"}}
-    assert changes(before, now, other_pictures=False) == []
+    assert changes(before, now, other_images=False) == []
     before["train"]["prior_loss_weight"] = 0.5
-    assert changes(before, now, other_pictures=False) == ["prior_loss_weight"]
+    assert changes(before, now, other_images=False) == ["prior_loss_weight"]
 
 
 def _lines(template: str) -> tuple[list[str], list[str]]:
@@ -170,7 +170,7 @@ def _lines(template: str) -> tuple[list[str], list[str]]:
 
 
 def listed(path: Path, **folders: Path) -> Path:
-    """A data set file with these keys."""
+    """A dataset file with these keys."""
     lines = "\n".join(f"{key} = {json.dumps(str(folder))}" for key, folder in folders.items())
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"[[datasets]]\n[[datasets.subsets]]\n{lines}\n")
@@ -178,11 +178,11 @@ def listed(path: Path, **folders: Path) -> Path:
 
 
 @pytest.fixture
-def places(tmp_path: Path, pictures: Callable[..., Path]) -> tuple[Path, Path]:
-    """A folder that visitors of the page may read, and one that they may not; both with pictures."""
+def places(tmp_path: Path, images: Callable[..., Path]) -> tuple[Path, Path]:
+    """A folder that visitors of the page may read, and one that they may not; both with images."""
     inside, outside = tmp_path / "inside", tmp_path / "outside"
-    pictures((16, 16)).rename(inside)
-    pictures((16, 16)).rename(outside)
+    images((16, 16)).rename(inside)
+    images((16, 16)).rename(outside)
     return inside, outside
 
 
@@ -203,7 +203,7 @@ def test_no_folder_that_visitors_may_not_read_is_read_for_them(
     (tmp_path / "inside" / "link").symlink_to(tmp_path / "outside")
     host = StandaloneHost(folders=[inside], log_dir=tmp_path / "logs", embeddings_dir=tmp_path / "embeddings")
     found = {key: inside / "link" if name == "link" else tmp_path / name for key, name in keys.items()}
-    for place in (inside / "set.toml", data_sets_dir(host) / "set.toml"):
+    for place in (inside / "set.toml", datasets_dir(host) / "set.toml"):
         place.parent.mkdir(parents=True, exist_ok=True)
         file = listed(place, **found)
         with pytest.raises(ConfigError, match="not among the folders"):
@@ -221,7 +221,7 @@ def test_a_file_must_lie_where_visitors_may_read_or_be_one_that_the_page_saved(
 ) -> None:
     inside, outside = places
     host = StandaloneHost(folders=[inside], log_dir=tmp_path / "logs")
-    kept = data_sets_dir(host)
+    kept = datasets_dir(host)
     kept.mkdir(parents=True)
     for place in (inside, kept):
         assert subsets_of(host, listed(place / "set.toml", image_dir=inside)) == (Subset(inside),)
@@ -240,7 +240,7 @@ def test_a_file_must_lie_where_visitors_may_read_or_be_one_that_the_page_saved(
             subsets_of(host, file)
         assert '"secret"' not in str(caught.value)
     with pytest.raises(ConfigError, match="not among the folders"):
-        subsets_of(host, kept)  # pictures do not lie there
+        subsets_of(host, kept)  # images do not lie there
     with pytest.raises(DatasetError, match="does not exist"):
         subsets_of(host, inside / "nothing.toml")
 

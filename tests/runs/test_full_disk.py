@@ -82,7 +82,7 @@ def test_tables_previews_and_copies_are_not_worth_ending_for(
     result = replace(session, config=config, warn=warned.append).train()
     assert result.reason == "done"
     assert formats.read(result.embedding_file).step == 10
-    for what in ("table of losses", "preview", "copy of the embedding", "deterministic loss"):
+    for what in ("table of losses", "preview", "copy of the embedding", "validation loss"):
         assert (
             sum(f"The {what} could not be written; the training goes on. The disk is full" in said for said in warned) == 1
         )

@@ -13,7 +13,7 @@ from puppet import CONFIG, Puppet
 from ti_trainer.runs.health import FAR, WINDOW, Health, usual_lengths
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
-from ti_trainer.runs.tables import DETERMINISTIC_COLUMNS, append_row
+from ti_trainer.runs.tables import VALIDATION_COLUMNS, append_row
 from ti_trainer.training.events import Finished, StepDone
 from ti_trainer.training.trainer import Trainer
 
@@ -75,12 +75,12 @@ def test_noise_is_no_sign(health: Callable[..., Health], values: list[float]) ->
 @pytest.mark.parametrize(
     ("measured", "signs"), [((1, 0.9), 0), ((1, 1.05), 0), ((1, 1.2), 1), ((1, 1.2, 0.9), 0), ((1,), 0)]
 )
-def test_so_is_a_deterministic_loss_that_rose(
+def test_so_is_a_validation_loss_that_rose(
     health: Callable[..., Health], run: Run, measured: tuple[float, ...], signs: int
 ) -> None:
     watching = health(evaluate_every=50)
     for number, loss in enumerate(measured):
-        append_row(run.deterministic_file, DETERMINISTIC_COLUMNS, (50 * number, loss))
+        append_row(run.validation_file, VALIDATION_COLUMNS, (50 * number, loss))
     watching(Finished(120, "done"))
     assert len(watching.signs) == signs
 

@@ -56,8 +56,8 @@ def test_a_watcher_sees_each_step_with_speed_and_time_left(session: Session, hos
     assert (seen[0].steps_per_second, seen[0].seconds_left) == (0, None)
     assert [now.steps_per_second for now in seen[1:]] == [0.5] * 9
     assert seen[3].seconds_left == 12
-    assert [step for step, _ in seen[6].deterministic] == [0, 5]
-    assert [step for step, _ in job.snapshot().deterministic] == [0, 5, 10]
+    assert [step for step, _ in seen[6].validation] == [0, 5]
+    assert [step for step, _ in job.snapshot().validation] == [0, 5, 10]
 
 
 def test_another_start_is_refused_while_one_goes_on(session: Session, host: Puppet) -> None:
@@ -112,8 +112,8 @@ def test_copies_and_previews_come_at_the_next_step_when_asked_for(session: Sessi
     ]
     assert formats.read(now.run.copies()[0][1]).step == 4
     assert [(step, path.name) for step, path in now.previews] == [(7, "x-word-7.png")]
-    with Image.open(now.previews[0][1]) as picture:
-        assert picture.size == (16, 16)
+    with Image.open(now.previews[0][1]) as image:
+        assert image.size == (16, 16)
     assert host.shown == 1
 
 
@@ -164,7 +164,7 @@ def test_snapshots_never_fail_while_all_is_written(
         try:
             while not over.is_set():
                 now = job.snapshot()
-                steps.append((now.step, len(now.loss), len(now.previews), len(now.deterministic)))
+                steps.append((now.step, len(now.loss), len(now.previews), len(now.validation)))
         except Exception as error:
             errors.append(error)
 
@@ -179,7 +179,7 @@ def test_snapshots_never_fail_while_all_is_written(
     assert not errors
     assert now.status == "done"
     assert len(set(steps)) > 10  # it was seen on its way
-    assert len(now.previews) == len(now.deterministic) == 61
+    assert len(now.previews) == len(now.validation) == 61
 
 
 def test_a_run_whose_folder_was_removed_can_still_be_looked_at(session: Session, host: Puppet) -> None:

@@ -105,15 +105,15 @@ def test_a_wish_to_end_shows_while_waiting_for_the_turn_and_nothing_begins(
 @pytest.mark.parametrize(
     ("wish", "meanwhile", "at"), [("stop", "stopping", 2), ("pause", "pausing", 2), ("stop", "stopping", 5)]
 )
-def test_a_wish_to_end_while_pictures_are_read_ends_it_at_once_and_leaves_nothing(
+def test_a_wish_to_end_while_images_are_read_ends_it_at_once_and_leaves_nothing(
     session: Session, host: Puppet, wish: str, meanwhile: str, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, before = Job(), contents(host)
-    seen = wish_at_picture(at, job, wish, host, monkeypatch)
+    seen = wish_at_image(at, job, wish, host, monkeypatch)
     job.start(session)
     now = ended(job)
     shown = [*(("loading", (number, 5)) for number in range(1, at)), (meanwhile, (at, 5))]
-    assert [(each.status, each.loaded) for each in seen] == shown, "no other picture is read"
+    assert [(each.status, each.loaded) for each in seen] == shown, "no other image is read"
     assert (now.status, now.step, now.message, now.run, now.result) == ("stopped", 0, STOPPED, None, None)
     assert contents(host) == before
 
@@ -128,7 +128,7 @@ def test_a_stop_before_a_resumed_run_goes_on_leaves_it_as_it_was(
     run, before = ended(job).run, contents(host)
     with monkeypatch.context() as patched:
         if when == "reading":
-            wish_at_picture(2, job, "stop", host, patched)
+            wish_at_image(2, job, "stop", host, patched)
         else:
             host.free.clear()
         job.resume()
@@ -147,7 +147,7 @@ def test_a_stop_before_a_resumed_run_goes_on_leaves_it_as_it_was(
 
 
 @pytest.mark.parametrize("who", ["the page", "the host"])
-def test_a_stop_after_the_pictures_were_read_draws_and_measures_nothing(
+def test_a_stop_after_the_images_were_read_draws_and_measures_nothing(
     session: Session, host: Puppet, who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, prepared, before = Job(), Session._trainer, vectors(host)
@@ -160,7 +160,7 @@ def test_a_stop_after_the_pictures_were_read_draws_and_measures_nothing(
     job.start(replace(session, config=replace(CONFIG, evaluate_every=5)))
     now = ended(job)
     said = "" if who == "the page" else INTERRUPTED
-    assert (now.status, now.step, now.message, now.previews, now.deterministic) == ("stopped", 0, said, [], [])
+    assert (now.status, now.step, now.message, now.previews, now.validation) == ("stopped", 0, said, [], [])
     assert host.shown == 0
     assert torch.equal(vectors(host), before)
 
@@ -170,8 +170,8 @@ def contents(host: Puppet) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in host.folder.rglob("*") if path.is_file()}
 
 
-def wish_at_picture(at: int, job: Job, wish: str, host: Puppet, monkeypatch: pytest.MonkeyPatch) -> list[Snapshot]:
-    """What the job shows at each picture that is encoded, after the wish at one of them."""
+def wish_at_image(at: int, job: Job, wish: str, host: Puppet, monkeypatch: pytest.MonkeyPatch) -> list[Snapshot]:
+    """What the job shows at each image that is encoded, after the wish at one of them."""
     seen, encode = [], host.model.encode_images
 
     def encode_images(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,13 +17,15 @@ from ti_trainer.runs import finalize
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.training.state import TrainState, check_moved
-from ti_trainer.training.trainable_embedding import Learner
+from ti_trainer.training.trainable_embedding import TrainableEmbedding
 
 CUDA_ERROR = "CUDA error: device-side assert triggered"
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"ema_rate": 0.9}, {"tries": 2, "try_learning_rates": "0.01, 0.02"}], ids=["plain", "average", "tries"]
+    "options",
+    [{}, {"ema_rate": 0.9}, {"trials": 2, "trial_learning_rates": "0.01, 0.02"}],
+    ids=["plain", "average", "trials"],
 )
 def test_a_gpu_that_fails_costs_the_steps_since_the_last_look_and_no_more(
     session: Session, host: Puppet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
@@ -31,34 +33,34 @@ def test_a_gpu_that_fails_costs_the_steps_since_the_last_look_and_no_more(
     """After an error of CUDA nothing can be read from the device any more."""
     config = replace(CONFIG, max_steps=25, state_every=1000, **options)
     whole = replace(session, host=Puppet(tmp_path / "other"), config=config).train()
-    looks, finite, predict = [], Learner.is_finite, host.model.predict
+    looks, finite, predict = [], TrainableEmbedding.is_finite, host.model.predict
 
-    def is_finite(learner: Learner) -> bool:
+    def is_finite(trainable: TrainableEmbedding) -> bool:
         if looks:
             raise RuntimeError(CUDA_ERROR)
-        return finite(learner)
+        return finite(trainable)
 
     def failing(*given: object) -> object:
         if host.told and host.told[-1][0] >= 13:
             looks.append(1)
-            for vectors in learners[0].parameters:  # what is on the device is gone
+            for vectors in trainables[0].parameters:  # what is on the device is gone
                 vectors.data.fill_(torch.nan)
             raise RuntimeError(CUDA_ERROR)
         return predict(*given)
 
-    learners: list[Learner] = []
+    trainables: list[TrainableEmbedding] = []
     with monkeypatch.context() as patched:
-        patched.setattr(Learner, "is_finite", is_finite)
+        patched.setattr(TrainableEmbedding, "is_finite", is_finite)
         patched.setattr(host.model, "predict", failing)
-        moved = Learner.move_to_cpu
+        moved = TrainableEmbedding.move_to_cpu
 
-        def move_to_cpu(learner: Learner, state: TrainState) -> None:
-            moved(learner, state)
-            patched.setattr(Learner, "is_finite", finite)
+        def move_to_cpu(trainable: TrainableEmbedding, state: TrainState) -> None:
+            moved(trainable, state)
+            patched.setattr(TrainableEmbedding, "is_finite", finite)
 
-        patched.setattr(Learner, "move_to_cpu", move_to_cpu)
+        patched.setattr(TrainableEmbedding, "move_to_cpu", move_to_cpu)
         with pytest.raises(RuntimeError, match=CUDA_ERROR):
-            replace(session, config=config).train(lambda trainer, run: learners.extend(trainer.learners) or [])
+            replace(session, config=config).train(lambda trainer, run: trainables.extend(trainer.trainables) or [])
     run = Run.latest(host.log_dir, "x-word")
     assert run.step == 10, "the last look"
     assert formats.read(host.embeddings_dir / "x-word.safetensors").step == 10
@@ -68,7 +70,7 @@ def test_a_gpu_that_fails_costs_the_steps_since_the_last_look_and_no_more(
 
 
 @pytest.mark.parametrize("what", ["plot_losses", "before_and_after"])
-def test_a_picture_of_the_run_that_fails_is_told_and_the_run_is_done(
+def test_a_image_of_the_run_that_fails_is_told_and_the_run_is_done(
     session: Session, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     warned: list[str] = []
@@ -85,7 +87,7 @@ def test_a_picture_of_the_run_that_fails_is_told_and_the_run_is_done(
 def test_a_damaged_preview_is_no_failure(session: Session, host: Puppet) -> None:
     def damage() -> None:
         for path in host.log_dir.glob("*/*/images/x-word-0.png"):
-            path.write_bytes(b"no picture")
+            path.write_bytes(b"no image")
 
     host.at = {8: damage}
     warned: list[str] = []

@@ -35,7 +35,7 @@ class Exhausted(TinyModel):
     def _fail(self, gradient: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    def give_way(self, error: Exception) -> str:
+    def reduce_memory(self, error: Exception) -> str:
         assert isinstance(error, torch.cuda.OutOfMemoryError)
         assert self.graph() is None, "what failed holds no memory any more"
         self.left -= 1

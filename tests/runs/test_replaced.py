@@ -24,17 +24,17 @@ OPTIONS = {
     "plain": {},
     "dreamartist": {"negative": True},
     "average": {"ema_rate": 0.9, "ema_every": 3},
-    "tries": {"tries": 3, "try_learning_rates": "0.001, 0.5, 0.05", "try_vectors": "; 3; 1"},
+    "trials": {"trials": 3, "trial_learning_rates": "0.001, 0.5, 0.05", "trial_vectors": "; 3; 1"},
 }
 WITHOUT_TRIES = [OPTIONS[kind] for kind in ("plain", "dreamartist", "average")]
 
 
 @dataclass
 class Place:
-    """A host, a folder of pictures, and what the runs there warned of."""
+    """A host, a folder of images, and what the runs there warned of."""
 
     host: TinyHost
-    pictures: Path
+    images: Path
     warned: list[str] = field(default_factory=list)
 
     def create(self, text: str = "red cat", name: str = "x-word") -> bytes:
@@ -62,13 +62,13 @@ class Place:
                 controls.stop.set()
 
         config = replace(CONFIG, **options)
-        session = Session(self.host, "x-word", self.pictures, config, run, self.warned.append, overwrite=overwrite)
+        session = Session(self.host, "x-word", self.images, config, run, self.warned.append, overwrite=overwrite)
         return session.train(lambda *_: [act], controls)
 
 
 @pytest.fixture
-def place(tmp_path: Path, pictures: Callable[..., Path]) -> Callable[[str], Place]:
-    folder = pictures((16, 16), (16, 16), (16, 16))
+def place(tmp_path: Path, images: Callable[..., Path]) -> Callable[[str], Place]:
+    folder = images((16, 16), (16, 16), (16, 16))
 
     def make(name: str) -> Place:
         made = Place(TinyHost(tmp_path / name), folder)
@@ -146,7 +146,7 @@ def test_a_later_run_is_not_undone_by_an_earlier_one(place: Callable[[str], Plac
     earlier = here.train(until=3).run
     here.train(until=6)
     with pytest.raises(ConfigError, match="x-word has been trained to step 6 since; this run is at step 3"):
-        Session(here.host, "x-word", here.pictures, CONFIG, earlier).train()
+        Session(here.host, "x-word", here.images, CONFIG, earlier).train()
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)

@@ -101,7 +101,7 @@ def prepared(folder: Path) -> TinyHost:
     return host
 
 
-def session(host: TinyHost, pictures: Path, *, resume: bool = False, until: int = 99) -> Result:
+def session(host: TinyHost, images: Path, *, resume: bool = False, until: int = 99) -> Result:
     """One training, from files to files."""
     controls = Controls()
 
@@ -110,12 +110,12 @@ def session(host: TinyHost, pictures: Path, *, resume: bool = False, until: int 
             controls.stop.set()
 
     earlier = Run.latest(host.log_dir, "x-word") if resume else None
-    return Session(host, "x-word", pictures, CONFIG, earlier).train(lambda trainer, run: [stop], controls)
+    return Session(host, "x-word", images, CONFIG, earlier).train(lambda trainer, run: [stop], controls)
 
 
 @pytest.fixture
-def two_hosts(tmp_path: Path, pictures: Callable[..., Path]) -> tuple[TinyHost, TinyHost, Path]:
-    folder = pictures(*MIXED)
+def two_hosts(tmp_path: Path, images: Callable[..., Path]) -> tuple[TinyHost, TinyHost, Path]:
+    folder = images(*MIXED)
     return prepared(tmp_path / "one"), prepared(tmp_path / "two"), folder
 
 
@@ -150,7 +150,7 @@ def test_losses_of_steps_after_the_kept_state_are_not_told_twice(two_hosts: tupl
     assert_same_state(rest.run.load_state()[0], whole.run.load_state()[0])
 
 
-def test_other_pictures_are_told_of(two_hosts: tuple[TinyHost, TinyHost, Path], caplog: pytest.LogCaptureFixture) -> None:
+def test_other_images_are_told_of(two_hosts: tuple[TinyHost, TinyHost, Path], caplog: pytest.LogCaptureFixture) -> None:
     one, _, folder = two_hosts
     session(one, folder, until=5)
     caplog.clear()

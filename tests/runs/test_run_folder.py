@@ -117,7 +117,7 @@ def test_previews_and_copies_are_in_the_order_of_their_steps(run: Run) -> None:
     for folder, name in (
         *(("images", f"x-word-{step}.png") for step in (1000, 0, 20, 3)),
         *(("embeddings", f"x-word-{step}.safetensors") for step in (30, 4)),
-        *(("images", name) for name in (".x-word-5-a1b2.png", "x-word-last.png", "x-word-7.jpg", "picture.png")),
+        *(("images", name) for name in (".x-word-5-a1b2.png", "x-word-last.png", "x-word-7.jpg", "image.png")),
         *(("embeddings", name) for name in (".x-word-5.safetensors", "x-word-5.pt")),
     ):
         (run.path / folder).mkdir(exist_ok=True)
@@ -195,14 +195,14 @@ def test_losses_after_a_step_are_forgotten_and_the_others_kept_as_they_are(run: 
     assert run.loss_file.read_text().splitlines()[:2] == [HEADER.strip(), "10,1,0,0.1234567,0.005"]
 
 
-def test_so_are_deterministic_losses_and_what_is_not_there_is_not_made(run: Run) -> None:
+def test_so_are_validation_losses_and_what_is_not_there_is_not_made(run: Run) -> None:
     run.forget_after(20)
     assert sorted(path.name for path in run.path.iterdir()) == ["settings.json"]
-    assert run.deterministic() == []
-    run.deterministic_file.write_bytes(b"step,loss\r\n0,0.5000000\r\n20,0.4000000\r\n30,0.3000000\r\n40,0.2")
-    assert run.deterministic() == [(0, 0.5), (20, 0.4), (30, 0.3)]  # a crash cut the last line off
+    assert run.validation_losses() == []
+    run.validation_file.write_bytes(b"step,loss\r\n0,0.5000000\r\n20,0.4000000\r\n30,0.3000000\r\n40,0.2")
+    assert run.validation_losses() == [(0, 0.5), (20, 0.4), (30, 0.3)]  # a crash cut the last line off
     run.forget_after(20)
-    assert run.deterministic_file.read_bytes() == b"step,loss\r\n0,0.5000000\r\n20,0.4000000\r\n"
+    assert run.validation_file.read_bytes() == b"step,loss\r\n0,0.5000000\r\n20,0.4000000\r\n"
     assert not run.loss_file.exists()
 
 

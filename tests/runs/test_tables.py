@@ -56,12 +56,12 @@ def test_a_second_one_does_not_take_the_place_of_the_first(run: Run) -> None:
 
 
 def test_a_folder_in_its_place_is_set_aside(run: Run) -> None:
-    run.deterministic_file.mkdir()
+    run.validation_file.mkdir()
     warned: list[str] = []
-    assert run.deterministic() == []
+    assert run.validation_losses() == []
     run.forget_after(1, warned.append)
     assert "it is not a file" in warned[0]
-    assert not run.deterministic_file.exists()
+    assert not run.validation_file.exists()
 
 
 @pytest.mark.parametrize("content", [WHOLE, WHOLE.replace(b"\r\n", b"\n"), WHOLE + b"6,0,6,0.", b"\xef\xbb\xbf" + WHOLE])

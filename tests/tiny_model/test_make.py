@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 from ti_trainer import tiny_model
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.tiny_model.making import make
-from ti_trainer.tiny_model.making.make_vae import pictures
+from ti_trainer.tiny_model.making.make_vae import images
 
 
 def test_a_model_is_made_from_nothing_and_again_from_its_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,11 +23,11 @@ def test_a_model_is_made_from_nothing_and_again_from_its_states(tmp_path: Path, 
     monkeypatch.setattr(make, "make_tokenizer", tokenizer)
     made = []
     for _ in range(2):
-        make.make(tmp_path / "work", tmp_path / "model", 0.02, 0.02, 0.02, pictures=8)
+        make.make(tmp_path / "work", tmp_path / "model", 0.02, 0.02, 0.02, images=8)
         model = load(str(tmp_path / "model"), "cpu")
         assert model.widths == {"clip_l": 64}
         assert model.token_embeddings("star")["clip_l"].std() < 0.02
-        assert 0.8 < model.encode_images(pictures(32, np.random.default_rng(3)))[0].std() < 1.2
+        assert 0.8 < model.encode_images(images(32, np.random.default_rng(3)))[0].std() < 1.2
         made.append((tmp_path / "work" / "vae.pt").stat().st_mtime_ns)
     assert made[0] == made[1]
 

@@ -25,7 +25,7 @@ from ti_trainer.training.evaluation import fixed_batches
 from ti_trainer.training.step import training_loss
 
 THING = CONCEPTS[2]
-# Surroundings that no caption names, the same in all pictures: a word that is free to learn them does.
+# Surroundings that no caption names, the same in all images: a word that is free to learn them does.
 SCENES = [
     Scene(THING, 0.3, position, (0.93, 0.15, 0.70), (0.55, 0.80, 0.10), horizon=True)
     for position in ((0.0, 0.0), (-0.1, 0.0), (0.1, 0.05), (0.0, -0.1))

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 
 from ti_trainer import tiny_model
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.host import Drawing, ModelOptions
+from ti_trainer.host import GenerationRequest, ModelOptions
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.tiny_model.making.evaluate_model import labelled_scene
@@ -42,8 +42,8 @@ def test_a_stock_pipeline_opens_it() -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_model.MODEL, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.safety_checker is None
-    picture = pipeline("a red star on grass", num_inference_steps=2, height=64, width=64).images[0]
-    assert picture.size == (64, 64)
+    image = pipeline("a red star on grass", num_inference_steps=2, height=64, width=64).images[0]
+    assert image.size == (64, 64)
 
 
 def test_the_autoencoder_loses_little(model: DiffusersModel) -> None:
@@ -59,12 +59,12 @@ def test_latents_have_the_scale_that_diffusion_expects(model: DiffusersModel) ->
     assert std.mean() < 0.2
 
 
-def test_pictures_have_the_colours_of_their_prompts_and_not_of_others(model: DiffusersModel, host: StandaloneHost) -> None:
+def test_images_have_the_colours_of_their_prompts_and_not_of_others(model: DiffusersModel, host: StandaloneHost) -> None:
     rng = np.random.default_rng(11)
     scenes, prompts, _ = zip(*(labelled_scene(rng) for _ in range(8)), strict=True)
     drawn = [np.asarray(draw(scene)) / 255 for scene in scenes]
-    made = [np.asarray(host.draw(model, Drawing(prompt, cfg_scale=4), {})) / 255 for prompt in prompts]
-    distances = np.array([[colour_distance(picture, other) for other in drawn] for picture in made])
+    made = [np.asarray(host.generate(model, GenerationRequest(prompt, cfg_scale=4), {})) / 255 for prompt in prompts]
+    distances = np.array([[colour_distance(image, other) for other in drawn] for image in made])
     own = distances.argmin(1) == np.arange(8)
     assert own.sum() >= 7
 
@@ -82,7 +82,7 @@ def test_rescaling_the_text_encoder_changes_nothing_but_the_scale_of_its_tokens(
     assert torch.allclose(before, after, atol=1e-5)
 
 
-def test_training_makes_its_pictures_more_like_the_concept(model: DiffusersModel, host: StandaloneHost) -> None:
+def test_training_makes_its_images_more_like_the_concept(model: DiffusersModel, host: StandaloneHost) -> None:
     """Law 14, at default settings: also nearer than random vectors, so that the measure can tell."""
     found = measure(host, model, CONCEPTS[5], TrainConfig(max_steps=300, preview_every=0), num_vectors=2)
     assert found["loss"]["word"] < 0.85 * found["loss"]["init_text"]

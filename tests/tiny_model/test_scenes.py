@@ -1,4 +1,4 @@
-"""Pictures of shapes are as their captions say, at any size, and always the same."""
+"""Images of shapes are as their captions say, at any size, and always the same."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ti_trainer.tiny_model.making.scenes import COLOURS, CONCEPTS, SHAPES, TEXTU
 Rgb = tuple[float, float, float]
 
 
-def share(picture: np.ndarray, colour: Rgb, tolerance: float = 0.12) -> float:
-    """How much of the picture is about of the colour: light falls on things and makes them a little brighter or darker."""
-    return float((np.abs(picture - np.asarray(colour)).max(-1) < tolerance).mean())
+def share(image: np.ndarray, colour: Rgb, tolerance: float = 0.12) -> float:
+    """How much of the image is about of the colour: light falls on things and makes them a little brighter or darker."""
+    return float((np.abs(image - np.asarray(colour)).max(-1) < tolerance).mean())
 
 
 @pytest.mark.parametrize("size_px", [32, 64, 128])
@@ -25,17 +25,17 @@ def test_every_shape_in_every_texture_is_drawn_in_its_colours(shape: str, size_p
     first, second, ground = (0.1, 0.5, 0.9), (0.9, 0.7, 0.1), (0.5, 0.05, 0.3)
     seen = {}
     for texture in TEXTURES:
-        picture = scenes.draw_array(Scene(Thing(shape, first, texture, second), top=ground, bottom=ground), size_px)
-        assert picture.shape == (size_px, size_px, 3)
-        assert picture.dtype == np.float32
-        assert np.isfinite(picture).all()
-        assert picture.min() >= 0
-        assert picture.max() <= 1
-        assert share(picture, first) > 0.015  # of a moon's half that is not checked
-        assert (share(picture, second) > 0.01) == (texture != "plain")
-        assert share(picture, ground, 0.01) > 0.4
-        np.testing.assert_allclose(picture[0, 0], ground, atol=1e-6)
-        seen[texture] = picture.tobytes()
+        image = scenes.draw_array(Scene(Thing(shape, first, texture, second), top=ground, bottom=ground), size_px)
+        assert image.shape == (size_px, size_px, 3)
+        assert image.dtype == np.float32
+        assert np.isfinite(image).all()
+        assert image.min() >= 0
+        assert image.max() <= 1
+        assert share(image, first) > 0.015  # of a moon's half that is not checked
+        assert (share(image, second) > 0.01) == (texture != "plain")
+        assert share(image, ground, 0.01) > 0.4
+        np.testing.assert_allclose(image[0, 0], ground, atol=1e-6)
+        seen[texture] = image.tobytes()
     assert len(set(seen.values())) == len(TEXTURES)
 
 
@@ -60,7 +60,7 @@ def test_an_unknown_texture_is_refused() -> None:
         scenes.draw(Scene(Thing("star", COLOURS["red"], "furry")))
 
 
-def test_the_same_rng_gives_the_same_picture() -> None:
+def test_the_same_rng_gives_the_same_image() -> None:
     nouns = {"blick": CONCEPTS[0]}
     for seed in range(20):
         first, caption = scenes.random_scene(np.random.default_rng(seed), nouns, 0.2)
@@ -142,12 +142,12 @@ def test_a_concept_is_one_thing_in_many_places_and_always_the_same(tmp_path: Pat
     assert len({scene.top for scene, _ in first}) > 3
     assert scenes.concept(CONCEPTS[0], 8, seed=5) != first
     for name in ("one", "two"):
-        scenes.write_pictures(tmp_path / name, first, 32)
+        scenes.write_images(tmp_path / name, first, 32)
     ones, twos = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
     assert [path.name for path in ones] == [f"{n:02}.{ending}" for n in range(1, 9) for ending in ("png", "txt")]
     assert [path.read_bytes() for path in ones] == [path.read_bytes() for path in twos]
     for path, (scene, where) in zip(ones[::2], first, strict=True):
         assert path.with_suffix(".txt").read_text(encoding="utf-8").strip() == where
-        with Image.open(path) as picture:
-            assert picture.size == (32, 32)
-            assert picture.tobytes() == scenes.draw(scene, 32).tobytes()
+        with Image.open(path) as image:
+            assert image.size == (32, 32)
+            assert image.tobytes() == scenes.draw(scene, 32).tobytes()

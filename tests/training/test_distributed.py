@@ -201,7 +201,7 @@ def test_two_agree_add_up_in_order_and_notice_a_loss() -> None:
     first, second = (json.loads(out.splitlines()[-1]) for out, _ in ends)
     said = "no such folder: \u00fc" * 3
     for found in (first, second):
-        assert found["facts"][1].startswith("Process 1 has another data set than process 0: ")
+        assert found["facts"][1].startswith("Process 1 has another dataset than process 0: ")
         assert found["well"] is None
         assert found["any"] == [False, True, True]
         assert found["loss"] == 10.0

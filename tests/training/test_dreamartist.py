@@ -87,7 +87,7 @@ def test_what_is_no_scale_is_refused_and_nothing_is_evaluated(text: str) -> None
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_the_loss_is_that_of_the_guided_prediction(prediction: str, dataset: Callable[..., Dataset]) -> None:
     model, own = TinyModel(), words()
-    model.kind = replace(model.kind, prediction_type=prediction)
+    model.spec = replace(model.spec, prediction_type=prediction)
     batch = next(dataset(prompter=PROMPTER).batches(3))
     found = training_loss(model, batch, own, GuidanceScale(1.5, 3, "cos")).detach().numpy()
 
@@ -96,7 +96,7 @@ def test_the_loss_is_that_of_the_guided_prediction(prediction: str, dataset: Cal
     noisy = np.sqrt(alpha) * latents + np.sqrt(1 - alpha) * noise
     wanted = noise if prediction == "epsilon" else np.sqrt(alpha) * noise - np.sqrt(1 - alpha) * latents
     said = [
-        model.predict(torch.from_numpy(noisy), batch.timesteps, model.encode_prompts(each, own), batch.pictures)
+        model.predict(torch.from_numpy(noisy), batch.timesteps, model.encode_prompts(each, own), batch.images)
         .detach()
         .numpy()
         for each in (batch.negative_prompts, batch.prompts)
@@ -127,7 +127,7 @@ def test_without_a_negative_it_is_plain_textual_inversion_bit_for_bit(
 def test_both_learn_and_the_negatives_rate_is_its_own_throughout_a_schedule(train: Callable[..., Trainer]) -> None:
     training = train(learning_rate="0.01:3, 0.002:6", negative_lr=0.5, max_steps=6)
     before = both(training)
-    rates = [tuple(group["lr"] for group in training.learners[0].optimizer.param_groups) for _ in training.run()]
+    rates = [tuple(group["lr"] for group in training.trainables[0].optimizer.param_groups) for _ in training.run()]
     assert rates[:6] == [(0.01, 0.005)] * 3 + [(0.002, 0.001)] * 3
     for one, other in zip(before, both(training), strict=True):
         assert (one != other).any(1).all()
@@ -191,12 +191,12 @@ def test_both_are_made_or_none(taken: str, host: TinyHost) -> None:
     assert sorted(host.embeddings_dir.iterdir()) == before
 
 
-def test_a_session_writes_both_and_goes_on_exactly(host: TinyHost, pictures: Callable[..., Path]) -> None:
-    folder = pictures((16, 16), (16, 16))
+def test_a_session_writes_both_and_goes_on_exactly(host: TinyHost, images: Callable[..., Path]) -> None:
+    folder = images((16, 16), (16, 16))
     drawings: list[tuple[str, float, list[str]]] = []
-    draw = host.draw
-    host.draw = lambda model, drawing, known: (
-        drawings.append((drawing.negative_prompt, drawing.cfg_scale, sorted(known))) or draw(model, drawing, known)
+    generate = host.generate
+    host.generate = lambda model, drawing, known: (
+        drawings.append((drawing.negative_prompt, drawing.cfg_scale, sorted(known))) or generate(model, drawing, known)
     )
     result = Session(host, "x-word", folder, replace(CONFIG, preview_negative_prompt="blurry")).train()
     learned = [formats.read(host.embeddings_dir / f"{name}.safetensors") for name in ("x-word", "x-word-neg")]
@@ -215,16 +215,16 @@ def test_a_session_writes_both_and_goes_on_exactly(host: TinyHost, pictures: Cal
         assert torch.equal(again.vectors["clip_l"], each.vectors["clip_l"])
 
 
-def test_a_missing_negative_is_said_before_anything_starts(host: TinyHost, pictures: Callable[..., Path]) -> None:
+def test_a_missing_negative_is_said_before_anything_starts(host: TinyHost, images: Callable[..., Path]) -> None:
     (host.embeddings_dir / "x-word-neg.safetensors").unlink()
     with pytest.raises(
         ConfigError, match=r"no embedding 'x-word-neg'.*create 'x-word-neg', of some 6 vectors, as an embedding of its own"
     ):
-        Session(host, "x-word", pictures((16, 16)), CONFIG).check()
+        Session(host, "x-word", images((16, 16)), CONFIG).check()
 
 
-def test_a_word_and_a_negative_that_do_not_belong_together_are_named(host: TinyHost, pictures: Callable[..., Path]) -> None:
-    folder, told = pictures(*[(16, 16)] * 3), []
+def test_a_word_and_a_negative_that_do_not_belong_together_are_named(host: TinyHost, images: Callable[..., Path]) -> None:
+    folder, told = images(*[(16, 16)] * 3), []
     Session(host, "x-word", folder, replace(CONFIG, negative=False), warn=told.append).train()
     assert told == ["x-word-neg is there, but Train with DreamArtist is off: only x-word is trained."]
     told.clear()
@@ -266,6 +266,6 @@ def test_an_older_torch_without_a_fused_optimizer_for_this_device_has_the_plain_
 
     monkeypatch.setattr(torch.optim.AdamW, "__init__", refused)
     training = train(max_steps=2)
-    assert not any(group["fused"] for group in training.learners[0].optimizer.param_groups)
+    assert not any(group["fused"] for group in training.trainables[0].optimizer.param_groups)
     list(training.run())
     assert training.step == 2

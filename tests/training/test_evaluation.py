@@ -1,4 +1,4 @@
-"""The deterministic loss is the same every time, and smaller is better."""
+"""The validation loss is the same every time, and smaller is better."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from fakes import TinyModel
 
 from ti_trainer.data.dataset import Dataset, Item
-from ti_trainer.training.evaluation import NUM_TIMESTEPS, deterministic_loss, fixed_batches
+from ti_trainer.training.evaluation import NUM_TIMESTEPS, fixed_batches, validation_loss
 from ti_trainer.training.step import training_loss
 from ti_trainer.training.trainer import Trainer
 
@@ -23,22 +23,22 @@ def items(dataset: Callable[..., Dataset]) -> tuple[Item, ...]:
 
 
 def test_it_does_not_depend_on_what_was_random_before(items: tuple[Item, ...]) -> None:
-    first = deterministic_loss(TinyModel(), items, ["a photo of x-word"] * len(items), WORDS)
+    first = validation_loss(TinyModel(), items, ["a photo of x-word"] * len(items), WORDS)
     torch.manual_seed(5)
     torch.randn(100)
-    assert deterministic_loss(TinyModel(), items, ["a photo of x-word"] * len(items), WORDS) == first
+    assert validation_loss(TinyModel(), items, ["a photo of x-word"] * len(items), WORDS) == first
 
 
 def test_it_uses_up_no_random_numbers(items: tuple[Item, ...]) -> None:
     before = torch.get_rng_state()
-    deterministic_loss(TinyModel(), items, ["a photo of x-word"] * len(items), WORDS)
+    validation_loss(TinyModel(), items, ["a photo of x-word"] * len(items), WORDS)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_measuring_during_a_run_does_not_change_the_run(trainer: Callable[..., Trainer], items: tuple[Item, ...]) -> None:
     measured, plain = trainer(), trainer()
     losses = [
-        deterministic_loss(measured.model, items, ["x-word"] * len(items), {"x-word": measured.embedding.vectors})
+        validation_loss(measured.model, items, ["x-word"] * len(items), {"x-word": measured.embedding.vectors})
         for _ in measured.run()
     ]
     list(plain.run())
@@ -58,7 +58,7 @@ def test_it_is_the_same_however_many_samples_memory_holds(items: tuple[Item, ...
     counts = [len(batch.latents) for batch in fixed_batches(items, ["x-word"] * 2, 1000, at_once=at_once)]
     assert max(counts) == at_once
     assert sum(counts) == 2 * NUM_TIMESTEPS
-    whole, parts = (deterministic_loss(TinyModel(), items, ["x-word"] * 2, WORDS, at_once=each) for each in (10, at_once))
+    whole, parts = (validation_loss(TinyModel(), items, ["x-word"] * 2, WORDS, at_once=each) for each in (10, at_once))
     assert parts == pytest.approx(whole, rel=1e-6)
 
 
@@ -68,24 +68,24 @@ def test_masks_weigh_it_as_they_weigh_training(items: tuple[Item, ...]) -> None:
     masked = [replace(item, weight=weight) for item in items]
     prompts = ["x-word"] * 2
     elsewhere = [replace(item, latents=item.latents + (weight == 0) * 9) for item in masked]
-    found, plain = (deterministic_loss(TinyModel(), each, prompts, WORDS) for each in (masked, items))
+    found, plain = (validation_loss(TinyModel(), each, prompts, WORDS) for each in (masked, items))
     assert found != plain
-    assert deterministic_loss(TinyModel(), elsewhere, prompts, WORDS) == pytest.approx(found, rel=1e-5)
+    assert validation_loss(TinyModel(), elsewhere, prompts, WORDS) == pytest.approx(found, rel=1e-5)
 
 
-def test_it_is_the_mean_training_loss_of_all_pictures(items: tuple[Item, ...]) -> None:
+def test_it_is_the_mean_training_loss_of_all_images(items: tuple[Item, ...]) -> None:
     model = TinyModel()
     each = [training_loss(model, batch, WORDS).mean().item() for batch in fixed_batches(items, ["x-word"] * len(items), 100)]
-    assert deterministic_loss(model, items, ["x-word"] * len(items), WORDS) == pytest.approx(sum(each) / 2, rel=1e-6)
+    assert validation_loss(model, items, ["x-word"] * len(items), WORDS) == pytest.approx(sum(each) / 2, rel=1e-6)
 
 
 def test_training_lowers_it(trainer: Callable[..., Trainer], dataset: Callable[..., Dataset]) -> None:
     data = dataset(latent_sampling="deterministic")
     run = trainer(data=data, max_steps=150, learning_rate="0.02", batch_size=5)
     items = data.items
-    before = deterministic_loss(run.model, items, ["a photo of x-word"] * len(items), {"x-word": run.embedding.vectors})
+    before = validation_loss(run.model, items, ["a photo of x-word"] * len(items), {"x-word": run.embedding.vectors})
     list(run.run())
     assert (
-        deterministic_loss(run.model, items, ["a photo of x-word"] * len(items), {"x-word": run.embedding.vectors})
+        validation_loss(run.model, items, ["a photo of x-word"] * len(items), {"x-word": run.embedding.vectors})
         < 0.95 * before
     )

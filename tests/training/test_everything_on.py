@@ -16,14 +16,14 @@ from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
-from ti_trainer.tiny_model.making.scenes import CONCEPTS, concept, write_pictures
+from ti_trainer.tiny_model.making.scenes import CONCEPTS, concept, write_images
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two pictures, one with a mask."""
-    folder = tmp_path / "pictures"
-    write_pictures(folder, concept(CONCEPTS[0], 2, seed=1))
+    """Two images, one with a mask."""
+    folder = tmp_path / "images"
+    write_images(folder, concept(CONCEPTS[0], 2, seed=1))
     paint_mask(folder)
     return folder
 
@@ -31,8 +31,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def judge(tmp_path: Path) -> Path:
     class Blueness(torch.nn.Module):
-        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-            blue = pictures[:, 2].mean(dim=(1, 2)) - pictures[:, 0].mean(dim=(1, 2))
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            blue = images[:, 2].mean(dim=(1, 2)) - images[:, 0].mean(dim=(1, 2))
             return torch.stack([-blue, blue], 1)
 
     torch.jit.script(Blueness()).save(str(tmp_path / "judge.pt"))

@@ -1,4 +1,4 @@
-"""Losses of pixels: the estimate of the clean picture, the reconstruction, a classifier, and their gradients."""
+"""Losses of pixels: the estimate of the clean image, the reconstruction, a classifier, and their gradients."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.functional.objective import add_noise, clean_latents, target
-from ti_trainer.model import ModelKind, PictureConditioning
+from ti_trainer.model import ImageConditioning, ModelSpec
 from ti_trainer.runs.session import Session
 from ti_trainer.training import discriminator, pixel_loss
-from ti_trainer.training.pixel_loss import PixelLoss, places_at_once
+from ti_trainer.training.pixel_loss import PixelLoss, latent_pixels_at_once
 from ti_trainer.training.step import training_loss
 
 SCALE = GuidanceScale(3, 3)
@@ -38,7 +38,7 @@ def batch(count: int = 3, weight: Tensor | None = None) -> Batch:
         torch.tensor([5, 60, 90, 20, 70, 33][:count]),
         tuple(f"a x-word {number}" for number in range(count)),
         weight,
-        PictureConditioning(torch.zeros(count, 6)),
+        ImageConditioning(torch.zeros(count, 6)),
         tuple(f"a x-word-neg {number}" for number in range(count)),
         torch.randint(0, 256, (count, 3, 16, 24), generator=generator, dtype=torch.uint8),
     )
@@ -57,14 +57,14 @@ class Model(TinyModel):
 
     def __init__(self, prediction_type: str = "epsilon") -> None:
         super().__init__()
-        self.kind = ModelKind("tiny", prediction_type)
+        self.spec = ModelSpec("tiny", prediction_type)
 
     def decode(self, latents: Tensor) -> Tensor:
         return super().decode(latents * 0.5).tanh()
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_a_network_that_predicts_rightly_estimates_the_clean_picture(prediction_type: str) -> None:
+def test_a_network_that_predicts_rightly_estimates_the_clean_image(prediction_type: str) -> None:
     given, alphas = batch(), torch.tensor([0.99, 0.5, 0.02])
     noisy = add_noise(given.latents, given.noise, alphas)
     right = target(given.latents, given.noise, alphas, prediction_type)
@@ -87,7 +87,7 @@ def test_the_loss_is_that_of_an_independent_evaluation(prediction_type: str, mas
     def predicted(prompts: tuple[str, ...]) -> np.ndarray:
         with torch.no_grad():
             cond = model.encode_prompts(prompts, both)
-            told = model.predict(torch.from_numpy(noisy).float(), given.timesteps, cond, given.pictures)
+            told = model.predict(torch.from_numpy(noisy).float(), given.timesteps, cond, given.images)
         return told.numpy().astype(np.float64)
 
     unwanted, wanted = predicted(given.negative_prompts), predicted(given.prompts)
@@ -109,12 +109,12 @@ def gradients(loss: Tensor, both: dict[str, dict[str, Tensor]]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("at_once", [6, 12, 4096])
-def test_gradients_are_those_of_one_graph_however_many_pictures_are_decoded_at_once(
+def test_gradients_are_those_of_one_graph_however_many_images_are_decoded_at_once(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pixel_loss, "PLACES_AT_ONCE", at_once)
     model, given, both = Model(), batch(), words()
-    others = ((0.4, lambda pictures: pictures.square().mean(dim=(1, 2, 3))),)
+    others = ((0.4, lambda images: images.square().mean(dim=(1, 2, 3))),)
     found = gradients(training_loss(model, given, both, SCALE, PixelLoss(0.7, others)) * torch.tensor([1.0, 2.0, 3.0]), both)
 
     class InOneGraph(PixelLoss):
@@ -126,7 +126,7 @@ def test_gradients_are_those_of_one_graph_however_many_pictures_are_decoded_at_o
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
 
 
-def test_the_decoder_is_given_back_after_each_batch_and_never_sees_more_pictures_than_fit() -> None:
+def test_the_decoder_is_given_back_after_each_batch_and_never_sees_more_images_than_fit() -> None:
     seen, open_now = [], []
 
     class Watched(Model):
@@ -154,15 +154,15 @@ def test_the_decoder_is_given_back_after_each_batch_and_never_sees_more_pictures
     training_loss(Watched(), given, words(), None, PixelLoss(1.0)).sum().backward()
     assert seen == [2, 2, 2]
     assert open_now == []
-    assert places_at_once(6, 40 * 40) == 2 * 1600
-    assert places_at_once(1, 128 * 128) == 128 * 128
+    assert latent_pixels_at_once(6, 40 * 40) == 2 * 1600
+    assert latent_pixels_at_once(1, 128 * 128) == 128 * 128
 
 
 class Redness(nn.Module):
     """Two classes: how little, and how much red."""
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        red = pictures[:, 0].mean(dim=(1, 2)) - pictures[:, 2].mean(dim=(1, 2))
+    def forward(self, images: Tensor) -> Tensor:
+        red = images[:, 0].mean(dim=(1, 2)) - images[:, 2].mean(dim=(1, 2))
         return torch.stack([-red, red], 1)
 
 
@@ -172,7 +172,7 @@ def scripted(tmp_path: Path) -> Path:
     return tmp_path / "redness.pt"
 
 
-def test_a_torchscript_classifier_judges_pictures_as_it_was_trained_to_see_them(scripted: Path) -> None:
+def test_a_torchscript_classifier_judges_images_as_it_was_trained_to_see_them(scripted: Path) -> None:
     judge = discriminator.load(scripted, 1, CPU, torchscript=True)
     red, grey = torch.zeros(3, 20, 30), torch.zeros(3, 20, 30)
     red[0], red[2] = 1.0, -1.0
@@ -194,10 +194,10 @@ def test_a_folder_of_transformers_is_a_discriminator_too(tmp_path: Path) -> None
     looks = {"size": {"shortest_edge": 32}, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(looks))
     judge = discriminator.load(tmp_path, 2, CPU)
-    pictures = torch.rand(2, 3, 32, 32) * 2 - 1
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.no_grad():
-        wanted = 1 - network(pixel_values=pictures).logits.softmax(1)[:, 2]
-    torch.testing.assert_close(judge(pictures), wanted, rtol=0, atol=1e-5)
+        wanted = 1 - network(pixel_values=images).logits.softmax(1)[:, 2]
+    torch.testing.assert_close(judge(images), wanted, rtol=0, atol=1e-5)
     (tmp_path / "preprocessor_config.json").write_text('{"size": 12000}')
     with pytest.raises(ConfigError, match="expected 1 to 1024 pixels"):
         discriminator.load(tmp_path, 2, CPU)
@@ -238,13 +238,13 @@ def test_what_is_no_classifier_is_refused(make: Callable[[Path], Path], said: st
 
 
 class Mute(Redness):
-    def forward(self, pictures: Tensor) -> Tensor:
-        return super().forward(pictures.detach())
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.detach())
 
 
 class Blown(Redness):
-    def forward(self, pictures: Tensor) -> Tensor:
-        return super().forward(pictures * float("inf"))
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images * float("inf"))
 
 
 @pytest.mark.parametrize(("network", "said"), [(Mute(), "no gradient"), (Blown(), "no numbers")])
@@ -264,9 +264,9 @@ def test_of_a_folder_only_the_weights_that_are_read_can_be_named(tmp_path: Path)
         discriminator.check(tmp_path / "best.safetensors")
 
 
-def test_a_judgement_counts_as_much_as_its_picture_does() -> None:
+def test_a_judgement_counts_as_much_as_its_image_does() -> None:
     given = replace(batch(), shares=torch.tensor([1.0, 0.0, 0.5]))
-    estimate, judge = torch.rand(3, 4, 2, 3), PixelLoss(others=((2.0, lambda pictures: pictures.mean(dim=(1, 2, 3))),))
+    estimate, judge = torch.rand(3, 4, 2, 3), PixelLoss(others=((2.0, lambda images: images.mean(dim=(1, 2, 3))),))
     alike, found = (judge(Model(), estimate, each) for each in (batch(), given))
     torch.testing.assert_close(found, alike * torch.tensor([1.0, 0.0, 0.5]))
 
@@ -327,8 +327,8 @@ def test_the_judgement_is_added_and_replaces_nothing(scripted: Path) -> None:
     assert all(each.abs().max() > 0 for each in steep)
 
 
-def test_a_run_reddens_its_pictures_for_a_judge_of_red(scripted: Path, tmp_path: Path, pictures: Callable) -> None:
-    folder, judge = pictures((16, 16), (16, 16)), discriminator.load(scripted, 1, CPU, torchscript=True)
+def test_a_run_reddens_its_images_for_a_judge_of_red(scripted: Path, tmp_path: Path, images: Callable) -> None:
+    folder, judge = images((16, 16), (16, 16)), discriminator.load(scripted, 1, CPU, torchscript=True)
     config = TrainConfig(max_steps=60, learning_rate="0.05", width=16, height=16, preview_every=0, save_every=0)
     scores = {}
     for weight in (0.0, 100.0):
@@ -339,25 +339,25 @@ def test_a_run_reddens_its_pictures_for_a_judge_of_red(scripted: Path, tmp_path:
         noisy, times = torch.zeros(1, 4, 2, 2), torch.tensor([50])
         with torch.no_grad():
             cond = host.model.encode_prompts(["a photo of x-word"], {"x-word": learned})
-            told = host.model.predict(noisy, times, cond, PictureConditioning(torch.zeros(1, 6)))
+            told = host.model.predict(noisy, times, cond, ImageConditioning(torch.zeros(1, 6)))
             clean = clean_latents(noisy, told, host.model.alphas_cumprod[times], "epsilon")
             scores[weight] = float(judge(host.model.decode(clean)))
     assert scores[100.0] < scores[0.0] - 0.05
 
 
-def test_pixels_are_kept_only_where_they_are_compared(tmp_path: Path, pictures: Callable[..., Path]) -> None:
-    folder = pictures((16, 16), (32, 16))
+def test_pixels_are_kept_only_where_they_are_compared(tmp_path: Path, images: Callable[..., Path]) -> None:
+    folder = images((16, 16), (32, 16))
     for weight, kept in ((0.0, False), (1.0, True)):
         host = TinyHost(tmp_path / str(weight), torchscript=True)
         embeddings_dir.create(host.embeddings_dir, host.model, "x-word", "cat", 2)
         seen: list[Batch] = []
 
-        def observers(trainer: object, run: object, seen: list[Batch] = seen) -> tuple[()]:
+        def callbacks(trainer: object, run: object, seen: list[Batch] = seen) -> tuple[()]:
             seen.append(next(trainer.dataset.batches(1)))
             return ()
 
         config = TrainConfig(max_steps=2, reconstruction_weight=weight, width=16, height=16, preview_every=0)
-        Session(host, "x-word", folder, config).train(observers)
+        Session(host, "x-word", folder, config).train(callbacks)
         assert (seen[0].pixels is not None) is kept
         if kept:
             assert seen[0].pixels.dtype == torch.uint8

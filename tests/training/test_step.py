@@ -158,6 +158,6 @@ def test_a_weight_reaches_the_loss(dataset: Callable[..., Dataset]) -> None:
     data, model = dataset(), TinyModel()
     batch = next(data.batches(2))
     words = {"x-word": {"clip_l": torch.ones(1, 8)}}
-    none = type(batch)(batch.latents, batch.noise, batch.timesteps, batch.prompts, torch.zeros(2, 1, 2, 2), batch.pictures)
+    none = type(batch)(batch.latents, batch.noise, batch.timesteps, batch.prompts, torch.zeros(2, 1, 2, 2), batch.images)
     assert training_loss(model, batch, words).shape == (2,)
     assert torch.equal(training_loss(model, none, words), torch.zeros(2))

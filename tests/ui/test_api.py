@@ -36,7 +36,7 @@ def test_a_script_can_create_train_watch_and_stop(served: Served) -> None:  # no
     call = calls(served.url)
     assert "Created my-api with 3 vectors" in call("create", "my-api", "red cat", 3, False)
     options = json.dumps({"max_steps": 100_000, "preview_every": 0})
-    assert call("train", "my-api", str(served.pictures), options)["name"] == "my-api"
+    assert call("train", "my-api", str(served.images), options)["name"] == "my-api"
     end = time.monotonic() + 30
     while call("status")["step"] < 10:
         assert time.monotonic() < end
@@ -54,7 +54,7 @@ def test_a_script_can_create_a_word_with_its_negative_and_train_both(served: Ser
     before = formats.read(folder / "my-pair-neg.safetensors")
     assert (before.num_vectors, before.info["init_text"]) == (5, "blurry")
     options = {"max_steps": 2, "preview_every": 0, "negative": True, "width": 16, "height": 16}
-    call("train", "my-pair", str(served.pictures), json.dumps(options))
+    call("train", "my-pair", str(served.images), json.dumps(options))
     end = time.monotonic() + 30
     while call("status")["status"] != "done":
         assert time.monotonic() < end
@@ -88,7 +88,7 @@ def test_a_script_can_create_a_word_with_its_negative_and_train_both(served: Ser
 def test_what_cannot_be_is_refused(served: Served, options: str, said: str) -> None:  # noqa: F811
     client = gradio_client.Client(served.url)
     with pytest.raises(Exception, match=said):  # the client's own kind, which differs from version to version
-        client.predict("x-word", str(served.pictures), options, api_name="/ti_trainer_train")
+        client.predict("x-word", str(served.images), options, api_name="/ti_trainer_train")
 
 
 def test_a_refusal_is_a_line_in_the_console_and_a_fault_of_ours_a_traceback(served: Served) -> None:  # noqa: F811

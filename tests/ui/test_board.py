@@ -51,7 +51,7 @@ def test_a_page_that_was_told_has_the_mark_of_the_route(tmp_path: Path) -> None:
     assert told.endswith(f'"mark": "{Board(page).told()["mark"]}"}}'), "where the script looks for it"
     job.tell(status="done")
     again = train_progress.news(page, told, wanted)[0]
-    assert json.loads(again)["mark"] != Board(page).told()["mark"], "the last pictures are told twice"
+    assert json.loads(again)["mark"] != Board(page).told()["mark"], "the last images are told twice"
     last = train_progress.news(page, again, wanted)[0]
     assert json.loads(last)["mark"] == Board(page).told()["mark"]
 
@@ -66,7 +66,7 @@ def test_an_idle_page_asks_the_route_and_leaves_gradio_alone_until_there_is_news
         page.wait_for_timeout(13_000)
         assert 2 <= asked.count(boards.ROUTE) <= 3
         assert set(asked) <= {boards.ROUTE, "/gradio_api/heartbeat"}, "and nothing else"
-        calls(served.url)("train", "x-word", str(served.pictures), json.dumps({"max_steps": 30, "preview_every": 0}))
+        calls(served.url)("train", "x-word", str(served.images), json.dumps({"max_steps": 30, "preview_every": 0}))
         until(lambda: status(page) == "done")
 
 

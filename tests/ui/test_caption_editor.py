@@ -30,7 +30,7 @@ from ti_trainer.ui.app import serve
 from ti_trainer.ui.gradio_compat import blocks
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import caption_editor, caption_handlers
-from ti_trainer.ui.panels.caption_handlers import PAGE, Desk
+from ti_trainer.ui.panels.caption_handlers import PAGE, EditorState
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page as Tab
@@ -131,7 +131,7 @@ def test_tags_are_added_removed_and_renamed_for_what_is_shown_undone_and_saved(s
     with launch(1400, 1000) as tab:
         heard = opened(tab, served(), folder)
         assert labels(tab) == ["my cat, grass, <b>sun</b>", "my cat, sofa", "my cat, grass", "[file name] red toy"]
-        says(tab, "summary", "no unsaved changes · 4 pictures · 1 without a caption")
+        says(tab, "summary", "no unsaved changes · 4 images · 1 without a caption")
         assert tags(tab)[:3] == ["my cat (3)", "grass (2)", "<b>sun</b> (1)"]
         sift(tab, "with", "grass")
         until(lambda: len(labels(tab)) == 2)
@@ -164,7 +164,7 @@ def test_tags_are_added_removed_and_renamed_for_what_is_shown_undone_and_saved(s
         assert heard == []
 
 
-def test_one_picture_is_written_after_the_other(served: Serve, folder: Path) -> None:
+def test_one_image_is_written_after_the_other(served: Serve, folder: Path) -> None:
     with launch(1400, 1000) as tab:
         opened(tab, served(), folder)
         tab.locator("#ti_trainer_captions_gallery img").nth(1).click()
@@ -177,7 +177,7 @@ def test_one_picture_is_written_after_the_other(served: Serve, folder: Path) -> 
         press(tab, "next")
         says(tab, "large", "no caption; its file name says")
         entry(tab, "text").fill("a toy")
-        tab.get_by_label("the picture I clicked").check()
+        tab.get_by_label("the image I clicked").check()
         entry(tab, "new").fill("last")
         press(tab, "add")
         until(lambda: labels(tab)[3] == "a toy, last")
@@ -198,7 +198,7 @@ def test_tags_of_nearly_all_images_are_found_and_removed_at_once(served: Serve, 
         tab.get_by_text("initialization text").first.wait_for()
         press(tab, "look")
         until(lambda: tags(tab, "common") == ["my cat (100%)"])
-        tab.get_by_label("the picture I clicked").check()  # does not count for what is said of all images
+        tab.get_by_label("the image I clicked").check()  # does not count for what is said of all images
         press(tab, "drop")
         until(lambda: labels(tab) == ["grass, <b>sun</b>", "sofa", "grass", "[file name] red toy"])
         tab.locator("#ti_trainer_captions_drop").wait_for(state="hidden")
@@ -260,27 +260,29 @@ def test_visitors_may_give_no_regular_expression(served: Serve, folder: Path) ->
         unfold(tab, "Search and replace")
         entry(tab, "search").wait_for()
         assert not tab.get_by_label("Regular expression").is_visible()
-    page = Page(TinyHost(folder, has_visitors=True), Job())
+    page = Page(TinyHost(folder, is_public=True), Job())
     loaded = caption_edits.load(folder)
     with pytest.raises(ConfigError, match="not for visitors"):
-        caption_handlers.replaced(page, loaded, loaded.pictures, [], "a", "b", True)
+        caption_handlers.replaced(page, loaded, loaded.images, [], "a", "b", True)
 
 
 def test_who_presses_two_buttons_at_once_takes_back_nothing(folder: Path) -> None:
     """The second press still has the caption from before the first in its box."""
     loaded = caption_edits.load(folder)
-    desk = Desk(loaded, loaded.pictures, clicked=loaded.pictures[1])
+    editor = EditorState(loaded, loaded.images, clicked=loaded.images[1])
     add = lambda captions, chosen, _: captions.add(chosen, "new")  # noqa: E731
-    desk, *_, sent, _, _, _ = caption_handlers.acted(
-        add, desk, "my cat, sofa", "0", "", [], [], [], False, caption_editor.ALL
+    editor, *_, sent, _, _, _ = caption_handlers.acted(
+        add, editor, "my cat, sofa", "0", "", [], [], [], False, caption_editor.ALL
     )
-    assert desk.captions.text(desk.clicked) == "my cat, sofa, new"
+    assert editor.captions.text(editor.clicked) == "my cat, sofa, new"
     for box, result in (("0", "my cat, sofa, new"), (sent, "my cat, sofa")):
-        desk_then, *_ = caption_handlers.changed(caption_handlers.applied, desk, "my cat, sofa", box, "", [], [], [], False)
-        assert desk_then.captions.text(desk.clicked) == result
+        desk_then, *_ = caption_handlers.changed(
+            caption_handlers.applied, editor, "my cat, sofa", box, "", [], [], [], False
+        )
+        assert desk_then.captions.text(editor.clicked) == result
 
 
-def test_a_thousand_pictures_come_in_pages_and_quickly(tmp_path: Path) -> None:
+def test_a_thousand_images_come_in_pages_and_quickly(tmp_path: Path) -> None:
     for number in range(1000):
         path = tmp_path / f"{number:04}.jpg"
         if number:
@@ -289,22 +291,24 @@ def test_a_thousand_pictures_come_in_pages_and_quickly(tmp_path: Path) -> None:
             Image.effect_noise((1500, 1000), 40).convert("RGB").save(path)
         path.with_suffix(".txt").write_text(f"tag {number % 50}, all", encoding="utf-8")
     page, begin = Page(TinyHost(tmp_path), Job()), time.monotonic()
-    desk, _, gallery, place, *_ = caption_handlers.opened(page, Desk(), "", "0", "", [], [], [], False, str(tmp_path))
+    editor, _, gallery, place, *_ = caption_handlers.opened(
+        page, EditorState(), "", "0", "", [], [], [], False, str(tmp_path)
+    )
     assert time.monotonic() - begin < 10
     assert len(gallery["value"]) == PAGE
     assert "1 to 60 of 1000" in place
     begin = time.monotonic()
-    new = caption_handlers.changed(caption_handlers.applied, desk, "", "1", "", [], ["tag 7"], [], False)
+    new = caption_handlers.changed(caption_handlers.applied, editor, "", "1", "", [], ["tag 7"], [], False)
     assert (len(new[0].shown), len(new[2]["value"])) == (20, 20)
-    desk = caption_handlers.went(16, True, desk, "", "1", "", [])[0]
-    assert desk.page == 16
-    desk = replace(desk, captions=desk.captions.add(desk.captions.pictures, "new"))
-    assert len(desk.captions.unsaved) == 1000
+    editor = caption_handlers.went(16, True, editor, "", "1", "", [])[0]
+    assert editor.page == 16
+    editor = replace(editor, captions=editor.captions.add(editor.captions.images, "new"))
+    assert len(editor.captions.unsaved) == 1000
     assert time.monotonic() - begin < 10
 
 
 def main(folder: Path, fixed: bool) -> None:
-    host = TinyHost(folder, has_visitors=fixed)
+    host = TinyHost(folder, is_public=fixed)
     with blocks("captions") as made, gr.Column(elem_classes=["ti-trainer"]):
         caption_editor.panel(Page(host, Job()))
     serve(made, ready=lambda url: print(url, flush=True))  # noqa: T201

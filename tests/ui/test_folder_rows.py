@@ -1,4 +1,4 @@
-"""Rows of folders become a data set file, which is then trained on; files become rows. By functions, and in Chromium."""
+"""Rows of folders become a dataset file, which is then trained on; files become rows. By functions, and in Chromium."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from test_page import Served, choose, entry, fill, says, served, show, status, s
 from ti_trainer.data.subsets import Subset, read_subsets, write_subsets
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.formats import embeddings_dir
-from ti_trainer.runs.datasets import data_sets_dir
+from ti_trainer.runs.datasets import datasets_dir
 from ti_trainer.runs.job import Job
 from ti_trainer.ui import api
 from ti_trainer.ui.page import Page
@@ -41,7 +41,7 @@ def page(tmp_path: Path) -> Page:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes a folder with one picture."""
+    """Makes a folder with one image."""
 
     def make(name: str) -> Path:
         folder = tmp_path / name
@@ -65,18 +65,18 @@ def test_rows_are_saved_as_a_file_that_is_trained_on_then(page: Page, folders: C
     a, b, masks = folders("a"), folders("b"), folders("masks")
     rows = cells((f' "{a}" ', 3.0, 0.5, " toy ", str(masks), False), EMPTY, (str(b), 1, 1, "[name] toy", "", True))
     images, kept, said = saved(page, "mine", False, "", *rows)
-    assert images == str(data_sets_dir(page.host) / "mine.toml")
+    assert images == str(datasets_dir(page.host) / "mine.toml")
     expected = (Subset(a, 3, 0.5, class_tokens="toy", masks=masks), Subset(b, class_tokens="[name] toy", is_reg=True))
     assert read_subsets(Path(images)) == expected
     assert kept == images
-    assert "Saved 2 pictures in 2 folders" in said
+    assert "Saved 2 images in 2 folders" in said
 
 
 def test_nothing_is_overwritten_but_what_these_rows_came_from(page: Page, folders: Callable[[str], Path]) -> None:
     a, b = folders("a"), folders("b")
     _, kept, _ = saved(page, "mine", False, "", *cells((str(a), *EMPTY[1:])))
     other = cells((str(b), *EMPTY[1:]))
-    assert "There is a data set mine already" in saved(page, "mine", False, "", *other)[2]
+    assert "There is a dataset mine already" in saved(page, "mine", False, "", *other)[2]
     assert read_subsets(Path(kept)) == (Subset(a),)
     saved(page, "mine", True, "", *other)
     assert read_subsets(Path(kept)) == (Subset(b),)
@@ -90,7 +90,7 @@ def test_nothing_is_overwritten_but_what_these_rows_came_from(page: Page, folder
         ("", {}, "must not be empty"),
         ("a/../../mine", {}, "contains /"),
         ("mine", {"folder": ""}, "nothing to save yet"),
-        ("mine", {"folder": "/nowhere"}, "Folder 1: The data set directory /nowhere does not exist"),
+        ("mine", {"folder": "/nowhere"}, "Folder 1: The dataset directory /nowhere does not exist"),
         ("mine", {"repeats": 0}, "Folder 1: num_repeats: found 0, expected a whole number from 1"),
         ("mine", {"repeats": 1.5}, "Folder 1: num_repeats: found 1.5"),
         ("mine", {"repeats": None}, "Folder 1: num_repeats: found None"),
@@ -106,8 +106,8 @@ def test_what_cannot_be_saved_is_refused_with_its_row(
     values = {**dict(zip(names, EMPTY, strict=True)), "folder": str(folders("a")), **row}
     answer = saved(page, name, False, "", *cells(tuple(values.values())))
     assert said in answer[2].replace("&#x27;", "'")
-    assert "value" not in answer[0]  # the data set directory stays
-    assert not data_sets_dir(page.host).exists()
+    assert "value" not in answer[0]  # the dataset directory stays
+    assert not datasets_dir(page.host).exists()
 
 
 def test_a_file_fills_the_rows_and_what_has_no_widget_is_kept(page: Page, folders: Callable[[str], Path]) -> None:
@@ -189,7 +189,7 @@ def test_two_folders_are_put_together_saved_looked_at_and_trained_on(served: Ser
         assert not entry(page, "rows_folder_1").is_visible()
         page.click("#ti_trainer_rows_add")
         entry(page, "rows_folder_1").wait_for()
-        fill(page, "rows_folder_0", str(served.pictures))
+        fill(page, "rows_folder_0", str(served.images))
         fill(page, "rows_folder_1", str(second))
         fill(page, "rows_repeats_1", "3")
         fill(page, "rows_weight_1", "0.5")
@@ -198,10 +198,10 @@ def test_two_folders_are_put_together_saved_looked_at_and_trained_on(served: Ser
         says(page, "rows_said", "must not be empty")
         fill(page, "rows_name", "both")
         page.click("#ti_trainer_rows_save")
-        says(page, "rows_said", "Saved 8 pictures in 2 folders")
+        says(page, "rows_said", "Saved 8 images in 2 folders")
         file = served.folder / "logs" / "data sets" / "both.toml"
         until(lambda: entry(page, "train_images").input_value() == str(file))
-        expected = (Subset(served.pictures), Subset(second, 3, 0.5, class_tokens="a hat"))
+        expected = (Subset(served.images), Subset(second, 3, 0.5, class_tokens="a hat"))
         assert read_subsets(file) == expected
 
         page.click("#ti_trainer_train_check")
@@ -228,5 +228,5 @@ def test_two_folders_are_put_together_saved_looked_at_and_trained_on(served: Ser
         assert entry(page, "rows_name").input_value() == "both"
         fill(page, "rows_repeats_1", "5")
         page.click("#ti_trainer_rows_save")
-        says(page, "rows_said", "Saved 8 pictures in 2 folders")
+        says(page, "rows_said", "Saved 8 images in 2 folders")
         until(lambda: read_subsets(file)[1].repeats == 5)

@@ -93,18 +93,18 @@ def test_numbers_come_back_as_the_options_have_them(tmp_path: Path) -> None:
         assert refused.value.option == name
 
 
-def test_tries_are_shown_handed_over_and_refused_beside_their_entry(tmp_path: Path) -> None:
+def test_trials_are_shown_handed_over_and_refused_beside_their_entry(tmp_path: Path) -> None:
     form = panel(TinyHost(tmp_path))
     said = {
-        "tries": 3.0,
-        "try_learning_rates": "0.005; 0.01:5, 0.002",
-        "try_init_texts": "cat; a kitten, red",
-        "try_vectors": "",
+        "trials": 3.0,
+        "trial_learning_rates": "0.005; 0.01:5, 0.002",
+        "trial_init_texts": "cat; a kitten, red",
+        "trial_vectors": "",
     }
     assert said.keys() <= form.form.widgets.keys()
     config = form.form.config({**DEFAULTS, **said})
-    assert (config.tries, config.try_init_texts) == (3, "cat; a kitten, red")
-    wrong = form.wrong("x-word", tmp_path, {**DEFAULTS, **said, "tries": 1, "try_vectors": "none"})
-    assert {"try_learning_rates", "try_init_texts", "try_vectors"} <= wrong.keys()
-    below = form.folded({name: wrong[name] for name in ("try_vectors",)})
-    assert below[0].startswith("Tries: try_vectors: found 'none'")
+    assert (config.trials, config.trial_init_texts) == (3, "cat; a kitten, red")
+    wrong = form.wrong("x-word", tmp_path, {**DEFAULTS, **said, "trials": 1, "trial_vectors": "none"})
+    assert {"trial_learning_rates", "trial_init_texts", "trial_vectors"} <= wrong.keys()
+    below = form.folded({name: wrong[name] for name in ("trial_vectors",)})
+    assert below[0].startswith("Trials: trial_vectors: found 'none'")

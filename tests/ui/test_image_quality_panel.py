@@ -1,6 +1,6 @@
-"""The check of pictures in Chromium as people use it, on a page of its own. Runs under the WebUI's gradio and under ours.
+"""The check of images in Chromium as people use it, on a page of its own. Runs under the WebUI's gradio and under ours.
 
-As a program, `python test_picture_check.py FOLDER` serves it.
+As a program, `python test_image_check.py FOLDER` serves it.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ ROOT = Path(__file__).parents[2]
 
 def drawn(seed: int, size: int = 300) -> Image.Image:
     """A pattern of its own for each seed, with sharp edges."""
-    picture = Image.new("RGB", (size, size), (40 * seed % 255, 120, 200))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (size, size), (40 * seed % 255, 120, 200))
+    draw = ImageDraw.Draw(image)
     for number in range(30):
         x, y, side = (hash((seed, number, part)) % size for part in (1, 2, 3))
         draw.rectangle((x, y, x + side // 4, y + side // 3), fill=(hash((number, seed)) % 255, 7 * number, 30 * seed % 255))
-    return picture
+    return image
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two good pictures, one of them also brighter and smaller, one unreadable, one long."""
+    """Two good images, one of them also brighter and smaller, one unreadable, one long."""
     here = tmp_path / "Bilder für später"
     here.mkdir()
-    for name, picture in {
+    for name, image in {
         "a.png": drawn(1),
         "a bright.png": ImageEnhance.Brightness(drawn(1)).enhance(1.1).resize((280, 280)),
         "b.png": drawn(2),
         "long.png": drawn(3, 800).crop((0, 0, 800, 300)),
     }.items():
-        picture.save(here / name)
+        image.save(here / name)
     (here / "a bright.txt").write_text("its caption", encoding="utf-8")
-    (here / "broken.png").write_bytes(b"no picture")
+    (here / "broken.png").write_bytes(b"no image")
     return here
 
 
@@ -93,7 +93,7 @@ def says(tab: Tab, text: str) -> None:
 
 def labels(tab: Tab) -> list[str]:
     """Each card's mark, name and reasons."""
-    cards = tab.locator("#ti_trainer_check_pictures .ti-card").all()
+    cards = tab.locator("#ti_trainer_check_images .ti-card").all()
     marks = {"true": "✕", "false": "✓"}
     return [f"{marks[card.get_attribute('aria-pressed')]} {card.inner_text()}".replace("\n", ": ") for card in cards]
 
@@ -109,7 +109,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
-def test_pictures_are_found_marked_left_out_and_brought_back(url: str, folder: Path) -> None:
+def test_images_are_found_marked_left_out_and_brought_back(url: str, folder: Path) -> None:
     before = names(folder)
     with launch(1400, 1000) as tab:
         heard = complaints(tab)
@@ -118,26 +118,26 @@ def test_pictures_are_found_marked_left_out_and_brought_back(url: str, folder: P
         fill(tab, "width", "250")
         fill(tab, "height", "250")
         press(tab, "start")
-        says(tab, "5 pictures looked at: 4 to look at more closely, 2 of them marked.")
+        says(tab, "5 images looked at: 4 to look at more closely, 2 of them marked.")
         until(lambda: len(labels(tab)) == 4)
         assert labels(tab)[:2] == ["✓ a.png: the best of 2 alike", "✕ a bright.png: nearly the same as a.png"]
         assert labels(tab)[2].startswith("✕ broken.png: cannot be read")
         assert labels(tab)[3] == "✓ long.png: longer than 2:1"
-        pictures = tab.locator("#ti_trainer_check_pictures img")
-        for mark, count in (("✓", 1), ("✕", 2), ("✓", 1)):  # the same picture again and again
-            pictures.nth(2).click()
+        images = tab.locator("#ti_trainer_check_images img")
+        for mark, count in (("✓", 1), ("✕", 2), ("✓", 1)):  # the same image again and again
+            images.nth(2).click()
             assert labels(tab)[2].startswith(mark)
             tab.get_by_role("button", name=f"Leave out the {count} marked").wait_for()
-        pictures.nth(3).click()
+        images.nth(3).click()
         tab.get_by_role("button", name="Leave out the 2 marked").click()
-        says(tab, "2 pictures left out")
+        says(tab, "2 images left out")
         until(lambda: len(labels(tab)) == 1)
         assert names(folder) == ["a.png", "b.png", "broken.png"]
         assert names(folder / "left out") == ["a bright.png", "a bright.txt", "long.png"]
         press(tab, "leave")
-        says(tab, "No picture is marked")
+        says(tab, "No image is marked")
         press(tab, "back")
-        says(tab, "2 pictures brought back")
+        says(tab, "2 images brought back")
         assert names(folder) == before
         press(tab, "back")
         says(tab, "Nothing is left out")
@@ -158,7 +158,7 @@ def test_what_cannot_be_checked_is_said(url: str, folder: Path) -> None:
         fill(tab, "folder", str(folder))
         fill(tab, "width", "")
         press(tab, "start")
-        says(tab, "5 pictures looked at")
+        says(tab, "5 images looked at")
 
 
 def test_a_phone_needs_no_sideways_scrolling(url: str, folder: Path) -> None:
@@ -187,7 +187,7 @@ def test_what_is_fine_is_praised(tmp_path: Path) -> None:
         Page(TinyHost(tmp_path), Job()), Findings(), str(tmp_path), 0, 0
     )
     assert "ti-good" in said
-    assert "2 pictures looked at, and nothing to complain of" in said
+    assert "2 images looked at, and nothing to complain of" in said
     assert (found.shown, cards, numbers) == ((), "", "")
 
 

@@ -44,13 +44,13 @@ CANVAS = "#ti_trainer_masks_canvas"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pictures: a has no mask, b one of DreamArtist's, whose left half counts 1, c one of OneTrainer's."""
+    """Three images: a has no mask, b one of DreamArtist's, whose left half counts 1, c one of OneTrainer's."""
     here = tmp_path / "Bilder für später"
     here.mkdir()
     for name, colour in (("a", "steelblue"), ("b", "seagreen"), ("c", "tan")):
-        picture = Image.new("RGB", (WIDTH, HEIGHT), colour)
-        ImageDraw.Draw(picture).ellipse((20, 20, 60, 60), fill="firebrick")
-        picture.save(here / f"{name}.png")
+        image = Image.new("RGB", (WIDTH, HEIGHT), colour)
+        ImageDraw.Draw(image).ellipse((20, 20, 60, 60), fill="firebrick")
+        image.save(here / f"{name}.png")
     half = Image.new("L", (WIDTH, HEIGHT))
     half.paste(127, (0, 0, WIDTH // 2, HEIGHT))
     half.save(here / "b_att.png")
@@ -113,7 +113,7 @@ def open_folder(tab: Tab, url: str, folder: Path | str, first: str) -> list[str]
 
 
 def stroke(tab: Tab, *points: tuple[float, float], button: str = "left") -> None:
-    """From point to point of the picture, in its own px."""
+    """From point to point of the image, in its own px."""
     tab.locator(CANVAS).scroll_into_view_if_needed()
     box = tab.locator(CANVAS).bounding_box()
     places = [(box["x"] + x * box["width"] / WIDTH, box["y"] + y * box["height"] / HEIGHT) for x, y in points]
@@ -163,7 +163,7 @@ def test_what_is_painted_is_saved_where_it_was_painted_and_nothing_elsewhere(url
         assert [each for each in heard if "ERR_NAME_NOT_RESOLVED" not in each] == []
 
 
-def test_a_mask_is_edited_and_drafts_wait_while_other_pictures_are_looked_at(url: str, folder: Path) -> None:
+def test_a_mask_is_edited_and_drafts_wait_while_other_images_are_looked_at(url: str, folder: Path) -> None:
     before = greys(folder / "b_att.png")
     with launch(1300, 1000) as tab:
         open_folder(tab, url, folder, "a.png (no mask)")
@@ -264,7 +264,7 @@ def test_a_phone_paints_with_a_finger_and_needs_no_sideways_scrolling(url: str, 
 
 
 def test_what_cannot_be_opened_is_said(url: str, folder: Path) -> None:
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     (folder / "c-masklabel.png").write_bytes(b"no mask")
     with launch(1300, 1000) as tab:
         open_folder(tab, url, folder, "1 of 4: a.png")
@@ -290,10 +290,10 @@ def test_what_cannot_be_opened_is_said(url: str, folder: Path) -> None:
         at(tab, "4 of 4: c.png")
 
 
-def test_a_first_picture_that_cannot_be_read_shows_nothing_in_its_place(url: str, folder: Path, tmp_path: Path) -> None:
+def test_a_first_image_that_cannot_be_read_shows_nothing_in_its_place(url: str, folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "damaged"
     other.mkdir()
-    (other / "1.png").write_bytes(b"no picture")
+    (other / "1.png").write_bytes(b"no image")
     shutil.copy(folder / "a.png", other / "2.png")
     with launch(1300, 1000) as tab:
         heard = open_folder(tab, url, folder, "a.png (no mask)")
@@ -301,7 +301,7 @@ def test_a_first_picture_that_cannot_be_read_shows_nothing_in_its_place(url: str
         enter(tab, str(other))
         says(tab, "1.png cannot be read")
         says(tab, "Mend it, or move it out of the folder")
-        assert not tab.locator(".ti-masks [data-part=picture]").is_visible()
+        assert not tab.locator(".ti-masks [data-part=image]").is_visible()
         assert not tab.locator(CANVAS).is_visible()
         assert tab.locator(".ti-masks [data-part=place]").inner_text() == ""
         for name in ("save", "fill", "spread", "delete", "undo"):
@@ -344,7 +344,7 @@ def test_a_mask_of_onetrainers_stays_one_when_it_is_deleted_brought_back_or_repl
         assert tab.get_by_text("its weights end at 1").is_visible()
         press(tab, "save")
         says(tab, "Saved c-masklabel.png.")
-        assert mask_files.kind_of(mask_files.mask_of(folder / "c.png")) == "-masklabel"
+        assert mask_files.spec_of(mask_files.mask_of(folder / "c.png")) == "-masklabel"
         assert greys(folder / "c-masklabel.png")[20, 20] == 255
         assert not list(folder.glob("c_att*"))
 
@@ -379,7 +379,7 @@ def test_questions_that_the_script_would_not_ask_are_refused(tmp_path: Path, fol
     assert json.loads(mask_brush._answered(page, json.dumps({**asked, "do": "load"})))["width"] == WIDTH
     whole = mask_files.packed(Image.new("L", (WIDTH, HEIGHT), 9))
     for wrong, reason in (
-        ({"name": "../a.png"}, "no picture"),
+        ({"name": "../a.png"}, "no image"),
         ({"name": None}, "not understood"),
         ({"do": "leave"}, "not understood"),
         ({"folder": "forbidden"}, "not for the page"),
@@ -397,7 +397,7 @@ def test_questions_that_the_script_would_not_ask_are_refused(tmp_path: Path, fol
     assert not (folder / "a_att.png").exists()
 
 
-def test_a_thousand_pictures_are_opened_at_once(tmp_path: Path) -> None:
+def test_a_thousand_images_are_opened_at_once(tmp_path: Path) -> None:
     for number in range(1000):
         path = tmp_path / f"{number:04}.jpg"
         if number:
@@ -405,7 +405,7 @@ def test_a_thousand_pictures_are_opened_at_once(tmp_path: Path) -> None:
         else:
             Image.effect_noise((1500, 1000), 40).convert("RGB").save(path)
     begin, page = time.monotonic(), Page(TinyHost(tmp_path), Job())
-    assert len(json.loads(mask_brush._opened(page, str(tmp_path)))["pictures"]) == 1000
+    assert len(json.loads(mask_brush._opened(page, str(tmp_path)))["images"]) == 1000
     question = {"id": "1", "do": "thumbs", "folder": str(tmp_path), "from": 40}
     thumbs = json.loads(mask_brush._answered(page, json.dumps(question)))["thumbs"]
     assert (len(thumbs), thumbs[0][0]) == (mask_brush.AT_ONCE, "0040.jpg")

@@ -93,7 +93,7 @@ def test_wrong_entries_have_their_messages_beside_them(page: Page) -> None:
     refused(page, "ema_rate", "EMA rate", "DreamArtist")
 
 
-def test_from_a_name_to_pictures_with_word_and_negative(page: Page, folder: Path) -> None:
+def test_from_a_name_to_images_with_word_and_negative(page: Page, folder: Path) -> None:
     says(page, "train_said", "teaches the tiny model the word my-thing")
     show(page, "Create embedding")
     fill(page, "create_name", "my-hero")
@@ -108,7 +108,7 @@ def test_from_a_name_to_pictures_with_word_and_negative(page: Page, folder: Path
     until(lambda: not page.locator("#ti_trainer_train_said").inner_text())
     entry(page, "preset").click()
     page.locator("[role=option], .options .item").get_by_text("DreamArtist character").click()
-    says(page, "preset_about", "A character from one picture")
+    says(page, "preset_about", "A character from one image")
     unfold(page, "DreamArtist")
     until(lambda: ticked(page, "train_negative"))
     assert float(entry(page, "train_ema_rate").input_value()) == 0.97
@@ -152,13 +152,13 @@ def test_from_a_name_to_pictures_with_word_and_negative(page: Page, folder: Path
     show(page, "Generate")
     number(page, "generate_count", 1)
     page.click("#ti_trainer_generate_button")
-    (drawn := page.locator("#ti_trainer_generate_pictures img")).wait_for()
-    gallery, picture = (each.bounding_box() for each in (page.locator("#ti_trainer_generate_pictures"), drawn))
-    assert picture["height"] > 300
-    assert gallery["y"] <= picture["y"]
-    assert picture["y"] + picture["height"] <= gallery["y"] + gallery["height"], "all of it is seen"
+    (drawn := page.locator("#ti_trainer_generate_images img")).wait_for()
+    gallery, image = (each.bounding_box() for each in (page.locator("#ti_trainer_generate_images"), drawn))
+    assert image["height"] > 300
+    assert gallery["y"] <= image["y"]
+    assert image["y"] + image["height"] <= gallery["y"] + gallery["height"], "all of it is seen"
     drawn.click()
-    page.locator("#ti_trainer_generate_pictures .preview img").first.wait_for()
+    page.locator("#ti_trainer_generate_images .preview img").first.wait_for()
 
 
 def test_the_preview_prompt_that_is_filled_in_suits_every_word() -> None:
@@ -170,7 +170,7 @@ def test_the_welcome_goes_where_it_is_no_longer_true(page: Page) -> None:
     said = page.locator("#ti_trainer_train_said")
     for name in ("preset", "train_name"):
         page.reload()
-        says(page, "train_said", "All is filled in for a first try")
+        says(page, "train_said", "All is filled in for a first trial")
         if name == "preset":
             assert "All other options go back to their defaults" in page.locator("#ti_trainer_tabs").inner_text()
             entry(page, name).click()

@@ -45,7 +45,7 @@ class Served:
         return (self.folder / ".console.txt").read_text(encoding="utf-8")
 
     @property
-    def pictures(self) -> Path:
+    def images(self) -> Path:
         return self.folder / "Bilder für später"
 
     def open(self, page: Page, tab: str) -> None:
@@ -59,12 +59,12 @@ class Served:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    """The page in a process of its own, with six pictures, a preview of an embedding and an embedding for other models."""
+    """The page in a process of its own, with six images, a preview of an embedding and an embedding for other models."""
     here = Served("", tmp_path)
-    here.pictures.mkdir()
+    here.images.mkdir()
     for number in range(6):
-        Image.new("RGB", (24, 24), (40 * number, 90, 200 - 30 * number)).save(here.pictures / f"{number}.png")
-        (here.pictures / f"{number}.txt").write_text(f"number {number}, <b>bold</b>", encoding="utf-8")
+        Image.new("RGB", (24, 24), (40 * number, 90, 200 - 30 * number)).save(here.images / f"{number}.png")
+        (here.images / f"{number}.txt").write_text(f"number {number}, <b>bold</b>", encoding="utf-8")
     command = [sys.executable, str(PROGRAM), str(tmp_path), STEP_S]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
     options = {"stdout": subprocess.PIPE, "text": True, "env": environment, "cwd": ROOT}
@@ -118,7 +118,7 @@ def says(page: Page, name: str, text: str) -> None:
 
 def filled_in(page: Page, served: Served, steps: int = 100_000) -> None:
     choose(page, "train_name", "x-word")
-    fill(page, "train_images", str(served.pictures))
+    fill(page, "train_images", str(served.images))
     fill(page, "train_max_steps", str(steps))
 
 
@@ -191,13 +191,13 @@ def test_wrong_entries_get_their_messages_and_nothing_starts(served: Served) -> 
         assert not (served.folder / "logs").exists()
 
 
-def test_a_look_at_the_data_set_shows_pictures_warnings_and_tokens(served: Served) -> None:
+def test_a_look_at_the_dataset_shows_images_warnings_and_tokens(served: Served) -> None:
     with launch() as page:
         served.open(page, "Train")
         filled_in(page, served)
         page.click("#ti_trainer_train_check")
         says(page, "look_found", "6 of 24 x 24")
-        page.locator("#ti_trainer_look_pictures img").nth(5).wait_for()
+        page.locator("#ti_trainer_look_images img").nth(5).wait_for()
         assert "DreamArtist" not in page.locator("#ti_trainer_look_found").first.inner_text()
         page.get_by_text("Ten prompts as they will be fed").first.click()
         page.locator("#ti_trainer_look_prompts .ti-embedding").nth(19).wait_for()
@@ -293,7 +293,7 @@ def test_presets_fill_the_form_and_can_be_saved(served: Served) -> None:
         entry(page, "preset").click()
         page.locator("[role=option], .options .item").get_by_text("style").first.click()
         until(lambda: entry(page, "train_template").input_value() == "style_filewords")
-        says(page, "preset_about", "How pictures are made")
+        says(page, "preset_about", "How images are made")
         fill(page, "train_max_steps", "77")
         page.locator(".label-wrap").get_by_text("Save as preset", exact=True).click()
         fill(page, "preset_name", "mine")

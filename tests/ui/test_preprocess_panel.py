@@ -33,7 +33,7 @@ def page(served: Served) -> Iterator[Page]:
     with launch() as page:
         served.open(page, "Preprocess")
         noise = complaints(page)  # gradio 3 itself asks for fonts while it loads
-        fill(page, "preprocess_source", str(served.pictures))
+        fill(page, "preprocess_source", str(served.images))
         fill(page, "preprocess_destination", str(made(served)))
         for side in ("width", "height"):
             fill(page, f"preprocess_{side}", "64")
@@ -71,25 +71,25 @@ def unfold(page: Page, words: str) -> None:
 
 
 def test_from_photos_to_training(served: Served, page: Page) -> None:
-    (served.pictures / "broken.png").write_text("no picture")
+    (served.images / "broken.png").write_text("no image")
     tick(page, "flip")
     unfold(page, "Captions")
     choose(page, "preprocess_existing_captions", "copy")
     press(page, "preview")
     says(page, "preprocess_said", "first 6 of 7 photos")
-    shown = page.locator("#ti_trainer_preprocess_pictures img:visible")
-    until(lambda: shown.count() == 18)  # each photo, its picture, the mirrored one
+    shown = page.locator("#ti_trainer_preprocess_images img:visible")
+    until(lambda: shown.count() == 18)  # each photo, its image, the mirrored one
     assert all(page.evaluate("each => each.naturalWidth > 0", each) for each in shown.element_handles())
-    says(page, "preprocess_pictures", "number 0, <b>bold</b>")
+    says(page, "preprocess_images", "number 0, <b>bold</b>")
     assert not made(served).exists()
 
     press(page, "start")
     finish(page)
-    says(page, "preprocess_result", "6 photos became 12 pictures")
+    says(page, "preprocess_result", "6 photos became 12 images")
     says(page, "preprocess_result", "broken.png")
     assert len(list(made(served).glob("*.png"))) == len(list(made(served).glob("*.txt"))) == 12
-    with Image.open(made(served) / "3.png") as picture:
-        assert picture.size == (64, 64)
+    with Image.open(made(served) / "3.png") as image:
+        assert image.size == (64, 64)
 
     press(page, "start")
     says(page, "preprocess_result", "6 photos had been done before")
@@ -105,8 +105,8 @@ def test_from_photos_to_training(served: Served, page: Page) -> None:
         until(lambda: opened.inner_text() == str(made(served)))
         assert entry(page, "masks_folder").input_value() == str(made(served))
         place.get_by_text("1 of 12: 0-flipped.png (no mask)").wait_for()
-        choose(page, "masks_folder", str(served.pictures))
-        until(lambda: opened.inner_text() == str(served.pictures))
+        choose(page, "masks_folder", str(served.images))
+        until(lambda: opened.inner_text() == str(served.images))
         show(page, "Make a data set")
     press(page, "to_train")
     until(lambda: entry(page, "train_images").is_visible())
@@ -116,7 +116,7 @@ def test_from_photos_to_training(served: Served, page: Page) -> None:
 
 
 def test_what_is_wrong_stands_beside_it(served: Served, page: Page) -> None:
-    fill(page, "preprocess_destination", str(served.pictures))
+    fill(page, "preprocess_destination", str(served.images))
     press(page, "start")
     says(page, "preprocess_said", "Nothing was started")
     page.get_by_text("is the same as the destination").first.wait_for()
@@ -133,9 +133,9 @@ def test_what_is_wrong_stands_beside_it(served: Served, page: Page) -> None:
 
 
 def test_interrupted_it_goes_on(served: Served, page: Page) -> None:
-    picture = Image.effect_noise((1600, 1200), 80)
+    image = Image.effect_noise((1600, 1200), 80)
     for number in range(80):
-        picture.save(served.pictures / f"large {number}.jpg")
+        image.save(served.images / f"large {number}.jpg")
     press(page, "start")
     until(lambda: len(list(made(served).glob("*.png"))) > 4)
     press(page, "stop")
@@ -154,14 +154,14 @@ def test_interrupted_it_goes_on(served: Served, page: Page) -> None:
 def test_a_way_to_crop_explains_itself_and_shows_why(served: Served, page: Page) -> None:
     photo = Image.new("RGB", (300, 120), "gray")
     photo.paste(Image.effect_noise((40, 60), 100), (240, 30))
-    photo.save(served.pictures / "0 aside.png")
-    for path in served.pictures.glob("[0-9].*"):
+    photo.save(served.images / "0 aside.png")
+    for path in served.images.glob("[0-9].*"):
         path.unlink()
     choose(page, "preprocess_resize", "Auto focal point crop")
     page.get_by_text("Where faces, edges and detail are").first.wait_for()
     tick(page, "debug_image")
     press(page, "preview")
-    says(page, "preprocess_pictures", "how the crop was found")
+    says(page, "preprocess_images", "how the crop was found")
     press(page, "start")
     finish(page)
     assert (made(served) / "debug" / "0 aside-debug.png").exists()
@@ -185,7 +185,7 @@ def test_a_tagger_writes_captions(served: Served, page: Page, tmp_path: Path) ->
     pytest.importorskip("onnxruntime")
     from fakes import colour_tagger
 
-    (served.pictures / "0.txt").unlink()
+    (served.images / "0.txt").unlink()
     unfold(page, "Captions")
     page.locator("#ti_trainer_preprocess_captioners").get_by_text("WD14").click()
     press(page, "start")
@@ -220,7 +220,7 @@ def test_visitors_from_the_network_get_no_further_than_their_folders(
         if not folder.resolve().is_relative_to(inside):
             raise ConfigError(f"{folder} is not for visitors")
 
-    host = replace(host, has_visitors=True)
+    host = replace(host, is_public=True)
     monkeypatch.setattr(TinyHost, "check_folder", lambda _, folder: check_folder(folder))
     with blocks("test"):
         made = preprocess.panel(Site(host, Job()))

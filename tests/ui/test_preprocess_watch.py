@@ -17,12 +17,12 @@ from ti_trainer.preprocess.transforms import Result
 from ti_trainer.ui.panels.preprocess_progress import row
 
 
-def test_what_a_mask_lets_count_stands_beside_its_picture(tmp_path: Path) -> None:
+def test_what_a_mask_lets_count_stands_beside_its_image(tmp_path: Path) -> None:
     photo = tmp_path / "a.png"
     Image.new("RGB", (640, 320), "red").save(photo)
     plain = Result("", Image.new("RGB", (320, 160), "red"), Image.linear_gradient("L").resize((320, 160)))
-    flipped = Result("-flipped", plain.picture, plain.mask)
-    html = row(photo, [Result("-debug", plain.picture), plain, flipped], "")
+    flipped = Result("-flipped", plain.image, plain.mask)
+    html = row(photo, [Result("-debug", plain.image), plain, flipped], "")
     assert re.findall(r'alt="([^"]+)"', html) == [
         "a.png",
         "how the crop was found",

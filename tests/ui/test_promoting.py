@@ -36,9 +36,9 @@ def page(tmp_path: Path) -> Page:
 
 
 @pytest.fixture
-def trained(page: Page, pictures: Callable[..., Path]) -> Callable[..., tuple[Run, str]]:
+def trained(page: Page, images: Callable[..., Path]) -> Callable[..., tuple[Run, str]]:
     """Trains x-word; the run and its label in the list."""
-    folder = pictures((16, 16), (16, 16))
+    folder = images((16, 16), (16, 16))
 
     def train(**options: object) -> tuple[Run, str]:
         run = Session(page.host, "x-word", folder, TrainConfig(**{**OPTIONS, **options})).train().run
@@ -140,7 +140,7 @@ def test_in_the_page_the_name_follows_the_copy_and_the_negative_comes_along(serv
         says(page, "create_outcome", "my-pair-neg is there, too")
         show(page, "Train")
         until(lambda: entry(page, "train_name").input_value() == "my-pair")
-        fill(page, "train_images", str(served.pictures))
+        fill(page, "train_images", str(served.images))
         fill(page, "train_max_steps", "4")
         for title in ("DreamArtist", "Previews and copies"):
             page.locator(".label-wrap:visible").get_by_text(title, exact=True).click()

@@ -74,7 +74,7 @@ def test_progress_stays_within_its_bar() -> None:
         render.notice("error", EVIL),
         render.field_error(EVIL),
         render.facts([(EVIL, EVIL)]),
-        render.pictures([(EVIL, f'x" onerror="{EVIL}')]),
+        render.images([(EVIL, f'x" onerror="{EVIL}')]),
         render.prompt_table([(EVIL, [[(1, EVIL)]])]),
     ],
 )
@@ -85,7 +85,7 @@ def test_what_others_wrote_is_escaped(html: str) -> None:
 
 
 def test_nothing_is_nothing() -> None:
-    assert [render.notice("info", ""), render.field_error(None), render.facts([]), render.pictures([])] == [""] * 4
+    assert [render.notice("info", ""), render.field_error(None), render.facts([]), render.images([])] == [""] * 4
     assert render.prompt_table([]) == ""
 
 
@@ -142,15 +142,15 @@ def test_long_runs_become_means() -> None:
     assert max(heights) - min(heights) < 2, "each part's mean is 0.2"
 
 
-def test_the_rate_is_drawn_where_it_changes_and_deterministic_losses_where_they_are() -> None:
+def test_the_rate_is_drawn_where_it_changes_and_validation_losses_where_they_are() -> None:
     svg = _svg(
         [(1, 0.1), (2, 0.1)], [(1, 0.1), (2, 0.09)], [(step, 0.005 if step < 50 else 0.001) for step in range(1, 101)]
     )
     assert _path(svg, "ti-rate").count("V") == 1
     assert sum(each.tag == "circle" for each in svg.iter()) == 2
-    assert "deterministic" not in curve([(1, 0.1)])
+    assert "validation" not in curve([(1, 0.1)])
 
 
 def test_resting_the_mouse_says_what_stands_there() -> None:
     titles = [each.text for each in _svg([(10, 0.125)], [(10, 0.1)], [(10, 0.005)]).iter("title")]
-    assert titles[0] == "step 10, loss 0.125, smoothed 0.125, deterministic 0.1, learning rate 0.005"
+    assert titles[0] == "step 10, loss 0.125, smoothed 0.125, validation 0.1, learning rate 0.005"

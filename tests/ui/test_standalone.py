@@ -28,7 +28,7 @@ from ti_trainer.data.images import Frame
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.run_folder import Run
-from ti_trainer.training.evaluation import described, deterministic_loss
+from ti_trainer.training.evaluation import described, validation_loss
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -61,20 +61,20 @@ def opened(page: Page, url: str) -> None:
 
 
 def loss(model: DiffusersModel, folder: Path) -> float:
-    """How well the word of this embeddings folder explains the pictures of the demonstration."""
+    """How well the word of this embeddings folder explains the images of the demonstration."""
     embedding, _ = embeddings_dir.load(folder, NAME)
     side = model.default_size_px
     data = load_dataset(
         tiny_model.DEMO, model, Frame((side, side)), Prompter(NAME, ["[name]"]), seed=0, latent_sampling="deterministic"
     )
     prompts = [described(f"a photo of {NAME}", item.caption) for item in data.items]
-    return deterministic_loss(model, data.items, prompts, {NAME: embedding.vectors})
+    return validation_loss(model, data.items, prompts, {NAME: embedding.vectors})
 
 
 def colour(path: Path) -> np.ndarray:
-    """The mean colour of a picture's middle, where the thing is."""
-    with Image.open(path) as picture:
-        pixels = np.asarray(picture.convert("RGB").resize((64, 64)), np.float32)
+    """The mean colour of an image's middle, where the thing is."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB").resize((64, 64)), np.float32)
     return pixels[24:40, 24:40].mean((0, 1))
 
 
@@ -99,7 +99,7 @@ def test_one_press_teaches_the_word_and_generate_draws_it(tmp_path: Path, embedd
         assert loss(embedded_model, tmp_path / "embeddings") < 0.8 * untrained
         wanted = np.mean([colour(path) for path in tiny_model.DEMO.glob("*.png")], 0)
         first, last = (np.linalg.norm(colour(run.previews()[each][1]) - wanted) for each in (0, -1))
-        assert last < first / 2, "the thing in the previews took the colours of that in the pictures"
+        assert last < first / 2, "the thing in the previews took the colours of that in the images"
 
         page.click("#ti_trainer_use")
         prompt = entry(page, "generate_prompt")
@@ -110,7 +110,7 @@ def test_one_press_teaches_the_word_and_generate_draws_it(tmp_path: Path, embedd
         page.click("#ti_trainer_use")
         until(lambda: prompt.is_visible() and prompt.input_value() == f"a drawing at night, a photo of {NAME}")
         page.click("#ti_trainer_generate_button")
-        drawn = page.locator("#ti_trainer_generate_pictures img")
+        drawn = page.locator("#ti_trainer_generate_images img")
         until(lambda: len({each.get_attribute("src") for each in drawn.all()}) >= 4, 60)
         assert not heard
 

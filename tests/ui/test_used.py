@@ -54,14 +54,14 @@ def test_after_dreamartist_the_negative_and_the_scale_come_along(ran: Callable[.
     assert pressed(now, given) == expected
 
 
-def test_it_is_what_the_previews_of_the_run_were_drawn_with(tmp_path: Path, pictures: Callable[..., Path]) -> None:
+def test_it_is_what_the_previews_of_the_run_were_drawn_with(tmp_path: Path, images: Callable[..., Path]) -> None:
     host, drawn = TinyHost(tmp_path / "host"), []
     embeddings_dir.create_pair(host.embeddings_dir, host.model, ("x-word", "red cat", 2), ("*", 3))
-    draw = host.draw
-    host.draw = lambda model, drawing, words: drawn.append(drawing) or draw(model, drawing, words)
+    generate = host.generate
+    host.generate = lambda model, drawing, words: drawn.append(drawing) or generate(model, drawing, words)
     options = {"preview_prompt": "a drawing of [name]", "preview_negative_prompt": "blurry", "train_cfg_scale": "2-4"}
     config = TrainConfig(max_steps=1, negative=True, preview_every=1, width=16, height=16, **options)
-    run = Session(host, "x-word", pictures((16, 16)), config).train().run
+    run = Session(host, "x-word", images((16, 16)), config).train().run
     given = {"preview_prompt": "a drawing of x-word", "preview_negative_prompt": "blurry", "preview_cfg_scale": 7}
     drawing = drawn[-1]
     assert pressed(Snapshot("done", "x-word", run=run), given) == (

@@ -17,7 +17,7 @@ from ti_trainer.embedding import Embedding
 from ti_trainer.runs.job import Job, Snapshot
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Result
-from ti_trainer.training.selection import Verdict
+from ti_trainer.training.selection import TrialResult
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import train_progress
 
@@ -45,16 +45,16 @@ def test_the_last_previews_are_told_twice_and_then_no_more(tmp_path: Path) -> No
 
 
 def test_which_try_was_kept_is_told(tmp_path: Path) -> None:
-    tries = tuple(
-        Verdict(number, "0.005", "cat", 1, f"seed 0, try {number}", 4, loss, loss is None, number == 2)
+    trials = tuple(
+        TrialResult(number, "0.005", "cat", 1, f"seed 0, trial {number}", 4, loss, loss is None, number == 2)
         for number, loss in ((1, 0.25), (2, 0.125), (3, None))
     )
     run = Run.create(tmp_path / "logs", "x-word", {"name": "x-word"})
     embedding = Embedding("x-word", {"clip_l": torch.zeros(1, 8)}, 4)
-    result = Result(embedding, tmp_path / "x-word.safetensors", run, "done", 3, (), tries=tries)
+    result = Result(embedding, tmp_path / "x-word.safetensors", run, "done", 3, (), trials=trials)
     page = Page(TinyHost(tmp_path), Job())
     shown = train_progress.shown(page, Snapshot("done", "x-word", step=4, run=run, result=result))["result"][1]()
-    kept = "try 2 of 3, deterministic loss 0.12500; try 1 deterministic loss 0.25000, try 3 went wrong after step 4"
+    kept = "trial 2 of 3, validation loss 0.12500; trial 1 validation loss 0.25000, trial 3 went wrong after step 4"
     assert kept in shown
-    alone = replace(result, tries=())
+    alone = replace(result, trials=())
     assert "Kept" not in train_progress.shown(page, Snapshot("done", "x-word", step=4, run=run, result=alone))["result"][1]()

@@ -1,6 +1,6 @@
 """The whole page over TinyHost, in a process of its own: `python tiny_page.py FOLDER [STEP_SECONDS]`. No network to load.
 
-FOLDER holds `pictures`; embeddings and runs go there too. STEP_SECONDS makes a step take that long, so that a test can act
+FOLDER holds `images`; embeddings and runs go there too. STEP_SECONDS makes a step take that long, so that a test can act
 in the middle of a run.
 """
 

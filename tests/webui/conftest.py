@@ -64,9 +64,9 @@ def page(webui: server.Server) -> Iterator[Page]:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     """A single one of the demo, in a folder of its own."""
-    folder = tmp_path / "one picture"
+    folder = tmp_path / "one image"
     folder.mkdir()
     shutil.copyfile(DEMO / "01.png", folder / "01.png")
     return folder / "01.png"
@@ -74,13 +74,13 @@ def picture(tmp_path: Path) -> Path:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Where a test failed: what the WebUI printed last, and a picture of the page if there is one."""
+    """Where a test failed: what the WebUI printed last, and an image of the page if there is one."""
     outcome = yield
     report, used = outcome.get_result(), getattr(item, "funcargs", {})
     running, opened = used.get("webui"), used.get("page")
     if report.failed and isinstance(running, server.Server):
         report.sections.append(("the WebUI's log", running.tail()))
         if opened is not None and not opened.is_closed():
-            picture = running.data / f"{item.name}.png"
-            opened.screenshot(path=picture, full_page=True)
-            report.sections.append(("the page", str(picture)))
+            image = running.data / f"{item.name}.png"
+            opened.screenshot(path=image, full_page=True)
+            report.sections.append(("the page", str(image)))

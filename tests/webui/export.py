@@ -39,9 +39,9 @@ def export(model: DiffusersModel, webui: Path, checkpoint: Path, dtype: torch.dt
     """Write the checkpoint, its .yaml and `<checkpoint>-clip/`; the .yaml completes that of its family in the WebUI."""
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     weights = {key: value.to(dtype).contiguous() for key, value in ldm_export.checkpoint(model).items()}
-    if model.kind.family == "SDXL" and model.kind.prediction_type == "v_prediction":
+    if model.spec.family == "SDXL" and model.spec.prediction_type == "v_prediction":
         weights[MARKS["v_prediction"]] = torch.zeros(0)
-        if model.kind.zero_terminal_snr:
+        if model.spec.zero_terminal_snr:
             weights[MARKS["zero_terminal_snr"]] = torch.zeros(0)
     save_file(weights, checkpoint)
     clip = checkpoint.with_name(f"{checkpoint.stem}-clip")  # instead of the name of a model to be downloaded
@@ -50,18 +50,18 @@ def export(model: DiffusersModel, webui: Path, checkpoint: Path, dtype: torch.dt
     ours = ldm_export.configuration(model, clip)["model"]["params"]
     base = yaml.safe_load((webui / _yaml(model)).read_text(encoding="utf-8"))
     params = base["model"]["params"]
-    if model.kind.family == "SDXL":
+    if model.spec.family == "SDXL":
         _complete_sgm(params, ours, clip, _open_clip(model, checkpoint))
     else:
-        if model.kind.family == "SD 2.x":
+        if model.spec.family == "SD 2.x":
             ours["cond_stage_config"]["params"] = {"arch": _open_clip(model, checkpoint)}
         base["model"]["params"] = _merged(params, ours)
     checkpoint.with_suffix(".yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
 
 
 def _yaml(model: DiffusersModel) -> str:
-    name = {"SDXL": SDXL_YAML, "SD 2.x": SD2_YAML}.get(model.kind.family, SD1_YAML)
-    return str(name).format("inpainting-" * model.kind.inpainting)
+    name = {"SDXL": SDXL_YAML, "SD 2.x": SD2_YAML}.get(model.spec.family, SD1_YAML)
+    return str(name).format("inpainting-" * model.spec.inpainting)
 
 
 def _complete_sgm(params: dict[str, Any], ours: dict[str, Any], clip: Path, arch: str) -> None:
@@ -81,7 +81,7 @@ def _open_clip(model: DiffusersModel, checkpoint: Path) -> str:
     read = {
         "width": config.hidden_size,
         "heads": config.num_attention_heads,
-        "layers": config.num_hidden_layers + (model.kind.family == "SD 2.x"),
+        "layers": config.num_hidden_layers + (model.spec.family == "SD 2.x"),
     }
     seen = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 32}
     file = checkpoint.parents[2] / OPEN_CLIP_SHAPES / f"tiny-{checkpoint.stem}.json"

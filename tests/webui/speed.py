@@ -152,13 +152,13 @@ def _wait_until_written(webui: server.Server, run: str, steps: int) -> None:
 
 
 def prepared(data: Path, size_px: int, checkout: Path, python: Path) -> Path:
-    """Everything for one run in its data folder: our extension, an embedding that both can train, pictures."""
+    """Everything for one run in its data folder: our extension, an embedding that both can train, images."""
     server.install_extension(data, checkout, python)
     (data / "embeddings").mkdir()
     vectors = torch.randn(2, 768, generator=torch.Generator().manual_seed(0)) * 0.02
     formats.write(Embedding(WORD, {"clip_l": vectors}), data / "embeddings" / f"{WORD}.pt")
-    images = data / "pictures"
-    scenes.write_pictures(images, scenes.concept(scenes.CONCEPTS[0], 8, seed=0), size_px)
+    images = data / "images"
+    scenes.write_images(images, scenes.concept(scenes.CONCEPTS[0], 8, seed=0), size_px)
     return images
 
 

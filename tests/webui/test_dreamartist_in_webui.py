@@ -36,7 +36,7 @@ DRAWING = {"seed": 1, "steps": 5, "width": 64, "height": 64, "sampler_name": "Eu
 OPTIONS = {
     "width": 64,
     "height": 64,
-    "learning_rate": "0.1",  # so that pictures of a model with random weights show it
+    "learning_rate": "0.1",  # so that images of a model with random weights show it
     "negative": True,
     "train_cfg_scale": "3",
     "ema_rate": 0.9,
@@ -63,13 +63,13 @@ def webui(
 
 
 @pytest.fixture
-def options(picture: Path, tmp_path: Path) -> dict[str, Any]:
-    """Everything on: a mask lies beside the picture, and a classifier judges."""
-    with Image.open(picture) as opened:
+def options(image: Path, tmp_path: Path) -> dict[str, Any]:
+    """Everything on: a mask lies beside the image, and a classifier judges."""
+    with Image.open(image) as opened:
         mask = Image.new("L", opened.size)
     width, height = mask.size
     mask.paste(127, (width // 4, height // 4, width * 3 // 4, height * 3 // 4))
-    mask.save(picture.with_name("01_att.png"))
+    mask.save(image.with_name("01_att.png"))
     return {**OPTIONS, "discriminator": str(_judge(tmp_path))}
 
 
@@ -94,9 +94,9 @@ def used(webui: Server, name: str) -> NDArray[np.uint8]:
     return drawn(webui, f"a photo of {name}", f"a photo of {name}-neg", 3)
 
 
-def passed_through(webui: Server, picture: Path) -> NDArray[np.uint8]:
-    """The picture, as the host encodes and decodes it with hardly a change."""
-    asked = {"init_images": [base64.b64encode(picture.read_bytes()).decode()], "denoising_strength": 0.1}
+def passed_through(webui: Server, image: Path) -> NDArray[np.uint8]:
+    """The image, as the host encodes and decodes it with hardly a change."""
+    asked = {"init_images": [base64.b64encode(image.read_bytes()).decode()], "denoising_strength": 0.1}
     return _decoded(webui.api("/sdapi/v1/img2img", {"prompt": HOSTS_OWN, "cfg_scale": 5, **asked, **DRAWING})["images"][0])
 
 
@@ -104,12 +104,12 @@ def _decoded(text: str) -> NDArray[np.uint8]:
     return np.asarray(Image.open(BytesIO(base64.b64decode(text))))
 
 
-def host_as_it_is(webui: Server, picture: Path) -> dict[str, Any]:
+def host_as_it_is(webui: Server, image: Path) -> dict[str, Any]:
     """What it draws, what its settings are, and whether it waits for something."""
     state = webui.api("/sdapi/v1/progress")["state"]
     told = {name: state[name] for name in ("interrupted", "skipped", "stopping_generation", "job")}
-    pictures = {"drawn": drawn(webui, HOSTS_OWN).tolist(), "passed": passed_through(webui, picture).tolist()}
-    return {**pictures, "settings": webui.api("/sdapi/v1/options"), "state": told}
+    images = {"drawn": drawn(webui, HOSTS_OWN).tolist(), "passed": passed_through(webui, image).tolist()}
+    return {**images, "settings": webui.api("/sdapi/v1/options"), "state": told}
 
 
 def created(webui: Server, model: str, name: str) -> None:
@@ -131,8 +131,8 @@ def opened(webui: Server) -> Iterator[tuple[Page, list[str]]]:
         yield page, heard
 
 
-def begin(webui: Server, name: str, picture: Path, options: dict[str, Any]) -> None:
-    webui.endpoint("ti_trainer_train", name, str(picture.parent), json.dumps(options))
+def begin(webui: Server, name: str, image: Path, options: dict[str, Any]) -> None:
+    webui.endpoint("ti_trainer_train", name, str(image.parent), json.dumps(options))
 
 
 def ended(webui: Server) -> dict[str, Any]:
@@ -145,24 +145,24 @@ def vectors(files: dict[str, Path]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("model", [*MODELS, *OTHERS])
-def test_a_word_and_its_negative_are_learned_from_one_picture(
-    webui: Server, model: str, picture: Path, options: dict[str, Any]
+def test_a_word_and_its_negative_are_learned_from_one_image(
+    webui: Server, model: str, image: Path, options: dict[str, Any]
 ) -> None:
     name = f"my-{model}"
     negative = f"{name}-neg"
     created(webui, model, name)
     assert {name, negative} <= webui.api("/sdapi/v1/embeddings")["loaded"].keys()
     files = {each: webui.embeddings / f"{each}.safetensors" for each in (name, negative)}
-    before, created_as = host_as_it_is(webui, picture), vectors(files)
+    before, created_as = host_as_it_is(webui, image), vectors(files)
     used_at_first = used(webui, name)
 
-    begin(webui, name, picture, {**options, "max_steps": 6, "preview_every": 3})
+    begin(webui, name, image, {**options, "max_steps": 6, "preview_every": 3})
     done = ended(webui)
     assert (done["status"], done["step"]) == ("done", 6), done["message"]
     run = Path(done["run"])
     settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
-    assert (settings["model"], settings["num_images"]) == (model, 1), "the mask is no picture"
-    assert host_as_it_is(webui, picture) == before
+    assert (settings["model"], settings["num_images"]) == (model, 1), "the mask is no image"
+    assert host_as_it_is(webui, image) == before
     for asked in ("compare?clip_skip=1", f"compare-file?name={name}", f"compare-file?name={negative}"):
         differences = webui.api(f"/ti-check/{asked}")
         assert differences.pop("the word does nothing") == 0
@@ -185,19 +185,19 @@ def test_a_word_and_its_negative_are_learned_from_one_picture(
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_run_that_is_stopped_goes_on_exactly(webui: Server, model: str, picture: Path, options: dict[str, Any]) -> None:
+def test_a_run_that_is_stopped_goes_on_exactly(webui: Server, model: str, image: Path, options: dict[str, Any]) -> None:
     name = f"my-stop-{model}"
     given = {**options, "max_steps": 80, "preview_every": 0, "latent_sampling": "random", "ema_every": 25}
     ends, stops = [], []
     for interrupted in (False, True):
         created(webui, model, name)
-        before = host_as_it_is(webui, picture)
-        begin(webui, name, picture, given)
+        before = host_as_it_is(webui, image)
+        begin(webui, name, image, given)
         if interrupted:
             until(lambda: our_status(webui)["step"] > 2)
             webui.endpoint("ti_trainer_stop")
             stops.append(ended(webui))
-            assert host_as_it_is(webui, picture) == before
+            assert host_as_it_is(webui, image) == before
             webui.endpoint("ti_trainer_resume")
             until(lambda: our_status(webui)["step"] > stops[0]["step"])
         done = ended(webui)
@@ -213,24 +213,24 @@ def test_a_run_that_is_stopped_goes_on_exactly(webui: Server, model: str, pictur
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_failure_gives_the_host_back(webui: Server, model: str, picture: Path, options: dict[str, Any]) -> None:
+def test_a_failure_gives_the_host_back(webui: Server, model: str, image: Path, options: dict[str, Any]) -> None:
     name = f"my-failure-{model}"
     created(webui, model, name)
-    before = host_as_it_is(webui, picture)
-    begin(webui, name, picture, {**options, "max_steps": 80, "preview_every": 0, "learning_rate": "1e30"})
+    before = host_as_it_is(webui, image)
+    begin(webui, name, image, {**options, "max_steps": 80, "preview_every": 0, "learning_rate": "1e30"})
     failed = ended(webui)
     assert (failed["status"], "not a finite number" in failed["message"]) == ("failed", True)
-    assert host_as_it_is(webui, picture) == before
+    assert host_as_it_is(webui, image) == before
     for asked in (name, f"{name}-neg"):
         assert all(bool(each.isfinite().all()) for each in load_file(webui.embeddings / f"{asked}.safetensors").values())
 
 
-def test_each_part_of_the_loss_makes_a_difference(webui: Server, picture: Path, options: dict[str, Any]) -> None:
+def test_each_part_of_the_loss_makes_a_difference(webui: Server, image: Path, options: dict[str, Any]) -> None:
     without = {"reconstruction_weight": 0, "discriminator": "", "train_cfg_scale": "1", "mask_outside": 1}
     learned = []
     for given in ({}, {}, *({name: value} for name, value in without.items())):
         created(webui, "embedded", "my-parts")
-        begin(webui, "my-parts", picture, {**options, "max_steps": 3, "preview_every": 0, **given})
+        begin(webui, "my-parts", image, {**options, "max_steps": 3, "preview_every": 0, **given})
         assert ended(webui)["status"] == "done"
         learned.append(load_file(webui.embeddings / "my-parts.safetensors")["emb_params"])
     assert torch.equal(learned[0], learned[1])
@@ -239,11 +239,11 @@ def test_each_part_of_the_loss_makes_a_difference(webui: Server, picture: Path, 
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_card_brings_the_word_and_its_negative(webui: Server, model: str, picture: Path, options: dict[str, Any]) -> None:
+def test_a_card_brings_the_word_and_its_negative(webui: Server, model: str, image: Path, options: dict[str, Any]) -> None:
     """The host reads the word of it, which is NAME-STEP, and of an SDXL one no name: there it is what the file is called."""
     name = f"my-card-{model}"
     created(webui, model, name)
-    begin(webui, name, picture, {**options, "max_steps": 3, "preview_every": 3})
+    begin(webui, name, image, {**options, "max_steps": 3, "preview_every": 3})
     cards = Path(ended(webui)["run"]) / "image_embeddings"
     before = used(webui, name)
     for each in (name, f"{name}-neg"):

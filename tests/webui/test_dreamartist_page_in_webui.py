@@ -23,7 +23,7 @@ SCRIPTS = ("mask_asking", "mask_brush", "mask_sheet")
 CANVAS = "#ti_trainer_masks_canvas"
 
 
-def test_all_of_it_is_reached_in_the_hosts_page(webui: Server, picture: Path) -> None:
+def test_all_of_it_is_reached_in_the_hosts_page(webui: Server, image: Path) -> None:
     with opened(webui) as (page, heard):
         open_tab(page, "Create embedding")
         fill(page, "create_name", "my-page")
@@ -33,7 +33,7 @@ def test_all_of_it_is_reached_in_the_hosts_page(webui: Server, picture: Path) ->
         page.click("#ti_trainer_create_button")
         page.locator("#ti_trainer_create_outcome", has_text="my-page-neg is there, too").first.wait_for()
         open_tab(page, "Train")
-        fill(page, "train_images", str(picture.parent))
+        fill(page, "train_images", str(image.parent))
         fill(page, "train_max_steps", "3")
         for title in ("DreamArtist", "Pixel loss"):
             unfold(page, title)
@@ -61,14 +61,14 @@ def unfold(page: Page, title: str) -> None:
     page.locator("#ti_trainer_tabs .label-wrap:visible").get_by_text(title, exact=True).click()
 
 
-def test_masks_are_painted_in_the_hosts_page_and_trained_with(webui: Server, picture: Path) -> None:
+def test_masks_are_painted_in_the_hosts_page_and_trained_with(webui: Server, image: Path) -> None:
     created(webui, "embedded", "my-painted")
     with opened(webui) as (page, heard):
         for name in SCRIPTS:
             assert page.locator(f"script[src*='extensions/ti-trainer/javascript/{name}.js']").count() == 1
         open_tab(page, "Preprocess")
         page.locator("#ti_trainer_preprocess_tabs > .tab-nav button", has_text="Paint masks").click()
-        fill(page, "masks_folder", str(picture.parent))
+        fill(page, "masks_folder", str(image.parent))
         page.click("#ti_trainer_masks_open")
         place, said = (page.locator(f".ti-masks [data-part={part}]") for part in ("place", "said"))
         place.get_by_text("1 of 1: 01.png (no mask)").wait_for()
@@ -81,7 +81,7 @@ def test_masks_are_painted_in_the_hosts_page_and_trained_with(webui: Server, pic
         page.click(".ti-masks [data-do=undo]")
         place.get_by_text("01_att.png").wait_for()
         assert [each for each in heard if "ERR_NAME_NOT_RESOLVED" not in each] == []
-    with Image.open(picture) as shown, Image.open(picture.with_name("01_att.png")) as mask:
+    with Image.open(image) as shown, Image.open(image.with_name("01_att.png")) as mask:
         assert mask.size == shown.size
         greys = np.asarray(mask)
     height, width = greys.shape
@@ -89,7 +89,7 @@ def test_masks_are_painted_in_the_hosts_page_and_trained_with(webui: Server, pic
     assert not greys[: height // 3].any()
     learned = []
     for outside in (0, 1):
-        begin(webui, "my-painted", picture, {**OPTIONS, "max_steps": 2, "preview_every": 0, "mask_outside": outside})
+        begin(webui, "my-painted", image, {**OPTIONS, "max_steps": 2, "preview_every": 0, "mask_outside": outside})
         assert ended(webui)["status"] == "done"
         learned.append(load_file(webui.embeddings / "my-painted.safetensors")["emb_params"])
         created(webui, "embedded", "my-painted")
@@ -97,7 +97,7 @@ def test_masks_are_painted_in_the_hosts_page_and_trained_with(webui: Server, pic
 
 
 def stroke(page: Page, start: float, end: float) -> None:
-    """With the mouse, from side to side in the middle of the picture; in parts of its width."""
+    """With the mouse, from side to side in the middle of the image; in parts of its width."""
     page.locator(CANVAS).scroll_into_view_if_needed()
     box = page.locator(CANVAS).bounding_box()
     places = [(box["x"] + part * box["width"], box["y"] + box["height"] / 2) for part in (start, end)]

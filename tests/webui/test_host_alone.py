@@ -1,4 +1,4 @@
-"""The WebUI by itself, as later tests rely on it: its pictures depend on nothing but the request."""
+"""The WebUI by itself, as later tests rely on it: its images depend on nothing but the request."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.webui
 
 def generate(webui: Server, prompt: str, seed: int = 1) -> NDArray[np.uint8]:
     request = {"prompt": prompt, "seed": seed, "steps": 20, "cfg_scale": 5, "width": 64, "height": 64}
-    picture = webui.api("/sdapi/v1/txt2img", request)["images"][0]
-    return np.asarray(Image.open(BytesIO(base64.b64decode(picture))))
+    image = webui.api("/sdapi/v1/txt2img", request)["images"][0]
+    return np.asarray(Image.open(BytesIO(base64.b64decode(image))))
 
 
 def test_the_same_seed_draws_the_same_pixels(webui: Server) -> None:

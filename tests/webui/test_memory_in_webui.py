@@ -20,7 +20,7 @@ PROMPT = "a photo of a red star on grass"
 
 @pytest.fixture
 def lora(webui: Server) -> str:
-    """A LoRA of the text encoder's first layers, in kohya's names, that changes every picture."""
+    """A LoRA of the text encoder's first layers, in kohya's names, that changes every image."""
     generator, tensors = torch.Generator().manual_seed(0), {}
     for layer in range(2):
         name = f"lora_te_text_model_encoder_layers_{layer}_mlp_fc1"
@@ -48,7 +48,7 @@ def test_a_lora_that_was_used_last_is_neither_trained_through_nor_left_in_the_we
     before = generate(webui, PROMPT)
     wanted = trained(webui, "my-plain", memory="none")
     for mode in ("checkpointing", "offload-text", "offload-all", "8bit"):
-        assert not np.array_equal(generate(webui, PROMPT + lora), before), "it changes pictures"
+        assert not np.array_equal(generate(webui, PROMPT + lora), before), "it changes images"
         found = trained(webui, "my-other", memory=mode)
         (vectors,), (expected,) = found.values(), wanted.values()
         tolerance = {"rtol": 0, "atol": 3e-3} if mode == "8bit" else {"rtol": 0, "atol": 1e-5}

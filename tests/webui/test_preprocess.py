@@ -20,12 +20,12 @@ def status(page: Page) -> str:
     return page.locator("#ti_trainer_preprocess_progress .ti-progress").first.get_attribute("data-status")
 
 
-def test_photos_become_a_data_set_that_is_trained_on(webui: Server, page: Page, tmp_path: Path) -> None:
+def test_photos_become_a_dataset_that_is_trained_on(webui: Server, page: Page, tmp_path: Path) -> None:
     photos, made = tmp_path / "photos", tmp_path / "made"
     photos.mkdir()
     for number, path in enumerate(sorted(DEMO.glob("*.png"))):
-        with Image.open(path) as picture:
-            picture.convert("RGB").resize((400, 300)).save(photos / f"{number}.jpg", quality=95)
+        with Image.open(path) as image:
+            image.convert("RGB").resize((400, 300)).save(photos / f"{number}.jpg", quality=95)
         (photos / f"{number}.txt").write_text(path.with_suffix(".txt").read_text())
     webui.endpoint("ti_trainer_create", "my-made", "star", 2, True)
     open_tab(page, "Preprocess")
@@ -35,7 +35,7 @@ def test_photos_become_a_data_set_that_is_trained_on(webui: Server, page: Page, 
         fill(page, f"preprocess_{side}", "128")
     page.locator("#ti_trainer_preprocess_flip input").check()
     page.click("#ti_trainer_preprocess_preview")
-    page.locator("#ti_trainer_preprocess_pictures img").nth(17).wait_for()
+    page.locator("#ti_trainer_preprocess_images img").nth(17).wait_for()
     page.click("#ti_trainer_preprocess_start")
     until(lambda: status(page) == "done")
     assert len(list(made.glob("*.png"))) == 16

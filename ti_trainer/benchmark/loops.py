@@ -17,7 +17,7 @@ from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.embedding import Embedding, initial_vectors
 from ti_trainer.hosts.diffusers.model import DiffusersModel
-from ti_trainer.model import Conditioning, PictureConditioning, Vectors
+from ti_trainer.model import Conditioning, ImageConditioning, Vectors
 from ti_trainer.training.trainer import Trainer
 
 NAME, INIT_TEXT = "bench", "star"
@@ -50,7 +50,7 @@ def bare_step(model: DiffusersModel, dataset: Dataset, batch_size: int) -> Calla
         for hook in hooks:
             hook.remove()
         cond = Conditioning(torch.cat([hidden for hidden, _ in states], -1), states[-1][1])
-        prediction = model.predict(batch.latents, batch.timesteps, cond, batch.pictures)
+        prediction = model.predict(batch.latents, batch.timesteps, cond, batch.images)
         mse_loss(prediction.float(), batch.noise).backward()
 
     return step
@@ -111,9 +111,9 @@ def _marking(model: DiffusersModel, mark: Callable[[str], None]) -> Iterator[Non
             marked.extend(each.register_hook(lambda _: mark("rest")) for each in vectors)
         return cond
 
-    def predicted(latents: Tensor, timesteps: Tensor, cond: Conditioning, pictures: PictureConditioning) -> Tensor:
+    def predicted(latents: Tensor, timesteps: Tensor, cond: Conditioning, images: ImageConditioning) -> Tensor:
         mark("unet_forward")
-        prediction = predict(latents, timesteps, cond, pictures)
+        prediction = predict(latents, timesteps, cond, images)
         mark("rest")
         prediction.register_hook(lambda _: mark("unet_backward"))
         return prediction

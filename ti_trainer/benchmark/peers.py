@@ -32,7 +32,7 @@ TOKENIZER_OF_SD1 = "openai_clip-vit-large-patch14"  # the folder that kohya look
 
 @dataclass(frozen=True)
 class Task:
-    """What all are measured at. `model` is a folder in diffusers' layout, `images` one of pictures of one size."""
+    """What all are measured at. `model` is a folder in diffusers' layout, `images` one of images of one size."""
 
     model: Path
     images: Path
@@ -198,7 +198,7 @@ def _kohya(task: Task, work: Path) -> dict[str, object]:
     """With latents cached and attention by SDPA; an epoch is longer than the run, since each begins with new workers."""
     count = len(find_images(task.images))
     repeats = -(-task.all_steps * task.batch_size // count) + 1
-    _copy_images(task.images, work / "images" / f"{repeats}_pictures")
+    _copy_images(task.images, work / "images" / f"{repeats}_images")
     shutil.copytree(task.model / "tokenizer", work / "tokenizers" / TOKENIZER_OF_SD1)
     return {
         "pretrained_model_name_or_path": task.model,

@@ -28,12 +28,12 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import Vectors
 from ti_trainer.offload.plan import GIB
-from ti_trainer.training.evaluation import deterministic_loss
+from ti_trainer.training.evaluation import validation_loss
 from ti_trainer.training.trainer import GaveWay
 
 log = logging.getLogger(__name__)
 TURNS = 10  # of each, in turn: what else the machine does then hits all alike
-Turn = Callable[[int], tuple[float, float]]  # makes so many steps; seconds a step, of the clock and of the CPU
+Lease = Callable[[int], tuple[float, float]]  # makes so many steps; seconds a step, of the clock and of the CPU
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,7 @@ def measure(setting: Setting, against: Sequence[peers.Peer]) -> dict[str, Any]:
     if setting.known:
         items = setting.dataset.items
         prompts = [f"a photo of {NAME}"] * len(items)
-        row["loss"] = {
-            name: deterministic_loss(setting.model, items, prompts, {NAME: each}) for name, each in learned.items()
-        }
+        row["loss"] = {name: validation_loss(setting.model, items, prompts, {NAME: each}) for name, each in learned.items()}
     return row
 
 
@@ -129,7 +127,7 @@ def _series(setting: Setting, peer: peers.Peer | None, row: dict[str, Any], lear
     model, turns, times = setting.model, _turns(setting.steps), Times()
     trainer = new_trainer(model, setting.dataset, setting.batch_size, setting.warm_up + setting.steps)
     events, bare = trainer.run(), bare_step(model, setting.dataset, setting.batch_size)
-    runners: dict[str, Turn] = {
+    runners: dict[str, Lease] = {
         "ours": lambda steps: turn(lambda: next(events), steps),
         "bare_loop": lambda steps: turn(bare, steps),
     }
@@ -153,7 +151,7 @@ def _series(setting: Setting, peer: peers.Peer | None, row: dict[str, Any], lear
     return times
 
 
-def _compiled(setting: Setting, model: DiffusersModel, row: dict[str, Any]) -> dict[str, Turn]:
+def _compiled(setting: Setting, model: DiffusersModel, row: dict[str, Any]) -> dict[str, Lease]:
     """Our loop and the bare one with the network compiled, after their first steps; notes how long those took, at first.
 
     ConfigError if it cannot be compiled here.
@@ -185,7 +183,7 @@ def _turns(steps: int) -> list[int]:
     return [steps // TURNS + (number < steps % TURNS) for number in range(TURNS)]
 
 
-def _take_turns(runners: dict[str, Turn], turns: Sequence[int], times: Times) -> None:
+def _take_turns(runners: dict[str, Lease], turns: Sequence[int], times: Times) -> None:
     """Each time another one begins, so that nobody always comes after the same one."""
     names = list(runners)
     for number, steps in enumerate(turns):

@@ -40,8 +40,8 @@ def load(config: PreprocessConfig, device: torch.device) -> Captioner:
     network = network.eval().to(device, torch.float16 if device.type == "cuda" else torch.float32)
 
     @torch.inference_mode()
-    def describe(picture: Image.Image) -> str:
-        pixels = processor(images=picture, return_tensors="pt").pixel_values.to(device, network.dtype)  # (1, 3, H, W)
+    def describe(image: Image.Image) -> str:
+        pixels = processor(images=image, return_tensors="pt").pixel_values.to(device, network.dtype)  # (1, 3, H, W)
         tokens = network.generate(pixel_values=pixels, do_sample=False, **LENGTH)
         return processor.decode(tokens[0], skip_special_tokens=True).strip()
 

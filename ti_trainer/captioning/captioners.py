@@ -1,6 +1,6 @@
-"""What says in words what is in a picture. Each file here is one captioner; adding one is adding a file.
+"""What says in words what is in an image. Each file here is one captioner; adding one is adding a file.
 
-Such a file has a LABEL for people and `load(config, device)`, which gives a function of a picture (see tags.Captioner) or
+Such a file has a LABEL for people and `load(config, device)`, which gives a function of an image (see tags.Captioner) or
 raises ConfigError. Its name is what the option `captioners` calls it. A host may have captioners of its own besides.
 """
 
@@ -51,10 +51,10 @@ def chosen(config: PreprocessConfig, theirs: Mapping[str, HostCaptioner] | None 
 def opened(
     config: PreprocessConfig, theirs: Mapping[str, HostCaptioner] | None = None, device: str | torch.device = "auto"
 ) -> Iterator[Callable[[Image.Image], str]]:
-    """Load what the options choose, and yield one function that captions a picture of any kind, held upright.
+    """Load what the options choose, and yield one function that captions an image of any kind, held upright.
 
     Afterwards the models are let go of, and the host has its own back. ConfigError if one cannot be loaded. A host's own
-    wait for its queue at each picture: do not hold its `lock` meanwhile.
+    wait for its queue at each image: do not hold its `lock` meanwhile.
     """
     names, place, files = chosen(config, theirs), _device(device), available()
     describing: list[Captioner] = []
@@ -65,7 +65,7 @@ def opened(
                     describing.append(files[name].load(config, place))
                 else:
                     describing.append(stack.enter_context(theirs[name].open(config)))
-            yield lambda picture: _caption(picture, describing, config)
+            yield lambda image: _caption(image, describing, config)
     finally:
         describing.clear()
         if torch.cuda.is_initialized():
@@ -78,11 +78,11 @@ def missing(package: str, error: ImportError) -> ConfigError:
     return ConfigError(message, "captioners")
 
 
-def _caption(picture: Image.Image, describing: list[Captioner], config: PreprocessConfig) -> str:
+def _caption(image: Image.Image, describing: list[Captioner], config: PreprocessConfig) -> str:
     """What each of them says, in their order; a tag that an earlier one has found is not repeated."""
-    picture, parts, before = on_white(picture), [], set()
+    image, parts, before = on_white(image), [], set()
     for describe in describing:
-        said = describe(picture)
+        said = describe(image)
         if not isinstance(said, str):
             new: Tags = [each for each in said if key(each[0]) not in before]
             before |= {key(tag) for tag, _ in new}

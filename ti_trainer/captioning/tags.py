@@ -13,14 +13,14 @@ from PIL import Image
 from ti_trainer.config.preprocessing import PreprocessConfig
 
 Tags = list[tuple[str, float]]  # each with how sure it is, in [0, 1]
-Captioner = Callable[[Image.Image], "str | Tags"]  # of an RGB picture, held upright: a sentence, or tags
+Captioner = Callable[[Image.Image], "str | Tags"]  # of an RGB image, held upright: a sentence, or tags
 
 
 @dataclass(frozen=True)
 class HostCaptioner:
-    """Something of the host's own that says what is in a picture: what people see, and what opens it for a while.
+    """Something of the host's own that says what is in an image: what people see, and what opens it for a while.
 
-    `open` waits for the host's turn by itself, at each picture again: call it outside of `Host.lock`. It raises ConfigError.
+    `open` waits for the host's turn by itself, at each image again: call it outside of `Host.lock`. It raises ConfigError.
     """
 
     label: str
@@ -38,7 +38,7 @@ def written(tags: Tags, config: PreprocessConfig) -> str:
 
 
 def merged(existing: str | None, new: str, action: Literal["ignore", "copy", "prepend", "append"]) -> str:
-    """The caption of a picture that had one already, or None: see the option `existing_captions`."""
+    """The caption of an image that had one already, or None: see the option `existing_captions`."""
     parts = {"ignore": (new,), "copy": (existing or new,), "prepend": (existing, new), "append": (new, existing)}[action]
     return ", ".join(filter(None, ((each or "").strip(", \t\r\n") for each in parts)))
 

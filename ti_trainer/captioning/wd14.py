@@ -37,14 +37,14 @@ def load(config: PreprocessConfig, device: torch.device) -> Captioner:
     names = _names(folder / NAMES)
     network = _Network.of(folder / MODEL, device)
     white = Image.new("RGB", (1, 1), "white")
-    count = len(network.scores(white))  # all that can be wrong shows before the first picture
+    count = len(network.scores(white))  # all that can be wrong shows before the first image
     if count != len(names):
         found = f"{NAMES} has {len(names)} tags and {MODEL} puts out {count}: take both from one tagger."
         raise _refused(found)
     least = {GENERAL: config.general_threshold, CHARACTER: config.character_threshold}
 
-    def describe(picture: Image.Image) -> Tags:
-        scores = network.scores(picture).tolist()
+    def describe(image: Image.Image) -> Tags:
+        scores = network.scores(image).tolist()
         rated = zip(names, scores, strict=True)
         return [(tag, score) for (tag, category), score in rated if category in least and score >= least[category]]
 
@@ -84,19 +84,19 @@ class _Network:
             raise _refused(found)
         return cls(session, given.name, height, channels_last)
 
-    def scores(self, picture: Image.Image) -> NDArray[np.float32]:
+    def scores(self, image: Image.Image) -> NDArray[np.float32]:
         """One for each tag, in [0, 1]."""
-        pixels = _square(picture, self.size_px)[None]  # (1, size, size, 3)
+        pixels = _square(image, self.size_px)[None]  # (1, size, size, 3)
         if not self.channels_last:
             pixels = pixels.transpose(0, 3, 1, 2)  # (1, 3, size, size)
         return self.session.run(None, {self.name: np.ascontiguousarray(pixels)})[0].reshape(-1)
 
 
-def _square(picture: Image.Image, size_px: int) -> NDArray[np.float32]:
-    """(size, size, 3), BGR in [0, 255]: the whole picture in the middle of a white square."""
-    side = max(picture.size)
+def _square(image: Image.Image, size_px: int) -> NDArray[np.float32]:
+    """(size, size, 3), BGR in [0, 255]: the whole image in the middle of a white square."""
+    side = max(image.size)
     canvas = Image.new("RGB", (side, side), "white")
-    canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     if side != size_px:
         canvas = canvas.resize((size_px, size_px), Image.Resampling.BICUBIC)
     return np.asarray(canvas, np.float32)[..., ::-1]

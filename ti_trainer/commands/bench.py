@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shape", choices=list(shapes.SHAPES), help="instead of --model: random weights in the full shape of a family"
     )
     parser.add_argument(
-        "--size", type=number_of(int), metavar="PX", help="side of the pictures (default: what the model was made for)"
+        "--size", type=number_of(int), metavar="PX", help="side of the images (default: what the model was made for)"
     )
     parser.add_argument(
         "--precision", choices=["auto", "fp32", "fp16", "bf16"], default="auto", help="of the U-Net (default: auto)"
@@ -133,12 +133,12 @@ def _check(args: argparse.Namespace) -> None:
 def check_peers(against: Sequence[peers.Peer], model: DiffusersModel) -> None:
     """ConfigError if one of them cannot take this model."""
     if against and len(model.text_encoders) > 1:
-        message = f"--against: found {model.name}, which is {model.kind.family}; expected a model with one text encoder."
+        message = f"--against: found {model.name}, which is {model.spec.family}; expected a model with one text encoder."
         raise ConfigError(message)
     for each in against:
-        if each.full_shape_only and model.kind.family != "SD 1.x":
+        if each.full_shape_only and model.spec.family != "SD 1.x":
             message = (
-                f"--against {each.name}: it knows the full shape of SD 1.x only, and {model.name} is {model.kind.family}: "
+                f"--against {each.name}: it knows the full shape of SD 1.x only, and {model.name} is {model.spec.family}: "
                 "take --shape sd15, or a checkpoint of SD 1.x."
             )
             raise ConfigError(message)

@@ -15,7 +15,7 @@ from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.runs import locks
 from ti_trainer.runs.session import Session
 
-HELP = "a first training: teach the embedded model the word 'my-thing' from eight pictures, in the shell"
+HELP = "a first training: teach the embedded model the word 'my-thing' from eight images, in the shell"
 NAME, INIT_TEXT = "my-thing", "star"
 CONFIG = TrainConfig(
     max_steps=400,
@@ -35,11 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Create the word anew and train it."""
     host = StandaloneHost(device=args.device, embeddings_dir=args.embeddings_dir, log_dir=args.log_dir)
-    print(f"The demo: teach the word {NAME!r} from the pictures in {tiny_model.DEMO}, starting as {INIT_TEXT!r}.")
+    print(f"The demo: teach the word {NAME!r} from the images in {tiny_model.DEMO}, starting as {INIT_TEXT!r}.")
     model = host.open_model(ModelOptions("fp32"))
     with locks.embeddings_held(host.embeddings_dir, [NAME]):
         embeddings_dir.create(host.embeddings_dir, model, NAME, INIT_TEXT, 2, overwrite=True)
     code = train(Session(host, NAME, tiny_model.DEMO, CONFIG))
     if code == 0:
-        print(f'Try it: {PROGRAM} generate "a drawing of {NAME} at night" --out picture.png')
+        print(f'Try it: {PROGRAM} generate "a drawing of {NAME} at night" --out image.png')
     return code

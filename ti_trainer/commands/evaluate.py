@@ -1,4 +1,4 @@
-"""evaluate: how much better the word explains pictures than the text it began as."""
+"""evaluate: how much better the word explains images than the text it began as."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ti_trainer.formats import embeddings_dir
 from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.model import check_fits
 from ti_trainer.prompts import escaped
-from ti_trainer.training.evaluation import described, deterministic_loss
+from ti_trainer.training.evaluation import described, validation_loss
 
-HELP = "measure how well a word explains pictures, best ones that it was not trained on"
+HELP = "measure how well a word explains images, best ones that it was not trained on"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="pictures of what it was taught, captioned or not; a data set as for train",
+        help="images of what it was taught, captioned or not; a dataset as for train",
     )
     parser.add_argument("--init-text", metavar="TEXT", help="what to compare with (default: the text it was created from)")
     parser.add_argument(
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             against_text = begun_against if key == "init_text" else text
             unsaid = [described(against_text, item.caption or "") for item in dataset.items]
         spoken = words if key == "word" else {}  # which may be a part of the other texts
-        losses[key] = deterministic_loss(model, dataset.items, prompts, spoken, scale, unsaid if scale else ())
+        losses[key] = validation_loss(model, dataset.items, prompts, spoken, scale, unsaid if scale else ())
     gain = 1 - losses["word"] / losses["init_text"] if init_text is not None else None
     facts = {
         "name": embedding.name,
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(facts))
         return 0
     how = f", guided at a scale of {args.train_cfg_scale}" if scale else ""
-    print(f"Deterministic loss of {len(dataset.items)} pictures, each with its caption{how} (lower is better):")
+    print(f"Validation loss of {len(dataset.items)} images, each with its caption{how} (lower is better):")
     for key, text in texts.items():
         print(f"  {losses[key]:.5f}  {text}")
     if gain is not None:

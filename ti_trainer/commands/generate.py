@@ -15,25 +15,31 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.files import atomic
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.naming import prompt_report
-from ti_trainer.host import Drawing
+from ti_trainer.host import GenerationRequest
 
 log = logging.getLogger(__name__)
-HELP = "draw a picture from a prompt, in which your embeddings are words"
+HELP = "draw an image from a prompt, in which your embeddings are words"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
-    parser.add_argument("prompt", metavar="PROMPT", help='such as "a picture of NAME"')
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the picture goes (.png)")
+    parser.add_argument("prompt", metavar="PROMPT", help='such as "an image of NAME"')
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the image goes (.png)")
     parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="what it shall not show")
-    parser.add_argument("--seed", type=number_of(int), default=Drawing.seed, metavar="N", help="(default: %(default)s)")
     parser.add_argument(
-        "--steps", type=number_of(int), default=Drawing.steps, metavar="N", help="sampling steps (default: %(default)s)"
+        "--seed", type=number_of(int), default=GenerationRequest.seed, metavar="N", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=number_of(int),
+        default=GenerationRequest.steps,
+        metavar="N",
+        help="sampling steps (default: %(default)s)",
     )
     parser.add_argument(
         "--cfg-scale",
         type=number_of(float),
-        default=Drawing.cfg_scale,
+        default=GenerationRequest.cfg_scale,
         metavar="X",
         help="how strictly to follow the prompt (default: %(default)s)",
     )
@@ -57,10 +63,12 @@ def run(args: argparse.Namespace) -> int:
             log.warning("Passed over: %s", each.reason)
     for warning in report.warnings:
         print(warning, file=sys.stderr)
-    drawing = Drawing(args.prompt, args.negative_prompt, args.steps, args.cfg_scale, args.seed, args.width, args.height)
-    picture = host.draw(model, drawing, words)
+    request = GenerationRequest(
+        args.prompt, args.negative_prompt, args.steps, args.cfg_scale, args.seed, args.width, args.height
+    )
+    image = host.generate(model, request, words)
     with atomic(args.out) as new:
-        picture.save(new)
+        image.save(new)
     print(f"Wrote {args.out}. {report.used}")
     return 0
 
@@ -68,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """ConfigError for what cannot be drawn or written, before a model is loaded."""
     if Image.registered_extensions().get(args.out.suffix.lower()) not in Image.SAVE:
-        message = f"{args.out} cannot be written: expected a picture's ending, such as .png, .jpg or .webp."
+        message = f"{args.out} cannot be written: expected an image's ending, such as .png, .jpg or .webp."
         raise ConfigError(message)
     for flag, value, low, high in (
         ("steps", args.steps, 1, 1000),

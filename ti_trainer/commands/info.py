@@ -61,12 +61,12 @@ def describe_model(path: Path) -> dict[str, Any]:
     from ti_trainer.hosts.diffusers import loading
 
     try:
-        kind, parts = loading.look(str(path))
+        spec, parts = loading.look(str(path))
     except (TITrainerError, OSError) as error:
         return {"file": str(path), "model": None, "error": str(error)}
     widths = {each.name: each.width for each in parts.text_encoders}
     size_px = parts.unet.config.sample_size * 8
-    return {"file": str(path), "model": str(kind), **asdict(kind), "widths": widths, "size_px": size_px, "error": None}
+    return {"file": str(path), "model": str(spec), **asdict(spec), "widths": widths, "size_px": size_px, "error": None}
 
 
 def _described(path: Path) -> dict[str, Any]:

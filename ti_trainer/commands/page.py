@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="with --address: where data sets may lie; may be given several times (default: the folder it is started in)",
+        help="with --address: where datasets may lie; may be given several times (default: the folder it is started in)",
     )
     add_torchscript_argument(parser, "whoever uses the page")
     add_host_arguments(parser, logs=True)
@@ -103,7 +103,7 @@ def _name(text: str) -> str:
 
 
 def prefilled(host: StandaloneHost) -> Prefilled | None:
-    """On the embedded model the demonstration's word, created if need be, and its pictures."""
+    """On the embedded model the demonstration's word, created if need be, and its images."""
     from ti_trainer.ui.page import Prefilled
 
     if host.model != "embedded":

@@ -1,4 +1,4 @@
-"""preprocess: make a data set of a folder of photos."""
+"""preprocess: make a dataset of a folder of photos."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ti_trainer.preprocess import faces
 from ti_trainer.preprocess.contact_sheet import sheet
 from ti_trainer.preprocess.runner import Caption, Preprocessing, Summary
 
-HELP = "make a data set of a folder of photos: crop, resize, split, flip, caption"
+HELP = "make a dataset of a folder of photos: crop, resize, split, flip, caption"
 FIRST = 8
 PREVIEWS = (".png", ".jpg", ".jpeg")
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the folder with photos; they are only read")
     parser.add_argument("destination", type=Path, metavar="DESTINATION", help="the folder for the data set")
     parser.add_argument(
-        "--preview", type=Path, metavar="FILE", help=f"only draw what becomes of the first {FIRST} photos, into this picture"
+        "--preview", type=Path, metavar="FILE", help=f"only draw what becomes of the first {FIRST} photos, into this image"
     )
     parser.add_argument(
         "--download-face-model", action="store_true", help="first get the face detector's model (230 kB) from its makers"
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(preview: Path | None, config: PreprocessConfig) -> None:
     """Refuse at once what would fail late; ConfigError."""
     if preview and preview.suffix.lower() not in PREVIEWS:
-        message = f"The preview is a picture: found the file name {preview.name!r}, expected one that ends in .png or .jpg."
+        message = f"The preview is an image: found the file name {preview.name!r}, expected one that ends in .png or .jpg."
         raise ConfigError(message)
     if config.captioners:
         from ti_trainer.captioning import captioners
@@ -91,6 +91,6 @@ def report(summary: Summary, args: argparse.Namespace) -> None:
         print(line)
     for name, reason in summary.failed:
         print(f"  left out: {name}: {reason}", file=sys.stderr)
-    print(f'Look at the data set in {args.destination}, then: {PROGRAM} train NAME --images "{args.destination}"')
+    print(f'Look at the dataset in {args.destination}, then: {PROGRAM} train NAME --images "{args.destination}"')
     if summary.stopped:
         print("Interrupted: the same command again goes on from here.")

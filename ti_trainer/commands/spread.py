@@ -16,9 +16,7 @@ HELP = "spread the masks of a folder, a_att.png, over what belongs to what was p
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
-    parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="pictures with masks; what those were is kept beside them"
-    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="images with masks; what those were is kept beside them")
     parser.add_argument("--again", action="store_true", help="also those that were spread before, once more")
     add_host_arguments(parser)
 

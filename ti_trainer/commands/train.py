@@ -1,4 +1,4 @@
-"""train: teach an embedding what is in a folder of pictures."""
+"""train: teach an embedding what is in a folder of images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ti_trainer.training.selection import in_words
 from ti_trainer.training.trainer import Trainer
 from ti_trainer.wording import counted
 
-HELP = "teach an embedding what is in a folder of pictures"
+HELP = "teach an embedding what is in a folder of images"
 READ_EVERY_S = 0.5  # between looks at the losses: each look makes the CPU wait for the GPU
 SAME_PRESS_S = 3.0  # of several processes one may hear of one Ctrl-C twice: from the terminal and from torchrun
 
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="the data set: a folder of pictures, or a .toml file that lists several as kohya's dataset_config does",
+        help="the dataset: a folder of images, or a .toml file that lists several as kohya's dataset_config does",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the last run of this embedding, with its settings")
     parser.add_argument(
@@ -171,13 +171,13 @@ def report(result: Result) -> None:
     """Say what was written where."""
     step, run_folder = result.embedding.step, result.run.path
     what = "Stopped" if result.reason == "interrupted" else "Done"
-    print(f"{what} after step {step}, on {counted(result.num_images, 'picture')}.")
+    print(f"{what} after step {step}, on {counted(result.num_images, 'image')}.")
     for doubt in result.doubts:
         print(f"Warning: {doubt}")
     print(f"  embedding      {result.embedding_file}")
     if result.negative_file:
         print(f"  negative       {result.negative_file}")
-    if said := in_words(result.tries):
+    if said := in_words(result.trials):
         print(f"  kept           {said}")
     averaged = _averaged(result)
     for label, copy in zip(("moving average", "its negative"), averaged, strict=False):
@@ -207,7 +207,7 @@ def _averaged(result: Result) -> dict[Path, Path]:
 
 @dataclass
 class _Progress:
-    """Progress bars: reading pictures, then steps with the smoothed loss, which is read now and then only."""
+    """Progress bars: reading images, then steps with the smoothed loss, which is read now and then only."""
 
     bar: tqdm | None = None
     _losses: list = field(default_factory=list)
@@ -222,9 +222,9 @@ class _Progress:
             self.bar.close()
 
     def loading(self, done: int, total: int) -> None:
-        """Reading picture `done` of `total`."""
+        """Reading image `done` of `total`."""
         if self.bar is None:
-            self.bar = tqdm(total=total, desc="Reading pictures", unit="picture", leave=False)
+            self.bar = tqdm(total=total, desc="Reading images", unit="image", leave=False)
         self.bar.update(done - self.bar.n)
 
     def begin(self, trainer: Trainer, run: Run) -> list:
@@ -232,7 +232,7 @@ class _Progress:
         if self.bar is not None:
             self.bar.close()
         tqdm.write(f"Dataset: {trainer.dataset.in_words()}.")
-        tqdm.write(f"Training on {trainer.model.name} ({trainer.model.kind}).")
+        tqdm.write(f"Training on {trainer.model.name} ({trainer.model.spec}).")
         sys.stdout.flush()
         self.bar = tqdm(total=trainer.last_step, initial=trainer.step, desc="Training", unit="step")
         return [self]

@@ -1,4 +1,4 @@
-"""Options of a training run that decide what is learned: of steps, images, prompts, optimiser and losses."""
+"""Options of a training run that decide what is learned: of steps, images, prompts, optimizer and losses."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class LearningOptions:
     )
     mask_outside: float = option(
         0.0,
-        "How much counts what a mask leaves out: 0 nothing, 1 as much as what it marks. Masks are grey pictures: in a mask "
+        "How much counts what a mask leaves out: 0 nothing, 1 as much as what it marks. Masks are grey images: in a mask "
         "folder, or beside a.png as a-masklabel.png or a_att.png (brighter than the middle counts up to five times).",
         label="Weight outside the mask",
         section="images",
@@ -105,7 +105,7 @@ class LearningOptions:
     )
     normalize_masks: bool = option(
         True,
-        "A picture with a small mask teaches as much as one that counts all over. Off: as much as its mask is large.",
+        "An image with a small mask teaches as much as one that counts all over. Off: as much as its mask is large.",
         label="Normalize masks",
         section="images",
     )
@@ -114,7 +114,7 @@ class LearningOptions:
     )
     prior_loss_weight: float = option(
         1.0,
-        "How much regularisation images count: those of a data set file's folders that are of the class, not of the thing.",
+        "How much regularisation images count: those of a dataset file's folders that are of the class, not of the thing.",
         label="Prior loss weight",
         section="images",
         low=0,
@@ -162,55 +162,55 @@ class LearningOptions:
     )
 
     clip_grad: Literal["disabled", "value", "norm"] = option(
-        "disabled", "Limit each number of the gradient, or its length.", label="Gradient Clipping", section="optimiser"
+        "disabled", "Limit each number of the gradient, or its length.", label="Gradient Clipping", section="optimizer"
     )
     clip_grad_limit: str = option(
         "0.1",
         "The limit, or a schedule of it in the learning rate's grammar.",
         label="Gradient Clipping limit",
-        section="optimiser",
+        section="optimizer",
         numbers=True,
     )
 
-    tries: int = option(
+    trials: int = option(
         1,
-        "So many words are trained side by side in one pass through the network, and the one whose deterministic loss is "
-        "lowest in the end is kept. They see the same pictures, but differ in the noise and prompts that they see, and in "
+        "So many words are trained side by side in one pass through the network, and the one whose validation loss is "
+        "lowest in the end is kept. They see the same images, but differ in the noise and prompts that they see, and in "
         "what the next options say. The first one sees what a single one would. Previews and copies along the way are of "
-        "the one that was best when last measured (Measure deterministic loss every N steps), until then of the first.",
-        label="Tries at once",
-        section="tries",
+        "the one that was best when last measured (Measure validation loss every N steps), until then of the first.",
+        label="Trials at once",
+        section="trials",
         low=1,
         high=64,
     )
-    try_learning_rates: str = option(
+    trial_learning_rates: str = option(
         "",
-        "One for each try, beginning with the first and with the first again after the last: '0.005, 0.01'. Schedules are "
-        "separated by ';': '0.005:100, 0.001; 0.01'. Each try keeps its last rate until the longest ends. An empty place is "
+        "One for each trial, beginning with the first and with the first again after the last: '0.005, 0.01'. Schedules are "
+        "separated by ';': '0.005:100, 0.001; 0.01'. Each trial keeps its last rate until the longest ends. An empty place is "
         "Embedding Learning rate.",
-        label="Learning rates of the tries",
-        section="tries",
+        label="Learning rates of the trials",
+        section="trials",
         numbers=True,
     )
-    try_init_texts: str = option(
+    trial_init_texts: str = option(
         "",
-        "What each try begins as, in the same order: 'cat; kitten'. An empty place is the embedding as it is. Only for one "
+        "What each trial begins as, in the same order: 'cat; kitten'. An empty place is the embedding as it is. Only for one "
         "that was not trained yet; its negative, if there is one, begins as it is.",
-        label="Init texts of the tries",
-        section="tries",
+        label="Init texts of the trials",
+        section="trials",
     )
-    try_vectors: str = option(
+    trial_vectors: str = option(
         "",
-        "How many vectors each try has, in the same order: '1, 2, 4'. An empty place is as many as the embedding has. Only "
+        "How many vectors each trial has, in the same order: '1, 2, 4'. An empty place is as many as the embedding has. Only "
         "for one that was not trained yet. The one that is kept replaces the embedding, with its own number.",
-        label="Numbers of vectors of the tries",
-        section="tries",
+        label="Numbers of vectors of the trials",
+        section="trials",
         numbers=True,
     )
 
     negative: bool = option(
         False,
-        "Train two embeddings: the word, and its negative (the word's name and -neg), for what it is not. Even one picture "
+        "Train two embeddings: the word, and its negative (the word's name and -neg), for what it is not. Even one image "
         "teaches a word then. Generate at about this CFG scale, the prompt once more as negative prompt, the negative in "
         "the word's place. Twice the time.",
         label="Train with DreamArtist",
@@ -218,7 +218,7 @@ class LearningOptions:
     )
     train_cfg_scale: str = option(
         "3",
-        "How far the word is pulled away from its negative in training: 3 to 5 for one picture; for many, rising over the "
+        "How far the word is pulled away from its negative in training: 3 to 5 for one image; for many, rising over the "
         "timesteps, such as 1.5-3:cos (shapes: linear, ln, cos, cos2).",
         label="CFG scale in training",
         section="dreamartist",
@@ -259,7 +259,7 @@ class LearningOptions:
     )
     reconstruction_weight: float = option(
         0.0,
-        "Also compare pixels: the picture that the network has in mind, decoded, with the training picture. 1 in "
+        "Also compare pixels: the image that the network has in mind, decoded, with the training image. 1 in "
         "DreamArtist, 0 is off. Sharper likeness; takes two to three times as long and more memory.",
         label="Reconstruction loss weight",
         section="pixels",
@@ -275,7 +275,7 @@ class LearningOptions:
     )
     discriminator_class: int = option(
         1,
-        "The class, counted from 0, that pictures shall be of.",
+        "The class, counted from 0, that images shall be of.",
         label="Class of the discriminator",
         section="pixels",
         low=0,

@@ -80,7 +80,7 @@ class OutputOptions:
     )
     save_cards: bool = option(
         True,
-        "With each preview, make a picture that carries the embedding and can be shared as one.",
+        "With each preview, make an image that carries the embedding and can be shared as one.",
         label="Save images with embedding in PNG chunks",
         section="previews",
     )
@@ -89,7 +89,7 @@ class OutputOptions:
         0,
         "Measure the loss with the same noise every so many steps, 0 for never. It shows progress where the training loss "
         "only jumps about; once takes as long as about 30 steps of batch size 1.",
-        label="Measure deterministic loss every N steps",
+        label="Measure validation loss every N steps",
         section="previews",
         low=0,
         high=10_000_000,
@@ -127,7 +127,7 @@ class OutputOptions:
     )
     compile: Literal["auto", "on", "off"] = option(
         "auto",
-        "Have PyTorch compile the network for the pictures' sizes: steps take less time then, but one of the first of each "
+        "Have PyTorch compile the network for the images' sizes: steps take less time then, but one of the first of each "
         "size (up to 8) takes a minute or more. If that fails, the run goes on without. auto: on CUDA with triton, if "
         "there are 4000 steps or more to come for each size.",
         label="Compile the network",

@@ -149,7 +149,7 @@ class PreprocessConfig:
     )
     masks: str = option(
         "",
-        "A folder with grey pictures of the images' names, white where it counts (as kohya's). They are cut as the images "
+        "A folder with grey images of the images' names, white where it counts (as kohya's). They are cut as the images "
         "are and written beside them. Masks beside your images (a_att.png, a-masklabel.png) are taken along anyway.",
         label="Mask directory",
         section="files",

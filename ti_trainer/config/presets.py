@@ -27,7 +27,7 @@ class Preset:
 
 BUILT_IN: dict[str, Preset] = {
     "person": Preset(
-        "A face or a character: 10 to 20 pictures with different light, clothes and backgrounds, captioned with all that is "
+        "A face or a character: 10 to 20 images with different light, clothes and backgrounds, captioned with all that is "
         "not the person. 4 to 8 vectors, init text such as 'woman' or 'man'.",
         {
             "template": "subject_filewords",
@@ -43,7 +43,7 @@ BUILT_IN: dict[str, Preset] = {
         },
     ),
     "style": Preset(
-        "How pictures are made rather than what they show: 20 to 100 of them with different contents, captioned with what "
+        "How images are made rather than what they show: 20 to 100 of them with different contents, captioned with what "
         "is to be seen. 4 to 12 vectors, init text such as 'painting' or 'line art'.",
         {
             "template": "style_filewords",
@@ -58,7 +58,7 @@ BUILT_IN: dict[str, Preset] = {
         },
     ),
     "object": Preset(
-        "A thing: 5 to 10 pictures from different sides and on different backgrounds. 1 to 4 vectors, init text: the kind "
+        "A thing: 5 to 10 images from different sides and on different backgrounds. 1 to 4 vectors, init text: the kind "
         "of thing, such as 'toy' or 'teapot'.",
         {
             "template": "subject_filewords",
@@ -71,7 +71,7 @@ BUILT_IN: dict[str, Preset] = {
         },
     ),
     "DreamArtist character": Preset(
-        "A character from one picture, or a few. Create it with 3 vectors and 6 of the negative, init text such as 'girl'; "
+        "A character from one image, or a few. Create it with 3 vectors and 6 of the negative, init text such as 'girl'; "
         "caption all that is not the character. Look at the previews: it is often good long before the last step, and "
         "copies are kept. Generate at CFG 3 to 5 with the prompt once more as negative prompt, the negative in the word's "
         "place. A mask (Preprocess, Paint masks) keeps the background out; reconstruction loss 1 brings out details, on "
@@ -91,9 +91,9 @@ BUILT_IN: dict[str, Preset] = {
         },
     ),
     "DreamArtist style": Preset(
-        "A style from one picture, or a few. Create it with 3 vectors and 6 of the negative, init text such as 'painting'; "
+        "A style from one image, or a few. Create it with 3 vectors and 6 of the negative, init text such as 'painting'; "
         "caption what is to be seen. Good after 1500 to 2000 steps. Generate at CFG 5 to 7 with the prompt once more as "
-        "negative prompt, the negative in the word's place. With more than 20 pictures train at a scale of 1.5-3:cos.",
+        "negative prompt, the negative in the word's place. With more than 20 images train at a scale of 1.5-3:cos.",
         {
             "template": "style_filewords",
             "max_steps": 2000,

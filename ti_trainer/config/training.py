@@ -15,7 +15,7 @@ from ti_trainer.config import patterns
 from ti_trainer.config.learning import LearningOptions
 from ti_trainer.config.options import Option, options_of
 from ti_trainer.config.output import OutputOptions
-from ti_trainer.config.trials import LISTS, tries_of
+from ti_trainer.config.trials import LISTS, trials_of
 from ti_trainer.errors import ConfigError
 from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.functional.schedule import Schedule
@@ -24,8 +24,8 @@ SECTIONS = {
     "training": "Training",
     "images": "Images",
     "prompts": "Prompts",
-    "optimiser": "Optimiser",
-    "tries": "Tries",
+    "optimizer": "Optimizer",
+    "trials": "Trials",
     "dreamartist": "DreamArtist",
     "pixels": "Pixel loss",
     "previews": "Previews and copies",
@@ -60,7 +60,7 @@ class TrainConfig(OutputOptions, LearningOptions):
         if self.ema_every and not self.ema_rate:
             message = "EMA interval: found one without an EMA rate; expected a rate such as 0.97, or 0 for the interval."
             raise ConfigError(message, "ema_every")
-        tries_of(self)
+        trials_of(self)
         if self.negative:
             GuidanceScale.parse(self.train_cfg_scale)
 
@@ -111,7 +111,7 @@ def problems(values: Mapping[str, Any]) -> dict[str, str]:
         if name == "ema_every":
             context["ema_rate"] = values.get("ema_rate", 0.0)
         if name in LISTS:
-            context["tries"] = values.get("tries", 1)
+            context["trials"] = values.get("trials", 1)
         if name == "buckets":
             context["do_not_resize"] = values.get("do_not_resize", False)
         try:

@@ -1,4 +1,4 @@
-"""What differs between the tries of a run, as its options list it. Knows no model and no vectors."""
+"""What differs between the trials of a run, as its options list it. Knows no model and no vectors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ti_trainer.functional.numbers import check_commas, plain
 from ti_trainer.functional.schedule import Schedule
 from ti_trainer.prompts import CHUNK
 
-LISTS = ("try_learning_rates", "try_init_texts", "try_vectors")
+LISTS = ("trial_learning_rates", "trial_init_texts", "trial_vectors")
 Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
-class Try:
+class Trial:
     """One of the words that are trained side by side, counted from 1; None for what is as the embedding has it."""
 
     number: int
@@ -26,29 +26,29 @@ class Try:
     num_vectors: int | None = None
 
 
-def tries_of(config: LearningOptions) -> tuple[Try, ...]:
-    """Every try of a run; ConfigError, which names the option, if a list cannot be read or is too long.
+def trials_of(config: LearningOptions) -> tuple[Trial, ...]:
+    """Every trial of a run; ConfigError, which names the option, if a list cannot be read or is too long.
 
-    Lists count from the first try and begin anew after their last entry.
+    Lists count from the first trial and begin anew after their last entry.
     """
-    rates = _entries(config, "try_learning_rates", lambda text: _rate(text, config.max_steps))
-    texts = _entries(config, "try_init_texts", str)
-    counts = _entries(config, "try_vectors", _count)
+    rates = _entries(config, "trial_learning_rates", lambda text: _rate(text, config.max_steps))
+    texts = _entries(config, "trial_init_texts", str)
+    counts = _entries(config, "trial_vectors", _count)
     return tuple(
-        Try(number + 1, _of(rates, number) or config.learning_rate, _of(texts, number), _of(counts, number))
-        for number in range(config.tries)
+        Trial(number + 1, _of(rates, number) or config.learning_rate, _of(texts, number), _of(counts, number))
+        for number in range(config.trials)
     )
 
 
 def last_step(config: LearningOptions) -> int:
     """After which no try has anything to do: where the longest of their schedules ends, at the latest at max steps."""
-    schedules = (Schedule.parse(each.learning_rate, config.max_steps) for each in tries_of(config))
+    schedules = (Schedule.parse(each.learning_rate, config.max_steps) for each in trials_of(config))
     return min(config.max_steps, max(each.last_step for each in schedules))
 
 
 def remarks(config: LearningOptions) -> list[str]:
     """What is to be said of the schedules before the first step: where they end the run, and what of them never comes up."""
-    rates = dict.fromkeys(each.learning_rate for each in tries_of(config))
+    rates = dict.fromkeys(each.learning_rate for each in trials_of(config))
     texts = [("learning rate", rate) for rate in rates]
     if config.clip_grad != "disabled":
         texts.append(("gradient clipping limit", config.clip_grad_limit))
@@ -63,11 +63,11 @@ def remarks(config: LearningOptions) -> list[str]:
 
 
 def check_same_start(before: dict[str, Any], config: LearningOptions) -> None:
-    """ConfigError if a run that was begun with the options `before` is to go on with other tries, or other beginnings."""
+    """ConfigError if a run that was begun with the options `before` is to go on with other trials, or other beginnings."""
     for name, default, what in (
-        ("tries", 1, "tries at once"),
-        ("try_init_texts", "", "init texts of the tries"),
-        ("try_vectors", "", "numbers of vectors of the tries"),
+        ("trials", 1, "trials at once"),
+        ("trial_init_texts", "", "init texts of the trials"),
+        ("trial_vectors", "", "numbers of vectors of the trials"),
     ):
         then, now = before.get(name, default), getattr(config, name)
         if then != now:
@@ -80,22 +80,22 @@ def check_same_start(before: dict[str, Any], config: LearningOptions) -> None:
 
 def _entries(config: LearningOptions, name: str, read: Callable[[str], Read]) -> list[Read | None]:
     text = getattr(config, name)
-    text = text if name == "try_init_texts" else plain(text)
+    text = text if name == "trial_init_texts" else plain(text)
     if not text.strip():
         return []
-    if name == "try_learning_rates":
+    if name == "trial_learning_rates":
         try:
             check_commas(text)
         except ConfigError as error:
             message = f"{name}: {error}"
             raise ConfigError(message, name) from error
     # A comma may stand within a text or a schedule, not within a number.
-    several = ";" in text or name == "try_init_texts" or (name == "try_learning_rates" and ":" in text)
+    several = ";" in text or name == "trial_init_texts" or (name == "trial_learning_rates" and ":" in text)
     parts = [part.strip() for part in text.split(";" if several else ",")]
-    if len(parts) > config.tries:
+    if len(parts) > config.trials:
         message = (
-            f"{name}: found {len(parts)} entries for {config.tries} {'try' if config.tries == 1 else 'tries'}, expected one "
-            f"for each at most: raise Tries at once to {len(parts)}, or leave some out."
+            f"{name}: found {len(parts)} entries for {config.trials} {'trial' if config.trials == 1 else 'trials'}, "
+            f"expected at most one for each: raise Trials at once to {len(parts)}, or leave some out."
         )
         raise ConfigError(message, name)
     try:

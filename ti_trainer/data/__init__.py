@@ -1,1 +1,1 @@
-"""From a folder of pictures to batches: images, captions, prompts, latents, order."""
+"""From a folder of images to batches: images, captions, prompts, latents, order."""

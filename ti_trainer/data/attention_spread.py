@@ -21,7 +21,7 @@ from ti_trainer.errors import DatasetError
 from ti_trainer.files import atomic, write_bytes
 from ti_trainer.model import DiffusionModel
 
-LONGEST_PX = 512  # of the picture that the VAE is shown: its attention takes the fourth power of that in memory
+LONGEST_PX = 512  # of the image that the VAE is shown: its attention takes the fourth power of that in memory
 PER_PLACE_PX = 8
 
 
@@ -34,32 +34,32 @@ def spread(mask: Tensor, attention: Tensor) -> Tensor:
     return (attention @ marked - marked.mean() + marked).clamp(0, 1).view_as(mask)
 
 
-def spread_mask(model: DiffusionModel, picture: Image.Image, mask: Image.Image) -> Image.Image:
-    """The mask of a picture, spread: grey, of the picture's size. Of the mask's size only the shape matters."""
-    scale = min(1.0, LONGEST_PX / max(picture.size)) / PER_PLACE_PX
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    seen = picture.convert("RGB").resize((width * PER_PLACE_PX, height * PER_PLACE_PX), Image.Resampling.LANCZOS)
+def spread_mask(model: DiffusionModel, image: Image.Image, mask: Image.Image) -> Image.Image:
+    """The mask of an image, spread: grey, of the image's size. Of the mask's size only the shape matters."""
+    scale = min(1.0, LONGEST_PX / max(image.size)) / PER_PLACE_PX
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    seen = image.convert("RGB").resize((width * PER_PLACE_PX, height * PER_PLACE_PX), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(seen)).permute(2, 0, 1)[None].float() / 127.5 - 1  # (1, 3, 8 H, 8 W)
     small = mask.convert("L").convert("F").resize((width, height), Image.Resampling.BOX)
     marked = torch.from_numpy(np.array(small))[None] / 255  # (1, H, W)
     found = spread(marked, model.image_attention(pixels).cpu())
-    large = Image.fromarray(found[0].numpy() * 255).resize(picture.size, Image.Resampling.BICUBIC)
+    large = Image.fromarray(found[0].numpy() * 255).resize(image.size, Image.Resampling.BICUBIC)
     return Image.fromarray(np.asarray(large).round().clip(0, 255).astype(np.uint8))
 
 
 def spread_folder(
     folder: Path, open_model: Callable[[], DiffusionModel], tell: Callable[[str], None], *, again: bool = False
 ) -> Iterator[Path]:
-    """Spread the masks beside the pictures of a folder, a_att.png and a-masklabel.png, and yield each that was.
+    """Spread the masks beside the images of a folder, a_att.png and a-masklabel.png, and yield each that was.
 
     What a mask was before is kept as a_att.unspread. One that was spread is passed over, unless `again`: then what it is now
     is kept besides, as a_att-2.unspread. `tell` gets a sentence about each that stays as it is. The model is opened only if
     it is needed. DatasetError if there is no mask, ModelError if the model's VAE cannot.
     """
-    pictures = find_images(folder)
+    images = find_images(folder)
     masks = masks_beside(folder)
     if not masks:
-        message = f"There are no masks in {folder}: paint some, grey pictures named a_att.png beside a.png or a.jpg."
+        message = f"There are no masks in {folder}: paint some, grey images named a_att.png beside a.png or a.jpg."
         raise DatasetError(message)
     opened = cache(open_model)
     for stem, mask in masks.items():
@@ -67,18 +67,18 @@ def spread_folder(
             tell(f"{mask.name} was spread before: {mask.stem}{UNSPREAD} is what it was.")
             continue
         try:
-            photo, painted = _read(next(each for each in pictures if each.stem == stem), mask)
+            photo, painted = _read(next(each for each in images if each.stem == stem), mask)
         except Exception as error:  # a damaged file provokes anything
             tell(f"{mask.name} stays as it is: {error}")
         else:
             yield _replaced(mask, spread_mask(opened(), photo, painted))
 
 
-def _read(picture: Path, mask: Path) -> tuple[Image.Image, Image.Image]:
+def _read(image: Path, mask: Path) -> tuple[Image.Image, Image.Image]:
     if _spread_name(mask) != mask and _spread_name(mask).exists():
         message = f"{_spread_name(mask).name} is there besides: take one of them away."
         raise DatasetError(message)
-    with opened_image(picture) as opened:
+    with opened_image(image) as opened:
         photo = on_white(upright(opened))
     return photo, read_mask(mask, photo.size)
 

@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: for each shape of a picture the size nearest to it, of about the pixels that a square would have."""
+"""Aspect-ratio buckets: for each shape of an image the size nearest to it, of about the pixels that a square would have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from functools import lru_cache
 
 STEP = 64  # px
-LONGEST = 2  # times the side of the square of the same pixels; more extreme pictures are cropped
+LONGEST = 2  # times the side of the square of the same pixels; more extreme images are cropped
 
 
 @lru_cache
@@ -20,9 +20,9 @@ def bucket_sizes(budget: int) -> tuple[tuple[int, int], ...]:
 
 
 def bucket_size(size: tuple[int, int], budget: int) -> tuple[int, int]:
-    """The bucket whose shape is nearest to a picture of this (width, height); of equally near ones the largest."""
+    """The bucket whose shape is nearest to an image of this (width, height); of equally near ones the largest."""
     shape = math.log(size[0] / size[1])
-    # Rounded, so that a picture and itself on its side get the same bucket whatever floating point says.
+    # Rounded, so that an image and itself on its side get the same bucket whatever floating point says.
     return min(
         bucket_sizes(budget), key=lambda each: (round(abs(math.log(each[0] / each[1]) - shape), 9), -each[0] * each[1])
     )

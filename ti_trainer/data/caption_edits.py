@@ -21,7 +21,7 @@ from ti_trainer.data.prompts import name_caption
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes
 
-Texts = Mapping[str, "str | None"]  # by the picture's stem, as a.png and a.jpg share a.txt; None: there is no file
+Texts = Mapping[str, "str | None"]  # by the image's stem, as a.png and a.jpg share a.txt; None: there is no file
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Saved:
 
 @dataclass(frozen=True, eq=False)
 class Captions:
-    """Pictures and their captions. A change that changes nothing gives back the same object; others can be undone."""
+    """Images and their captions. A change that changes nothing gives back the same object; others can be undone."""
 
     folder: Path
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     texts: Texts
     names: Mapping[str, str]  # what the file names say; "" for nothing
     files: Mapping[str, Path]  # where captions are, or will be
@@ -47,41 +47,41 @@ class Captions:
     done: tuple[Texts, ...] = ()
     undone: tuple[Texts, ...] = ()
 
-    def text(self, picture: Path) -> str | None:
+    def text(self, image: Path) -> str | None:
         """Its caption; None if it has none."""
-        return self.texts[picture.stem]
+        return self.texts[image.stem]
 
-    def tags(self, picture: Path) -> list[str]:
+    def tags(self, image: Path) -> list[str]:
         """The tags of its caption."""
-        return tags_of(self.texts[picture.stem] or "")
+        return tags_of(self.texts[image.stem] or "")
 
     @property
     def unsaved(self) -> list[str]:
-        """The stems of pictures whose captions are not on disk as they are here."""
+        """The stems of images whose captions are not on disk as they are here."""
         return sorted(stem for stem, text in self.texts.items() if text != self.saved[stem])
 
     def counts(self, among: Iterable[Path] | None = None) -> list[tuple[str, int]]:
-        """How many pictures have each tag, the most frequent first."""
-        pictures = self.pictures if among is None else among
-        found = Counter(tag for picture in pictures for tag in dict.fromkeys(self.tags(picture)))
+        """How many images have each tag, the most frequent first."""
+        images = self.images if among is None else among
+        found = Counter(tag for image in images for tag in dict.fromkeys(self.tags(image)))
         return sorted(found.items(), key=lambda each: (-each[1], each[0]))
 
     def common(self, share: float = 0.9) -> list[tuple[str, float]]:
-        """Tags of nearly all pictures, with their share of them: what they say is learned by the prompt, not by the word."""
-        total = len(self.pictures)
+        """Tags of nearly all images, with their share of them: what they say is learned by the prompt, not by the word."""
+        total = len(self.images)
         return [(tag, count / total) for tag, count in self.counts() if count / total >= share]
 
     def having(
         self, all_of: Collection[str] = (), none_of: Collection[str] = (), *, without_caption: bool = False
     ) -> tuple[Path, ...]:
-        """Pictures with all of some tags and none of others; or, of these, only those without a caption."""
+        """Images with all of some tags and none of others; or, of these, only those without a caption."""
         wanted, unwanted = set(all_of), set(none_of)
         return tuple(
-            picture
-            for picture in self.pictures
-            if wanted <= (tags := set(self.tags(picture)))
+            image
+            for image in self.images
+            if wanted <= (tags := set(self.tags(image)))
             and not unwanted & tags
-            and not (without_caption and self.text(picture) is not None)
+            and not (without_caption and self.text(image) is not None)
         )
 
     def add(self, selection: Iterable[Path], tags: str, *, front: bool = False) -> Captions:
@@ -128,13 +128,13 @@ class Captions:
         news = {stem: replaced(old) for stem, old in olds.items() if old is not None}
         return self._changed({stem: _tidied(new) for stem, new in news.items() if new != olds[stem]})
 
-    def edit(self, picture: Path, text: str) -> Captions:
-        """Give a picture this caption; none, so that its file goes, if it is empty."""
-        old = self.texts[picture.stem]
-        return self if text.strip() == (old or "") else self._changed({picture.stem: text.strip() or None})
+    def edit(self, image: Path, text: str) -> Captions:
+        """Give an image this caption; none, so that its file goes, if it is empty."""
+        old = self.texts[image.stem]
+        return self if text.strip() == (old or "") else self._changed({image.stem: text.strip() or None})
 
     def take_names(self, selection: Iterable[Path]) -> Captions:
-        """Make the words of the names of pictures without a caption their captions."""
+        """Make the words of the names of images without a caption their captions."""
         return self._changed({stem: self.names[stem] or None for stem in _stems(selection) if self.texts[stem] is None})
 
     def undo(self) -> Captions:
@@ -204,24 +204,24 @@ class Captions:
 
 
 def load(folder: Path, word_regex: str = "", join_string: str = " ") -> Captions:
-    """Read the captions of a folder's pictures; DatasetError if there are none, or one of them is not UTF-8.
+    """Read the captions of a folder's images; DatasetError if there are none, or one of them is not UTF-8.
 
-    `word_regex` and `join_string` are the training's: how words are made of the names of pictures without a caption.
+    `word_regex` and `join_string` are the training's: how words are made of the names of images without a caption.
     """
-    pictures = tuple(find_images(folder))
-    found, files = captions_among(files_in(folder), pictures), dict[str, Path]()
+    images = tuple(find_images(folder))
+    found, files = captions_among(files_in(folder), images), dict[str, Path]()
     texts: dict[str, str | None] = {}
     names: dict[str, str] = {}
     on_disk: dict[str, bytes | None] = {}
-    for picture in pictures:
-        names[picture.stem] = name_caption(picture, word_regex, join_string) or ""
-        file = found.get(picture)
-        if file is None and picture.stem in files:
+    for image in images:
+        names[image.stem] = name_caption(image, word_regex, join_string) or ""
+        file = found.get(image)
+        if file is None and image.stem in files:
             continue
-        files[picture.stem] = file or folder / f"{picture.stem}.txt"
-        on_disk[picture.stem] = file and file.read_bytes()
-        texts[picture.stem] = file and read_caption(file)
-    return Captions(folder, pictures, texts, names, files, texts, on_disk)
+        files[image.stem] = file or folder / f"{image.stem}.txt"
+        on_disk[image.stem] = file and file.read_bytes()
+        texts[image.stem] = file and read_caption(file)
+    return Captions(folder, images, texts, names, files, texts, on_disk)
 
 
 def tags_of(text: str) -> list[str]:
@@ -230,12 +230,12 @@ def tags_of(text: str) -> list[str]:
 
 
 def difference(before: Captions, after: Captions) -> int:
-    """How many pictures have another caption than before."""
-    return sum(before.text(picture) != after.text(picture) for picture in after.pictures)
+    """How many images have another caption than before."""
+    return sum(before.text(image) != after.text(image) for image in after.images)
 
 
 def _stems(selection: Iterable[Path]) -> list[str]:
-    return list(dict.fromkeys(picture.stem for picture in selection))
+    return list(dict.fromkeys(image.stem for image in selection))
 
 
 def _content(path: Path) -> bytes | None:

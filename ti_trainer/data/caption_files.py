@@ -12,7 +12,7 @@ ENDINGS = (TXT, ".caption")  # the first that an image has counts; the second is
 
 
 def endings_of(extension: str = TXT) -> tuple[str, ...]:
-    """The endings that are looked for: what a data set asks for, and .caption as well where that is the usual .txt."""
+    """The endings that are looked for: what a dataset asks for, and .caption as well where that is the usual .txt."""
     return ENDINGS if extension.lower() == TXT else (extension.lower(),)
 
 

@@ -1,4 +1,4 @@
-"""The data set as the trainer sees it: latents on the device, prompts, and everything random about a sample.
+"""The dataset as the trainer sees it: latents on the device, prompts, and everything random about a sample.
 
 What is random in a sample follows from the seed and the sample's number alone. So batches and accumulation agree, previews
 disturb nothing, and a run goes on exactly where it stopped. B batch, C latent channels, H W latent height and width.
@@ -25,7 +25,7 @@ from ti_trainer.data.prompts import Prompter
 from ti_trainer.data.subsets import Subset, read_subsets
 from ti_trainer.errors import DatasetError
 from ti_trainer.functional.mask_weight import mask_weight
-from ti_trainer.model import DiffusionModel, PictureConditioning
+from ti_trainer.model import DiffusionModel, ImageConditioning
 from ti_trainer.wording import counted
 
 log = logging.getLogger(__name__)
@@ -34,10 +34,10 @@ _LATENTS_STREAM = 2**63  # sample numbers stay below
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: latents (C, H, W), their standard deviation if drawn anew each time, its loss weight (1, H, W).
+    """One image: latents (C, H, W), their standard deviation if drawn anew each time, its loss weight (1, H, W).
 
     What some models are told of it besides: `sizes` as in `Loaded`, and `masked` (1 + C, H, W) for inpainting. It comes up
-    `repeats` times in an epoch, times the data set's own repeats. `pixels` (3, 8 H, 8 W) uint8, if kept, are on the CPU.
+    `repeats` times in an epoch, times the dataset's own repeats. `pixels` (3, 8 H, 8 W) uint8, if kept, are on the CPU.
     `share` is how much all of it counts, for losses that have no places; the weight has it in it.
     """
 
@@ -61,7 +61,7 @@ class Batch:
     """What one forward pass needs: latents and noise (B, C, H, W), timesteps (B,), a loss weight (B, 1, H, W) or None.
 
     `negative_prompts` are what is guided away from, none in plain Textual Inversion. Pixels (B, 3, 8 H, 8 W) uint8, on the
-    CPU, are there for losses of pixels only. `shares` (B,) is the weights' part that is the same all over a picture, or
+    CPU, are there for losses of pixels only. `shares` (B,) is the weights' part that is the same all over an image, or
     None if each counts once.
     """
 
@@ -70,7 +70,7 @@ class Batch:
     timesteps: Tensor
     prompts: tuple[str, ...]
     weight: Tensor | None
-    pictures: PictureConditioning
+    images: ImageConditioning
     negative_prompts: tuple[str, ...] = ()
     pixels: Tensor | None = None
     shares: Tensor | None = None
@@ -83,7 +83,7 @@ def sample_rng(seed: int, number: int, stream: int = 0) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The pictures of all subsets, encoded; `skipped` says which could not be used and why."""
+    """The images of all subsets, encoded; `skipped` says which could not be used and why."""
 
     items: tuple[Item, ...]
     skipped: tuple[tuple[Path, str], ...]
@@ -106,12 +106,12 @@ class Dataset:
 
     @property
     def subsets(self) -> tuple[Subset, ...]:
-        """Where its pictures come from."""
+        """Where its images come from."""
         return tuple(dict.fromkeys(item.subset for item in self.items))
 
     @property
-    def pictures_of_the_thing(self) -> tuple[Item, ...]:
-        """All but regularisation pictures."""
+    def images_of_the_thing(self) -> tuple[Item, ...]:
+        """All but regularisation images."""
         return tuple(item for item in self.items if not item.subset.is_reg)
 
     def in_words(self) -> str:
@@ -123,7 +123,7 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when the pictures, their captions or their order do, or how the folders of a data set file are fed."""
+        """Changes when the images, their captions or their order do, or how the folders of a dataset file are fed."""
         digest = hashlib.sha256()
         for item in self.items:
             digest.update(f"{item.path.name}\0{item.caption or ''}\0{tuple(item.latents.shape)}".encode())
@@ -156,10 +156,10 @@ class Dataset:
         wanted: Callable[[int], bool] = lambda number: True,
         streams: Sequence[int] = (0,),
     ) -> Iterator[Batch]:
-        """Batches of pictures of one size, none incomplete: pictures wait, over epochs if need be, for a full batch.
+        """Batches of images of one size, none incomplete: images wait, over epochs if need be, for a full batch.
 
         The first `start` batches are left out; of those that follow, by their numbers from 0, only the wanted ones are made.
-        Of several streams each batch has the same pictures once for each, with what is random about them in that stream.
+        Of several streams each batch has the same images once for each, with what is random about them in that stream.
         """
         waiting: dict[torch.Size, list[tuple[int, int]]] = defaultdict(list)
         made = 0
@@ -201,7 +201,7 @@ class Dataset:
             _sent(torch.tensor(timesteps), device),
             tuple(prompts),
             weight,
-            picture_conditioning(items),
+            image_conditioning(items),
             tuple(negative_prompts) if self.prompter.negative else (),
             None if items[0].pixels is None else torch.stack([item.pixels for item in items]),
             None if all(item.share == 1 for item in items) else _sent(torch.tensor([item.share for item in items]), device),
@@ -214,11 +214,11 @@ class Dataset:
         return self.prompter.pair(item.caption, rng)
 
 
-def picture_conditioning(items: Sequence[Item]) -> PictureConditioning:
+def image_conditioning(items: Sequence[Item]) -> ImageConditioning:
     """What a batch of these is told of them besides text."""
     masked = [item.masked for item in items]
     sizes = _sent(torch.tensor([item.sizes for item in items], dtype=torch.float32), items[0].latents.device)
-    return PictureConditioning(sizes, None if masked[0] is None else torch.stack(masked))
+    return ImageConditioning(sizes, None if masked[0] is None else torch.stack(masked))
 
 
 def _sent(numbers: Tensor, device: torch.device) -> Tensor:
@@ -248,7 +248,7 @@ def load_dataset(
     progress: Callable[[int, int], None] = lambda done, total: None,
     warn: Warn = log.warning,
 ) -> Dataset:
-    """Read and encode every picture of a folder, or of a data set file, one at a time. DatasetError if none can be used."""
+    """Read and encode every image of a folder, or of a dataset file, one at a time. DatasetError if none can be used."""
     subsets = read_subsets(images, warn) if isinstance(images, Path) else images
     items: list[Item] = []
     skipped: list[tuple[Path, str]] = []

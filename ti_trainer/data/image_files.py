@@ -1,4 +1,4 @@
-"""Picture files: which there are, how large they are held upright, and their pixels. Knows no tensors: workers load this.
+"""Image files: which there are, how large they are held upright, and their pixels. Knows no tensors: workers load this.
 
 Sizes are (width, height) in pixels.
 """
@@ -26,9 +26,9 @@ from ti_trainer.wording import counted
 
 ORIENTATION = 0x0112  # EXIF
 FLIPPED = "-flipped"  # how the names of mirrored copies end
-LEFT_OUT = "left out"  # the sub-folder for pictures that somebody took out of a data set
+LEFT_OUT = "left out"  # the sub-folder for images that somebody took out of a dataset
 BACKUP = "captions-backup"  # the sub-folder for captions as they were before somebody edited them
-UNSPREAD = ".unspread"  # the ending of what a spread mask was before; no picture's, so nothing trains on it
+UNSPREAD = ".unspread"  # the ending of what a spread mask was before; no image's, so nothing trains on it
 
 QUIET = {"thumbs.db", "desktop.ini", "ehthumbs.db"}  # what Windows leaves in folders; other systems hide theirs
 # The endings of what people expect to be read, by what it is. Those of images only where they cannot be opened here.
@@ -41,7 +41,7 @@ MOST_FOLDERS, MOST_FILES, MOST_SECONDS = 50, 1000, 1.0  # somebody may have name
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's name says that it is a picture, and not a hidden one."""
+    """Whether a file's name says that it is an image, and not a hidden one."""
     return path.suffix.lower() in image_endings() and not path.name.startswith(".")
 
 
@@ -102,8 +102,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def pictures_among(paths: Iterable[Path]) -> list[Path]:
-    """Those of the files, of one folder or of several, whose names say that they are pictures; by name, without masks."""
+def images_among(paths: Iterable[Path]) -> list[Path]:
+    """Those of the files, of one folder or of several, whose names say that they are images; by name, without masks."""
     return without_masks(sorted(path for path in paths if is_image(path)))
 
 
@@ -113,10 +113,10 @@ def has_images(folder: Path) -> bool:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Every picture of the folder by name, whatever its format, but no masks; DatasetError if there is none."""
+    """Every image of the folder by name, whatever its format, but no masks; DatasetError if there is none."""
     if not folder.is_dir():
         raise DatasetError(_no_folder(folder))
-    found = pictures_among(files_in(folder))
+    found = images_among(files_in(folder))
     if not found:
         message = f"There are no images in {folder}: put some there (.png, .jpg, .webp, ...), 5 to 30 of the same thing."
         raise DatasetError(" ".join([message, *unused(folder)]))
@@ -134,14 +134,14 @@ def unused(folder: Path, recursive: bool = False, extension: str = TXT, apart_fr
     files = list(files_below(folder)) if recursive else files_in(folder)
     named: Callable[[Path], str] = lambda path: str(path.relative_to(folder))  # noqa: E731
     images = [path for path in files if is_image(path)]
-    pictures = without_masks(images)
-    captions = captions_among(files, pictures, extension)
-    second = second_captions(files, pictures, extension)
+    unmasked = without_masks(images)
+    captions = captions_among(files, unmasked, extension)
+    second = second_captions(files, unmasked, extension)
     others = [path for path in files if not is_image(path) and path.name.lower() not in QUIET and not unspread_of(path)]
     others = sorted(set(others) - set(captions.values()) - set(second))
     texts = [path for path in others if path.suffix.lower() in (*ENDINGS, extension.lower())]
     said = _about_endings([path for path in others if path not in set(texts)], named)
-    of_images = {*captions_among(texts, pictures).values(), *second_captions(texts, pictures)} if extension != TXT else ()
+    of_images = {*captions_among(texts, unmasked).values(), *second_captions(texts, unmasked)} if extension != TXT else ()
     if of_images:
         listed = _some(named(path) for path in texts if path in of_images)
         said.append(f"Not used, since captions end with {extension} in this dataset: {listed}.")
@@ -151,7 +151,7 @@ def unused(folder: Path, recursive: bool = False, extension: str = TXT, apart_fr
         said.append(f"Not used, since these images have another caption file: {_some(map(named, second))}.")
     if empty := sorted({path for path in captions.values() if _is_empty(path)}):
         said.append(f"Empty caption files: {_some(map(named, empty))}.")
-    if frames := Counter(path.suffix.lower() for path in pictures if has_frames(path)):
+    if frames := Counter(path.suffix.lower() for path in unmasked if has_frames(path)):
         said.append(f"Of {_counts(frames)} the first frame is used, not the others.")
     said += _about_masks(images, named)
     return said + _about_entries(folder, named) + ([] if recursive else _about_folders(folder, apart_from))
@@ -257,11 +257,11 @@ def _some(names: Iterable[str], most: int = 5) -> str:
 
 
 def _no_folder(path: Path) -> str:
-    """What to say of a data set directory that is none."""
+    """What to say of a dataset directory that is none."""
     if re.match(r"(?i)https?:/", str(path)):
         return f"{path} is an address on the web: download the images and name their folder."
     if not path.exists():
-        return f"The data set directory {path} does not exist: name a folder with images."
+        return f"The dataset directory {path} does not exist: name a folder with images."
     if path.suffix.lower() in ARCHIVES.split():
         return f"{path} is an archive: unpack it and name the folder with the images."
     if is_image(path):
@@ -270,12 +270,12 @@ def _no_folder(path: Path) -> str:
 
 
 def upright_size(opened: Image.Image) -> tuple[int, int]:
-    """The size of a picture held upright, from its header."""
+    """The size of an image held upright, from its header."""
     return _stored_size(opened)[::-1] if _lies(opened) else opened.size
 
 
 def upright(opened: Image.Image, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """The picture of an opened file held upright, of 8 bits a channel, the first of several frames.
+    """The image of an opened file held upright, of 8 bits a channel, the first of several frames.
 
     A JPEG is decoded smaller where that is quick, but not smaller than `at_least`.
     """
@@ -287,26 +287,26 @@ def upright(opened: Image.Image, at_least: tuple[int, int] | None = None) -> Ima
     return eight_bit(ImageOps.exif_transpose(opened))
 
 
-def has_alpha(picture: Image.Image) -> bool:
+def has_alpha(image: Image.Image) -> bool:
     """Whether it may be transparent somewhere."""
-    return picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
 
 
-def eight_bit(picture: Image.Image) -> Image.Image:
+def eight_bit(image: Image.Image) -> Image.Image:
     """Greys of 16 bits, and those between 0 and 1, brought to 8: Pillow itself would cut them off at 255."""
-    if picture.mode != "F" and not picture.mode.startswith("I"):
-        return picture
-    pixels = np.asarray(picture)
-    scale = 1 / 257 if picture.mode != "F" else 255 if pixels.max() <= 1 else 1
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    pixels = np.asarray(image)
+    scale = 1 / 257 if image.mode != "F" else 255 if pixels.max() <= 1 else 1
     grey = Image.fromarray((pixels * scale).clip(0, 255).astype(np.uint8))
-    if isinstance(see_through := picture.info.get("transparency"), int):  # the grey that is
+    if isinstance(see_through := image.info.get("transparency"), int):  # the grey that is
         alpha = Image.fromarray(np.where(pixels == see_through, 0, 255).astype(np.uint8))
         return Image.merge("LA", (grey, alpha))
     return grey
 
 
 def _lies(opened: Image.Image) -> bool:
-    """Whether it has to be turned by a quarter. Pillow's own getexif for PNG would decode the whole picture for it."""
+    """Whether it has to be turned by a quarter. Pillow's own getexif for PNG would decode the whole image for it."""
     return Image.Image.getexif(opened).get(ORIENTATION, 1) >= 5
 
 

@@ -1,6 +1,6 @@
-"""Pictures that may harm a training: alike, small, blurred, long, unreadable. How they are left out, left_out.py knows.
+"""Images that may harm a training: alike, small, blurred, long, unreadable. How they are left out, left_out.py knows.
 
-Knows nothing of captions but that they lie beside their pictures. Sizes are (width, height) in pixels, held upright.
+Knows nothing of captions but that they lie beside their images. Sizes are (width, height) in pixels, held upright.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ti_trainer.data.preflight import same_files
 from ti_trainer.errors import ConfigError, StoppedError
 from ti_trainer.wording import pip_install
 
-SIDE_PX = 512  # sharpness and likeness are judged on pictures whose shorter side is no longer than this
+SIDE_PX = 512  # sharpness and likeness are judged on images whose shorter side is no longer than this
 # Measured on photos and drawings: sharp ones 0.1 to 0.8, up to 0.9 where only a part is sharp; blurred by 2 px 1.4 to 2.4.
 BLURRED_PX = 1.4
 LOSSLESS = {"PNG", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "SGI", "QOI", "MSP", "XBM", "XPM"}  # and some TIFF and WebP
 LONGEST = 2.0  # times as long as wide
-PROBE_PX = 1.5  # how much a picture is blurred to see what that changes
+PROBE_PX = 1.5  # how much an image is blurred to see what that changes
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Report:
 
     @property
     def suspects(self) -> list[Path]:
-        """Every picture there is something to say of: those alike side by side, then the others by name."""
+        """Every image there is something to say of: those alike side by side, then the others by name."""
         grouped = [path for group in self.alike for path in group]
         return grouped + sorted(set(self.reasons) - set(grouped))
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """One picture: its upright size, the width of its sharpest edges in px, 64 bits of its structure, 4 x 4 x 2 colours.
+    """One image: its upright size, the width of its sharpest edges in px, 64 bits of its structure, 4 x 4 x 2 colours.
 
     `length` is that of the file, in bytes.
     """
@@ -75,7 +75,7 @@ def check(
     progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Look at every picture of the folder once. Width or height 0: small ones are not looked for.
+    """Look at every image of the folder once. Width or height 0: small ones are not looked for.
 
     DatasetError if there is none, ConfigError without the package imagehash, StoppedError if it was stopped.
     """
@@ -127,8 +127,7 @@ def _imagehash() -> ModuleType:
         import imagehash
     except ImportError as error:
         message = (
-            "Finding pictures that are alike needs the package imagehash, which is not installed: "
-            f"{pip_install('imagehash')}"
+            f"Finding images that are alike needs the package imagehash, which is not installed: {pip_install('imagehash')}"
         )
         raise ConfigError(message) from error
     return imagehash
@@ -138,15 +137,15 @@ def _looked_at(path: Path, imagehash: ModuleType, captioned: Container[Path]) ->
     try:
         with opened_image(path) as opened:
             size, is_lossless = upright_size(opened), _is_lossless(opened)
-            picture = on_white(upright(opened, (SIDE_PX, SIDE_PX)))
-        scale = SIDE_PX / min(picture.size)
+            image = on_white(upright(opened, (SIDE_PX, SIDE_PX)))
+        scale = SIDE_PX / min(image.size)
         if scale < 1:
-            smaller = tuple(max(1, round(side * scale)) for side in picture.size)
-            picture = picture.resize(smaller, Image.Resampling.BICUBIC, reducing_gap=2.0)
-        grey = picture.convert("L")
+            smaller = tuple(max(1, round(side * scale)) for side in image.size)
+            image = image.resize(smaller, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        grey = image.convert("L")
         pixels = np.asarray(grey, np.float32)
         edge_px = edge_width(pixels) if min(pixels.shape) > 2 else 0.0
-        colours = np.asarray(picture.convert("YCbCr").resize((4, 4), Image.Resampling.BOX), np.float32)[..., 1:]
+        colours = np.asarray(image.convert("YCbCr").resize((4, 4), Image.Resampling.BOX), np.float32)[..., 1:]
         bits, length = imagehash.phash(grey).hash.flatten(), path.stat().st_size
         return _Seen(path, size, edge_px, bits, colours, "", is_lossless, path in captioned, length)
     except Exception as error:  # a damaged file provokes anything
@@ -159,7 +158,7 @@ def _report(seen: Sequence[_Seen], width: int, height: int) -> Report:
     readable = [one for one in seen if not one.error]
     groups = []
     mirrored = _mirrored_copies([one.path for one in readable])
-    # A mirrored copy of a picture that is the same on both sides is like it, and wanted: so they are not compared.
+    # A mirrored copy of an image that is the same on both sides is like it, and wanted: so they are not compared.
     for part in ([one for one in readable if one.path not in mirrored], [one for one in readable if one.path in mirrored]):
         same = {path: number for number, paths in enumerate(same_files([one.path for one in part])) for path in paths}
         for group in _groups(part):

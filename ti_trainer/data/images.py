@@ -1,4 +1,4 @@
-"""What of a picture is trained on: fitted to a frame, upright, with how much each place counts. Knows nothing of latents.
+"""What of an image is trained on: fitted to a frame, upright, with how much each place counts. Knows nothing of latents.
 
 H, W in pixels; sizes are (width, height).
 """
@@ -28,9 +28,9 @@ MULTIPLE = 8  # the VAE works on blocks of 8 px
 
 @dataclass(frozen=True)
 class Frame:
-    """How pictures are fitted: to a size, or, where it is None, not resized but cut to multiples of 8 px.
+    """How images are fitted: to a size, or, where it is None, not resized but cut to multiples of 8 px.
 
-    With `buckets` a picture keeps its shape: it is fitted to the bucket nearest to it, of about the pixels of `size`.
+    With `buckets` an image keeps its shape: it is fitted to the bucket nearest to it, of about the pixels of `size`.
     """
 
     size: tuple[int, int] | None
@@ -43,15 +43,15 @@ class Frame:
             message = f"Use aspect-ratio buckets: found the size {self.size}, expected {STEP} x {STEP} px or more."
             raise ConfigError(message, "buckets")
 
-    def size_for(self, picture: tuple[int, int]) -> tuple[int, int] | None:
-        """The size that a picture of this one is fitted to; None if it is not resized."""
+    def size_for(self, image: tuple[int, int]) -> tuple[int, int] | None:
+        """The size that an image of this one is fitted to; None if it is not resized."""
         if self.size is None or not self.buckets:
             return self.size
-        return bucket_size(picture, self.size[0] * self.size[1])
+        return bucket_size(image, self.size[0] * self.size[1])
 
 
 def frame_of(config: TrainConfig, default_size_px: int) -> Frame:
-    """How a run with these options fits pictures, on a model that was made for this side."""
+    """How a run with these options fits images, on a model that was made for this side."""
     size = (config.width or default_size_px, config.height or default_size_px)
     return Frame(None if config.do_not_resize else size, config.use_alpha_weight, config.buckets)
 
@@ -59,7 +59,7 @@ def frame_of(config: TrainConfig, default_size_px: int) -> Frame:
 class Loaded(NamedTuple):
     """Pixels (3, H, W) in [-1, 1], upright, and how much each counts, (1, H, W) from 0 on, or None if all the same.
 
-    `sizes` are original height and width, top and left of the crop in the resized picture, height and width, in px.
+    `sizes` are original height and width, top and left of the crop in the resized image, height and width, in px.
     """
 
     pixels: Tensor
@@ -68,23 +68,23 @@ class Loaded(NamedTuple):
 
 
 def load_image(path: Path, frame: Frame, mask: Path | None = None) -> Loaded:
-    """A picture, fitted. How much its places count says its mask, or else its alpha, where that is used and there is some.
+    """An image, fitted. How much its places count says its mask, or else its alpha, where that is used and there is some.
 
-    Where alpha does not say it, what is transparent is white. A picture of another shape than its frame is cropped at its
+    Where alpha does not say it, what is transparent is white. An image of another shape than its frame is cropped at its
     middle, never squashed, and its mask with it. DatasetError for a mask of another shape, and for a broken file.
     """
     with opened_image(path) as opened:
         original = upright_size(opened)
         size = frame.size_for(original)
-        picture = upright(opened, None if size is None else (2 * max(size), 2 * max(size)))
-        with_alpha = frame.use_alpha and mask is None and has_alpha(picture)
-        picture = picture.convert("RGBA") if with_alpha else on_white(picture)
-    pixels = _tensor(_fitted(picture, size))  # (3 or 4, H, W)
+        image = upright(opened, None if size is None else (2 * max(size), 2 * max(size)))
+        with_alpha = frame.use_alpha and mask is None and has_alpha(image)
+        image = image.convert("RGBA") if with_alpha else on_white(image)
+    pixels = _tensor(_fitted(image, size))  # (3 or 4, H, W)
     counts = pixels[3:] if len(pixels) == 4 else None
     if mask is not None:
         grey = read_mask(mask, original)
-        if grey.size != picture.size:
-            grey = grey.resize(picture.size, Image.Resampling.BILINEAR)
+        if grey.size != image.size:
+            grey = grey.resize(image.size, Image.Resampling.BILINEAR)
         counts = _tensor(_fitted(grey, size))
     counts = None if counts is None else counts.float()
     return Loaded(
@@ -94,24 +94,24 @@ def load_image(path: Path, frame: Frame, mask: Path | None = None) -> Loaded:
     )
 
 
-def _tensor(picture: Image.Image) -> Tensor:
-    pixels = torch.from_numpy(np.array(picture))
+def _tensor(image: Image.Image) -> Tensor:
+    pixels = torch.from_numpy(np.array(image))
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)  # (channels, H, W)
 
 
-def _fitted(picture: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+def _fitted(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
     if size is not None:
-        return picture if picture.size == size else ImageOps.fit(picture, size, Image.Resampling.BICUBIC)
-    width, height = (side // MULTIPLE * MULTIPLE for side in picture.size)
+        return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.BICUBIC)
+    width, height = (side // MULTIPLE * MULTIPLE for side in image.size)
     if not width or not height:
-        message = f"the picture is {_px(picture.size)}; at least {MULTIPLE} x {MULTIPLE} are needed"
+        message = f"the image is {_px(image.size)}; at least {MULTIPLE} x {MULTIPLE} are needed"
         raise DatasetError(message)
-    left, top = (picture.width - width) // 2, (picture.height - height) // 2
-    return picture.crop((left, top, left + width, top + height))
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def _crop(original: tuple[int, int], size: tuple[int, int] | None) -> tuple[int, int]:
-    """Top and left of what `_fitted` keeps, in px of the resized picture."""
+    """Top and left of what `_fitted` keeps, in px of the resized image."""
     width, height = size or (side // MULTIPLE * MULTIPLE for side in original)
     scale = 1 if size is None else max(width / original[0], height / original[1])
     return max(0, round(original[1] * scale - height)) // 2, max(0, round(original[0] * scale - width)) // 2

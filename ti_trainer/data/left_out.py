@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ti_trainer.data.image_files import LEFT_OUT, image_endings, is_image, pictures_among, unspread_of
+from ti_trainer.data.image_files import LEFT_OUT, image_endings, images_among, is_image, unspread_of
 from ti_trainer.data.mask_names import mark_of
 from ti_trainer.errors import DatasetError
 
@@ -57,7 +57,7 @@ def bring_back(folder: Path, tell: Callable[[str], None] = lambda sentence: None
     """
     files = _files(folder / LEFT_OUT)
     by_stem: dict[str, list[Path]] = defaultdict(list)
-    for path in pictures_among(files):
+    for path in images_among(files):
         by_stem[path.stem].append(path)
     back: list[Path] = []
     stayed: list[Path] = []

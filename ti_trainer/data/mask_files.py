@@ -1,4 +1,4 @@
-"""Masks as somebody paints them: of what size, as text between a page and us, saved beside their pictures, taken away.
+"""Masks as somebody paints them: of what size, as text between a page and us, saved beside their images, taken away.
 
 Knows no page and no weights. Sizes are (width, height) in pixels, held upright.
 """
@@ -22,46 +22,46 @@ from ti_trainer.data.open_image import on_white, opened_image
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import atomic
 
-LONGEST_PX = 1024  # of a mask: training looks at its mean over 8 x 8 px of a picture that is seldom larger
-KEPT = "masks"  # within "left out": from there they are not brought back as if they were pictures
+LONGEST_PX = 1024  # of a mask: training looks at its mean over 8 x 8 px of an image that is seldom larger
+KEPT = "masks"  # within "left out": from there they are not brought back as if they were images
 
 
-def picture_of(folder: Path, name: str) -> Path:
-    """The picture of that name in a folder; DatasetError if there is none: a name is looked up, and never made a path."""
+def image_of(folder: Path, name: str) -> Path:
+    """The image of that name in a folder; DatasetError if there is none: a name is looked up, and never made a path."""
     found = next((path for path in find_images(folder) if path.name == name), None)
     if found is None:
-        message = f"There is no picture {name} in {folder} any more: open the folder again."
+        message = f"There is no image {name} in {folder} any more: open the folder again."
         raise DatasetError(message)
     return found
 
 
-def mask_of(picture: Path) -> Path | None:
-    """The mask that counts for a picture, if one lies beside it."""
-    return masks_beside(picture.parent).get(picture.stem)
+def mask_of(image: Path) -> Path | None:
+    """The mask that counts for an image, if one lies beside it."""
+    return masks_beside(image.parent).get(image.stem)
 
 
-def kind_of(mask: Path | None) -> str:
+def spec_of(mask: Path | None) -> str:
     """How its name ends, one of MASKS, which says what its greys mean; that of a new one if there is none yet."""
     return mark_of(mask.stem if mask else "") or ATTENTION
 
 
-def size_of_mask(picture: Path) -> tuple[int, int]:
-    """How large a picture's mask is painted: as large as itself, or smaller and of its shape."""
-    with opened_image(picture) as opened:
+def size_of_mask(image: Path) -> tuple[int, int]:
+    """How large an image's mask is painted: as large as itself, or smaller and of its shape."""
+    with opened_image(image) as opened:
         return _capped(upright_size(opened))
 
 
-def to_paint_on(picture: Path) -> Image.Image:
-    """The picture, RGB, upright, as large as its mask; DatasetError for a broken file."""
-    with opened_image(picture) as opened:
+def to_paint_on(image: Path) -> Image.Image:
+    """The image, RGB, upright, as large as its mask; DatasetError for a broken file."""
+    with opened_image(image) as opened:
         size = _capped(upright_size(opened))
         seen = on_white(upright(opened, size))
     return seen if seen.size == size else seen.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
-def to_edit(mask: Path, picture: Path) -> Image.Image:
-    """A picture's mask as it is, grey, of the size to be painted at; DatasetError if it is damaged or of another shape."""
-    with opened_image(picture) as opened:
+def to_edit(mask: Path, image: Path) -> Image.Image:
+    """An image's mask as it is, grey, of the size to be painted at; DatasetError if it is damaged or of another shape."""
+    with opened_image(image) as opened:
         original = upright_size(opened)
     grey = read_mask(mask, original)
     size = _capped(original)
@@ -80,17 +80,17 @@ def unpacked(text: str, size: tuple[int, int]) -> Image.Image:
         unpacking = zlib.decompressobj()
         greys = unpacking.decompress(base64.b64decode(text, validate=True), count + 1)
     except (binascii.Error, zlib.error, ValueError) as error:
-        message = f"Mask: found something else than deflated greys ({error}); open the picture again."
+        message = f"Mask: found something else than deflated greys ({error}); open the image again."
         raise ConfigError(message) from error
     if len(greys) != count:
         found = len(greys) if len(greys) < count else "more"
-        message = f"Mask: found {found} greys, expected {size[0]} x {size[1]}: was the picture changed? Open it again."
+        message = f"Mask: found {found} greys, expected {size[0]} x {size[1]}: was the image changed? Open it again."
         raise ConfigError(message)
     return Image.frombytes("L", size, greys)
 
 
-def save_mask(picture: Path, mask: Image.Image, kind: str, *, anew: bool = False) -> Path:
-    """Write it beside its picture, its greys being those of this kind, one of MASKS; where it lies.
+def save_mask(image: Path, mask: Image.Image, kind: str, *, anew: bool = False) -> Path:
+    """Write it beside its image, its greys being those of this kind, one of MASKS; where it lies.
 
     Masks of another kind or in another format are taken away, or they would count instead. So is what masks were before
     they were spread, unless this is one of those, retouched: not painted `anew`, nor where there was none of its kind.
@@ -100,40 +100,40 @@ def save_mask(picture: Path, mask: Image.Image, kind: str, *, anew: bool = False
         message = f"Mask: found the kind {kind!r}, expected one of {', '.join(MASKS)}: reload the page."
         raise ConfigError(message)
     if not mask.getbbox():
-        message = "Nothing is marked: paint where the picture shall count. Without a mask it counts all over: Delete mask."
+        message = "Nothing is marked: paint where the image shall count. Without a mask it counts all over: Delete mask."
         raise ConfigError(message)
-    before = _masks(picture)
-    path = picture.with_name(f"{picture.stem}{kind}.png")
+    before = _masks(image)
+    path = image.with_name(f"{image.stem}{kind}.png")
     with atomic(path) as new:
         mask.convert("L").save(new, "PNG")
     _keep(each for each in before if each != path)
     retouched = not anew and path.stem in {each.stem for each in before}
-    _keep(each for each in _unspread(picture) if not (retouched and each.stem.startswith(path.stem)))
+    _keep(each for each in _unspread(image) if not (retouched and each.stem.startswith(path.stem)))
     return path
 
 
-def take_away(picture: Path) -> list[Path]:
-    """Move all masks of a picture to the sub-folder "left out/masks", where nothing is overwritten; where they are now.
+def take_away(image: Path) -> list[Path]:
+    """Move all masks of an image to the sub-folder "left out/masks", where nothing is overwritten; where they are now.
 
     What they were before they were spread goes with them, or a new mask would be taken for one that was.
     """
-    return _keep(_masks(picture) + _unspread(picture))
+    return _keep(_masks(image) + _unspread(image))
 
 
-def _capped(picture: tuple[int, int]) -> tuple[int, int]:
-    scale = min(1.0, LONGEST_PX / max(picture))
-    return max(1, round(picture[0] * scale)), max(1, round(picture[1] * scale))
+def _capped(image: tuple[int, int]) -> tuple[int, int]:
+    scale = min(1.0, LONGEST_PX / max(image))
+    return max(1, round(image[0] * scale)), max(1, round(image[1] * scale))
 
 
-def _masks(picture: Path) -> list[Path]:
-    stems = {composed(picture.stem + kind) for kind in MASKS}
-    return [path for path in files_in(picture.parent) if composed(path.stem) in stems and is_image(path)]
+def _masks(image: Path) -> list[Path]:
+    stems = {composed(image.stem + kind) for kind in MASKS}
+    return [path for path in files_in(image.parent) if composed(path.stem) in stems and is_image(path)]
 
 
-def _unspread(picture: Path) -> list[Path]:
+def _unspread(image: Path) -> list[Path]:
     """a_att.unspread, a_att-2.unspread, ..."""
-    stems = {picture.stem + kind for kind in MASKS}
-    return [path for path in files_in(picture.parent) if unspread_of(path) in stems]
+    stems = {image.stem + kind for kind in MASKS}
+    return [path for path in files_in(image.parent) if unspread_of(path) in stems]
 
 
 def _keep(masks: Iterable[Path]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Masks: grey pictures that say how much each place of another picture counts. Where they lie, and their pixels.
+"""Masks: grey images that say how much each place of another image counts. Where they lie, and their pixels.
 
 Knows no tensors: workers load this. What greys mean is in mask_weight.py.
 """
@@ -15,20 +15,20 @@ from ti_trainer.data.mask_names import MASKS
 from ti_trainer.data.open_image import on_black, opened_image
 from ti_trainer.errors import DatasetError
 
-SAME_SHAPE = 0.02  # how much the shapes of a picture and its mask may differ, as a fraction
+SAME_SHAPE = 0.02  # how much the shapes of an image and its mask may differ, as a fraction
 
 
 def find_masks(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder of masks, by the stems of those that they belong to; DatasetError if there is no folder."""
+    """The images of a folder of masks, by the stems of those that they belong to; DatasetError if there is no folder."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        message = f"The mask directory {folder} {what}: name a folder with a grey picture for each picture."
+        message = f"The mask directory {folder} {what}: name a folder with a grey image for each image."
         raise DatasetError(message)
     return {path.stem: path for path in reversed(files_in(folder)) if is_image(path)}
 
 
 def masks_beside(folder: Path) -> dict[str, Path]:
-    """The masks among the pictures of a folder, a_att.png and a-masklabel.png, by the stems of those that they belong to."""
+    """The masks among the images of a folder, a_att.png and a-masklabel.png, by the stems of those that they belong to."""
     if not folder.is_dir():
         return {}
     files = [path for path in files_in(folder) if is_image(path)]
@@ -38,7 +38,7 @@ def masks_beside(folder: Path) -> dict[str, Path]:
 
 
 def read_mask(path: Path, of: tuple[int, int]) -> Image.Image:
-    """The mask of a picture of this size, (width, height) in px: grey, upright, as large as it is.
+    """The mask of an image of this size, (width, height) in px: grey, upright, as large as it is.
 
     What is transparent marks nothing. DatasetError for one of another shape, or a broken file.
     """

@@ -41,28 +41,28 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
             raise _damaged(error) from error
 
 
-def on_white(picture: Image.Image) -> Image.Image:
+def on_white(image: Image.Image) -> Image.Image:
     """RGB; what is transparent is white, whatever colours lie hidden there."""
-    if not has_alpha(picture):
-        return picture.convert("RGB")
-    picture = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    if not has_alpha(image):
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def on_black(picture: Image.Image) -> Image.Image:
+def on_black(image: Image.Image) -> Image.Image:
     """Grey, for masks: what is transparent marks nothing."""
-    if not has_alpha(picture):
-        return picture.convert("RGB").convert("L")
-    picture = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture).convert("RGB").convert("L")
+    if not has_alpha(image):
+        return image.convert("RGB").convert("L")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("RGB").convert("L")
 
 
-def is_transparent(picture: Image.Image) -> bool:
+def is_transparent(image: Image.Image) -> bool:
     """Whether any of it is. Its pixels are read only if its header says that it may be."""
-    if not has_alpha(picture):
+    if not has_alpha(image):
         return False
-    picture = eight_bit(picture)
-    alpha = (picture if picture.mode in ("RGBA", "LA") else picture.convert("RGBA")).getchannel("A")
+    image = eight_bit(image)
+    alpha = (image if image.mode in ("RGBA", "LA") else image.convert("RGBA")).getchannel("A")
     return alpha.getextrema()[0] < 255
 
 

@@ -28,9 +28,9 @@ THUMBNAILS, THUMBNAIL_PX = 24, 192
 
 @dataclass(frozen=True)
 class Look:
-    """What was found. `thumbnails` are of the first pictures, with their captions; `prompts` as they will be fed.
+    """What was found. `thumbnails` are of the first images, with their captions; `prompts` as they will be fed.
 
-    `sizes` and, where there are some, `buckets` are (width, height) with their numbers of pictures; `folders` of how many.
+    `sizes` and, where there are some, `buckets` are (width, height) with their numbers of images; `folders` of how many.
     """
 
     count: int
@@ -54,7 +54,7 @@ def look(
     vectors: Vectors,
     plain: Sequence[str] = (),
 ) -> Look:
-    """Look at a folder, or a data set file, as such a run would; DatasetError if there is nothing to look at.
+    """Look at a folder, or a dataset file, as such a run would; DatasetError if there is nothing to look at.
 
     `plain` are lines for images without a caption.
     """

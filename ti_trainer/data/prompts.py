@@ -1,4 +1,4 @@
-"""What is said about a picture in training: captions, their tags, and the templates they are put into."""
+"""What is said about an image in training: captions, their tags, and the templates they are put into."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Prompter:
         return max((line.replace(FILEWORDS, caption).replace(NAME, escaped(self.name)) for line in self.template), key=len)
 
     def alone(self, caption: str | None, *, negative: bool = False) -> str:
-        """The prompt of a picture of the class: its caption as it is, without the template."""
+        """The prompt of an image of the class: its caption as it is, without the template."""
         said = (caption or "").replace(NAME, escaped(self.name))
         return self._against(said) if negative else said
 

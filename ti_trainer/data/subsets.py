@@ -1,6 +1,6 @@
-"""Several folders as one data set, each with repeats, weight, captions and masks; read from kohya's dataset_config files.
+"""Several folders as one dataset, each with repeats, weight, captions and masks; read from kohya's dataset_config files.
 
-Knows no pictures, no model and no host: who may read a folder, others say.
+Knows no images, no model and no host: who may read a folder, others say.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KEYS = {  # our names -> kohya's
 }
 INHERITED = {"num_repeats", "caption_extension", "class_tokens", "caption_prefix", "caption_suffix", "custom_attributes"}
 OWN = {"image_dir", "conditioning_data_dir", "is_reg"}  # of a subset alone
-INSTEAD = {  # what options of ours say for the whole data set
+INSTEAD = {  # what options of ours say for the whole dataset
     "resolution": ("width", "height"),
     "batch_size": ("batch_size",),
     "enable_bucket": ("buckets",),
@@ -48,10 +48,10 @@ MOST_REPEATS, MOST_WEIGHT = 10_000, 1000
 
 @dataclass(frozen=True)
 class Subset:
-    """A folder of pictures and how they are fed; DatasetError if that cannot be.
+    """A folder of images and how they are fed; DatasetError if that cannot be.
 
-    `weight` multiplies the loss of its pictures. `class_tokens` is the caption of images without a caption file. `masks` is
-    a folder with a grey picture of the same stem for each picture: what is brighter counts more. `is_reg`: pictures of the
+    `weight` multiplies the loss of its images. `class_tokens` is the caption of images without a caption file. `masks` is
+    a folder with a grey image of the same stem for each image: what is brighter counts more. `is_reg`: images of the
     class that the thing belongs to, not of the thing.
     """
 
@@ -75,7 +75,7 @@ class Subset:
         ending = bool(re.fullmatch(r"[^/\\\0]*\.\w+", self.caption_extension))
         self._check("caption_extension", "the end of a file's name, such as '.txt'", ending)
         self._check("is_reg", "true or false", isinstance(self.is_reg, bool))
-        self._check("masks", "another folder than that of the pictures", self.masks != self.folder)
+        self._check("masks", "another folder than that of the images", self.masks != self.folder)
 
     def _check(self, name: str, expected: str, right: bool) -> None:
         if not right:
@@ -84,7 +84,7 @@ class Subset:
             raise DatasetError(message)
 
     def to_dict(self) -> dict[str, Any]:
-        """For the settings file of a run: what a data set file says of it."""
+        """For the settings file of a run: what a dataset file says of it."""
         named = {
             KEYS[name]: getattr(self, name) for name in KEYS if getattr(self, name) != getattr(Subset(self.folder), name)
         }
@@ -98,11 +98,11 @@ class Subset:
 
 
 def read_subsets(path: Path, warn: Callable[[str], None] = lambda message: None) -> tuple[Subset, ...]:
-    """What a data set consists of: a folder is one subset; a .toml or .json file lists some as kohya's dataset_config does.
+    """What a dataset consists of: a folder is one subset; a .toml or .json file lists some as kohya's dataset_config does.
 
     A folder whose images lie in sub-folders such as "10_sks star" has these as subsets. Relative folders start at the
     file's. A caption file ends with .txt unless caption_extension says otherwise; subsets of all [[datasets]] make up one
-    data set. `warn` is told which keys are not obeyed. DatasetError if it cannot be read.
+    dataset. `warn` is told which keys are not obeyed. DatasetError if it cannot be read.
     Source: https://github.com/kohya-ss/sd-scripts/blob/main/docs/config_README-en.md
     """
     if path.is_dir():
@@ -137,7 +137,7 @@ def read_subsets(path: Path, warn: Callable[[str], None] = lambda message: None)
 def checked_subsets(
     path: Path, check: Callable[[Path], None], warn: Callable[[str], None] = lambda message: None
 ) -> tuple[Subset, ...]:
-    """`read_subsets`, once `check`, which raises if it may not be read, has passed each folder of pictures and of masks.
+    """`read_subsets`, once `check`, which raises if it may not be read, has passed each folder of images and of masks.
 
     The path itself is checked by the caller, before.
     """
@@ -151,7 +151,7 @@ def checked_subsets(
 
 def write_subsets(path: Path, subsets: Sequence[Subset]) -> None:
     """Write them as a TOML file that `read_subsets` reads, and kohya's trainers, unless a subset with masks has more."""
-    lines = ["# A data set of TI Trainer, in the format of kohya's dataset_config."]
+    lines = ["# A dataset of TI Trainer, in the format of kohya's dataset_config."]
     # Kohya reads masks only where all subsets of a [[datasets]] have some.
     for _, group in groupby(subsets, key=lambda each: each.masks is not None):
         lines += ["", "[[datasets]]"]
@@ -179,7 +179,7 @@ def _quoted(value: str | int) -> str:
 
 
 def _subset(path: Path, number: int, levels: Sequence[Mapping[str, Any]], warn: Callable[[str], None]) -> Subset | None:
-    """One of them, what it does not say itself taken from its data set or from [general]; None if it is switched off."""
+    """One of them, what it does not say itself taken from its dataset or from [general]; None if it is switched off."""
     values = {key: next((level[key] for level in levels if level.get(key) is not None), None) for key in INHERITED}
     entry, where = levels[0], f"{path}, subset {number}"
     if type(values["num_repeats"]) is int and values["num_repeats"] < 1:
@@ -190,7 +190,7 @@ def _subset(path: Path, number: int, levels: Sequence[Mapping[str, Any]], warn: 
     fields = {name: values[key] for name, key in KEYS.items() if values.get(key) is not None}
     folders = {name: _folder(path, where, KEYS[name], entry.get(KEYS[name])) for name in ("folder", "masks")}
     if folders["folder"] is None:
-        message = f"{where}: found no image_dir, expected the folder with its pictures."
+        message = f"{where}: found no image_dir, expected the folder with its images."
         raise DatasetError(message)
     try:
         return Subset(**fields, **folders)
@@ -214,7 +214,7 @@ def _folder(path: Path, where: str, key: str, value: Any) -> Path | None:
 def _parsed(path: Path) -> Any:
     """The content of the file."""
     if not path.is_file():
-        message = f"The data set {path} does not exist: name a folder with pictures, or a .toml file that lists folders."
+        message = f"The dataset {path} does not exist: name a folder with images, or a .toml file that lists folders."
         raise DatasetError(message)
     text = ""
     try:
@@ -222,7 +222,7 @@ def _parsed(path: Path) -> Any:
         return json.loads(text) if path.suffix.lower() == ".json" else _toml().loads(text)
     except (OSError, ValueError, RecursionError) as error:
         cause = _escapes(path, text)
-        expected = cause or "expected a data set as kohya's dataset_config has it, in TOML or JSON."
+        expected = cause or "expected a dataset as kohya's dataset_config has it, in TOML or JSON."
         message = f"{path} cannot be read ({error}): {expected}"
         raise DatasetError(message) from error
 

@@ -27,7 +27,7 @@ from ti_trainer.formats import (
 )
 from ti_trainer.formats.card import make_card, write_card
 from ti_trainer.formats.checkpoint import is_pickle, read_checkpoint
-from ti_trainer.formats.tensor_names import kind_of
+from ti_trainer.formats.tensor_names import spec_of
 from ti_trainer.formats.webui import checksum, read_optimizer, write_optimizer
 
 __all__ = [
@@ -63,7 +63,7 @@ FORMATS = {  # `write` takes the first that has a file's ending
     "safetensors": Format("for the WebUI, kohya, ComfyUI; keeps the step", (".safetensors",), safetensors_file.write),
     "webui": Format("as the WebUI saves it", (".pt",), webui.write),
     "diffusers-bin": Format("as old diffusers, token <name>", (".bin",), diffusers_files.write),
-    "card": Format("a picture that carries the embedding", (".png", ".webp"), card.write),
+    "card": Format("an image that carries the embedding", (".png", ".webp"), card.write),
     "diffusers": Format("as diffusers, token <name>; SDXL in two files", (".safetensors",), diffusers_files.write),
     "kohya": Format("as kohya's scripts", (".safetensors",), named_tensors.write_kohya),
     "kohya-pt": Format("as kohya's scripts, old", (".pt",), named_tensors.write_kohya),
@@ -167,7 +167,7 @@ def _from_pickle(data: Any, stem: str) -> Embedding:
     if "string_to_param" in data:
         return webui.from_dict(data, stem)
     for inner in [data, *islice((each for each in data.values() if isinstance(each, dict)), _MAX_INNER)]:
-        if what := kind_of(inner):
+        if what := spec_of(inner):
             message = f"it is {what}. Choose an embedding."
             raise EmbeddingFormatError(message)
     tensors = {key: value for key, value in data.items() if isinstance(value, Tensor)}

@@ -1,11 +1,11 @@
-"""Cards: pictures with an embedding in them, which people pass around like trading cards and the WebUI reads.
+"""Cards: images with an embedding in them, which people pass around like trading cards and the WebUI reads.
 
 The WebUI's dict as JSON is in the PNG text chunk `sd-ti-embedding`, base64, and again in the pixels: compressed by zlib, the
-low half of each byte in a block left of the picture, the high half in one right of it, a black column on each side of it.
+low half of each byte in a block left of the image, the high half in one right of it, a black column on each side of it.
 The halves are the pixels' lower four bits, XORed with a fixed sequence so that no column of a block is black; the upper four
 bits are free for looks. Facts from AUTOMATIC1111 v1.10.1, modules/textual_inversion/image_embedding.py.
 
-H, W height and width of a picture or block, V vectors, D width of a text encoder's token embeddings.
+H, W height and width of an image or block, V vectors, D width of a text encoder's token embeddings.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ti_trainer.formats.recognition import webp_size
 Bytes = NDArray[np.uint8]
 
 _CHUNK = "sd-ti-embedding"
-_NEGATIVE = "ti-trainer-negative"  # the chunk of a negative that goes with it: the WebUI reads one embedding of a picture
+_NEGATIVE = "ti-trainer-negative"  # the chunk of a negative that goes with it: the WebUI reads one embedding of an image
 _MAX_JSON = 8 * 2**20  # characters: 22 a number
 _MAX_NUMBERS = _MAX_JSON // 16
 _MAX_PIXELS = 4 * 2**20
@@ -78,14 +78,14 @@ def _pixels(content: bytes, kind: str) -> Bytes:
         return np.asarray(image.convert("RGB"))
 
 
-def make_card(picture: Image.Image, embedding: Embedding, title: str | None = None) -> Image.Image:
-    """The picture, captioned (by default with the name) and at least 512 pixels a side, between two blocks of data."""
+def make_card(image: Image.Image, embedding: Embedding, title: str | None = None) -> Image.Image:
+    """The image, captioned (by default with the name) and at least 512 pixels a side, between two blocks of data."""
     footers = (
         embedding.checkpoint or "",
         f"[{embedding.checkpoint_hash}]" if embedding.checkpoint_hash else "",
         f"{embedding.num_vectors}v {embedding.step}s",
     )
-    middle = np.asarray(captioned(picture, embedding.name if title is None else title, footers))  # (H, W, 3)
+    middle = np.asarray(captioned(image, embedding.name if title is None else title, footers))  # (H, W, 3)
     height = len(middle)
     packed = np.frombuffer(zlib.compress(_to_json(embedding), 9), np.uint8)  # (bytes,)
     columns = (len(packed) // height + 1) // 3 + 1
@@ -99,12 +99,12 @@ def make_card(picture: Image.Image, embedding: Embedding, title: str | None = No
 
 
 def write(embedding: Embedding, path: Path) -> None:
-    """A card without a picture."""
+    """A card without an image."""
     write_card(Image.new("RGB", (512, 512), (52, 58, 72)), embedding, path)
 
 
 def write_card(
-    picture: Image.Image, embedding: Embedding, path: Path, title: str | None = None, negative: Embedding | None = None
+    image: Image.Image, embedding: Embedding, path: Path, title: str | None = None, negative: Embedding | None = None
 ) -> None:
     """`make_card` as PNG, or lossless WebP (which has no text chunk) if `path` ends so.
 
@@ -112,7 +112,7 @@ def write_card(
     EmbeddingFormatError if numbers are not finite.
     """
     embedding = writable(embedding)
-    card = make_card(picture, embedding, title)
+    card = make_card(image, embedding, title)
     with files.atomic(path) as new:
         if path.suffix.lower() == ".webp":
             card.save(new, "WEBP", lossless=True)

@@ -1,4 +1,4 @@
-"""What is drawn on a card's picture: the title above, footers below, on darkened edges. Knows nothing of embeddings."""
+"""What is drawn on a card's image: the title above, footers below, on darkened edges. Knows nothing of embeddings."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_SHORTEST_SIDE = 512  # of the picture, so that words can be read
+_SHORTEST_SIDE = 512  # of the image, so that words can be read
 _FONT_SIZE = 96
 
 
-def captioned(picture: Image.Image, title: str, footers: Sequence[str]) -> Image.Image:
-    """The picture in RGB, at least 512 pixels a side, with the title above and three footers (left, middle, right)."""
-    picture = _darkened(_enlarged(picture.convert("RGB")))
-    width, height = picture.size
+def captioned(image: Image.Image, title: str, footers: Sequence[str]) -> Image.Image:
+    """The image in RGB, at least 512 pixels a side, with the title above and three footers (left, middle, right)."""
+    image = _darkened(_enlarged(image.convert("RGB")))
+    width, height = image.size
     margin = height // 50
     for mask in _words([title], height // 12, width - 2 * margin):
-        _put(picture, mask, margin, margin)
+        _put(image, mask, margin, margin)
     for position, mask in enumerate(_words(footers, height // 22, width // 3 - 2 * margin)):
         free = width - 2 * margin - mask.width
-        _put(picture, mask, margin + free * position // 2, height - margin - mask.height)
-    return picture
+        _put(image, mask, margin + free * position // 2, height - margin - mask.height)
+    return image
 
 
-def _enlarged(picture: Image.Image) -> Image.Image:
-    factor = _SHORTEST_SIDE / min(picture.size)
+def _enlarged(image: Image.Image) -> Image.Image:
+    factor = _SHORTEST_SIDE / min(image.size)
     if factor <= 1:
-        return picture
-    return picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.LANCZOS)
+        return image
+    return image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)
 
 
-def _darkened(picture: Image.Image) -> Image.Image:
+def _darkened(image: Image.Image) -> Image.Image:
     """Black towards the top and bottom edge, so that white words can be read on anything."""
-    edge = np.abs(np.linspace(-1, 1, picture.height))[:, None, None]  # (H, 1, 1), 1 at the edges
-    return Image.fromarray((np.asarray(picture) * (1 - 0.75 * edge**3)).astype(np.uint8))
+    edge = np.abs(np.linspace(-1, 1, image.height))[:, None, None]  # (H, 1, 1), 1 at the edges
+    return Image.fromarray((np.asarray(image) * (1 - 0.75 * edge**3)).astype(np.uint8))
 
 
-def _put(picture: Image.Image, mask: Image.Image, left: int, top: int) -> None:
-    picture.paste((255, 255, 255), (left, top), mask)
+def _put(image: Image.Image, mask: Image.Image, left: int, top: int) -> None:
+    image.paste((255, 255, 255), (left, top), mask)
 
 
 def _words(texts: Sequence[str], height: int, width: int) -> list[Image.Image]:

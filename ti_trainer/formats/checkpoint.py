@@ -11,7 +11,7 @@ from torch import Tensor
 from ti_trainer.errors import ModelError
 from ti_trainer.formats import torch_pickle
 from ti_trainer.formats.recognition import MAX_HEADER, format_of, head_of, stranger
-from ti_trainer.formats.tensor_names import kind_of
+from ti_trainer.formats.tensor_names import spec_of
 
 
 def read_checkpoint(path: Path, *, only_shapes: bool = False) -> dict[str, Tensor]:
@@ -30,7 +30,7 @@ def read_checkpoint(path: Path, *, only_shapes: bool = False) -> dict[str, Tenso
         raise ModelError(message) from error
     if not tensors:
         names = data if isinstance(data, dict) else {}
-        what = "an embedding" if "string_to_param" in names else kind_of(names) or "a file without weights"
+        what = "an embedding" if "string_to_param" in names else spec_of(names) or "a file without weights"
         message = f"{path} is {what}. Choose a checkpoint."
         raise ModelError(message)
     return tensors

@@ -104,7 +104,7 @@ def checked(tensor: Tensor) -> Tensor:
         raise EmbeddingFormatError(message)
     vectors = torch.empty(tensor.shape).copy_(tensor.detach())  # (V, D)
     wrong = int((~torch.isfinite(vectors)).sum())
-    if wrong:  # one of them spoils every picture of every prompt that it is in
+    if wrong:  # one of them spoils every image of every prompt that it is in
         message = (
             f"{wrong} of its {vectors.numel()} numbers are not finite: training diverged. "
             "Use an earlier copy, or train again with a lower learning rate."

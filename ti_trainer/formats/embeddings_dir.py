@@ -204,7 +204,7 @@ def negatives_in_cards(folder: Path) -> Iterator[tuple[Path, Embedding]]:
 
 
 def take_negatives_out(folder: Path) -> list[Path]:
-    """Give each negative that is only in a card a file beside it, for programs that read one embedding of a picture."""
+    """Give each negative that is only in a card a file beside it, for programs that read one embedding of an image."""
     files = []
     for card, negative in list(negatives_in_cards(folder)):
         files.append(card.with_name(f"{negative.name}.safetensors"))

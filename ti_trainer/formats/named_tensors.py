@@ -18,7 +18,7 @@ from ti_trainer.embedding import Embedding
 from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.formats import torch_pickle
 from ti_trainer.formats.checks import T5_WIDTH, by_encoder, checked, refuse_t5
-from ti_trainer.formats.tensor_names import kind_of
+from ti_trainer.formats.tensor_names import spec_of
 
 KOHYA_KEY = "emb_params"
 _ONETRAINER_KEY = "emp_params"  # its own spelling, and the only one that it reads
@@ -56,7 +56,7 @@ def from_tensors(tensors: dict[Any, Tensor], stem: str) -> Embedding:
 
 def refuse_others(shapes: Shapes) -> None:
     """EmbeddingFormatError for tensors of these names and shapes that are no embedding, or none that can be used."""
-    what = kind_of(shapes)
+    what = spec_of(shapes)
     if what:
         message = f"it is {what}. Choose an embedding."
         raise EmbeddingFormatError(message)

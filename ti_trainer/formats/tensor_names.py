@@ -34,7 +34,7 @@ _LONGEST = 200  # characters of a name that are looked at
 _HYPERNETWORK_WIDTHS = {"320", "640", "768", "1024", "1280"}
 
 
-def kind_of(names: Iterable[object]) -> str | None:
+def spec_of(names: Iterable[object]) -> str | None:
     """What a file with tensors of these names is, with its article: "a LoRA"; None if they are unknown."""
     texts = [str(name)[:_LONGEST] for name in names]
     for pattern, what in _FIRST_THAT_FITS[:1]:

@@ -1,6 +1,6 @@
 """The WebUI's own dict, in a .pt, .bin or card, with the optimizer's state beside it; rinongal's is its ancestor.
 
-Facts from AUTOMATIC1111 v1.10.1, modules/textual_inversion/textual_inversion.py. Knows nothing of pickles or pictures.
+Facts from AUTOMATIC1111 v1.10.1, modules/textual_inversion/textual_inversion.py. Knows nothing of pickles or images.
 
 V vectors, D width of a text encoder's token embeddings.
 """

@@ -1,4 +1,4 @@
-"""How much the loss counts at each place of a picture, from the greys of its mask. Pure.
+"""How much the loss counts at each place of an image, from the greys of its mask. Pure.
 
 C latent channels, H W latent height and width.
 """
@@ -20,7 +20,7 @@ def mask_weight(
 ) -> Tensor:
     """(1, H, W) from what a mask or alpha (1, 8 H, 8 W) counts, which is nowhere less than `outside`.
 
-    Normalised it has mean 1, so that pictures with a small mask count as much as others. With nothing outside, the least
+    Normalised it has mean 1, so that images with a small mask count as much as others. With nothing outside, the least
     alpha counts for nothing, and one that is the same everywhere is none, as in the WebUI. Where a mask marks nothing, all
     is outside.
     """

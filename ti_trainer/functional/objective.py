@@ -42,7 +42,7 @@ def clean_latents(
 
 
 def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """The same noise schedule, rescaled until its end leaves nothing of the picture (arXiv:2305.08891, algorithm 1)."""
+    """The same noise schedule, rescaled until its end leaves nothing of the image (arXiv:2305.08891, algorithm 1)."""
     signal = alphas_cumprod.double().sqrt()
     signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
     return signal.square().to(alphas_cumprod)

@@ -28,7 +28,7 @@ BEGINS = "The network is compiled: the first steps take a minute or more, those 
 
 
 class CompiledNetwork:
-    """Calls a network compiled where a gradient is wanted, and as it is where none is: pictures have other shapes.
+    """Calls a network compiled where a gradient is wanted, and as it is where none is: images have other shapes.
 
     `begins` is called before a shape is compiled. The network itself stays as it was. RuntimeError if this torch cannot.
     """

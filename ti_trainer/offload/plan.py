@@ -21,7 +21,7 @@ KIB, GIB = 2**10, 2**30
 KEPT = {"SD 1.x": 176 * KIB, "SD 2.x": 165 * KIB, "SDXL": 316 * KIB}
 KEPT_UNDER_AUTOCAST = {"SD 1.x": 220 * KIB, "SD 2.x": 240 * KIB, "SDXL": 380 * KIB}  # which keeps some in float32
 KEPT_RECOMPUTING = {"SD 1.x": 36 * KIB, "SD 2.x": 25 * KIB, "SDXL": 30 * KIB}
-# The same of a VAE's decoder, by latent place of the pictures that are decoded at once.
+# The same of a VAE's decoder, by latent place of the images that are decoded at once.
 DECODED, DECODED_RECOMPUTING = 711 * KIB, 440 * KIB
 MARGIN = 0.1  # of what blocks keep, more of them are computed twice than would do by count
 BESIDES = 1.5 * GIB  # kernels' workspace, the block at hand, and what lies scattered; an estimate

@@ -94,7 +94,7 @@ def recomputed(blocks: Iterable[nn.Module], autocast: Autocast = nullcontext) ->
         yield block, "forward", partial(checkpoint, block.forward, **options)
 
 
-class GivingWay:
+class BlockOffloader:
     """Makes a U-Net and its text encoders, which compute on a device, compute as plans say, until `close`."""
 
     def __init__(

@@ -1,1 +1,1 @@
-"""From a folder of photos to a data set: crops, splits, buckets, flips, captions. Originals are never touched."""
+"""From a folder of photos to a dataset: crops, splits, buckets, flips, captions. Originals are never touched."""

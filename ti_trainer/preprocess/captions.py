@@ -25,7 +25,7 @@ class Existing:
         """What the file says, None if there is none; DatasetError if it is no text."""
         return None if self.file is None else read_caption(self.file)
 
-    def stamp(self) -> str:
+    def signature(self) -> str:
         """Another one once the caption has changed."""
         return "-".join(map(str, stamp_of(self.file))) if self.file else self.words
 

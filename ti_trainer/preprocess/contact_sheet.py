@@ -1,4 +1,4 @@
-"""A sheet of photos beside what becomes of them, as a picture."""
+"""A sheet of photos beside what becomes of them, as an image."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def sheet(rows: Iterable[tuple[Path, Sequence[Result], str]]) -> Image.Image:
 
 
 def _row(path: Path, made: Sequence[Result], said: str) -> Image.Image:
-    pictures = [on_white(each.picture) for each in made]
+    images = [on_white(each.image) for each in made]
     if made:
         with opened_image(path) as opened:
-            pictures.insert(0, on_white(upright(opened, (1, 2 * ROW_PX))))
-    for picture in pictures:
-        picture.thumbnail((4 * ROW_PX, ROW_PX))
-    width = sum(each.width + GAP_PX for each in pictures)
-    row = Image.new("RGB", (max(width, 800), (ROW_PX if pictures else 0) + TEXT_PX + 2 * GAP_PX), "white")
+            images.insert(0, on_white(upright(opened, (1, 2 * ROW_PX))))
+    for image in images:
+        image.thumbnail((4 * ROW_PX, ROW_PX))
+    width = sum(each.width + GAP_PX for each in images)
+    row = Image.new("RGB", (max(width, 800), (ROW_PX if images else 0) + TEXT_PX + 2 * GAP_PX), "white")
     left = 0
-    for each in pictures:
+    for each in images:
         row.paste(each, (left, 0))
         left += each.width + GAP_PX
-    sizes = ", ".join(f"{each.picture.width} x {each.picture.height}" for each in made)
+    sizes = ", ".join(f"{each.image.width} x {each.image.height}" for each in made)
     _write(row, " - ".join(filter(None, (path.name, sizes, said))))
     return row
 

@@ -1,4 +1,4 @@
-"""Which part of a photo becomes a picture of which size: pure geometry, with the WebUI's rules. Knows nothing of contents.
+"""Which part of a photo becomes an image of which size: pure geometry, with the WebUI's rules. Knows nothing of contents.
 
 Sizes are (width, height), boxes (left, top, right, bottom), in pixels of the photo held upright. The rules are those of the
 WebUI's last Preprocess tab, the parent of its commit 11d23e8c.
@@ -17,7 +17,7 @@ from ti_trainer.errors import DatasetError
 
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]
-LONGEST = 16  # times as long as wide; longer ones would be enlarged to gigantic pictures, or split into thousands
+LONGEST = 16  # times as long as wide; longer ones would be enlarged to gigantic images, or split into thousands
 STEP = 64  # px between sizes of an auto-sized crop
 DRAFT_RESERVE = 1.4  # a decoder's own reduction is coarse: so much is left to the filter, which then hides it (40 dB)
 
@@ -123,7 +123,7 @@ def auto_sized(
 def render(
     photo: Image.Image, cut: Cut, source: Size, resampling: Image.Resampling = Image.Resampling.LANCZOS
 ) -> Image.Image:
-    """The picture. `photo` may have been decoded smaller than its `source` size is."""
+    """The image. `photo` may have been decoded smaller than its `source` size is."""
     across, down = photo.width / source[0], photo.height / source[1]
     left, top, right, bottom = cut.box
     box = (left * across, top * down, min(right * across, photo.width), min(bottom * down, photo.height))

@@ -1,7 +1,7 @@
-"""Where faces are in a picture, by what OpenCV has for it, and where its detector's model comes from. Knows no crops.
+"""Where faces are in an image, by what OpenCV has for it, and where its detector's model comes from. Knows no crops.
 
 The detector is YuNet (MIT licence, from OpenCV's model zoo), 230 kB, which the WebUI keeps in models/opencv; without it, the
-Haar cascades that are part of OpenCV 4. Positions are in pixels of the picture given.
+Haar cascades that are part of OpenCV 4. Positions are in pixels of the image given.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ti_trainer.files import write_bytes
 from ti_trainer.wording import pip_install
 
 Face = tuple[float, float, float, float]  # left, top, width, height
-Faces = Callable[[Image.Image], list[Face]]  # of an RGB picture; not to be called by two threads at once
+Faces = Callable[[Image.Image], list[Face]]  # of an RGB image; not to be called by two threads at once
 
 MODEL = "face_detection_yunet_2023mar.onnx"
 OLD_MODEL = "face_detection_yunet.onnx"  # what the WebUI keeps for OpenCV before 4.8, which cannot read the new one
@@ -106,16 +106,16 @@ def _tried(path: Path) -> tuple[Faces | None, str]:
 
 
 def _yunet(model: bytes, path: Path) -> Faces:
-    """YuNet, tried on an empty picture. cv2.error if this OpenCV cannot use the model."""
+    """YuNet, tried on an empty image. cv2.error if this OpenCV cannot use the model."""
     with _quiet():
         detector = _detector(model, path)
         detector.setInputSize((100, 75))  # no multiples of 32: an OpenCV that does not suit the model fails at once
         detector.detect(np.zeros((75, 100, 3), np.uint8))
 
-    def find(picture: Image.Image) -> list[Face]:
-        # The model was trained on faces up to about 300 px: larger ones may be seen in a smaller picture only.
+    def find(image: Image.Image) -> list[Face]:
+        # The model was trained on faces up to about 300 px: larger ones may be seen in a smaller image only.
         for scale in (1, 2, 4):
-            scaled = picture.reduce(scale) if scale > 1 else picture
+            scaled = image.reduce(scale) if scale > 1 else image
             detector.setInputSize(scaled.size)
             found = detector.detect(np.ascontiguousarray(np.asarray(scaled)[:, :, ::-1]))[1]  # BGR; the WebUI gives it RGB
             if found is not None:
@@ -148,9 +148,9 @@ def _cascades() -> list[Any]:
 def _haar(cascades: Sequence[Any]) -> Faces:
     """What the first cascade finds that finds anything. The WebUI looks for eyes before, and fails once it has found any."""
 
-    def find(picture: Image.Image) -> list[Face]:
-        grey = np.asarray(picture.convert("L"))
-        least = int(min(picture.size) * 0.05)
+    def find(image: Image.Image) -> list[Face]:
+        grey = np.asarray(image.convert("L"))
+        least = int(min(image.size) * 0.05)
         for cascade in cascades:
             found = cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=7, minSize=(least, least))
             if len(found):

@@ -1,7 +1,7 @@
-"""The point of a picture that a crop should be around: among its edges, its faces, and where it is least even.
+"""The point of an image that a crop should be around: among its edges, its faces, and where it is least even.
 
 The rules and their numbers are those of the WebUI's last autocrop, the parent of its commit 11d23e8c. Positions and sizes
-are in pixels of the picture given: the photo scaled until it covers the crop. Knows no files.
+are in pixels of the image given: the photo scaled until it covers the crop. Knows no files.
 """
 
 from __future__ import annotations
@@ -57,33 +57,33 @@ class Focus:
     found: tuple[Found, ...]
 
 
-def find(picture: Image.Image, wanted: Size, weights: Weights, faces: Faces | None) -> Focus:
-    """The focal point of an RGB picture of which `wanted` will be cut out; its middle if there is nothing to see in it."""
+def find(image: Image.Image, wanted: Size, weights: Weights, faces: Faces | None) -> Focus:
+    """The focal point of an RGB image of which `wanted` will be cut out; its middle if there is nothing to see in it."""
     looks: tuple[tuple[str, float, Callable[[], list[Point]]], ...] = (
-        ("Edge", weights.edges, lambda: _corners(picture)),
-        ("Entropy", weights.entropy, lambda: _most_uneven(picture, wanted)),
-        ("Face", weights.face, lambda: _face_points(picture, faces)),
+        ("Edge", weights.edges, lambda: _corners(image)),
+        ("Entropy", weights.entropy, lambda: _most_uneven(image, wanted)),
+        ("Face", weights.face, lambda: _face_points(image, faces)),
     )
     points = {kind: (weight, found) for kind, weight, look in looks if weight > 0 and (found := look())}
     if not points:
         # The WebUI takes the corner at the upper left then.
-        return Focus((picture.width // 2, picture.height // 2), ())
+        return Focus((image.width // 2, image.height // 2), ())
     total = sum(weight for weight, _ in points.values())
     kinds = tuple(Found(kind, tuple(found), weight / total) for kind, (weight, found) in points.items())
     x, y = (round(sum(each.centroid[axis] * each.share for each in kinds)) for axis in (0, 1))
     return Focus((x, y), kinds)
 
 
-def annotate(picture: Image.Image, focus: Focus, box: Box) -> Image.Image:
+def annotate(image: Image.Image, focus: Focus, box: Box) -> Image.Image:
     """A copy that shows why: each kind's points, its centroid with its share, the focal point and the crop's frame."""
-    drawn = picture.convert("RGB")
+    drawn = image.convert("RGB")
     draw = ImageDraw.Draw(drawn)
-    largest = min(picture.size) * 0.07
-    line = max(1, min(picture.size) // LINE)
+    largest = min(image.size) * 0.07
+    line = max(1, min(image.size) // LINE)
     for each in focus.found:
         colour = COLOURS[each.kind]
         around = _around(each.centroid, largest * each.share)
-        label = (min(max(around[0], 0), picture.width - 80), max(around[1] - 15, 0))  # within the picture
+        label = (min(max(around[0], 0), image.width - 80), max(around[1] - 15, 0))  # within the image
         draw.text(label, f"{each.kind}: {each.share:.2f}", fill=colour)
         draw.ellipse(around, outline=colour, width=line)
         if len(each.points) > 1:
@@ -100,52 +100,52 @@ def _around(point: Point, size: float) -> Box:
     return (point[0] - half, point[1] - half, point[0] + half, point[1] + half)
 
 
-def _corners(picture: Image.Image) -> list[Point]:
+def _corners(image: Image.Image) -> list[Point]:
     """Where the greys change in two directions (Shi and Tomasi 1994), up to 100 places."""
     if text := missing():
         _warn(text)
         return []
     import cv2
 
-    grey = picture.convert("L")
+    grey = image.convert("L")
     # The lowest tenth is painted over: signatures and watermarks are there.
-    ImageDraw.Draw(grey).rectangle((0, picture.height * 0.9, *picture.size), fill="#999")
+    ImageDraw.Draw(grey).rectangle((0, image.height * 0.9, *image.size), fill="#999")
     found = cv2.goodFeaturesToTrack(
-        np.array(grey), maxCorners=100, qualityLevel=0.04, minDistance=min(picture.size) * 0.06, useHarrisDetector=False
+        np.array(grey), maxCorners=100, qualityLevel=0.04, minDistance=min(image.size) * 0.06, useHarrisDetector=False
     )
     return [] if found is None else [(float(x), float(y)) for x, y in found.reshape(-1, 2)]
 
 
-def _most_uneven(picture: Image.Image, wanted: Size) -> list[Point]:
+def _most_uneven(image: Image.Image, wanted: Size) -> list[Point]:
     """The middle of the window whose dithered black and white are least balanced, without being all of one.
 
     The WebUI calls it entropy and sums -log2 of both shares, which is largest where their product is smallest. Windows move
     along the axis in which there is room; the WebUI moves them along the longer one: the same, wherever it crops well.
     """
-    along = 0 if picture.width > wanted[0] else 1
-    grey = _dithered_grey(picture)
+    along = 0 if image.width > wanted[0] else 1
+    grey = _dithered_grey(image)
     best, least = None, wanted[0] * wanted[1] * wanted[0] * wanted[1]
-    for start in range(0, picture.size[along] - wanted[along], STRIDE):
+    for start in range(0, image.size[along] - wanted[along], STRIDE):
         left, top = (start, 0) if along == 0 else (0, start)
         counts = grey.crop((left, top, left + wanted[0], top + wanted[1])).convert("1").histogram()
         product = counts[0] * counts[255]
         if 0 < product < least:
             best, least = (left + wanted[0] // 2, top + wanted[1] // 2), product
-    # Of an even picture the WebUI takes the end, by a list that changes after it was chosen.
+    # Of an even image the WebUI takes the end, by a list that changes after it was chosen.
     return [best] if best else []
 
 
-def _dithered_grey(picture: Image.Image) -> Image.Image:
-    """The greys that Pillow makes of a picture when it dithers it: rounded down, other than those of convert("L")."""
-    sums = np.asarray(picture).astype(np.uint32) @ np.array([299, 587, 114], np.uint32)
+def _dithered_grey(image: Image.Image) -> Image.Image:
+    """The greys that Pillow makes of an image when it dithers it: rounded down, other than those of convert("L")."""
+    sums = np.asarray(image).astype(np.uint32) @ np.array([299, 587, 114], np.uint32)
     return Image.fromarray((sums // 1000).astype(np.uint8))
 
 
-def _face_points(picture: Image.Image, faces: Faces | None) -> list[Point]:
+def _face_points(image: Image.Image, faces: Faces | None) -> list[Point]:
     """A point in the upper half of each face, about between its eyes."""
     if faces is None:
         return []
-    return [(int(left + width * 0.5), int(top + height * 0.33)) for left, top, width, height in faces(picture)]
+    return [(int(left + width * 0.5), int(top + height * 0.33)) for left, top, width, height in faces(image)]
 
 
 @lru_cache

@@ -26,36 +26,36 @@ from ti_trainer.preprocess.source import without_repeats
 FILE = ".ti_trainer-preprocess.json"
 JOURNAL = ".ti_trainer-preprocess.journal"  # what came since, a line each; there only while we work, or after a kill
 LONGEST_STEM = 180  # bytes: most file systems end at 255, and endings come on top
-Stamp = list[int]  # length in bytes, time of change in ns
-NOT_OURS: Stamp = [0, 0]  # no picture's
+FileSignature = list[int]  # length in bytes, time of change in ns
+NOT_OURS: FileSignature = [0, 0]  # no image's
 
 
 @dataclass
 class Entry:
-    """One photo, its pictures and their masks, by their names the stamps they were written with.
+    """One photo, its images and their masks, by their names the stamps they were written with.
 
     `settings` only once all is done. A mask that was there before, and is not ours, has the stamp NOT_OURS.
     """
 
     path: str
     relative: str
-    stamp: Stamp
+    signature: FileSignature
     stem: str
     settings: str = ""
-    pictures: dict[str, Stamp] = field(default_factory=dict)
+    images: dict[str, FileSignature] = field(default_factory=dict)
     captions: dict[str, str] = field(default_factory=dict)  # a .txt file's name: hash of what we wrote
-    masks: dict[str, Stamp] = field(default_factory=dict)
+    masks: dict[str, FileSignature] = field(default_factory=dict)
 
 
 @dataclass
-class Ledger:
-    """Every photo that this folder has pictures of."""
+class Manifest:
+    """Every photo that this folder has images of."""
 
     folder: Path
     entries: list[Entry] = field(default_factory=list)
 
     @classmethod
-    def of(cls, folder: Path) -> Ledger:
+    def of(cls, folder: Path) -> Manifest:
         """Read it, empty if there is none; ConfigError if it is damaged."""
         file = folder / FILE
         for each in (file, folder / JOURNAL):
@@ -63,16 +63,16 @@ class Ledger:
                 message = f"{each} is no file: take it away, or take another destination."
                 raise ConfigError(message)
         try:
-            ledger = cls(folder, [Entry(**each) for each in json.loads(file.read_text(encoding="utf-8"))])
-            ledger._read_journal()
-            for each in ledger.entries:
+            manifest = cls(folder, [Entry(**each) for each in json.loads(file.read_text(encoding="utf-8"))])
+            manifest._read_journal()
+            for each in manifest.entries:
                 _check(each)
         except FileNotFoundError:
             return cls(folder)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             message = f"{file} is damaged ({error}): without it nobody knows what was made here. Take another destination."
             raise ConfigError(message) from error
-        return ledger
+        return manifest
 
     def save(self) -> None:
         """Write it, the journal in it."""
@@ -90,72 +90,74 @@ class Ledger:
             if half.fullmatch(path.name):
                 path.unlink(missing_ok=True)
 
-    def enter(self, photos: Iterable[tuple[Path, str, Stamp]]) -> dict[Path, Entry]:
+    def enter(self, photos: Iterable[tuple[Path, str, FileSignature]]) -> dict[Path, Entry]:
         """The entry of each photo (path, path within its source, stamp); new ones get a name that nothing else has."""
         by_path = {each.path: each for each in self.entries}
-        by_file = {(each.relative, *each.stamp): each for each in self.entries}
+        by_file = {(each.relative, *each.signature): each for each in self.entries}
         taken = set().union(*(_names_like(each.stem.casefold()) for each in self.entries))
         found: dict[Path, Entry] = {}
         used: set[int] = set()
-        for path, relative, stamp in photos:
-            entry = by_path.get(str(path)) or by_file.get((relative, *stamp))
+        for path, relative, signature in photos:
+            entry = by_path.get(str(path)) or by_file.get((relative, *signature))
             if entry is None or id(entry) in used:
-                entry = Entry(str(path), relative, stamp, free_stem(relative, taken))
+                entry = Entry(str(path), relative, signature, free_stem(relative, taken))
                 taken |= _names_like(entry.stem.casefold())
                 self.entries.append(entry)
             used.add(id(entry))
             entry.path, entry.relative = str(path), relative
-            if entry.stamp != stamp:
-                entry.stamp, entry.settings = stamp, ""
+            if entry.signature != signature:
+                entry.signature, entry.settings = signature, ""
             found[path] = entry
         return found
 
     def changed(self, entry: Entry) -> set[str]:
-        """Names, without their endings, of its pictures that somebody changed, or left out: they are not made again."""
-        pictures = entry.pictures.items()
-        return {Path(name).stem for name, stamp in pictures if self._is_left_out(name) or self._is_changed(name, stamp)}
+        """Names, without their endings, of its images that somebody changed, or left out: they are not made again."""
+        images = entry.images.items()
+        return {
+            Path(name).stem for name, signature in images if self._is_left_out(name) or self._is_changed(name, signature)
+        }
 
     def is_done(self, entry: Entry, settings: str) -> bool:
         """Whether all was made with these settings and is still there."""
         if entry.settings != settings:
             return False
-        out = {Path(name).stem for name in entry.pictures if self._is_left_out(name)}
-        masks = (name for name in entry.masks if picture_of(name) not in out)
-        return all((self.folder / name).exists() or self._is_left_out(name) for name in (*entry.pictures, *masks))
+        out = {Path(name).stem for name in entry.images if self._is_left_out(name)}
+        masks = (name for name in entry.masks if image_of(name) not in out)
+        return all((self.folder / name).exists() or self._is_left_out(name) for name in (*entry.images, *masks))
 
     def was_edited(self, entry: Entry, caption: Path) -> bool:
         """Whether somebody has changed a caption since it was written, or wrote it in the first place."""
         return os.path.lexists(caption) and _hash_in(caption) != entry.captions.get(caption.name)
 
-    def masks_to_keep(self, entry: Entry, kept: Collection[str]) -> dict[str, Stamp]:
-        """Its masks that somebody painted over, and those of pictures that are `kept`, by their stems."""
+    def masks_to_keep(self, entry: Entry, kept: Collection[str]) -> dict[str, FileSignature]:
+        """Its masks that somebody painted over, and those of images that are `kept`, by their stems."""
         masks = entry.masks.items()
         there = {name for name in entry.masks if (self.folder / name).exists() or self._is_left_out(name)}
         return {
-            name: stamp
-            for name, stamp in masks
-            if self._is_changed(name, stamp) or (picture_of(name) in kept and name in there)
+            name: signature
+            for name, signature in masks
+            if self._is_changed(name, signature) or (image_of(name) in kept and name in there)
         }
 
     def leftovers(self, entry: Entry, made: Collection[str]) -> list[str]:
         """Names of what earlier settings made, that nobody changed and that is not among what was `made` now.
 
-        A mask that somebody painted keeps its picture: alone it would be taken for one.
+        A mask that somebody painted keeps its image: alone it would be taken for one.
         """
-        pictures = [name for name, stamp in (entry.pictures | entry.masks).items() if not self._is_changed(name, stamp)]
+        images = [name for name, signature in (entry.images | entry.masks).items() if not self._is_changed(name, signature)]
         captions = [name for name in entry.captions if not self.was_edited(entry, self.folder / name)]
-        gone, stems = {*pictures, *captions} - set(made), {Path(name).stem for name in made}
+        gone, stems = {*images, *captions} - set(made), {Path(name).stem for name in made}
         return sorted(name for name in gone if Path(name).stem in stems or not self._has_mask(entry, name, gone))
 
-    def _has_mask(self, entry: Entry, picture: str, but: Collection[str]) -> bool:
-        names = mask_names(Path(picture).stem) if picture in entry.pictures else ()
+    def _has_mask(self, entry: Entry, image: str, but: Collection[str]) -> bool:
+        names = mask_names(Path(image).stem) if image in entry.images else ()
         return any((self.folder / name).exists() for name in names if name not in but)
 
     def _is_left_out(self, name: str) -> bool:
         return (self.folder / LEFT_OUT / name).exists() or is_taken_away(self.folder, name)
 
-    def _is_changed(self, name: str, stamp: Stamp) -> bool:
-        return (self.folder / name).exists() and stamp_of(self.folder / name) != stamp
+    def _is_changed(self, name: str, signature: FileSignature) -> bool:
+        return (self.folder / name).exists() and stamp_of(self.folder / name) != signature
 
     def _read_journal(self) -> None:
         journal = self.folder / JOURNAL
@@ -171,11 +173,11 @@ class Ledger:
         """A line of the journal. What it says is not so yet where the file that was there before is there still."""
         entry.settings = noted.get("settings", "")
         if "settings" in noted:
-            entry.pictures, entry.captions = noted["pictures"], noted["captions"]
+            entry.images, entry.captions = noted["images"], noted["captions"]
             entry.masks = noted.get("masks", {})
             return
         path, is_caption = self.folder / noted["name"], "hash" in noted
-        known = entry.captions if is_caption else entry.masks if "mask" in noted else entry.pictures
+        known = entry.captions if is_caption else entry.masks if "mask" in noted else entry.images
         if path.exists() and path.name in known:
             present = _hash_in(path) if is_caption else stamp_of(path)
             if present == known[path.name]:
@@ -183,15 +185,15 @@ class Ledger:
         known[path.name] = noted["hash" if is_caption else "stamp"]
 
 
-def picture_of(mask: str) -> str:
-    """The stem of the picture that a mask of this name belongs to."""
+def image_of(mask: str) -> str:
+    """The stem of the image that a mask of this name belongs to."""
     stem = Path(mask).stem
     return stem.removesuffix(mark_of(stem))
 
 
-def mask_names(picture: str) -> list[str]:
-    """What masks beside a picture of this stem may be called, whoever made them."""
-    return [f"{picture}{mark}{ending}" for mark in MASKS for ending in sorted(image_endings())]
+def mask_names(image: str) -> list[str]:
+    """What masks beside an image of this stem may be called, whoever made them."""
+    return [f"{image}{mark}{ending}" for mark in MASKS for ending in sorted(image_endings())]
 
 
 def is_taken_away(folder: Path, mask: str) -> bool:
@@ -205,7 +207,7 @@ def note(folder: Path, stem: str, **line: Any) -> None:
         journal.write(json.dumps({"stem": stem, **line}).encode() + b"\n")
 
 
-def stamp_of(path: Path) -> Stamp:
+def stamp_of(path: Path) -> FileSignature:
     """What tells that a file was changed."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns]
@@ -222,12 +224,12 @@ def _hash_in(caption: Path) -> str:
 
 
 def free_stem(relative: str, taken: set[str]) -> str:
-    """A name for a photo's pictures: its own, its sub-folder's before it, a number behind where pictures would collide.
+    """A name for a photo's images: its own, its sub-folder's before it, a number behind where images would collide.
 
     It is never hidden, and has not the number of repeats that kohya's trainers put before a folder's name.
 
     `taken`, in lower case, are those of others: a second part of `a` is `a-2`, which no photo of that name may have too, and
-    `a_att` is its mask. Nor may the picture of a sub-folder, such as a/mask.png, become one by its name.
+    `a_att` is its mask. Nor may the image of a sub-folder, such as a/mask.png, become one by its name.
     """
     *folders, name = Path(relative).with_suffix("").parts
     wanted = "_".join((*map(without_repeats, folders), name)).replace("\\", "_").lstrip(".") or "image"
@@ -241,7 +243,7 @@ def free_stem(relative: str, taken: set[str]) -> str:
 
 
 def _names_like(stem: str) -> set[str]:
-    """The stem, and stems whose pictures' names it may have."""
+    """The stem, and stems whose images' names it may have."""
     unmarked = stem.removesuffix(mark_of(stem))
     plain = unmarked.removesuffix("-flipped")
     return {stem, unmarked, plain, re.sub(r"-\d+$", "", plain)}
@@ -249,7 +251,7 @@ def _names_like(stem: str) -> set[str]:
 
 def _check(entry: Entry) -> None:
     """ValueError if it names files elsewhere: leftovers are removed by these names."""
-    for name in (entry.stem, *entry.pictures, *entry.captions, *entry.masks):
+    for name in (entry.stem, *entry.images, *entry.captions, *entry.masks):
         if name != Path(name).name or "\\" in name:
             message = f"{name!r} is no name of a file"
             raise ValueError(message)

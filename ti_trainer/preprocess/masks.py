@@ -26,7 +26,7 @@ class Mask:
     path: Path
     mark: str
 
-    def stamp(self) -> str:
+    def signature(self) -> str:
         """Another one once the mask has changed."""
         try:
             return "-".join((self.mark, *map(str, stamp_of(self.path))))
@@ -37,7 +37,7 @@ class Mask:
 def check_folder(folder: Path, source: Path) -> None:
     """ConfigError unless it can be the folder of masks of the source's photos."""
     if not folder.is_dir():
-        message = f"The mask directory {folder} does not exist: name a folder with a grey picture for each image."
+        message = f"The mask directory {folder} does not exist: name a folder with a grey image for each image."
         raise ConfigError(message, "masks")
     if os.path.realpath(folder) == os.path.realpath(source):
         message = f"The mask directory {folder} is the source: masks that lie beside their images are found without it."

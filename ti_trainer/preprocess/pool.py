@@ -1,4 +1,4 @@
-"""Worker processes and the tasks they share; one that dies takes down only its task. Knows nothing of pictures."""
+"""Worker processes and the tasks they share; one that dies takes down only its task. Knows nothing of images."""
 
 from __future__ import annotations
 

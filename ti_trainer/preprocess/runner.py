@@ -25,7 +25,7 @@ from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes
 from ti_trainer.preprocess import faces
 from ti_trainer.preprocess.captions import Existing, captions_of
-from ti_trainer.preprocess.manifest import NOT_OURS, Entry, Ledger, Stamp, caption_hash, note, picture_of, stamp_of
+from ti_trainer.preprocess.manifest import NOT_OURS, Entry, FileSignature, Manifest, caption_hash, image_of, note, stamp_of
 from ti_trainer.preprocess.masks import Mask, check_folder, masks_of
 from ti_trainer.preprocess.pool import work_off
 from ti_trainer.preprocess.source import images_of, notes_on, real
@@ -39,10 +39,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Summary:
-    """What was done: photos that became pictures, those that had been done before, and files that failed, with reasons."""
+    """What was done: photos that became images, those that had been done before, and files that failed, with reasons."""
 
     photos: int = 0
-    pictures: int = 0
+    images: int = 0
     captions: int = 0
     masks: int = 0
     done_before: int = 0
@@ -54,7 +54,7 @@ class Summary:
 
     def lines(self) -> list[str]:
         """For people: what was done, without the reasons of what failed."""
-        made = f"{counted(self.photos, 'photo')} became {counted(self.pictures, 'picture')} in {self.seconds:.0f} s"
+        made = f"{counted(self.photos, 'photo')} became {counted(self.images, 'image')} in {self.seconds:.0f} s"
         counts = {"a caption": self.captions, "a mask": self.masks}
         said = [", ".join([made, *(f"{count} with {what}" for what, count in counts.items() if count)]) + "."]
         if self.done_before:
@@ -69,7 +69,7 @@ class Summary:
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """A photo to be made pictures of, but for those to be kept; `settings` name the options that they are made with."""
+    """A photo to be made images of, but for those to be kept; `settings` name the options that they are made with."""
 
     path: Path
     mask: Mask | None
@@ -81,14 +81,14 @@ class _Task:
     def order(self, folder: Path) -> dict[str, Any]:
         """For a worker."""
         entry = self.entry
-        known = {"stem": entry.stem, "keep": sorted(self.kept), "mine": entry.pictures, "masks": entry.masks}
+        known = {"stem": entry.stem, "keep": sorted(self.kept), "mine": entry.images, "masks": entry.masks}
         mask = [str(self.mask.path), self.mask.mark] if self.mask else None
         return {"path": str(self.path), "mask": mask, "folder": str(folder), **known}
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """A folder of photos to be made a data set in another folder.
+    """A folder of photos to be made a dataset in another folder.
 
     `face_models` are folders in which a face detector's model may lie; `captioning` opens what writes captions.
     """
@@ -133,35 +133,35 @@ class Preprocessing:
     ) -> tuple[list[Result], str]:
         try:
             made = results(path, self.config, finder, mask and mask.path)
-            return made, self._caption(existing, made[-1].picture, caption)
+            return made, self._caption(existing, made[-1].image, caption)
         except Exception as error:  # a damaged file provokes anything
             return [], str(error) or type(error).__name__
 
     def run(self, progress: Progress = lambda done, total: None, should_stop: Callable[[], bool] = lambda: False) -> Summary:
         """Do it. When stopped, photos that have been begun are finished."""
         begun_at, photos = time.monotonic(), self.check()
-        summary, ledger = Summary(notes=self.notes()), Ledger.of(self.destination)
-        ledger.tidy()
+        summary, manifest = Summary(notes=self.notes()), Manifest.of(self.destination)
+        manifest.tidy()
         common, tasks = self._settings(), []
         masks, captions = self._masks(photos), self._captions(photos)
-        for path, entry in ledger.enter(self._entered(photos, summary)).items():
+        for path, entry in manifest.enter(self._entered(photos, summary)).items():
             mask = masks.get(path)
-            stamp = "" if self.config.existing_captions == "ignore" else captions[path].stamp()
-            settings = common + stamp + (mask.stamp() if mask else "")
-            if ledger.is_done(entry, settings):
+            signature = "" if self.config.existing_captions == "ignore" else captions[path].signature()
+            settings = common + signature + (mask.signature() if mask else "")
+            if manifest.is_done(entry, settings):
                 summary.done_before += 1
             else:
-                tasks.append(_Task(path, mask, captions[path], entry, ledger.changed(entry), settings))
+                tasks.append(_Task(path, mask, captions[path], entry, manifest.changed(entry), settings))
         over = len(photos) - len(tasks)
         progress(over, len(photos))
         if tasks:
-            self._work_off(tasks, ledger, summary, should_stop, lambda done: progress(over + done, len(photos)))
+            self._work_off(tasks, manifest, summary, should_stop, lambda done: progress(over + done, len(photos)))
         summary.kept.sort()
         summary.stopped = should_stop()
         summary.seconds = time.monotonic() - begun_at
         return summary
 
-    def _entered(self, photos: list[Path], summary: Summary) -> Iterator[tuple[Path, str, Stamp]]:
+    def _entered(self, photos: list[Path], summary: Summary) -> Iterator[tuple[Path, str, FileSignature]]:
         """For the ledger: paths that mean the same wherever we are started; links stay links."""
         source = real(self.source)
         for path in photos:
@@ -174,16 +174,16 @@ class Preprocessing:
     def _work_off(
         self,
         tasks: list[_Task],
-        ledger: Ledger,
+        manifest: Manifest,
         summary: Summary,
         should_stop: Callable[[], bool],
         progress: Callable[[int], None],
     ) -> None:
-        """Let workers make pictures, caption them here meanwhile, and enter what was done."""
+        """Let workers make images, caption them here meanwhile, and enter what was done."""
         given = json.dumps({"config": self.config.to_dict(), "face_models": [str(each) for each in self.face_models]})
         with self.captioning() if self.captioning else nullcontext() as caption:
             self.destination.mkdir(parents=True, exist_ok=True)
-            ledger.save()
+            manifest.save()
             try:
                 answers = work_off(((each, each.order(self.destination)) for each in tasks), given, should_stop)
                 in_vain = 0
@@ -194,7 +194,7 @@ class Preprocessing:
                     if "failed" in answer:
                         summary.failed.append((task.entry.relative, answer["failed"]))
                     else:
-                        failed = self._enter(task, answer, ledger, caption, summary)
+                        failed = self._enter(task, answer, manifest, caption, summary)
                         in_vain = in_vain + 1 if failed else 0
                         if in_vain == CAPTIONS_IN_VAIN:
                             message = f"{in_vain} captions failed one after the other: {failed}"
@@ -202,23 +202,23 @@ class Preprocessing:
                     progress(number)
             finally:
                 with suppress(OSError):  # the journal knows it all
-                    ledger.save()
+                    manifest.save()
 
     def _enter(
-        self, task: _Task, answer: dict[str, Any], ledger: Ledger, caption: Caption | None, summary: Summary
+        self, task: _Task, answer: dict[str, Any], manifest: Manifest, caption: Caption | None, summary: Summary
     ) -> str | None:
         """Write captions, remove what earlier settings made of the photo, and note what there is now; or say why not."""
         entry, written = task.entry, answer["written"]
         entry.settings = ""
-        kept = {name: stamp for name, stamp in entry.pictures.items() if Path(name).stem in task.kept}
+        kept = {name: signature for name, signature in entry.images.items() if Path(name).stem in task.kept}
         painted = {name: entry.masks.get(name, NOT_OURS) for name in answer["painted"]}
-        unmasked = task.kept - {picture_of(name) for name in answer["masks"]}
-        masks = ledger.masks_to_keep(entry, unmasked) | painted | answer["masks"]
-        entry.pictures |= written
+        unmasked = task.kept - {image_of(name) for name in answer["masks"]}
+        masks = manifest.masks_to_keep(entry, unmasked) | painted | answer["masks"]
+        entry.images |= written
         entry.masks |= masks
         there = [name for name in (*kept, *written) if (self.destination / name).exists()]
         try:
-            captions = self._write_captions(task, there, ledger, caption, summary)
+            captions = self._write_captions(task, there, manifest, caption, summary)
         except OSError:
             raise
         except Exception as error:  # a captioner's own, as of a full GPU, or a caption that is no text
@@ -228,32 +228,32 @@ class Preprocessing:
         captions |= {
             name: old for name, old in entry.captions.items() if Path(name).stem in task.kept and name not in captions
         }
-        gone = ledger.leftovers(entry, [*kept, *written, *captions, *masks])
+        gone = manifest.leftovers(entry, [*kept, *written, *captions, *masks])
         for name in gone:
             (self.destination / name).unlink(missing_ok=True)
-        entry.pictures = {name: stamp for name, stamp in entry.pictures.items() if name not in gone}
+        entry.images = {name: signature for name, signature in entry.images.items() if name not in gone}
         entry.captions, entry.masks, entry.settings = captions, masks, task.settings
-        now = {"pictures": entry.pictures, "captions": captions, "masks": masks}
+        now = {"images": entry.images, "captions": captions, "masks": masks}
         note(self.destination, entry.stem, settings=entry.settings, **now)
         summary.photos += 1
-        summary.pictures += len(written)
+        summary.images += len(written)
         summary.masks += len(answer["masks"])
         summary.kept += [*kept, *painted]
         return None
 
     def _write_captions(
-        self, task: _Task, pictures: list[str], ledger: Ledger, caption: Caption | None, summary: Summary
+        self, task: _Task, images: list[str], manifest: Manifest, caption: Caption | None, summary: Summary
     ) -> dict[str, str]:
-        """A caption for each picture, the same for its mirrored copy; hashes of what lies there by the files' names."""
+        """A caption for each image, the same for its mirrored copy; hashes of what lies there by the files' names."""
         texts: dict[str, str] = {}
         hashes: dict[str, str] = {}
-        for name in pictures:
+        for name in images:
             file = self.destination / name
             part, caption_file = file.stem.removesuffix(FLIPPED), file.with_suffix(".txt")
             if part not in texts:
-                with opened_image(file) if caption else nullcontext() as picture:
-                    texts[part] = self._caption(task.existing, picture, caption)
-            if ledger.was_edited(task.entry, caption_file):
+                with opened_image(file) if caption else nullcontext() as image:
+                    texts[part] = self._caption(task.existing, image, caption)
+            if manifest.was_edited(task.entry, caption_file):
                 summary.kept.append(caption_file.name)
                 hashes[caption_file.name] = task.entry.captions.get(caption_file.name, "")
             elif texts[part]:
@@ -264,12 +264,12 @@ class Preprocessing:
                 summary.captions += 1
         return hashes
 
-    def _caption(self, existing: Existing, picture: Image.Image | None, caption: Caption | None) -> str:
+    def _caption(self, existing: Existing, image: Image.Image | None, caption: Caption | None) -> str:
         action = self.config.existing_captions
         text = None if action == "ignore" else existing.text()
         if text and action == "copy":
             return text
-        said = merged(text, caption(picture) if caption and picture else "", action)
+        said = merged(text, caption(image) if caption and image else "", action)
         return said or ("" if action == "ignore" else existing.words)
 
     def _masks(self, photos: list[Path]) -> dict[Path, Mask]:
@@ -294,7 +294,7 @@ class Preprocessing:
         return Path(self.config.masks) if self.config.masks else None
 
     def _settings(self) -> str:
-        """Names what all pictures depend on besides the photos."""
+        """Names what all images depend on besides the photos."""
         finder = faces.load(self.face_models)[1] if self.config.resize == "focal" else ""
         content = {**self.config.to_dict(), "recursive": None, "faces": finder}
         del content["masks"]  # each photo's says itself whether it is another one

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from ti_trainer.data.image_files import files_below, find_images, pictures_among, unused
+from ti_trainer.data.image_files import files_below, find_images, images_among, unused
 from ti_trainer.data.kohya_folders import repeats_and_words
 from ti_trainer.errors import DatasetError
 
@@ -21,7 +21,7 @@ def images_of(folder: Path, elsewhere: Collection[Path], *, recursive: bool) -> 
     if not recursive or not folder.is_dir():
         return find_images(folder)
     found: dict[Path, Path] = {}
-    for path in pictures_among(files_below(folder)):
+    for path in images_among(files_below(folder)):
         place = real(path)
         if DEBUG_FOLDER not in path.relative_to(folder).parts and not set(elsewhere).intersection(place.parents):
             found.setdefault(place, path)  # one that several links lead to, once

@@ -1,4 +1,4 @@
-"""One photo, and its mask, become pictures of a data set: cut, resized, flipped. Knows no folders and no captions.
+"""One photo, and its mask, become images of a dataset: cut, resized, flipped. Knows no folders and no captions.
 
 Sizes are (width, height) in pixels of the photo held upright.
 """
@@ -29,13 +29,13 @@ SAVING = {  # PNG: level 1 is several times as fast as the default and a few per
 
 @dataclass(frozen=True)
 class Result:
-    """A picture that was made, and what its file's name has after the photo's: "", "-2", "-flipped", "-2-flipped".
+    """An image that was made, and what its file's name has after the photo's: "", "-2", "-flipped", "-2-flipped".
 
-    `mask` is grey and of the picture's size.
+    `mask` is grey and of the image's size.
     """
 
     suffix: str
-    picture: Image.Image
+    image: Image.Image
     mask: Image.Image | None = None
 
     @property
@@ -45,12 +45,12 @@ class Result:
 
     @property
     def is_debug(self) -> bool:
-        """Whether it explains the crop and is no part of the data set."""
+        """Whether it explains the crop and is no part of the dataset."""
         return self.suffix.endswith(DEBUG)
 
 
 def results(path: Path, config: PreprocessConfig, faces: Faces | None, mask: Path | None = None) -> list[Result]:
-    """Every picture that the photo becomes, each with its part of the mask.
+    """Every image that the photo becomes, each with its part of the mask.
 
     DatasetError if there is none, the mask has another shape, or a file is broken.
     """
@@ -60,11 +60,11 @@ def results(path: Path, config: PreprocessConfig, faces: Faces | None, mask: Pat
         parts = crops.parts(size, wanted, config.split_threshold, config.overlap_ratio) if config.split else []
         by_focus = config.resize == "focal" and not parts and size[0] != size[1]
         cuts = parts or [crops.centre(size, wanted) if by_focus else _cut(size, config)]
-        picture = _without_alpha(upright(opened, crops.draft_size(size, cuts)), keep=config.keep_alpha)
+        image = _without_alpha(upright(opened, crops.draft_size(size, cuts)), keep=config.keep_alpha)
     grey = read_mask(mask, size) if mask else None
     made: list[Result] = []
     if by_focus:
-        scaled = on_white(picture).resize(crops.covering(size, wanted), Image.Resampling.BICUBIC)
+        scaled = on_white(image).resize(crops.covering(size, wanted), Image.Resampling.BICUBIC)
         weights = focal.Weights(config.face_weight, config.entropy_weight, config.edges_weight)
         focus = focal.find(scaled, wanted, weights, faces)
         cuts = [crops.focal(size, wanted, focus.point)]
@@ -73,7 +73,7 @@ def results(path: Path, config: PreprocessConfig, faces: Faces | None, mask: Pat
     for number, cut in enumerate(cuts, start=1):
         suffix = f"-{number}" if len(cuts) > 1 else ""
         part = crops.render(grey, cut, size, Image.Resampling.BILINEAR) if grey else None  # Lanczos would ring
-        made += _with_mirrored(Result(suffix, crops.render(picture, cut, size), part), flip=config.flip)
+        made += _with_mirrored(Result(suffix, crops.render(image, cut, size), part), flip=config.flip)
     return made
 
 
@@ -106,16 +106,16 @@ def _cut(size: crops.Size, config: PreprocessConfig) -> crops.Cut:
 def _with_mirrored(made: Result, *, flip: bool) -> Iterator[Result]:
     yield made
     if flip:
-        yield Result(made.suffix + FLIPPED, ImageOps.mirror(made.picture), ImageOps.mirror(made.mask) if made.mask else None)
+        yield Result(made.suffix + FLIPPED, ImageOps.mirror(made.image), ImageOps.mirror(made.mask) if made.mask else None)
 
 
 def _within(cut: crops.Cut, size: crops.Size, scaled: crops.Size) -> crops.Box:
-    """The cut's box in a picture scaled from `size`."""
+    """The cut's box in an image scaled from `size`."""
     across, down = scaled[0] / size[0], scaled[1] / size[1]
     left, top, right, bottom = cut.box
     return (left * across, top * down, right * across, bottom * down)
 
 
-def _without_alpha(picture: Image.Image, *, keep: bool) -> Image.Image:
+def _without_alpha(image: Image.Image, *, keep: bool) -> Image.Image:
     """RGB, what is transparent being white; or RGBA if transparency is kept and there is any."""
-    return picture.convert("RGBA") if keep and has_alpha(picture) else on_white(picture)
+    return image.convert("RGBA") if keep and has_alpha(image) else on_white(image)

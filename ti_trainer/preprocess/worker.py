@@ -1,4 +1,4 @@
-"""A process that makes pictures: a task a line on stdin, its answer a line on stdout, both JSON. Knows no other task.
+"""A process that makes images: a task a line on stdin, its answer a line on stdout, both JSON. Knows no other task.
 
 Processes of our own, not multiprocessing: that would run the WebUI's start-up once more in each, or fork its CUDA.
 """
@@ -18,7 +18,7 @@ from ti_trainer.data.open_image import opened_image
 from ti_trainer.errors import DatasetError
 from ti_trainer.files import atomic
 from ti_trainer.preprocess import faces
-from ti_trainer.preprocess.manifest import Stamp, is_taken_away, mask_names, note, stamp_of
+from ti_trainer.preprocess.manifest import FileSignature, is_taken_away, mask_names, note, stamp_of
 from ti_trainer.preprocess.source import DEBUG_FOLDER
 from ti_trainer.preprocess.transforms import SAVING, Result, results
 
@@ -44,7 +44,7 @@ def main(settings: str) -> None:
 
 
 def work(task: dict[str, Any], config: PreprocessConfig, finder: Callable | None) -> dict[str, Any]:
-    """Make the pictures of one photo; what was written, or why there is nothing, or that nothing can be written.
+    """Make the images of one photo; what was written, or why there is nothing, or that nothing can be written.
 
     Of masks it says which were written, and which somebody painted, that stay.
     """
@@ -67,46 +67,46 @@ def work(task: dict[str, Any], config: PreprocessConfig, finder: Callable | None
     return {"written": written, "masks": masks, "painted": painted}
 
 
-def _is_strange(path: Path, mine: dict[str, Stamp]) -> bool:
+def _is_strange(path: Path, mine: dict[str, FileSignature]) -> bool:
     return path.exists() and stamp_of(path) != mine.get(path.name)
 
 
-def _write(wanted: Sequence[tuple[Result, str]], folder: Path, stem: str, ending: str) -> dict[str, Stamp]:
-    """Write pictures, each whole or not at all; names and stamps of those of the data set."""
+def _write(wanted: Sequence[tuple[Result, str]], folder: Path, stem: str, ending: str) -> dict[str, FileSignature]:
+    """Write images, each whole or not at all; names and stamps of those of the dataset."""
     written = {}
     for each, plain in wanted:
         name = f"{plain}.{ending}"
         with atomic(folder / DEBUG_FOLDER / name if each.is_debug else folder / name) as new:
-            each.picture.save(new, **SAVING[ending])
+            each.image.save(new, **SAVING[ending])
             if not each.is_debug:
                 written[name] = stamp_of(new)
-                note(folder, stem, name=name, stamp=written[name])
+                note(folder, stem, name=name, signature=written[name])
     return written
 
 
-def _write_masks(made: Sequence[Result], task: dict[str, Any], mark: str) -> tuple[dict[str, Stamp], list[str]]:
-    """Write masks beside their pictures: names and stamps; and names of those that somebody painted, or took away."""
+def _write_masks(made: Sequence[Result], task: dict[str, Any], mark: str) -> tuple[dict[str, FileSignature], list[str]]:
+    """Write masks beside their images: names and stamps; and names of those that somebody painted, or took away."""
     folder, written, painted = Path(task["folder"]), {}, []
     for each in made:
         plain = task["stem"] + each.suffix
-        if plain in task["keep"] and not _has_size(folder, plain, task["mine"], each.picture.size):
+        if plain in task["keep"] and not _has_size(folder, plain, task["mine"], each.image.size):
             continue
         names = mask_names(plain)
         theirs = [name for name in names if _is_strange(folder / name, task["masks"]) or is_taken_away(folder, name)]
         painted += theirs
         if theirs:
             continue
-        name = f"{plain}{mark}.png"  # whatever the pictures' format is: a mask loses nothing
+        name = f"{plain}{mark}.png"  # whatever the images' format is: a mask loses nothing
         with atomic(folder / name) as new:
             each.mask.save(new, **SAVING["png"])
             written[name] = stamp_of(new)
-            note(folder, task["stem"], name=name, stamp=written[name], mask=True)
+            note(folder, task["stem"], name=name, signature=written[name], mask=True)
     return written, painted
 
 
-def _has_size(folder: Path, plain: str, pictures: dict[str, Stamp], size: tuple[int, int]) -> bool:
-    """Whether a picture that is kept as somebody changed it is there, and of the size that its mask would have."""
-    there = [folder / name for name in pictures if Path(name).stem == plain and (folder / name).exists()]
+def _has_size(folder: Path, plain: str, images: dict[str, FileSignature], size: tuple[int, int]) -> bool:
+    """Whether an image that is kept as somebody changed it is there, and of the size that its mask would have."""
+    there = [folder / name for name in images if Path(name).stem == plain and (folder / name).exists()]
     try:
         with opened_image(there[0]) as opened:
             return upright_size(opened) == size

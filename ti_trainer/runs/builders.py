@@ -21,16 +21,16 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.functional.guidance import GuidanceScale
-from ti_trainer.host import Drawing, ModelOptions
+from ti_trainer.host import GenerationRequest, ModelOptions
 from ti_trainer.model import DiffusionModel
 from ti_trainer.prompts import escaped
 from ti_trainer.runs.callbacks import (
+    Callback,
     Copies,
-    Draw,
     Evaluation,
-    LastJudgement,
+    FinalEvaluation,
+    Generate,
     LossTable,
-    Observer,
     Previews,
     StateKeeper,
     TensorBoardLog,
@@ -39,7 +39,7 @@ from ti_trainer.runs.callbacks import (
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.training import discriminator
 from ti_trainer.training.pixel_loss import PixelLoss
-from ti_trainer.training.state import TrainState, for_tries
+from ti_trainer.training.state import TrainState, for_trials
 from ti_trainer.training.trainer import Trainer
 
 
@@ -77,14 +77,14 @@ def apart(folder: Path, config: TrainConfig, name: str, loaded: Sequence[tuple[E
 
 
 def webui_state(file: Path, embedding: Embedding, model: DiffusionModel, config: TrainConfig) -> TrainState | None:
-    """The optimizer state that the WebUI, or we, left beside a .pt, if it belongs to these vectors; for every try."""
-    if config.try_init_texts or config.try_vectors:
+    """The optimizer state that the WebUI, or we, left beside a .pt, if it belongs to these vectors; for every trial."""
+    if config.trial_init_texts or config.trial_vectors:
         return None  # an embedding that may begin as something else was not trained yet
     optimizer = formats.read_optimizer(file, embedding) if file.suffix == ".pt" else None
     if optimizer is None:
         return None
     vectors = {encoder: each.to(model.device) for encoder, each in embedding.vectors.items()}
-    return for_tries(TrainState(embedding.step, 0, vectors, optimizer), config.tries)
+    return for_trials(TrainState(embedding.step, 0, vectors, optimizer), config.trials)
 
 
 def settings_of(config: TrainConfig, name: str, images: Path, model: DiffusionModel, dataset: Dataset) -> dict[str, Any]:
@@ -94,12 +94,12 @@ def settings_of(config: TrainConfig, name: str, images: Path, model: DiffusionMo
         "version": __version__,
         "name": name,
         "images": str(images.resolve()),
-        **({} if subsets == [{"image_dir": str(images)}] else {"data_set": subsets}),
+        **({} if subsets == [{"image_dir": str(images)}] else {"dataset": subsets}),
         "num_images": len(dataset.items),
         "skipped": [str(path.name) for path, _ in dataset.skipped],
         "model": model.name,
         "model_hash": model.checkpoint_hash,
-        "model_kind": str(model.kind),
+        "model_spec": str(model.spec),
         "train": config.to_dict(),
     }
 
@@ -124,7 +124,7 @@ def dataset_of(
     subsets: Sequence[Subset],
     loading: Callable[[int, int], None],
 ) -> Dataset:
-    """Read and encode the pictures; what there is to warn of, `data_sets.warnings_of` said before."""
+    """Read and encode the images; what there is to warn of, `datasets.warnings_of` said before."""
     return load_dataset(
         subsets,
         model,
@@ -147,13 +147,13 @@ def dataset_of(
 def facts_of(trainer: Trainer) -> dict[str, str]:
     """What has to be the same in all processes that train together. Latents are not among it: GPUs differ in last bits."""
     model, state = trainer.model, trainer.state()
-    pictures = [
+    images = [
         (each.path.name, each.caption, tuple(each.latents.shape), each.subset.weight, each.subset.is_reg, each.repeats)
         for each in trainer.dataset.items
     ]
     vectors = b"".join(each.cpu().numpy().tobytes() for each in state.vectors.values())
     facts = {
-        "data set": pictures,
+        "data set": images,
         "set of options": {**trainer.config.to_dict(), "memory": trainer.config.memory == "8bit"},  # others change no number
         "state of the embedding": (state.step, state.micro_step, vectors),
         "model": model.checkpoint_hash,
@@ -172,9 +172,9 @@ def pixel_loss_of(config: TrainConfig, device: torch.device, *, torchscript: boo
     return PixelLoss(config.reconstruction_weight, judges) if config.reconstruction_weight or judges else None
 
 
-def drawing_of(config: TrainConfig, name: str) -> Drawing:
+def request_of(config: TrainConfig, name: str) -> GenerationRequest:
     """What previews show; a DreamArtist run's at the scale of training."""
-    return Drawing(
+    return GenerationRequest(
         config.preview_prompt.replace(NAME, escaped(name)),
         config.preview_negative_prompt.replace(NAME, escaped(name)),
         config.preview_sampling_steps,
@@ -190,26 +190,26 @@ def writers_of(
     config: TrainConfig,
     trainer: Trainer,
     run: Run,
-    draw: Draw,
+    generate: Generate,
     asked: tuple[Flag, Flag],
     warn: Callable[[str], None],
     *,
     ending: bool,
-) -> list[Observer]:
+) -> list[Callback]:
     """All that writes into the run's folder; what is asked for is a copy and a preview.
 
     Before the first step the preview is drawn and the loss measured, but if it is `ending` already.
     """
     copy_now, preview_now = asked
     writers: list[Any] = []
-    # First what is measured: of several tries it says which one is copied and drawn.
+    # First what is measured: of several trials it says which one is copied and drawn.
     if config.evaluate_every:
         evaluation = Evaluation(run, trainer, config.evaluate_every, warn=warn)
-        writers.append(Tolerated(evaluation, "deterministic loss", warn))
-        if not ending and not run.deterministic():
+        writers.append(Tolerated(evaluation, "validation loss", warn))
+        if not ending and not run.validation_losses():
             with writers[-1].tolerating():
                 evaluation.before()
-    writers.append(LastJudgement(run, trainer, warn))
+    writers.append(FinalEvaluation(run, trainer, warn))
     if config.csv_every:
         writers.append(Tolerated(LossTable(run, config.csv_every), "table of losses", warn))
     writers.append(Tolerated(Copies(run, trainer, config.save_every, copy_now), "copy of the embedding", warn))
@@ -217,8 +217,8 @@ def writers_of(
         board = TensorBoardLog(run.path / "tensorboard", max(1, config.csv_every))
         writers.append(Tolerated(board, "log for TensorBoard", warn))
 
-    drawing = drawing_of(config, trainer.embedding_name)
-    previews = Previews(run, trainer, draw, drawing, config.preview_every, config.save_cards, preview_now, warn)
+    request = request_of(config, trainer.embedding_name)
+    previews = Previews(run, trainer, generate, request, config.preview_every, config.save_cards, preview_now, warn)
     writers.append(Tolerated(previews, "preview", warn))
     if config.preview_every and not ending:
         with writers[-1].tolerating():

@@ -18,18 +18,18 @@ from ti_trainer import formats
 from ti_trainer.embedding import Embedding, negative_name, unwanted
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import atomic
-from ti_trainer.host import Drawing, Turn
+from ti_trainer.host import GenerationRequest, Lease
 from ti_trainer.model import Vectors
 from ti_trainer.offload.plan import ran_out
 from ti_trainer.runs.run_folder import Run
-from ti_trainer.runs.tables import CSV_COLUMNS, DETERMINISTIC_COLUMNS, append_row
-from ti_trainer.runs.trials import judge_in_the_end, write_table
-from ti_trainer.training.selection import PICTURES, judge, verdicts
+from ti_trainer.runs.tables import CSV_COLUMNS, VALIDATION_COLUMNS, append_row
+from ti_trainer.runs.trials import evaluate_trials_at_end, write_table
+from ti_trainer.training.selection import IMAGES, judge, trial_results
 from ti_trainer.training.trainer import Event, Finished, StepDone, Trainer
 
 log = logging.getLogger(__name__)
-Observer = Callable[[Event], None]
-Draw = Callable[[Drawing, Mapping[str, Vectors]], Image.Image]
+Callback = Callable[[Event], None]
+Generate = Callable[[GenerationRequest, Mapping[str, Vectors]], Image.Image]
 
 
 @dataclass
@@ -57,14 +57,14 @@ class LossTable:
 class HostProgress:
     """Tells the host how far we are."""
 
-    turn: Turn
+    lease: Lease
     trainer: Trainer
 
     def __call__(self, event: Event) -> None:
         """Tell it of the step."""
         if isinstance(event, StepDone):
             name, last = self.trainer.embedding_name, self.trainer.last_step
-            self.turn.progress(event.step, last, f"Training {name}: step {event.step} of {last}, epoch {event.epoch}")
+            self.lease.progress(event.step, last, f"Training {name}: step {event.step} of {last}, epoch {event.epoch}")
 
 
 @dataclass
@@ -142,62 +142,62 @@ class Copies:
 
 @dataclass
 class Previews:
-    """A picture every so many steps, 0 for none, before the first, after the last, and when asked for; also as cards."""
+    """An image every so many steps, 0 for none, before the first, after the last, and when asked for; also as cards."""
 
     run: Run
     trainer: Trainer
-    draw: Draw
-    drawing: Drawing
+    generate: Generate
+    request: GenerationRequest
     every: int
     cards: bool
     asked: Flag = field(default_factory=Flag)
     warn: Callable[[str], None] = log.warning
 
     def before(self, prompt: str) -> None:
-        """Draw what the word means at the start."""
+        """Generate what the word means at the start."""
         self._preview(self.trainer.embeddings, prompt)
 
     def __call__(self, event: Event) -> None:
-        """Draw if it is due. Nothing of the run's randomness is used."""
+        """Generate if it is due. Nothing of the run's randomness is used."""
         last = self.every > 0 and isinstance(event, StepDone) and event.step == self.trainer.last_step
         if _due(event, self.every, self.asked) or last:
             self._preview(self.trainer.embeddings, event.prompts[-1])
 
     def _preview(self, embeddings: Sequence[Embedding], prompt: str) -> None:
-        embedding, drawing = embeddings[0], replace(self.drawing, prompt=self.drawing.prompt or prompt)
+        embedding, request = embeddings[0], replace(self.request, prompt=self.request.prompt or prompt)
         if len(embeddings) > 1:
-            both = filter(None, (unwanted(drawing.prompt, embedding.name), drawing.negative_prompt))
-            drawing = replace(drawing, negative_prompt=", ".join(both))
+            both = filter(None, (unwanted(request.prompt, embedding.name), request.negative_prompt))
+            request = replace(request, negative_prompt=", ".join(both))
         try:
-            picture = self.draw(drawing, {each.name: each.vectors for each in embeddings})
+            image = self.generate(request, {each.name: each.vectors for each in embeddings})
         except Exception as error:
-            if not (isinstance(error, TITrainerError) or ran_out(error)):  # hours of training must not end for a picture
+            if not (isinstance(error, TITrainerError) or ran_out(error)):  # hours of training must not end for an image
                 raise
             self.warn(f"No preview at step {embedding.step}: {error}")
             return
         name = f"{embedding.name}-{embedding.step}.png"
         with atomic(self.run.path / "images" / name) as new:
-            picture.save(new)
+            image.save(new)
         if self.cards:
             for each, negative in zip_longest(embeddings, embeddings[1:]):  # the word's card has its negative with it
                 named = replace(each, name=f"{each.name}-{each.step}")  # the WebUI goes by this name, not by the file's
                 card = self.run.path / "image_embeddings" / f"{named.name}.png"
                 if negative is not None:
                     negative = replace(negative, name=negative_name(named.name))
-                formats.write_card(picture, named, card, negative=negative)
+                formats.write_card(image, named, card, negative=negative)
 
 
 @dataclass
 class Evaluation:
-    """The deterministic loss of some of the pictures every so many steps, before the first and after the last.
+    """The validation loss of some of the images every so many steps, before the first and after the last.
 
-    Of several tries the lowest, with a table of all.
+    Of several trials the lowest, with a table of all.
     """
 
     run: Run
     trainer: Trainer
     every: int
-    pictures: int = PICTURES
+    images: int = IMAGES
     warn: Callable[[str], None] = log.warning
 
     def before(self) -> None:
@@ -212,19 +212,19 @@ class Evaluation:
     def _measure(self) -> None:
         step = self.trainer.step
         try:
-            loss = judge(self.trainer, self.pictures)
+            loss = judge(self.trainer, self.images)
         except Exception as error:
             if not ran_out(error):  # hours of training must not end for a figure
                 raise
-            self.warn(f"The deterministic loss was not measured at step {step}: {error}")
+            self.warn(f"The validation loss was not measured at step {step}: {error}")
             return
-        append_row(self.run.deterministic_file, DETERMINISTIC_COLUMNS, (step, f"{loss:.7f}"))
-        write_table(self.run, verdicts(self.trainer))
+        append_row(self.run.validation_file, VALIDATION_COLUMNS, (step, f"{loss:.7f}"))
+        write_table(self.run, trial_results(self.trainer))
 
 
 @dataclass
-class LastJudgement:
-    """Which of several tries is the best, found out after the last step, before that one is drawn."""
+class FinalEvaluation:
+    """Which of several trials is the best, found out after the last step, before that one is drawn."""
 
     run: Run
     trainer: Trainer
@@ -233,7 +233,7 @@ class LastJudgement:
     def __call__(self, event: Event) -> None:
         """Measure if it is due, and not done."""
         if isinstance(event, StepDone) and event.step == self.trainer.last_step:
-            judge_in_the_end(self.trainer, self.run, self.warn)
+            evaluate_trials_at_end(self.trainer, self.run, self.warn)
 
 
 class TensorBoardLog:

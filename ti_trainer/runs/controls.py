@@ -8,7 +8,7 @@ from threading import Event as Flag
 
 from ti_trainer.embedding import Embedding
 from ti_trainer.runs.run_folder import Run
-from ti_trainer.training.selection import Verdict
+from ti_trainer.training.selection import TrialResult
 
 
 @dataclass(frozen=True)
@@ -31,5 +31,5 @@ class Result:
     num_images: int
     skipped: tuple[tuple[Path, str], ...]
     negative_file: Path | None = None
-    tries: tuple[Verdict, ...] = ()  # where there is more than one
+    trials: tuple[TrialResult, ...] = ()  # where there is more than one
     doubts: tuple[str, ...] = ()  # signs that it may have gone wrong, which were warned of as they came

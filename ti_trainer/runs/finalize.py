@@ -14,7 +14,7 @@ from ti_trainer.runs import replaced
 from ti_trainer.runs.plots import before_and_after, plot_losses, preview_beside
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.trials import write_table
-from ti_trainer.training.selection import verdicts
+from ti_trainer.training.selection import trial_results
 from ti_trainer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def keep(
         problems.append(f"{why(error)} {state}")
     copies = trainer.copies
     with suppress(OSError):
-        write_table(run, verdicts(trainer))
+        write_table(run, trial_results(trainer))
     for each in copies:
         if trainer.several or not run.copy_file(each).exists():  # the best may have been another one
             with suppress(OSError):  # whatever becomes of the copy, the embedding itself comes next
@@ -67,7 +67,7 @@ def draw_figures(run: Run, embedding: Path, warn: Callable[[str], None]) -> None
     """The images that sum a run up, one of them beside the embedding. All is kept by then: a failure is only told."""
     figures: tuple[tuple[str, Callable[[], object]], ...] = (
         ("loss curve", lambda: plot_losses(run)),
-        ("picture of before and after", lambda: before_and_after(run)),
+        ("image of before and after", lambda: before_and_after(run)),
         ("preview beside the embedding", lambda: preview_beside(run, embedding)),
     )
     for what, draw in figures:

@@ -21,7 +21,7 @@ WORDS = "a photo of the old house with two small red dogs on green grass near wa
 FAR, FAR_UNTIL = 50.0, 2000
 LOOK_EVERY, LOOK_OFTEN_UNTIL = 50, 100  # steps; at first every 10, as the trainer looks at losses then anyway
 WINDOW = 100  # steps of which losses are averaged: single ones depend on their timestep more than on anything
-RISEN, RISEN_EXACTLY = 1.5, 1.1  # of training losses in two windows; of the deterministic loss, which has no noise
+RISEN, RISEN_EXACTLY = 1.5, 1.1  # of training losses in two windows; of the validation loss, which has no noise
 ADVICE = "The learning rate is probably too high: stop, and train anew with a lower learning rate."
 
 
@@ -58,7 +58,7 @@ class Health:
             self._look_at_lengths(event.step)
         often = self.trainer.config.evaluate_every
         if isinstance(event, Finished) or (often and isinstance(event, StepDone) and event.step % often == 0):
-            self._look_at_deterministic(event.step, last=isinstance(event, Finished))
+            self._look_at_validation(event.step, last=isinstance(event, Finished))
 
     def _look_at_lengths(self, step: int) -> None:
         words = self.trainer.best.words
@@ -82,11 +82,11 @@ class Health:
             )
         self._windows = [first, *later[-1:]]
 
-    def _look_at_deterministic(self, step: int, *, last: bool) -> None:
-        rows = self.run.deterministic()
+    def _look_at_validation(self, step: int, *, last: bool) -> None:
+        rows = self.run.validation_losses()
         later = [loss for _, loss in rows[1:]][-2:]
         if later and (last or len(later) == 2) and min(later) > RISEN_EXACTLY * rows[0][1]:
-            self._tell_of_loss(f"the deterministic loss is {later[-1]:.4f}, and was {rows[0][1]:.4f} at first", step)
+            self._tell_of_loss(f"the validation loss is {later[-1]:.4f}, and was {rows[0][1]:.4f} at first", step)
 
     def _tell_of_loss(self, figures: str, step: int) -> None:
         if not self._loss_told:

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ti_trainer.errors import BusyError, ConfigError, StoppedError, TITrainerError
-from ti_trainer.runs.callbacks import Observer
+from ti_trainer.runs.callbacks import Callback
 from ti_trainer.runs.finalize import why
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Controls, Result, Session
@@ -39,7 +39,7 @@ INTERRUPTED = "Stopped by the WebUI's Interrupt, which stops whatever is running
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How far the run is. `loss` and `deterministic` are by step; `rates` the learning rates of `loss`."""
+    """How far the run is. `loss` and `validation` are by step; `rates` the learning rates of `loss`."""
 
     status: Status = "idle"
     name: str = ""
@@ -54,7 +54,7 @@ class Snapshot:
     compiling: bool = False  # the step at hand takes a minute or more for it
     loss: Sequence[tuple[int, float]] = ()
     rates: Sequence[tuple[int, float]] = ()
-    deterministic: Sequence[tuple[int, float]] = ()
+    validation: Sequence[tuple[int, float]] = ()
     previews: Sequence[tuple[int, Path]] = ()
     run: Run | None = None
     result: Result | None = None
@@ -129,7 +129,7 @@ class Job:
         now = replace(now, asked=tuple(name for name, flag in asked if flag.is_set()))
         if now.run is None or not now.run.path.is_dir():
             return now
-        return replace(now, previews=now.run.previews(), deterministic=now.run.deterministic())
+        return replace(now, previews=now.run.previews(), validation=now.run.validation_losses())
 
     def wait(self, seconds: float | None = None) -> None:
         """Until it is over."""
@@ -150,7 +150,7 @@ class Job:
         def loading(done: int, total: int) -> None:
             self.tell(status="loading", loaded=(done, total))
 
-        def observers(trainer: Trainer, run: Run) -> list[Observer]:
+        def callbacks(trainer: Trainer, run: Run) -> list[Callback]:
             name, first, last = trainer.embedding_name, trainer.step, trainer.last_step
             images = counted(len(trainer.dataset.items), "image")
             log.info("Training %s on %s, steps %d to %d. The run is written to %s.", name, images, first + 1, last, run.path)
@@ -165,7 +165,7 @@ class Job:
 
         try:
             with ExitStack() as opened:
-                result = replace(session, warn=self._warn, say=say).train(observers, controls, loading)
+                result = replace(session, warn=self._warn, say=say).train(callbacks, controls, loading)
         except StoppedError as error:
             message = _lines(interrupted(), str(error))
             log.info("Training %s: %s", session.name, " ".join(message.split()))

@@ -1,4 +1,4 @@
-"""Pictures that sum a run up, for people who would rather look than read: the loss curve, before and after."""
+"""Images that sum a run up, for people who would rather look than read: the loss curve, before and after."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def plot_losses(run: Run) -> Path | None:
     above, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
     above.plot(steps, losses, ".", color="#9bb3d1", label="loss")
     above.plot(steps, smoothed(losses), color="#1f4e8c", label="smoothed")
-    if fixed := run.deterministic():
-        above.plot(*zip(*fixed, strict=True), "o-", color="#c0392b", label="deterministic")
+    if fixed := run.validation_losses():
+        above.plot(*zip(*fixed, strict=True), "o-", color="#c0392b", label="validation")
     above.set(ylabel="loss", ylim=(0, float(np.quantile(losses, 0.98)) * 1.3))
     above.legend()
     below.step(steps, [row["learn_rate"] for row in rows], color="#b5651d", where="pre")
@@ -50,10 +50,10 @@ def plot_losses(run: Run) -> Path | None:
 
 def before_and_after(run: Run) -> Path | None:
     """before_after.png: the first preview beside the last, if there are two."""
-    pictures = run.previews()
-    if len(pictures) < 2:
+    images = run.previews()
+    if len(images) < 2:
         return None
-    first, last = (Image.open(path).convert("RGB") for _, path in (pictures[0], pictures[-1]))
+    first, last = (Image.open(path).convert("RGB") for _, path in (images[0], images[-1]))
     scale = max(1, 256 // first.width)
     sides = [each.resize((each.width * scale, each.height * scale), Image.Resampling.NEAREST) for each in (first, last)]
     both = Image.new("RGB", (sides[0].width + sides[1].width + 8, max(side.height for side in sides)), "white")

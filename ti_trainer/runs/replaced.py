@@ -92,10 +92,10 @@ def holds(file: Path, expected: str | None) -> bool:
 
 
 def _digests_in(state: TrainState, kind: str, embedding: Embedding) -> set[str]:
-    """Of the vectors of all tries."""
-    keys = [prefix(number) + kind for number in range(1, state.tries + 1)]
-    tries = [{encoder: state.vectors.get(key + encoder) for encoder in embedding.vectors} for key in keys]
-    return {digest(each) for each in tries if all(vectors is not None for vectors in each.values())}
+    """Of the vectors of all trials."""
+    keys = [prefix(number) + kind for number in range(1, state.trials + 1)]
+    trials = [{encoder: state.vectors.get(key + encoder) for encoder in embedding.vectors} for key in keys]
+    return {digest(each) for each in trials if all(vectors is not None for vectors in each.values())}
 
 
 def _refusal(embedding: Embedding, file: Path, step: int) -> str:

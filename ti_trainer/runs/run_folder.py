@@ -1,7 +1,7 @@
 """A run's folder: settings, losses, samples, copies of the embedding and the state to go on from. Explains itself to people.
 
 LOG/<YYYY-MM-DD>/<name>/
-    settings.json  state.safetensors  textual_inversion_loss.csv  deterministic_loss.csv  tries.csv  loss.png
+    settings.json  state.safetensors  textual_inversion_loss.csv  validation_loss.csv  trials.csv  loss.png
     before_after.png
     embeddings/<name>-<step>.safetensors  images/<name>-<step>.png  image_embeddings/<name>-<step>.png
 """
@@ -27,11 +27,11 @@ from ti_trainer.config.training import TrainConfig
 from ti_trainer.embedding import Embedding, averaged_name, negative_name
 from ti_trainer.errors import TrainingError
 from ti_trainer.files import write_bytes
-from ti_trainer.runs.tables import CSV_COLUMNS, DETERMINISTIC_COLUMNS, forget_after, rows_of
+from ti_trainer.runs.tables import CSV_COLUMNS, VALIDATION_COLUMNS, forget_after, rows_of
 from ti_trainer.training.state import Standing, TrainState
 
 log = logging.getLogger(__name__)
-LARGEST_SETTINGS_BYTES = 16 * 2**20  # a data set file with thousands of folders has one
+LARGEST_SETTINGS_BYTES = 16 * 2**20  # a dataset file with thousands of folders has one
 DECISIVE = (  # options that make another run of it when they change; rates, limits and what is written may change
     *("seed", "batch_size", "gradient_accumulation_steps", "repeats", "latent_sampling", "prior_loss_weight"),
     *("template", "shuffle_tags", "tag_dropout", "clip_skip", "precision", "compile"),
@@ -157,7 +157,7 @@ class Run:
             return 0
 
     def previews(self) -> list[tuple[int, Path]]:
-        """Preview pictures by their steps."""
+        """Preview images by their steps."""
         return _numbered(self.path / "images", ".png")
 
     def copy_file(self, embedding: Embedding) -> Path:
@@ -189,13 +189,13 @@ class Run:
             tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value).cpu() for key, value in values.items()}
         counts = {"step": state.step, "micro_step": state.micro_step, "dataset": fingerprint, "scaler": state.scaler}
         if state.standings:
-            counts["tries"] = [asdict(each) for each in state.standings]
+            counts["trials"] = [asdict(each) for each in state.standings]
         # Not `save_file`, which has words of its own for a full disk.
         content = save({key: value.contiguous() for key, value in tensors.items()}, {"state": json.dumps(counts)})
         write_bytes(self.path / "state.safetensors", content)
 
     def load_state(self) -> tuple[TrainState, str]:
-        """The state and the fingerprint of its data set; TrainingError if it cannot be read."""
+        """The state and the fingerprint of its dataset; TrainingError if it cannot be read."""
         path = self.path / "state.safetensors"
         try:
             with safe_open(path, "pt") as file:
@@ -212,23 +212,23 @@ class Run:
         return self.path / "textual_inversion_loss.csv"
 
     @property
-    def deterministic_file(self) -> Path:
-        """The table of deterministic losses."""
-        return self.path / "deterministic_loss.csv"
+    def validation_file(self) -> Path:
+        """The table of validation losses."""
+        return self.path / "validation_loss.csv"
 
     def losses(self) -> list[dict[str, float]]:
         """Whole lines of the table of losses."""
         rows, _ = rows_of(self.loss_file, CSV_COLUMNS)
         return [{column: float(value) for column, value in row.items()} for row in rows]
 
-    def deterministic(self) -> list[tuple[int, float]]:
-        """Deterministic losses by their steps."""
-        rows, _ = rows_of(self.deterministic_file, DETERMINISTIC_COLUMNS)
+    def validation_losses(self) -> list[tuple[int, float]]:
+        """Validation losses by their steps."""
+        rows, _ = rows_of(self.validation_file, VALIDATION_COLUMNS)
         return [(int(row["step"]), float(row["loss"])) for row in rows]
 
     def forget_after(self, step: int, warn: Callable[[str], None] = log.warning) -> None:
         """Leave out losses beyond this step: they will be written again. Warns of a damaged table, and goes on without."""
-        for path, columns in ((self.loss_file, CSV_COLUMNS), (self.deterministic_file, DETERMINISTIC_COLUMNS)):
+        for path, columns in ((self.loss_file, CSV_COLUMNS), (self.validation_file, VALIDATION_COLUMNS)):
             try:
                 said = forget_after(path, columns, step)
             except OSError as error:
@@ -237,12 +237,12 @@ class Run:
                 warn(said)
 
 
-def changes(before: dict[str, Any], now: dict[str, Any], other_pictures: bool) -> list[str]:
+def changes(before: dict[str, Any], now: dict[str, Any], other_images: bool) -> list[str]:
     """What of a run's settings makes it differ, when resumed, from one that was not interrupted."""
-    changed = ["pictures or captions"] if other_pictures else []
+    changed = ["images or captions"] if other_images else []
     if before.get("model_hash") != now["model_hash"]:
         changed.append("model")
-    if before.get("model_kind") not in (None, now.get("model_kind")):
+    if before.get("model_spec") not in (None, now.get("model_spec")):
         changed.append(f"what the model is ({before['model_kind']})")
     then = {**TrainConfig().to_dict(), **before.get("train", {})}  # options that are new since were as they are by default
     if (then["memory"] == "8bit") != (now["train"]["memory"] == "8bit"):  # others change no number
@@ -268,5 +268,5 @@ def _state(counts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainState:
         for kind in ("vectors.", "average.")
     )
     step, micro_step, scaler = counts["step"], counts["micro_step"], counts["scaler"]
-    standings = tuple(Standing(**each) for each in counts.get("tries", ()))
+    standings = tuple(Standing(**each) for each in counts.get("trials", ()))
     return TrainState(step, micro_step, vectors, {"state": moments}, scaler, average, standings)

@@ -26,7 +26,7 @@ from ti_trainer.embedding import Embedding, negative_name
 from ti_trainer.errors import ConfigError, StoppedError, TrainingError
 from ti_trainer.files import checked_length, entered_path
 from ti_trainer.formats import embeddings_dir
-from ti_trainer.host import Drawing, Host, Turn
+from ti_trainer.host import GenerationRequest, Host, Lease
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.runs import finalize, locks
 from ti_trainer.runs.builders import (
@@ -41,18 +41,18 @@ from ti_trainer.runs.builders import (
     words_of,
     writers_of,
 )
-from ti_trainer.runs.callbacks import HostProgress, Observer
+from ti_trainer.runs.callbacks import Callback, HostProgress
 from ti_trainer.runs.controls import Controls, Result
 from ti_trainer.runs.datasets import subsets_of, warnings_of
 from ti_trainer.runs.health import Health
 from ti_trainer.runs.replaced import check_unchanged, digest, digests, keep_changed
 from ti_trainer.runs.run_folder import Run, changes
-from ti_trainer.runs.trials import judge_in_the_end
+from ti_trainer.runs.trials import evaluate_trials_at_end
 from ti_trainer.training import discriminator
 from ti_trainer.training.distributed import ALONE, Processes
 from ti_trainer.training.events import Compiling, Finished, GaveWay
-from ti_trainer.training.pixel_loss import PixelLoss, places_at_once
-from ti_trainer.training.selection import verdicts
+from ti_trainer.training.pixel_loss import PixelLoss, latent_pixels_at_once
+from ti_trainer.training.selection import trial_results
 from ti_trainer.training.trainable_embedding import check_beginnings
 from ti_trainer.training.trainer import Trainer, check_steps
 
@@ -63,7 +63,7 @@ log = logging.getLogger(__name__)
 class _Begun:
     """A training before its first step."""
 
-    turn: Turn
+    lease: Lease
     trainer: Trainer
     loaded: Sequence[tuple[Embedding, Path]]
     should_stop: Callable[[], bool]
@@ -83,7 +83,7 @@ class _Begun:
 class Session:
     """One training of one embedding, or the rest of the run `resume`.
 
-    `images` is a folder of pictures, or a .toml file that lists some. `overwrite`: what was done to the embedding since the
+    `images` is a folder of images, or a .toml file that lists some. `overwrite`: what was done to the embedding since the
     run was at work does not keep it from going on; a copy of that is kept.
     """
 
@@ -119,7 +119,7 @@ class Session:
 
     def train(
         self,
-        observers: Callable[[Trainer, Run], Sequence[Observer]] = lambda trainer, run: (),
+        callbacks: Callable[[Trainer, Run], Sequence[Callback]] = lambda trainer, run: (),
         controls: Controls | None = None,
         loading: Callable[[int, int], None] = lambda done, total: None,
     ) -> Result:
@@ -127,25 +127,25 @@ class Session:
 
         StoppedError if that comes before the first step.
 
-        `loading` is told how many pictures are read, of how many, from when it is our turn with the host.
+        `loading` is told how many images are read, of how many, from when it is our turn with the host.
         """
         controls = controls or Controls()
         with self._begun(controls, loading) as begun, ExitStack() as locks_held:
-            trainer, turn, files = begun.trainer, begun.turn, begun.files
+            trainer, lease, files = begun.trainer, begun.lease, begun.files
             run = self._folder(trainer, begun.loaded)
             if self.resume is None:  # one that goes on is held already
                 locks_held.enter_context(locks.held(locks.of_run(run.path), "The run's folder", self.warn))
 
-            def draw(drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
-                picture = self.host.draw(trainer.model, drawing, words)
-                turn.show(picture)
-                return picture
+            def generate(request: GenerationRequest, words: Mapping[str, Vectors]) -> Image.Image:
+                image = self.host.generate(trainer.model, request, words)
+                lease.show(image)
+                return image
 
             asked, health = (controls.copy, controls.preview), Health(run, trainer, self.warn)
             watching = [
-                *observers(trainer, run),
-                HostProgress(turn, trainer),
-                *writers_of(self.config, trainer, run, draw, asked, self.warn, ending=begun.should_stop()),
+                *callbacks(trainer, run),
+                HostProgress(lease, trainer),
+                *writers_of(self.config, trainer, run, generate, asked, self.warn, ending=begun.should_stop()),
                 health,
             ]
             self._compile(trainer, watching)
@@ -160,7 +160,7 @@ class Session:
             len(dataset.items),
             dataset.skipped,
             negative,
-            verdicts(trainer),
+            trial_results(trainer),
             tuple(health.signs),
         )
 
@@ -177,10 +177,10 @@ class Session:
         config, processes = self.config, self.processes
         with processes.together():
             self._check_cheaply()
-        with self.host.lock() as turn, ExitStack() as locks_held:
+        with self.host.lock() as lease, ExitStack() as locks_held:
 
             def should_stop() -> bool:
-                return controls.stop.is_set() or turn.interrupted()
+                return controls.stop.is_set() or lease.interrupted()
 
             def still_loading(done: int, total: int) -> None:
                 loading(done, total)
@@ -209,8 +209,8 @@ class Session:
                 still_loading(total, total)
                 largest = max(item.latents[0].numel() for item in dataset.items)
                 pixel_loss = pixel_loss_of(config, model.device, torchscript=self.host.torchscript)
-                at_once = config.batch_size * config.tries
-                decoded = 0 if pixel_loss is None else places_at_once(at_once, largest)
+                at_once = config.batch_size * config.trials
+                decoded = 0 if pixel_loss is None else latent_pixels_at_once(at_once, largest)
                 places = (2 if config.negative else 1) * at_once * largest
                 if said := model.fit_memory(places, decoded, config.memory):
                     self.say(said)
@@ -218,7 +218,7 @@ class Session:
                 if processes.size > 1:
                     facts |= facts_of(trainer)
             processes.meet_on(model.device)
-            yield _Begun(turn, trainer, loaded, should_stop)
+            yield _Begun(lease, trainer, loaded, should_stop)
 
     def _hold(self, locks_held: ExitStack) -> None:
         """Nobody else trains this embedding, or goes on with this run, meanwhile; ConfigError if somebody does already."""
@@ -261,12 +261,12 @@ class Session:
             keep_changed(self.resume, state, loaded, self.warn)
         return trainer
 
-    def _compile(self, trainer: Trainer, watching: Sequence[Observer] = ()) -> None:
+    def _compile(self, trainer: Trainer, watching: Sequence[Callback] = ()) -> None:
         """The network, if that is wanted; who watches is told when a step takes longer for it."""
 
         def begins() -> None:
-            for observer in watching:
-                observer(Compiling(trainer.step))
+            for callback in watching:
+                callback(Compiling(trainer.step))
 
         sizes = len({item.latents.shape for item in trainer.dataset.items})
         if said := trainer.model.compile(self.config.compile, trainer.last_step - trainer.step, sizes, begins):
@@ -307,7 +307,7 @@ class Session:
         template, plain = load_template(self.config.template, folders), load_plain(self.config.template, folders)
         return prompter_of(self.config, self.name, template, plain)
 
-    def _run(self, begun: _Begun, run: Run, watching: Sequence[Observer]) -> str:
+    def _run(self, begun: _Begun, run: Run, watching: Sequence[Callback]) -> str:
         """Train, and keep what was learned however that ends."""
         try:
             reason = self._steps(begun, run, watching)
@@ -321,16 +321,16 @@ class Session:
             raise TrainingError(finalize.failed(None, problems, begun.files[0]))
         return reason
 
-    def _steps(self, begun: _Begun, run: Run, watching: Sequence[Observer]) -> str:
+    def _steps(self, begun: _Begun, run: Run, watching: Sequence[Callback]) -> str:
         reason = "failed"
         for event in begun.trainer.run(begun.should_stop):
-            for observer in watching:
-                observer(event)
+            for callback in watching:
+                callback(event)
             if isinstance(event, GaveWay):
                 self.warn(event.words)
             elif isinstance(event, Finished):
                 reason = event.reason
-        judge_in_the_end(begun.trainer, run, self.warn)
+        evaluate_trials_at_end(begun.trainer, run, self.warn)
         return reason
 
     def _keep(self, begun: _Begun, run: Run) -> list[str]:

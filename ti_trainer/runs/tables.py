@@ -11,7 +11,7 @@ from pathlib import Path
 from ti_trainer.files import described, free_path, write_bytes
 
 CSV_COLUMNS = ("step", "epoch", "epoch_step", "loss", "learn_rate")
-DETERMINISTIC_COLUMNS = ("step", "loss")
+VALIDATION_COLUMNS = ("step", "loss")
 LARGEST_BYTES = 256 * 2**20  # ten million steps, a line each
 
 

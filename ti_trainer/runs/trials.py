@@ -11,35 +11,35 @@ from dataclasses import fields
 from ti_trainer.files import write_bytes
 from ti_trainer.offload.plan import ran_out
 from ti_trainer.runs.run_folder import Run
-from ti_trainer.training.selection import Verdict, judge
+from ti_trainer.training.selection import TrialResult, judge
 from ti_trainer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 
-def judge_in_the_end(trainer: Trainer, run: Run, warn: Callable[[str], None]) -> None:
-    """Measure the tries, if there are several, unless they were measured at this step; their state is kept before."""
+def evaluate_trials_at_end(trainer: Trainer, run: Run, warn: Callable[[str], None]) -> None:
+    """Measure the trials, if there are several, unless they were measured at this step; their state is kept before."""
     if trainer.several and trainer.best.standing.measured_at != trainer.step:
         run.save_state(trainer.state(), trainer.dataset.fingerprint)  # it takes a while, and a stop may be in a hurry
-        log.info("The tries are compared")
+        log.info("The trials are compared")
         try:
             judge(trainer)
         except Exception as error:
             if not ran_out(error):
                 raise
-            warn(f"The tries could not be compared in the end ({error}): what was measured before decides.")
+            warn(f"The trials could not be compared in the end ({error}): what was measured before decides.")
 
 
-def write_table(run: Run, found: Sequence[Verdict]) -> None:
-    """The run's tries.csv, anew; nothing of a run without tries."""
+def write_table(run: Run, found: Sequence[TrialResult]) -> None:
+    """The run's trials.csv, anew; nothing of a run without trials."""
     if not found:
         return
     text = io.StringIO(newline="")
     table = csv.writer(text)
-    table.writerow(each.name for each in fields(Verdict))
+    table.writerow(each.name for each in fields(TrialResult))
     for each in found:
-        loss = "" if each.deterministic_loss is None else f"{each.deterministic_loss:.7f}"
+        loss = "" if each.validation_loss is None else f"{each.validation_loss:.7f}"
         last = (loss, *("yes" if yes else "no" for yes in (each.aside, each.kept)))
         first = (each.number, each.learning_rate, each.init_text, each.num_vectors, each.noise, each.step)
         table.writerow((*first, *last))
-    write_bytes(run.path / "tries.csv", text.getvalue().encode())
+    write_bytes(run.path / "trials.csv", text.getvalue().encode())

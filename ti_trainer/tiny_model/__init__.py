@@ -1,4 +1,4 @@
-"""The tiny Stable Diffusion that ships with us, pictures to train it on, and the code that made both."""
+"""The tiny Stable Diffusion that ships with us, images to train it on, and the code that made both."""
 
 from pathlib import Path
 

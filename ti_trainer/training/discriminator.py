@@ -1,8 +1,8 @@
-"""A user's own image classifier as a loss: how far generated pictures are from a class. Knows no run and no options.
+"""A user's own image classifier as a loss: how far generated images are from a class. Knows no run and no options.
 
 TorchScript is a program: it is run only where whoever started ours allowed it. Of a folder only numbers are read.
 
-B pictures, K classes.
+B images, K classes.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Discriminator:
     std: Tensor
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Pictures are fitted to a square, as classifiers are used, and may be of any shape."""
-        pictures = interpolate(pixels.float(), (self.side, self.side), mode="bicubic", antialias=True) / 2 + 0.5
-        return 1 - self.logits((pictures - self.mean) / self.std).float().softmax(1)[:, self.wanted]
+        """Images are fitted to a square, as classifiers are used, and may be of any shape."""
+        images = interpolate(pixels.float(), (self.side, self.side), mode="bicubic", antialias=True) / 2 + 0.5
+        return 1 - self.logits((images - self.mean) / self.std).float().softmax(1)[:, self.wanted]
 
 
 def load(path: Path, wanted: int, device: torch.device, *, torchscript: bool = False) -> Discriminator:
@@ -91,18 +91,18 @@ def check(path: Path, *, torchscript: bool = False) -> None:
 
 
 def _classes(found: Discriminator, device: torch.device) -> int:
-    """K; ConfigError unless it makes (B, K) of pictures."""
+    """K; ConfigError unless it makes (B, K) of images."""
     with torch.no_grad():
         logits = found.logits(torch.zeros(1, 3, found.side, found.side, device=device))
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        message = f"Discriminator: found an output of {shape} for one picture, expected (1, classes), two or more."
+        message = f"Discriminator: found an output of {shape} for one image, expected (1, classes), two or more."
         raise ConfigError(message, "discriminator")
     return logits.shape[1]
 
 
 def _check_teaches(found: Discriminator, device: torch.device) -> None:
-    """ConfigError unless pictures can learn from it: its judgement and the gradient of that are numbers."""
+    """ConfigError unless images can learn from it: its judgement and the gradient of that are numbers."""
     pixels = torch.zeros(1, 3, found.side, found.side, device=device).requires_grad_()
     with torch.enable_grad():
         judgement = found(pixels).sum()
@@ -110,7 +110,7 @@ def _check_teaches(found: Discriminator, device: torch.device) -> None:
     if gradient is None or not bool(judgement.isfinite() & gradient.isfinite().all()):
         what = "no gradient" if gradient is None else "no numbers"
         message = (
-            f"Discriminator: found one that makes {what} of a picture, expected a judgement that pictures can learn from: "
+            f"Discriminator: found one that makes {what} of an image, expected a judgement that images can learn from: "
             "export it without no_grad, and with the right image_mean and image_std."
         )
         raise ConfigError(message, "discriminator")
@@ -132,7 +132,7 @@ def _from_folder(folder: Path, device: torch.device) -> Logits:
         _check_size(folder / WEIGHTS, AutoConfig.from_pretrained(folder, **safe))
         network: nn.Module = AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True, **safe)
     network.to(device, torch.float32).eval().requires_grad_(False)
-    return lambda pictures: network(pixel_values=pictures).logits
+    return lambda images: network(pixel_values=images).logits
 
 
 def _check_size(weights: Path, config: Any) -> None:
@@ -155,7 +155,7 @@ def _check_size(weights: Path, config: Any) -> None:
 
 
 def _looks(folder: Path) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
-    """Side, mean and deviation of the pictures that it was trained with."""
+    """Side, mean and deviation of the images that it was trained with."""
     file = folder / "preprocessor_config.json"
     told = network_config.read(file) if file.is_file() else {}
     size = told.get("size", SIDE)

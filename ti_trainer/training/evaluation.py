@@ -1,4 +1,4 @@
-"""The deterministic loss: how well a prompt explains pictures, with the same noise and timesteps every time."""
+"""The validation loss: how well a prompt explains images, with the same noise and timesteps every time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from ti_trainer.data.dataset import Batch, Item, picture_conditioning, sample_rng
+from ti_trainer.data.dataset import Batch, Item, image_conditioning, sample_rng
 from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.training.step import training_loss
@@ -23,7 +23,7 @@ def fixed_batches(
     negative_prompts: Sequence[str] = (),
     at_once: int = NUM_TIMESTEPS,
 ) -> Iterator[Batch]:
-    """For each picture NUM_TIMESTEPS timesteps spread evenly, each with its own noise, in batches of up to `at_once`."""
+    """For each image NUM_TIMESTEPS timesteps spread evenly, each with its own noise, in batches of up to `at_once`."""
     negative_prompts = negative_prompts or [""] * len(prompts)
     timesteps = torch.from_numpy(((np.arange(NUM_TIMESTEPS) + 0.5) * num_timesteps / NUM_TIMESTEPS).astype(np.int64))
     for number, (item, prompt, negative) in enumerate(zip(items, prompts, negative_prompts, strict=True)):
@@ -39,7 +39,7 @@ def fixed_batches(
                 here,
                 (prompt,) * count,
                 None if item.weight is None else item.weight.expand(count, *item.weight.shape),
-                picture_conditioning([item] * count),
+                image_conditioning([item] * count),
                 (negative,) * count,
             )
 
@@ -50,7 +50,7 @@ def described(text: str, caption: str) -> str:
 
 
 @torch.no_grad()
-def deterministic_loss(
+def validation_loss(
     model: DiffusionModel,
     items: Sequence[Item],
     prompts: Sequence[str],
@@ -59,7 +59,7 @@ def deterministic_loss(
     negative_prompts: Sequence[str] = (),
     at_once: int = NUM_TIMESTEPS,
 ) -> float:
-    """Mean denoising loss of pictures, weighted by their masks, under a prompt for each.
+    """Mean denoising loss of images, weighted by their masks, under a prompt for each.
 
     With a scale, guided away from a negative prompt for each; `at_once` is the most samples that memory has to hold.
     """

@@ -12,7 +12,7 @@ from torch import Tensor
 class StepDone:
     """`step` updates are complete. The loss is the mean of the update's samples, still on the device.
 
-    Of several tries it is the mean of those that go on, and the learning rate that of the best so far.
+    Of several trials it is the mean of those that go on, and the learning rate that of the best so far.
     """
 
     step: int
@@ -27,7 +27,7 @@ class StepDone:
 class GaveWay:
     """What was given up so that the run goes on at step `step`, in words.
 
-    By the model, so that a step that had failed could be made after all; or a try that went wrong, for the others.
+    By the model, so that a step that had failed could be made after all; or a trial that went wrong, for the others.
     """
 
     step: int

@@ -1,4 +1,4 @@
-"""Losses of pixels: the clean picture that the network has in mind, decoded, against the training picture or a classifier.
+"""Losses of pixels: the clean image that the network has in mind, decoded, against the training image or a classifier.
 
 B batch, C latent channels, H W latent height and width; pixels (B, 3, 8 H, 8 W) are in [-1, 1].
 """
@@ -17,16 +17,16 @@ from torch.nn.functional import interpolate
 from ti_trainer.data.dataset import Batch
 from ti_trainer.model import DiffusionModel
 
-PLACES_AT_ONCE = 64 * 64  # decoded together: a picture of 512 px fills a GPU, and needs more memory than a step
+LATENT_PIXELS_AT_ONCE = 64 * 64  # decoded together: an image of 512 px fills a GPU, and needs more memory than a step
 GRADIENT_SCALE = 2.0**10  # a VAE may be in half precision, in which the gradient of one pixel of a mean comes to nothing
 
 
 @dataclass(frozen=True)
 class PixelLoss:
-    """What pictures lose: `reconstruction` times their mean absolute error, DreamArtist's, and what `others` say.
+    """What images lose: `reconstruction` times their mean absolute error, DreamArtist's, and what `others` say.
 
     Each other is a weight and what makes (B,) of pixels. The error counts as much as the denoising one: by the masks; what
-    others say, as much as the picture's data set does.
+    others say, as much as the image's dataset does.
     """
 
     reconstruction: float = 0.0
@@ -50,13 +50,13 @@ class PixelLoss:
         return loss
 
 
-def places_at_once(batch_size: int, places: int) -> int:
-    """Latent places that are decoded together, of pictures with this many each."""
-    return min(batch_size, max(1, PLACES_AT_ONCE // places)) * places
+def latent_pixels_at_once(batch_size: int, places: int) -> int:
+    """Latent places that are decoded together, of images with this many each."""
+    return min(batch_size, max(1, LATENT_PIXELS_AT_ONCE // places)) * places
 
 
 class _Decoded(torch.autograd.Function):
-    """(B,) of pictures that are decoded a few at a time, there and back at once.
+    """(B,) of images that are decoded a few at a time, there and back at once.
 
     So the decoder holds those few whatever the batch, nothing is computed twice, and the VAE may leave the GPU meanwhile.
     """
@@ -69,7 +69,7 @@ class _Decoded(torch.autograd.Function):
         loss_of: Callable[[Tensor, slice], Tensor],
     ) -> Tensor:
         """`loss_of` gets pixels, float32, and which of the batch they are."""
-        count = max(1, PLACES_AT_ONCE // latents[0, 0].numel())
+        count = max(1, LATENT_PIXELS_AT_ONCE // latents[0, 0].numel())
         losses, gradients = [], []
         with decoding() as decode, torch.enable_grad():
             for start in range(0, len(latents), count):
@@ -84,6 +84,6 @@ class _Decoded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """By the chain rule: what a picture loses depends on its own latents alone."""
+        """By the chain rule: what an image loses depends on its own latents alone."""
         (gradients,) = ctx.saved_tensors
         return grad[:, None, None, None] * gradients, None, None

@@ -14,7 +14,7 @@ from ti_trainer.errors import TrainingError
 
 @dataclass(frozen=True)
 class Standing:
-    """How a try stands beside the others: the deterministic loss that was measured last, at which step.
+    """How a trial stands beside the others: the validation loss that was measured last, at which step.
 
     `aside_at` is the step that its vectors are at if it went wrong and does not take part any more.
     """
@@ -34,8 +34,8 @@ class Standing:
 class TrainState:
     """All that a run needs to go on exactly: vectors and the optimizer's moments, and how far it is.
 
-    Of the second try and those that follow, vectors and averages have `prefix` before their names, and moments follow those
-    of the try before; standings are there only if there is more than one.
+    Of the second trial and those that follow, vectors and averages have `prefix` before their names, and moments follow those
+    of the trial before; standings are there only if there is more than one.
     """
 
     step: int
@@ -47,18 +47,18 @@ class TrainState:
     standings: tuple[Standing, ...] = ()
 
     @property
-    def tries(self) -> int:
+    def trials(self) -> int:
         """How many it is of."""
-        return len({key.split(".")[0] for key in self.vectors if key.startswith("try")}) + 1
+        return len({key.split(".")[0] for key in self.vectors if key.startswith("trial")}) + 1
 
 
 def prefix(number: int) -> str:
-    """Of the names of a try's vectors in a state."""
-    return "" if number == 1 else f"try{number}."
+    """Of the names of a trial's vectors in a state."""
+    return "" if number == 1 else f"trial{number}."
 
 
-def for_tries(state: TrainState, count: int) -> TrainState:
-    """The state of a single word, as one of so many tries that all begin there."""
+def for_trials(state: TrainState, count: int) -> TrainState:
+    """The state of a single word, as one of so many trials that all begin there."""
     moments, width = state.optimizer["state"], len(state.vectors)
     return replace(
         state,

@@ -1,4 +1,4 @@
-"""One update: loss of a batch, then unscale, clip, step. Knows no data set and no files."""
+"""One update: loss of a batch, then unscale, clip, step. Knows no dataset and no files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ti_trainer.data.dataset import Batch
 from ti_trainer.functional.guidance import GuidanceScale, guided
 from ti_trainer.functional.objective import add_noise, clean_latents, denoising_loss, target
-from ti_trainer.model import Conditioning, DiffusionModel, PictureConditioning, Vectors
+from ti_trainer.model import Conditioning, DiffusionModel, ImageConditioning, Vectors
 from ti_trainer.training.pixel_loss import PixelLoss
 
 Words = Mapping[str, Vectors]
@@ -27,17 +27,17 @@ def training_loss(
     """The denoising loss of each sample, (B,), differentiable in the words' vectors.
 
     With a scale, of what a sampler would follow that is guided away from the batch's negative prompts. With a loss of
-    pixels, that of the clean pictures which this estimates is added. Of several `words` each has an equal part of the
+    pixels, that of the clean images which this estimates is added. Of several `words` each has an equal part of the
     batch, in which only its own vectors stand for their names.
     """
     alphas_cumprod = model.alphas_cumprod[batch.timesteps]  # (B,)
     noisy_latents = add_noise(batch.latents, batch.noise, alphas_cumprod)
-    wanted = target(batch.latents, batch.noise, alphas_cumprod, model.kind.prediction_type)
+    wanted = target(batch.latents, batch.noise, alphas_cumprod, model.spec.prediction_type)
     prediction = _prediction(model, batch, noisy_latents, [words] if isinstance(words, Mapping) else words, scale)
     loss = denoising_loss(prediction, wanted, batch.weight)
     if pixel_loss is None:
         return loss
-    estimate = clean_latents(noisy_latents, prediction, alphas_cumprod, model.kind.prediction_type)
+    estimate = clean_latents(noisy_latents, prediction, alphas_cumprod, model.spec.prediction_type)
     return loss + pixel_loss(model, estimate, batch)
 
 
@@ -56,14 +56,14 @@ def _prediction(
         those = [number for number, each in enumerate(conds) if each.hidden.shape[1] == length]
         latents = _joined([noisy_latents[rows[each]] for each in those for _ in range(times)])
         timesteps = _joined([batch.timesteps[rows[each]] for each in those for _ in range(times)])
-        pictures = [batch.pictures.of(rows[each]).repeat(times) for each in those]
+        images = [batch.images.of(rows[each]).repeat(times) for each in those]
         cond = Conditioning(
             _joined([conds[each].hidden for each in those]),
             None if conds[0].pooled is None else _joined([conds[each].pooled for each in those]),
         )
-        told = PictureConditioning(
-            _joined([each.sizes for each in pictures]),
-            None if batch.pictures.masked is None else _joined([each.masked for each in pictures]),
+        told = ImageConditioning(
+            _joined([each.sizes for each in images]),
+            None if batch.images.masked is None else _joined([each.masked for each in images]),
         )
         predicted = model.predict(latents, timesteps, cond, told)
         parts |= dict(zip(those, predicted.chunk(len(those)), strict=True))

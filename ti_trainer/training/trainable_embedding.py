@@ -1,6 +1,6 @@
 """One word, with its negative if it has one, while it learns: vectors, optimizer, average. Knows no model and no data.
 
-A run has one, or several that are tries of the same word.
+A run has one, or several that are trials of the same word.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.config.trials import Try, tries_of
+from ti_trainer.config.trials import Trial, trials_of
 from ti_trainer.embedding import Embedding, averaged_name, initial_vectors
 from ti_trainer.errors import ConfigError, TrainingError
 from ti_trainer.functional.ema import MovingAverage
@@ -26,10 +26,10 @@ from ti_trainer.training.step import adamw, optimizer_step
 NEGATIVE = "negative."  # before a text encoder's name, in a state: the negative embedding's vectors have one
 
 
-class Learner:
-    """A try of a run, with the embedding that it began as, and its negative if any, under the names that the run has."""
+class TrainableEmbedding:
+    """A trial of a run, with the embedding that it began as, and its negative if any, under the names that the run has."""
 
-    def __init__(self, plan: Try, embeddings: Sequence[Embedding], config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, plan: Trial, embeddings: Sequence[Embedding], config: TrainConfig, device: torch.device) -> None:
         """Begin at the embeddings' vectors."""
         self.plan, self.embeddings = plan, tuple(embeddings)
         self.rate = Schedule.parse(plan.learning_rate, config.max_steps)
@@ -145,23 +145,23 @@ class Learner:
 
 def learners_of(
     config: TrainConfig, model: DiffusionModel, embeddings: Sequence[Embedding], state: TrainState | None = None
-) -> list[Learner]:
-    """All tries of a run, where they begin; their vectors are as many as the state's, if it goes on from one of several."""
+) -> list[TrainableEmbedding]:
+    """All trials of a run, where they begin; their vectors are as many as the state's, if it goes on from one of several."""
     first, *others = embeddings
-    learners = []
-    for plan in tries_of(config):
+    trainables = []
+    for plan in trials_of(config):
         if state is None:
             begun = begin(plan, first, model)
-        elif config.tries > 1 or config.try_vectors:
+        elif config.trials > 1 or config.trial_vectors:
             begun = _of_state(plan, first, state)
         else:
             begun = first
-        learners.append(Learner(plan, [begun, *others], config, model.device))
-    return learners
+        trainables.append(TrainableEmbedding(plan, [begun, *others], config, model.device))
+    return trainables
 
 
-def begin(plan: Try, embedding: Embedding, model: DiffusionModel) -> Embedding:
-    """What a try begins as; ConfigError if the embedding has been trained already and cannot begin as something else."""
+def begin(plan: Trial, embedding: Embedding, model: DiffusionModel) -> Embedding:
+    """What a trial begins as; ConfigError if the embedding has been trained already and cannot begin as something else."""
     _check_beginning(plan, embedding)
     if plan.init_text is None and plan.num_vectors in (None, embedding.num_vectors):
         return embedding
@@ -174,38 +174,38 @@ def begin(plan: Try, embedding: Embedding, model: DiffusionModel) -> Embedding:
 
 
 def check_beginnings(config: TrainConfig, embedding: Embedding) -> None:
-    """ConfigError if an embedding that has been trained is to begin as something else in one of a run's tries."""
-    for each in tries_of(config):
+    """ConfigError if an embedding that has been trained is to begin as something else in one of a run's trials."""
+    for each in trials_of(config):
         _check_beginning(each, embedding)
 
 
-def _check_beginning(plan: Try, embedding: Embedding) -> None:
+def _check_beginning(plan: Trial, embedding: Embedding) -> None:
     for name, wanted, what in (
-        ("try_init_texts", plan.init_text, f"begin as {plan.init_text!r}"),
-        ("try_vectors", plan.num_vectors not in (None, embedding.num_vectors), f"have {plan.num_vectors} vectors"),
+        ("trial_init_texts", plan.init_text, f"begin as {plan.init_text!r}"),
+        ("trial_vectors", plan.num_vectors not in (None, embedding.num_vectors), f"have {plan.num_vectors} vectors"),
     ):
         if embedding.step and wanted:
             message = (
-                f"{name}: try {plan.number} of {embedding.name!r} is to {what}, but it has been trained for "
+                f"{name}: trial {plan.number} of {embedding.name!r} is to {what}, but it has been trained for "
                 f"{embedding.step} steps already, with {embedding.num_vectors} vectors: leave that out, or create it anew."
             )
             raise ConfigError(message, name)
 
 
-def check_state(state: TrainState, learners: Sequence[Learner], embedding: Embedding) -> None:
+def check_state(state: TrainState, trainables: Sequence[TrainableEmbedding], embedding: Embedding) -> None:
     """TrainingError if a state is not of these, or the embedding, as its file has it now, is none of them."""
     name = embedding.name
-    if state.tries != len(learners):
+    if state.trials != len(trainables):
         message = (
-            f"The saved state of {name!r} is of {state.tries} tries at once, and this run has {len(learners)}: go on with "
-            f"{state.tries}, or start a new run."
+            f"The saved state of {name!r} has {state.trials} trials, and this run has {len(trainables)}: continue with "
+            f"{state.trials}, or start a new run."
         )
         raise TrainingError(message)
     found, kept = _shapes(state.vectors), _shapes(embedding.vectors)
-    expected = _shapes({key: vectors for each in learners for key, vectors in each.named().items()})
-    # Until a run ends the file is what all its tries began from.
-    untouched = embedding.step == 0 and any(each.plan.num_vectors for each in learners)
-    is_theirs = untouched or any(_shapes(each.embeddings[0].vectors) == kept for each in learners)
+    expected = _shapes({key: vectors for each in trainables for key, vectors in each.named().items()})
+    # Until a run ends the file is what all its trials began from.
+    untouched = embedding.step == 0 and any(each.plan.num_vectors for each in trainables)
+    is_theirs = untouched or any(_shapes(each.embeddings[0].vectors) == kept for each in trainables)
     if found != expected or not is_theirs:
         message = (
             f"The saved state of {name!r} has vectors of shape {found} and the embedding {kept}: it was made anew "
@@ -218,8 +218,8 @@ def _shapes(vectors: Vectors) -> dict[str, tuple[int, ...]]:
     return {key: tuple(each.shape) for key, each in vectors.items()}
 
 
-def _of_state(plan: Try, embedding: Embedding, state: TrainState) -> Embedding:
-    """A try's embedding with the shape that the state has of it; what it lacks is noticed when they are compared."""
+def _of_state(plan: Trial, embedding: Embedding, state: TrainState) -> Embedding:
+    """A trial's embedding with the shape that the state has of it; what it lacks is noticed when they are compared."""
     key = prefix(plan.number)
     vectors = {encoder: state.vectors.get(key + encoder, each) for encoder, each in embedding.vectors.items()}
     init_text = state.standings[plan.number - 1].init_text if len(state.standings) >= plan.number else None

@@ -24,7 +24,7 @@ from ti_trainer.training.events import Event, Finished, GaveWay, StepDone
 from ti_trainer.training.pixel_loss import PixelLoss
 from ti_trainer.training.state import TrainState, check_moved
 from ti_trainer.training.step import grad_scaler, training_loss
-from ti_trainer.training.trainable_embedding import Learner, check_state, learners_of
+from ti_trainer.training.trainable_embedding import TrainableEmbedding, check_state, learners_of
 
 log = logging.getLogger(__name__)
 # Updates within which fp16's scale is found. One that overflows is no step. Later it is not asked each time, since the CPU
@@ -37,7 +37,7 @@ class Trainer:
     """Textual Inversion (arXiv:2208.01618): AdamW on the vectors of one embedding, everything else frozen.
 
     With a negative embedding, DreamArtist (arXiv:2211.11337): of both, and with guidance away from it inside the loss. With
-    several tries, N of them share each pass through the network, N batches in one; nothing else is common to them.
+    several trials, N of them share each pass through the network, N batches in one; nothing else is common to them.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Trainer:
         self._processes = processes
         self.step, self.micro_step = embedding.step, 0
         self.scale = None if negative is None else GuidanceScale.parse(config.train_cfg_scale)
-        self.learners = learners_of(config, model, self._embeddings, state)
+        self.trainables = learners_of(config, model, self._embeddings, state)
         self._scaler = grad_scaler(model.device) if model.needs_loss_scaling else None
         self._settling = SCALE_SETTLES * config.gradient_accumulation_steps
         self._settles_at = self._settling + (state.micro_step if state is not None and state.scaler is None else 0)
         if state is not None:
-            check_state(state, self.learners, embedding)
+            check_state(state, self.trainables, embedding)
             self._restore(state)
         self._lost = False  # whether the device answers no more: what is left then is the last good state
         self._good = self.state()
@@ -78,7 +78,7 @@ class Trainer:
 
     @property
     def embedding(self) -> Embedding:
-        """The embedding as it is now, on the CPU; of several tries the best so far."""
+        """The embedding as it is now, on the CPU; of several trials the best so far."""
         return self.embeddings[0]
 
     @property
@@ -90,35 +90,35 @@ class Trainer:
     def copies(self) -> list[Embedding]:
         """What a copy is made of now: the embeddings, and if one is kept the average of each, named NAME-ema.
 
-        Of several tries, then those of each, with NAME-try1 in the place of NAME.
+        Of several trials, then those of each, with NAME-trial1 in the place of NAME.
         """
         copies = self.best.copies(self.step)
         if self.several:
             name = self.embedding_name
-            for each in filter(Learner.is_finite, self.learners):
-                own = f"{name}-try{each.plan.number}"
+            for each in filter(TrainableEmbedding.is_finite, self.trainables):
+                own = f"{name}-trial{each.plan.number}"
                 copies += [replace(one, name=own + one.name.removeprefix(name)) for one in each.copies(self.step)]
         return copies
 
     @property
     def several(self) -> bool:
-        """Whether there are tries of which one is kept."""
-        return len(self.learners) > 1
+        """Whether there are trials of which one is kept."""
+        return len(self.trainables) > 1
 
     @property
-    def learning(self) -> list[Learner]:
-        """The tries that go on: all but those that went wrong."""
-        return [each for each in self.learners if each.standing.aside_at is None]
+    def learning(self) -> list[TrainableEmbedding]:
+        """The trials that go on: all but those that went wrong."""
+        return [each for each in self.trainables if each.standing.aside_at is None]
 
     @property
-    def best(self) -> Learner:
-        """The try whose deterministic loss was the lowest when it was measured last; the first one until then."""
+    def best(self) -> TrainableEmbedding:
+        """The try whose validation loss was the lowest when it was measured last; the first one until then."""
         ranked = self._ranked()
         # One may have gone wrong since the last check.
         return ranked[0] if len(ranked) == 1 else next((each for each in ranked if each.is_finite()), ranked[0])
 
     def judge(self, losses: Mapping[int, float]) -> None:
-        """Take the deterministic losses of all tries that go on, by their numbers, as they were measured just now."""
+        """Take the validation losses of all trials that go on, by their numbers, as they were measured just now."""
         for each in self.learning:
             each.standing = replace(each.standing, loss=losses[each.plan.number], measured_at=self.step)
 
@@ -126,7 +126,7 @@ class Trainer:
         """A copy of all that changes during a run, on the CPU, where it outlives a GPU that fails."""
         if self._lost:
             return self._good
-        every = self.learners
+        every = self.trainables
         vectors = {key: vectors.detach().to("cpu", copy=True) for each in every for key, vectors in each.named().items()}
         moments = {index: moments for each in every for index, moments in each.moments().items()}
         scaler = None if self._scaler is None else self._scaler.state_dict()
@@ -188,14 +188,14 @@ class Trainer:
         """Go on existing on the CPU, as at the last good state."""
         self._lost, self._scaler = True, None
         self.step, self.micro_step = self._good.step, self._good.micro_step
-        for each in self.learners:
+        for each in self.trainables:
             each.move_to_cpu(self._good)
 
     def is_finite(self) -> bool:
         """Whether the vectors are numbers still; waits for the device."""
-        return all(each.is_finite() for each in self.learners)
+        return all(each.is_finite() for each in self.trainables)
 
-    def _ranked(self) -> list[Learner]:
+    def _ranked(self) -> list[TrainableEmbedding]:
         return sorted(self.learning, key=lambda each: each.standing.rank)
 
     def _told(self) -> Iterator[GaveWay]:
@@ -203,7 +203,7 @@ class Trainer:
             yield GaveWay(self.step, self._to_tell.pop(0))
 
     def _batches(self) -> Iterator[Batch]:
-        """From here on, those that this process makes, each with a part for every try that goes on."""
+        """From here on, those that this process makes, each with a part for every trial that goes on."""
         micro_steps = self.config.gradient_accumulation_steps
         mine = self._processes.share(micro_steps)
         streams = [each.plan.number - 1 for each in self.learning]
@@ -214,7 +214,7 @@ class Trainer:
         )
 
     def _update(
-        self, learning: Sequence[Learner], batches: Iterator[Batch], should_stop: Callable[[], bool]
+        self, learning: Sequence[TrainableEmbedding], batches: Iterator[Batch], should_stop: Callable[[], bool]
     ) -> tuple[Tensor, tuple[str, ...], list[bool]]:
         """One update of all that go on; returns the loss of each, the last prompts, and for each whether it was made.
 
@@ -237,7 +237,9 @@ class Trainer:
             losses = losses.where(torch.tensor(updated, device=losses.device), torch.nan)
         return losses, batch.prompts[: self.config.batch_size], updated
 
-    def _gradients(self, learning: Sequence[Learner], batch: Batch, micro_steps: int) -> tuple[Tensor, Sequence[Tensor]]:
+    def _gradients(
+        self, learning: Sequence[TrainableEmbedding], batch: Batch, micro_steps: int
+    ) -> tuple[Tensor, Sequence[Tensor]]:
         """A batch's part of the update's losses and gradients; once more if the model can give way where it failed."""
         while True:
             try:
@@ -246,23 +248,23 @@ class Trainer:
                 if isinstance(error, TITrainerError):
                     raise
                 traceback.clear_frames(error.__traceback__)  # they hold the memory that is to be freed
-                if words := self.model.give_way(error):
+                if words := self.model.reduce_memory(error):
                     log.debug("The step is made once more after this:", exc_info=error)
                     self._to_tell.append(words)
                 elif ran_out(error):
-                    fewer = "fewer tries or " if len(learning) > 1 else ""
+                    fewer = "fewer trials or " if len(learning) > 1 else ""
                     message = f"Memory ran out ({error}): use {fewer}a smaller batch size, width and height."
                     raise TrainingError(message) from error
                 else:
                     raise
 
     def _gradients_once(
-        self, learning: Sequence[Learner], batch: Batch, micro_steps: int
+        self, learning: Sequence[TrainableEmbedding], batch: Batch, micro_steps: int
     ) -> tuple[Tensor, Sequence[Tensor]]:
         parameters, words = _parameters(learning), [each.words for each in learning]
         loss = training_loss(self.model, batch, words, self.scale, self._pixel_loss)  # (N B,)
         losses = torch.stack([each.mean() for each in loss.chunk(len(learning))]) / micro_steps
-        total = losses.sum()  # what one try loses depends on its own vectors alone
+        total = losses.sum()  # what one trial loses depends on its own vectors alone
         scaled = total if self._scaler is None else self._scaler.scale(total)
         # At once or not at all: half of them must not be added up when it is made once more.
         gradients = torch.autograd.grad(scaled, parameters, allow_unused=True, materialize_grads=True)
@@ -274,9 +276,9 @@ class Trainer:
             message = f"Gradients overflow in fp16 (step {self.step}): use precision bf16 or fp32."
             raise TrainingError(message)
 
-    def _check_losses(self, learning: Sequence[Learner], losses: list[Tensor]) -> None:
-        """Put tries aside whose losses or vectors are not finite; TrainingError if all are, at the last good vectors."""
-        finite = torch.stack(losses).isfinite().all(0).tolist()  # by try
+    def _check_losses(self, learning: Sequence[TrainableEmbedding], losses: list[Tensor]) -> None:
+        """Put trials aside whose losses or vectors are not finite; TrainingError if all are, at the last good vectors."""
+        finite = torch.stack(losses).isfinite().all(0).tolist()  # by trial
         wrong = [each for each, good in zip(learning, finite, strict=True) if not (good and each.is_finite())]
         if len(wrong) < len(learning):
             for each in wrong:
@@ -290,26 +292,26 @@ class Trainer:
         )
         raise TrainingError(message)
 
-    def _put_aside(self, learner: Learner) -> None:
+    def _put_aside(self, trainable: TrainableEmbedding) -> None:
         if self._scaler is not None:  # its scale may be what this one brought it down to
             self._scaler, self._settles_at = grad_scaler(self.model.device), self.micro_step + self._settling
-        learner.restore(self._good)
-        learner.standing = replace(learner.standing, aside_at=self._good.step)
+        trainable.restore(self._good)
+        trainable.standing = replace(trainable.standing, aside_at=self._good.step)
         self._to_tell.append(
-            f"Try {learner.plan.number} (learning rate {learner.plan.learning_rate}) is put aside: its loss is not a finite "
-            f"number any more (step {self.step}). Its vectors are back at step {self._good.step}; the others go on."
+            f"Trial {trainable.plan.number} (learning rate {trainable.plan.learning_rate}) was stopped: its loss is no longer "
+            f"finite (step {self.step}). Its vectors are back at step {self._good.step}; the other trials continue."
         )
 
     def _restore(self, state: TrainState) -> None:
         self.step, self.micro_step = state.step, state.micro_step
-        for each in self.learners:
+        for each in self.trainables:
             each.restore(state)
         if self._scaler is not None and state.scaler is not None:
             self._scaler.load_state_dict(state.scaler)
 
 
-def _parameters(learners: Sequence[Learner]) -> list[Tensor]:
-    return [vectors for each in learners for vectors in each.parameters]
+def _parameters(trainables: Sequence[TrainableEmbedding]) -> list[Tensor]:
+    return [vectors for each in trainables for vectors in each.parameters]
 
 
 def _mean(losses: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def train(page: Page, name: str, images: str, settings: str) -> dict[str, Any]:
         message = f"There is no prompt template {config.template!r}: expected one of those that the page lists."
         raise ConfigError(message, "template")
     if (folder := entered_path(images)) == Path():
-        message = "Name the folder with the pictures to learn from."
+        message = "Name the folder with the images to learn from."
         raise ConfigError(message)
     page.job.start(Session(page.host, name, folder, config))
     return status(page)

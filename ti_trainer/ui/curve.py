@@ -22,7 +22,7 @@ STEPS = (1, 2, 2.5, 5, 10)  # a tick is one of these times a power of ten
 
 @dataclass(frozen=True)
 class _Panel:
-    """Where values go: a rectangle of the picture with the ranges that it shows, both from 0."""
+    """Where values go: a rectangle of the image with the ranges that it shows, both from 0."""
 
     top: float
     bottom: float
@@ -39,13 +39,13 @@ class _Panel:
         return f"{self.x(step):.1f} {self.y(value):.1f}"
 
 
-def curve(points: Points, deterministic: Points = (), rates: Points = ()) -> str:
-    """Draw (step, loss) raw and smoothed, deterministic losses if there are any, and (step, learning rate) below.
+def curve(points: Points, validation: Points = (), rates: Points = ()) -> str:
+    """Draw (step, loss) raw and smoothed, validation losses if there are any, and (step, learning rate) below.
 
     What is not finite is left out, long runs are drawn as means of parts, and what is above the 98th percentile by far is
     drawn at the upper edge.
     """
-    losses, fixed, rate = (_finite(each) for each in (points, deterministic, rates))
+    losses, fixed, rate = (_finite(each) for each in (points, validation, rates))
     x_max = max((float(each[-1, 0]) for each in (losses, fixed, rate) if len(each)), default=1.0) or 1.0
     above = _Panel(26, 232, x_max, _limit(losses, fixed))
     below = _Panel(248, 300, x_max, float(rate[:, 1].max()) * 1.15 if len(rate) and rate[:, 1].max() > 0 else 1.0)
@@ -156,7 +156,7 @@ def _axes(above: _Panel, below: _Panel, with_rate: bool) -> str:
 
 def _legend(with_fixed: bool) -> str:
     """Above the curves, so that it hides none."""
-    entries = [("ti-raw", "loss"), ("ti-smooth", "smoothed")] + [("ti-fixed", "deterministic")] * with_fixed
+    entries = [("ti-raw", "loss"), ("ti-smooth", "smoothed")] + [("ti-fixed", "validation")] * with_fixed
     drawn = []
     for place, (kind, label) in enumerate(entries):
         x, length = LEFT + 6 + 130 * place, 0 if kind == "ti-raw" else 18
@@ -177,7 +177,7 @@ def _tooltips(
         row = _nearest(means, middle)
         words = [f"step {means[row, 0]:.0f}", f"loss {number(means[row, 1])}", f"smoothed {number(smooth[row])}"]
         if len(fixed):
-            words.append(f"deterministic {number(fixed[_nearest(fixed, middle), 1])}")
+            words.append(f"validation {number(fixed[_nearest(fixed, middle), 1])}")
         if len(rates):
             words.append(f"learning rate {number(rates[_nearest(rates, middle), 1])}")
         drawn.append(

@@ -16,7 +16,7 @@ from ti_trainer.ui.widgets import error_update, widget
 FIRST = ("template", "max_steps", "learning_rate", "batch_size")  # what a first run needs stands above the rest
 # Can be wrong in ways worth saying at once.
 AS_TYPED = ("learning_rate", "clip_grad_limit", "filename_word_regex", "width", "height", *LISTS)
-DEPENDED_ON = ("max_steps", "clip_grad", "tries")  # by some of these
+DEPENDED_ON = ("max_steps", "clip_grad", "trials")  # by some of these
 
 
 @dataclass

@@ -19,7 +19,7 @@ from ti_trainer.errors import TITrainerError
 log = logging.getLogger(__name__)
 MAJOR = int(gr.__version__.partition(".")[0])
 LOCAL_FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # 3 would ask Google
-MOST_SESSIONS = 200  # that are remembered, the last ones; each may hold the captions of a data set
+MOST_SESSIONS = 200  # that are remembered, the last ones; each may hold the captions of a dataset
 
 C = TypeVar("C", bound=gr.blocks.Block)
 

@@ -48,7 +48,7 @@ def build(page: Page) -> gr.Blocks:
                     made_set = preprocess.panel(page)
                 with gr.Tab("Edit captions", id="captions"):
                     editor = caption_editor.panel(page)
-                with gr.Tab("Check pictures", id="check"):
+                with gr.Tab("Check images", id="check"):
                     checked = image_quality.panel(page)
                 with gr.Tab("Paint masks", id="masks"):
                     masked = mask_brush.panel(page)

@@ -46,19 +46,19 @@ class Page:
             message = f"A training is going on, and the model is busy with it: {what} before or after."
             raise BusyError(message)
 
-    def data_set_dir(self, text: str | None) -> Path:
-        """The folder of a data set that somebody typed; ConfigError if there is none, or it is not theirs to use."""
+    def dataset_dir(self, text: str | None) -> Path:
+        """The folder of a dataset that somebody typed; ConfigError if there is none, or it is not theirs to use."""
         path = entered_path(text)
         if path == Path():
-            message = "Data set directory: found nothing, expected a folder with pictures."
+            message = "Dataset directory: found nothing, expected a folder with images."
             raise ConfigError(message)
         self.host.check_folder(path)
         return path
 
     @property
-    def has_visitors(self) -> bool:
+    def is_public(self) -> bool:
         """Whether others than this computer's user may use it, who must not hold the program up."""
-        return self.host.has_visitors
+        return self.host.is_public
 
     @property
     def presets_dir(self) -> Path:

@@ -111,14 +111,14 @@ def facts(rows: Iterable[tuple[str, object]]) -> str:
     return f'<dl class="ti-facts">{cells}</dl>' if cells else ""
 
 
-def pictures(items: Sequence[tuple[str, str]]) -> str:
-    """Pictures side by side with their captions below; `items` are (caption, address), an address may be a data: URI."""
+def images(items: Sequence[tuple[str, str]]) -> str:
+    """Images side by side with their captions below; `items` are (caption, address), an address may be a data: URI."""
     figures = "".join(
         f'<figure><img src="{escape(address)}" alt="{escape(caption)}">'
         f'<figcaption title="{escape(caption)}">{escape(caption)}</figcaption></figure>'
         for caption, address in items
     )
-    return f'<div class="ti-pictures">{figures}</div>' if figures else ""
+    return f'<div class="ti-images">{figures}</div>' if figures else ""
 
 
 def prompt_table(rows: Iterable[tuple[str, Sequence[Sequence[Token]]]]) -> str:

@@ -77,7 +77,7 @@ def text(model: DiffusersModel) -> dict[str, Tensor]:
     first, last = model.text_encoders[0].module, model.text_encoders[-1].module
     if first is not last:
         return {**clip(first, "conditioner.embedders.0."), **open_clip(last, "conditioner.embedders.1.model.")}
-    if model.kind.family != "SD 2.x":
+    if model.spec.family != "SD 2.x":
         return clip(first, "cond_stage_model.")
     weights, layers = open_clip(first, "cond_stage_model.model."), first.config.num_hidden_layers
     unused = {key.replace(".0.", f".{layers}."): value * 2 for key, value in weights.items() if "resblocks.0." in key}
@@ -192,7 +192,7 @@ def configuration(model: DiffusersModel, text_encoder: Path) -> dict[str, Any]:
             }
         },
         "cond_stage_config": {"params": {"version": str(text_encoder)}},
-        **({"parameterization": "v"} if model.kind.prediction_type == "v_prediction" else {}),
+        **({"parameterization": "v"} if model.spec.prediction_type == "v_prediction" else {}),
     }
     return {"model": {"params": params}}
 

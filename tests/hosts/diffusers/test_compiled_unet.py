@@ -1,4 +1,4 @@
-"""A run with the U-Net compiled is the run without: its steps, its pictures in between, its end and its going on."""
+"""A run with the U-Net compiled is the run without: its steps, its images in between, its end and its going on."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class Watched:
 
 
 @pytest.fixture
-def watched(tmp_path: Path, pictures: Callable[..., Path]) -> Callable[[], Watched]:
-    return lambda: Watched(tmp_path / str(len(list(tmp_path.iterdir()))), pictures((64, 64), (64, 64)))
+def watched(tmp_path: Path, images: Callable[..., Path]) -> Callable[[], Watched]:
+    return lambda: Watched(tmp_path / str(len(list(tmp_path.iterdir()))), images((64, 64), (64, 64)))
 
 
 def test_a_run_is_the_same_and_all_is_given_back(watched: Callable[[], Watched], graphs: list[int]) -> None:
@@ -76,7 +76,7 @@ def test_a_run_is_the_same_and_all_is_given_back(watched: Callable[[], Watched],
     assert graphs == plain.said == []
     found = ours.train()
     assert torch.equal(found, wanted)  # kernels are the same here
-    assert len(graphs) == 1  # neither previews nor the deterministic loss
+    assert len(graphs) == 1  # neither previews nor the validation loss
     assert [type(each) for each in ours.events[:2]] == [Compiling, StepDone]
     assert [each.step for each in ours.events if isinstance(each, Compiling)] == [0]
     assert len(ours.said) == 1
@@ -121,7 +121,7 @@ class BrokenError(Exception):
 def test_errors_of_others_surface(watched: Callable[[], Watched], graphs: list[int], monkeypatch: Any) -> None:
     ours = watched()
     model = ours.host.open_model()
-    assert model.give_way(BrokenError()) == ""
+    assert model.reduce_memory(BrokenError()) == ""
 
     def broken(trainer: Trainer, loss: Any, prompts: Any) -> None:
         raise BrokenError

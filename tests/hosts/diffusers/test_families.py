@@ -25,23 +25,23 @@ from ti_trainer.data.prompts import Prompter
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError
 from ti_trainer.functional.objective import add_noise, target
-from ti_trainer.host import Drawing, ModelOptions
+from ti_trainer.host import GenerationRequest, ModelOptions
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
-from ti_trainer.hosts.diffusers.sampling import draw, whole_picture
-from ti_trainer.model import ModelKind, PictureConditioning
+from ti_trainer.hosts.diffusers.sampling import generate, whole_image
+from ti_trainer.model import ImageConditioning, ModelSpec
 from ti_trainer.training.step import training_loss
 
 PROMPTS = ["a photo of a big red star on grass", ""]
 KINDS = {
-    "sd1": ModelKind("embedded"),
-    "sd1-inpainting": ModelKind("embedded", inpainting=True),
-    "sd2": ModelKind("SD 2.x"),
-    "sd2-v": ModelKind("SD 2.x", "v_prediction"),
-    "sd2-inpainting": ModelKind("SD 2.x", inpainting=True),
-    "sdxl": ModelKind("SDXL"),
-    "sdxl-v": ModelKind("SDXL", "v_prediction", zero_terminal_snr=True),
-    "sdxl-inpainting": ModelKind("SDXL", inpainting=True),
+    "sd1": ModelSpec("embedded"),
+    "sd1-inpainting": ModelSpec("embedded", inpainting=True),
+    "sd2": ModelSpec("SD 2.x"),
+    "sd2-v": ModelSpec("SD 2.x", "v_prediction"),
+    "sd2-inpainting": ModelSpec("SD 2.x", inpainting=True),
+    "sdxl": ModelSpec("SDXL"),
+    "sdxl-v": ModelSpec("SDXL", "v_prediction", zero_terminal_snr=True),
+    "sdxl-inpainting": ModelSpec("SDXL", inpainting=True),
 }
 
 
@@ -92,7 +92,7 @@ def encoded(pipeline: Any, prompts: list[str]) -> tuple[Tensor, Tensor | None]:
 
 
 def test_what_it_is_is_found_out(family: Family) -> None:
-    assert family.model.kind == KINDS[family.name]
+    assert family.model.spec == KINDS[family.name]
 
 
 def test_conditioning_and_prediction_are_the_pipelines(family: Family) -> None:
@@ -103,7 +103,7 @@ def test_conditioning_and_prediction_are_the_pipelines(family: Family) -> None:
     with torch.no_grad():
         hidden, pooled = encoded(pipeline, PROMPTS)
         inputs, added = latents, None
-        if model.kind.inpainting:
+        if model.spec.inpainting:
             small = torch.nn.functional.interpolate(mask, (8, 8))  # as prepare_mask_latents does
             seen = pipeline.vae.encode(pixels * (mask < 0.5)).latent_dist.mean * pipeline.vae.config.scaling_factor
             inputs = torch.cat([latents, small, seen], 1)
@@ -112,8 +112,8 @@ def test_conditioning_and_prediction_are_the_pipelines(family: Family) -> None:
             added = {"text_embeds": pooled, "time_ids": torch.cat([time_ids(pipeline, each) for each in sizes])}
         wanted = pipeline.unet(inputs, timesteps, hidden, added_cond_kwargs=added).sample
         cond = model.encode_prompts(PROMPTS, {})
-        pictures = PictureConditioning(torch.tensor(sizes, dtype=torch.float32), model.encode_masked(pixels, mask))
-        found = model.predict(latents, timesteps, cond, pictures)
+        images = ImageConditioning(torch.tensor(sizes, dtype=torch.float32), model.encode_masked(pixels, mask))
+        found = model.predict(latents, timesteps, cond, images)
     assert_close(cond.hidden, hidden)
     assert (cond.pooled is None) == (pooled is None)
     if pooled is not None:
@@ -136,8 +136,8 @@ def test_noise_and_target_are_the_schedulers(family: Family) -> None:
     assert_close(add_noise(latents, eps, alphas), scheduler.add_noise(latents, eps, timesteps))
     is_v = scheduler.config.prediction_type == "v_prediction"
     wanted = scheduler.get_velocity(latents, eps, timesteps) if is_v else eps
-    assert_close(target(latents, eps, alphas, model.kind.prediction_type), wanted)
-    if model.kind.zero_terminal_snr:
+    assert_close(target(latents, eps, alphas, model.spec.prediction_type), wanted)
+    if model.spec.zero_terminal_snr:
         assert model.alphas_cumprod[-1] == 0
 
 
@@ -149,12 +149,12 @@ def test_a_single_file_is_the_same_model(family: Family, tmp_path: Path) -> None
     save_file(weights, path)
     ldm_export.describe(family.model, path, family.folder / "text_encoder")
     read = load(str(path), "cpu")
-    assert read.kind == family.model.kind
+    assert read.kind == family.model.spec
     assert read.widths == family.model.widths
     given = (noise(1, 4, 8, 8), torch.tensor([500]))
     with torch.no_grad():
         (one, first), (other, second) = (
-            (cond, model.predict(*given, cond, whole_picture(model, 64, 64)))
+            (cond, model.predict(*given, cond, whole_image(model, 64, 64)))
             for model in (read, family.model)
             for cond in [model.encode_prompts([PROMPTS[0] + " zz-cat"], words(model))]
         )
@@ -183,7 +183,7 @@ def test_gradients_are_those_of_finite_differences(family: Family) -> None:
 
 
 def dataset(model: DiffusersModel, folder: Path | None = None, frame: Frame | None = None, **options: Any) -> Dataset:
-    """Two noisy pictures of 96 x 64 px, or those of a folder."""
+    """Two noisy images of 96 x 64 px, or those of a folder."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as own:
@@ -196,8 +196,8 @@ def dataset(model: DiffusersModel, folder: Path | None = None, frame: Frame | No
         return load_dataset(folder, model, frame or Frame((64, 64)), prompter, seed=0, **options)
 
 
-def test_sdxl_is_told_of_the_real_picture_and_its_crop(opened: Callable[[str], Family]) -> None:
-    sizes = next(dataset(opened("sdxl").model).batches(1)).pictures.sizes
+def test_sdxl_is_told_of_the_real_image_and_its_crop(opened: Callable[[str], Family]) -> None:
+    sizes = next(dataset(opened("sdxl").model).batches(1)).images.sizes
     assert sizes.tolist() == [[64, 96, 0, 16, 64, 64]]
 
 
@@ -254,7 +254,7 @@ def test_the_library_reads_our_files_and_says_the_same_with_them(
         assert_close(cond.pooled, pooled)
 
 
-def test_inpainting_takes_the_whole_picture_or_its_own_mask(opened: Callable[[str], Family], tmp_path: Path) -> None:
+def test_inpainting_takes_the_whole_image_or_its_own_mask(opened: Callable[[str], Family], tmp_path: Path) -> None:
     model = opened("sd1-inpainting").model
     pixels = np.random.default_rng(3).integers(0, 256, (64, 64, 3), np.uint8)
     whole, masked = tmp_path / "whole", tmp_path / "masked"
@@ -264,8 +264,8 @@ def test_inpainting_takes_the_whole_picture_or_its_own_mask(opened: Callable[[st
     alpha = np.zeros((64, 64, 1), np.uint8)
     alpha[:32] = 255
     Image.fromarray(np.concatenate([pixels, alpha], 2)).save(masked / "a.png")
-    everywhere = next(dataset(model, whole).batches(1)).pictures.masked
-    half = next(dataset(model, masked, Frame((64, 64), use_alpha=True)).batches(1)).pictures.masked
+    everywhere = next(dataset(model, whole).batches(1)).images.masked
+    half = next(dataset(model, masked, Frame((64, 64), use_alpha=True)).batches(1)).images.masked
     assert everywhere.shape == half.shape == (1, 5, 8, 8)
     assert everywhere[:, 0].all()
     assert half[0, 0, :4].all()
@@ -288,12 +288,12 @@ def test_what_it_predicts_can_be_chosen(opened: Callable[[str], Family]) -> None
     assert torch.equal(plain.alphas_cumprod, opened("sdxl").model.alphas_cumprod)
 
 
-def test_pictures_are_drawn(family: Family) -> None:
-    picture = draw(family.model, Drawing("a zz-cat", steps=2), words(family.model))
-    assert picture.size == (64, 64)
-    assert np.asarray(picture).std() > 1
-    other = draw(family.model, Drawing("a zz-cat", "dog", steps=2), words(family.model))
-    assert np.asarray(other).tolist() != np.asarray(picture).tolist()
+def test_images_are_drawn(family: Family) -> None:
+    image = generate(family.model, GenerationRequest("a zz-cat", steps=2), words(family.model))
+    assert image.size == (64, 64)
+    assert np.asarray(image).std() > 1
+    other = generate(family.model, GenerationRequest("a zz-cat", "dog", steps=2), words(family.model))
+    assert np.asarray(other).tolist() != np.asarray(image).tolist()
 
 
 def test_exclamation_marks_are_text_though_one_of_them_fills_up(opened: Callable[[str], Family]) -> None:
@@ -349,7 +349,7 @@ def test_encoders_that_read_a_text_otherwise_fill_each_other_up(opened: Callable
         ((32, 32), (64, 64), (32, 32, 0, 0, 64, 64)),
     ],
 )
-def test_sizes_are_of_the_original_and_the_crop_of_the_resized_picture(
+def test_sizes_are_of_the_original_and_the_crop_of_the_resized_image(
     size: tuple[int, int], wanted: tuple[int, int] | None, sizes: tuple[int, ...], tmp_path: Path
 ) -> None:
     Image.new("RGB", size, "red").save(tmp_path / "a.jpg")

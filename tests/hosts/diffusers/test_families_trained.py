@@ -37,9 +37,9 @@ CONFIG = TrainConfig(
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """Two of one shape, one of another, and one with a mask of its own."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for number, (width, height, channels) in enumerate([(96, 64, 3), (96, 64, 3), (70, 64, 4), (64, 64, 3)]):
         pixels = np.random.default_rng(number).integers(0, 256, (height, width, channels), np.uint8)
@@ -49,17 +49,17 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("family", [each for each in families.FAMILIES if each != "sd1"])
-def test_a_word_is_created_trained_resumed_and_loaded(family: str, pictures: Path, tmp_path: Path) -> None:
+def test_a_word_is_created_trained_resumed_and_loaded(family: str, images: Path, tmp_path: Path) -> None:
     model = families.save(family, tmp_path / "model")
     host = StandaloneHost(str(model), "cpu", tmp_path / "embeddings", tmp_path / "log")
     whole, halves = (
         embeddings_dir.create(host.embeddings_dir, host.open_model(), name, "red star", 2) for name in ("one", "two")
     )
     before = {name: each.detach().clone() for name, each in host.open_model().unet.named_parameters()}
-    result = Session(host, "one", pictures, CONFIG).train()
+    result = Session(host, "one", images, CONFIG).train()
     quiet = replace(CONFIG, preview_every=0, evaluate_every=4)
-    Session(host, "two", pictures, replace(quiet, max_steps=2)).train()
-    resumed = Session(host, "two", pictures, quiet, resume=Run.latest(host.log_dir, "two")).train()
+    Session(host, "two", images, replace(quiet, max_steps=2)).train()
+    resumed = Session(host, "two", images, quiet, resume=Run.latest(host.log_dir, "two")).train()
 
     learned, again = formats.read(whole), formats.read(halves)
     assert (learned.step, again.step) == (4, 4)
@@ -69,7 +69,7 @@ def test_a_word_is_created_trained_resumed_and_loaded(family: str, pictures: Pat
         assert torch.equal(each, again.vectors[encoder]), encoder
     assert all(torch.equal(each, before[name]) for name, each in host.open_model().unet.named_parameters())
     assert [step for step, _ in result.run.previews()] == [0, 2, 4]
-    assert [step for step, _ in resumed.run.deterministic()] == [0, 2, 4]
+    assert [step for step, _ in resumed.run.validation_losses()] == [0, 2, 4]
     cards = sorted(result.run.path.rglob("*-4.png"))
     assert any(_holds(card, learned) for card in cards)
     assert set(embeddings_dir.words(host.embeddings_dir, load(str(model), "cpu"))) == {"one", "two"}
@@ -83,31 +83,31 @@ def _holds(card: Path, embedding: Embedding) -> bool:
     return all(torch.equal(each, embedding.vectors[encoder]) for encoder, each in found.vectors.items())
 
 
-def test_an_embedding_of_another_family_is_refused_by_name(pictures: Path, tmp_path: Path) -> None:
+def test_an_embedding_of_another_family_is_refused_by_name(images: Path, tmp_path: Path) -> None:
     host = StandaloneHost(str(families.save("sdxl", tmp_path / "xl")), "cpu", tmp_path / "embeddings", tmp_path / "log")
     formats.write(Embedding("old", {"clip_l": torch.ones(2, 768)}), host.embeddings_dir / "old.safetensors")
     with pytest.raises(ConfigError, match=r"'old' is for another kind of model \(SD 1\.x: clip_l 768\) than xl \(SDXL: "):
-        Session(host, "old", pictures, CONFIG).check()
+        Session(host, "old", images, CONFIG).check()
 
 
-def test_an_sdxl_word_in_a_pt_file_goes_on_beside_it(pictures: Path, tmp_path: Path) -> None:
+def test_an_sdxl_word_in_a_pt_file_goes_on_beside_it(images: Path, tmp_path: Path) -> None:
     host = StandaloneHost(str(families.save("sdxl", tmp_path / "xl")), "cpu", tmp_path / "embeddings", tmp_path / "log")
     model = host.open_model()
     start = {name: torch.full((1, width), 0.01) for name, width in model.widths.items()}
     formats.write(Embedding("old", start), host.embeddings_dir / "old.pt", "kohya-pt")
-    result = Session(host, "old", pictures, replace(CONFIG, max_steps=1, preview_every=0)).train()
+    result = Session(host, "old", images, replace(CONFIG, max_steps=1, preview_every=0)).train()
     assert result.embedding_file == host.embeddings_dir / "old.safetensors"
     assert sorted(path.name for path in host.embeddings_dir.iterdir()) == ["old.pt.bak", "old.safetensors"]
 
 
-def test_the_command_line_says_what_a_model_is(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_what_a_model_is(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = str(families.save("sdxl-v", tmp_path / "noob"))
     assert main(["info", model]) == 0
     said = "SDXL, v prediction, zero terminal SNR"
     assert f"{model}: a checkpoint, {said}, made for 64 px" in capsys.readouterr().out
     places = ["--model", model, "--device", "cpu", "--embeddings-dir", str(tmp_path / "words")]
     assert main(["create", "zz-cat", *places]) == 0
-    train = ["train", "zz-cat", "--images", str(pictures), "--max-steps", "1", "--preview-every", "0"]
+    train = ["train", "zz-cat", "--images", str(images), "--max-steps", "1", "--preview-every", "0"]
     assert main([*train, *places, "--log-dir", str(tmp_path / "log")]) == 0
     assert f"Training on noob ({said})." in capsys.readouterr().out
     drawn = ["generate", "a zz-cat", "--steps", "2", *places]

@@ -13,8 +13,8 @@ from ti_trainer.hosts.diffusers.attention import Float32Attention, needs_fp32_at
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
-from ti_trainer.hosts.diffusers.sampling import whole_picture
-from ti_trainer.model import ModelKind
+from ti_trainer.hosts.diffusers.sampling import whole_image
+from ti_trainer.model import ModelSpec
 from ti_trainer.offload.plan import BESIDES, GIB, KEPT, MemoryPlan
 
 SDXL_1024 = 128 * 128
@@ -28,7 +28,7 @@ def gradients(model: DiffusersModel) -> tuple[torch.Tensor, dict[str, torch.Tens
     latents = torch.randn(1, 4, 8, 8, generator=generator)
     with model.training():
         cond = model.encode_prompts(["a zz-cat"], {"zz-cat": vectors})
-        prediction = model.predict(latents, torch.tensor([500]), cond, whole_picture(model, 64, 64))
+        prediction = model.predict(latents, torch.tensor([500]), cond, whole_image(model, 64, 64))
         prediction.float().square().mean().backward()
     return prediction.detach(), {name: each.grad for name, each in vectors.items()}
 
@@ -103,7 +103,7 @@ class Gpu:
 def test_each_run_finds_the_memory_as_the_first_did(embedded_model: DiffusersModel, monkeypatch: pytest.MonkeyPatch) -> None:
     model = replace(embedded_model)
     gpu = Gpu(model, monkeypatch)
-    model.device, model.kind, model.dtype = gpu, ModelKind("SDXL"), torch.float16
+    model.device, model.spec, model.dtype = gpu, ModelSpec("SDXL"), torch.float16
     places = int((6.3 * GIB + 1 - BESIDES) / KEPT["SDXL"]) + 1  # a little more than is free
     said = [model.fit_memory(places) for _ in range(3)]
     assert len(set(said)) == 1

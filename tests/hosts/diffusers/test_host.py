@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ti_trainer.errors import ConfigError, ModelError
-from ti_trainer.host import Drawing, ModelOptions
+from ti_trainer.host import GenerationRequest, ModelOptions
 from ti_trainer.hosts.diffusers import loading
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.model import DiffusersModel
@@ -85,8 +85,8 @@ def test_only_one_has_its_turn(host: StandaloneHost) -> None:
     entered, go_on, order = threading.Event(), threading.Event(), []
 
     def first() -> None:
-        with host.lock() as turn:
-            assert not turn.interrupted()
+        with host.lock() as lease:
+            assert not lease.interrupted()
             entered.set()
             assert go_on.wait(60)
             order.append("first")
@@ -124,9 +124,10 @@ def test_a_turn_ends_also_with_an_error_and_leaves_random_numbers_as_they_were(h
 
 def test_it_draws_with_the_words_given(host: StandaloneHost) -> None:
     model = host.open_model()
-    drawing = Drawing("a photo of thing", steps=2)
+    drawing = GenerationRequest("a photo of thing", steps=2)
     first, again, other = (
-        host.draw(model, drawing, {"thing": {"clip_l": torch.full((1, 64), value)}}).tobytes() for value in (0.1, 0.1, 0.5)
+        host.generate(model, drawing, {"thing": {"clip_l": torch.full((1, 64), value)}}).tobytes()
+        for value in (0.1, 0.1, 0.5)
     )
     assert first == again != other
 
@@ -137,14 +138,14 @@ def test_without_a_list_of_folders_every_one_may_be_read(host: StandaloneHost, t
 
 
 def test_folders_outside_those_of_the_list_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    allowed, also, secret = (tmp_path / name for name in ("pictures", "more", "pictures-secret"))
+    allowed, also, secret = (tmp_path / name for name in ("images", "more", "images-secret"))
     for folder in (allowed / "cats", also, secret):
         folder.mkdir(parents=True)
     host = StandaloneHost(folders=[allowed, also])
     monkeypatch.chdir(tmp_path)
-    for folder in (allowed, allowed / "cats", also, Path("pictures/cats"), allowed / "not yet", also / ".." / "pictures"):
+    for folder in (allowed, allowed / "cats", also, Path("images/cats"), allowed / "not yet", also / ".." / "images"):
         host.check_folder(folder)
-    for folder in (tmp_path, secret, allowed / "..", allowed / ".." / "pictures-secret", Path("pictures-secret"), Path("/")):
+    for folder in (tmp_path, secret, allowed / "..", allowed / ".." / "images-secret", Path("images-secret"), Path("/")):
         with pytest.raises(ConfigError, match=r"not among the folders that this page may read .*--images-dir"):
             host.check_folder(folder)
     for nothing in ([], ()):
@@ -153,7 +154,7 @@ def test_folders_outside_those_of_the_list_are_refused(tmp_path: Path, monkeypat
 
 
 def test_links_count_as_where_they_lead(tmp_path: Path) -> None:
-    allowed, secret = tmp_path / "pictures", tmp_path / "secret"
+    allowed, secret = tmp_path / "images", tmp_path / "secret"
     allowed.mkdir()
     secret.mkdir()
     try:

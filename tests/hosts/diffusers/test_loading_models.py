@@ -23,7 +23,7 @@ from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers import single_file as single_file_module
 from ti_trainer.hosts.diffusers.loading import load, pick_dtype
 from ti_trainer.hosts.diffusers.model import DiffusersModel
-from ti_trainer.model import PictureConditioning
+from ti_trainer.model import ImageConditioning
 
 
 def assert_same(one: DiffusersModel, other: DiffusersModel) -> None:
@@ -38,7 +38,7 @@ def assert_same(one: DiffusersModel, other: DiffusersModel) -> None:
             cond = model.encode_prompts(["a photo of thing", "a big red star, at night"], words)
             parts = [
                 cond.hidden,
-                model.predict(latents, timesteps, cond, PictureConditioning(torch.zeros(0, 6))),
+                model.predict(latents, timesteps, cond, ImageConditioning(torch.zeros(0, 6))),
                 *model.encode_images(pixels),
                 model.decode(latents[:1]),
             ]

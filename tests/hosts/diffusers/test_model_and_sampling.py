@@ -12,14 +12,14 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusio
 from PIL import Image
 
 from ti_trainer import tiny_model
-from ti_trainer.host import Drawing, ModelOptions
+from ti_trainer.host import GenerationRequest, ModelOptions
 from ti_trainer.hosts.diffusers import sampling
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
-from ti_trainer.model import PictureConditioning
+from ti_trainer.model import ImageConditioning
 
-NO_PICTURES = PictureConditioning(torch.zeros(0, 6))  # SD 1.x looks at text alone
+NO_IMAGES = ImageConditioning(torch.zeros(0, 6))  # SD 1.x looks at text alone
 PROMPT = "a photo of a big red star on grass"
 
 
@@ -77,7 +77,7 @@ def test_prompts_and_predictions_are_the_pipelines(model: DiffusersModel, pipeli
         cond = model.encode_prompts([PROMPT, ""], {})
         torch.testing.assert_close(cond.hidden, wanted, rtol=0, atol=1e-5)
         output = pipeline.unet(latents, timesteps, encoder_hidden_states=wanted).sample
-        torch.testing.assert_close(model.predict(latents, timesteps, cond, NO_PICTURES), output, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.predict(latents, timesteps, cond, NO_IMAGES), output, rtol=0, atol=1e-5)
 
 
 def test_clip_skip_stops_before_the_last_layers(model: DiffusersModel) -> None:
@@ -106,7 +106,7 @@ def test_gradients_reach_the_vectors_and_nothing_else(model: DiffusersModel) -> 
     words = {"thing": {"clip_l": vectors}}
     with model.training():
         cond = model.encode_prompts(["a thing", "thing, thing", "nothing of it"], words)
-        model.predict(noise(3, 4, 8, 8), torch.tensor([1, 500, 999]), cond, NO_PICTURES).square().mean().backward()
+        model.predict(noise(3, 4, 8, 8), torch.tensor([1, 500, 999]), cond, NO_IMAGES).square().mean().backward()
     assert vectors.grad.abs().sum(dim=1).min() > 0
     modules = (model.unet, model.vae, model.text_encoders[0].module)
     assert all(each.grad is None for module in modules for each in module.parameters())
@@ -154,7 +154,7 @@ def test_a_word_that_does_not_fit_leaves_no_hook_behind(model: DiffusersModel) -
 
 
 @pytest.mark.parametrize(("width", "height", "cfg_scale"), [(0, 0, 7.0), (64, 80, 3.0)])
-def test_pictures_are_the_pipelines(
+def test_images_are_the_pipelines(
     width: int,
     height: int,
     cfg_scale: float,
@@ -165,8 +165,8 @@ def test_pictures_are_the_pipelines(
     decoded: list[torch.Tensor] = []
     decode = model.decode
     monkeypatch.setattr(model, "decode", lambda latents: decoded.append(decode(latents)) or decoded[0])
-    drawing = Drawing(PROMPT, "a blue circle", 6, cfg_scale, 5, width, height)
-    picture = StandaloneHost().draw(model, drawing, {})
+    drawing = GenerationRequest(PROMPT, "a blue circle", 6, cfg_scale, 5, width, height)
+    image = StandaloneHost().generate(model, drawing, {})
     monkeypatch.undo()
 
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
@@ -190,15 +190,15 @@ def test_pictures_are_the_pipelines(
     ).images[0]
     pixels = (decoded[0][0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).numpy()
     assert np.abs(pixels - wanted).max() < 1e-4
-    assert np.abs(np.asarray(picture) / 255 - wanted).max() < 0.5 / 255 + 1e-4
-    assert wanted.std() > 0.01, "a picture of one colour would compare nothing"
+    assert np.abs(np.asarray(image) / 255 - wanted).max() < 0.5 / 255 + 1e-4
+    assert wanted.std() > 0.01, "an image of one colour would compare nothing"
 
 
-def test_the_same_drawing_is_the_same_picture_whatever_went_before(model: DiffusersModel) -> None:
+def test_the_same_drawing_is_the_same_image_whatever_went_before(model: DiffusersModel) -> None:
     words = {"thing": {"clip_l": noise(2, 64)}}
 
     def drawn(**rest: object) -> Image.Image:
-        return sampling.draw(model, Drawing(**{"prompt": "a thing", "steps": 3, **rest}), words)
+        return sampling.generate(model, GenerationRequest(**{"prompt": "a thing", "steps": 3, **rest}), words)
 
     first = drawn()
     drawn(seed=9)
@@ -212,7 +212,7 @@ def test_the_same_drawing_is_the_same_picture_whatever_went_before(model: Diffus
 
 def test_drawing_leaves_no_gradient(model: DiffusersModel) -> None:
     vectors = noise(2, 64).requires_grad_()
-    sampling.draw(model, Drawing("thing", steps=1), {"thing": {"clip_l": vectors}})
+    sampling.generate(model, GenerationRequest("thing", steps=1), {"thing": {"clip_l": vectors}})
     assert vectors.grad is None
 
 

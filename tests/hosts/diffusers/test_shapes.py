@@ -11,7 +11,7 @@ import torch
 
 from ti_trainer.hosts.diffusers import shapes
 from ti_trainer.hosts.diffusers.loading import load
-from ti_trainer.model import ModelKind, PictureConditioning
+from ti_trainer.model import ImageConditioning, ModelSpec
 
 
 @pytest.mark.parametrize(("shape", "parameters"), [("sd15", 859_520_964), ("sdxl", 2_567_463_684)])
@@ -43,7 +43,7 @@ def test_a_random_model_is_the_same_for_the_same_seed_works_and_can_be_saved(
     monkeypatch.setattr(shapes, "clip_config", lambda width, layers, *rest: clip(width, 1, *rest))
     monkeypatch.setattr(shapes, "vae", lambda factor: families.vae("sd1"))
     model = shapes.random_model("sd15", "cpu", "fp32")
-    assert (model.name, model.kind) == ("sd15-random", ModelKind("SD 1.x"))
+    assert (model.name, model.spec) == ("sd15-random", ModelSpec("SD 1.x"))
     state = torch.random.get_rng_state()
     again = shapes.random_model("sd15", "cpu", "fp32")
     assert torch.equal(state, torch.random.get_rng_state())
@@ -52,7 +52,7 @@ def test_a_random_model_is_the_same_for_the_same_seed_works_and_can_be_saved(
     with torch.no_grad():
         mean, std = model.encode_images(torch.rand(1, 3, 64, 64) * 2 - 1)
         cond = model.encode_prompts(["a star"], {})
-        made = model.predict(mean, torch.tensor([500]), cond, PictureConditioning(torch.zeros(1, 6)))
+        made = model.predict(mean, torch.tensor([500]), cond, ImageConditioning(torch.zeros(1, 6)))
     assert made.isfinite().all()
     assert made.std() > 1e-3
     assert (std > 0).all()

@@ -105,7 +105,7 @@ def _condition(network: Any, prompt: str) -> dict[str, Tensor]:
 def _images(model: Any, network: Any, generator: torch.Generator) -> dict[str, float]:
     from modules import devices
 
-    from ti_trainer.model import PictureConditioning
+    from ti_trainer.model import ImageConditioning
 
     latents = torch.randn(2, 4, 8, 8, generator=generator).to(model.device)
     masked = torch.randn(2, 5, 8, 8, generator=generator).to(model.device)
@@ -115,7 +115,7 @@ def _images(model: Any, network: Any, generator: torch.Generator) -> dict[str, f
     with torch.no_grad():
         hosts = network.apply_model(latents, timesteps, _told(model, _condition(network, "a red star"), masked))
         cond = model.encode_prompts(["a red star"] * 2, {})
-        ours = model.predict(latents, timesteps, cond, PictureConditioning(sizes, masked))
+        ours = model.predict(latents, timesteps, cond, ImageConditioning(sizes, masked))
         mean, std = model.encode_images(pixels)
         torch.manual_seed(1)
         noise = torch.randn(mean.shape)
@@ -133,7 +133,7 @@ def _images(model: Any, network: Any, generator: torch.Generator) -> dict[str, f
 def _told(model: Any, cond: dict[str, Tensor], masked: Tensor) -> Any:
     """The conditioning of a batch of 2 as the host's samplers put it together."""
     cond = {key: each.repeat(2, *[1] * (each.ndim - 1)) for key, each in cond.items()}
-    concatenated = {"c_concat": [masked]} if model.kind.inpainting else {}
+    concatenated = {"c_concat": [masked]} if model.spec.inpainting else {}
     if "vector" in cond:
         return cond | concatenated
     return {"c_crossattn": [cond["crossattn"]], **concatenated}

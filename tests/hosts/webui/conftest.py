@@ -56,14 +56,14 @@ def sd_model(request: pytest.FixtureRequest, ldm: Any, clip_folder: Path) -> Any
 @pytest.fixture
 def webui_model(sd_model: Any) -> Callable[..., Any]:
     """Makes our model over it; options are those of Surroundings."""
-    from ti_trainer.hosts.webui.model import Surroundings, WebuiModel
-    from ti_trainer.hosts.webui.model_spec import kind_of, text_stages
+    from ti_trainer.hosts.webui.model import RuntimeSettings, WebuiModel
+    from ti_trainer.hosts.webui.model_spec import spec_of, text_stages
     from ti_trainer.hosts.webui.text import prompt_encoders
 
     def make(clip_skip: int = 1, *, clip_l_skip: bool = False, options: Any = None, **around: Any) -> WebuiModel:
         emphasize = text_stages(sd_model)[0].emphasize
         texts = prompt_encoders(sd_model, torch.device("cpu"), emphasize, clip_skip, clip_l_skip=clip_l_skip)
-        return WebuiModel(sd_model, kind_of(sd_model, options), texts, Surroundings(**around))
+        return WebuiModel(sd_model, spec_of(sd_model, options), texts, RuntimeSettings(**around))
 
     return make
 

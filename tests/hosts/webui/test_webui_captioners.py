@@ -61,14 +61,14 @@ class Interrogator:
         if self.blip_model is not None:
             self.blip_model.to("cpu")
 
-    def generate_caption(self, picture: Image.Image) -> str:
+    def generate_caption(self, image: Image.Image) -> str:
         self.held.append(self.webui.queue_lock.locked())
         assert (self.blip_model.place, self.clip_model.place) == ("gpu", "cpu")
-        return f"a picture of {picture.mode} {picture.width} x {picture.height}"
+        return f"an image of {image.mode} {image.width} x {image.height}"
 
 
 class Network(Placed):
-    """Looks at the middle of a picture: (B, 512, 512, 3) in [0, 1]."""
+    """Looks at the middle of an image: (B, 512, 512, 3) in [0, 1]."""
 
     tags = ("red_hair", "green_(x)", "blue_sky", "rating:safe")
 
@@ -109,9 +109,9 @@ class Webui:
         def make_room() -> None:
             self.made_room += 1
 
-        def resize_image(mode: int, picture: Image.Image, width: int, height: int) -> Image.Image:
+        def resize_image(mode: int, image: Image.Image, width: int, height: int) -> Image.Image:
             assert mode == 2
-            return picture.resize((width, height))
+            return image.resize((width, height))
 
         cpu = torch.device("cpu")
         return {
@@ -153,9 +153,9 @@ def host(webui: Webui) -> Any:
     return Host()
 
 
-def captioned(host: Any, names: str, picture: Image.Image = RED, **options: Any) -> str:
+def captioned(host: Any, names: str, image: Image.Image = RED, **options: Any) -> str:
     with opened(PreprocessConfig(captioners=names, **options), host, "cpu") as caption:
-        return caption(picture)
+        return caption(image)
 
 
 def test_both_are_offered_where_the_host_has_them(webui: Webui, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,21 +168,21 @@ def test_both_are_offered_where_the_host_has_them(webui: Webui, host: Any, monke
 
 
 def test_blip_of_the_host_says_its_sentence(host: Any) -> None:
-    assert captioned(host, "webui-blip", RED.convert("RGBA")) == "a picture of RGB 30 x 20"
+    assert captioned(host, "webui-blip", RED.convert("RGBA")) == "an image of RGB 30 x 20"
 
 
 def test_tags_of_deepbooru_follow_our_options(host: Any) -> None:
-    picture = Image.new("RGB", (30, 20), (255, 200, 100))
-    assert captioned(host, "deepbooru", picture) == r"red hair, green \(x\), blue sky"
-    assert captioned(host, "deepbooru", picture, general_threshold=0.75) == "red hair"
-    assert captioned(host, "deepbooru", picture, tag_exclude="red_hair", tag_escape=False) == "green (x), blue sky"
+    image = Image.new("RGB", (30, 20), (255, 200, 100))
+    assert captioned(host, "deepbooru", image) == r"red hair, green \(x\), blue sky"
+    assert captioned(host, "deepbooru", image, general_threshold=0.75) == "red hair"
+    assert captioned(host, "deepbooru", image, tag_exclude="red_hair", tag_escape=False) == "green (x), blue sky"
 
 
 def test_several_at_once_do_not_wait_for_each_other(host: Any) -> None:
-    assert captioned(host, "deepbooru, webui-blip") == "red hair, a picture of RGB 30 x 20"
+    assert captioned(host, "deepbooru, webui-blip") == "red hair, an image of RGB 30 x 20"
 
 
-def test_the_queue_is_held_for_each_picture_and_free_between_them(webui: Webui, host: Any) -> None:
+def test_the_queue_is_held_for_each_image_and_free_between_them(webui: Webui, host: Any) -> None:
     with opened(PreprocessConfig(captioners="webui-blip"), host, "cpu") as caption:
         assert not webui.queue_lock.locked()
         caption(RED)

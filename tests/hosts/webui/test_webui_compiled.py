@@ -50,13 +50,13 @@ def test_what_fails_is_given_up_once(webui_model: Callable[..., Any], words: Any
     monkeypatch.setattr(torch, "compile", lambda network, **_: compile_as_always(network, backend=fail))
     with model.training():
         wanted = outcome(model, words)
-    assert model.give_way(ValueError()) == ""
+    assert model.reduce_memory(ValueError()) == ""
     model.compile("on", 10, 1, lambda: None)
     with model.training():
         with pytest.raises(Exception, match="no kernels today") as raised:
             outcome(model, words)
-        assert "no kernels today" in model.give_way(raised.value)
-        assert model.give_way(raised.value) == ""
+        assert "no kernels today" in model.reduce_memory(raised.value)
+        assert model.reduce_memory(raised.value) == ""
         assert all(torch.equal(*each) for each in zip(outcome(model, words), wanted, strict=True))
 
 

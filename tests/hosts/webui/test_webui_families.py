@@ -30,17 +30,17 @@ every_sdxl = pytest.mark.parametrize("sd_model", SDXLS, indirect=True)
 
 
 @every_other_family
-def test_a_prompt_is_encoded_and_a_picture_predicted_as_by_the_host(
+def test_a_prompt_is_encoded_and_a_image_predicted_as_by_the_host(
     webui_model: Callable[..., Any], sd_model: Any, words: Any
 ) -> None:
     prompts = ["zz-cat in a (red:1.3) garden", "a photo of zz-cat", LONG, ""]
     model, latents, timesteps = webui_model(), *inputs(1, 16, 8)[:2]
     masked = torch.randn(1, 5, 16, 8, generator=torch.Generator().manual_seed(4))
-    pictures = replace(told(1), masked=masked)
+    images = replace(told(1), masked=masked)
     ours = [model.encode_prompts([prompt], words) for prompt in prompts]
-    predicted = [model.predict(latents[:1], timesteps[:1], each, pictures) for each in ours]
+    predicted = [model.predict(latents[:1], timesteps[:1], each, images) for each in ours]
     embed_as_host(sd_model, "zz-cat", words["zz-cat"])
-    hosts = [condition_as_host(sd_model, prompt, pictures.sizes) for prompt in prompts]
+    hosts = [condition_as_host(sd_model, prompt, images.sizes) for prompt in prompts]
     for each, host in zip(ours, hosts, strict=True):
         assert each.hidden.shape == host["crossattn"].shape
         assert (each.hidden - host["crossattn"]).abs().max() < 1e-5
@@ -54,11 +54,11 @@ def test_a_prompt_is_encoded_and_a_picture_predicted_as_by_the_host(
 
 
 @every_other_family
-def test_what_a_picture_is_told_of_counts(webui_model: Callable[..., Any], sd_model: Any, words: Any) -> None:
-    model, (latents, timesteps, _), pictures = webui_model(), inputs(1), told()
+def test_what_a_image_is_told_of_counts(webui_model: Callable[..., Any], sd_model: Any, words: Any) -> None:
+    model, (latents, timesteps, _), images = webui_model(), inputs(1), told()
     cond = model.encode_prompts(["a zz-cat"] * 2, words)
-    usual = model.predict(latents, timesteps, cond, pictures)
-    told_otherwise = replace(pictures, sizes=pictures.sizes.flip(1)), replace(pictures, masked=-pictures.masked)
+    usual = model.predict(latents, timesteps, cond, images)
+    told_otherwise = replace(images, sizes=images.sizes.flip(1)), replace(images, masked=-images.masked)
     moves = [bool((model.predict(latents, timesteps, cond, each) - usual).abs().max() > 1e-4) for each in told_otherwise]
     assert moves == ["SDXL" in sd_model.family, "inpainting" in sd_model.family]
 
@@ -212,16 +212,16 @@ def test_init_text_is_tokenised_by_both_encoders(webui_model: Callable[..., Any]
         assert torch.equal(each, table.wrapped.weight[[320, 736, 2368]])
 
 
-def test_inpainting_is_shown_what_is_left_of_a_picture(webui_model: Callable[..., Any], sd_model: Any) -> None:
+def test_inpainting_is_shown_what_is_left_of_a_image(webui_model: Callable[..., Any], sd_model: Any) -> None:
     assert webui_model().encode_masked(torch.zeros(1, 3, 64, 64), None) is None
 
 
 @pytest.mark.parametrize("sd_model", ["SD 1.x inpainting", "SDXL inpainting"], indirect=True)
-def test_the_masked_picture_is_grey_where_it_shall_paint(webui_model: Callable[..., Any], sd_model: Any) -> None:
+def test_the_masked_image_is_grey_where_it_shall_paint(webui_model: Callable[..., Any], sd_model: Any) -> None:
     model = webui_model()
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     grey, _ = model.encode_images(torch.zeros_like(pixels))
-    assert model.kind.inpainting
+    assert model.spec.inpainting
     assert torch.equal(model.encode_masked(pixels, None), torch.cat([torch.ones(1, 1, 8, 8), grey], 1))
     masks = torch.zeros(1, 1, 64, 64)
     masks[..., :32, :] = 1

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from ti_trainer.errors import ConfigError, ModelError
 from ti_trainer.host import ModelOptions
-from ti_trainer.hosts.webui.model_spec import kind_of
+from ti_trainer.hosts.webui.model_spec import spec_of
 
 
 def stage(encoder: str) -> Any:
@@ -51,7 +51,7 @@ def of_sgm(
     ],
 )
 def test_it_is_what_the_host_has_made_of_it(network: Any, kind: str) -> None:
-    assert str(kind_of(network)) == kind
+    assert str(spec_of(network)) == kind
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_it_is_what_the_host_has_made_of_it(network: Any, kind: str) -> None:
 )
 def test_what_cannot_be_trained_is_refused_by_name(network: Any, kind: str) -> None:
     with pytest.raises(ModelError, match=f"{kind}.*Choose another checkpoint"):
-        kind_of(network)
+        spec_of(network)
 
 
 def test_an_sdxl_file_says_what_the_host_passes_over(tmp_path: Path) -> None:
@@ -80,28 +80,28 @@ def test_an_sdxl_file_says_what_the_host_passes_over(tmp_path: Path) -> None:
         save_file({"a": torch.zeros(2), **{mark: torch.zeros(0) for mark in marks}}, file)
         return of_sgm(file=file)
 
-    assert str(kind_of(named())) == "SDXL, epsilon prediction"
-    assert str(kind_of(named("v_pred"))) == "SDXL, v prediction"
-    assert str(kind_of(named("v_pred", "ztsnr"))) == "SDXL, v prediction, zero terminal SNR"
-    assert str(kind_of(named("v_pred", "ztsnr"), ModelOptions(prediction_type="epsilon"))) == "SDXL, epsilon prediction"
+    assert str(spec_of(named())) == "SDXL, epsilon prediction"
+    assert str(spec_of(named("v_pred"))) == "SDXL, v prediction"
+    assert str(spec_of(named("v_pred", "ztsnr"))) == "SDXL, v prediction, zero terminal SNR"
+    assert str(spec_of(named("v_pred", "ztsnr"), ModelOptions(prediction_type="epsilon"))) == "SDXL, epsilon prediction"
     off = ModelOptions(zero_terminal_snr="off")
-    assert str(kind_of(named("v_pred", "ztsnr"), off)) == "SDXL, v prediction"
+    assert str(spec_of(named("v_pred", "ztsnr"), off)) == "SDXL, v prediction"
     with pytest.raises(ModelError, match="EDM's noise schedule"):
-        kind_of(named("edm_mean"))
+        spec_of(named("edm_mean"))
 
 
 def test_a_file_written_anew_is_read_anew(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     save_file({"a": torch.zeros(2)}, file)
-    assert kind_of(of_sgm(file=file)).prediction_type == "epsilon"
+    assert spec_of(of_sgm(file=file)).prediction_type == "epsilon"
     save_file({"a": torch.zeros(2), "v_pred": torch.zeros(0)}, file)
-    assert kind_of(of_sgm(file=file)).prediction_type == "v_prediction"
+    assert spec_of(of_sgm(file=file)).prediction_type == "v_prediction"
 
 
 def test_options_come_first_and_the_hosts_noise_schedule_counts_for_v_alone() -> None:
     v = ModelOptions(prediction_type="v_prediction")
-    assert str(kind_of(of_ldm(), v)) == "SD 1.x, v prediction"
-    assert str(kind_of(of_ldm(), v, zero_terminal_snr=True)) == "SD 1.x, v prediction, zero terminal SNR"
-    assert str(kind_of(of_ldm(), zero_terminal_snr=True)) == "SD 1.x, epsilon prediction"
+    assert str(spec_of(of_ldm(), v)) == "SD 1.x, v prediction"
+    assert str(spec_of(of_ldm(), v, zero_terminal_snr=True)) == "SD 1.x, v prediction, zero terminal SNR"
+    assert str(spec_of(of_ldm(), zero_terminal_snr=True)) == "SD 1.x, epsilon prediction"
     with pytest.raises(ConfigError, match="found on with epsilon prediction"):
-        kind_of(of_ldm(), ModelOptions(zero_terminal_snr="on"))
+        spec_of(of_ldm(), ModelOptions(zero_terminal_snr="on"))

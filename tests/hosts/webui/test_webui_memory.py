@@ -12,7 +12,7 @@ from test_webui_families import every_family, every_other_family
 from test_webui_model import batch
 from torch.nn import functional as F
 
-from ti_trainer.model import PictureConditioning
+from ti_trainer.model import ImageConditioning
 from ti_trainer.offload.plan import BESIDES, BY_HAND, GIB, KEPT_UNDER_AUTOCAST, MemoryPlan
 from ti_trainer.training.step import training_loss
 
@@ -25,7 +25,7 @@ def test_with_less_memory_the_numbers_are_the_same(
     """As on a GPU with little memory; the original code's own way to compute twice fails with frozen weights."""
     model, calls = webui_model(), []
     unet = sd_model.model.diffusion_model
-    pictures = PictureConditioning(
+    images = ImageConditioning(
         torch.tensor([[64.0, 64, 0, 0, 64, 64]]), model.encode_masked(torch.zeros(1, 3, 64, 64), None)
     )
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -34,7 +34,7 @@ def test_with_less_memory_the_numbers_are_the_same(
         vectors = words["zz-cat"].values()
         with model.training():
             cond = model.encode_prompts(["a zz-cat"], words)
-            prediction = model.predict(latents, torch.tensor([500]), cond, pictures)
+            prediction = model.predict(latents, torch.tensor([500]), cond, images)
             return [prediction.detach(), *torch.autograd.grad(prediction.square().mean(), list(vectors))]
 
     wanted = gradients()
@@ -65,11 +65,11 @@ def test_when_memory_runs_out_in_the_middle_of_training_the_next_thing_gives_way
 
     with model.training():
         wanted = gradients()
-        assert "is computed twice" in model.give_way(error)
-        assert model.give_way(error) == model.give_way(ValueError()) == "", "weights are in RAM already"
+        assert "is computed twice" in model.reduce_memory(error)
+        assert model.reduce_memory(error) == model.reduce_memory(ValueError()) == "", "weights are in RAM already"
         for mode in ("checkpointing", "offload-text", "offload-all"):
             model._plan = BY_HAND[mode]
-            model._giving.follow(model._plan)
+            model._offloader.follow(model._plan)
             with model.lent_back():
                 assert not any("forward" in vars(each) for each in sd_model.model.diffusion_model.modules())
                 assert all(each.numel() for each in sd_model.parameters())

@@ -12,7 +12,7 @@ import torch
 from ti_trainer.data.dataset import Batch
 from ti_trainer.errors import ModelError
 from ti_trainer.hosts.webui.patches import channels_last
-from ti_trainer.model import Conditioning, PictureConditioning
+from ti_trainer.model import Conditioning, ImageConditioning
 from ti_trainer.training.step import training_loss
 
 
@@ -41,11 +41,11 @@ def batch(prompts: tuple[str, ...] = ("a photo of zz-cat", "a (red:1.2) zz-cat")
     return Batch(latents, noise, timesteps, prompts, None, told())
 
 
-def told(count: int = 2) -> PictureConditioning:
-    """Sizes and masked pictures, each of another."""
+def told(count: int = 2) -> ImageConditioning:
+    """Sizes and masked images, each of another."""
     sizes = torch.tensor([[640, 480, 3, 20, 512, 448], [1024, 1024, 0, 0, 1024, 1024]]).float()
     masked = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(7))
-    return PictureConditioning(sizes[:count], masked[:count])
+    return ImageConditioning(sizes[:count], masked[:count])
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 8)])
@@ -135,7 +135,7 @@ def test_what_the_seam_promises(webui_model: Callable[..., Any], sd_model: Any) 
     sd_model.alphas_cumprod = torch.zeros(1000)  # as with the host's Zero Terminal SNR, which is for sampling
     model = webui_model()
     assert (model.name, model.checkpoint_hash, model.widths) == ("tiny", "0123456789", {"clip_l": 32})
-    assert (str(model.kind), model.default_size_px, model.needs_loss_scaling) == ("SD 1.x, epsilon prediction", 64, False)
+    assert (str(model.spec), model.default_size_px, model.needs_loss_scaling) == ("SD 1.x, epsilon prediction", 64, False)
     assert torch.equal(model.alphas_cumprod, sd_model.alphas_cumprod_original)
     sd_model.parameterization = "v"
     assert webui_model().kind.prediction_type == "v_prediction"
@@ -192,7 +192,7 @@ def test_the_hosts_attention_neither_acts_nor_is_lost(
     assert (sd_model.apply_model(latents, timesteps, hidden) - plain).abs().max() > 1e-3
 
 
-def test_pictures_do_not_tile_in_training(webui_model: Callable[..., Any], sd_model: Any) -> None:
+def test_images_do_not_tile_in_training(webui_model: Callable[..., Any], sd_model: Any) -> None:
     latents, timesteps, hidden = inputs()
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     plain = webui_model().predict(latents, timesteps, Conditioning(hidden), told()), *webui_model().encode_images(pixels)

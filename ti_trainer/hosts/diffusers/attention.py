@@ -1,6 +1,6 @@
 """Other attention for a U-Net than the library's own: in float32, where half precision ends; plain, to be compared with.
 
-B batch, N places of a picture, T places that are looked at.
+B batch, N places of an image, T places that are looked at.
 """
 
 from __future__ import annotations

@@ -15,13 +15,13 @@ from PIL import Image
 from ti_trainer.captioning.tags import HostCaptioner
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import is_within
-from ti_trainer.host import Drawing, ModelOptions, Turn
+from ti_trainer.host import GenerationRequest, Lease, ModelOptions
 from ti_trainer.hosts.diffusers import loading, sampling
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import Vectors
 
 
-class NobodyElse:
+class NullLease:
     """A Turn with nobody to tell."""
 
     def interrupted(self) -> bool:
@@ -31,7 +31,7 @@ class NobodyElse:
     def progress(self, done: int, total: int, text: str) -> None:
         """Nobody asks."""
 
-    def show(self, picture: Image.Image) -> None:
+    def show(self, image: Image.Image) -> None:
         """Nobody looks."""
 
 
@@ -39,7 +39,7 @@ class NobodyElse:
 class StandaloneHost:
     """`model` is `embedded`, a folder in diffusers' layout or a checkpoint file; `device` a torch device or `auto`.
 
-    `folders` are those that pictures may lie in when others than this computer's user reach the page; None: any.
+    `folders` are those that images may lie in when others than this computer's user reach the page; None: any.
     """
 
     model: str = "embedded"
@@ -60,22 +60,22 @@ class StandaloneHost:
         self._opened: DiffusersModel | None = None
 
     @property
-    def has_visitors(self) -> bool:
+    def is_public(self) -> bool:
         """They are why there are folders."""
         return self.folders is not None
 
     @property
     def fixed(self) -> frozenset[str]:
         """A regular expression can keep a server busy for ever, so strangers may not give one."""
-        return frozenset({"filename_word_regex"}) if self.has_visitors else frozenset()
+        return frozenset({"filename_word_regex"}) if self.is_public else frozenset()
 
     def describe(self) -> str:
         """What was asked for, and once it is open, what it is; whether it can be read shows when it is."""
         name = "the embedded tiny model" if self.model == "embedded" else Path(self.model).stem
         if self._opened is None or self.model == "embedded":
             return name
-        chosen = ", as chosen for the last run" if self._opened.options.says_kind else ""
-        return f"{name} ({self._opened.kind}{chosen})"
+        chosen = ", as chosen for the last run" if self._opened.options.sets_spec else ""
+        return f"{name} ({self._opened.spec}{chosen})"
 
     def open_model(self, options: ModelOptions | None = None) -> DiffusersModel:
         """Load it, or take the one that was loaded; ModelError if that cannot be done."""
@@ -90,12 +90,12 @@ class StandaloneHost:
             return self._opened
 
     @contextmanager
-    def lock(self) -> Iterator[Turn]:
-        """One run or one picture at a time."""
+    def lock(self) -> Iterator[Lease]:
+        """One run or one image at a time."""
         device = loading.pick_device(self.device)
         with self._turn, torch.random.fork_rng([device] if device.type == "cuda" else []):
             try:
-                yield NobodyElse()
+                yield NullLease()
             finally:
                 if self._opened is not None:
                     self._opened.use_all_memory()
@@ -110,9 +110,9 @@ class StandaloneHost:
         )
         raise ConfigError(message)
 
-    def draw(self, model: DiffusersModel, drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
-        """Generate a picture."""
-        return sampling.draw(model, drawing, words)
+    def generate(self, model: DiffusersModel, request: GenerationRequest, words: Mapping[str, Vectors]) -> Image.Image:
+        """Generate an image."""
+        return sampling.generate(model, request, words)
 
     def embeddings_changed(self) -> None:
         """Nothing here keeps a list."""

@@ -22,8 +22,8 @@ from ti_trainer.hosts.diffusers.attention import Float32Attention, needs_fp32_at
 from ti_trainer.hosts.diffusers.components import Parts
 from ti_trainer.hosts.diffusers.convolution import prefer_products
 from ti_trainer.hosts.diffusers.model import DiffusersModel
-from ti_trainer.hosts.diffusers.model_spec import kind_of, refuse_unknown
-from ti_trainer.model import ModelKind
+from ti_trainer.hosts.diffusers.model_spec import refuse_unknown, spec_of
+from ti_trainer.model import ModelSpec
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CHECKPOINT_ENDINGS = (".safetensors", ".ckpt")
@@ -61,10 +61,10 @@ def assembled(
     )
 
 
-def look(model: str) -> tuple[ModelKind, Parts]:
+def look(model: str) -> tuple[ModelSpec, Parts]:
     """What a model is, and its parts without weights where they need not be read to tell; ModelError if there is none."""
     parts, _ = read(model, torch.float16, only_shapes=True)
-    return kind_of(parts.unet, parts.text_encoders, parts.scheduler, ModelOptions()), parts
+    return spec_of(parts.unet, parts.text_encoders, parts.scheduler, ModelOptions()), parts
 
 
 def read(model: str, dtype: torch.dtype, *, only_shapes: bool = False) -> tuple[Parts, Path]:

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from ti_trainer.files import short_hash
 from ti_trainer.host import ModelOptions
-from ti_trainer.hosts.diffusers.model_spec import kind_of, noise_schedule, takes_clip_skip
+from ti_trainer.hosts.diffusers.model_spec import noise_schedule, spec_of, takes_clip_skip
 from ti_trainer.hosts.diffusers.text import TextEncoder
-from ti_trainer.model import Compile, Conditioning, MemoryMode, PictureConditioning, Vectors, attention_of, masked_channels
+from ti_trainer.model import Compile, Conditioning, ImageConditioning, MemoryMode, Vectors, attention_of, masked_channels
 from ti_trainer.offload.compiled import NO_ROOM, CompiledNetwork, compiled, failed
 from ti_trainer.offload.kernels import fast_kernels
 from ti_trainer.offload.plan import BY_HAND, MemoryPlan, bytes_of, free_bytes, need, plan, ran_out, sentence
-from ti_trainer.offload.streaming import GivingWay, blocks_of
+from ti_trainer.offload.streaming import BlockOffloader, blocks_of
 from ti_trainer.prompts import CHUNK, TokenizedPrompt
 
 
@@ -42,15 +42,15 @@ class DiffusersModel:
     def __post_init__(self) -> None:
         """Derive what the seam promises; ConfigError for options that do not fit the model."""
         self.device, self.dtype = self.unet.device, self.unet.dtype
-        self.kind = kind_of(self.unet, self.text_encoders, self.scheduler, self.options)
-        self.alphas_cumprod = noise_schedule(self.scheduler, self.kind).to(self.device)
-        if takes_clip_skip(self.kind):
+        self.spec = spec_of(self.unet, self.text_encoders, self.scheduler, self.options)
+        self.alphas_cumprod = noise_schedule(self.scheduler, self.spec).to(self.device)
+        if takes_clip_skip(self.spec):
             self.text_encoders = [self.text_encoders[0].ending(self.options.clip_skip)]
         self.needs_loss_scaling = self.dtype == torch.float16
         self.widths = {each.name: each.width for each in self.text_encoders}
         self.default_size_px = self.unet.config.sample_size * 8
         unet, *texts = self._trained_through
-        self._plan, self._giving, self._decodes = MemoryPlan(), GivingWay(unet, texts, self.device), False
+        self._plan, self._offloader, self._decodes = MemoryPlan(), BlockOffloader(unet, texts, self.device), False
         self._compiled: CompiledNetwork | None = None
 
     @cached_property
@@ -122,7 +122,7 @@ class DiffusersModel:
             return sentence(f"{self._plan}")
         unet, *texts = self._trained_through
         wanted = need(
-            self.kind.family,
+            self.spec.family,
             places,
             free_bytes(self.device),
             self.dtype.itemsize,
@@ -136,7 +136,7 @@ class DiffusersModel:
         self._give(chosen)
         return words
 
-    def give_way(self, error: Exception) -> str:
+    def reduce_memory(self, error: Exception) -> str:
         """What is compiled, whatever the error: another one comes again. Then, if memory ran out, the next thing."""
         if self._compiled is not None:
             self._not_compiled()
@@ -151,7 +151,7 @@ class DiffusersModel:
     def with_options(self, options: ModelOptions) -> DiffusersModel:
         """The same networks opened otherwise; what gave way is known to both."""
         other = replace(self, options=options)
-        other._plan, other._giving, other._decodes = self._plan, self._giving, self._decodes
+        other._plan, other._offloader, other._decodes = self._plan, self._offloader, self._decodes
         other._compiled = self._compiled
         return other
 
@@ -165,7 +165,7 @@ class DiffusersModel:
         if chosen.vae_in_ram:
             self.vae.to("cpu")
         (self.vae.enable_gradient_checkpointing if chosen.recompute else self.vae.disable_gradient_checkpointing)()
-        self._giving.follow(chosen)
+        self._offloader.follow(chosen)
         if not chosen.vae_in_ram:
             self.vae.to(self.device)
         if self.device.type == "cuda":
@@ -190,7 +190,7 @@ class DiffusersModel:
 
     def encode_masked(self, pixels: Tensor, masks: Tensor | None) -> Tensor | None:
         """(B, 1 + C, H, W) for inpainting models."""
-        return masked_channels(self.encode_images, pixels, masks) if self.kind.inpainting else None
+        return masked_channels(self.encode_images, pixels, masks) if self.spec.inpainting else None
 
     @torch.no_grad()
     def image_attention(self, pixels: Tensor) -> Tensor:
@@ -208,15 +208,15 @@ class DiffusersModel:
         encoded += [each(prompts, words, encoded[0][0].shape[1] // (CHUNK + 2)) for each in others]
         return Conditioning(torch.cat([hidden for hidden, _ in encoded], -1), encoded[-1][1])
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning, pictures: PictureConditioning) -> Tensor:
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning, images: ImageConditioning) -> Tensor:
         """The U-Net's output (B, C, H, W) in its own precision."""
         inputs, hidden = noisy_latents.to(self.dtype), cond.hidden.to(self.dtype)
-        if pictures.masked is not None:
-            inputs = torch.cat([inputs, pictures.masked.to(inputs)], 1)  # (B, 2 C + 1, H, W)
+        if images.masked is not None:
+            inputs = torch.cat([inputs, images.masked.to(inputs)], 1)  # (B, 2 C + 1, H, W)
         unet = self._compiled or self.unet
         if cond.pooled is None:
             return unet(inputs, timesteps, hidden, return_dict=False)[0]
-        added = {"text_embeds": cond.pooled, "time_ids": pictures.sizes}  # bf16 has no numbers such as 1023
+        added = {"text_embeds": cond.pooled, "time_ids": images.sizes}  # bf16 has no numbers such as 1023
         return unet(inputs, timesteps, hidden, added_cond_kwargs=added, return_dict=False)[0]
 
     def decode(self, latents: Tensor) -> Tensor:

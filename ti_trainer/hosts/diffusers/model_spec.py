@@ -13,36 +13,36 @@ from ti_trainer.errors import ModelError
 from ti_trainer.functional.objective import zero_terminal_snr
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.text import TextEncoder
-from ti_trainer.model import INPAINTING_CHANNELS, ModelKind
+from ti_trainer.model import INPAINTING_CHANNELS, ModelSpec
 
 EXPECTED = "expected Stable Diffusion 1.x, 2.x or SDXL, or one of their inpainting models"
 OTHER_CHANNELS = {5: "a depth or upscaling model", 7: "an upscaling model", 8: "an InstructPix2Pix model"}
 SD2_V_MEAN = -1.0  # below it lies what a U-Net that predicts v says of a constant, see `predicts_v`
 
 
-def kind_of(
+def spec_of(
     unet: UNet2DConditionModel, text_encoders: Sequence[TextEncoder], scheduler: DDPMScheduler, options: ModelOptions
-) -> ModelKind:
+) -> ModelSpec:
     """What it is, where the options do not say otherwise; ConfigError if they cannot be."""
     config = scheduler.config
-    kind = ModelKind(
+    spec = ModelSpec(
         _family(unet, text_encoders),
         config.prediction_type,
         bool(config.get("rescale_betas_zero_snr")),
         unet.config.in_channels == INPAINTING_CHANNELS,
     )
-    return options.of(kind)
+    return options.of(spec)
 
 
-def noise_schedule(scheduler: DDPMScheduler, kind: ModelKind) -> Tensor:
+def noise_schedule(scheduler: DDPMScheduler, spec: ModelSpec) -> Tensor:
     """alphas_cumprod (number of training timesteps,) of the model's training."""
     plain = DDPMScheduler.from_config(scheduler.config, rescale_betas_zero_snr=False).alphas_cumprod
-    return zero_terminal_snr(plain) if kind.zero_terminal_snr else plain
+    return zero_terminal_snr(plain) if spec.zero_terminal_snr else plain
 
 
-def takes_clip_skip(kind: ModelKind) -> bool:
+def takes_clip_skip(spec: ModelSpec) -> bool:
     """SD 2.x and SDXL were trained on the last layer but one, and the WebUI has no other for them either."""
-    return kind.family not in ("SD 2.x", "SDXL")
+    return spec.family not in ("SD 2.x", "SDXL")
 
 
 def refuse_unknown(

@@ -1,4 +1,4 @@
-"""Pictures from a model: classifier-free guidance with DPM-Solver++ (2M) of the diffusers library."""
+"""Images from a model: classifier-free guidance with DPM-Solver++ (2M) of the diffusers library."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 
-from ti_trainer.host import Drawing
+from ti_trainer.host import GenerationRequest
 from ti_trainer.hosts.diffusers.model import DiffusersModel
-from ti_trainer.model import Conditioning, PictureConditioning, Vectors
+from ti_trainer.model import Conditioning, ImageConditioning, Vectors
 
-NEARLY_NOISE = 2**-24  # what is left of the picture at the end of a schedule that leaves nothing: samplers divide by it
+NEARLY_NOISE = 2**-24  # what is left of the image at the end of a schedule that leaves nothing: samplers divide by it
 
 
 @torch.no_grad()
-def draw(model: DiffusersModel, drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
-    """One picture. Its randomness is all its own: the same drawing gives the same picture, whatever went before."""
+def generate(model: DiffusersModel, request: GenerationRequest, words: Mapping[str, Vectors]) -> Image.Image:
+    """One image. Its randomness is all its own: the same request gives the same image, whatever went before."""
     scheduler = DPMSolverMultistepScheduler(
         trained_betas=_betas(model.alphas_cumprod.cpu().clamp(min=NEARLY_NOISE)),
-        prediction_type=model.kind.prediction_type,
+        prediction_type=model.spec.prediction_type,
         final_sigmas_type="sigma_min",
         timestep_spacing="trailing",
     )
-    scheduler.set_timesteps(drawing.steps, device=model.device)
-    cond = model.encode_prompts([drawing.negative_prompt, drawing.prompt], words)
-    if not drawing.negative_prompt and cond.pooled is not None:  # for SDXL nothing is zero, as in the WebUI and diffusers
+    scheduler.set_timesteps(request.steps, device=model.device)
+    cond = model.encode_prompts([request.negative_prompt, request.prompt], words)
+    if not request.negative_prompt and cond.pooled is not None:  # for SDXL nothing is zero, as in the WebUI and diffusers
         of_text = torch.tensor([0.0, 1.0], device=model.device)
         cond = Conditioning(cond.hidden * of_text[:, None, None], cond.pooled * of_text[:, None])
-    width, height = (side or model.default_size_px for side in (drawing.width, drawing.height))
-    pictures = whole_picture(model, width, height).repeat(2)
-    generator = torch.Generator().manual_seed(drawing.seed)
+    width, height = (side or model.default_size_px for side in (request.width, request.height))
+    images = whole_image(model, width, height).repeat(2)
+    generator = torch.Generator().manual_seed(request.seed)
     latents = torch.randn(1, model.vae.config.latent_channels, height // 8, width // 8, generator=generator).to(model.device)
     for timestep in scheduler.timesteps:
-        guided = _guided(model, latents, timestep, cond, pictures, drawing.cfg_scale)
+        guided = _guided(model, latents, timestep, cond, images, request.cfg_scale)
         latents = scheduler.step(guided, timestep, latents, generator=generator, return_dict=False)[0]
     pixels = model.decode(latents)[0].float().cpu().clamp(-1, 1)  # (3, height, width)
     return Image.fromarray(((pixels + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
-def whole_picture(model: DiffusersModel, width: int, height: int) -> PictureConditioning:
-    """Of a picture that is drawn anew: of this size, nothing cut off, and all of it to be painted."""
+def whole_image(model: DiffusersModel, width: int, height: int) -> ImageConditioning:
+    """Of an image that is drawn anew: of this size, nothing cut off, and all of it to be painted."""
     sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=model.device)
-    return PictureConditioning(sizes, model.encode_masked(torch.zeros(1, 3, height, width), None))
+    return ImageConditioning(sizes, model.encode_masked(torch.zeros(1, 3, height, width), None))
 
 
 def _guided(
@@ -51,10 +51,10 @@ def _guided(
     latents: torch.Tensor,
     timestep: torch.Tensor,
     cond: Conditioning,
-    pictures: PictureConditioning,
+    images: ImageConditioning,
     cfg_scale: float,
 ) -> torch.Tensor:
-    uncond, text = model.predict(latents.repeat(2, 1, 1, 1), timestep.repeat(2), cond, pictures).float().chunk(2)
+    uncond, text = model.predict(latents.repeat(2, 1, 1, 1), timestep.repeat(2), cond, images).float().chunk(2)
     return uncond + cfg_scale * (text - uncond)
 
 

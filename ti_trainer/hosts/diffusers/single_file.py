@@ -133,7 +133,7 @@ def read(path: Path, *, only_shapes: bool = False) -> Parts:
 def what_is(path: Path) -> str | None:
     """What a file is by its tensors' names, with its article: "a VAE"; None if unknown, ModelError if it has no tensors."""
     weights = formats.read_checkpoint(path, only_shapes=True) if formats.is_pickle(path) else _state_dict(path, True)[0]
-    return formats.kind_of(weights) or _embedding(weights)
+    return formats.spec_of(weights) or _embedding(weights)
 
 
 def _sample_size(config: Config, family: str, is_v: bool) -> int:
@@ -161,7 +161,7 @@ def _family(weights: Mapping[str, Tensor], path: Path) -> str:
     family = next((family for key, family in FAMILIES.items() if key in weights), None)
     found = next((kind for key, kind in FOREIGN.items() if key in weights), None)
     if found is None and family is None:
-        found = formats.kind_of(weights) or _embedding(weights) or "not a Stable Diffusion checkpoint"
+        found = formats.spec_of(weights) or _embedding(weights) or "not a Stable Diffusion checkpoint"
     if found is None and not any(key.startswith(TEXT) for key in weights):
         found = "a U-Net without text encoders"
     if found is None and not any(key.startswith(VAE) for key in weights):

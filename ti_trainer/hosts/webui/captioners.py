@@ -1,6 +1,6 @@
 """The WebUI's own captioners: the BLIP of its interrogator, and DeepDanbooru. Imported only inside the WebUI.
 
-Each picture waits for the host's queue by itself, so that images can be generated meanwhile.
+Each image waits for the host's queue by itself, so that images can be generated meanwhile.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.hosts.webui.lease import rng_kept
 
 BLIP_FILES = "BLIP/model_base_caption_capfilt_large.pth (CLIP's ViT-L-14.pt: in ~/.cache/clip)"
-DEEPBOORU_PX, FILL = 512, 2  # DeepDanbooru's side, and the host's number for: the whole picture, its edges continued
+DEEPBOORU_PX, FILL = 512, 2  # DeepDanbooru's side, and the host's number for: the whole image, its edges continued
 
 
 def offered() -> Mapping[str, HostCaptioner]:
@@ -39,10 +39,10 @@ def _blip(config: PreprocessConfig) -> Iterator[Captioner]:
     """A sentence, of the length that the host's settings for its interrogator say."""
     interrogator = shared.interrogator
 
-    def describe(picture: Image.Image) -> str:
+    def describe(image: Image.Image) -> str:
         with _our_turn():
             interrogator.blip_model.to(devices.device_interrogate)  # the host's own button may have put it away
-            return interrogator.generate_caption(picture)
+            return interrogator.generate_caption(image)
 
     try:
         with _our_turn(), _explained("BLIP or CLIP", BLIP_FILES):
@@ -59,8 +59,8 @@ def _danbooru(config: PreprocessConfig) -> Iterator[Captioner]:
     """Tags with their scores: the host's own function has but text, made by settings of its own."""
     host = _deepbooru().model
 
-    def describe(picture: Image.Image) -> Tags:
-        pixels = np.array(images.resize_image(FILL, picture, DEEPBOORU_PX, DEEPBOORU_PX), np.float32) / 255
+    def describe(image: Image.Image) -> Tags:
+        pixels = np.array(images.resize_image(FILL, image, DEEPBOORU_PX, DEEPBOORU_PX), np.float32) / 255
         with _our_turn(), torch.no_grad(), devices.autocast():
             host.start()
             batch = torch.from_numpy(pixels)[None].to(devices.device, devices.dtype)  # (1, H, W, 3)

@@ -1,4 +1,4 @@
-"""A picture by the WebUI's own sampling, with our words in its prompts. Imported only inside the WebUI.
+"""An image by the WebUI's own sampling, with our words in its prompts. Imported only inside the WebUI.
 
 Whoever calls holds the queue; the host's `process_images` does not take it.
 """
@@ -16,7 +16,7 @@ from modules.textual_inversion.textual_inversion import Embedding
 from PIL import Image
 
 from ti_trainer.errors import TITrainerError, TrainingError
-from ti_trainer.host import Drawing
+from ti_trainer.host import GenerationRequest
 from ti_trainer.hosts.webui.lease import rng_kept, state_kept
 from ti_trainer.hosts.webui.model import WebuiModel
 from ti_trainer.hosts.webui.model_spec import PREDICTIONS
@@ -27,31 +27,31 @@ from ti_trainer.offload.streaming import attributes
 SCHEDULE, DEFAULT, ZERO_TERMINAL_SNR = "sd_noise_schedule", "Default", "Zero Terminal SNR"  # the host's setting
 
 
-def draw(model: WebuiModel, drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
+def generate(model: WebuiModel, request: GenerationRequest, words: Mapping[str, Vectors]) -> Image.Image:
     """Generate, also in the middle of training, which goes on afterwards as if nothing had been.
 
-    TrainingError if that is interrupted: a picture that is drawn half shows nothing.
+    TrainingError if that is interrupted: an image that is drawn half shows nothing.
     """
     embeddings = {name: _embedding(name, vectors, model) for name, vectors in words.items()}
     tiling, finder = model_hijack.circular_enabled, model.texts[0].finder
     no_traces = attributes([(shared.cmd_opts, "no_prompt_history", True)])  # the last prompt is the user's, not ours
     with model.lent_back(), rng_kept(), state_kept(), no_traces, _as_trained(model), registered(finder, embeddings):
         try:
-            shared.state.job_no, shared.state.job_count = 0, 1  # or its console would count a picture for every step
-            pictures = process_images(_processing(model, drawing)).images
+            shared.state.job_no, shared.state.job_count = 0, 1  # or its console would count an image for every step
+            images = process_images(_processing(model, request)).images
         except (TITrainerError, torch.cuda.OutOfMemoryError):
             raise
-        except Exception as error:  # hours of training must not end for a picture, whatever in the host went wrong
+        except Exception as error:  # hours of training must not end for an image, whatever in the host went wrong
             message = f"The preview could not be drawn: {error or type(error).__name__}"
             raise TrainingError(message) from error
         finally:
             model_hijack.apply_circular(tiling)
             model_hijack.clear_comments()
             shared.total_tqdm.clear()
-        if shared.state.interrupted or shared.state.stopping_generation or not pictures:
+        if shared.state.interrupted or shared.state.stopping_generation or not images:
             message = "the WebUI was interrupted."
             raise TrainingError(message)
-    return pictures[0]
+    return images[0]
 
 
 def samples_zero_terminal_snr() -> bool:
@@ -62,13 +62,13 @@ def samples_zero_terminal_snr() -> bool:
 @contextmanager
 def _as_trained(model: WebuiModel) -> Iterator[None]:
     """The host samples by what the model is for us, where it has not found that out; afterwards as before."""
-    sd_model, settings, kind = model.sd_model, shared.opts.data, model.kind
+    sd_model, settings, spec = model.sd_model, shared.opts.data, model.spec
     alphas_cumprod, schedule = sd_model.alphas_cumprod, settings.get(SCHEDULE)
-    wanted = ZERO_TERMINAL_SNR if kind.zero_terminal_snr else DEFAULT
-    parameterization = next(name for name, ours in PREDICTIONS.items() if ours == kind.prediction_type)
+    wanted = ZERO_TERMINAL_SNR if spec.zero_terminal_snr else DEFAULT
+    parameterization = next(name for name, ours in PREDICTIONS.items() if ours == spec.prediction_type)
     with attributes([(sd_model, "parameterization", parameterization)]):
         try:
-            if kind.zero_terminal_snr != samples_zero_terminal_snr():
+            if spec.zero_terminal_snr != samples_zero_terminal_snr():
                 settings[SCHEDULE] = wanted
             yield
         finally:
@@ -89,20 +89,20 @@ def forget_conditioning() -> None:
             setattr(owner, name, [None, None])
 
 
-def _processing(model: WebuiModel, drawing: Drawing) -> StableDiffusionProcessingTxt2Img:
+def _processing(model: WebuiModel, request: GenerationRequest) -> StableDiffusionProcessingTxt2Img:
     p = StableDiffusionProcessingTxt2Img(
         sd_model=model.sd_model,
         do_not_save_samples=True,
         do_not_save_grid=True,
         do_not_reload_embeddings=True,
-        prompt=drawing.prompt,
-        negative_prompt=drawing.negative_prompt,
-        steps=drawing.steps,
-        cfg_scale=drawing.cfg_scale,
-        seed=drawing.seed,
-        width=drawing.width or model.default_size_px,
-        height=drawing.height or model.default_size_px,
-        sampler_name=drawing.sampler or sd_samplers.visible_samplers()[0].name,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        steps=request.steps,
+        cfg_scale=request.cfg_scale,
+        seed=request.seed,
+        width=request.width or model.default_size_px,
+        height=request.height or model.default_size_px,
+        sampler_name=request.sampler or sd_samplers.visible_samplers()[0].name,
         scheduler="Automatic",
         restore_faces=False,
         tiling=False,

@@ -28,10 +28,10 @@ from torch import Tensor
 from ti_trainer.captioning.tags import HostCaptioner
 from ti_trainer.errors import ConfigError, ModelError
 from ti_trainer.files import is_within
-from ti_trainer.host import Drawing, ModelOptions
+from ti_trainer.host import GenerationRequest, ModelOptions
 from ti_trainer.hosts.webui import captioners, cards, generation, lease
-from ti_trainer.hosts.webui.model import Surroundings, WebuiModel
-from ti_trainer.hosts.webui.model_spec import kind_of
+from ti_trainer.hosts.webui.model import RuntimeSettings, WebuiModel
+from ti_trainer.hosts.webui.model_spec import spec_of
 from ti_trainer.hosts.webui.text import REMEMBERED, Emphasize, prompt_encoders
 from ti_trainer.model import Vectors
 
@@ -82,7 +82,7 @@ class WebuiHost:
         return captioners.offered()
 
     @property
-    def has_visitors(self) -> bool:
+    def is_public(self) -> bool:
         """Whether the page may be used by others than the owner of the computer."""
         return bool(shared.cmd_opts.disable_extension_access or shared.cmd_opts.hide_ui_dir_config)
 
@@ -90,7 +90,7 @@ class WebuiHost:
     def fixed(self) -> frozenset[str]:
         """What the host decides; and a regular expression can keep a server busy for ever, so strangers may not give one."""
         own = {"clip_skip", "precision"}
-        return frozenset(own | {"filename_word_regex"} if self.has_visitors else own)
+        return frozenset(own | {"filename_word_regex"} if self.is_public else own)
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -110,9 +110,9 @@ class WebuiHost:
         if sd_model is None:
             return f"{_chosen().model_name}, not loaded yet"
         _check_whole()
-        kind = kind_of(sd_model, zero_terminal_snr=generation.samples_zero_terminal_snr())
+        spec = spec_of(sd_model, zero_terminal_snr=generation.samples_zero_terminal_snr())
         _check_computing()
-        return f"{sd_model.sd_checkpoint_info.model_name} ({kind})"
+        return f"{sd_model.sd_checkpoint_info.model_name} ({spec})"
 
     def open_model(self, options: ModelOptions | None = None) -> WebuiModel:
         """The checkpoint that is loaded; ModelError if it cannot be trained.
@@ -131,13 +131,13 @@ class WebuiHost:
             message = "No checkpoint is loaded. Wait if one is being loaded, or choose one at the top of the page."
             raise ModelError(message)
         _check_whole()
-        kind = kind_of(sd_model, options, zero_terminal_snr=generation.samples_zero_terminal_snr())
+        spec = spec_of(sd_model, options, zero_terminal_snr=generation.samples_zero_terminal_snr())
         _check_computing()
         device, opts = torch.device(devices.device), shared.opts
         texts = prompt_encoders(
             sd_model, device, _emphasis(opts.emphasis), options.clip_skip, clip_l_skip=opts.sdxl_clip_l_skip is True
         )
-        around = Surroundings(
+        around = RuntimeSettings(
             device=device,
             unet_dtype=devices.dtype_unet,
             autocast=devices.autocast,
@@ -146,7 +146,7 @@ class WebuiHost:
             clear_networks=_clear_networks,
             empty_device=lowvram.send_everything_to_cpu,
         )
-        return WebuiModel(sd_model, kind, texts, around)
+        return WebuiModel(sd_model, spec, texts, around)
 
     @contextmanager
     def lock(self) -> Iterator[lease.WebuiTurn]:
@@ -157,7 +157,7 @@ class WebuiHost:
 
     def check_folder(self, folder: Path) -> None:
         """ConfigError for a folder that is not the page's visitors' to read, where they may be anybody."""
-        if not self.has_visitors:
+        if not self.is_public:
             return
         shown = (paths.data_path, *(shared.cmd_opts.gradio_allowed_path or ()))
         roots = list(dict.fromkeys(map(Path, shown)))
@@ -168,9 +168,9 @@ class WebuiHost:
             )
             raise ConfigError(message)
 
-    def draw(self, model: WebuiModel, drawing: Drawing, words: Mapping[str, Vectors]) -> Image.Image:
-        """Generate a picture with the host's own sampling. Call it within `lock`."""
-        return generation.draw(model, drawing, words)
+    def generate(self, model: WebuiModel, request: GenerationRequest, words: Mapping[str, Vectors]) -> Image.Image:
+        """Generate an image with the host's own sampling. Call it within `lock`."""
+        return generation.generate(model, request, words)
 
     def embeddings_changed(self) -> None:
         """Read the folder anew: the host overlooks a file that was overwritten. Call it within `lock`."""
@@ -206,7 +206,7 @@ def _chosen() -> sd_models.CheckpointInfo:
 
 
 def _make_ready() -> None:
-    """As the host does before each picture: the checkpoint that is chosen is loaded, and where it computes."""
+    """As the host does before each image: the checkpoint that is chosen is loaded, and where it computes."""
     data = sd_models.model_data
     if not sd_models.checkpoints_list or data.get_sd_model() is None:
         return  # who needs one will be told by open_model

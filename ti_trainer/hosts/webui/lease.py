@@ -36,29 +36,29 @@ class WebuiTurn:
         shared.state.job_no, shared.state.job_count = done, max(1, total)
         shared.state.textinfo = html.escape(text, quote=False)
 
-    def show(self, picture: Image.Image) -> None:
+    def show(self, image: Image.Image) -> None:
         """For the live preview."""
-        shared.state.assign_current_image(picture)
+        shared.state.assign_current_image(image)
 
 
 @contextmanager
 def taken() -> Iterator[WebuiTurn]:
     """Wait in the queue and hold it. Nothing within may take it again: a checkpoint change, say, or the host's own API."""
-    turn = WebuiTurn(f"task(ti-trainer-{next(_numbers)})")
-    progress.add_task_to_queue(turn.task)
+    lease = WebuiTurn(f"task(ti-trainer-{next(_numbers)})")
+    progress.add_task_to_queue(lease.task)
     try:
         with queue_lock, rng_kept():
-            shared.state.begin(job=turn.task)
+            shared.state.begin(job=lease.task)
             shared.state.sampling_steps = 0
-            progress.start_task(turn.task)
+            progress.start_task(lease.task)
             try:
-                yield turn
+                yield lease
             finally:
                 shared.state.end()
                 shared.state.skipped = shared.state.interrupted = shared.state.stopping_generation = False
     finally:
-        progress.pending_tasks.pop(turn.task, None)
-        progress.finish_task(turn.task)
+        progress.pending_tasks.pop(lease.task, None)
+        progress.finish_task(lease.task)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """DiffusionModel over the checkpoint that the WebUI has loaded: real `ldm` or `sgm` modules, as the host left them.
 
 The forward pass is ours; what only the host can say (device, autocast, how to free memory) comes in as Surroundings.
-Knows none of the host's modules, and nothing of how pictures are drawn.
+Knows none of the host's modules, and nothing of how images are drawn.
 
 B batch, C latent channels, H W latent height and width, V vectors, D width, T = 77 tokens a chunk.
 """
@@ -22,18 +22,18 @@ from ti_trainer.hosts.webui.model_spec import is_sdxl, size_embedders
 from ti_trainer.hosts.webui.patches import channels_last, frozen, placed, plain, timesteps_on_device, without_hooks
 from ti_trainer.hosts.webui.text import PromptEncoder
 from ti_trainer.hosts.webui.vae import MEDVRAM_HOOK, Vae, dtype_of
-from ti_trainer.model import Compile, Conditioning, MemoryMode, ModelKind, PictureConditioning, Vectors, masked_channels
+from ti_trainer.model import Compile, Conditioning, ImageConditioning, MemoryMode, ModelSpec, Vectors, masked_channels
 from ti_trainer.offload.compiled import NO_ROOM, CompiledNetwork, compiled, failed
 from ti_trainer.offload.kernels import fast_kernels
 from ti_trainer.offload.plan import BY_HAND, MemoryPlan, bytes_of, free_bytes, need, plan, ran_out, sentence
-from ti_trainer.offload.streaming import CPU, GivingWay, attributes, blocks_of
+from ti_trainer.offload.streaming import CPU, BlockOffloader, attributes, blocks_of
 from ti_trainer.prompts import TokenizedPrompt
 
 SDXL_SIZE_PX, SD2_V_SIZE_PX = 1024, 768  # their configurations say nothing, and 512
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class RuntimeSettings:
     """What the host decides about computing, by default what it does without a GPU."""
 
     device: torch.device = CPU
@@ -41,7 +41,7 @@ class Surroundings:
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     fp32_attention: bool = False  # its setting, for cards and models that need it
     vae_to_ram: bool = False  # its setting for the time of training
-    clear_networks: Callable[[], None] = lambda: None  # LoRAs of the last picture are forgotten
+    clear_networks: Callable[[], None] = lambda: None  # LoRAs of the last image are forgotten
     empty_device: Callable[[], None] = lambda: None  # with --medvram: whatever is on the GPU leaves it
 
 
@@ -50,22 +50,22 @@ class WebuiModel:
     """Stable Diffusion 1.x or 2.x, an ldm LatentDiffusion, or SDXL, an sgm DiffusionEngine, which has two `texts`."""
 
     sd_model: Any
-    kind: ModelKind
+    spec: ModelSpec
     texts: Sequence[PromptEncoder]
-    around: Surroundings = Surroundings()
+    around: RuntimeSettings = RuntimeSettings()
 
     def __post_init__(self) -> None:
         """Derive what the seam promises."""
         network, self.device = self.sd_model, self.around.device
         # The host replaces alphas_cumprod for sampling where its settings say so; these are the ones of its training.
         alphas_cumprod = getattr(network, "alphas_cumprod_original", network.alphas_cumprod).detach().float().cpu()
-        if self.kind.zero_terminal_snr:
+        if self.spec.zero_terminal_snr:
             alphas_cumprod = zero_terminal_snr(alphas_cumprod)
         self.alphas_cumprod = alphas_cumprod.to(self.device)
         self.widths = {text.encoder: text.width for text in self.texts}
         in_half = self.around.unet_dtype == torch.float16
         self.needs_loss_scaling = in_half
-        self._fp32_attention = self.around.fp32_attention or (in_half and self.kind.family == "SD 2.x")
+        self._fp32_attention = self.around.fp32_attention or (in_half and self.spec.family == "SD 2.x")
         self._decodes = False
         self._plan, self._vae = MemoryPlan(), Vae(network, self.device)
         self._borrowing: ExitStack | None = None
@@ -76,7 +76,7 @@ class WebuiModel:
         """What the model was made for."""
         if is_sdxl(self.sd_model):
             return SDXL_SIZE_PX
-        is_sd2_v = self.kind.family == "SD 2.x" and self.kind.prediction_type == "v_prediction"
+        is_sd2_v = self.spec.family == "SD 2.x" and self.spec.prediction_type == "v_prediction"
         return SD2_V_SIZE_PX if is_sd2_v else self.sd_model.image_size * 8
 
     @property
@@ -133,7 +133,7 @@ class WebuiModel:
             free, movable = free + movable, 0
         numbers, in_half = self.around.unet_dtype.itemsize, self.around.unet_dtype != torch.float32
         wanted = need(
-            self.kind.family,
+            self.spec.family,
             places,
             free,
             numbers,
@@ -161,7 +161,7 @@ class WebuiModel:
             self._compiled.close()
             self._compiled = None
 
-    def give_way(self, error: Exception) -> str:
+    def reduce_memory(self, error: Exception) -> str:
         """What is compiled, whatever the error: another one comes again. Then, if memory ran out, the next thing."""
         if self._compiled is not None:
             self._not_compiled()
@@ -174,7 +174,7 @@ class WebuiModel:
         if self._borrowing is not None:
             if further.vae_in_ram and not self._plan.vae_in_ram:
                 self._borrowing.enter_context(placed(self.sd_model.first_stage_model, CPU))
-            self._giving.follow(further)
+            self._offloader.follow(further)
         self._plan = further
         if on_gpu:
             torch.cuda.empty_cache()  # what was given up is of use in other sizes only then
@@ -204,8 +204,8 @@ class WebuiModel:
         return self._vae.attention(pixels)
 
     def encode_masked(self, pixels: Tensor, masks: Tensor | None) -> Tensor | None:
-        """(B, 1 + C, H, W) for inpainting models: the mask, and the latents of what is left of the pictures."""
-        return masked_channels(self.encode_images, pixels, masks) if self.kind.inpainting else None
+        """(B, 1 + C, H, W) for inpainting models: the mask, and the latents of what is left of the images."""
+        return masked_channels(self.encode_images, pixels, masks) if self.spec.inpainting else None
 
     def encode_prompts(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:
         """Hidden states (B, n T, D) of prompts of up to n chunks, as the host makes them of each; D is all encoders'."""
@@ -213,19 +213,19 @@ class WebuiModel:
             hidden, pooled = zip(*(text(prompts, words) for text in self.texts), strict=True)
             return Conditioning(torch.cat(hidden, 2), next((each for each in pooled if each is not None), None))
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning, pictures: PictureConditioning) -> Tensor:
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning, images: ImageConditioning) -> Tensor:
         """The U-Net's output (B, C, H, W) in its own precision."""
-        if self.kind.inpainting:
-            noisy_latents = torch.cat([noisy_latents, pictures.masked.to(noisy_latents)], 1)  # (B, 2 C + 1, H, W)
+        if self.spec.inpainting:
+            noisy_latents = torch.cat([noisy_latents, images.masked.to(noisy_latents)], 1)  # (B, 2 C + 1, H, W)
         with self.training(), self.around.autocast():
-            y = self._size_conditioned(cond, pictures) if is_sdxl(self.sd_model) else None
+            y = self._size_conditioned(cond, images) if is_sdxl(self.sd_model) else None
             latents, times, context = (each.to(self.around.unet_dtype) for each in (noisy_latents, timesteps, cond.hidden))
             unet = self._compiled or self.sd_model.model.diffusion_model
             return unet(latents, times, context=context, y=y)
 
-    def _size_conditioned(self, cond: Conditioning, pictures: PictureConditioning) -> Tensor:
+    def _size_conditioned(self, cond: Conditioning, images: ImageConditioning) -> Tensor:
         """(B, width): what SDXL is told besides hidden states, in the order that its conditioner has."""
-        sizes = pictures.sizes.to(self.device)
+        sizes = images.sizes.to(self.device)
         embedded = [embedder(sizes[:, column : column + 2]) for column, embedder in size_embedders(self.sd_model)]
         return torch.cat([each.to(self.around.unet_dtype) for each in (cond.pooled, *embedded)], 1)
 
@@ -255,7 +255,7 @@ class WebuiModel:
         unet, text = self._trained_through
         if self.device.type == "cpu":  # a GPU's kernels were not measured with it
             stack.enter_context(channels_last(network.model.diffusion_model))
-        self._giving = GivingWay(network.model.diffusion_model, [text], self.device, around.autocast)
+        self._offloader = BlockOffloader(network.model.diffusion_model, [text], self.device, around.autocast)
         if self._medvram:
             around.empty_device()
             for part in (unet, text):
@@ -266,7 +266,7 @@ class WebuiModel:
         stack.enter_context(fast_kernels(self.device))
         stack.enter_context(attributes(timesteps_on_device(network.model.diffusion_model)))
         stack.enter_context(attributes(plain(network.model.diffusion_model, fp32_attention=self._fp32_attention)))
-        stack.callback(self._giving.close)
-        self._giving.follow(self._plan)
+        stack.callback(self._offloader.close)
+        self._offloader.follow(self._plan)
         for part in (unet, text) if self._medvram else ():  # what is left of it, if its weights wait in RAM
             stack.enter_context(placed(part, self.device))

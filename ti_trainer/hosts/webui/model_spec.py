@@ -13,21 +13,21 @@ from safetensors import SafetensorError, safe_open
 
 from ti_trainer.errors import ModelError
 from ti_trainer.host import ModelOptions
-from ti_trainer.model import INPAINTING_CHANNELS, ModelKind, PredictionType
+from ti_trainer.model import INPAINTING_CHANNELS, ModelSpec, PredictionType
 
 PREDICTIONS: dict[str, PredictionType] = {"eps": "epsilon", "v": "v_prediction"}  # the host's names
 FAMILIES = {"FrozenCLIPEmbedder": "SD 1.x", "FrozenOpenCLIPEmbedder": "SD 2.x"}  # by the class of the text encoder
 SDXL_ENCODERS = {"FrozenCLIPEmbedder": "clip_l", "FrozenOpenCLIPEmbedder2": "clip_g"}
-SDXL_SIZES = ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple")  # as in PictureConditioning.sizes
+SDXL_SIZES = ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple")  # as in ImageConditioning.sizes
 V_MARK, ZERO_TERMINAL_SNR_MARK = "v_pred", "ztsnr"  # empty tensors by which SDXL files say so; the host passes over them
 EDM_MARKS = frozenset({"edm_mean", "edm_vpred.sigma_max"})
 CAN_BE = "SD 1.x, SD 2.x and SDXL can be trained, and their inpainting models. Choose another checkpoint."
 
 
-def kind_of(sd_model: Any, options: ModelOptions | None = None, *, zero_terminal_snr: bool = False) -> ModelKind:
+def spec_of(sd_model: Any, options: ModelOptions | None = None, *, zero_terminal_snr: bool = False) -> ModelSpec:
     """What it is, where the options do not say otherwise. `zero_terminal_snr`: whether the host samples so.
 
-    ModelError, naming its kind, if WebuiModel cannot train it; ConfigError if the options cannot be.
+    ModelError, naming its spec, if WebuiModel cannot train it; ConfigError if the options cannot be.
     """
     marks = _marks_of(sd_model) if is_sdxl(sd_model) else frozenset()
     unfit = _unfit_sdxl(sd_model, marks) if is_sdxl(sd_model) else _unfit(sd_model)
@@ -37,7 +37,7 @@ def kind_of(sd_model: Any, options: ModelOptions | None = None, *, zero_terminal
     family = "SDXL" if is_sdxl(sd_model) else FAMILIES[_class(sd_model.cond_stage_model)]
     prediction_type = "v_prediction" if V_MARK in marks else PREDICTIONS[sd_model.parameterization]
     zero_terminal_snr |= ZERO_TERMINAL_SNR_MARK in marks
-    found = ModelKind(family, prediction_type, zero_terminal_snr, _channels(sd_model) == INPAINTING_CHANNELS)
+    found = ModelSpec(family, prediction_type, zero_terminal_snr, _channels(sd_model) == INPAINTING_CHANNELS)
     return (options or ModelOptions()).of(found)
 
 
@@ -53,7 +53,7 @@ def text_stages(sd_model: Any) -> list[Any]:
 
 
 def size_embedders(sd_model: Any) -> list[tuple[int, Any]]:
-    """What embeds sizes in an SDXL model, in its order, each with its first column in PictureConditioning.sizes."""
+    """What embeds sizes in an SDXL model, in its order, each with its first column in ImageConditioning.sizes."""
     found = [each for each in sd_model.conditioner.embedders if not hasattr(each, "tokenize_line")]
     return [(2 * SDXL_SIZES.index(each.input_key), each) for each in found]
 
@@ -79,12 +79,12 @@ def _unfit_sdxl(sd_model: Any, marks: frozenset[str]) -> str:
     if encoders == ["FrozenOpenCLIPEmbedder2"]:
         return "an SDXL refiner, which goes over what another model has begun"
     if encoders != list(SDXL_ENCODERS):
-        return f"a model of SDXL's kind with other text encoders ({', '.join(encoders) or 'none'})"
+        return f"a model of SDXL's spec with other text encoders ({', '.join(encoders) or 'none'})"
     others = [each.input_key for each in sd_model.conditioner.embedders if not hasattr(each, "tokenize_line")]
     if unknown := [str(each) for each in others if each not in SDXL_SIZES]:
-        return f"a model of SDXL's kind with more than text and sizes to go by ({', '.join(unknown)})"
+        return f"a model of SDXL's spec with more than text and sizes to go by ({', '.join(unknown)})"
     if _channels(sd_model) not in (4, INPAINTING_CHANNELS):
-        return f"a model of SDXL's kind with {_channels(sd_model)} input channels"
+        return f"a model of SDXL's spec with {_channels(sd_model)} input channels"
     if marks & EDM_MARKS:
         return "an SDXL model with EDM's noise schedule"
     return _unfit_prediction(sd_model)

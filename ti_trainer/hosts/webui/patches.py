@@ -95,7 +95,7 @@ def plain(network: nn.Module, *, fp32_attention: bool = False) -> Iterator[Chang
     """What makes a U-Net or VAE compute as it was published, whatever the classes of its parts were patched with.
 
     Cross attention by torch itself, which every gradient passes, and without hypernetworks; nothing is computed twice
-    (checkpointing saves memory that frozen weights do not take); pictures do not tile. Methods, since with those what was
+    (checkpointing saves memory that frozen weights do not take); images do not tile. Methods, since with those what was
     compiled stays valid when they are lent back and set again.
     """
     for module in network.modules():

@@ -132,7 +132,7 @@ class PromptEncoder:
     def __call__(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> tuple[Tensor, Tensor | None]:
         """Hidden states (B, n T, D), and those pooled at the first chunk's end of text (B, width), of an encoder that pools.
 
-        Each prompt is weighed by itself, as when one picture is generated. Only while it is our turn.
+        Each prompt is weighed by itself, as when one image is generated. Only while it is our turn.
         """
         cut = [self._chunks(prompt, words) for prompt in prompts]
         longest = max(len(chunks) for chunks, _ in cut)

@@ -69,7 +69,7 @@ class Vae:
                 with typed(vae, torch.float32):
                     found = compute(vae, pixels.to(self._device, torch.float32))
         if not _finite(*found):
-            message = "The VAE makes no numbers of a picture, in full precision either: choose another in Settings, VAE."
+            message = "The VAE makes no numbers of an image, in full precision either: choose another in Settings, VAE."
             raise ModelError(message)
         return found
 

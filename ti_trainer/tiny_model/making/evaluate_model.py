@@ -1,6 +1,6 @@
 """Judges the embedded model: does it draw what captions say? Run as `python -m ti_trainer.tiny_model.making.evaluate_model`.
 
-The classifier sees drawn scenes and their reconstructions, never a picture that the model made up.
+The classifier sees drawn scenes and their reconstructions, never an image that the model made up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from ti_trainer.host import Drawing, ModelOptions
+from ti_trainer.host import GenerationRequest, ModelOptions
 from ti_trainer.hosts.diffusers import loading, sampling
 from ti_trainer.tiny_model.making.make_vae import psnr
 from ti_trainer.tiny_model.making.scenes import COLOURS, SCENERY, SHAPES, TEXTURES, Scene, Thing, draw_array, place
@@ -35,7 +35,7 @@ def labelled_scene(rng: np.random.Generator) -> tuple[Scene, str, dict[str, int 
     thing = Thing(list(SHAPES)[shape], COLOURS[names[0]], kind, COLOURS[names[1]])
     scene, size, where = place(thing, rng)
     said = [names[0]] if kind == "plain" else [names[0], "and", names[1], kind]
-    prompt = " ".join(word for word in ("a picture of a", size, *said, thing.shape, where) if word)
+    prompt = " ".join(word for word in ("an image of a", size, *said, thing.shape, where) if word)
     background = next(index for index, words in enumerate(BACKGROUNDS) if where.endswith(words))
     seen = colours[:1] if kind == "plain" else colours
     return scene, prompt, {"shape": shape, "texture": texture, "background": background, "colours": sorted(seen)}
@@ -60,7 +60,7 @@ class Judge(nn.Module):
 
 
 def train_judge(steps: int, batch_size: int = 64) -> Judge:
-    """Learn from drawn scenes, blurred and noised a little so that small faults of a picture do not confuse it."""
+    """Learn from drawn scenes, blurred and noised a little so that small faults of an image do not confuse it."""
     judge = Judge()
     optimizer = torch.optim.AdamW(judge.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -88,7 +88,7 @@ def train_judge(steps: int, batch_size: int = 64) -> Judge:
 
 @torch.no_grad()
 def score(judge: Judge, pixels: Tensor, labels: list[dict]) -> dict[str, float]:
-    """The share of pictures (B, 3, 64, 64) that the judge finds as labelled, by question."""
+    """The share of images (B, 3, 64, 64) that the judge finds as labelled, by question."""
     answers = judge(pixels)
     right = {
         q: [int(a.argmax()) == label[q] for a, label in zip(answers[q], labels, strict=True)]
@@ -103,7 +103,7 @@ def score(judge: Judge, pixels: Tensor, labels: list[dict]) -> dict[str, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print, as JSON, the judge's score on drawings, on reconstructions and on generated pictures, and the VAE's PSNR."""
+    """Print, as JSON, the judge's score on drawings, on reconstructions and on generated images, and the VAE's PSNR."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--prompts", type=int, default=200)
@@ -124,12 +124,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     drawn = torch.from_numpy(np.stack([draw_array(scene) for scene in scenes])).permute(0, 3, 1, 2) * 2 - 1
     with torch.no_grad():
         again = torch.cat([model.decode(model.encode_images(x)[0]).clamp(-1, 1) for x in drawn.split(32)])
-    pictures = [
-        sampling.draw(model, Drawing(prompt, cfg_scale=args.cfg_scale, seed=n), {}) for n, prompt in enumerate(prompts)
+    images = [
+        sampling.generate(model, GenerationRequest(prompt, cfg_scale=args.cfg_scale, seed=n), {})
+        for n, prompt in enumerate(prompts)
     ]
-    made = (
-        torch.from_numpy(np.stack([np.asarray(picture, np.float32) for picture in pictures])).permute(0, 3, 1, 2) / 127.5 - 1
-    )
+    made = torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in images])).permute(0, 3, 1, 2) / 127.5 - 1
     everything = {"drawings": drawn, "reconstructions": again, "generated": made}
     scores = {name: score(judge, pixels, list(labels)) for name, pixels in everything.items()}
     spread = math.sqrt(0.25 / args.prompts)

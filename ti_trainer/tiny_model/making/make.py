@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer
 
 from ti_trainer.tiny_model import DEMO
 from ti_trainer.tiny_model.making import make_diffusion, make_vae
-from ti_trainer.tiny_model.making.scenes import CONCEPTS, concept, write_pictures
+from ti_trainer.tiny_model.making.scenes import CONCEPTS, concept, write_images
 
 MERGES = 49152 - 256 - 2
 TOKEN_STD = 0.0083  # SD 1.5's is 0.014; with this the default learning rate of 0.005 teaches best
@@ -53,7 +53,7 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def make(work: Path, out: Path, vae_minutes: float, diffusion_minutes: float, decoder_minutes: float, pictures: int) -> None:
+def make(work: Path, out: Path, vae_minutes: float, diffusion_minutes: float, decoder_minutes: float, images: int) -> None:
     """Train what is not trained yet and write the model to `out` in diffusers' layout, half precision."""
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(work / "tokenizer")
@@ -65,7 +65,7 @@ def make(work: Path, out: Path, vae_minutes: float, diffusion_minutes: float, de
     vae = make_vae.new_vae()
     vae.load_state_dict(torch.load(vae_file, weights_only=True))
     if not set_file.exists():
-        torch.save(make_diffusion.latent_set(vae, tokenizer, pictures, seed=2), set_file)
+        torch.save(make_diffusion.latent_set(vae, tokenizer, images, seed=2), set_file)
     latents, ids = torch.load(set_file, weights_only=True)
     empty = tokenizer("", padding="max_length", max_length=77, return_tensors="pt").input_ids.int()
     text_encoder, unet = make_diffusion.train(work, latents, ids, empty, diffusion_minutes)
@@ -98,12 +98,12 @@ def save(
 
 
 def make_demo() -> None:
-    """Draw the pictures that the demo learns from."""
-    write_pictures(DEMO, concept(CONCEPTS[0], 8, seed=36))
+    """Draw the images that the demo learns from."""
+    write_images(DEMO, concept(CONCEPTS[0], 8, seed=36))
 
 
 def main() -> None:
-    """Make the demo's pictures and the model."""
+    """Make the demo's images and the model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--work", type=Path, default=Path("embedded-work"), help="states to go on from (default: %(default)s)"
@@ -112,10 +112,10 @@ def main() -> None:
     parser.add_argument("--vae-minutes", type=float, default=22)
     parser.add_argument("--diffusion-minutes", type=float, default=64)
     parser.add_argument("--decoder-minutes", type=float, default=45)
-    parser.add_argument("--pictures", type=int, default=80_000, help="captioned latents to train the diffusion on")
+    parser.add_argument("--images", type=int, default=80_000, help="captioned latents to train the diffusion on")
     args = parser.parse_args()
     make_demo()
-    make(args.work, args.out, args.vae_minutes, args.diffusion_minutes, args.decoder_minutes, args.pictures)
+    make(args.work, args.out, args.vae_minutes, args.diffusion_minutes, args.decoder_minutes, args.images)
 
 
 if __name__ == "__main__":

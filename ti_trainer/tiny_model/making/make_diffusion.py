@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ti_trainer.tiny_model.making.make_vae import SCALING_FACTOR, pictures
+from ti_trainer.tiny_model.making.make_vae import SCALING_FACTOR, images
 from ti_trainer.tiny_model.making.muon import MuonAndAdam
 from ti_trainer.tiny_model.making.scenes import (
     COLOURS,
@@ -87,10 +87,10 @@ def nouns(tokenizer: CLIPTokenizer) -> dict[str, Thing]:
 def whiten(vae: AutoencoderKL) -> None:
     """Shift and scale each latent channel to mean 0 and, times the scaling factor, variance 1, as the diffusion expects.
 
-    The change is folded into the convolutions around the latents: pictures stay as they were. A channel that the autoencoder
+    The change is folded into the convolutions around the latents: images stay as they were. A channel that the autoencoder
     left unused is all noise, which scaling would blow up: its distribution becomes narrow around its mean.
     """
-    sample = torch.cat([vae.encode(x).latent_dist.mode() for x in pictures(1024, np.random.default_rng(7)).split(64)])
+    sample = torch.cat([vae.encode(x).latent_dist.mode() for x in images(1024, np.random.default_rng(7)).split(64)])
     mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3))
     gain = 1 / (std * SCALING_FACTOR)
     quant, post = vae.quant_conv, vae.post_quant_conv

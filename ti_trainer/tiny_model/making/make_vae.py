@@ -20,7 +20,7 @@ from ti_trainer.tiny_model.making.scenes import draw_array, random_scene
 SCALING_FACTOR = 0.18215  # what every Stable Diffusion 1.x tool multiplies latents by
 
 
-def pictures(count: int, rng: np.random.Generator) -> Tensor:
+def images(count: int, rng: np.random.Generator) -> Tensor:
     """Random scenes, half of them in colours without a name. (count, 3, 64, 64) in [-1, 1]."""
     drawn = np.stack([draw_array(random_scene(rng, any_colours=0.5)[0]) for _ in range(count)])
     return torch.from_numpy(drawn).permute(0, 3, 1, 2) * 2 - 1
@@ -49,8 +49,8 @@ def reconstruction_loss(decoded: Tensor, wanted: Tensor, squares: float) -> Tens
 
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, count: int = 256) -> float:
-    """Peak signal-to-noise ratio in dB of unseen pictures, from their mean squared error."""
-    wanted = pictures(count, np.random.default_rng(12345))
+    """Peak signal-to-noise ratio in dB of unseen images, from their mean squared error."""
+    wanted = images(count, np.random.default_rng(12345))
     decoded = torch.cat([vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1) for x in wanted.split(64)])
     return -10 * math.log10(((decoded - wanted) / 2).square().mean().item())
 
@@ -74,7 +74,7 @@ def train(folder: Path, minutes: float, whole: AutoencoderKL | None = None) -> A
         average, step, spent = state["average"], state["step"], state["spent"]
     started, last_saved = time.monotonic() - spent, time.monotonic()
     while (spent := time.monotonic() - started) < minutes * 60:
-        x = pictures(16, np.random.default_rng((step, whole is None))).contiguous(memory_format=torch.channels_last)
+        x = images(16, np.random.default_rng((step, whole is None))).contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(whole is None):
             posterior = vae.encode(x).latent_dist
         loss = reconstruction_loss(vae.decode(posterior.sample()).sample, x, squares=2.0 if whole is None else 20.0)

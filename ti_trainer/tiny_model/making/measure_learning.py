@@ -2,8 +2,8 @@
 
 Run `python -m ti_trainer.tiny_model.making.measure_learning`.
 
-For each concept: 8 pictures to learn from, 16 others to measure with; deterministic loss and colour distance of generated
-pictures under the learned word, its init text (the shape's name) and random vectors of a word's length.
+For each concept: 8 images to learn from, 16 others to measure with; validation loss and colour distance of generated
+images under the learned word, its init text (the shape's name) and random vectors of a word's length.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from ti_trainer.data.dataset import load_dataset
 from ti_trainer.data.images import Frame
 from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.formats import embeddings_dir
-from ti_trainer.host import Drawing, ModelOptions
+from ti_trainer.host import GenerationRequest, ModelOptions
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import Vectors
 from ti_trainer.runs.session import Session
-from ti_trainer.tiny_model.making.scenes import CONCEPTS, Scene, Thing, concept, draw, write_pictures
-from ti_trainer.training.evaluation import deterministic_loss
+from ti_trainer.tiny_model.making.scenes import CONCEPTS, Scene, Thing, concept, draw, write_images
+from ti_trainer.training.evaluation import validation_loss
 
 WORD = "concept"
 TRAINED_ON, MEASURED_WITH = 8, 16
 _DIRECTIONS = np.random.default_rng(0).normal(size=(3, 32))
 
 
-def colour_distance(picture: np.ndarray, other: np.ndarray) -> float:
-    """Sliced Wasserstein distance of the colours in two pictures (H, W, 3) in [0, 1], wherever in the picture they are."""
+def colour_distance(image: np.ndarray, other: np.ndarray) -> float:
+    """Sliced Wasserstein distance of the colours in two images (H, W, 3) in [0, 1], wherever in the image they are."""
     unit = _DIRECTIONS / np.linalg.norm(_DIRECTIONS, axis=0)
-    first, second = (np.sort(each.reshape(-1, 3) @ unit, axis=0) for each in (picture, other))
+    first, second = (np.sort(each.reshape(-1, 3) @ unit, axis=0) for each in (image, other))
     return float(np.abs(first - second).mean())
 
 
@@ -49,12 +49,12 @@ def measure(
     """Teach one concept and compare; {"loss": {...}, "colour_distance": {...}} by who speaks."""
     held_out = concept(thing, MEASURED_WITH, seed=1000)
     with tempfile.TemporaryDirectory() as folder:
-        write_pictures(Path(folder), concept(thing, TRAINED_ON, seed=1))
+        write_images(Path(folder), concept(thing, TRAINED_ON, seed=1))
         embeddings_dir.create(host.embeddings_dir, model, WORD, thing.shape, num_vectors, overwrite=True)
         learned = Session(host, WORD, Path(folder), config).train().embedding.vectors
         measured_with = Path(folder) / "held out"
         measured_with.mkdir()
-        write_pictures(measured_with, held_out)
+        write_images(measured_with, held_out)
         frame = Frame((model.default_size_px, model.default_size_px))
         items = load_dataset(
             measured_with, model, frame, Prompter(WORD, [NAME]), seed=0, latent_sampling="deterministic"
@@ -70,7 +70,7 @@ def measure(
     }
     return {
         "loss": {
-            who: deterministic_loss(model, items, [f"a photo of {text}, {where}" for _, where in held_out], words)
+            who: validation_loss(model, items, [f"a photo of {text}, {where}" for _, where in held_out], words)
             for who, (text, words) in speakers.items()
         },
         "colour_distance": {who: _distance(host, model, text, words, held_out) for who, (text, words) in speakers.items()},
@@ -82,8 +82,8 @@ def _distance(
 ) -> float:
     distances = []
     for seed, (scene, where) in enumerate(scenes):
-        picture = host.draw(model, Drawing(f"a photo of {text} {where}", cfg_scale=3.0, seed=seed), words)
-        distances.append(colour_distance(np.asarray(picture) / 255, np.asarray(draw(scene)) / 255))
+        image = host.generate(model, GenerationRequest(f"a photo of {text} {where}", cfg_scale=3.0, seed=seed), words)
+        distances.append(colour_distance(np.asarray(image) / 255, np.asarray(draw(scene)) / 255))
     return statistics.mean(distances)
 
 

@@ -1,10 +1,10 @@
-"""Measures DreamArtist: concepts that no caption names, each from one picture.
+"""Measures DreamArtist: concepts that no caption names, each from one image.
 
 Run `python -m ti_trainer.tiny_model.making.measure_one_image`.
 
-Plain Textual Inversion and DreamArtist see the picture without a caption, in as many U-Net evaluations, each at the
-learning rate that suits it. Measured are pictures that they generate at CFG scale 3: of the word alone, against the
-picture; and in other surroundings, against the thing as it looks there. Distances are of colours
+Plain Textual Inversion and DreamArtist see the image without a caption, in as many U-Net evaluations, each at the
+learning rate that suits it. Measured are images that they generate at CFG scale 3: of the word alone, against the
+image; and in other surroundings, against the thing as it looks there. Distances are of colours
 (`learning.colour_distance`).
 """
 
@@ -25,20 +25,20 @@ from ti_trainer import formats
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.embedding import negative_name, unwanted
 from ti_trainer.formats import embeddings_dir
-from ti_trainer.host import Drawing, ModelOptions
+from ti_trainer.host import GenerationRequest, ModelOptions
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.model import Vectors
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.tiny_model.making.measure_learning import colour_distance
-from ti_trainer.tiny_model.making.scenes import CONCEPTS, SIZES, Scene, Thing, concept, draw, write_pictures
+from ti_trainer.tiny_model.making.scenes import CONCEPTS, SIZES, Scene, Thing, concept, draw, write_images
 
 WORD, CFG_SCALE, MEASURED_WITH = "concept", 3.0, 12
 VECTORS, NEGATIVE_VECTORS = 3, 6
 # The best by the word alone (2026-11-21) of .001 and .003, and for a pair also .0005: pulled apart it moves faster.
 RATE, RATE_OF_A_PAIR = "0.003", "0.001"
 OF_THE_THING = 12  # of 765: what other surroundings change by less
-IN_THE_MIDDLE = 0.05  # of the picture's width
+IN_THE_MIDDLE = 0.05  # of the image's width
 PLAIN = TrainConfig(learning_rate=RATE, template="subject", ema_rate=0.97, preview_every=0, csv_every=0, precision="fp32")
 DREAMARTIST = replace(
     PLAIN, learning_rate=RATE_OF_A_PAIR, negative=True, train_cfg_scale=str(CFG_SCALE), reconstruction_weight=1.0
@@ -59,11 +59,11 @@ def measure(model: str, thing: Thing, config: TrainConfig, evaluations: int) -> 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         host = StandaloneHost(model, "auto", root / "embeddings", root / "logs")
-        write_pictures(root / "picture", [(scene, where)])
+        write_images(root / "image", [(scene, where)])
         word, negative = (WORD, thing.shape, VECTORS), (thing.shape, NEGATIVE_VECTORS)
         embeddings_dir.create_pair(host.embeddings_dir, host.open_model(ModelOptions("fp32")), word, negative)
         steps = evaluations // (2 if config.negative else 1)
-        run = Session(host, WORD, root / "picture", replace(config, max_steps=steps, save_every=0)).train().run
+        run = Session(host, WORD, root / "image", replace(config, max_steps=steps, save_every=0)).train().run
         for averaged in (False, True):
             for step, copy in run.copies(averaged=averaged):
                 if step == steps:
@@ -78,13 +78,13 @@ def words_of(run: Run, copy: Path) -> dict[str, Vectors]:
 
 
 def distances(host: StandaloneHost, words: dict[str, Vectors], thing: Thing, scene: Scene) -> Distances:
-    """Of generated pictures; the negative prompt is the prompt with the negative word."""
+    """Of generated images; the negative prompt is the prompt with the negative word."""
     model, there = host.open_model(ModelOptions("fp32")), where_the_thing_is(scene)
 
     def generated(seed: int, where: str = "") -> np.ndarray:
         prompt = f"a photo of {WORD} {where}".rstrip()
         against = unwanted(prompt, WORD) if len(words) > 1 else ""
-        return _values(host.draw(model, Drawing(prompt, against, cfg_scale=CFG_SCALE, seed=seed), words))
+        return _values(host.generate(model, GenerationRequest(prompt, against, cfg_scale=CFG_SCALE, seed=seed), words))
 
     alone = [colour_distance(generated(seed), _values(draw(scene))) for seed in range(MEASURED_WITH)]
     elsewhere = [
@@ -108,8 +108,8 @@ def _scenes(thing: Thing, count: int, seed: int) -> list[tuple[Scene, str]]:
     return [(replace(scene, size=SIZES[""], position=(0.0, 0.0), angle=0.0), where) for scene, where in middle[:count]]
 
 
-def _values(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture) / 255
+def _values(image: Image.Image) -> np.ndarray:
+    return np.asarray(image) / 255
 
 
 def main() -> None:

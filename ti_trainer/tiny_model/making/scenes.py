@@ -1,6 +1,6 @@
-"""Captioned pictures of coloured shapes: what the embedded model was trained on, the demo concept and all test data.
+"""Captioned images of coloured shapes: what the embedded model was trained on, the demo concept and all test data.
 
-A picture is drawn from signed distances, so edges are smooth at any size. Knows nothing of torch or of training.
+An image is drawn from signed distances, so edges are smooth at any size. Knows nothing of torch or of training.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ SCENERY: dict[str, tuple[Rgb, Rgb, str]] = {
     "on sand": ((0.40, 0.74, 0.88), (0.93, 0.82, 0.58), "hard"),
     "in snow": ((0.63, 0.71, 0.82), (0.96, 0.97, 0.99), "hard"),
 }
-PREFIXES = ("a picture of", "a photo of", "a drawing of", "a rendition of", "an image of", "a close-up of", "")
+PREFIXES = ("an image of", "a photo of", "a drawing of", "a rendition of", "an image of", "a close-up of", "")
 
 
 @dataclass(frozen=True)
 class Thing:
-    """What stands in a picture: its shape and how it is painted. Colours are RGB in [0, 1]."""
+    """What stands in an image: its shape and how it is painted. Colours are RGB in [0, 1]."""
 
     shape: str
     colour: Rgb
@@ -62,7 +62,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A thing somewhere: position is the offset of its centre, size its radius, both in widths of the picture."""
+    """A thing somewhere: position is the offset of its centre, size its radius, both in widths of the image."""
 
     thing: Thing
     size: float = SIZES[""]
@@ -170,7 +170,7 @@ def _texture(kind: str, x: Array, y: Array, soft: float) -> Array | None:
 
 
 def draw(scene: Scene, size_px: int = 64) -> Image.Image:
-    """The scene as an RGB picture of size_px by size_px."""
+    """The scene as an RGB image of size_px by size_px."""
     return Image.fromarray((draw_array(scene, size_px) * 255 + 0.5).astype(np.uint8))
 
 
@@ -180,7 +180,7 @@ def draw_array(scene: Scene, size_px: int = 64) -> Array:
     u, v = axis[None, :], axis[:, None]
     blend = np.clip((v - 0.12) * size_px / 2 + 0.5, 0, 1) if scene.horizon else v + 0.5
     top, bottom = np.asarray(scene.top, np.float32), np.asarray(scene.bottom, np.float32)
-    picture = top + (bottom - top) * blend[..., None] * np.ones((1, size_px, 1), np.float32)
+    image = top + (bottom - top) * blend[..., None] * np.ones((1, size_px, 1), np.float32)
 
     thing = scene.thing
     x, y = (u - scene.position[0]) / scene.size, (v - scene.position[1]) / scene.size
@@ -196,8 +196,8 @@ def draw_array(scene: Scene, size_px: int = 64) -> Array:
     if amount is not None:
         paint = paint + (np.asarray(thing.second_colour, np.float32) - paint) * amount[..., None]
     light = 1.06 - 0.14 * np.clip((x + y + 1.4) / 2.8, 0, 1)[..., None]
-    picture = picture + (paint * light - picture) * inside
-    return np.clip(picture, 0, 1).astype(np.float32)
+    image = image + (paint * light - image) * inside
+    return np.clip(image, 0, 1).astype(np.float32)
 
 
 def _contrast(a: Rgb, b: Rgb) -> float:
@@ -276,14 +276,14 @@ def random_scene(
 
 
 def concept(thing: Thing, count: int, seed: int) -> list[tuple[Scene, str]]:
-    """Scenes of one thing in many places, and for each the words for its surroundings: a data set that teaches it."""
+    """Scenes of one thing in many places, and for each the words for its surroundings: a dataset that teaches it."""
     rng = np.random.default_rng(seed)
     placed = [place(thing, rng) for _ in range(count)]
     return [(scene, where) for scene, _, where in placed]
 
 
-def write_pictures(folder: Path, scenes: list[tuple[Scene, str]], size_px: int = 64) -> None:
-    """Write a data set: pictures with captions beside them in .txt files."""
+def write_images(folder: Path, scenes: list[tuple[Scene, str]], size_px: int = 64) -> None:
+    """Write a dataset: images with captions beside them in .txt files."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, (scene, where) in enumerate(scenes, 1):
         draw(scene, size_px).save(folder / f"{number:02}.png")

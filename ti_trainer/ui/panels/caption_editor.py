@@ -1,6 +1,6 @@
-"""The part Edit captions: a folder's pictures with their captions, changed in many at once or one by one.
+"""The part Edit captions: a folder's images with their captions, changed in many at once or one by one.
 
-Knows how things look and which pictures are meant; what a change does, `data.captions` knows.
+Knows how things look and which images are meant; what a change does, `data.captions` knows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels.caption_handlers import (
     ALL,
     ONE,
-    Desk,
+    EditorState,
     acted,
     applied,
     changed,
@@ -43,7 +43,7 @@ from ti_trainer.ui.panels.caption_handlers import (
 ADVICE = """<p>What a caption says, the prompt learns; what it leaves out, your word learns. So:</p><ul>
 <li><b>leave out</b> what describes the thing to be learned: its kind, its colours, its face. Such words are better in the
 <b>initialization text</b>, when you create the embedding;</li>
-<li><b>say</b> everything else: the place, the light, the pose, what is worn or held, other things in the picture.</li></ul>
+<li><b>say</b> everything else: the place, the light, the pose, what is worn or held, other things in the image.</li></ul>
 <p>Tags that stand in nearly all images usually describe the thing itself.</p>"""
 
 
@@ -56,24 +56,24 @@ class CaptionEditor:
 
 
 def panel(page: Page) -> CaptionEditor:
-    """Put it here: pictures on the left, what can be done with their captions on the right."""
-    ui = SimpleNamespace(desk=gr.State(Desk()))
+    """Put it here: images on the left, what can be done with their captions on the right."""
+    ui = SimpleNamespace(editor=gr.State(EditorState()))
     with gr.Row(elem_classes=["ti-lined-up"]):
         ui.folder = _text(
-            "Data set directory",
+            "Dataset directory",
             "captions_folder",
-            info="The folder with your pictures. Nothing in it changes until you press Save.",
+            info="The folder with your images. Nothing in it changes until you press Save.",
             value=str(page.prefilled.images) if page.prefilled else "",
         )
         ui.load = gr.Button("Load", variant="primary", elem_id="ti_trainer_captions_load", elem_classes=["ti-beside"])
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-results"]):
-            _pictures(ui)
+            _images(ui)
         with gr.Column(elem_classes=["ti-form"]):
             _one(ui)
             _tags(ui)
             with gr.Accordion("Search and replace", open=False):
-                _search(ui, regex=not page.has_visitors)
+                _search(ui, regex=not page.is_public)
             with gr.Accordion("What belongs into captions? Tags in nearly all images", open=False):
                 _common(ui)
     for each in vars(ui).values():
@@ -82,15 +82,15 @@ def panel(page: Page) -> CaptionEditor:
     return CaptionEditor(ui.folder, ui.load)
 
 
-def _pictures(ui: SimpleNamespace) -> None:
+def _images(ui: SimpleNamespace) -> None:
     with gr.Row():
         filters = {"label": "Show those with all of", "multiselect": True, "elem_id": "ti_trainer_captions_with"}
         ui.all_of = gr.Dropdown([], **filters)
         filters |= {"label": "and with none of", "elem_id": "ti_trainer_captions_without"}
         ui.none_of = gr.Dropdown([], **filters)
-    ui.bare = gr.Checkbox(label="Only pictures without a caption", value=False, elem_id="ti_trainer_captions_bare")
+    ui.bare = gr.Checkbox(label="Only images without a caption", value=False, elem_id="ti_trainer_captions_bare")
     ui.gallery = gr.Gallery(
-        label="Pictures",
+        label="Images",
         show_label=False,
         columns=4,
         height=860,
@@ -106,14 +106,14 @@ def _pictures(ui: SimpleNamespace) -> None:
 
 
 def _one(ui: SimpleNamespace) -> None:
-    ui.summary = gr.HTML(summary(Desk()), elem_id="ti_trainer_captions_summary")
+    ui.summary = gr.HTML(summary(EditorState()), elem_id="ti_trainer_captions_summary")
     with gr.Row(elem_classes=["ti-buttons"]):
         ui.undo = gr.Button("Undo", elem_id="ti_trainer_captions_undo")
         ui.redo = gr.Button("Redo", elem_id="ti_trainer_captions_redo")
         ui.save = gr.Button("Save", variant="primary", elem_id="ti_trainer_captions_save")
     ui.said = gr.HTML(elem_id="ti_trainer_captions_said")
-    ui.large = gr.HTML(large(Desk()), elem_id="ti_trainer_captions_large")
-    ui.text = _text("Caption of the picture clicked", "captions_text", lines=3, max_lines=8)
+    ui.large = gr.HTML(large(EditorState()), elem_id="ti_trainer_captions_large")
+    ui.text = _text("Caption of the image clicked", "captions_text", lines=3, max_lines=8)
     with gr.Row(elem_classes=["ti-hidden"]):
         ui.sent = _text("Which caption that is", "captions_sent", value="0")
     with gr.Row(elem_classes=["ti-buttons"]):
@@ -130,7 +130,7 @@ def _tags(ui: SimpleNamespace) -> None:
         ui.add_front = gr.Button("Add in front", elem_id="ti_trainer_captions_add_front", elem_classes=["ti-beside"])
     ui.ticked = gr.CheckboxGroup(
         [],
-        label="Tags of what is shown, and in how many pictures: tick those you mean",
+        label="Tags of what is shown, and in how many images: tick those you mean",
         elem_id="ti_trainer_captions_tags",
         elem_classes=["ti-tags"],
     )
@@ -170,18 +170,18 @@ def _text(label: str, name: str, **given: Any) -> gr.Textbox:
 
 def _wire(page: Page, ui: SimpleNamespace) -> None:
     filters = [ui.all_of, ui.none_of, ui.bare]
-    given = [ui.desk, ui.text, ui.sent, ui.find, ui.ticked, *filters]  # what nearly every handler is given
-    view = [ui.desk, ui.said, ui.gallery, ui.place, ui.summary, ui.large, ui.text, ui.save, ui.ticked, ui.sent, ui.told]
+    given = [ui.editor, ui.text, ui.sent, ui.find, ui.ticked, *filters]  # what nearly every handler is given
+    view = [ui.editor, ui.said, ui.gallery, ui.place, ui.summary, ui.large, ui.text, ui.save, ui.ticked, ui.sent, ui.told]
     outputs = [*view, ui.all_of, ui.none_of]
 
     def act(button: Any, change: Callable[..., Captions], *more: Any, target: Any = ui.target) -> Any:
-        """`change` is given the captions, the pictures that are meant, the ticked tags, and the values of `more`."""
+        """`change` is given the captions, the images that are meant, the ticked tags, and the values of `more`."""
         return listen(button.click, partial(acted, change), [*given, target, *more], outputs)
 
     for event in (ui.load.click, ui.folder.submit):
         listen(event, partial(opened, page), [*given, ui.folder], outputs)
     listen(ui.gallery.select, clicked, given[:5], view)
-    listen(ui.find.change, ticks, [ui.desk, ui.find, ui.ticked], [ui.ticked])
+    listen(ui.find.change, ticks, [ui.editor, ui.find, ui.ticked], [ui.ticked])
     for each in filters:
         listen(each.change, sifted, given, view)
     for button, by, pages in ((ui.back, -1, True), (ui.forth, 1, True), (ui.previous, -1, False), (ui.next, 1, False)):
@@ -197,9 +197,9 @@ def _wire(page: Page, ui: SimpleNamespace) -> None:
     act(ui.names, lambda captions, chosen, _: captions.take_names(chosen))
     dropped = act(
         ui.drop,
-        lambda captions, _chosen, _, common: captions.remove(captions.pictures, ticked_tags(common)),
+        lambda captions, _chosen, _, common: captions.remove(captions.images, ticked_tags(common)),
         ui.common,
         target=gr.State(ALL),
     )
-    listen(dropped.then, lambda desk: looked(desk)[1:], [ui.desk], [ui.common, ui.drop])
-    listen(ui.look.click, looked, [ui.desk], [ui.told, ui.common, ui.drop])
+    listen(dropped.then, lambda editor: looked(editor)[1:], [ui.editor], [ui.common, ui.drop])
+    listen(ui.look.click, looked, [ui.editor], [ui.told, ui.common, ui.drop])

@@ -19,15 +19,15 @@ from ti_trainer.ui.render import notice
 from ti_trainer.ui.thumbnails import address_of, small
 from ti_trainer.wording import counted
 
-PAGE = 60  # pictures at once
+PAGE = 60  # images at once
 MOST_TAGS = 100  # to tick; rarer ones are found by typing
 LARGE_PX = 448
 VIEW = 11  # components that show captions
-ALL, ONE = "all that are shown", "the picture I clicked"
+ALL, ONE = "all that are shown", "the image I clicked"
 
 
 @dataclass(frozen=True, eq=False)
-class Desk:
+class EditorState:
     """What one visitor works on. `warned`: that loading would lose changes; `sent`: how often a caption went to its box."""
 
     captions: Captions | None = None
@@ -39,37 +39,40 @@ class Desk:
 
 
 def acted(change: Callable[..., Captions], *given: Any) -> list[Any]:
-    """Change the captions of many pictures."""
+    """Change the captions of many images."""
     *base, target = given[:9]
 
-    def many_changed(desk: Desk) -> tuple[Desk, str]:
-        captions = _loaded(desk)
-        new = change(captions, _meant(desk, target), base[4], *given[9:])
-        return replace(desk, captions=new), _told(captions, new)
+    def many_changed(editor: EditorState) -> tuple[EditorState, str]:
+        captions = _loaded(editor)
+        new = change(captions, _meant(editor, target), base[4], *given[9:])
+        return replace(editor, captions=new), _told(captions, new)
 
     updates = changed(many_changed, *base)
     updates[1], updates[VIEW - 1] = "", updates[1]  # said beside the buttons for many captions, not at the top
     return updates
 
 
-def clicked(desk: Desk, text: str, sent: str, find: str, ticked: list[str], event: gr.SelectData) -> list[Any]:
-    """Take the picture that was clicked to hand."""
-    number = desk.page * PAGE + event.index
-    picture = desk.shown[number] if number < len(desk.shown) else None
-    return _seen(replace(_committed(desk, text, sent), clicked=picture), desk, find, ticked)
+def clicked(editor: EditorState, text: str, sent: str, find: str, ticked: list[str], event: gr.SelectData) -> list[Any]:
+    """Take the image that was clicked to hand."""
+    number = editor.page * PAGE + event.index
+    image = editor.shown[number] if number < len(editor.shown) else None
+    return _seen(replace(_committed(editor, text, sent), clicked=image), editor, find, ticked)
 
 
-def went(by: int, pages: bool, desk: Desk, text: str, sent: str, find: str, ticked: list[str]) -> list[Any]:
-    """To the next or previous picture, or page of pictures."""
-    return _seen(_moved(_committed(desk, text, sent), by, pages=pages), desk, find, ticked)
+def went(by: int, pages: bool, editor: EditorState, text: str, sent: str, find: str, ticked: list[str]) -> list[Any]:
+    """To the next or previous image, or page of images."""
+    return _seen(_moved(_committed(editor, text, sent), by, pages=pages), editor, find, ticked)
 
 
-def sifted(desk: Desk, text: str, sent: str, find: str, ticked: list[str], *filters: Any) -> list[Any]:
+def sifted(editor: EditorState, text: str, sent: str, find: str, ticked: list[str], *filters: Any) -> list[Any]:
     """Show those that the filters let through."""
-    new = _filtered(_committed(desk, text, sent), filters)
-    if (new.captions, new.shown) == (desk.captions, desk.shown):  # gradio 6 calls it a change when choices are replaced, too
+    new = _filtered(_committed(editor, text, sent), filters)
+    if (new.captions, new.shown) == (
+        editor.captions,
+        editor.shown,
+    ):  # gradio 6 calls it a change when choices are replaced, too
         return [gr.update() for _ in range(VIEW)]
-    return _seen(new, desk, find, ticked)
+    return _seen(new, editor, find, ticked)
 
 
 def opened(page: Page, *given: Any) -> list[Any]:
@@ -77,22 +80,22 @@ def opened(page: Page, *given: Any) -> list[Any]:
     *base, folder = given
     warned = base[0].warned
 
-    def loaded(desk: Desk) -> tuple[Desk, str]:
-        left = len(desk.captions.unsaved) if desk.captions else 0
+    def loaded(editor: EditorState) -> tuple[EditorState, str]:
+        left = len(editor.captions.unsaved) if editor.captions else 0
         if left and not warned:
             said = f"{counted(left, 'caption')} changed and not saved: Save first, or press Load once more to give that up."
-            return replace(desk, warned=True), notice("warning", said)
-        path = page.data_set_dir(folder)
+            return replace(editor, warned=True), notice("warning", said)
+        path = page.dataset_dir(folder)
         words = {each: page.host.defaults.get(f"filename_{each}") for each in ("word_regex", "join_string")}
         captions = load(path, **{name: value for name, value in words.items() if value is not None})
-        return Desk(captions), ""
+        return EditorState(captions), ""
 
     return changed(loaded, *base)
 
 
 def changed(
-    change: Callable[[Desk], tuple[Desk, str]],
-    before: Desk,
+    change: Callable[[EditorState], tuple[EditorState, str]],
+    before: EditorState,
     text: str,
     sent: str,
     find: str,
@@ -100,103 +103,103 @@ def changed(
     *filters: Any,
 ) -> list[Any]:
     """Updates of all outputs after a change of the captions, or the reason why there was none."""
-    desk = _committed(before, text, sent)
+    editor = _committed(before, text, sent)
     try:
-        new, said = change(desk)
+        new, said = change(editor)
     except (TITrainerError, OSError) as error:
-        new, said = desk, notice("error", str(error))
+        new, said = editor, notice("error", str(error))
     new = _filtered(new, filters, stay=True)
     choices = [tag for tag, _ in new.captions.counts()] if new.captions else []
     lists = [gr.update(choices=list(dict.fromkeys([*choices, *(each or [])])), value=each or []) for each in filters[:2]]
     return [*_seen(new, before, find, ticked, said), *lists]
 
 
-def _seen(desk: Desk, before: Desk, find: str, ticked: list[str], said: str = "") -> list[Any]:
+def _seen(editor: EditorState, before: EditorState, find: str, ticked: list[str], said: str = "") -> list[Any]:
     """Updates of what shows captions; the gallery, which is much to send, only if it has changed."""
-    same = before.captions is desk.captions and (before.shown, before.page) == (desk.shown, desk.page)
-    pages = max(1, -(-len(desk.shown) // PAGE))
-    first = desk.page * PAGE
-    here = desk.shown[first : first + PAGE]
-    place = f"{first + 1} to {first + len(here)} of {len(desk.shown)}" if pages > 1 else ""
-    unsaved_now = len(desk.captions.unsaved) if desk.captions else 0
-    text = (desk.captions.text(desk.clicked) or "") if desk.captions and desk.clicked else ""
-    desk = replace(desk, sent=before.sent + 1)
+    same = before.captions is editor.captions and (before.shown, before.page) == (editor.shown, editor.page)
+    pages = max(1, -(-len(editor.shown) // PAGE))
+    first = editor.page * PAGE
+    here = editor.shown[first : first + PAGE]
+    place = f"{first + 1} to {first + len(here)} of {len(editor.shown)}" if pages > 1 else ""
+    unsaved_now = len(editor.captions.unsaved) if editor.captions else 0
+    text = (editor.captions.text(editor.clicked) or "") if editor.captions and editor.clicked else ""
+    editor = replace(editor, sent=before.sent + 1)
     return [
-        desk,
+        editor,
         said,
-        gr.update() if same else gr.update(value=_items(desk.captions, here)),
+        gr.update() if same else gr.update(value=_items(editor.captions, here)),
         f'<div class="ti-line ti-subdued">{place}</div>',
-        summary(desk),
-        large(desk),
+        summary(editor),
+        large(editor),
         gr.update(value=text),
         gr.update(value=f"Save {counted(unsaved_now, 'change')}" if unsaved_now else "Save"),
-        gr.update() if same else ticks(desk, find, ticked),
-        str(desk.sent),
+        gr.update() if same else ticks(editor, find, ticked),
+        str(editor.sent),
         "",
     ]
 
 
-def _committed(desk: Desk, text: str, sent: str) -> Desk:
-    """With what was typed for the picture clicked: going on to another must not lose it.
+def _committed(editor: EditorState, text: str, sent: str) -> EditorState:
+    """With what was typed for the image clicked: going on to another must not lose it.
 
     Who presses two buttons at once gives us the caption from before the first: that was not typed.
     """
-    captions = desk.captions
-    if captions and desk.clicked and sent == str(desk.sent):
-        captions = captions.edit(desk.clicked, text or "")
-    return replace(desk, captions=captions, warned=False)
+    captions = editor.captions
+    if captions and editor.clicked and sent == str(editor.sent):
+        captions = captions.edit(editor.clicked, text or "")
+    return replace(editor, captions=captions, warned=False)
 
 
-def _filtered(desk: Desk, filters: Sequence[Any], *, stay: bool = False) -> Desk:
-    """With the pictures that the filters let through; on the same page of them, if that is wished."""
-    if desk.captions is None:
-        return desk
+def _filtered(editor: EditorState, filters: Sequence[Any], *, stay: bool = False) -> EditorState:
+    """With the images that the filters let through; on the same page of them, if that is wished."""
+    if editor.captions is None:
+        return editor
     all_of, none_of, bare = filters
-    shown = desk.captions.having(all_of or (), none_of or (), without_caption=bool(bare))
-    page = min(desk.page, max(0, len(shown) - 1) // PAGE) if stay or shown == desk.shown else 0
-    return replace(desk, shown=shown, page=page)
+    shown = editor.captions.having(all_of or (), none_of or (), without_caption=bool(bare))
+    page = min(editor.page, max(0, len(shown) - 1) // PAGE) if stay or shown == editor.shown else 0
+    return replace(editor, shown=shown, page=page)
 
 
-def _moved(desk: Desk, by: int, *, pages: bool) -> Desk:
-    """At the page, or at the picture, before or after."""
-    if not desk.shown:
-        return desk
-    last = len(desk.shown) - 1
+def _moved(editor: EditorState, by: int, *, pages: bool) -> EditorState:
+    """At the page, or at the image, before or after."""
+    if not editor.shown:
+        return editor
+    last = len(editor.shown) - 1
     if pages:
-        return replace(desk, page=min(max(desk.page + by, 0), last // PAGE))
-    at = desk.shown.index(desk.clicked) + by if desk.clicked in desk.shown else desk.page * PAGE
+        return replace(editor, page=min(max(editor.page + by, 0), last // PAGE))
+    at = editor.shown.index(editor.clicked) + by if editor.clicked in editor.shown else editor.page * PAGE
     at = min(max(at, 0), last)
-    return replace(desk, clicked=desk.shown[at], page=at // PAGE)
+    return replace(editor, clicked=editor.shown[at], page=at // PAGE)
 
 
-def applied(desk: Desk) -> tuple[Desk, str]:
+def applied(editor: EditorState) -> tuple[EditorState, str]:
     """What was typed is taken over by every handler; this one does no more."""
-    return replace(desk, captions=_loaded(desk)), ""
+    return replace(editor, captions=_loaded(editor)), ""
 
 
-def undone(desk: Desk) -> tuple[Desk, str]:
+def undone(editor: EditorState) -> tuple[EditorState, str]:
     """Take the last change back."""
-    new = _loaded(desk).undo()
-    return replace(desk, captions=new), "" if new is not desk.captions else notice("info", "There is nothing to undo.")
+    new = _loaded(editor).undo()
+    return replace(editor, captions=new), "" if new is not editor.captions else notice("info", "There is nothing to undo.")
 
 
-def redone(desk: Desk) -> tuple[Desk, str]:
+def redone(editor: EditorState) -> tuple[EditorState, str]:
     """Make it again."""
-    new = _loaded(desk).redo()
-    return replace(desk, captions=new), "" if new is not desk.captions else notice("info", "There is nothing to redo.")
+    new = _loaded(editor).redo()
+    return replace(editor, captions=new), "" if new is not editor.captions else notice("info", "There is nothing to redo.")
 
 
-def saved(desk: Desk) -> tuple[Desk, str]:
+def saved(editor: EditorState) -> tuple[EditorState, str]:
     """Write what was changed."""
-    captions = _loaded(desk)
+    captions = _loaded(editor)
     if not captions.unsaved:
-        return desk, notice("info", "There is nothing to save: all is on disk as it is here.")
+        return editor, notice("info", "There is nothing to save: all is on disk as it is here.")
     captions, saved = captions.save()
     said = f"Saved: {counted(saved.written, 'caption')} written" if saved.written else "Saved"
     said += f", {saved.removed} taken away." if saved.removed else "."
     if saved.backup:
         said += f" What was there before is kept in {BACKUP}/{saved.backup.name}."
-    return replace(desk, captions=captions), notice("good", said)
+    return replace(editor, captions=captions), notice("good", said)
 
 
 def renamed(captions: Captions, chosen: Sequence[Path], ticked: list[str], name: str) -> Captions:
@@ -211,16 +214,16 @@ def replaced(
     page: Page, captions: Captions, chosen: Sequence[Path], _: list[str], search: str, by: str, regex: bool
 ) -> Captions:
     """Text or a regular expression, where that is allowed, by another text."""
-    if regex and page.has_visitors:
+    if regex and page.is_public:
         message = "Regular expressions are not for visitors here: one can keep the program busy for ever."
         raise ConfigError(message)
     return captions.replace(chosen, search or "", by or "", regex=regex)
 
 
-def looked(desk: Desk) -> list[Any]:
+def looked(editor: EditorState) -> list[Any]:
     """Tags of nearly all images, ticked, and a button that takes them away."""
     try:
-        found = _loaded(desk).common()
+        found = _loaded(editor).common()
     except ConfigError as error:
         return [notice("error", str(error)), gr.update(), gr.update()]
     if not found:
@@ -230,20 +233,20 @@ def looked(desk: Desk) -> list[Any]:
     return ["", gr.update(choices=choices, value=[tag for tag, _ in found], visible=True), gr.update(visible=True)]
 
 
-def _loaded(desk: Desk) -> Captions:
-    if desk.captions is None:
+def _loaded(editor: EditorState) -> Captions:
+    if editor.captions is None:
         message = "Load a folder first: name it above and press Load."
         raise ConfigError(message)
-    return desk.captions
+    return editor.captions
 
 
-def _meant(desk: Desk, target: str) -> Sequence[Path]:
+def _meant(editor: EditorState, target: str) -> Sequence[Path]:
     if target != ONE:
-        return desk.shown
-    if desk.clicked is None:
-        message = "Click a picture first, or choose to change all that are shown."
+        return editor.shown
+    if editor.clicked is None:
+        message = "Click an image first, or choose to change all that are shown."
         raise ConfigError(message)
-    return [desk.clicked]
+    return [editor.clicked]
 
 
 def entered_tags(tags: str) -> str:
@@ -272,52 +275,52 @@ def _told(before: Captions, after: Captions) -> str:
     return notice("good", said)
 
 
-def ticks(desk: Desk, find: str, ticked: list[str]) -> Any:
-    """The tags of what is shown, with the numbers of their pictures; those that are ticked stay so while they are there."""
-    counts = desk.captions.counts(desk.shown) if desk.captions else []
+def ticks(editor: EditorState, find: str, ticked: list[str]) -> Any:
+    """The tags of what is shown, with the numbers of their images; those that are ticked stay so while they are there."""
+    counts = editor.captions.counts(editor.shown) if editor.captions else []
     part = (find or "").strip().lower()
     there = [each for each in counts if part in each[0].lower() or each[0] in (ticked or [])][:MOST_TAGS]
     still = [tag for tag, _ in there if tag in (ticked or [])]
     return gr.update(choices=[(f"{tag} ({count})", tag) for tag, count in there], value=still)
 
 
-def _items(captions: Captions, pictures: Sequence[Path]) -> list[tuple[Image.Image, str]]:
+def _items(captions: Captions, images: Sequence[Path]) -> list[tuple[Image.Image, str]]:
     with ThreadPoolExecutor(4) as pool:
-        return list(zip(pool.map(small, pictures), (_label(captions, each) for each in pictures), strict=True))
+        return list(zip(pool.map(small, images), (_label(captions, each) for each in images), strict=True))
 
 
-def _label(captions: Captions, picture: Path) -> str:
-    text = captions.text(picture)
+def _label(captions: Captions, image: Path) -> str:
+    text = captions.text(image)
     if text is not None:
         return text or "[empty]"
-    words = captions.names[picture.stem]
+    words = captions.names[image.stem]
     return f"[file name] {words}" if words else "[no caption]"
 
 
-def large(desk: Desk) -> str:
-    """The picture clicked, large, and what it is called."""
-    if desk.captions is None or desk.clicked is None:
-        return '<div class="ti-large ti-subdued">Click a picture to see it here and to write its caption.</div>'
-    picture = desk.clicked
-    words = escape(desk.captions.names[picture.stem])
+def large(editor: EditorState) -> str:
+    """The image clicked, large, and what it is called."""
+    if editor.captions is None or editor.clicked is None:
+        return '<div class="ti-large ti-subdued">Click an image to see it here and to write its caption.</div>'
+    image = editor.clicked
+    words = escape(editor.captions.names[image.stem])
     said = ""
-    if desk.captions.text(picture) is None:
+    if editor.captions.text(image) is None:
         said = " · no caption" + (f"; its file name says “{words}”" if words else "")
-    address = address_of(small(picture, LARGE_PX))
-    line = f'<div class="ti-line ti-subdued" title="{escape(str(picture))}">{escape(picture.name)}{said}</div>'
-    return f'<div class="ti-large"><img src="{address}" alt="{escape(picture.name)}"></div>{line}'
+    address = address_of(small(image, LARGE_PX))
+    line = f'<div class="ti-line ti-subdued" title="{escape(str(image))}">{escape(image.name)}{said}</div>'
+    return f'<div class="ti-large"><img src="{address}" alt="{escape(image.name)}"></div>{line}'
 
 
-def summary(desk: Desk) -> str:
-    """How many pictures there are, and what is not saved yet."""
-    if desk.captions is None:
+def summary(editor: EditorState) -> str:
+    """How many images there are, and what is not saved yet."""
+    if editor.captions is None:
         return '<div class="ti-line ti-subdued">No folder is loaded.</div>'
-    captions, count = desk.captions, len(desk.captions.unsaved)
-    bare = sum(captions.text(picture) is None for picture in captions.pictures)
+    captions, count = editor.captions, len(editor.captions.unsaved)
+    bare = sum(captions.text(image) is None for image in captions.images)
     parts = [
         f"<b>{counted(count, 'unsaved change')}</b>" if count else "no unsaved changes",
-        counted(len(captions.pictures), "picture"),
-        f"{len(desk.shown)} shown" if len(desk.shown) < len(captions.pictures) else "",
+        counted(len(captions.images), "image"),
+        f"{len(editor.shown)} shown" if len(editor.shown) < len(captions.images) else "",
         f"{bare} without a caption" if bare else "",
     ]
     return f'<div class="ti-line ti-numbers">{" · ".join(filter(None, parts))}</div>'

@@ -22,7 +22,7 @@ from ti_trainer.ui.render import facts, notice, refusal
 from ti_trainer.wording import counted
 
 ABOUT_CARDS = (
-    "A card from a DreamArtist run carries the word and its negative. The WebUI reads one embedding of a picture, the word: "
+    "A card from a DreamArtist run carries the word and its negative. The WebUI reads one embedding of an image, the word: "
     "put the card into the embeddings folder, and give the negative a file here."
 )
 
@@ -64,7 +64,7 @@ def panel(page: Page) -> Create:
                 step=1,
                 value=2,
                 label="Number of vectors per token",
-                info="Tokens of a prompt that it takes: more can hold more, and want more pictures. 1 to 8 is usual.",
+                info="Tokens of a prompt that it takes: more can hold more, and want more images. 1 to 8 is usual.",
                 elem_id="ti_trainer_create_num_vectors",
             )
             overwrite = gr.Checkbox(
@@ -81,7 +81,7 @@ def panel(page: Page) -> Create:
                     value=0,
                     label="Number of vectors of the negative",
                     info="Above 0 there is a second embedding, its name and -neg, for what the thing is not: train both "
-                    "with 'Train with DreamArtist', from as little as one picture. 3 to 10 is usual, beside 3 of the word.",
+                    "with 'Train with DreamArtist', from as little as one image. 3 to 10 is usual, beside 3 of the word.",
                     elem_id="ti_trainer_create_negative_vectors",
                 )
                 negative_text = gr.Textbox(
@@ -217,7 +217,7 @@ def survey(page: Page) -> str:
         found = list(embeddings_dir.survey(page.host.embeddings_dir, page.host.open_model()))
     except TITrainerError as error:
         return notice("error", str(error))
-    cannot = [(each.path.name, each.reason) for each in found if each.embedding is None and not _is_picture(each)]
+    cannot = [(each.path.name, each.reason) for each in found if each.embedding is None and not _is_image(each)]
     usable = sum(each.embedding is not None for each in found)
     if not cannot:
         return notice("good", f"All can be used with {page.host.describe()}: {counted(usable, 'embedding')}.")
@@ -238,6 +238,6 @@ def negatives_taken_out(page: Page) -> str:
     return notice("good", "Now there are files of their own: " + ", ".join(file.name for file in files))
 
 
-def _is_picture(found: embeddings_dir.Found) -> bool:
-    """Pictures beside embeddings are mostly just that."""
+def _is_image(found: embeddings_dir.Found) -> bool:
+    """Images beside embeddings are mostly just that."""
     return found.path.suffix.lower() in (".png", ".webp")

@@ -1,4 +1,4 @@
-"""Several folders in one data set, as rows: what they hold is kept as a .toml file, which is then what is trained on."""
+"""Several folders in one dataset, as rows: what they hold is kept as a .toml file, which is then what is trained on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ti_trainer.data.masks import find_masks
 from ti_trainer.data.subsets import Subset, write_subsets
 from ti_trainer.errors import ConfigError, DatasetError, TITrainerError
 from ti_trainer.files import checked_name, entered_path
-from ti_trainer.runs.datasets import data_sets_dir, subsets_of
+from ti_trainer.runs.datasets import datasets_dir, subsets_of
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice
@@ -22,9 +22,9 @@ from ti_trainer.ui.render import notice
 MOST = 8  # rows; files may list more folders
 EMPTY = ("", 1, 1.0, "", "", False)  # a row, in the order of its widgets
 ABOUT = (
-    "Each folder with how often its pictures come up in an epoch and how much they count. A mask is a grey picture of the "
+    "Each folder with how often its images come up in an epoch and how much they count. A mask is a grey image of the "
     "same name: what is brighter counts more. Regularisation images show the class of the thing, and need [name] in their "
-    "captions. Saved as a file, which is then the data set directory above."
+    "captions. Saved as a file, which is then the dataset directory above."
 )
 
 
@@ -59,7 +59,7 @@ def more(shown: int) -> list[Any]:
 
 
 def loaded(page: Page, images: str) -> list[Any]:
-    """Put what the data set directory names, a folder or a file, into the rows. Updates of all that is filled in."""
+    """Put what the dataset directory names, a folder or a file, into the rows. Updates of all that is filled in."""
     path, told = entered_path(images), list[str]()
     try:
         if path == Path():
@@ -80,22 +80,22 @@ def loaded(page: Page, images: str) -> list[Any]:
 
 
 def saved(page: Page, name: str, overwrite: bool, kept: str, *cells: Any) -> list[Any]:
-    """Write the rows under this name and put the file into the data set directory. Updates of that, `kept` and `said`.
+    """Write the rows under this name and put the file into the dataset directory. Updates of that, `kept` and `said`.
 
     `kept` is the file that the rows were loaded from or saved as last, which may be overwritten.
     """
     try:
         name = (name or "").strip().removesuffix(".toml")
-        file = data_sets_dir(page.host).absolute() / f"{checked_name(name)}.toml"
+        file = datasets_dir(page.host).absolute() / f"{checked_name(name)}.toml"
         subsets = _subsets(page, kept, cells)
         if file.exists() and not overwrite and str(file) != kept:
-            message = f"There is a data set {name} already: choose another name, or tick Overwrite an old data set."
+            message = f"There is a dataset {name} already: choose another name, or tick Overwrite an old dataset."
             raise ConfigError(message)
         write_subsets(file, subsets)
     except (TITrainerError, OSError) as error:
         return [gr.update(), gr.update(), notice("error", str(error))]
     count = sum(len(find_images(subset.folder)) for subset in subsets)
-    said = notice("good", f"Saved {count} pictures in {len(subsets)} folders as {file}: this is the data set directory now.")
+    said = notice("good", f"Saved {count} images in {len(subsets)} folders as {file}: this is the dataset directory now.")
     return [str(file), str(file), said]
 
 
@@ -163,7 +163,7 @@ def _earlier(page: Page, kept: str) -> tuple[Subset, ...]:
 
 
 def _check(page: Page, subset: Subset) -> None:
-    """Refuse a folder that may not be read, is not there or holds no pictures."""
+    """Refuse a folder that may not be read, is not there or holds no images."""
     page.host.check_folder(subset.folder)
     find_images(subset.folder)
     if subset.masks is not None:

@@ -11,13 +11,13 @@ import gradio as gr
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.naming import PromptReport, prompt_report
-from ti_trainer.host import Drawing
+from ti_trainer.host import GenerationRequest
 from ti_trainer.prompts import escaped
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice, refusal
 
-MOST = 8  # pictures at a time
+MOST = 8  # images at a time
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,24 @@ def panel(page: Page) -> Generate:
             negative = gr.Textbox(label="Negative prompt", lines=1, elem_id="ti_trainer_generate_negative")
             with gr.Row():
                 steps = gr.Slider(
-                    1, 150, value=Drawing.steps, step=1, label="Sampling steps", elem_id="ti_trainer_generate_steps"
+                    1,
+                    150,
+                    value=GenerationRequest.steps,
+                    step=1,
+                    label="Sampling steps",
+                    elem_id="ti_trainer_generate_steps",
                 )
                 scale = gr.Slider(
-                    1, 30, value=Drawing.cfg_scale, step=0.5, label="CFG Scale", elem_id="ti_trainer_generate_scale"
+                    1,
+                    30,
+                    value=GenerationRequest.cfg_scale,
+                    step=0.5,
+                    label="CFG Scale",
+                    elem_id="ti_trainer_generate_scale",
                 )
             with gr.Row():
                 seed = gr.Number(value=1, precision=0, label="Seed", elem_id="ti_trainer_generate_seed")
-                count = gr.Slider(1, MOST, value=4, step=1, label="Pictures", elem_id="ti_trainer_generate_count")
+                count = gr.Slider(1, MOST, value=4, step=1, label="Images", elem_id="ti_trainer_generate_count")
             with gr.Row():
                 side = "0 is what the model was made for."
                 width = gr.Number(value=0, precision=0, label="Width", info=side, elem_id="ti_trainer_generate_width")
@@ -56,8 +66,8 @@ def panel(page: Page) -> Generate:
             button = gr.Button("Generate", variant="primary", elem_id="ti_trainer_generate_button")
         with gr.Column(elem_classes=["ti-results"]):
             said = gr.HTML(elem_id="ti_trainer_generate_said")
-            pictures = gr.Gallery(
-                show_label=False, columns=4, height=420, object_fit="contain", elem_id="ti_trainer_generate_pictures"
+            images = gr.Gallery(
+                show_label=False, columns=4, height=420, object_fit="contain", elem_id="ti_trainer_generate_images"
             )
     inputs = [prompt, negative, steps, scale, seed, count, width, height]
     for each in inputs:
@@ -67,15 +77,15 @@ def panel(page: Page) -> Generate:
         done: list[tuple[Any, str]] = []
         at_last = ""
         try:
-            for picture, caption, report in drawn(page, *given):
-                done.append((picture, caption))
+            for image, caption, report in drawn(page, *given):
+                done.append((image, caption))
                 at_last = said_of(report)
                 yield [said_of(report, f"{len(done)} of {int(given[5])}. "), gr.update(value=list(done))]
             yield [at_last, gr.update()]
         except (TITrainerError, OSError) as error:
             yield [refusal(error), gr.update()]
 
-    listen(button.click, generate, inputs, [said, pictures], queue=True)
+    listen(button.click, generate, inputs, [said, images], queue=True)
     return Generate({"preview_prompt": prompt, "preview_negative_prompt": negative, "preview_cfg_scale": scale})
 
 
@@ -100,7 +110,7 @@ def drawn(
     width: float | None,
     height: float | None,
 ) -> Iterator[tuple[Any, str, PromptReport]]:
-    """Pictures with the seeds that follow each other, and what became of the prompts' names.
+    """Images with the seeds that follow each other, and what became of the prompts' names.
 
     ConfigError while a training goes on, or for a wrong entry.
     """
@@ -119,5 +129,5 @@ def drawn(
         prompts = {"prompt": prompt or "", "negative prompt": negative or ""}
         report = prompt_report(model, prompts, words, passed_over)
         for number in range(min(int(count), MOST)):
-            drawing = Drawing(*prompts.values(), int(steps), float(scale), first + number, *sides)
-            yield page.host.draw(model, drawing, words), f"seed {first + number}", report
+            request = GenerationRequest(*prompts.values(), int(steps), float(scale), first + number, *sides)
+            yield page.host.generate(model, request, words), f"seed {first + number}", report

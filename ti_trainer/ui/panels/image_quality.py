@@ -1,4 +1,4 @@
-"""The panel Check pictures: what may harm a training, pictures alike side by side; each a click to leave out.
+"""The panel Check images: what may harm a training, images alike side by side; each a click to leave out.
 
 Knows how findings look; what is found, and how files move, `data.check` knows.
 """
@@ -31,7 +31,7 @@ from ti_trainer.wording import counted
 
 MOST = 120  # suspects shown at once: after these are dealt with, another check shows the next
 NEWS_S = 0.3
-# A click on a picture marks or unmarks it at once, and puts the numbers of those marked where the server sees them.
+# A click on an image marks or unmarks it at once, and puts the numbers of those marked where the server sees them.
 ON_CLICK = """
     const card = event.target.closest(".ti-card");
     if (!card) return;
@@ -42,10 +42,10 @@ ON_CLICK = """
     box.dispatchEvent(new Event("input", { bubbles: true }));
 """
 WELCOME = (
-    "Finds pictures that are there twice or nearly so, that are too small, blurred, very long, or cannot be read. "
+    "Finds images that are there twice or nearly so, that are too small, blurred, very long, or cannot be read. "
     "Nothing is deleted: what you leave out goes into a sub-folder, and can be brought back."
 )
-HOW = "A click marks a picture to be left out (red), another keeps it. Those alike stand side by side, the best one green."
+HOW = "A click marks an image to be left out (red), another keeps it. Those alike stand side by side, the best one green."
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,20 +58,20 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class PictureCheck:
+class ImageCheck:
     """What other panels need of this one: to fill in a folder, and to press Check."""
 
     folder: Any
     check: Any
 
 
-def panel(page: Page) -> PictureCheck:
+def panel(page: Page) -> ImageCheck:
     """Put it here."""
     state = gr.State(Findings())
     with gr.Row(elem_classes=["ti-lined-up"]):
         folder = gr.Textbox(
-            label="Data set directory",
-            info="The folder with your pictures.",
+            label="Dataset directory",
+            info="The folder with your images.",
             value=str(page.prefilled.images) if page.prefilled else "",
             max_lines=1,
             scale=3,
@@ -94,7 +94,7 @@ def panel(page: Page) -> PictureCheck:
         leave = gr.Button("Leave out the marked", variant="primary", elem_id="ti_trainer_check_leave")
         none = gr.Button("Unmark all", elem_id="ti_trainer_check_none")
         back = gr.Button("Bring all back", elem_id="ti_trainer_check_back")
-    cards = gr.HTML(elem_id="ti_trainer_check_pictures")
+    cards = gr.HTML(elem_id="ti_trainer_check_images")
     with gr.Row(elem_classes=["ti-hidden"]):
         marked = gr.Textbox(value="", elem_id="ti_trainer_check_marked")
     for each in (folder, *sizes, marked):
@@ -106,7 +106,7 @@ def panel(page: Page) -> PictureCheck:
     listen(none.click, lambda found: _drawn(found, gr.update()), [state], outputs)
     listen(leave.click, _left_out, [state, marked], outputs, show_progress="minimal")
     listen(back.click, partial(_brought_back, page), [state, folder, marked], outputs, show_progress="minimal")
-    return PictureCheck(folder, start)
+    return ImageCheck(folder, start)
 
 
 def _checked(
@@ -119,7 +119,7 @@ def _checked(
         seen[:] = done, total
 
     try:
-        path = page.data_set_dir(folder)
+        path = page.dataset_dir(folder)
         sizes = _sizes(page, width, height)
         with ThreadPoolExecutor(1) as pool:
             try:
@@ -153,13 +153,13 @@ def _left_out(found: Findings, numbers: str) -> list[Any]:
     marked = _marked(found, numbers)
     try:
         if not found.folder or not marked:
-            message = "No picture is marked: check a folder, and click the pictures that you do not want."
+            message = "No image is marked: check a folder, and click the images that you do not want."
             raise ConfigError(message)
         troubles: list[str] = []
         moved = leave_out(found.folder, marked, troubles.append)
     except (TITrainerError, OSError) as error:
         return _drawn(found, notice("error", str(error)), marked)
-    said = f"{counted(len(moved), 'picture')} left out: moved into “{LEFT_OUT}”, with what belongs to them."
+    said = f"{counted(len(moved), 'image')} left out: moved into “{LEFT_OUT}”, with what belongs to them."
     said += " Check again for what is left."
     here = [path for path in marked if os.path.lexists(path)]
     told = notice("warning", " ".join(troubles))
@@ -178,15 +178,15 @@ def _brought_back(page: Page, found: Findings, folder: str, numbers: str) -> lis
     marked = _marked(found, numbers)
     try:
         troubles: list[str] = []
-        came, stayed = bring_back(page.data_set_dir(folder), troubles.append)
+        came, stayed = bring_back(page.dataset_dir(folder), troubles.append)
     except (TITrainerError, OSError) as error:
         return _drawn(found, notice("error", str(error)), marked)
-    said = notice("good", f"{counted(len(came), 'picture')} brought back.") if came else ""
+    said = notice("good", f"{counted(len(came), 'image')} brought back.") if came else ""
     if stayed:
         names = ", ".join(path.name for path in stayed[:5])
         said += notice("warning", f"Still in “{LEFT_OUT}”, as there are others of their names now: {names}.")
     said += notice("warning", " ".join(troubles))
-    said = said or notice("info", f"Nothing is left out: there are no pictures in “{LEFT_OUT}”.")
+    said = said or notice("info", f"Nothing is left out: there are no images in “{LEFT_OUT}”.")
     return _drawn(found, said, marked)
 
 
@@ -197,7 +197,7 @@ def _drawn(found: Findings, said: Any, marked: Sequence[Path] = ()) -> list[Any]
 
 
 def _marked(found: Findings, numbers: str) -> list[Path]:
-    """The pictures that the page says are marked."""
+    """The images that the page says are marked."""
     chosen = {int(number) for number in (numbers or "").split(",") if number.isdecimal()}
     return [path for number, path in enumerate(found.shown) if number in chosen]
 
@@ -227,10 +227,8 @@ def _summary(found: Findings, marked: int) -> str:
     report = found.report
     suspects = len(report.suspects)
     if not suspects:
-        return notice("good", f"{counted(report.count, 'picture')} looked at, and nothing to complain of.")
-    said = (
-        f"{counted(report.count, 'picture')} looked at: {suspects} to look at more closely, {marked} of them marked.\n{HOW}"
-    )
+        return notice("good", f"{counted(report.count, 'image')} looked at, and nothing to complain of.")
+    said = f"{counted(report.count, 'image')} looked at: {suspects} to look at more closely, {marked} of them marked.\n{HOW}"
     if suspects > len(found.shown):
         said += f"\nThe first {len(found.shown)} are shown; check again when you are through with them."
     return notice("warning", said)
@@ -238,7 +236,7 @@ def _summary(found: Findings, marked: int) -> str:
 
 def _bar(done: int, total: int) -> str:
     percent = 100 * done / total if total else 0
-    said = f"Looking at pictures: {done} of {total}" if total else "Looking for pictures"
+    said = f"Looking at images: {done} of {total}" if total else "Looking for images"
     done_part = f'<div style="width:{percent:.1f}%"></div>'
     bar = f'<div class="ti-bar" role="progressbar" aria-valuenow="{percent:.0f}">{done_part}</div>'
     return f'<div class="ti-line ti-numbers">{said}</div>{bar}'

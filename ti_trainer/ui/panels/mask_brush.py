@@ -1,6 +1,6 @@
 """The panel Paint masks: what is asked by javascript/mask_brush.js, which holds what is painted until it is saved.
 
-Nothing of a visitor's is kept here: each question names its folder and picture. What a mask is, `data.mask_files` knows.
+Nothing of a visitor's is kept here: each question names its folder and image. What a mask is, `data.mask_files` knows.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def panel(page: Page) -> MaskBrush:
     """Put it here."""
     with gr.Row(elem_classes=["ti-lined-up"]):
         folder = gr.Textbox(
-            label="Data set directory",
-            info="The folder with your pictures. A mask lies beside its picture; nothing changes until you press Save.",
+            label="Dataset directory",
+            info="The folder with your images. A mask lies beside its image; nothing changes until you press Save.",
             value=str(page.prefilled.images) if page.prefilled else "",
             max_lines=1,
             scale=3,
@@ -74,14 +74,14 @@ def panel(page: Page) -> MaskBrush:
 
 
 def _opened(page: Page, folder: str) -> str:
-    """The pictures of a folder, and which have a mask; as JSON."""
+    """The images of a folder, and which have a mask; as JSON."""
     try:
-        path = page.data_set_dir(folder)
+        path = page.dataset_dir(folder)
         masked = masks_beside(path)
-        pictures = [{"name": each.name, "masked": each.stem in masked} for each in find_images(path)]
+        images = [{"name": each.name, "masked": each.stem in masked} for each in find_images(path)]
     except (TITrainerError, OSError) as error:
         return json.dumps({"said": refusal(error)})
-    return json.dumps({"folder": str(path), "pictures": pictures})
+    return json.dumps({"folder": str(path), "images": images})
 
 
 def _answered(page: Page, asked: str) -> str:
@@ -92,7 +92,7 @@ def _answered(page: Page, asked: str) -> str:
     try:
         question = _question(asked)
         number = question["id"]
-        folder = page.data_set_dir(question["folder"])
+        folder = page.dataset_dir(question["folder"])
         answer = DOES[question["do"]](page, folder, question)
     except (TITrainerError, OSError) as error:
         answer = {"failed": True, "said": refusal(error)}
@@ -116,39 +116,39 @@ def _question(asked: str) -> Mapping[str, Any]:
 
 
 def _thumbs(_page: Page, folder: Path, question: Mapping[str, Any]) -> Answer:
-    """Small pictures from a number on."""
+    """Small images from a number on."""
     number = question.get("from")
-    pictures = find_images(folder)
-    here = pictures[number : number + AT_ONCE] if isinstance(number, int) and number >= 0 else []
+    images = find_images(folder)
+    here = images[number : number + AT_ONCE] if isinstance(number, int) and number >= 0 else []
     with ThreadPoolExecutor(4) as pool:
         thumbs = pool.map(lambda path: address_of(small(path, THUMB_PX)), here)
         return {"thumbs": [[path.name, thumb] for path, thumb in zip(here, thumbs, strict=True)]}
 
 
 def _loaded(_page: Page, folder: Path, question: Mapping[str, Any]) -> Answer:
-    """A picture to paint on, and the mask that it has."""
-    path = mask_files.picture_of(folder, question["name"])
-    picture = _readable(path)
+    """An image to paint on, and the mask that it has."""
+    path = mask_files.image_of(folder, question["name"])
+    image = _readable(path)
     mask, said = mask_files.mask_of(path), ""
-    answer = {"kind": mask_files.kind_of(mask), "mask": mask.name if mask else "", "greys": ""}
+    answer = {"kind": mask_files.spec_of(mask), "mask": mask.name if mask else "", "greys": ""}
     try:
         if mask:
             answer["greys"] = mask_files.packed(mask_files.to_edit(mask, path))
     except DatasetError as error:
         said = notice("warning", f"{path.name}: {error}. Paint a new one, which takes its place, or delete it.")
-    width, height = picture.size
-    return {**answer, "picture": address_of(picture), "width": width, "height": height, "said": said}
+    width, height = image.size
+    return {**answer, "image": address_of(image), "width": width, "height": height, "said": said}
 
 
 def _saved(_page: Page, folder: Path, question: Mapping[str, Any]) -> Answer:
-    path = mask_files.picture_of(folder, question["name"])
+    path = mask_files.image_of(folder, question["name"])
     painted = mask_files.unpacked(question["greys"], mask_files.size_of_mask(path))
     mask = mask_files.save_mask(path, painted, question["kind"], anew=question.get("anew") is True)
     return {"mask": mask.name, "said": notice("good", f"Saved {mask.name}.")}
 
 
 def _deleted(_page: Page, folder: Path, question: Mapping[str, Any]) -> Answer:
-    path = mask_files.picture_of(folder, question["name"])
+    path = mask_files.image_of(folder, question["name"])
     moved = mask_files.take_away(path)
     if not moved:
         return {"said": notice("info", f"{path.name} has no mask that was saved.")}
@@ -159,13 +159,13 @@ def _deleted(_page: Page, folder: Path, question: Mapping[str, Any]) -> Answer:
 def _spread(page: Page, folder: Path, question: Mapping[str, Any]) -> Answer:
     """What was painted, spread over what looks alike to the model's VAE; nothing is written."""
     page.refuse_if_busy("spread masks")
-    picture = _readable(mask_files.picture_of(folder, question["name"]))
-    painted = mask_files.unpacked(question["greys"], picture.size)
+    image = _readable(mask_files.image_of(folder, question["name"]))
+    painted = mask_files.unpacked(question["greys"], image.size)
     if not painted.getbbox():
         message = "Nothing is marked: paint a part of what shall count, and press Spread again."
         raise ConfigError(message)
     with page.host.lock():
-        spread = spread_mask(page.host.open_model(), picture, painted)
+        spread = spread_mask(page.host.open_model(), image, painted)
     said = "Spread over what looks alike to the model. Undo takes it back; Save keeps it."
     return {"greys": mask_files.packed(spread), "said": notice("good", said)}
 

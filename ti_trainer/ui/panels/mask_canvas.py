@@ -4,10 +4,10 @@ from ti_trainer.ui.render import notice
 
 WELCOME = (
     "Choose a folder, and paint over what shall count: the word learns that, and less of the rest. "
-    "A picture without a mask counts all over."
+    "An image without a mask counts all over."
 )
 HINT = (
-    "On the picture: the right mouse button, or a pen’s other end, erases; ← → other picture; [ ] size; Ctrl+Z, Ctrl+Y. "
+    "On the image: the right mouse button, or a pen’s other end, erases; ← → other image; [ ] size; Ctrl+Z, Ctrl+Y. "
     "What is not saved stays here while the page is open."
 )
 
@@ -54,7 +54,7 @@ TOOLS = "".join(
             "Paint a part of the thing: the model’s VAE finds what looks like it. An undo takes it back.",
         ),
         '<div class="ti-masks-two">',
-        _button("save", "Save", "Writes the mask beside its picture", ' data-kind="primary"'),
+        _button("save", "Save", "Writes the mask beside its image", ' data-kind="primary"'),
         _button("delete", "Delete mask", "The file is kept in the sub-folder “left out”"),
         "</div>",
         '<label class="ti-masks-tick"><input type="checkbox" data-part="on" id="ti_trainer_masks_on">',
@@ -72,8 +72,8 @@ CANVAS = f"""<div class="ti-masks">
 <div class="ti-masks-left">
 <div class="ti-masks-pager">{PAGER}</div>
 <div class="ti-masks-sheet" data-part="sheet">
-<img data-part="picture" alt="" draggable="false">
-<canvas data-part="canvas" id="ti_trainer_masks_canvas" tabindex="0" aria-label="The picture, to paint its mask on"></canvas>
+<img data-part="image" alt="" draggable="false">
+<canvas data-part="canvas" id="ti_trainer_masks_canvas" tabindex="0" aria-label="The image, to paint its mask on"></canvas>
 <i data-part="ring" hidden></i>
 </div>
 <div class="ti-subdued ti-masks-hint">{HINT}</div>

@@ -1,4 +1,4 @@
-"""A look at the data set before a run: what is there, what is likely to go wrong, and prompts as they will be fed."""
+"""A look at the dataset before a run: what is there, what is likely to go wrong, and prompts as they will be fed."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from ti_trainer.wording import counted
 
 
 def panel(form: TrainForm) -> Any:
-    """Put what the form's button Check data set shows; returns the part of the page that it unfolds."""
-    with gr.Accordion("Data set", open=True, visible=False, elem_id="ti_trainer_look") as part:
+    """Put what the form's button Check dataset shows; returns the part of the page that it unfolds."""
+    with gr.Accordion("Dataset", open=True, visible=False, elem_id="ti_trainer_look") as part:
         found = gr.HTML(elem_id="ti_trainer_look_found")
-        pictures = gr.Gallery(
-            label="Pictures",
+        gallery = gr.Gallery(
+            label="Images",
             show_label=False,
             columns=4,
             height=320,
             object_fit="contain",
-            elem_id="ti_trainer_look_pictures",
+            elem_id="ti_trainer_look_images",
         )
         with gr.Accordion("Ten prompts as they will be fed", open=False):
             prompts = gr.HTML(elem_id="ti_trainer_look_prompts")
@@ -64,16 +64,16 @@ def panel(form: TrainForm) -> Any:
         table = prompt_table((prompt, _chunks(each, model)) for prompt, each in seen.prompts)
         return [gr.update(visible=True), described(seen, told), gr.update(value=list(seen.thumbnails)), table, *refusals]
 
-    outputs = [part, found, pictures, prompts, *form.errors]
+    outputs = [part, found, gallery, prompts, *form.errors]
     listen(form.check.click, check, form.inputs, outputs, queue=True, show_progress="minimal")
     return part
 
 
 def described(seen: Look, told: Sequence[str] = ()) -> str:
-    """The facts in a table, warnings above, those of the data set file first."""
+    """The facts in a table, warnings above, those of the dataset file first."""
     warnings = "".join(notice("warning", each) for each in (*told, *seen.warnings))
     rows = [
-        ("Pictures", f"{seen.count} in {seen.folders} folders" if seen.folders > 1 else seen.count),
+        ("Images", f"{seen.count} in {seen.folders} folders" if seen.folders > 1 else seen.count),
         ("Sizes", _listed(seen.sizes)),
         *([("Buckets", _listed(seen.buckets))] if seen.buckets else []),
         ("With a caption", f"{seen.captioned} of {seen.count}"),
@@ -92,7 +92,7 @@ def _about_the_negative(embeddings: Path, name: str, config: TrainConfig) -> lis
 
 
 def _listed(sizes: Sequence[tuple[tuple[int, int], int]]) -> str:
-    """How many pictures there are of each, the most frequent ones first."""
+    """How many images there are of each, the most frequent ones first."""
     named = ", ".join(f"{number} of {width} x {height}" for (width, height), number in sizes[:6])
     return named + (f" and {counted(len(sizes) - 6, 'other size')}" if len(sizes) > 6 else "")
 

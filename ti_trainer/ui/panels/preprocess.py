@@ -1,4 +1,4 @@
-"""The panel Preprocess, its first part: from a folder of photos to a data set. config/preprocessing.py has the options."""
+"""The panel Preprocess, its first part: from a folder of photos to a dataset. config/preprocessing.py has the options."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Preprocess:
             if path.is_dir():
                 host.check_folder(path)
                 values["blip_model"] = str(path)
-            elif self.page.has_visitors:
+            elif self.page.is_public:
                 message = f"BLIP model: found {values['blip_model']!r}, expected a folder: visitors download no others."
                 raise ConfigError(message, "blip_model")
         return values
@@ -140,7 +140,7 @@ def panel(page: Page) -> Preprocess:
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-form"]):
             made.folder("source", "Source directory", "The folder with your photos, of any size and format.")
-            made.folder("destination", "Destination directory", "A folder for the data set; it is made if there is none.")
+            made.folder("destination", "Destination directory", "A folder for the dataset; it is made if there is none.")
             with gr.Row():
                 made.put(("width", "height"))
             made.put(("resize",))
@@ -168,7 +168,7 @@ def panel(page: Page) -> Preprocess:
                 for name, label in NEXT.items():
                     elem_id = f"ti_trainer_preprocess_{name}"
                     made.parts[name] = gr.Button(label, interactive=False, size="sm", elem_id=elem_id)
-            shown = gr.HTML(elem_id="ti_trainer_preprocess_pictures")
+            shown = gr.HTML(elem_id="ti_trainer_preprocess_images")
     errors = list(made.slots.values())
     outputs = [said, shown, *errors]
     listen(preview.click, lambda *given: _previewed(made, *given), made.inputs, outputs, queue=True, show_progress="full")
@@ -187,7 +187,7 @@ def face_models(page: Page) -> list[Path]:
 
 
 def lead_on(made: Preprocess, form: TrainForm, fields: tuple[Any, Any], masks: MaskBrush, to_tab: str) -> None:
-    """Where to go from a data set that was made: its folder is filled in there, and its sizes to train on.
+    """Where to go from a dataset that was made: its folder is filled in there, and its sizes to train on.
 
     `fields` are those of the captions and the check for a folder. That of the masks is opened, too.
     """
@@ -208,7 +208,7 @@ def lead_on(made: Preprocess, form: TrainForm, fields: tuple[Any, Any], masks: M
     filled_in = {}
     for name, label, fn, outputs in (
         ("to_captions", "Edit captions", folder, [captions]),
-        ("to_check", "Check pictures", folder, [check]),
+        ("to_check", "Check images", folder, [check]),
         ("to_masks", "Paint masks", folder, [masks.folder]),
         ("to_train", "Train", to_train, filled),
     ):

@@ -13,12 +13,12 @@ from ti_trainer.data.open_image import on_white
 from ti_trainer.preprocess.job import Snapshot
 from ti_trainer.preprocess.transforms import Result
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.render import facts, notice, pictures, progress
+from ti_trainer.ui.render import facts, images, notice, progress
 from ti_trainer.ui.thumbnails import address, address_of
 
 NEXT = {
     "to_captions": "Edit its captions",
-    "to_check": "Check its pictures",
+    "to_check": "Check its images",
     "to_masks": "Paint its masks",
     "to_train": "Train on it",
 }
@@ -54,16 +54,16 @@ def row(path: Path, results: Sequence[Result], said: str) -> str:
         return notice("warning", f"{path.name} would be left out: {said}")
     items = [(path.name, address(path, PREVIEW_PX))]
     for each in results:
-        what = "how the crop was found" if each.is_debug else f"{each.picture.width} x {each.picture.height}"
+        what = "how the crop was found" if each.is_debug else f"{each.image.width} x {each.image.height}"
         flipped = ", flipped" if each.flipped else ""
-        items.append((what + flipped, _address(each.picture)))
+        items.append((what + flipped, _address(each.image)))
         if each.mask:
             items.append((MASK + flipped, _address(each.mask)))
-    return pictures(items) + (facts([("Caption", said)]) if said else "")
+    return images(items) + (facts([("Caption", said)]) if said else "")
 
 
-def _address(picture: Image.Image) -> str:
-    small = on_white(picture)
+def _address(image: Image.Image) -> str:
+    small = on_white(image)
     small.thumbnail((PREVIEW_PX, PREVIEW_PX))
     return address_of(small)
 

@@ -33,7 +33,7 @@ def put(page: Page) -> Row:
         names(page),
         value=NOTHING,
         label="Preset",
-        info="Options as the guides advise for a person, a style or an object, for DreamArtist with a single picture, or "
+        info="Options as the guides advise for a person, a style or an object, for DreamArtist with a single image, or "
         "those that you saved. All other options go back to their defaults.",
         elem_id="ti_trainer_preset",
     )

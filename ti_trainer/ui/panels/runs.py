@@ -1,4 +1,4 @@
-"""The panel Runs: earlier runs with their curves and pictures; go on with one, or take one of its copies into use."""
+"""The panel Runs: earlier runs with their curves and images; go on with one, or take one of its copies into use."""
 
 from __future__ import annotations
 
@@ -129,13 +129,15 @@ def details(page: Page, label: str) -> list[Any]:
         ("Embedding", settings.get("name")),
         ("Step", run.step),
         ("Last at work", time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed_at))),
-        ("Pictures", f"{settings.get('num_images')} in {settings.get('images')}"),
+        ("Images", f"{settings.get('num_images')} in {settings.get('images')}"),
         ("Model", settings.get("model")),
         *_unusual(settings.get("train", {})),
         ("Folder", run.path),
     ]
     drawn = curve(
-        [(row["step"], row["loss"]) for row in rows], run.deterministic(), [(row["step"], row["learn_rate"]) for row in rows]
+        [(row["step"], row["loss"]) for row in rows],
+        run.validation_losses(),
+        [(row["step"], row["learn_rate"]) for row in rows],
     )
     last = copies[0] if copies else None
     return [

@@ -27,7 +27,7 @@ from ti_trainer.ui.render import notice, refusal
 from ti_trainer.ui.widgets import error_slot, error_update
 
 WELCOME = (
-    "All is filled in for a first try: Train Embedding teaches the tiny model the word {} from eight pictures, in a minute."
+    "All is filled in for a first try: Train Embedding teaches the tiny model the word {} from eight images, in a minute."
 )
 BORROWED = "Read parameters (prompt, etc...) from txt2img tab when making previews"
 
@@ -60,7 +60,7 @@ class TrainForm:
         return [self.name_error, self.images_error, *self.form.slots.values()]
 
     def read(self, *given: Any) -> tuple[str, Path, dict[str, Any]]:
-        """Embedding, data set and options from what `inputs` hold; where wished, previews as in txt2img."""
+        """Embedding, dataset and options from what `inputs` hold; where wished, previews as in txt2img."""
         name, images, *rest = given
         count = len(self.form.widgets)
         values = typed(dict(zip(self.form.widgets, rest[:count], strict=True)))
@@ -85,7 +85,7 @@ class TrainForm:
             wrong["name"] = f"There is no embedding {name!r} any more: refresh the list."
         try:
             if images == Path():
-                message = "Name the folder with the pictures to learn from."
+                message = "Name the folder with the images to learn from."
                 raise DatasetError(message)
             for subset in subsets_of(host, images):
                 find_images(subset.folder)
@@ -122,7 +122,7 @@ def panel(page: Page) -> TrainForm:
     name_error = error_slot()
     images = gr.Textbox(
         label="Dataset directory",
-        info="The folder with the pictures to learn from; captions in .txt or .caption files of the same names, if there "
+        info="The folder with the images to learn from; captions in .txt or .caption files of the same names, if there "
         "are any. Or a .toml file that lists several folders.",
         placeholder="Path to directory with input images",
         value=str(start.images) if start else "",
@@ -158,7 +158,7 @@ def panel(page: Page) -> TrainForm:
 
 
 def _listen_for_others(page: Page, said: Any, chosen: Mapping[str, Any]) -> None:
-    """What was said of one embedding, data set or preset is taken away when another one is chosen."""
+    """What was said of one embedding, dataset or preset is taken away when another one is chosen."""
     start = page.prefilled
     first = {"name": start.name, "images": str(start.images), "preset": preset_row.NOTHING} if start else {}
     for what, widget in chosen.items():
@@ -168,7 +168,7 @@ def _listen_for_others(page: Page, said: Any, chosen: Mapping[str, Any]) -> None
 
 
 def trainable(page: Page) -> list[str]:
-    """Names to choose from. Pictures count only if they were chosen by name: most are previews of an embedding."""
+    """Names to choose from. Images count only if they were chosen by name: most are previews of an embedding."""
     paths = embeddings_dir.embedding_files(page.host.embeddings_dir)
     names = {path.stem for path in paths if path.suffix.lower() not in (".png", ".webp")}
     return sorted(names - {negative_name(name) for name in names}, key=str.casefold)  # those go along with their words

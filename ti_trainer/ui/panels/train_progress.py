@@ -22,7 +22,7 @@ from ti_trainer.ui.panels import preprocess_progress
 from ti_trainer.ui.panels.preset_row import names
 from ti_trainer.ui.panels.runs import labels
 from ti_trainer.ui.panels.train import trainable
-from ti_trainer.ui.render import facts, notice, pictures, progress, refusal
+from ti_trainer.ui.render import facts, images, notice, progress, refusal
 from ti_trainer.ui.thumbnails import address, gallery
 
 PREVIEWS = 8  # in view at a time
@@ -86,7 +86,7 @@ def news(page: Page, seen: str, wanted: list[str]) -> list[Any]:
     marks = {name: _hash(parts[name][0]) for name in wanted}
     is_last = now.status not in SAYS or before.get("bar") == marks["bar"]
     if now.status in SAYS and is_last:
-        marks["previews"] += ", told twice"  # on a busy machine gradio 6's gallery missed the last picture of a run
+        marks["previews"] += ", told twice"  # on a busy machine gradio 6's gallery missed the last image of a run
     updates = [parts[name][1]() if before.get(name) != marks[name] else gr.update() for name in wanted]
     return [json.dumps({**marks, "mark": mark(parts) if is_last else "told once"}), *updates]
 
@@ -108,7 +108,7 @@ def shown(page: Page, now: Snapshot) -> dict[str, Part]:
     parts: dict[str, Part] = {
         "model": (model, lambda: model),
         "bar": (bar, lambda: bar),
-        "losses": ((run, len(now.loss), now.deterministic), lambda: curve(now.loss, now.deterministic, now.rates)),
+        "losses": ((run, len(now.loss), now.validation), lambda: curve(now.loss, now.validation, now.rates)),
         "prompt": ((now.prompt, now.computing), lambda: facts(_told(now))),
         "previews": ([str(path) for _, path in now.previews], lambda: gr.update(value=gallery(now.previews, PREVIEWS))),
         "result": ((now.status, run, now.step * after, now.message), lambda: _result(now)),
@@ -162,11 +162,11 @@ def _model(page: Page) -> str:
 def _bar(now: Snapshot) -> str:
     message = MESSAGES.get(now.asked[-1] if now.asked else now.status, "")
     if now.status == "loading" and now.loaded[1]:
-        message = f"Reading picture {now.loaded[0]} of {now.loaded[1]}"
+        message = f"Reading image {now.loaded[0]} of {now.loaded[1]}"
     elif now.status in ("stopping", "pausing") and not now.step:
         message = "As soon as it is our turn; nothing was changed yet."
     elif now.status == "training" and now.compiling:
-        message = "Compiling the network for pictures of this size: this step takes a minute or more."
+        message = "Compiling the network for images of this size: this step takes a minute or more."
     elif now.status == "training" and not now.loss:
         message = "The first preview is drawn before the first step."
     epoch = now.epoch if now.step else None
@@ -190,13 +190,13 @@ def _result(now: Snapshot) -> str:
         *((("Negative", result.negative_file),) if result.negative_file else ()),
         *(("Moving average", copy) for copy in averaged),
         *(("Its negative", negative) for copy in averaged if (negative := run.negative_of(copy))),
-        *((("Kept", kept),) if (kept := in_words(result.tries)) else ()),
+        *((("Kept", kept),) if (kept := in_words(result.trials)) else ()),
         ("Step", result.embedding.step),
-        ("Pictures", result.num_images),
+        ("Images", result.num_images),
         *((label, file) for label, file in files if file.is_file()),
         ("All of the run", run.path),
     ]
     sides = (now.previews[0], now.previews[-1]) if len(now.previews) > 1 else ()
-    before_after = pictures([(f"step {step}", address(path)) for step, path in sides])
+    before_after = images([(f"step {step}", address(path)) for step, path in sides])
     skipped = "".join(notice("warning", f"{path.name} was left out: {reason}") for path, reason in result.skipped)
     return notice("good", SAYS[now.status]) + said + skipped + before_after + facts(rows)
