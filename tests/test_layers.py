@@ -1,4 +1,4 @@
-"""Imports keep the arrows: scripts -> hosts.webui -> ui -> core, and __main__ -> commands -> hosts.diffusers -> core."""
+"""Imports go one way, from the outer layers to the inner ones, and never in a circle."""
 
 from __future__ import annotations
 
@@ -8,21 +8,45 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "ti_trainer").rglob("*.py"))
-OUTER = ("hosts", "commands", "ui", "__main__", "embedded")  # everything else is the core
-LATER = ("matplotlib", "tensorboard", "cv2", "onnxruntime", "imagehash")  # heavy, or not always there
+LAYERS = (  # from the inside out: a module imports from its own folder and from the layers before it
+    ("errors", "wording", "tiny_model"),
+    ("files", "prompts"),
+    ("embedding",),
+    ("functional",),
+    ("config",),
+    ("model",),
+    ("formats",),
+    ("offload",),
+    ("data",),
+    ("training",),
+    ("captioning",),
+    ("host",),
+    ("preprocess",),
+    ("runs",),
+    ("ui",),
+    ("hosts",),
+    ("making",),  # tiny_model/making: how the model was made
+    ("benchmark",),
+    ("commands",),
+    ("__main__",),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+CORE = {name for names in LAYERS[: RANK["ui"]] for name in names}  # independent of hosts, pages and the command line
+LATER = ("matplotlib", "tensorboard", "cv2", "onnxruntime", "imagehash")  # heavy, or not always installed
 WHERE_ONLY = {  # a package -> the places that may import it
     "modules": ("hosts/webui",),
     "ldm": ("hosts/webui",),
     "sgm": ("hosts/webui",),
     "gradio": ("ui",),
-    "diffusers": ("hosts/diffusers", "embedded"),
-    "transformers": ("hosts/diffusers", "embedded", "preprocess/captioners", "training/discriminator.py"),
+    "diffusers": ("hosts/diffusers", "tiny_model/making"),
+    "transformers": ("hosts/diffusers", "tiny_model/making", "captioning", "training/discriminator.py"),
 }
 
 
@@ -32,7 +56,8 @@ def place(path: Path) -> str:
 
 
 def layer(path: Path) -> str:
-    return place(path).split("/")[0].removesuffix(".py")
+    first, *rest = place(path).removesuffix(".py").split("/")
+    return "making" if rest[:1] == ["making"] else first
 
 
 def within(path: Path, places: tuple[str, ...]) -> bool:
@@ -49,18 +74,28 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{each.name}" for each in node.names)
 
 
+def module(path: Path) -> str:
+    return f"ti_trainer.{place(path)[:-3].replace('/', '.')}".removesuffix(".__init__")
+
+
+MODULES = {module(path): path for path in FILES}
+
+
+def ours(path: Path) -> set[str]:
+    """The modules of ours that a file imports."""
+    named = {each if each in MODULES else each.rpartition(".")[0] for each in imports(path)}
+    return named & MODULES.keys() - {module(path), "ti_trainer.__init__"}
+
+
 def is_core(path: Path) -> bool:
-    return layer(path) not in OUTER
-
-
-def imports_part(path: Path, parts: tuple[str, ...]) -> list[str]:
-    return [each for each in imports(path) if each.startswith("ti_trainer.") and each.split(".")[1] in parts]
+    return layer(path) in CORE
 
 
 def test_this_looks_at_the_code() -> None:
     assert len(FILES) > 30
     assert "diffusers.AutoencoderKL" in set(imports(ROOT / "ti_trainer/hosts/diffusers/model.py"))
-    assert {"training", "data", "formats", "config"} <= {layer(path) for path in FILES if is_core(path)}
+    assert {layer(path) for path in FILES} == {*RANK, "__init__"}
+    assert "ti_trainer.training.step" in ours(ROOT / "ti_trainer/training/trainer.py")
 
 
 @pytest.mark.parametrize("package", WHERE_ONLY)
@@ -69,25 +104,27 @@ def test_a_package_is_imported_only_where_it_belongs(package: str) -> None:
     assert [each for each in astray if not within(ROOT / "ti_trainer" / each, WHERE_ONLY[package])] == []
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if is_core(path)], ids=place)
-def test_the_core_knows_nothing_of_what_is_around_it(path: Path) -> None:
-    assert imports_part(path, ("hosts", "commands", "ui", "__main__")) == []
+@pytest.mark.parametrize("path", FILES, ids=place)
+def test_imports_go_to_inner_layers_only(path: Path) -> None:
+    mine = RANK.get(layer(path), -1)
+    outward = [
+        name
+        for name in ours(path)
+        if name != "ti_trainer" and layer(MODULES[name]) != layer(path) and RANK[layer(MODULES[name])] >= mine
+    ]
+    assert outward == []
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if layer(path) == "hosts"], ids=place)
-def test_hosts_do_not_know_the_command_line(path: Path) -> None:
-    allowed = ("commands", "__main__") if within(path, ("hosts/webui",)) else ("commands", "__main__", "ui")
-    assert imports_part(path, allowed) == []
-
-
-@pytest.mark.parametrize("path", [path for path in FILES if layer(path) == "ui"], ids=place)
-def test_the_page_knows_the_core_only(path: Path) -> None:
-    assert imports_part(path, ("commands", "__main__", "hosts")) == []
+def test_no_imports_in_a_circle() -> None:
+    try:
+        list(TopologicalSorter({name: ours(path) for name, path in MODULES.items()}).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_only_formats_and_the_making_of_the_model_unpickle() -> None:
     for path in FILES:
-        if within(path, ("formats", "embedded")):
+        if within(path, ("formats", "tiny_model/making")):
             continue
         tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         assert "torch.load" not in {ast.unparse(node) for node in tree if isinstance(node, ast.Attribute)}, place(path)
@@ -96,7 +133,7 @@ def test_only_formats_and_the_making_of_the_model_unpickle() -> None:
 
 def test_importing_the_core_does_nothing(tmp_path: Path) -> None:
     """In a fresh process: no host's package comes along, no GPU is taken, nothing is said, written or patched."""
-    names = [f"ti_trainer.{place(path)[:-3].replace('/', '.')}".removesuffix(".__init__") for path in FILES if is_core(path)]
+    names = [module(path) for path in FILES if is_core(path)]
     program = f"""
 import importlib, json, logging, signal, sys, threading
 import ti_trainer

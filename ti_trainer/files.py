@@ -17,7 +17,7 @@ from ti_trainer.errors import ConfigError
 
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "123456789¹²³")}
 _NO_ROOM, _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "The disk is full"
-# File systems have room for 255; -trial64, -neg, -ema, a step, an ending and what a temporary file has besides come after it.
+# File systems allow 255: -trial64, -neg, -ema, a step, an ending and the suffix of a temporary file are appended.
 LONGEST_NAME_BYTES = 200
 _HERE = ("", "localhost")  # hosts of a file: address
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019"}

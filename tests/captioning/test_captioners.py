@@ -17,6 +17,7 @@ import torch
 from fakes import CHARACTER, GENERAL, RATING, TinyHost, colour_tagger, make_tagger
 from PIL import Image
 
+from ti_trainer import captioning
 from ti_trainer.captioning import captioners, wd14
 from ti_trainer.captioning.captioners import available, chosen, labels, opened
 from ti_trainer.captioning.tags import Captioner, HostCaptioner, Tags
@@ -213,14 +214,14 @@ def test_a_new_file_is_a_new_captioner(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "sizes.py").write_text(
         'LABEL = "Sizes"\ndef load(config, device):\n    return lambda p: f"{p.width} wide"\n'
     )
-    monkeypatch.setattr(captioners, "__path__", [*captioners.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, f"{captioners.__name__}.sizes", raising=False)
+    monkeypatch.setattr(captioning, "__path__", [*captioning.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, f"{captioning.__name__}.sizes", raising=False)
     try:
         assert labels()["sizes"] == "Sizes"
         with opened(PreprocessConfig(captioners="sizes")) as caption:
             assert caption(Image.new("RGB", (7, 5))) == "7 wide"
     finally:
-        sys.modules.pop(f"{captioners.__name__}.sizes", None)
+        sys.modules.pop(f"{captioning.__name__}.sizes", None)
 
 
 def saying(said: str | Tags, events: list[str], name: str = "") -> HostCaptioner:
@@ -261,7 +262,7 @@ def _failing() -> Iterator[Captioner]:
 
 
 def captioned(host: TinyHost, names: str, **options: Any) -> str:
-    with opened(PreprocessConfig(captioners=names, **options), host, "cpu") as caption:
+    with opened(PreprocessConfig(captioners=names, **options), host.captioners, "cpu") as caption:
         return caption(Image.new("RGB", (4, 4)))
 
 
@@ -294,7 +295,7 @@ def test_hosts_captioners_are_given_back_when_another_cannot_be_opened(host: Tin
 
 
 def test_hosts_captioners_are_given_back_on_an_error(host: TinyHost, events: list[str]) -> None:
-    with pytest.raises(ZeroDivisionError), opened(PreprocessConfig(captioners="one"), host, "cpu"):
+    with pytest.raises(ZeroDivisionError), opened(PreprocessConfig(captioners="one"), host.captioners, "cpu"):
         _ = 1 / 0
     assert events == ["open one", "close one"]
 
@@ -307,10 +308,10 @@ def test_an_unknown_name_is_refused_before_anything_is_opened(host: TinyHost, ev
 
 
 def test_what_is_the_hosts_own_is_there_only_with_that_host(host: TinyHost) -> None:
-    assert chosen(PreprocessConfig(captioners="words"), host) == ["words"]
+    assert chosen(PreprocessConfig(captioners="words"), host.captioners) == ["words"]
     with pytest.raises(ConfigError, match=re.escape("expected names among blip, wd14.")):
         chosen(PreprocessConfig(captioners="words"))
-    assert labels(host)["words"] == "Label of words"
+    assert labels(host.captioners)["words"] == "Label of words"
     assert "words" not in labels()
 
 

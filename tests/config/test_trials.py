@@ -190,7 +190,7 @@ def test_lists_begin_anew_after_their_last_entry() -> None:
     [
         ({"trials": 2, "trial_learning_rates": "0.1; fast"}, "trial_learning_rates: .*cannot be read at 'fast'"),
         ({"trials": 2, "trial_learning_rates": "1, 2, 3"}, r"found 3 entries for 2 trials.*raise Trials at once to 3"),
-        ({"trial_init_texts": "cat; dog"}, "trial_init_texts: found 2 entries for 1 try,"),
+        ({"trial_init_texts": "cat; dog"}, "trial_init_texts: found 2 entries for 1 trial,"),
         ({"trials": 2, "trial_vectors": "1, many"}, "trial_vectors: found 'many', expected numbers of vectors from 1 to 75"),
         ({"trials": 2, "trial_vectors": "0"}, "found '0'"),
         ({"trials": 2, "trial_vectors": "76"}, "found '76'"),
@@ -300,7 +300,7 @@ def test_resuming_is_exact(make: Callable[..., Trainer], tmp_path: Path, options
 def test_a_state_of_another_number_of_trials_is_refused(make: Callable[..., Trainer]) -> None:
     state = run_of(make(trials=2, max_steps=3)).state()
     for trials in (1, 3):
-        with pytest.raises(TrainingError, match=f"of 2 trials at once, and this run has {trials}: go on with 2"):
+        with pytest.raises(TrainingError, match=f"has 2 trials, and this run has {trials}: continue with 2"):
             make(state=state, trials=trials)
 
 
@@ -312,7 +312,7 @@ def test_one_that_diverges_is_put_aside_and_the_others_go_on(make: Callable[...,
     begun = training.trainables[1].parameters[0].detach().clone()
     events = list(training.run())
     (said,) = (each for each in events if isinstance(each, GaveWay))
-    assert "Trial 2 (learning rate 1e39) is put aside" in said.words
+    assert "Trial 2 (learning rate 1e39) was stopped" in said.words
     assert [len(each) for each in losses] == [3] * 10 + [2] * 25
     assert all(torch.isfinite(each.loss) for each in events if isinstance(each, StepDone))
     assert events[-1].reason == "done"

@@ -88,9 +88,9 @@ def test_alpha_goes_with_the_pixels_and_only_if_wanted(tmp_path: Path) -> None:
     [(1, None), (2, Image.Transpose.FLIP_LEFT_RIGHT), (3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90),
      (8, Image.Transpose.ROTATE_270)],
 )  # fmt: skip
-def test_images_of_a_turned_camera_are_upright(tmp_path: Path, orientation: int, lease: Image.Transpose | None) -> None:
+def test_images_of_a_turned_camera_are_upright(tmp_path: Path, orientation: int, turn: Image.Transpose | None) -> None:
     upright = gradient(48, 32)
-    stored = upright if lease is None else upright.transpose(lease)
+    stored = upright if turn is None else upright.transpose(turn)
     exif = Image.Exif()
     exif[0x0112] = orientation
     pixels, *_ = load_image(saved(tmp_path, "x.jpg", stored, quality=100, exif=exif), AS_IT_IS)

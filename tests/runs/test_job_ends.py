@@ -248,7 +248,7 @@ def test_a_stop_that_comes_as_the_run_ends_leaves_it_ended(
         return replace(now, **changes)
 
     monkeypatch.setattr(host, "embeddings_changed", last_thing)
-    monkeypatch.setattr(session_module.ending, "plot_losses", lambda run: None)
+    monkeypatch.setattr(session_module.finalize, "plot_losses", lambda run: None)
     job.start(session)
     assert at_the_end.wait(LIMIT_S)
     monkeypatch.setattr(job_module, "replace", slow_replace)

@@ -123,7 +123,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         found.append(words["x-word"]["clip_l"])
         return Image.new("RGB", (16, 16))
 
-    monkeypatch.setattr(TinyHost, "draw", note)
+    monkeypatch.setattr(TinyHost, "generate", note)
     return found
 
 
@@ -199,7 +199,7 @@ def test_one_that_diverges_does_not_end_the_session(
 ) -> None:
     result = session(max_steps=12, trial_learning_rates="1e39, 0.01, 0.02")
     assert result.reason == "done"
-    assert "Trial 1 (learning rate 1e39) is put aside" in caplog.text
+    assert "Trial 1 (learning rate 1e39) was stopped" in caplog.text
     first, *others = table(result.run)
     assert (first["aside"], first["kept"], first["step"], first["validation_loss"]) == ("yes", "no", "0", "")
     assert {each["aside"] for each in others} == {"no"}

@@ -112,7 +112,7 @@ def gradients(loss: Tensor, both: dict[str, dict[str, Tensor]]) -> list[Tensor]:
 def test_gradients_are_those_of_one_graph_however_many_images_are_decoded_at_once(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixel_loss, "PLACES_AT_ONCE", at_once)
+    monkeypatch.setattr(pixel_loss, "LATENT_PIXELS_AT_ONCE", at_once)
     model, given, both = Model(), batch(), words()
     others = ((0.4, lambda images: images.square().mean(dim=(1, 2, 3))),)
     found = gradients(training_loss(model, given, both, SCALE, PixelLoss(0.7, others)) * torch.tensor([1.0, 2.0, 3.0]), both)

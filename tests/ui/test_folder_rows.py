@@ -185,7 +185,7 @@ def test_two_folders_are_put_together_saved_looked_at_and_trained_on(served: Ser
         served.open(page, "Train")
         choose(page, "train_name", "x-word")
         fill(page, "train_max_steps", "30")
-        page.locator("#ti_trainer_rows").get_by_text("Several folders in one data set").click()
+        page.locator("#ti_trainer_rows").get_by_text("Several folders in one dataset").click()
         assert not entry(page, "rows_folder_1").is_visible()
         page.click("#ti_trainer_rows_add")
         entry(page, "rows_folder_1").wait_for()
@@ -199,7 +199,7 @@ def test_two_folders_are_put_together_saved_looked_at_and_trained_on(served: Ser
         fill(page, "rows_name", "both")
         page.click("#ti_trainer_rows_save")
         says(page, "rows_said", "Saved 8 images in 2 folders")
-        file = served.folder / "logs" / "data sets" / "both.toml"
+        file = served.folder / "logs" / "datasets" / "both.toml"
         until(lambda: entry(page, "train_images").input_value() == str(file))
         expected = (Subset(served.images), Subset(second, 3, 0.5, class_tokens="a hat"))
         assert read_subsets(file) == expected
@@ -221,7 +221,7 @@ def test_two_folders_are_put_together_saved_looked_at_and_trained_on(served: Ser
         until(lambda: step(page) == 40 and status(page) == "done")
 
         fill(page, "train_images", str(file))
-        page.locator("#ti_trainer_rows").get_by_text("Several folders in one data set").click()
+        page.locator("#ti_trainer_rows").get_by_text("Several folders in one dataset").click()
         page.click("#ti_trainer_rows_load")
         entry(page, "rows_folder_1").wait_for()
         until(lambda: entry(page, "rows_repeats_1").input_value() == "3")

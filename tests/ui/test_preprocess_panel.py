@@ -97,7 +97,7 @@ def test_from_photos_to_training(served: Served, page: Page) -> None:
     press(page, "to_captions")
     until(lambda: entry(page, "captions_folder").is_visible())
     assert entry(page, "captions_folder").input_value() == str(made(served))
-    show(page, "Make a data set")
+    show(page, "Make a dataset")
     opened, place = (page.locator(f".ti-masks [data-part={part}]") for part in ("folder", "place"))
     for _ in range(2):  # at first, and in the place of another folder
         press(page, "to_masks")
@@ -107,7 +107,7 @@ def test_from_photos_to_training(served: Served, page: Page) -> None:
         place.get_by_text("1 of 12: 0-flipped.png (no mask)").wait_for()
         choose(page, "masks_folder", str(served.images))
         until(lambda: opened.inner_text() == str(served.images))
-        show(page, "Make a data set")
+        show(page, "Make a dataset")
     press(page, "to_train")
     until(lambda: entry(page, "train_images").is_visible())
     assert entry(page, "train_images").input_value() == str(made(served))

@@ -27,7 +27,7 @@ PREVIEWS = (".png", ".jpg", ".jpeg")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes; the options come from config/preprocessing.py."""
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the folder with photos; they are only read")
-    parser.add_argument("destination", type=Path, metavar="DESTINATION", help="the folder for the data set")
+    parser.add_argument("destination", type=Path, metavar="DESTINATION", help="the folder for the dataset")
     parser.add_argument(
         "--preview", type=Path, metavar="FILE", help=f"only draw what becomes of the first {FIRST} photos, into this image"
     )

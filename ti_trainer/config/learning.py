@@ -185,24 +185,23 @@ class LearningOptions:
     )
     trial_learning_rates: str = option(
         "",
-        "One for each trial, beginning with the first and with the first again after the last: '0.005, 0.01'. Schedules are "
-        "separated by ';': '0.005:100, 0.001; 0.01'. Each trial keeps its last rate until the longest ends. An empty place is "
-        "Embedding Learning rate.",
+        "One per trial, repeated if there are fewer: '0.005, 0.01'. Separate schedules with ';': '0.005:100, 0.001; 0.01'. "
+        "A trial keeps its last rate until the longest schedule ends. An empty entry means Embedding Learning rate.",
         label="Learning rates of the trials",
         section="trials",
         numbers=True,
     )
     trial_init_texts: str = option(
         "",
-        "What each trial begins as, in the same order: 'cat; kitten'. An empty place is the embedding as it is. Only for one "
-        "that was not trained yet; its negative, if there is one, begins as it is.",
+        "Init text of each trial, in the same order: 'cat; kitten'. An empty entry keeps the embedding as it is. Only for "
+        "an embedding that has not been trained yet; a negative embedding keeps its own vectors.",
         label="Init texts of the trials",
         section="trials",
     )
     trial_vectors: str = option(
         "",
-        "How many vectors each trial has, in the same order: '1, 2, 4'. An empty place is as many as the embedding has. Only "
-        "for one that was not trained yet. The one that is kept replaces the embedding, with its own number.",
+        "Number of vectors of each trial, in the same order: '1, 2, 4'. An empty entry means as many as the embedding has. "
+        "Only for an embedding that has not been trained yet. The best trial replaces the embedding, with its own number.",
         label="Numbers of vectors of the trials",
         section="trials",
         numbers=True,

@@ -153,7 +153,7 @@ def facts_of(trainer: Trainer) -> dict[str, str]:
     ]
     vectors = b"".join(each.cpu().numpy().tobytes() for each in state.vectors.values())
     facts = {
-        "data set": images,
+        "dataset": images,
         "set of options": {**trainer.config.to_dict(), "memory": trainer.config.memory == "8bit"},  # others change no number
         "state of the embedding": (state.step, state.micro_step, vectors),
         "model": model.checkpoint_hash,

@@ -16,7 +16,7 @@ from ti_trainer.formats.naming import about_an_ordinary_word
 from ti_trainer.host import Host
 from ti_trainer.model import DiffusionModel
 
-DATA_SETS = "data sets"  # within the folder of runs
+DATA_SETS = "datasets"  # within the folder of runs
 
 
 def datasets_dir(host: Host) -> Path:

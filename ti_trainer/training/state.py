@@ -34,8 +34,8 @@ class Standing:
 class TrainState:
     """All that a run needs to go on exactly: vectors and the optimizer's moments, and how far it is.
 
-    Of the second trial and those that follow, vectors and averages have `prefix` before their names, and moments follow those
-    of the trial before; standings are there only if there is more than one.
+    From the second trial on, names of vectors and averages start with `prefix`, and moments follow those of the trial
+    before; there are standings only for more than one trial.
     """
 
     step: int

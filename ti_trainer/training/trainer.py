@@ -298,8 +298,8 @@ class Trainer:
         trainable.restore(self._good)
         trainable.standing = replace(trainable.standing, aside_at=self._good.step)
         self._to_tell.append(
-            f"Trial {trainable.plan.number} (learning rate {trainable.plan.learning_rate}) was stopped: its loss is no longer "
-            f"finite (step {self.step}). Its vectors are back at step {self._good.step}; the other trials continue."
+            f"Trial {trainable.plan.number} (learning rate {trainable.plan.learning_rate}) was stopped: its loss is no "
+            f"longer finite (step {self.step}). Its vectors are back at step {self._good.step}; the other trials continue."
         )
 
     def _restore(self, state: TrainState) -> None:

@@ -83,9 +83,7 @@ def _listen(address: str, port: int | None) -> socket.socket:
             return socket.create_server((address, each), family=family)
         except OSError as error:  # noqa: PERF203  # a hundred times at most
             if error.errno not in TAKEN:
-                message = (
-                    f"Address {address}: found that this machine cannot serve there ({error.strerror}); trial 127.0.0.1."
-                )
+                message = f"Address {address}: found that this machine cannot serve there ({error.strerror}); try 127.0.0.1."
                 raise ConfigError(message) from error
     found = f"ports {PORTS.start} to {PORTS.stop - 1}" if port is None else f"port {port}"
     message = f"Page: found {found} taken, expected a free one. Choose another, or end the program that uses it."

@@ -44,7 +44,7 @@ def build(page: Page) -> gr.Blocks:
             with gr.Tab("Create embedding", id="create"):
                 created = create.panel(page)
             with gr.Tab("Preprocess", id="preprocess"), gr.Tabs(elem_id="ti_trainer_preprocess_tabs"):
-                with gr.Tab("Make a data set", id="make"):
+                with gr.Tab("Make a dataset", id="make"):
                     made_set = preprocess.panel(page)
                 with gr.Tab("Edit captions", id="captions"):
                     editor = caption_editor.panel(page)

@@ -149,7 +149,7 @@ def test_a_single_file_is_the_same_model(family: Family, tmp_path: Path) -> None
     save_file(weights, path)
     ldm_export.describe(family.model, path, family.folder / "text_encoder")
     read = load(str(path), "cpu")
-    assert read.kind == family.model.spec
+    assert read.spec == family.model.spec
     assert read.widths == family.model.widths
     given = (noise(1, 4, 8, 8), torch.tensor([500]))
     with torch.no_grad():
@@ -280,7 +280,7 @@ def test_inpainting_takes_the_whole_image_or_its_own_mask(opened: Callable[[str]
 def test_what_it_predicts_can_be_chosen(opened: Callable[[str], Family]) -> None:
     folder = str(opened("sdxl").folder)
     chosen = load(folder, "cpu", ModelOptions(prediction_type="v_prediction", zero_terminal_snr="on"))
-    assert chosen.kind == KINDS["sdxl-v"]
+    assert chosen.spec == KINDS["sdxl-v"]
     assert torch.equal(chosen.alphas_cumprod, opened("sdxl-v").model.alphas_cumprod)
     with pytest.raises(ConfigError, match=r"found on with epsilon prediction.*choose the prediction type v_prediction"):
         load(folder, "cpu", ModelOptions(zero_terminal_snr="on"))

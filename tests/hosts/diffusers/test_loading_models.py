@@ -45,7 +45,7 @@ def assert_same(one: DiffusersModel, other: DiffusersModel) -> None:
         outputs.append([*parts, model.alphas_cumprod, model.token_embeddings("a star")["clip_l"]])
     for first, second in zip(*outputs, strict=True):
         torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
-    assert one.kind == other.kind
+    assert one.spec == other.spec
     assert one.default_size_px == other.default_size_px == 64
     assert one.widths == other.widths
 
@@ -108,7 +108,7 @@ def test_half_precision_weights_and_v_prediction(model: DiffusersModel, tmp_path
     save_file({key: value.half().contiguous() for key, value in ldm_export.checkpoint(model).items()}, path)
     ldm_export.describe(model, path, tiny_model.MODEL / "text_encoder", parameterization="v")
     loaded = load(str(path), "cpu")
-    assert loaded.kind.prediction_type == "v_prediction"
+    assert loaded.spec.prediction_type == "v_prediction"
     assert loaded.dtype == loaded.vae.dtype == torch.float32
 
 

@@ -141,7 +141,7 @@ def test_other_samplers_configurations_are_the_same_noise(folder: Path) -> None:
     del values["rescale_betas_zero_snr"]
     config.write_text(json.dumps(values))
     found = load(str(folder), "cpu")
-    assert found.kind == wanted.kind
+    assert found.spec == wanted.spec
     assert torch.equal(found.alphas_cumprod, wanted.alphas_cumprod)
 
 
@@ -198,7 +198,7 @@ def test_half_precision_and_what_a_file_has_besides_do_no_harm(file: Callable[..
 )
 def test_metadata_tell_what_it_predicts(metadata: dict, kind: str, file: Callable[..., Path]) -> None:
     path = file("sdxl", **metadata)
-    assert load(str(path), "cpu").kind.prediction_type == kind
+    assert load(str(path), "cpu").spec.prediction_type == kind
     assert look(str(path))[0].prediction_type == kind
 
 
@@ -209,7 +209,7 @@ def test_sd_2_is_asked_what_it_predicts_where_its_file_does_not_say(file: Callab
         weights["model.diffusion_model.out.2.bias"] = torch.full((4,), -2.0)
 
     path = file("sd2", made_v)
-    assert load(str(path), "cpu").kind.prediction_type == "v_prediction"
+    assert load(str(path), "cpu").spec.prediction_type == "v_prediction"
     assert look(str(path))[0].prediction_type == "v_prediction"
 
 

@@ -154,7 +154,7 @@ def host(webui: Webui) -> Any:
 
 
 def captioned(host: Any, names: str, image: Image.Image = RED, **options: Any) -> str:
-    with opened(PreprocessConfig(captioners=names, **options), host, "cpu") as caption:
+    with opened(PreprocessConfig(captioners=names, **options), host.captioners, "cpu") as caption:
         return caption(image)
 
 
@@ -183,7 +183,7 @@ def test_several_at_once_do_not_wait_for_each_other(host: Any) -> None:
 
 
 def test_the_queue_is_held_for_each_image_and_free_between_them(webui: Webui, host: Any) -> None:
-    with opened(PreprocessConfig(captioners="webui-blip"), host, "cpu") as caption:
+    with opened(PreprocessConfig(captioners="webui-blip"), host.captioners, "cpu") as caption:
         assert not webui.queue_lock.locked()
         caption(RED)
         assert not webui.queue_lock.locked()
@@ -198,7 +198,7 @@ def test_everything_is_given_back(webui: Webui, host: Any, fails: bool) -> None:
     before = torch.get_rng_state()
     with (
         pytest.raises(ZeroDivisionError) if fails else nullcontext(),
-        opened(PreprocessConfig(captioners="webui-blip, deepbooru"), host, "cpu") as caption,
+        opened(PreprocessConfig(captioners="webui-blip, deepbooru"), host.captioners, "cpu") as caption,
     ):
         caption(RED)
         _ = 1 / 0 if fails else None

@@ -195,7 +195,7 @@ def test_sd2_ends_a_layer_early_fills_up_with_zeros_and_knows_no_clip_skip(
     hidden = model.encode_prompts(["a cat"], {}).hidden
     assert (hidden - encoder.model.ln_final(last_but_one[0].permute(1, 0, 2))).abs().max() < 1e-6
     sd_model.parameterization = "v"
-    assert (webui_model().default_size_px, str(webui_model().kind)) == (768, "SD 2.x, v prediction")
+    assert (webui_model().default_size_px, str(webui_model().spec)) == (768, "SD 2.x, v prediction")
 
 
 @every_sdxl

@@ -138,7 +138,7 @@ def test_what_the_seam_promises(webui_model: Callable[..., Any], sd_model: Any) 
     assert (str(model.spec), model.default_size_px, model.needs_loss_scaling) == ("SD 1.x, epsilon prediction", 64, False)
     assert torch.equal(model.alphas_cumprod, sd_model.alphas_cumprod_original)
     sd_model.parameterization = "v"
-    assert webui_model().kind.prediction_type == "v_prediction"
+    assert webui_model().spec.prediction_type == "v_prediction"
     assert webui_model(unet_dtype=torch.float16).needs_loss_scaling
 
 

@@ -30,16 +30,16 @@ ABOUT = (
 
 def panel(page: Page, images: Any) -> None:
     """Lay it out below the entry `images`, which says what is trained on."""
-    with gr.Accordion("Several folders in one data set", open=False, elem_id="ti_trainer_rows"):
+    with gr.Accordion("Several folders in one dataset", open=False, elem_id="ti_trainer_rows"):
         gr.HTML(f'<div class="ti-subdued">{ABOUT}</div>')
         rows = [_row(number) for number in range(MOST)]
         with gr.Row(elem_classes=["ti-buttons"]):
             add = gr.Button("Add a folder", elem_id="ti_trainer_rows_add")
             load = gr.Button("Load", elem_id="ti_trainer_rows_load")
         with gr.Row(elem_classes=["ti-tight"]):
-            name = unsaved(gr.Textbox(label="Name of the data set", max_lines=1, elem_id="ti_trainer_rows_name"))
-            save = gr.Button("Save data set", elem_id="ti_trainer_rows_save")
-        overwrite = gr.Checkbox(label="Overwrite an old data set", value=False, elem_id="ti_trainer_rows_overwrite")
+            name = unsaved(gr.Textbox(label="Name of the dataset", max_lines=1, elem_id="ti_trainer_rows_name"))
+            save = gr.Button("Save dataset", elem_id="ti_trainer_rows_save")
+        overwrite = gr.Checkbox(label="Overwrite an old dataset", value=False, elem_id="ti_trainer_rows_overwrite")
         said = gr.HTML(elem_id="ti_trainer_rows_said")
     unsaved(overwrite)
     with gr.Row(elem_classes=["ti-hidden"]):  # a State would keep a connection open for each page

@@ -138,7 +138,7 @@ def panel(page: Page) -> TrainForm:
     row = preset_row.put(page)
     said = gr.HTML(notice("info", WELCOME.format(start.name)) if start else "", elem_id="ti_trainer_train_said")
     with gr.Row():
-        check = gr.Button("Check data set", elem_id="ti_trainer_train_check")
+        check = gr.Button("Check dataset", elem_id="ti_trainer_train_check")
         begin = gr.Button("Train Embedding", variant="primary", elem_id="ti_trainer_train_start")
     borrow = None
     folder_rows.panel(page, images)
