@@ -1,4 +1,4 @@
-"""The command line: `python -m ti_trainer COMMAND`. Exit codes: 0 done, 1 failed, 2 not understood, 130 interrupted."""
+"""The command line: `ti-trainer COMMAND`. Exit codes: 0 success, 1 error, 2 usage error, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from ti_trainer import __version__
-from ti_trainer.commands import INTERRUPTED
+from ti_trainer.commands import INTERRUPTED, PROGRAM
 from ti_trainer.commands.terminal import above_bars
 from ti_trainer.errors import TITrainerError
 
@@ -20,7 +20,7 @@ FAILED = 1
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The whole parser, or, since importing libraries takes seconds, one that knows the arguments of this command only."""
     parser = argparse.ArgumentParser(
-        prog="python -m ti_trainer",
+        prog=PROGRAM,
         description="Teach Stable Diffusion one new word from a handful of images. Without a command: its page.",
     )
     parser.add_argument("--version", action="version", version=f"TI Trainer {__version__}")
@@ -29,7 +29,13 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         if command not in (None, name):
             commands.add_parser(name)
             continue
-        module = importlib.import_module(f"ti_trainer.commands.{name}")
+        try:
+            module = importlib.import_module(f"ti_trainer.commands.{name}")
+        except ModuleNotFoundError:  # --help and --version work without the packages
+            if command:
+                raise
+            commands.add_parser(name)
+            continue
         each = commands.add_parser(name, help=module.HELP, description=module.HELP[0].upper() + module.HELP[1:] + ".")
         module.add_arguments(each)
         each.add_argument("--debug", action="store_true", help="show where in the code an error came from")
@@ -46,6 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = build_parser(arguments[0] if arguments[0] in COMMANDS else None).parse_args(arguments)
         return _run(args)
+    except ModuleNotFoundError as error:
+        if (error.name or "ti_trainer").partition(".")[0] == "ti_trainer":
+            raise
+        print(
+            f"Error: this Python ({sys.executable}) lacks the package {error.name}. "
+            f"Run `python install.py run {arguments[0]} ...`, which installs what is needed and starts the command.",
+            file=sys.stderr,
+        )
+        return FAILED
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
@@ -57,6 +72,8 @@ def _run(args: argparse.Namespace) -> int:
     try:
         with above_bars():
             return args.run(args)
+    except ModuleNotFoundError:
+        raise
     except TITrainerError as error:
         return _failed(str(error), debug=args.debug)
     except OSError as error:

@@ -16,11 +16,12 @@ from ti_trainer.data.image_names import says_something, words_of
 from ti_trainer.embedding import word_pattern
 from ti_trainer.errors import ConfigError
 from ti_trainer.prompts import escaped, weighted_parts
+from ti_trainer.resources import RESOURCES
 
 NAME, FILEWORDS = "[name]", "[filewords]"
 WITH_CAPTIONS = "_filewords"  # how names of templates end that have another for images without a caption
 MOST_LINE = 2000  # characters of a template's line, which may hold many captions
-SHIPPED = Path(__file__).parents[2] / "textual_inversion_templates"
+SHIPPED = RESOURCES / "textual_inversion_templates"
 
 
 def name_caption(image: Path, word_regex: str = "", join_string: str = " ") -> str | None:

@@ -10,7 +10,6 @@ import socket
 import tempfile
 import webbrowser
 from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -20,11 +19,11 @@ from fastapi.responses import JSONResponse
 
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import upload_folders
+from ti_trainer.resources import RESOURCES
 from ti_trainer.ui.board import ROUTE
 from ti_trainer.ui.gradio_compat import MAJOR, light_sessions, refuse_missing_values, theme
 from ti_trainer.ui.guard import Guard
 
-ROOT = Path(__file__).parents[2]
 PORTS = range(7860, 7960)
 TAKEN = (errno.EADDRINUSE, errno.EACCES)  # the second: Windows keeps ranges of ports for itself
 FOOTER = "footer { display: none !important; }"
@@ -92,8 +91,8 @@ def _listen(address: str, port: int | None) -> socket.socket:
 
 def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None) -> FastAPI:
     """The page as an app. The WebUI adds style.css and javascript/ by itself, so this is done only here."""
-    style = (ROOT / "style.css").read_text(encoding="utf-8") + FOOTER
-    script = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "javascript").glob("*.js")))
+    style = (RESOURCES / "style.css").read_text(encoding="utf-8") + FOOTER
+    script = "\n".join(path.read_text(encoding="utf-8") for path in sorted((RESOURCES / "javascript").glob("*.js")))
     app = FastAPI(openapi_url=None)
     if status:
         app.add_api_route(ROUTE, lambda: JSONResponse(status()), methods=["GET"])
