@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 WINDOWS = os.name == "nt"
+PROGRAM = "Scripts/{}.exe" if WINDOWS else "bin/{}"  # in an environment
 MISSING_IN_WEBUI = ("matplotlib", "imagehash", *(() if sys.version_info >= (3, 11) else ("tomli",)))
 DEPENDS_ON = ("install.py", "pyproject.toml", "constraints.txt", "requirements-webui.txt")
 INSTALLS = {  # the arguments of each `pip install`
@@ -70,7 +71,7 @@ def install_into_host(_: list[str]) -> int:
 def run(arguments: list[str]) -> int:
     """Become .venv's ti-trainer; on Windows, where a process cannot be replaced, wait for it."""
     venv = set_up(".venv", "run", "test")  # an environment for `test` will do
-    command = [str(program(venv, "ti-trainer")), *arguments]
+    command = [str(venv / PROGRAM.format("ti-trainer")), *arguments]
     ENVIRONMENT["TI_TRAINER_PROGRAM"] = "python install.py run"  # for messages that suggest a command
     if not WINDOWS:
         os.execve(command[0], command, ENVIRONMENT)  # Ctrl-C, kill and the exit code are the program's own
@@ -92,7 +93,7 @@ def test(arguments: list[str]) -> int:
     codes = []
     for venv, command in commands:
         print(f"{venv.name}: {' '.join(command)}", flush=True)
-        code = call([str(program(venv, "python")), "-m", *command], cwd=ROOT)
+        code = call([str(venv / PROGRAM.format("python")), "-m", *command], cwd=ROOT)
         codes.append(0 if venv.name == ".venv-webui" and code == NOTHING_COLLECTED else code)
     return next(filter(None, codes), 0)
 
@@ -100,7 +101,7 @@ def test(arguments: list[str]) -> int:
 def set_up(name: str, *kinds: str) -> Path:
     """Make an environment for the first of `kinds`, at once if it is there for one of them; returns its folder."""
     venv = ROOT / name
-    python, stamp = program(venv, "python"), venv / "ti-trainer-installed"
+    python, stamp = venv / PROGRAM.format("python"), venv / "ti-trainer-installed"
     digest = hashlib.sha256(repr([ROOT, *((ROOT / each).read_bytes() for each in DEPENDS_ON)]).encode()).hexdigest()
     if python.exists() and stamp.exists() and stamp.read_text() in [f"{each} {digest}" for each in kinds]:
         return venv
@@ -117,11 +118,6 @@ def set_up(name: str, *kinds: str) -> Path:
             )
     stamp.write_text(f"{kinds[0]} {digest}")
     return venv
-
-
-def program(venv: Path, name: str) -> Path:
-    """The path of a program in an environment."""
-    return venv / "Scripts" / f"{name}.exe" if WINDOWS else venv / "bin" / name
 
 
 def call(command: list[str], **options) -> int:

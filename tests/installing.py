@@ -1,6 +1,5 @@
-"""install.py run as a process, on packages made here: nothing comes from the network."""
+"""A small project for install.py to set up, from wheels made here: nothing comes from the network."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -8,48 +7,48 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
 REPOSITORY = Path(__file__).parent.parent
-PROGRAM = """
+TI_TRAINER = """
 import json, os, sys, time
-if sys.argv[1:2] == ["exit"]:
-    sys.exit(int(sys.argv[2]))
-if sys.argv[1:2] == ["wait"]:
-    try:
-        print("ready", flush=True)
-        time.sleep(60)
-    except KeyboardInterrupt:
-        print("interrupted", flush=True)
-        sys.exit(130)
-try:
+def main():
+    command, *rest = sys.argv[1:] or [""]
+    if command == "exit":
+        return int(rest[0])
+    if command == "wait":
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+            return 130
     import wanted
-except ImportError:
-    wanted = None
-seen = {"args": sys.argv[1:], "cwd": os.getcwd(), "prefix": sys.prefix, "wanted": getattr(wanted, "__file__", None)}
-print(json.dumps(seen))
+    print(json.dumps({"args": sys.argv[1:], "cwd": os.getcwd(), "code": __file__, "wanted": wanted.__file__}))
 """
-
-A_WHILE_S = 4
-PYTEST = """
+TOOL = """
 import json, os, sys, time
-name = os.path.basename(sys.prefix)
-name += " page" * (name == ".venv" and sys.argv[1:2] == ["tests/ui"])
-wants = json.loads(os.environ.get("WANTS", "{}")).get(name, 0)  # of the pytest in this environment: an exit code, or to wait
-print(json.dumps({"args": sys.argv[1:], "cwd": os.getcwd(), "venv": name}), flush=True)
+tool, venv = os.path.basename(__file__)[:-3], os.path.basename(sys.prefix)
+wants = json.loads(os.environ.get("WANTS", "{}")).get(f"{venv} {tool}", 0)  # an exit code, or to wait
+print(json.dumps({"tool": tool, "venv": venv, "args": sys.argv[1:]}), flush=True)
 if wants == "wait":
     try:
         time.sleep(60)
     except KeyboardInterrupt:
         wants = 2
-if wants == "a while":
-    wants = time.sleep(A_WHILE_S)
 sys.exit(wants)
-""".replace("A_WHILE_S", str(A_WHILE_S))
+"""
+PYPROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+BACKEND = """
+import pathlib, shutil, time
+def build_editable(folder, *_):
+    if pathlib.Path("slow").exists():
+        pathlib.Path("slow").rename("building")
+        time.sleep(60)
+    return pathlib.Path(shutil.copy("ti_trainer-1.0-py3-none-any.whl", folder)).name
+"""
 
 
-def make_wheel(folder, name, version, requires=()):
-    """Write the smallest wheel that pip takes: one module that holds its version."""
+def make_wheel(folder, name, version, requires=(), **files):
+    """Write the smallest wheel that pip takes: one module that holds its version, and these files about it."""
     info = f"{name}-{version}.dist-info"
     wheel = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -58,6 +57,8 @@ def make_wheel(folder, name, version, requires=()):
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
+        for each, text in files.items():
+            archive.writestr(f"{info}/{each}", text)
     return wheel
 
 
@@ -67,45 +68,35 @@ def offline(wheels, **more):
     return {**kept, "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels.as_uri(), **more}
 
 
-def install(house, *arguments, env, cwd=None, python=sys.executable):
-    command = [python, str(house / "install.py"), *arguments]
+def install(project, *arguments, env, cwd=None, python=sys.executable):
+    command = [python, str(project / "install.py"), *arguments]
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
 
-def make_house(folder):
+def make_project(folder):
     """A copy of install.py, with small things to install and to run."""
-    (folder / "ti_trainer").mkdir(parents=True)
+    (folder / "code").mkdir(parents=True)
     (folder / "wheels").mkdir()
     shutil.copy(REPOSITORY / "install.py", folder)
-    (folder / "ti_trainer" / "__init__.py").touch()
-    (folder / "ti_trainer" / "__main__.py").write_text(PROGRAM)
-    (folder / "pytest.py").write_text(PYTEST)
+    (folder / "code" / "program.py").write_text(TI_TRAINER)
+    for tool in ("pytest", "ruff", "mypy"):
+        (folder / f"{tool}.py").write_text(TOOL)
     for name in ("wanted", "for_tests", "for_webui"):
         make_wheel(folder / "wheels", name, "1.0")
     make_wheel(folder / "wheels", "stable_diffusion_sdkit", "2.1.5", requires=["not-there"])
-    (folder / "requirements.txt").write_text("wanted==1.0\n")
-    (folder / "requirements-test.txt").write_text("-r requirements.txt\nfor_tests==1.0\n")
+    (folder / "pyproject.toml").write_text(PYPROJECT)
+    (folder / "backend.py").write_text(BACKEND)
+    (folder / "constraints.txt").write_text("wanted==1.0\nfor_tests==1.0\n")
     (folder / "requirements-webui.txt").write_text("for_webui==1.0\n")
+    declare(folder)
     return folder
 
 
-def command_with(changes, house, *arguments):
-    """What runs install.py as if these of its globals had other values."""
-    code = (
-        "import ast, runpy, sys; main = runpy.run_path(sys.argv[1])['main']; "
-        "main.__globals__.update(ast.literal_eval(sys.argv[2])); sys.exit(main(sys.argv[3:]))"
+def declare(project, *more):
+    """Have the package need `wanted` and `more`, and `for_tests` for its extra `dev`."""
+    requires = ["wanted", *more, "for_tests; extra == 'dev'\nProvides-Extra: dev"]
+    wheel = make_wheel(
+        project, "ti_trainer", "1.0", requires, **{"entry_points.txt": "[console_scripts]\nti-trainer = program:main\n"}
     )
-    return [sys.executable, "-c", code, str(house / "install.py"), repr(changes), *arguments]
-
-
-def reported(result):
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
-
-
-needs_process_groups = pytest.mark.skipif(os.name == "nt", reason="sends the signal that Ctrl-C sends to a process group")
-
-
-def start_in_group(command, env):
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=env, start_new_session=True, **pipes)
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("code.pth", f"{project / 'code'}\n")

@@ -1,5 +1,6 @@
-"""install.py everywhere but in the WebUI: it sets up .venv and runs what it is told to."""
+"""`install.py run` and `install.py test`: they set up environments and run programs in them."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,58 +10,88 @@ import time
 from pathlib import Path
 
 import pytest
-from installing import (
-    command_with,
-    install,
-    make_house,
-    make_wheel,
-    needs_process_groups,
-    offline,
-    reported,
-    start_in_group,
-)
+from installing import declare, install, make_project, make_wheel, offline
+
+pytestmark = pytest.mark.slow
+needs_process_groups = pytest.mark.skipif(os.name == "nt", reason="sends the signal that Ctrl-C sends to a process group")
+OURS, THEIRS = ".venv", ".venv-webui"
+CHECKS = [("ruff", ["check", "."]), ("ruff", ["format", "--check", "."]), ("mypy", [])]
+PARALLEL = ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
+WEBUI_TESTS = ["tests/hosts/webui", "tests/ui"]
+HERE = {"WEBUI_PYTHONS": (sys.version_info[:2],)}  # whatever Python this is, it may
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    """In an awkward place."""
-    return make_house(tmp_path_factory.mktemp("house") / "Für Größe & Träume")
+def project(tmp_path_factory):
+    """In a folder with an awkward name, with both environments and a few tests."""
+    project = make_project(tmp_path_factory.mktemp("project") / "Für Größe & Träume")
+    for path in (*(f"{folder}/test_a.py" for folder in WEBUI_TESTS), "tests/test_b.py"):
+        (project / path).parent.mkdir(parents=True, exist_ok=True)
+        (project / path).touch()
+    return project
 
 
 @pytest.fixture
-def env(house):
-    return offline(house / "wheels")
+def env(project):
+    return offline(project / "wheels")
 
 
 @pytest.fixture
-def ready(house, env):
-    """The house, after its first run."""
-    result = install(house, "run", env=env)
+def ready(project, env):
+    """The project after its first run."""
+    assert install(project, "run", env=env).returncode == 0
+    return project
+
+
+@pytest.fixture
+def tested(project, env):
+    """The project after its first test."""
+    assert run_tests(project, env).returncode == 0
+    return project
+
+
+def with_globals(changes, project, *arguments):
+    """The command that runs install.py as if these of its globals had other values."""
+    code = (
+        "import ast, runpy, sys; main = runpy.run_path(sys.argv[1])['main']; "
+        "main.__globals__.update(ast.literal_eval(sys.argv[2])); sys.exit(main(sys.argv[3:]))"
+    )
+    return [sys.executable, "-c", code, str(project / "install.py"), repr(changes), *arguments]
+
+
+def run_tests(project, env, *arguments, changes=HERE):
+    command = with_globals(changes, project, "test", *arguments)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def tools(result):
+    return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+
+
+def seen(result):
     assert result.returncode == 0, result.stderr
-    return house
+    return json.loads(result.stdout)
 
 
-def test_first_run_says_what_it_does_and_later_ones_only_start_the_program(house, env):
-    first = install(house, "run", "new", env=env)
-    assert reported(first)["args"] == ["new"]
-    assert "Setting up .venv: making it with Python" in first.stderr
-    assert "installing requirements.txt" in first.stderr
-    assert "Setting up .venv: done." in first.stderr
-    assert install(house, "run", env=env).stderr == ""
+def start_in_group(command, env):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=env, start_new_session=True, **pipes)
 
 
-def test_run_keeps_the_arguments_and_the_folder_and_uses_the_pinned_packages(ready, env, tmp_path):
-    cwd = tmp_path / "mes étés"
-    cwd.mkdir()
-    (cwd / "wanted.py").touch()  # lies in the user's folder, and is not to be imported
-    seen = reported(install(ready, "run", "--name", "größe & mehr", "", env=env, cwd=cwd))
-    assert seen["args"] == ["--name", "größe & mehr", ""]
-    assert Path(seen["cwd"]) == cwd
-    assert Path(seen["prefix"]) == ready / ".venv"
-    assert Path(seen["wanted"]).is_relative_to(ready / ".venv")
+def test_first_run_sets_up_and_later_ones_only_start_the_program(project, env):
+    first = install(project, "run", "new", env=env)
+    assert seen(first)["args"] == ["new"]
+    assert "Setting up" in first.stderr
+    assert install(project, "run", env=env).stderr == ""
 
 
-def test_exit_code_is_passed_on(ready, env):
+def test_run_keeps_the_arguments_and_the_folder_and_uses_the_packages_of_the_environment(ready, env, tmp_path):
+    (tmp_path / "wanted.py").touch()  # in the user's folder, and not to be imported
+    result = seen(install(ready, "run", "--name", "größe & mehr", "", env=env, cwd=tmp_path))
+    assert result["args"] == ["--name", "größe & mehr", ""]
+    assert Path(result["cwd"]) == tmp_path
+    assert Path(result["code"]) == ready / "code" / "program.py"
+    assert Path(result["wanted"]).is_relative_to(ready / OURS)
     assert install(ready, "run", "exit", "7", env=env).returncode == 7
 
 
@@ -68,101 +99,145 @@ def test_exit_code_is_passed_on(ready, env):
 @pytest.mark.parametrize("windows", [False, True])
 def test_ctrl_c_reaches_the_program_and_its_exit_code_is_passed_on(ready, env, windows):
     # Windows cannot replace a process: the parent stays, and has to wait.
-    start = command_with({"WINDOWS": True} if windows else {}, ready, "run", "wait")
-    with start_in_group(start, env) as process:
+    with start_in_group(with_globals({"WINDOWS": windows}, ready, "run", "wait"), env) as process:
         assert process.stdout.readline() == "ready\n"
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (130, "interrupted\n", "")
 
 
-def test_changed_requirements_are_installed(ready, env):
-    requirements = ready / "requirements.txt"
-    before = requirements.read_text()
+def test_other_requirements_are_installed(ready, env):
     make_wheel(ready / "wheels", "added", "1.0")
-    requirements.write_text(before + "added==1.0\n")
-    try:
-        assert "installing requirements.txt" in install(ready, "run", env=env).stderr
-        assert list((ready / ".venv").rglob("added.py"))
-    finally:
-        requirements.write_text(before)
+    constraints = ready / "constraints.txt"
+    constraints.write_text(constraints.read_text() + "added==1.0\n")
+    declare(ready, "added")
+    assert "Setting up" in install(ready, "run", env=env).stderr
+    assert list((ready / OURS).rglob("added.py"))
 
 
-def test_failed_install_says_what_failed_and_is_tried_again(ready, env):
-    requirements = ready / "requirements.txt"
-    before = requirements.read_text()
-    requirements.write_text("./wheels/not-there-1.0-py3-none-any.whl\n")
+def test_failed_set_up_says_so_and_is_tried_again(ready, env):
+    constraints = ready / "constraints.txt"
+    before = constraints.read_text()
+    constraints.write_text("wanted==9.0\n")
     try:
         for _ in range(2):
             result = install(ready, "run", env=env)
-            assert result.returncode == 1
-            assert result.stdout == ""  # the program did not start
-            assert "Setting up .venv failed" in result.stderr
-            assert "-m pip install -r" in result.stderr
-            assert "not-there" in result.stderr
-            assert "run the same command again" in result.stderr
-            assert "Traceback" not in result.stderr
+            assert (result.returncode, result.stdout) == (1, "")  # the program did not start
+            assert "Setting up .venv failed with exit code 1" in result.stderr
+            assert "wanted==9.0" in result.stderr
     finally:
-        requirements.write_text(before)
-    assert reported(install(ready, "run", env=env))["wanted"]
+        constraints.write_text(before)
+    assert seen(install(ready, "run", env=env))
 
 
 @needs_process_groups
-def test_interrupted_install_is_not_taken_for_a_finished_one(ready, env, tmp_path):
-    slow, started = tmp_path / "slow", tmp_path / "started"
-    slow.mkdir()
-    (slow / "pyproject.toml").write_text('[build-system]\nrequires = []\nbuild-backend = "slow"\nbackend-path = ["."]\n')
-    (slow / "slow.py").write_text(f"import pathlib, time\npathlib.Path({str(started)!r}).touch()\ntime.sleep(60)\n")
-    requirements = ready / "requirements.txt"
-    before = requirements.read_text()
-    requirements.write_text(f"{slow}\n")
-    try:
-        with start_in_group([sys.executable, str(ready / "install.py"), "run"], env) as process:
-            while not started.exists() and process.poll() is None:
-                time.sleep(0.05)
-            os.killpg(process.pid, signal.SIGINT)
-            _, err = process.communicate(timeout=30)
-    finally:
-        requirements.write_text(before)
-    assert process.returncode == 130
-    assert "Interrupted: .venv is not complete." in err
-    assert "Traceback" not in err
-    result = install(ready, "run", env=env)
-    assert "Setting up .venv: done." in result.stderr
-    assert reported(result)["wanted"]
+def test_interrupted_set_up_is_repeated(ready, env):
+    (ready / "slow").touch()
+    (ready / OURS / "ti-trainer-installed").unlink()
+    with start_in_group([sys.executable, str(ready / "install.py"), "run"], env) as process:
+        while not (ready / "building").exists() and process.poll() is None:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+    assert process.returncode not in (0, None)
+    assert out == ""
+    assert "Setting up" in install(ready, "run", env=env).stderr
+    assert install(ready, "run", env=env).stderr == ""
 
 
-def test_venv_without_pip_is_made_anew(ready, env):
-    shutil.rmtree(next((ready / ".venv").rglob("site-packages")) / "pip")
-    (ready / ".venv" / "ti-trainer-installed").unlink()  # as if the first run had been interrupted
-    result = install(ready, "run", env=env)
-    assert "making it with Python" in result.stderr
-    assert reported(result)["wanted"]
+def test_environment_without_pip_is_made_anew(ready, env):
+    shutil.rmtree(next((ready / OURS).rglob("site-packages")) / "pip")
+    (ready / OURS / "ti-trainer-installed").unlink()  # as if the first run had been interrupted
+    assert seen(install(ready, "run", env=env))
 
 
-def test_missing_ensurepip_names_the_package_to_install(house, env, tmp_path):
-    shutil.copy(house / "install.py", tmp_path)
-    shutil.copy(house / "requirements.txt", tmp_path)
-    code = "import runpy, sys; sys.modules['ensurepip'] = None; runpy.run_path(sys.argv[1])['main'](sys.argv[2:])"
-    command = [sys.executable, "-c", code, str(tmp_path / "install.py"), "run"]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert f"apt install python{sys.version_info.major}.{sys.version_info.minor}-venv" in result.stderr
-
-
-def test_older_python_is_refused_in_words(house, env):
+def test_older_python_is_refused(project, env):
     code = "import runpy, sys; sys.version_info = (3, 9, 2); runpy.run_path(sys.argv[1], run_name='__main__')"
-    command = [sys.executable, "-c", code, str(house / "install.py")]
+    command = [sys.executable, "-c", code, str(project / "install.py")]
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert "needs Python 3.10 or newer, and this is 3.9.2" in result.stderr
+    assert "needs Python 3.10 or newer" in result.stderr
 
 
-def test_unknown_command_and_help(house, env):
-    unknown = install(house, "launch", env=env)
-    assert unknown.returncode == 2
-    assert "has no 'launch'" in unknown.stderr
-    assert "install.py test [ARGS]" in unknown.stderr
-    shown = install(house, "--help", env=env)
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert "install.py run [ARGS]" in shown.stdout
+def test_unknown_command_and_help(project, env):
+    unknown, asked = install(project, "launch", env=env), install(project, "--help", env=env)
+    assert (unknown.returncode, asked.returncode) == (2, 0)
+    assert "install.py test [ARGS]" in asked.stdout == unknown.stdout
+
+
+def test_tests_run_after_the_checks_in_both_environments_each_with_what_it_needs(tested, env):
+    assert [(each["venv"], each["tool"], each["args"]) for each in tools(run_tests(tested, env))] == [
+        *((OURS, *check) for check in CHECKS),
+        (OURS, "pytest", PARALLEL),
+        (THEIRS, "pytest", [*PARALLEL, *WEBUI_TESTS]),
+    ]
+    for venv, packages in {OURS: {"wanted", "for_tests"}, THEIRS: {"for_webui", "stable_diffusion_sdkit"}}.items():
+        found = {path.stem for path in (tested / venv).rglob("site-packages/*.py")}
+        assert found & {"wanted", "for_tests", "for_webui", "stable_diffusion_sdkit"} == packages
+    assert install(tested, "run", env=env).stderr == ""  # what the tests need includes what a run needs
+
+
+@pytest.mark.parametrize(
+    ("wants", "code"),
+    [
+        ({f"{OURS} ruff": 1, f"{THEIRS} pytest": 2}, 1),
+        ({f"{OURS} mypy": 3, f"{OURS} pytest": 1}, 3),
+        ({f"{THEIRS} pytest": 2}, 2),
+        ({f"{THEIRS} pytest": 5}, 0),
+        ({f"{OURS} pytest": 5}, 5),
+    ],
+)
+def test_the_exit_code_is_the_first_that_is_not_0_and_all_is_run(tested, env, wants, code):
+    result = run_tests(tested, {**env, "WANTS": json.dumps(wants)})
+    assert result.returncode == code
+    assert len(tools(result)) == len(CHECKS) + 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "second"),
+    [
+        (["-x", "-k", "a b"], [*WEBUI_TESTS, "-x", "-k", "a b"]),
+        (["--webui", "/"], [*WEBUI_TESTS, "--webui", "/"]),
+        (["tests/test_b.py::test_x", "-x"], None),
+        (["tests/ui"], ["tests/ui"]),
+        (["-x", "tests/test_b.py", "tests/hosts/webui/test_a.py::test_x"], ["tests/hosts/webui/test_a.py::test_x", "-x"]),
+    ],
+)
+def test_arguments_go_to_both_and_tests_that_are_named_run_where_they_belong(tested, env, arguments, second):
+    runs = [[*PARALLEL, *arguments], *([[*PARALLEL, *second]] if second else [])]
+    assert [each["args"] for each in tools(run_tests(tested, env, *arguments))] == runs
+
+
+def test_on_a_newer_python_the_second_part_is_left_out_and_the_output_says_so(tested, env):
+    result = run_tests(tested, env, "-x", changes={"WEBUI_PYTHONS": ((2, 7),)})
+    assert [each["venv"] for each in tools(result)] == [OURS]
+    assert "LEFT OUT: tests with the WebUI's packages" in result.stdout
+
+
+@needs_process_groups
+@pytest.mark.parametrize(("kill", "code"), [("Ctrl-C", 2), ("kill", 128 + signal.SIGTERM)])
+def test_ctrl_c_and_kill_reach_the_pytest_at_work_and_nothing_runs_after_it(tested, env, kill, code):
+    with start_in_group(
+        with_globals(HERE, tested, "test", "-x"), {**env, "WANTS": f'{{"{OURS} pytest": "wait"}}'}
+    ) as process:
+        assert process.stdout.readline().startswith(".venv: pytest")
+        assert json.loads(process.stdout.readline())["venv"] == OURS
+        time.sleep(0.3)  # it has said so just before it begins to wait
+        if kill == "kill":
+            os.kill(process.pid, signal.SIGTERM)
+        else:
+            os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (code, "")
+    assert "Traceback" not in err
+
+
+def test_a_project_that_was_moved_is_set_up_again(ready, env, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.move(ready, moved)
+    try:
+        declare(moved)
+        env = offline(moved / "wheels")
+        assert Path(seen(install(moved, "run", env=env))["code"]) == moved / "code" / "program.py"
+    finally:
+        shutil.move(moved, ready)

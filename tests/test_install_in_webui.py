@@ -11,8 +11,6 @@ import pip
 import pytest
 from installing import REPOSITORY, install, make_wheel, offline
 
-import ti_trainer
-
 
 class Host:
     """A Python of its own, with packages of the versions that a WebUI might have."""
@@ -84,26 +82,6 @@ def test_bare_says_in_one_line_that_there_is_no_pip(host):
     result = host.install()
     assert result.returncode == 1
     assert re.fullmatch(r"TI Trainer could not install matplotlib; .*No module named pip\n", result.stderr)
-
-
-def test_pins_are_exact_for_every_python_and_the_version_is_one():
-    for name in ("requirements.txt", "requirements-webui.txt"):
-        pins = [line for line in (REPOSITORY / name).read_text().splitlines() if not line.startswith("#")]
-        assert all(re.fullmatch(r'[\w-]+==[\d.]+(; python_version (>=|<) "3\.11")?', pin) for pin in pins)
-        counts = {name: sum(pin.startswith(f"{name}==") for pin in pins) for name in (pin.split("==")[0] for pin in pins)}
-        assert counts.pop("tomli") == 1  # later Pythons have their own
-        assert all(counts.get(pin.split("==")[0], 2) == (2 if ";" in pin else 1) for pin in pins)
-    assert f'version = "{ti_trainer.__version__}"' in (REPOSITORY / "pyproject.toml").read_text()
-
-
-def test_what_both_environments_share_has_the_same_version():
-    pins = {}
-    for name in ("requirements.txt", "requirements-test.txt", "requirements-webui.txt"):
-        pins[name] = {line for line in (REPOSITORY / name).read_text().splitlines() if "==" in line}
-    ours = pins["requirements.txt"] | pins["requirements-test.txt"]
-    for package in ("torch", "matplotlib", "pytest", "pytest-timeout", "playwright"):
-        both = [{pin for pin in each if pin.startswith(f"{package}==")} for each in (ours, pins["requirements-webui.txt"])]
-        assert both[0] == both[1] != set()
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 11), reason="later Pythons read TOML themselves")
