@@ -34,7 +34,7 @@ PYTEST = "pytest -n auto --maxprocesses 8 --dist loadfile"
 WEBUI_TESTS = ("tests/hosts/webui", "tests/ui")
 WEBUI_PYTHONS = ((3, 10), (3, 11))  # tokenizers 0.13.3 has wheels for these
 NOTHING_COLLECTED = 5  # pytest's exit code
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", **os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+ENVIRONMENT = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
 def main(arguments: list[str]) -> int:
@@ -90,6 +90,7 @@ def test(arguments: list[str]) -> int:
     elif theirs or not named:
         options = [each for each in arguments if each not in named]
         commands.append((set_up(".venv-webui", "webui"), [*PYTEST.split(), *(theirs or WEBUI_TESTS), *options]))
+    ENVIRONMENT.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel
     codes = []
     for venv, command in commands:
         print(f"{venv.name}: {' '.join(command)}", flush=True)

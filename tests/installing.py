@@ -22,7 +22,8 @@ def main():
             print("interrupted", flush=True)
             return 130
     import wanted
-    print(json.dumps({"args": sys.argv[1:], "cwd": os.getcwd(), "code": __file__, "wanted": wanted.__file__}))
+    files = {"code": __file__, "wanted": wanted.__file__}
+    print(json.dumps({**files, "args": sys.argv[1:], "cwd": os.getcwd(), "threads": os.environ.get("OMP_NUM_THREADS")}))
 """
 TOOL = """
 import json, os, sys, time
@@ -64,7 +65,7 @@ def make_wheel(folder, name, version, requires=(), **files):
 
 def offline(wheels, **more):
     """An environment in which pip knows the wheels in one folder, and no index or settings of this machine."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON"))}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON", "OMP_"))}
     return {**kept, "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels.as_uri(), **more}
 
 

@@ -92,6 +92,7 @@ def test_run_keeps_the_arguments_and_the_folder_and_uses_the_packages_of_the_env
     assert Path(result["cwd"]) == tmp_path
     assert Path(result["code"]) == ready / "code" / "program.py"
     assert Path(result["wanted"]).is_relative_to(ready / OURS)
+    assert result["threads"] is None  # the tests' limit is not for training
     assert install(ready, "run", "exit", "7", env=env).returncode == 7
 
 

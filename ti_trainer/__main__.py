@@ -58,12 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "ti_trainer").partition(".")[0] == "ti_trainer":
             raise
-        print(
-            f"Error: this Python ({sys.executable}) lacks the package {error.name}. "
-            f"Run `python install.py run {arguments[0]} ...`, which installs what is needed and starts the command.",
-            file=sys.stderr,
+        return _failed(
+            f"This Python ({sys.executable}) lacks the package {error.name}. "
+            f"Run `python install.py run {arguments[0]} ...`, which installs what is needed.",
+            debug="--debug" in arguments,
         )
-        return FAILED
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
