@@ -1,8 +1,5 @@
 """The command line: `ti-trainer COMMAND`. Exit codes: 0 success, 1 error, 2 usage error, 130 interrupted."""
 
-Exit codes: 0 done, 1 failed, 2 usage error, 130 interrupted.
-"""
-
 from __future__ import annotations
 
 import argparse
