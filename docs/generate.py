@@ -1,4 +1,4 @@
-"""Write the generated pages, options.md and commands.md. Run `python docs/generate.py` after changing an option or a flag."""
+"""Write the generated pages, options.md and commands.md: `python docs/generate.py`."""
 
 from __future__ import annotations
 
