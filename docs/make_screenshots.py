@@ -25,9 +25,9 @@ from PIL import Image, ImageFilter
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-os.environ["TI_TRAINER_CI"] = "1"  # a missing browser is an error
 
-from browser import launch  # noqa: E402
+from browser import ALONE, ARGUMENTS, NAMES  # noqa: E402
+from playwright.sync_api import sync_playwright  # noqa: E402
 
 from ti_trainer import tiny_model  # noqa: E402
 from ti_trainer.tiny_model.making.scenes import CONCEPTS, Scene, draw  # noqa: E402
@@ -130,6 +130,20 @@ def served(folder: Path) -> Iterator[str]:
             yield next(word for line in process.stdout or () for word in line.split() if word.startswith("http://"))
         finally:
             process.terminate()
+
+
+@contextmanager
+def browser_page() -> Iterator[Page]:
+    """An empty page in a headless Chromium."""
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        sys.exit(f"This needs a browser on the PATH: one of {', '.join(NAMES)}.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=[*ARGUMENTS, f"--host-resolver-rules={ALONE}"])
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page.set_default_timeout(PATIENCE_S * 1000)
+        yield page
+        browser.close()
 
 
 @contextmanager
@@ -240,8 +254,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images", metavar="DIR", help="(default: docs/images)")
     out = parser.parse_args().out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    with demo_folder() as folder, served(folder) as url, launch(WIDTH, HEIGHT) as page:
-        page.set_default_timeout(PATIENCE_S * 1000)
+    with demo_folder() as folder, served(folder) as url, browser_page() as page:
         page.goto(url)
         page.wait_for_function("() => document.querySelector('#ti_trainer_answer :is(textarea, input)')?.value")
         shots = Shots(page, out)
