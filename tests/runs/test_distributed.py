@@ -172,12 +172,12 @@ def test_without_torch_distributed_or_anybody_there_it_says_so(monkeypatch: pyte
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with (
-        pytest.raises(ConfigError, match=r"The 2 processes do not find each other .*: start them with torchrun"),
+        pytest.raises(ConfigError, match=r"The 2 processes cannot connect .*: start them with torchrun"),
         joined(environment),
     ):
         pass
     monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"built without torch\.distributed"), joined(environment):
+    with pytest.raises(ConfigError, match=r"without torch\.distributed"), joined(environment):
         pass
 
 
