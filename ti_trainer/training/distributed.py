@@ -44,8 +44,8 @@ class Processes:
         """Raise ConfigError if an update has fewer micro-batches than there are processes."""
         if micro_steps < self.size:
             message = (
-                f"Gradient accumulation steps: found {micro_steps} for {self.size} processes, expected {self.size} or more, "
-                f"since the processes share them. Raise it to {self.size}, with a smaller batch size, or start fewer "
+                f"Gradient accumulation steps: found {micro_steps} for {self.size} processes, expected {self.size} or more: "
+                f"the processes share them. Raise it to {self.size}, with a smaller batch size, or start fewer "
                 "processes."
             )
             raise ConfigError(message, "gradient_accumulation_steps")
