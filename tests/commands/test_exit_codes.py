@@ -127,7 +127,7 @@ def test_settings_of_a_newer_version_or_no_settings_are_refused(train: Cli, word
         ("{", ("settings.json", "cannot be read")),
         ("[]", ("found a list, expected an object",)),
         ('{"train": null}', ("found null, expected an object",)),
-        ('{"seed": 1, "max_steps": 2, "seed": 3}', ("'seed' stands there more than once",)),
+        ('{"seed": 1, "max_steps": 2, "seed": 3}', ("'seed' appears more than once",)),
         ("\ufeff" + '{"width": 511}', ("Width (width): found 511",)),
     ):
         settings.write_text(text, encoding="utf-8")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ti_trainer.config.patterns import MOST_SEARCHED, compiled, findings, replacing
+from ti_trainer.config.patterns import MAX_SEARCHED, compiled, findings, replacing
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.errors import ConfigError
 
@@ -30,7 +30,7 @@ CATASTROPHIC = ("(a|aa)+$", "(a|a|aa)+[!?]", "(?:(a*)*)*[!?]", "(.)*(.)*(.)*(.)*
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ti_trainer.config.patterns.PATIENCE_S", 0.3)
+    monkeypatch.setattr("ti_trainer.config.patterns.REPLACING_S", 0.3)
     monkeypatch.setattr("ti_trainer.config.patterns.FINDING_S", 0.2)
 
 
@@ -103,7 +103,7 @@ def test_what_people_want_is_done_as_re_does_it() -> None:
     assert replacing("(a)(b)?", r"[\2]", "Field", is_regex=True)("ab a") == "[b] []"
     assert replacing(r"\d{4}-\d{2}-\d{2}|[a-z]{1,100} [a-z]{1,100}", "", "Field", is_regex=True)("x 2024-01-02") == "x "
     assert replacing("+", "-", "Field", is_regex=False)("a+b") == "a-b"
-    long = "word " * (MOST_SEARCHED // 5)
+    long = "word " * (MAX_SEARCHED // 5)
     assert replacing("word", "cat", "Field", is_regex=True)(long) == long.replace("word", "cat")
     assert findings(r"([a-z])(\d)?", "a1b", "Field") == [("a", "1"), ("b", "")]
     with pytest.raises(ConfigError, match="at most 20000"):

@@ -57,7 +57,7 @@ def test_names_that_lead_elsewhere_are_refused(name: str, tmp_path: Path) -> Non
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(ConfigError):
         presets.save(folder, name, TrainConfig())
-    with pytest.raises(ConfigError, match=r"There is no preset .*there are: person, style, object, DreamArtist [^)]*\)"):
+    with pytest.raises(ConfigError, match=r"There is no preset .*the presets are: person, style, object, DreamArtist "):
         presets.load(folder, name)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["presets", "x.json"]
 

@@ -18,7 +18,7 @@ TEXTS = {
     **dict.fromkeys(("learning_rate", "clip_grad_limit", "train_cfg_scale", "trial_learning_rates"), "0.25"),
     "trial_vectors": "3",
 }
-NEEDED = {"ema_every": {"ema_rate": 0.9}}  # by options that mean nothing alone
+NEEDED = {"ema_every": {"ema_rate": 0.9}, "lr_warmup_steps": {"max_steps": 2_000_000}}  # by options that mean nothing alone
 
 
 def another(option: Option) -> Any:
@@ -69,7 +69,10 @@ def test_labels_are_told_apart() -> None:
     assert len({each.label for each in OPTIONS.values()}) == len(OPTIONS)
 
 
-EVERYTHING = {name: another(each) for name, each in OPTIONS.items()} | {"do_not_resize": False}  # it rules out buckets
+EVERYTHING = {name: another(each) for name, each in OPTIONS.items()} | {
+    "do_not_resize": False,
+    "lr_warmup_steps": 0,
+}  # ruled out by others
 
 
 @pytest.mark.parametrize("config", [TrainConfig(), TrainConfig(**EVERYTHING)])

@@ -21,9 +21,9 @@ from ti_trainer.model import Conditioning, Vectors
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.training import trainer as trainer_module
 from ti_trainer.training.distributed import Sum
-from ti_trainer.training.selection import judge, trial_results
+from ti_trainer.training.selection import evaluate_trials, trial_results
 from ti_trainer.training.state import TrainState
-from ti_trainer.training.trainer import GaveWay, StepDone, Trainer
+from ti_trainer.training.trainer import StepDone, Trainer, TrialStopped
 
 if TYPE_CHECKING:
     from ti_trainer.hosts.diffusers.model import DiffusersModel
@@ -75,8 +75,9 @@ def run_of(trainer: Trainer) -> Trainer:
 
 def first_of(trainer: Trainer) -> list[Tensor]:
     """All that the first trial has learned: vectors, averages, moments."""
-    one = trainer.trainables[0]
-    moments = [torch.as_tensor(each[key]) for each in one.moments().values() for key in sorted(each)]
+    one = trainer.trials[0]
+    state = one.optimizer_state()["state"]
+    moments = [torch.as_tensor(each[key]) for each in state.values() for key in sorted(each)]
     return [*(each.detach() for each in one.named().values()), *one.averages().values(), *moments]
 
 
@@ -153,24 +154,24 @@ def test_all_see_the_same_images_and_each_its_own_noise_and_prompts(dataset: Cal
 
 def test_trials_from_the_same_beginning_go_their_own_ways(make: Callable[..., Trainer]) -> None:
     trained = run_of(make(trials=3))
-    ends = [each.parameters[0].detach() for each in trained.trainables]
+    ends = [each.parameters[0].detach() for each in trained.trials]
     assert not any(torch.equal(ends[one], ends[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
     begun = make(trials=3)
-    assert all(torch.equal(each.parameters[0], begun.trainables[0].parameters[0]) for each in begun.trainables)
+    assert all(torch.equal(each.parameters[0], begun.trials[0].parameters[0]) for each in begun.trials)
 
 
 def test_what_the_lists_say_makes_them_differ(make: Callable[..., Trainer]) -> None:
     begun = make(**OTHERS)
-    first, second, third = (each.now(0)[0] for each in begun.trainables)
+    first, second, third = (each.now(0)[0] for each in begun.trials)
     model = begun.model
     assert [each.num_vectors for each in (first, second, third)] == [2, 4, 1]
     blue, thing = model.token_embeddings("blue thing")["clip_l"]
     assert torch.equal(second.vectors["clip_l"], torch.stack([blue, blue, thing, thing]))
     assert torch.equal(third.vectors["clip_l"], model.token_embeddings("cat")["clip_l"])
     assert [each.info["init_text"] for each in (first, second, third)] == ["a word", "blue thing", "cat"]
-    (grown,) = (each.now(0)[0] for each in make(trial_vectors="4").trainables)
+    (grown,) = (each.now(0)[0] for each in make(trial_vectors="4").trials)
     assert torch.equal(grown.vectors["clip_l"], model.token_embeddings("a word")["clip_l"][[0, 0, 1, 1]])
-    rates = [tuple(each.optimizer.param_groups[0]["lr"] for each in begun.trainables) for _ in begun.run()]
+    rates = [tuple(each.optimizer.param_groups[0]["lr"] for each in begun.trials) for _ in begun.run()]
     assert rates[:4] == [(0.005, 0.1, 0.002), (0.005, 0.1, 0.002), (0.005, 0.1, 0.5), (0.005, 0.1, 0.5)]
 
 
@@ -178,11 +179,11 @@ def test_lists_begin_anew_after_their_last_entry() -> None:
     found = trials_of(
         TrainConfig(trials=4, trial_learning_rates="0.1, 0.2", trial_init_texts="a cat, a dog;", trial_vectors="1,,3")
     )
-    assert [each.learning_rate for each in found] == ["0.1", "0.2", "0.1", "0.2"]
+    assert [str(each.learning_rate) for each in found] == ["0.1", "0.2", "0.1", "0.2"]
     assert [each.init_text for each in found] == ["a cat, a dog", None, "a cat, a dog", None]
     assert [each.num_vectors for each in found] == [1, None, 3, 1]
     (one, two) = trials_of(TrainConfig(trials=2, trial_learning_rates="0.1:10, 0.2"))
-    assert one.learning_rate == two.learning_rate == "0.1:10, 0.2"
+    assert str(one.learning_rate) == str(two.learning_rate) == "0.1:10, 0.2"
 
 
 @pytest.mark.parametrize(
@@ -278,23 +279,24 @@ def test_resuming_is_exact(make: Callable[..., Trainer], tmp_path: Path, options
     events = [each for each in whole.run() if isinstance(each, StepDone)]
     first = make(**options, **OTHERS)
     list(first.run(should_stop=lambda: first.step == stop_at))
-    judge(first)
+    evaluate_trials(first)
     run = Run.create(tmp_path, "x-word", {"name": "x-word"})
     run.save_state(first.state(), "")
     second = make(state=run.load_state()[0], **options, **OTHERS)
-    assert second.best.plan == first.best.plan
+    assert second.best.trial == first.best.trial
     assert trial_results(second) == trial_results(first)
     rest = [each for each in second.run() if isinstance(each, StepDone)]
     assert [each.loss for each in rest] == [each.loss for each in events[stop_at:]]
     assert [each.prompts for each in rest] == [each.prompts for each in events[stop_at:]]
     ours, theirs = second.state(), whole.state()
     assert list(ours.vectors) == list(theirs.vectors)
-    assert len(ours.vectors) == len(ours.optimizer["state"]) == (6 if options.get("negative") else 3)
+    assert len(ours.vectors) == sum(len(each["state"]) for each in ours.optimizers) == (6 if options.get("negative") else 3)
     for group in ("vectors", "average"):
         assert all(torch.equal(each, getattr(theirs, group)[key]) for key, each in getattr(ours, group).items())
-    for index, moments in ours.optimizer["state"].items():
-        expected = theirs.optimizer["state"][index]
-        assert all(torch.equal(torch.as_tensor(each), expected[key]) for key, each in moments.items())
+    for mine, other in zip(ours.optimizers, theirs.optimizers, strict=True):
+        assert mine["param_groups"] == other["param_groups"]
+        for index, moments in mine["state"].items():
+            assert all(torch.equal(each, other["state"][index][key]) for key, each in moments.items())
 
 
 def test_a_state_of_another_number_of_trials_is_refused(make: Callable[..., Trainer]) -> None:
@@ -309,34 +311,34 @@ def test_one_that_diverges_is_put_aside_and_the_others_go_on(make: Callable[...,
     alone = run_of(make(**options))
     losses.clear()
     training = make(**options, trials=3, trial_learning_rates="; 1e39; 0.01")
-    begun = training.trainables[1].parameters[0].detach().clone()
+    begun = training.trials[1].parameters[0].detach().clone()
     events = list(training.run())
-    (said,) = (each for each in events if isinstance(each, GaveWay))
-    assert "Trial 2 (learning rate 1e39) was stopped" in said.words
+    (said,) = (each for each in events if isinstance(each, TrialStopped))
+    assert "Trial 2 (learning rate 1e39) was stopped" in said.message
     assert [len(each) for each in losses] == [3] * 10 + [2] * 25
     assert all(torch.isfinite(each.loss) for each in events if isinstance(each, StepDone))
     assert events[-1].reason == "done"
     for ours, theirs in zip(first_of(training), first_of(alone), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    assert torch.equal(training.trainables[1].parameters[0], begun)
-    judge(training)
+    assert torch.equal(training.trials[1].parameters[0], begun)
+    evaluate_trials(training)
     found = trial_results(training)
-    assert [(each.aside, each.validation_loss is None, each.step) for each in found] == [
+    assert [(each.stopped, each.validation_loss is None, each.step) for each in found] == [
         (False, False, 35),
         (True, True, 0),
         (False, False, 35),
     ]
-    assert training.best.plan.number != 2
+    assert training.best.trial.number != 2
     again = make(state=training.state(), **{**options, "max_steps": 40}, trials=3, trial_learning_rates="; 1e39; 0.01")
-    assert [each.plan.number for each in again.learning] == [1, 3]
+    assert [each.trial.number for each in again.active_trials] == [1, 3]
 
 
 def test_if_all_diverge_the_run_ends_with_the_last_good_vectors(make: Callable[..., Trainer]) -> None:
     training = make(max_steps=30, trials=2, learning_rate="1e39")
-    begun = [each.parameters[0].detach().clone() for each in training.trainables]
-    with pytest.raises(TrainingError, match=r"not a finite number any more \(step 10\); the vectors are back at step 0"):
+    begun = [each.parameters[0].detach().clone() for each in training.trials]
+    with pytest.raises(TrainingError, match=r"not a finite number \(step 10\); the vectors are back at step 0"):
         list(training.run())
-    assert all(torch.equal(each.parameters[0], vectors) for each, vectors in zip(training.trainables, begun, strict=True))
+    assert all(torch.equal(each.parameters[0], vectors) for each, vectors in zip(training.trials, begun, strict=True))
 
 
 def test_one_that_diverged_between_checks_is_put_aside_at_a_sudden_end(make: Callable[..., Trainer]) -> None:
@@ -344,11 +346,11 @@ def test_one_that_diverged_between_checks_is_put_aside_at_a_sudden_end(make: Cal
     for event in training.run():
         if event.step == 4:
             break
-    good = training.trainables[0].parameters[0].detach().clone()
+    good = training.trials[0].parameters[0].detach().clone()
     training.make_finite()
     assert training.step == 4
-    assert torch.equal(training.trainables[0].parameters[0], good)
-    assert [each.plan.number for each in training.learning] == [1]
+    assert torch.equal(training.trials[0].parameters[0], good)
+    assert [each.trial.number for each in training.active_trials] == [1]
     assert training.is_finite()
 
 
@@ -374,9 +376,9 @@ def test_gradients_of_one_that_overflow_in_fp16_do_not_end_the_others(
     alone = run_of(make(max_steps=25))
     training = make(Half(), max_steps=25, trials=2, trial_vectors=", 3")
     events = list(training.run())
-    (said,) = (each for each in events if isinstance(each, GaveWay))
-    assert "Trial 2 " in said.words
-    assert [each.plan.number for each in training.learning] == [1]
+    (said,) = (each for each in events if isinstance(each, TrialStopped))
+    assert "Trial 2 " in said.message
+    assert [each.trial.number for each in training.active_trials] == [1]
     assert training.step == training.micro_step == 25
     torch.testing.assert_close(first_of(training)[0], first_of(alone)[0], rtol=1e-5, atol=1e-5)
     quiet = Half()

@@ -133,7 +133,7 @@ def test_a_wrong_regular_expression_is_refused(folder: Path, search: str, by: st
 
 
 def test_a_regular_expression_that_takes_too_long_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ti_trainer.config.patterns.PATIENCE_S", 0.2)
+    monkeypatch.setattr("ti_trainer.config.patterns.REPLACING_S", 0.2)
     captions = load(folder).edit(folder / "a.png", "a" * 60)
     begin = time.monotonic()
     with pytest.raises(ConfigError, match="takes too long"):

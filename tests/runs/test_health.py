@@ -33,7 +33,7 @@ def health(trainer: Callable[..., Trainer], run: Run) -> Callable[..., Health]:
 
 def stretched(health: Health, factor: float) -> None:
     """The longest vector becomes so many times as long as the model's words."""
-    vectors = health.trainer.best.words["x-word"]["clip_l"]
+    vectors = health.trainer.best.vectors["x-word"]["clip_l"]
     with torch.no_grad():
         vectors.mul_(factor * usual_lengths(health.trainer.model)["clip_l"] / vectors.norm(dim=1).max())
 

@@ -60,7 +60,7 @@ def test_a_gpu_that_fails_costs_the_steps_since_the_last_look_and_no_more(
 
         patched.setattr(TrainableEmbedding, "move_to_cpu", move_to_cpu)
         with pytest.raises(RuntimeError, match=CUDA_ERROR):
-            replace(session, config=config).train(lambda trainer, run: trainables.extend(trainer.trainables) or [])
+            replace(session, config=config).train(lambda trainer, run: trainables.extend(trainer.trials) or [])
     run = Run.latest(host.log_dir, "x-word")
     assert run.step == 10, "the last look"
     assert formats.read(host.embeddings_dir / "x-word.safetensors").step == 10
@@ -104,8 +104,8 @@ def test_whether_a_gradient_came_is_known_of_any_optimizer(
     made = optimizer([vectors], lr=0.0)
     vectors.grad = torch.full_like(vectors, gradient)
     made.step()
-    before = TrainState(0, 0, {"clip_l": vectors.detach().clone()}, {"state": {}})
-    now = TrainState(5, 5, {"clip_l": vectors.detach()}, {"state": made.state_dict()["state"]})
+    before = TrainState(0, 0, {"clip_l": vectors.detach().clone()}, ({"state": {}},))
+    now = TrainState(5, 5, {"clip_l": vectors.detach()}, (made.state_dict(),))
     expected = "raise the learning rate" if gradient else "no gradient reaches the vectors"
     with pytest.raises(TrainingError, match=expected):
         check_moved(before, now)

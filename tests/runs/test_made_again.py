@@ -11,7 +11,7 @@ import torch
 from fakes import TinyModel
 
 from ti_trainer.errors import TrainingError
-from ti_trainer.training.events import GaveWay, StepDone
+from ti_trainer.training.events import MemoryReduced, StepDone
 from ti_trainer.training.trainer import Trainer
 
 
@@ -53,8 +53,8 @@ def test_what_ran_out_of_memory_is_made_again_bit_for_bit(trainer: Callable[...,
     assert model.calls == 5 * 3 + 3
     assert [each.loss for each in events if isinstance(each, StepDone)] == losses
     assert torch.equal(stumbling.embedding.vectors["clip_l"], plain.embedding.vectors["clip_l"])
-    told = [each for each in events if isinstance(each, GaveWay)]
-    assert told == [GaveWay(1, "8 left"), GaveWay(2, "7 left"), GaveWay(2, "6 left")]
+    told = [each for each in events if isinstance(each, MemoryReduced)]
+    assert told == [MemoryReduced(1, "8 left"), MemoryReduced(2, "7 left"), MemoryReduced(2, "6 left")]
 
 
 def test_where_nothing_is_left_to_give_up_it_fails_and_keeps_what_was_learned(trainer: Callable[..., Trainer]) -> None:

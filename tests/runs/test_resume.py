@@ -30,9 +30,11 @@ def assert_same_state(ours: TrainState, theirs: TrainState) -> None:
     """Bit for bit."""
     assert (ours.step, ours.micro_step) == (theirs.step, theirs.micro_step)
     assert all(torch.equal(vectors, theirs.vectors[encoder]) for encoder, vectors in ours.vectors.items())
-    for index, moments in ours.optimizer["state"].items():
-        for key, value in moments.items():
-            assert torch.equal(torch.as_tensor(value), torch.as_tensor(theirs.optimizer["state"][index][key])), key
+    for mine, other in zip(ours.optimizers, theirs.optimizers, strict=True):
+        assert mine["param_groups"] == other["param_groups"]
+        for index, moments in mine["state"].items():
+            for key, value in moments.items():
+                assert torch.equal(torch.as_tensor(value), torch.as_tensor(other["state"][index][key])), key
 
 
 def steps_of(trainer: Trainer) -> list[tuple[int, int, int, float, float, tuple[str, ...]]]:

@@ -127,7 +127,7 @@ def test_without_a_negative_it_is_plain_textual_inversion_bit_for_bit(
 def test_both_learn_and_the_negatives_rate_is_its_own_throughout_a_schedule(train: Callable[..., Trainer]) -> None:
     training = train(learning_rate="0.01:3, 0.002:6", negative_lr=0.5, max_steps=6)
     before = both(training)
-    rates = [tuple(group["lr"] for group in training.trainables[0].optimizer.param_groups) for _ in training.run()]
+    rates = [tuple(group["lr"] for group in training.trials[0].optimizer.param_groups) for _ in training.run()]
     assert rates[:6] == [(0.01, 0.005)] * 3 + [(0.002, 0.001)] * 3
     for one, other in zip(before, both(training), strict=True):
         assert (one != other).any(1).all()
@@ -163,7 +163,7 @@ def test_clipping_bounds_the_gradient_of_both_together(
 
 
 def test_a_state_of_one_is_no_state_of_two(train: Callable[..., Trainer], trainer: Callable[..., Trainer]) -> None:
-    with pytest.raises(TrainingError, match="trained with or without its negative now"):
+    with pytest.raises(TrainingError, match="DreamArtist was turned on or off"):
         train(trainer().state())
 
 
@@ -266,6 +266,6 @@ def test_an_older_torch_without_a_fused_optimizer_for_this_device_has_the_plain_
 
     monkeypatch.setattr(torch.optim.AdamW, "__init__", refused)
     training = train(max_steps=2)
-    assert not any(group["fused"] for group in training.trainables[0].optimizer.param_groups)
+    assert not any(group["fused"] for group in training.trials[0].optimizer.param_groups)
     list(training.run())
     assert training.step == 2

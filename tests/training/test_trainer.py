@@ -52,14 +52,14 @@ def test_a_step_is_a_completed_update(trainer: Callable[..., Trainer]) -> None:
             assert event.step == training.step == training.embedding.step == number
             assert training.micro_step == 3 * number
     assert event == Finished(4, "done")
-    assert training.trainables[0].optimizer.state_dict()["state"][0]["step"] == 4
+    assert training.trials[0].optimizer.state_dict()["state"][0]["step"] == 4
 
 
 def test_nothing_but_the_vectors_is_optimised(trainer: Callable[..., Trainer]) -> None:
-    parameters = [each for group in trainer().trainables[0].optimizer.param_groups for each in group["params"]]
+    parameters = [each for group in trainer().trials[0].optimizer.param_groups for each in group["params"]]
     assert [each.shape for each in parameters] == [(2, 8)]
     assert parameters[0].dtype == torch.float32
-    assert {group["weight_decay"] for group in trainer().trainables[0].optimizer.param_groups} == {0.0}
+    assert {group["weight_decay"] for group in trainer().trials[0].optimizer.param_groups} == {0.0}
 
 
 def test_the_embedding_that_was_given_stays_as_it_is(trainer: Callable[..., Trainer]) -> None:
@@ -185,7 +185,7 @@ class TakesNoWords(TinyModel):
 
 def test_a_run_that_no_gradient_reaches_says_so(trainer: Callable[..., Trainer]) -> None:
     training = trainer(TakesNoWords(), max_steps=1000)
-    with pytest.raises(TrainingError, match=r"After 10 steps no gradient reaches the vectors.*word stands in the prompts"):
+    with pytest.raises(TrainingError, match=r"After 10 steps no gradient reaches the vectors.*word is in the prompts"):
         list(training.run())
 
 

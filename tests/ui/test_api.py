@@ -81,7 +81,7 @@ def test_a_script_can_create_a_word_with_its_negative_and_train_both(served: Ser
         ("[1]", "found a list, expected an object"),
         ("{", "cannot be read"),
         ("[" * 100_000, "cannot be read"),
-        ('{"seed": 1, "seed": 2}', "stands there more than once"),
+        ('{"seed": 1, "seed": 2}', "appears more than once"),
         ('{"max_steps": 0}', "at least 1"),
     ],
 )

@@ -54,7 +54,7 @@ def test_which_try_was_kept_is_told(tmp_path: Path) -> None:
     result = Result(embedding, tmp_path / "x-word.safetensors", run, "done", 3, (), trials=trials)
     page = Page(TinyHost(tmp_path), Job())
     shown = train_progress.shown(page, Snapshot("done", "x-word", step=4, run=run, result=result))["result"][1]()
-    kept = "trial 2 of 3, validation loss 0.12500; trial 1 validation loss 0.25000, trial 3 went wrong after step 4"
+    kept = "trial 2 of 3, validation loss 0.12500; trial 1 validation loss 0.25000, trial 3 was stopped after step 4"
     assert kept in shown
     alone = replace(result, trials=())
     assert "Kept" not in train_progress.shown(page, Snapshot("done", "x-word", step=4, run=run, result=alone))["result"][1]()

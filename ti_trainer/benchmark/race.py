@@ -29,7 +29,7 @@ from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import Vectors
 from ti_trainer.offload.plan import GIB
 from ti_trainer.training.evaluation import validation_loss
-from ti_trainer.training.trainer import GaveWay
+from ti_trainer.training.trainer import MemoryReduced
 
 log = logging.getLogger(__name__)
 TURNS = 10  # of each, in turn: what else the machine does then hits all alike
@@ -163,8 +163,8 @@ def _compiled(setting: Setting, model: DiffusersModel, row: dict[str, Any]) -> d
     log.info("Compiling: a minute or more")
     begun = time.perf_counter()
     while trainer.step < setting.warm_up:
-        if isinstance(event := next(events), GaveWay):
-            words = event.words
+        if isinstance(event := next(events), MemoryReduced):
+            words = event.message
     with model.training():
         bare()
     peer_driver.synchronize()

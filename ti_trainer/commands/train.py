@@ -27,7 +27,7 @@ from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Controls, Result, Session
 from ti_trainer.training.distributed import Processes, joined
 from ti_trainer.training.events import Compiling, Event, StepDone
-from ti_trainer.training.selection import in_words
+from ti_trainer.training.selection import summary
 from ti_trainer.training.trainer import Trainer
 from ti_trainer.wording import counted
 
@@ -177,7 +177,7 @@ def report(result: Result) -> None:
     print(f"  embedding      {result.embedding_file}")
     if result.negative_file:
         print(f"  negative       {result.negative_file}")
-    if said := in_words(result.trials):
+    if said := summary(result.trials):
         print(f"  kept           {said}")
     averaged = _averaged(result)
     for label, copy in zip(("moving average", "its negative"), averaged, strict=False):

@@ -1,4 +1,4 @@
-"""JSON that people wrote: an object, in which no key stands twice. Knows nothing of options."""
+"""Parse JSON objects that people wrote, refusing duplicate keys."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", boo
 
 
 def object_of(content: str | bytes) -> dict[str, Any]:
-    """The object in a text or file, whatever Unicode encoding the file is in; ValueError, in words, if there is none."""
+    """Parse a JSON object in any Unicode encoding; ValueError, with a message for users, if the content is not one."""
     try:
-        found = json.loads(content, object_pairs_hook=_once)
+        found = json.loads(content, object_pairs_hook=_without_duplicates)
     except RecursionError as error:
         message = "it is nested too deeply"
         raise ValueError(message) from error
@@ -22,17 +22,18 @@ def object_of(content: str | bytes) -> dict[str, Any]:
 
 
 def as_object(found: Any) -> dict[str, Any]:
-    """The same, if it is an object; else ValueError."""
+    """Return the value if it is an object; else ValueError."""
     if not isinstance(found, dict):
         message = f'found {_KINDS[type(found)]}, expected an object such as {{"max_steps": 300}}'
-        raise ValueError(message)  # noqa: TRY004 - of what was read, not of our code
+        raise ValueError(message)  # noqa: TRY004 - the value was read from a file, it is not a caller's mistake
     return found
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        message = f"{', '.join(sorted({repr(key) for key in keys if keys.count(key) > 1}))} stands there more than once"
+        duplicates = ", ".join(sorted({repr(key) for key in keys if keys.count(key) > 1}))
+        message = f"{duplicates} appears more than once"
         raise ValueError(message)
     return found

@@ -1,16 +1,16 @@
-"""What an option is: a field of a dataclass that can check a value and become a widget, a flag or a line of a table."""
+"""Options as dataclass fields that check their values and can be shown as a widget, a flag or a row of a table."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ti_trainer.errors import ConfigError
 from ti_trainer.functional.numbers import number
 
-KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}  # for people who know no Python
+KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}  # as users read them
 
 
 def option(
@@ -22,18 +22,28 @@ def option(
     low: float | None = None,
     high: float | None = None,
     numbers: bool = False,
+    choices: Iterable[str] = (),
 ) -> Any:
-    """A field: its default, help in a sentence or two, the label that WebUI users know, inclusive bounds.
+    """Declare a field: its default, help of one or two sentences, the label that WebUI users know, inclusive bounds.
 
-    `numbers`: a text of one number or more, for which a settings file may have numbers.
+    `numbers`: the text holds one or more numbers, which a settings file may give as numbers. `choices`: the values allowed,
+    where they come from a list instead of the field's Literal type.
     """
-    about = {"help": help, "label": label, "section": section, "low": low, "high": high, "numbers": numbers}
-    return dataclasses.field(default=default, metadata=about)
+    metadata: dict[str, Any] = {
+        "help": help,
+        "label": label,
+        "section": section,
+        "low": low,
+        "high": high,
+        "numbers": numbers,
+    }
+    metadata["choices"] = tuple(choices)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option, ready to become a widget, a flag or a line of a table."""
+    """One option of a config, with all that a widget, a flag or a row of a table needs."""
 
     name: str
     type: type
@@ -48,13 +58,13 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """As written on the command line."""
+        """The flag on the command line."""
         return "--" + self.name.replace("_", "-")
 
     def read(self, value: Any) -> Any:
-        """A value as a settings file may have it, as the option has it: 0.005 for '0.005', '8' for 8, 8.0 for 8.
+        """Convert a value of a settings file to the option's type: '0.005' to 0.005, 8 to '8', 8.0 to 8.
 
-        What could mean several things stays as it is, for `check` to refuse; ConfigError for a decimal comma.
+        An ambiguous value is returned unchanged, for `check` to refuse; ConfigError for a decimal comma.
         """
         if self.numbers:
             parts = value if isinstance(value, list | tuple) else [value]
@@ -73,12 +83,12 @@ class Option:
         return value
 
     def check(self, value: Any) -> None:
-        """Raise ConfigError unless the value has the option's type, is among its choices and within its bounds."""
+        """Raise ConfigError unless the value has the option's type, is one of its choices and is within its bounds."""
         if type(value) is not self.type and not (self.type is float and type(value) is int):
             self._refuse(value, "a number or a schedule" if self.numbers else KINDS[self.type])
         if self.choices and value not in self.choices:
             self._refuse(value, "one of " + ", ".join(self.choices))
-        if self.low is not None and not value >= self.low:  # a NaN is neither above nor below
+        if self.low is not None and not value >= self.low:  # false for NaN too
             self._refuse(value, f"at least {self.low}")
         if self.high is not None and not value <= self.high:
             self._refuse(value, f"at most {self.high}")
@@ -89,9 +99,9 @@ class Option:
 
 
 def options_of(config: type) -> Iterator[Option]:
-    """Every option of a dataclass whose fields were declared with `option`, in their order."""
+    """The options of a dataclass whose fields were declared with `option`, in that order."""
     hints = get_type_hints(config)
     for each in dataclasses.fields(config):
-        choices = get_args(hints[each.name]) if get_origin(hints[each.name]) is Literal else ()
-        kind = str if choices else hints[each.name]
-        yield Option(each.name, kind, each.default, choices, **each.metadata)
+        metadata, hint = dict(each.metadata), hints[each.name]
+        choices = metadata.pop("choices") or (get_args(hint) if get_origin(hint) is Literal else ())
+        yield Option(each.name, str if choices else hint, each.default, choices, **metadata)

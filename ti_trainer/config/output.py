@@ -1,4 +1,4 @@
-"""Options of a training run that decide what it shows and keeps, and how the network computes."""
+"""Options of a training run: previews, what is saved, and how the model computes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ti_trainer.config.options import option
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """The second part of a TrainConfig, which checks it."""
+    """The last options of a TrainConfig, which checks them."""
 
     preview_every: int = option(
         500,
-        "Draw a preview every so many steps, 0 for never.",
+        "Generate a preview every N steps. 0 is never.",
         label="Save an image to log directory every N steps, 0 to disable",
         section="previews",
         low=0,
@@ -22,25 +22,30 @@ class OutputOptions:
     )
     preview_prompt: str = option(
         "a photo of [name]",
-        "What previews show; empty takes the last prompt that was trained on.",
+        "Prompt of the previews. Empty uses the last prompt that was trained on.",
         label="Preview prompt",
         section="previews",
     )
     preview_negative_prompt: str = option(
-        "", "What previews shall not show.", label="Preview negative prompt", section="previews"
+        "", "Negative prompt of the previews.", label="Preview negative prompt", section="previews"
     )
     preview_sampler: str = option(
         "",
-        "What draws previews, where there is a choice; empty takes the usual one.",
+        "Sampler for previews, where there is a choice. Empty uses the default sampler.",
         label="Preview sampling method",
         section="previews",
     )
     preview_sampling_steps: int = option(
-        20, "Steps of the sampler in a preview.", label="Preview sampling steps", section="previews", low=1, high=1000
+        20,
+        "Sampling steps of a preview, usually 15 to 30.",
+        label="Preview sampling steps",
+        section="previews",
+        low=1,
+        high=1000,
     )
     preview_cfg_scale: float = option(
         5.0,
-        "How strictly previews follow their prompt; with DreamArtist the scale of training counts.",
+        "CFG scale of the previews, usually 5 to 8. DreamArtist uses the scale of its training instead.",
         label="Preview CFG scale",
         section="previews",
         low=1,
@@ -48,7 +53,7 @@ class OutputOptions:
     )
     preview_width: int = option(
         0,
-        "In pixels, a multiple of 8; 0 takes the width of training.",
+        "Width of previews in pixels, a multiple of 8. 0 uses the training width.",
         label="Preview width",
         section="previews",
         low=0,
@@ -56,7 +61,7 @@ class OutputOptions:
     )
     preview_height: int = option(
         0,
-        "In pixels, a multiple of 8; 0 takes the height of training.",
+        "Height of previews in pixels, a multiple of 8. 0 uses the training height.",
         label="Preview height",
         section="previews",
         low=0,
@@ -64,7 +69,7 @@ class OutputOptions:
     )
     preview_seed: int = option(
         1,
-        "The same for all previews, so that they can be compared.",
+        "Seed of all previews, so that they can be compared.",
         label="Preview seed",
         section="previews",
         low=0,
@@ -72,7 +77,7 @@ class OutputOptions:
     )
     save_every: int = option(
         500,
-        "Keep a copy of the embedding every so many steps, 0 for none.",
+        "Save a copy of the embedding every N steps. 0 is never.",
         label="Save a copy of embedding to log directory every N steps, 0 to disable",
         section="previews",
         low=0,
@@ -80,15 +85,15 @@ class OutputOptions:
     )
     save_cards: bool = option(
         True,
-        "With each preview, make an image that carries the embedding and can be shared as one.",
+        "Also save each preview as an image that contains the embedding and can be shared as one.",
         label="Save images with embedding in PNG chunks",
         section="previews",
     )
 
     evaluate_every: int = option(
         0,
-        "Measure the loss with the same noise every so many steps, 0 for never. It shows progress where the training loss "
-        "only jumps about; once takes as long as about 30 steps of batch size 1.",
+        "Measure the loss with the same noise every N steps, usually 50 to 200; 0 is never. Shows progress more clearly "
+        "than the training loss; each measurement takes as long as about 30 steps at batch size 1.",
         label="Measure validation loss every N steps",
         section="previews",
         low=0,
@@ -97,62 +102,62 @@ class OutputOptions:
 
     precision: Literal["auto", "fp32", "fp16", "bf16"] = option(
         "auto",
-        "Numbers the network computes with; the vectors are always fp32. auto: bf16 or fp16 on CUDA, fp32 elsewhere.",
+        "Number format of the model; the vectors are always fp32. auto uses bf16 or fp16 on CUDA, fp32 elsewhere.",
         label="Precision",
         section="advanced",
     )
     memory: Literal["auto", "none", "offload-vae", "checkpointing", "8bit", "offload-text", "offload-all"] = option(
         "auto",
-        "What gives way where the GPU's memory is too little. auto: as little as will do, and the next thing if it runs out "
-        "after all. card: nothing unless it runs out. vae-in-ram: the VAE waits in RAM. recompute: also, the network is "
-        "computed twice, half as long again. 8bit: also, its weights are kept in 8 bits, nearly as exact. stream-text: "
-        "instead, those of the text encoders wait in RAM and come block by block. stream: those of all, the least memory, "
-        "and slow.",
+        "How to save GPU memory; auto takes the cheapest measure that fits. From fastest to least memory: none, offload-vae "
+        "(VAE in RAM), checkpointing (recompute activations, up to 50% slower), 8bit (8-bit weights), offload-text, "
+        "offload-all (slow).",
         label="Memory",
         section="advanced",
     )
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = option(
         "auto",
-        "What the network tells: the noise, or v. auto: as the checkpoint says. Choose v_prediction for a model whose page "
-        "calls it v-pred, if it is taken for epsilon.",
+        "What the U-Net predicts: noise (epsilon) or velocity (v). auto reads it from the checkpoint; choose v_prediction "
+        "if a v-pred model is taken for epsilon.",
         label="Prediction type",
         section="advanced",
     )
     zero_terminal_snr: Literal["auto", "on", "off"] = option(
         "auto",
-        "Whether the last timestep is pure noise; with v prediction only. auto: as the checkpoint says. Choose on for a "
-        "model whose page speaks of ZTSNR, if it is not recognised.",
+        "Whether the last timestep is pure noise, for v-prediction models only. auto reads it from the checkpoint; choose "
+        "on if a ZTSNR model is not recognized.",
         label="Zero terminal SNR",
         section="advanced",
     )
     compile: Literal["auto", "on", "off"] = option(
         "auto",
-        "Have PyTorch compile the network for the images' sizes: steps take less time then, but one of the first of each "
-        "size (up to 8) takes a minute or more. If that fails, the run goes on without. auto: on CUDA with triton, if "
-        "there are 4000 steps or more to come for each size.",
+        "Compile the model with torch.compile: faster steps after a minute or more of compiling for each image size. auto "
+        "is on for CUDA with triton and 4000 or more steps per size.",
         label="Compile the network",
         section="advanced",
     )
     csv_every: int = option(
         10,
-        "A line in the loss file every so many steps, 0 for none.",
+        "Write the loss to a CSV file every N steps. 0 is never.",
         label="Save CSV every N steps",
         section="advanced",
         low=0,
         high=10_000_000,
     )
     tensorboard: bool = option(
-        False, "Also log for TensorBoard; needs the package tensorboard.", label="TensorBoard", section="advanced"
+        False,
+        "Also write TensorBoard logs; needs the package tensorboard.",
+        label="TensorBoard",
+        section="advanced",
     )
     save_optimizer: bool = option(
         True,
-        "For an embedding in a .pt file, keep the optimizer's state beside it as the WebUI does; a run has its own anyway.",
+        "Save AdamW's state beside an embedding in a .pt file, as the WebUI does. Runs can be resumed without it.",
         label="Save optimizer state",
         section="advanced",
     )
     state_every: int = option(
         100,
-        "Keep the state to resume from every so many steps, and at least as often as the next option says.",
+        "Save the state for resuming at least every N steps.",
         label="Save state every N steps",
         section="advanced",
         low=1,
@@ -160,7 +165,7 @@ class OutputOptions:
     )
     state_every_s: int = option(
         60,
-        "Keep the state to resume from after so many seconds.",
+        "Save the state for resuming at least every N seconds.",
         label="Save state every N seconds",
         section="advanced",
         low=1,

@@ -1,4 +1,4 @@
-"""Presets: options under a name. Those that the guides teach, and those that a user saved. Knows nothing of pages."""
+"""Presets: named sets of options, built in or saved by the user."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ti_trainer.config.training import TrainConfig
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import checked_name, write_bytes
 
-FOLDER, ENDING = "presets", ".json"  # within the folder of runs
-MOST_BYTES = 1_000_000  # of a file; ours have some hundred
+FOLDER, ENDING = "presets", ".json"  # inside the folder of runs
+MAX_BYTES = 1_000_000  # of a preset file; those that we write have a few hundred
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Options other than their defaults, and a word on when to take it."""
+    """Options that differ from their defaults, and when to use them."""
 
     about: str
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -27,8 +27,8 @@ class Preset:
 
 BUILT_IN: dict[str, Preset] = {
     "person": Preset(
-        "A face or a character: 10 to 20 images with different light, clothes and backgrounds, captioned with all that is "
-        "not the person. 4 to 8 vectors, init text such as 'woman' or 'man'.",
+        "For a face or a character. Use 10 to 20 images with different light, clothes and backgrounds, and captions that "
+        "describe everything but the person. Create 4 to 8 vectors with an init text such as 'woman' or 'man'.",
         {
             "template": "subject_filewords",
             "max_steps": 2000,
@@ -43,8 +43,8 @@ BUILT_IN: dict[str, Preset] = {
         },
     ),
     "style": Preset(
-        "How images are made rather than what they show: 20 to 100 of them with different contents, captioned with what "
-        "is to be seen. 4 to 12 vectors, init text such as 'painting' or 'line art'.",
+        "For a style. Use 20 to 100 images with different contents, and captions that describe the contents. Create 4 to 12 "
+        "vectors with an init text such as 'painting' or 'line art'.",
         {
             "template": "style_filewords",
             "max_steps": 3000,
@@ -58,8 +58,8 @@ BUILT_IN: dict[str, Preset] = {
         },
     ),
     "object": Preset(
-        "A thing: 5 to 10 images from different sides and on different backgrounds. 1 to 4 vectors, init text: the kind "
-        "of thing, such as 'toy' or 'teapot'.",
+        "For an object. Use 5 to 10 images from different sides and on different backgrounds. Create 1 to 4 vectors with "
+        "the kind of object as init text, such as 'toy' or 'teapot'.",
         {
             "template": "subject_filewords",
             "max_steps": 1000,
@@ -71,11 +71,11 @@ BUILT_IN: dict[str, Preset] = {
         },
     ),
     "DreamArtist character": Preset(
-        "A character from one image, or a few. Create it with 3 vectors and 6 of the negative, init text such as 'girl'; "
-        "caption all that is not the character. Look at the previews: it is often good long before the last step, and "
-        "copies are kept. Generate at CFG 3 to 5 with the prompt once more as negative prompt, the negative in the word's "
-        "place. A mask (Preprocess, Paint masks) keeps the background out; reconstruction loss 1 brings out details, on "
-        "cards that can take it.",
+        "For a character from one or a few images. Create 3 vectors, and 6 for the negative embedding, with an init text "
+        "such as 'girl'; describe everything but the character in the captions. Watch the previews: the result is often "
+        "good long before the last step. Generate at CFG scale 3 to 5, with the prompt repeated as negative prompt in which "
+        "the negative embedding replaces the embedding. A mask keeps the background out, and a reconstruction loss of 1 "
+        "adds detail but needs more GPU memory.",
         {
             "template": "subject_filewords",
             "max_steps": 8000,
@@ -91,9 +91,10 @@ BUILT_IN: dict[str, Preset] = {
         },
     ),
     "DreamArtist style": Preset(
-        "A style from one image, or a few. Create it with 3 vectors and 6 of the negative, init text such as 'painting'; "
-        "caption what is to be seen. Good after 1500 to 2000 steps. Generate at CFG 5 to 7 with the prompt once more as "
-        "negative prompt, the negative in the word's place. With more than 20 images train at a scale of 1.5-3:cos.",
+        "For a style from one or a few images. Create 3 vectors, and 6 for the negative embedding, with an init text such "
+        "as 'painting'; describe the contents in the captions. It is usually good after 1500 to 2000 steps. Generate at CFG "
+        "scale 5 to 7, with the prompt repeated as negative prompt in which the negative embedding replaces the embedding. "
+        "For more than 20 images, train at a CFG scale of 1.5-3:cos.",
         {
             "template": "style_filewords",
             "max_steps": 2000,
@@ -112,12 +113,12 @@ BUILT_IN: dict[str, Preset] = {
 
 
 def saved(folder: Path) -> list[str]:
-    """Names of the presets that were saved; pipes and such, which may never end, are none."""
+    """Names of the saved presets. Only regular files count: reading a pipe might never end."""
     return sorted(path.stem for path in folder.glob(f"*{ENDING}") if not path.name.startswith(".") and path.is_file())
 
 
 def save(folder: Path, name: str, config: TrainConfig) -> Path:
-    """Keep what is not at its default; ConfigError for a name that will not do."""
+    """Save the options that differ from their defaults; ConfigError for an invalid name."""
     if checked_name(name) in BUILT_IN:
         message = f"The preset {name!r} is built in: choose another name."
         raise ConfigError(message)
@@ -129,16 +130,16 @@ def save(folder: Path, name: str, config: TrainConfig) -> Path:
 
 
 def load(folder: Path, name: str) -> Preset:
-    """A preset by its name; ConfigError if there is none, or it cannot be read."""
+    """Load a preset by name; ConfigError if it does not exist or cannot be read."""
     if name in BUILT_IN:
         return BUILT_IN[name]
     if name not in saved(folder):
-        message = f"There is no preset {name!r} (there are: {', '.join([*BUILT_IN, *saved(folder)])})."
+        message = f"There is no preset {name!r}; the presets are: {', '.join([*BUILT_IN, *saved(folder)])}."
         raise ConfigError(message)
     path = folder / f"{name}{ENDING}"
     try:
         with path.open("rb") as file:
-            values = object_of(file.read(MOST_BYTES))
+            values = object_of(file.read(MAX_BYTES))
         TrainConfig.from_dict(values)
     except (OSError, ValueError, ConfigError) as error:
         message = f"The preset {path} cannot be read ({error}): expected a JSON file of options."

@@ -1,7 +1,4 @@
-"""Every option of a training run, declared once: command line, page, settings file and README derive from it.
-
-Knows nothing of any of them.
-"""
+"""Every option of a training run: the command line, the page, settings files and the docs are built from it."""
 
 from __future__ import annotations
 
@@ -9,22 +6,24 @@ import dataclasses
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ti_trainer.config import patterns
 from ti_trainer.config.learning import LearningOptions
 from ti_trainer.config.options import Option, options_of
 from ti_trainer.config.output import OutputOptions
-from ti_trainer.config.trials import LISTS, trials_of
+from ti_trainer.config.trials import LISTS, Trial, trials_of
 from ti_trainer.errors import ConfigError
 from ti_trainer.functional.guidance import GuidanceScale
+from ti_trainer.functional.lr_scheduler import LearningRate
 from ti_trainer.functional.schedule import Schedule
 
 SECTIONS = {
     "training": "Training",
     "images": "Images",
     "prompts": "Prompts",
-    "optimizer": "Optimizer",
+    "optimizer": "Optimizer and loss",
     "trials": "Trials",
     "dreamartist": "DreamArtist",
     "pixels": "Pixel loss",
@@ -32,18 +31,26 @@ SECTIONS = {
     "advanced": "Advanced",
 }
 SIDES = ("width", "height", "preview_width", "preview_height")
-CLOSE = 0.75  # of difflib: maxsteps is like max_steps, momentum like nothing
+SIMILARITY = 0.75  # as difflib measures it: enough for maxsteps and max_steps, but not for momentum
+CONTEXT = {  # by option: the other options that its check depends on, besides max_steps
+    "clip_grad_limit": ("clip_grad",),
+    "train_cfg_scale": ("negative",),
+    "ema_every": ("ema_rate",),
+    "buckets": ("do_not_resize",),
+    "lr_warmup_steps": ("learning_rate",),
+    **dict.fromkeys(LISTS, ("trials",)),
+}
 
 
 @dataclass(frozen=True)
 class TrainConfig(OutputOptions, LearningOptions):
     """The options of one run. An instance is always valid: construction raises ConfigError otherwise.
 
-    Options are declared in its two parts, in the order in which people see them.
+    Options that are texts with numbers are parsed once, by the properties.
     """
 
     def __post_init__(self) -> None:
-        """Check every option by itself, then those that depend on each other."""
+        """Check each option by itself, then those that depend on others."""
         for each in options():
             each.check(getattr(self, each.name))
             if each.name in SIDES and getattr(self, each.name) % 8:
@@ -60,60 +67,93 @@ class TrainConfig(OutputOptions, LearningOptions):
         if self.ema_every and not self.ema_rate:
             message = "EMA interval: found one without an EMA rate; expected a rate such as 0.97, or 0 for the interval."
             raise ConfigError(message, "ema_every")
-        trials_of(self)
+        if self.last_step and self.lr_warmup_steps >= self.last_step:  # 0: the trainer says that there is nothing to train
+            message = f"LR warmup steps: found {self.lr_warmup_steps}, expected fewer than the {self.last_step} of the run."
+            raise ConfigError(message, "lr_warmup_steps")
         if self.negative:
-            GuidanceScale.parse(self.train_cfg_scale)
+            _ = self.guidance_scale
+
+    @cached_property
+    def trial_list(self) -> tuple[Trial, ...]:
+        """The trials, at least one."""
+        return trials_of(self)
+
+    @cached_property
+    def last_step(self) -> int:
+        """The step after which the run ends: the end of its longest schedule, at most max_steps."""
+        return min(self.max_steps, max(each.learning_rate.last_step for each in self.trial_list))
+
+    @cached_property
+    def clip_limit(self) -> Schedule:
+        """The limit of gradient clipping; meaningless where that is disabled."""
+        return Schedule.parse("0" if self.clip_grad == "disabled" else self.clip_grad_limit, self.max_steps)
+
+    @cached_property
+    def guidance_scale(self) -> GuidanceScale:
+        """The CFG scale of DreamArtist's training; ConfigError if it is invalid, which is allowed without DreamArtist."""
+        return GuidanceScale.parse(self.train_cfg_scale)
+
+    def learning_rate_of(self, trial: Trial) -> LearningRate:
+        """The learning rate of a trial, with warmup and decay."""
+        return LearningRate(trial.learning_rate, self.lr_scheduler, self.lr_warmup_steps, self.last_step)
+
+    def schedule_notes(self) -> list[str]:
+        """Messages for the user about the schedules: an early end, and stages that are never reached."""
+        schedules = {each.learning_rate.text: ("learning rate", each.learning_rate) for each in self.trial_list}
+        clipping = [] if self.clip_grad == "disabled" else [("gradient clipping limit", self.clip_limit)]
+        notes = [
+            f"The stage {unused!r} of the {what} schedule is never reached."
+            for what, schedule in [*schedules.values(), *clipping]
+            for unused in schedule.unused
+        ]
+        if self.last_step < self.max_steps:
+            end = f"The learning rate schedule ends at step {self.last_step} of {self.max_steps}, and the run ends there."
+            notes.insert(0, end)
+        return notes
 
     def _check_schedule(self, name: str, what: str) -> None:
         label = next(each.label for each in options() if each.name == name)
         try:
-            Schedule.parse(getattr(self, name), self.max_steps).check_teaches(what)
+            Schedule.parse(getattr(self, name), self.max_steps).check_positive(what)
         except ConfigError as error:
             message = f"{label} ({name}): {error}"
             raise ConfigError(message, name) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """For the settings file."""
+        """The options by name, as a settings file has them."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Read what `to_dict` wrote; options that are not there have their defaults, unknown ones raise ConfigError."""
+        """Read what `to_dict` wrote. A missing option has its default; an unknown one raises ConfigError."""
         if not isinstance(values, Mapping):
             message = f"The options are a {type(values).__name__}, expected an object such as {{'max_steps': 300}}."
             raise ConfigError(message)
-        check_known(values, {each.name for each in options()})
         known = {each.name: each for each in options()}
+        check_known(values, known)
         return cls(**{name: known[name].read(value) for name, value in values.items()})
 
 
 def check_known(values: Iterable[str], known: Collection[str]) -> None:
-    """ConfigError if there are options that are not known, with the names that may be meant."""
+    """Raise ConfigError if there are unknown options, with the names that may be meant."""
     unknown = sorted(set(values) - set(known))
     if not unknown:
         return
-    near = {each: difflib.get_close_matches(each.lower().replace("-", "_"), known, 1, CLOSE) for each in unknown}
+    near = {each: difflib.get_close_matches(each.lower().replace("-", "_"), known, 1, SIMILARITY) for each in unknown}
     named = ", ".join(f"{each} (did you mean {''.join(near[each])}?)" if near[each] else each for each in unknown)
     newer = "" if all(near.values()) else " Were these settings saved by a newer version?"
-    message = f"Unknown options: {named}.{newer} Correct or remove them to go on."
+    message = f"Unknown options: {named}.{newer} Correct or remove them to continue."
     raise ConfigError(message)
 
 
 def problems(values: Mapping[str, Any]) -> dict[str, str]:
-    """What is wrong with each option, by its name, others being at their defaults: for a form that shows all at once."""
+    """What is wrong with each option, by name, so that a form can show all errors at once."""
+    defaults = {each.name: each.default for each in options()}
     found: dict[str, str] = {}
     for name, value in sorted(values.items(), key=lambda item: item[0] != "max_steps"):  # schedules depend on it
-        context = {} if name == "max_steps" or "max_steps" in found else {"max_steps": values.get("max_steps", 1000)}
-        if name == "clip_grad_limit":
-            context["clip_grad"] = values.get("clip_grad", "disabled")
-        if name == "train_cfg_scale":
-            context["negative"] = values.get("negative", False)
-        if name == "ema_every":
-            context["ema_rate"] = values.get("ema_rate", 0.0)
-        if name in LISTS:
-            context["trials"] = values.get("trials", 1)
-        if name == "buckets":
-            context["do_not_resize"] = values.get("do_not_resize", False)
+        bounded = name != "max_steps" and "max_steps" not in found
+        needed = (*(["max_steps"] if bounded else []), *CONTEXT.get(name, ()))
+        context = {each: values.get(each, defaults[each]) for each in needed}
         try:
             TrainConfig.from_dict({**context, name: value})
         except ConfigError as error:

@@ -1,1 +1,1 @@
-"""Pure functions of tensors and numbers: noise and targets, guidance, schedules, EMA, mask weights."""
+"""Pure functions of tensors and numbers: noise and targets, loss weights, guidance, schedules, EMA, masks, optimizers."""

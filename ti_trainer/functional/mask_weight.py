@@ -1,4 +1,4 @@
-"""How much the loss counts at each place of an image, from the greys of its mask. Pure.
+"""How much each position of an image counts in the loss, from its mask.
 
 C latent channels, H W latent height and width.
 """
@@ -11,20 +11,20 @@ from torch.nn.functional import interpolate
 
 
 def attention(grey: Tensor) -> Tensor:
-    """DreamArtist's weights of greys 0 to 255: up to the middle 0 to 1, above it 1 to 5."""
+    """DreamArtist's weights for grey values 0 to 255: 0 to 1 up to the middle, 1 to 5 above it."""
     return torch.where(grey <= 127, grey / 127, 1 + 4 * (grey - 127) / 128)
 
 
 def mask_weight(
     counts: Tensor, latents: Tensor, outside: float = 0.0, *, normalize: bool = True, is_alpha: bool = False
 ) -> Tensor:
-    """(1, H, W) from what a mask or alpha (1, 8 H, 8 W) counts, which is nowhere less than `outside`.
+    """Weights (1, H, W), at least `outside`, from a mask or alpha channel (1, 8 H, 8 W) for latents (C, H, W).
 
-    Normalised it has mean 1, so that images with a small mask count as much as others. With nothing outside, the least
-    alpha counts for nothing, and one that is the same everywhere is none, as in the WebUI. Where a mask marks nothing, all
-    is outside.
+    Normalized weights have mean 1, so that an image with a small mask counts as much as any other. Where `outside` is 0,
+    the lowest alpha counts as 0 and a constant alpha channel as no mask, as in the WebUI. An empty mask marks everything as
+    outside.
     """
-    small = interpolate(counts[None].to(latents.device), latents.shape[-2:], mode="area")[0]
+    small = interpolate(counts[None].to(latents.device), latents.shape[-2:], mode="area")[0]  # (1, H, W)
     if is_alpha and normalize and not outside:
         small = small - small.min()
         small = small if small.any() else torch.ones_like(small)

@@ -1,4 +1,4 @@
-"""Numbers as people type them: full-width digits are digits, and a decimal comma is told, never guessed at."""
+"""Parse numbers as people type them: full-width digits are accepted, a decimal comma is reported rather than guessed."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import unicodedata
 
 from ti_trainer.errors import ConfigError
 
-# Commas also separate numbers, but then nobody writes the first one without a point or a space after it.
+# Commas also separate numbers, but usually with a decimal point before them or a space after them.
 _COMMA = re.compile(r"(?<![\w.:+-])\d+,\d+(?:e[+-]?\d+)?|(?<=:)0,\d+", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<=:)\d{1,3}(?:,\d{3})+(?![\d.]|\s*:)")
 
-_POINTS = r"(?!0+\.)\d{1,3}(?:\.\d{3})+"  # 1.000, where points are put between thousands; 0.005 is below 1
+_POINTS = r"(?!0+\.)\d{1,3}(?:\.\d{3})+"  # 1.000 with points between thousands; not 0.005
 _STEP_WITH_POINTS = re.compile(rf"(?<=:){_POINTS}(?![\d.e])", re.IGNORECASE)
 
 
 def plain(text: str) -> str:
-    """The same with ordinary digits, commas, colons and minus signs, as other keyboards have others."""
+    """The text with ASCII digits, commas, colons and minus signs instead of those of other keyboards."""
     return unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").replace("\N{ARABIC DECIMAL SEPARATOR}", ",")
 
 
 def decimal_comma(text: str) -> str:
-    """The first number in a text that has a decimal comma; "" if there is none."""
+    """The first number with a decimal comma in a text; "" if there is none."""
     found = _COMMA.search(plain(text))
     return found[0] if found else ""
 
 
 def check_commas(text: str) -> None:
-    """ConfigError if a text of numbers has a decimal comma, or steps with commas or points for thousands."""
+    """Raise ConfigError if a number has a decimal comma, or a step has commas or points between thousands."""
     typed = re.sub(r"\s*:\s*", ":", plain(text))
     if thousands := _THOUSANDS.search(typed):
         message = f"found {thousands[0]!r}, expected a step without commas: {thousands[0].replace(',', '')}."
@@ -42,7 +42,7 @@ def check_commas(text: str) -> None:
 
 
 def number(text: str, kind: type = float) -> int | float:
-    """The number in a text; ValueError, in words, if there is none of this kind."""
+    """Parse a text as a float or int; ValueError, with a message for users, if it is not one."""
     typed = plain(text).strip()
     if "," in typed and re.fullmatch(r"[\d+,.-]+", typed):
         single = typed.count(",") == 1 and "." not in typed

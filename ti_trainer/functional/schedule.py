@@ -1,9 +1,10 @@
-"""The WebUI's grammar for numbers that change during a run: `0.005:100, 1e-3:1000, 1e-5`. Knows nothing of optimizers."""
+"""The WebUI's grammar for values that change during a run: `0.005:100, 1e-3:1000, 1e-5`."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NoReturn
 
 from ti_trainer.errors import ConfigError
 from ti_trainer.functional.numbers import check_commas, plain
@@ -11,21 +12,22 @@ from ti_trainer.functional.numbers import check_commas, plain
 
 @dataclass(frozen=True)
 class Schedule:
-    """Stages as (value, last step it holds for), in order of their steps; the run ends with the last.
+    """Stages as (value, last step it applies to), in the order of their steps; the run ends with the last stage.
 
-    `unused` are those that never come up, as they were written.
+    `unused` are the stages that are never reached, as they were typed; `text` is all of it, as typed.
     """
 
     stages: tuple[tuple[float, int], ...]
     unused: tuple[str, ...] = ()
+    text: str = field(default="", compare=False)
 
     @classmethod
     def parse(cls, text: str, max_steps: int) -> Schedule:
-        """Read `value` or `value:step, ...`. A step below 1 is a fraction of max_steps; -1 or none means to the end.
+        """Parse `value` or `value:step, ...`. A step below 1 is a fraction of max_steps; -1 or none means to the end.
 
-        Stages at or before an earlier stage's step never come up. Raises ConfigError for anything else.
+        A stage that ends no later than the one before it is never reached. Raises ConfigError for anything else.
         """
-        text = plain(str(text))
+        typed, text = text, plain(text)
         check_commas(text)
         stages: list[tuple[float, int]] = []
         unused = []
@@ -37,26 +39,29 @@ class Schedule:
                 stages.append((value, step))
         if not stages:
             _refuse(text, "a number such as 0.005, or a schedule such as 0.005:100, 1e-3:1000, 1e-5")
-        return cls(tuple(stages), tuple(unused))
+        return cls(tuple(stages), tuple(unused), typed)
 
-    def check_teaches(self, what: str) -> None:
-        """ConfigError if a value is 0, with which nothing is learned: it comes of a decimal comma, mostly."""
+    def __str__(self) -> str:
+        return self.text
+
+    def check_positive(self, what: str) -> None:
+        """Raise ConfigError if a value is 0, which trains nothing and usually comes from a decimal comma."""
         if any(value == 0 for value, _ in self.stages):
-            message = f"found a {what} of 0, with which nothing would be learned. Use a decimal point, as in 0.005."
+            message = f"found a {what} of 0, so nothing would be learned. Use a decimal point, as in 0.005."
             raise ConfigError(message)
 
     @property
     def last_step(self) -> int:
-        """The run is over after this step."""
+        """The step after which the run ends."""
         return self.stages[-1][1]
 
     def at(self, step: int) -> float:
-        """The value for the update that makes `step` updates complete, counted from 1; the last one beyond the end."""
+        """The value for the update that completes step `step`, counted from 1; the last value beyond the end."""
         return next((value for value, last in self.stages if step <= last), self.stages[-1][0])
 
 
 def _stage(part: str, max_steps: int) -> tuple[float, int]:
-    """A value and the last step that it holds for, at the latest the run's."""
+    """A value and the last step that it applies to, at most max_steps."""
     value_text, _, step_text = part.partition(":")
     value = _number(value_text, part)
     if value < 0:
@@ -79,6 +84,6 @@ def _number(text: str, part: str) -> float:
     return number
 
 
-def _refuse(found: str, expected: str) -> None:
-    message = f"the schedule cannot be read at {str(found)!r}: expected {expected}."
+def _refuse(found: str, expected: str) -> NoReturn:
+    message = f"the schedule cannot be read at {found!r}: expected {expected}."
     raise ConfigError(message)

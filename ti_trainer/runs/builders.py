@@ -20,7 +20,6 @@ from ti_trainer.embedding import Embedding, dreamartist_name, negative_name
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.formats import embeddings_dir
-from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.host import GenerationRequest, ModelOptions
 from ti_trainer.model import DiffusionModel
 from ti_trainer.prompts import escaped
@@ -80,11 +79,14 @@ def webui_state(file: Path, embedding: Embedding, model: DiffusionModel, config:
     """The optimizer state that the WebUI, or we, left beside a .pt, if it belongs to these vectors; for every trial."""
     if config.trial_init_texts or config.trial_vectors:
         return None  # an embedding that may begin as something else was not trained yet
+    if config.optimizer != "adamw":
+        return None  # the WebUI has no other
     optimizer = formats.read_optimizer(file, embedding) if file.suffix == ".pt" else None
     if optimizer is None:
         return None
     vectors = {encoder: each.to(model.device) for encoder, each in embedding.vectors.items()}
-    return for_trials(TrainState(embedding.step, 0, vectors, optimizer), config.trials)
+    own_groups = {"state": optimizer["state"]}  # the file's would bring its learning rate and weight decay
+    return for_trials(TrainState(embedding.step, 0, vectors, (own_groups,)), config.trials)
 
 
 def settings_of(config: TrainConfig, name: str, images: Path, model: DiffusionModel, dataset: Dataset) -> dict[str, Any]:
@@ -178,7 +180,7 @@ def request_of(config: TrainConfig, name: str) -> GenerationRequest:
         config.preview_prompt.replace(NAME, escaped(name)),
         config.preview_negative_prompt.replace(NAME, escaped(name)),
         config.preview_sampling_steps,
-        GuidanceScale.parse(config.train_cfg_scale).high if config.negative else config.preview_cfg_scale,
+        config.guidance_scale.high if config.negative else config.preview_cfg_scale,
         config.preview_seed,
         config.preview_width or config.width,
         config.preview_height or config.height,

@@ -24,7 +24,7 @@ from ti_trainer.offload.plan import ran_out
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.tables import CSV_COLUMNS, VALIDATION_COLUMNS, append_row
 from ti_trainer.runs.trials import evaluate_trials_at_end, write_table
-from ti_trainer.training.selection import IMAGES, judge, trial_results
+from ti_trainer.training.selection import IMAGES, evaluate_trials, trial_results
 from ti_trainer.training.trainer import Event, Finished, StepDone, Trainer
 
 log = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ class Evaluation:
     def _measure(self) -> None:
         step = self.trainer.step
         try:
-            loss = judge(self.trainer, self.images)
+            loss = evaluate_trials(self.trainer, self.images)
         except Exception as error:
             if not ran_out(error):  # hours of training must not end for a figure
                 raise

@@ -44,7 +44,7 @@ def keep(
     with suppress(OSError):
         write_table(run, trial_results(trainer))
     for each in copies:
-        if trainer.several or not run.copy_file(each).exists():  # the best may have been another one
+        if trainer.has_trials or not run.copy_file(each).exists():  # the best may have been another one
             with suppress(OSError):  # whatever becomes of the copy, the embedding itself comes next
                 run.write_copy(each)
     embedding = copies[0]
@@ -54,7 +54,7 @@ def keep(
                 aside = replaced.keep_aside(file, run)
                 warn(f"{file} was changed by somebody else during the run: what it held is kept as {aside}.")
             embeddings_dir.save(embedding, file, warn)
-        if files[0].suffix == ".pt" and save_optimizer and len(files) == 1:
+        if files[0].suffix == ".pt" and save_optimizer and len(files) == 1 and trainer.config.optimizer == "adamw":
             formats.write_optimizer(files[0], copies[0], trainer.best.optimizer.state_dict())
     except OSError as error:
         return [*problems, _not_written(error, file, run, embedding)]

@@ -61,7 +61,7 @@ class Health:
             self._look_at_validation(event.step, last=isinstance(event, Finished))
 
     def _look_at_lengths(self, step: int) -> None:
-        words = self.trainer.best.words
+        words = self.trainer.best.vectors
         longest = max(
             float(vectors.detach().norm(dim=1).max()) / self._usual[encoder]
             for word in words.values()

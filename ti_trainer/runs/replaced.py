@@ -93,7 +93,7 @@ def holds(file: Path, expected: str | None) -> bool:
 
 def _digests_in(state: TrainState, kind: str, embedding: Embedding) -> set[str]:
     """Of the vectors of all trials."""
-    keys = [prefix(number) + kind for number in range(1, state.trials + 1)]
+    keys = [prefix(number) + kind for number in range(1, state.num_trials + 1)]
     trials = [{encoder: state.vectors.get(key + encoder) for encoder in embedding.vectors} for key in keys]
     return {digest(each) for each in trials if all(vectors is not None for vectors in each.values())}
 

@@ -13,14 +13,12 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 
 from ti_trainer import formats
 from ti_trainer.config.training import TrainConfig
@@ -28,7 +26,7 @@ from ti_trainer.embedding import Embedding, averaged_name, negative_name
 from ti_trainer.errors import TrainingError
 from ti_trainer.files import write_bytes
 from ti_trainer.runs.tables import CSV_COLUMNS, VALIDATION_COLUMNS, forget_after, rows_of
-from ti_trainer.training.state import Standing, TrainState
+from ti_trainer.training.state import TrainState
 
 log = logging.getLogger(__name__)
 LARGEST_SETTINGS_BYTES = 16 * 2**20  # a dataset file with thousands of folders has one
@@ -37,6 +35,7 @@ DECISIVE = (  # options that make another run of it when they change; rates, lim
     *("template", "shuffle_tags", "tag_dropout", "clip_skip", "precision", "compile"),
     *("use_alpha_weight", "mask_outside", "normalize_masks"),
     *("negative", "train_cfg_scale", "positive_filewords_only", "ema_rate", "ema_every"),
+    *("loss_weighting", "snr_gamma"),
     *("reconstruction_weight", "discriminator", "discriminator_class", "discriminator_weight"),
 )
 
@@ -183,13 +182,8 @@ class Run:
 
     def save_state(self, state: TrainState, fingerprint: str) -> None:
         """Keep what is needed to go on exactly."""
-        tensors = {f"vectors.{encoder}": vectors.cpu() for encoder, vectors in state.vectors.items()}
-        tensors |= {f"average.{key}": vectors.cpu() for key, vectors in state.average.items()}
-        for index, values in state.optimizer["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value).cpu() for key, value in values.items()}
-        counts = {"step": state.step, "micro_step": state.micro_step, "dataset": fingerprint, "scaler": state.scaler}
-        if state.standings:
-            counts["trials"] = [asdict(each) for each in state.standings]
+        tensors, counts = state.pack()
+        counts["dataset"] = fingerprint
         # Not `save_file`, which has words of its own for a full disk.
         content = save({key: value.contiguous() for key, value in tensors.items()}, {"state": json.dumps(counts)})
         write_bytes(self.path / "state.safetensors", content)
@@ -201,7 +195,7 @@ class Run:
             with safe_open(path, "pt") as file:
                 counts = json.loads(file.metadata()["state"])
                 tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-            return _state(counts, tensors), counts["dataset"]
+            return TrainState.unpack(tensors, counts), counts["dataset"]
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             message = f"The state {path} cannot be read ({error}): start a new run."
             raise TrainingError(message) from error
@@ -254,19 +248,3 @@ def _numbered(folder: Path, ending: str) -> list[tuple[int, Path]]:
     """Files named <name>-<step><ending>, by their steps."""
     steps = ((path.stem.rsplit("-", 1)[-1], path) for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
     return sorted((int(step), path) for step, path in steps if step.isdecimal())
-
-
-def _state(counts: dict[str, Any], tensors: dict[str, Tensor]) -> TrainState:
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        kind, _, rest = key.partition(".")
-        if kind == "optimizer":
-            index, _, name = rest.partition(".")
-            moments.setdefault(int(index), {})[name] = value
-    vectors, average = (
-        {key.removeprefix(kind): value for key, value in tensors.items() if key.startswith(kind)}
-        for kind in ("vectors.", "average.")
-    )
-    step, micro_step, scaler = counts["step"], counts["micro_step"], counts["scaler"]
-    standings = tuple(Standing(**each) for each in counts.get("trials", ()))
-    return TrainState(step, micro_step, vectors, {"state": moments}, scaler, average, standings)

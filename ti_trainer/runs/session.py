@@ -16,7 +16,7 @@ from PIL import Image
 
 from ti_trainer import __version__
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.config.trials import check_same_start, remarks
+from ti_trainer.config.trials import check_resumable
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.image_files import find_images
 from ti_trainer.data.images import frame_of
@@ -26,6 +26,7 @@ from ti_trainer.embedding import Embedding, negative_name
 from ti_trainer.errors import ConfigError, StoppedError, TrainingError
 from ti_trainer.files import checked_length, entered_path
 from ti_trainer.formats import embeddings_dir
+from ti_trainer.functional import optimizers
 from ti_trainer.host import GenerationRequest, Host, Lease
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.runs import finalize, locks
@@ -50,11 +51,11 @@ from ti_trainer.runs.run_folder import Run, changes
 from ti_trainer.runs.trials import evaluate_trials_at_end
 from ti_trainer.training import discriminator
 from ti_trainer.training.distributed import ALONE, Processes
-from ti_trainer.training.events import Compiling, Finished, GaveWay
+from ti_trainer.training.events import Compiling, Finished, MemoryReduced, TrialStopped
 from ti_trainer.training.pixel_loss import PixelLoss, latent_pixels_at_once
 from ti_trainer.training.selection import trial_results
-from ti_trainer.training.trainable_embedding import check_beginnings
-from ti_trainer.training.trainer import Trainer, check_steps
+from ti_trainer.training.trainer import Trainer
+from ti_trainer.training.trials import check_starts, check_steps
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class Session:
         captions = Captions(self._prompter(), self.config.filename_word_regex, self.config.filename_join_string)
         plan(subsets_of(self.host, self.images), model, captions, lambda said: None)
         if self.resume is None:
-            check_beginnings(self.config, loaded[0][0])
+            check_starts(self.config, loaded[0][0])
         begun_on = self.resume.settings().get("model", model.name) if self.resume else model.name
         if begun_on != model.name:
             message = f"This run was begun on {begun_on}, and {model.name} is loaded now: choose {begun_on} again to go on."
@@ -191,7 +192,7 @@ class Session:
             with processes.together() as facts:
                 if processes.is_writer:
                     self._hold(locks_held)
-                for said in remarks(config):
+                for said in config.schedule_notes():
                     self.warn(said)
                 # Not before: somebody else's turn may have made it anew.
                 loaded = words_of(self.host.embeddings_dir, config, self.name)
@@ -249,7 +250,7 @@ class Session:
         if self.resume is None:
             state = None if negative is not None else webui_state(loaded[0][1], embedding, model, self.config)
         else:
-            check_same_start(self.resume.settings().get("train", {}), self.config)
+            check_resumable(self.resume.settings().get("train", {}), self.config)
             state, fingerprint = self.resume.load_state()
             settings = settings_of(self.config, self.name, self.images, model, dataset)
             if changed := changes(self.resume.settings(), settings, fingerprint != dataset.fingerprint):
@@ -289,6 +290,7 @@ class Session:
         self.processes.check(config.gradient_accumulation_steps)
         for subset in subsets_of(self.host, self.images):
             find_images(subset.folder)
+        optimizers.check_available(config.optimizer)
         if config.discriminator:
             path = entered_path(config.discriminator)
             self.host.check_folder(path if path.is_dir() else path.parent)
@@ -326,8 +328,8 @@ class Session:
         for event in begun.trainer.run(begun.should_stop):
             for callback in watching:
                 callback(event)
-            if isinstance(event, GaveWay):
-                self.warn(event.words)
+            if isinstance(event, MemoryReduced | TrialStopped):
+                self.warn(event.message)
             elif isinstance(event, Finished):
                 reason = event.reason
         evaluate_trials_at_end(begun.trainer, run, self.warn)

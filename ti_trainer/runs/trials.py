@@ -11,7 +11,7 @@ from dataclasses import fields
 from ti_trainer.files import write_bytes
 from ti_trainer.offload.plan import ran_out
 from ti_trainer.runs.run_folder import Run
-from ti_trainer.training.selection import TrialResult, judge
+from ti_trainer.training.selection import TrialResult, evaluate_trials
 from ti_trainer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 def evaluate_trials_at_end(trainer: Trainer, run: Run, warn: Callable[[str], None]) -> None:
     """Measure the trials, if there are several, unless they were measured at this step; their state is kept before."""
-    if trainer.several and trainer.best.standing.measured_at != trainer.step:
+    if trainer.has_trials and trainer.best.status.measured_at != trainer.step:
         run.save_state(trainer.state(), trainer.dataset.fingerprint)  # it takes a while, and a stop may be in a hurry
         log.info("The trials are compared")
         try:
-            judge(trainer)
+            evaluate_trials(trainer)
         except Exception as error:
             if not ran_out(error):
                 raise
@@ -39,7 +39,7 @@ def write_table(run: Run, found: Sequence[TrialResult]) -> None:
     table.writerow(each.name for each in fields(TrialResult))
     for each in found:
         loss = "" if each.validation_loss is None else f"{each.validation_loss:.7f}"
-        last = (loss, *("yes" if yes else "no" for yes in (each.aside, each.kept)))
+        last = (loss, *("yes" if yes else "no" for yes in (each.stopped, each.kept)))
         first = (each.number, each.learning_rate, each.init_text, each.num_vectors, each.noise, each.step)
         table.writerow((*first, *last))
     write_bytes(run.path / "trials.csv", text.getvalue().encode())

@@ -1,1 +1,1 @@
-"""The trainer: objective, schedule, step, loop, run folder and observers."""
+"""The training loop: trainer, update, trainable embedding, pixel loss, evaluation, selection, distributed training."""

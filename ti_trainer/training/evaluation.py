@@ -1,4 +1,4 @@
-"""The validation loss: how well a prompt explains images, with the same noise and timesteps every time."""
+"""The validation loss: the denoising loss of images with the same noise and timesteps at each measurement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.training.step import training_loss
 
 NUM_TIMESTEPS = 10
-NOISE_SEED = 20_240_229  # any number will do, as long as it stays
+NOISE_SEED = 20_240_229  # any number will do, as long as it never changes
 
 
 def fixed_batches(
@@ -23,7 +23,7 @@ def fixed_batches(
     negative_prompts: Sequence[str] = (),
     at_once: int = NUM_TIMESTEPS,
 ) -> Iterator[Batch]:
-    """For each image NUM_TIMESTEPS timesteps spread evenly, each with its own noise, in batches of up to `at_once`."""
+    """Yield each image at NUM_TIMESTEPS evenly spaced timesteps with fixed noise, in batches of at most `at_once`."""
     negative_prompts = negative_prompts or [""] * len(prompts)
     timesteps = torch.from_numpy(((np.arange(NUM_TIMESTEPS) + 0.5) * num_timesteps / NUM_TIMESTEPS).astype(np.int64))
     for number, (item, prompt, negative) in enumerate(zip(items, prompts, negative_prompts, strict=True)):
@@ -45,7 +45,7 @@ def fixed_batches(
 
 
 def described(text: str, caption: str) -> str:
-    """A prompt that names the word and all else that the caption tells: otherwise the background is most of the loss."""
+    """A prompt followed by the caption, without which the background would make up most of the loss."""
     return ", ".join(filter(None, (text, caption)))
 
 
@@ -54,14 +54,15 @@ def validation_loss(
     model: DiffusionModel,
     items: Sequence[Item],
     prompts: Sequence[str],
-    words: Mapping[str, Vectors],
+    embeddings: Mapping[str, Vectors],
     scale: GuidanceScale | None = None,
     negative_prompts: Sequence[str] = (),
     at_once: int = NUM_TIMESTEPS,
 ) -> float:
-    """Mean denoising loss of images, weighted by their masks, under a prompt for each.
+    """Mean denoising loss of images, weighted by their masks, with one prompt for each.
 
-    With a scale, guided away from a negative prompt for each; `at_once` is the most samples that memory has to hold.
+    With a scale, predictions are guided away from one negative prompt for each. At most `at_once` samples are computed
+    together, to limit memory. Weights by timestep, such as min-SNR's, do not apply, so that all runs can be compared.
     """
     batches = fixed_batches(items, prompts, len(model.alphas_cumprod), negative_prompts, at_once)
-    return torch.cat([training_loss(model, batch, words, scale) for batch in batches]).mean().item()
+    return torch.cat([training_loss(model, batch, embeddings, scale) for batch in batches]).mean().item()

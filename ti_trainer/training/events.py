@@ -1,4 +1,4 @@
-"""What a training tells of itself as it goes on: small, frozen, one after every update."""
+"""The events that a training yields: small, frozen, at least one after every update."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 class StepDone:
     """`step` updates are complete. The loss is the mean of the update's samples, still on the device.
 
-    Of several trials it is the mean of those that go on, and the learning rate that of the best so far.
+    With several trials the loss is the mean of the active ones, and the learning rate is that of the best so far.
     """
 
     step: int
@@ -24,29 +24,35 @@ class StepDone:
 
 
 @dataclass(frozen=True)
-class GaveWay:
-    """What was given up so that the run goes on at step `step`, in words.
-
-    By the model, so that a step that had failed could be made after all; or a trial that went wrong, for the others.
-    """
+class MemoryReduced:
+    """A step failed and was repeated after the model gave something up, as `message` says. Training continues."""
 
     step: int
-    words: str
+    message: str
+
+
+@dataclass(frozen=True)
+class TrialStopped:
+    """Trial number `trial` was stopped because its loss or vectors were not finite. The other trials continue."""
+
+    step: int
+    trial: int
+    message: str
 
 
 @dataclass(frozen=True)
 class Compiling:
-    """The step after step `step` takes a minute or more, since the network is compiled for it."""
+    """The step after step `step` takes a minute or more, since the model is being compiled."""
 
     step: int
 
 
 @dataclass(frozen=True)
 class Finished:
-    """Nothing comes after this."""
+    """The last event of a run."""
 
     step: int
     reason: Literal["done", "interrupted"]
 
 
-Event = StepDone | GaveWay | Compiling | Finished
+Event = StepDone | MemoryReduced | TrialStopped | Compiling | Finished

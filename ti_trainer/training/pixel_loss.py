@@ -1,4 +1,4 @@
-"""Losses of pixels: the clean image that the network has in mind, decoded, against the training image or a classifier.
+"""Pixel losses: the decoded estimate of the clean image, compared with the training image or rated by a classifier.
 
 B batch, C latent channels, H W latent height and width; pixels (B, 3, 8 H, 8 W) are in [-1, 1].
 """
@@ -17,48 +17,54 @@ from torch.nn.functional import interpolate
 from ti_trainer.data.dataset import Batch
 from ti_trainer.model import DiffusionModel
 
-LATENT_PIXELS_AT_ONCE = 64 * 64  # decoded together: an image of 512 px fills a GPU, and needs more memory than a step
-GRADIENT_SCALE = 2.0**10  # a VAE may be in half precision, in which the gradient of one pixel of a mean comes to nothing
+LATENT_PIXELS_AT_ONCE = 64 * 64  # decoded together: one image of 512 px keeps a GPU busy, and takes more memory than a step
+GRADIENT_SCALE = 2.0**10  # in half precision, a pixel's share of the gradient of a mean would round to 0
 
 
 @dataclass(frozen=True)
 class PixelLoss:
-    """What images lose: `reconstruction` times their mean absolute error, DreamArtist's, and what `others` say.
+    """`reconstruction` times the mean absolute error, as in DreamArtist, plus the sum of `others`.
 
-    Each other is a weight and what makes (B,) of pixels. The error counts as much as the denoising one: by the masks; what
-    others say, as much as the image's dataset does.
+    Each of `others` is a weight and a loss (B,) of pixels. The error is weighted by the masks, as the denoising loss is;
+    `others` by the loss weight of the image's folder.
     """
 
     reconstruction: float = 0.0
     others: tuple[tuple[float, Callable[[Tensor], Tensor]], ...] = ()
 
     def __call__(self, model: DiffusionModel, estimate: Tensor, batch: Batch) -> Tensor:
-        """(B,) for estimates of clean latents (B, C, H, W), differentiable in them."""
-        return _Decoded.apply(estimate, model.decoding, lambda pixels, part: self._of(pixels, batch, part))
+        """The loss (B,) of estimated clean latents (B, C, H, W), differentiable in them."""
+        losses: Tensor = _Decoded.apply(  # type: ignore[no-untyped-call]  # torch has no types for it
+            estimate, model.decoding, lambda pixels, part: self._of(pixels, batch, part)
+        )
+        return losses
 
     def _of(self, pixels: Tensor, batch: Batch, part: slice) -> Tensor:
         loss = pixels.new_zeros(len(pixels))
         if self.reconstruction:
+            if batch.pixels is None:
+                message = "the dataset was loaded without pixels"
+                raise ValueError(message)
             wanted = batch.pixels[part].to(pixels) / 127.5 - 1
             error = (pixels - wanted).abs()
             if batch.weight is not None:
                 error = error * interpolate(batch.weight[part], error.shape[-2:])
             loss = self.reconstruction * error.mean(dim=(1, 2, 3))
         for weight, each in self.others:
-            judged = weight * each(pixels)
-            loss = loss + (judged if batch.shares is None else judged * batch.shares[part])
+            added = weight * each(pixels)
+            loss = loss + (added if batch.shares is None else added * batch.shares[part])
         return loss
 
 
-def latent_pixels_at_once(batch_size: int, places: int) -> int:
-    """Latent places that are decoded together, of images with this many each."""
-    return min(batch_size, max(1, LATENT_PIXELS_AT_ONCE // places)) * places
+def latent_pixels_at_once(batch_size: int, latent_pixels: int) -> int:
+    """Number of latent pixels that are decoded together, for images with `latent_pixels` each."""
+    return min(batch_size, max(1, LATENT_PIXELS_AT_ONCE // latent_pixels)) * latent_pixels
 
 
 class _Decoded(torch.autograd.Function):
-    """(B,) of images that are decoded a few at a time, there and back at once.
+    """Losses (B,) of images that are decoded a few at a time, with the gradient computed right after each forward pass.
 
-    So the decoder holds those few whatever the batch, nothing is computed twice, and the VAE may leave the GPU meanwhile.
+    The decoder's activations exist for those few images only, nothing is computed twice, and the VAE can leave the GPU.
     """
 
     @staticmethod
@@ -68,7 +74,7 @@ class _Decoded(torch.autograd.Function):
         decoding: Callable[[], AbstractContextManager[Callable[[Tensor], Tensor]]],
         loss_of: Callable[[Tensor, slice], Tensor],
     ) -> Tensor:
-        """`loss_of` gets pixels, float32, and which of the batch they are."""
+        """`loss_of` gets pixels in fp32 and the part of the batch that they are."""
         count = max(1, LATENT_PIXELS_AT_ONCE // latents[0, 0].numel())
         losses, gradients = [], []
         with decoding() as decode, torch.enable_grad():
@@ -84,6 +90,6 @@ class _Decoded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """By the chain rule: what an image loses depends on its own latents alone."""
+        """The chain rule: an image's loss depends on its own latents only."""
         (gradients,) = ctx.saved_tensors
         return grad[:, None, None, None] * gradients, None, None

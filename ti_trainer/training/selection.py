@@ -1,4 +1,4 @@
-"""Which trial of a run is the best: the validation loss of each, a table of them, and what is said of it."""
+"""Select the best trial of a run by its validation loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IMAGES = 8
 
 @dataclass(frozen=True)
 class TrialResult:
-    """A trial as the table has it. No loss: it was not measured. `aside`: it went wrong at the step that it is at."""
+    """A trial as a row of the table of trials. The loss is None if it was not measured; `stopped` trials diverged."""
 
     number: int
     learning_rate: str
@@ -24,68 +24,68 @@ class TrialResult:
     noise: str
     step: int
     validation_loss: float | None
-    aside: bool
+    stopped: bool
     kept: bool
 
 
-def judge(trainer: Trainer, images: int = IMAGES) -> float:
-    """Measure the validation loss of every trial that goes on, on the same images with the same noise; the lowest."""
-    losses = {each.plan.number: _loss(trainer, each.now(trainer.step), images) for each in trainer.learning}
-    trainer.judge(losses)
-    return losses[trainer.best.plan.number]
+def evaluate_trials(trainer: Trainer, images: int = IMAGES) -> float:
+    """Measure the validation loss of each active trial, on the same images with the same noise; return the lowest."""
+    losses = {each.trial.number: _loss(trainer, each.now(trainer.step), images) for each in trainer.active_trials}
+    trainer.record_validation(losses)
+    return losses[trainer.best.trial.number]
 
 
 def trial_results(trainer: Trainer) -> tuple[TrialResult, ...]:
-    """Of all trials of a run, none if it has only one."""
-    if not trainer.several:
+    """The results of all trials of a run; empty if it has only one."""
+    if not trainer.has_trials:
         return ()
     best = trainer.best
     return tuple(
         TrialResult(
-            each.plan.number,
-            each.plan.learning_rate,
-            each.standing.init_text or "",
+            each.trial.number,
+            str(each.trial.learning_rate),
+            each.status.init_text or "",
             each.embeddings[0].num_vectors,
-            f"seed {trainer.config.seed}, trial {each.plan.number}",
+            f"seed {trainer.config.seed}, trial {each.trial.number}",
             each.now(trainer.step)[0].step,
-            each.standing.loss,
-            each.standing.aside_at is not None,
+            each.status.validation_loss,
+            each.status.stopped_at is not None,
             each is best,
         )
-        for each in trainer.trainables
+        for each in trainer.trials
     )
 
 
-def in_words(found: Sequence[TrialResult]) -> str:
-    """Which was kept, and how the others did; "" of a run without trials."""
-    if not found:
+def summary(results: Sequence[TrialResult]) -> str:
+    """Which trial was kept, and the results of the others; "" without results."""
+    if not results:
         return ""
-    kept = next(each for each in found if each.kept)
-    others = ", ".join(f"trial {each.number} {_stands(each)}" for each in found if not each.kept)
-    return f"trial {kept.number} of {len(found)}, {_stands(kept)}; {others}"
+    kept = next(each for each in results if each.kept)
+    others = ", ".join(f"trial {each.number} {_outcome(each)}" for each in results if not each.kept)
+    return f"trial {kept.number} of {len(results)}, {_outcome(kept)}; {others}"
 
 
-def _stands(found: TrialResult) -> str:
-    if found.aside:
-        return f"went wrong after step {found.step}"
-    return "was not measured" if found.validation_loss is None else f"validation loss {found.validation_loss:.5f}"
+def _outcome(result: TrialResult) -> str:
+    if result.stopped:
+        return f"was stopped after step {result.step}"
+    return "was not measured" if result.validation_loss is None else f"validation loss {result.validation_loss:.5f}"
 
 
-def _loss(trainer: Trainer, embeddings: Sequence[Embedding], images: int) -> float:
-    """Of one trial."""
+def _loss(trainer: Trainer, trial: Sequence[Embedding], images: int) -> float:
+    """The validation loss of one trial, on up to `images` images that are spread evenly over the dataset."""
     model, items = trainer.model, trainer.dataset.images_of_the_thing
     some = items[:: -(-len(items) // images)]
-    words = {
-        each.name: {encoder: vectors.to(model.device) for encoder, vectors in each.vectors.items()} for each in embeddings
+    embeddings = {
+        each.name: {encoder: vectors.to(model.device) for encoder, vectors in each.vectors.items()} for each in trial
     }
-    captions = [[item.caption or "" for item in some] for _ in words]
-    if trainer.config.positive_filewords_only and len(embeddings) > 1:
+    captions = [[item.caption or "" for item in some] for _ in embeddings]
+    if trainer.config.positive_filewords_only and len(trial) > 1:
         captions[1] = [""] * len(some)
-    said = [
+    prompts = [
         [described(f"a photo of {escaped(name)}", caption) for caption in those]
-        for name, those in zip(words, captions, strict=True)
+        for name, those in zip(embeddings, captions, strict=True)
     ]
-    at_once = trainer.config.batch_size * len(trainer.trainables)  # what memory was planned for
-    unsaid = said[1] if len(embeddings) > 1 else ()
+    at_once = trainer.config.batch_size * len(trainer.trials)  # what memory was planned for
+    negative_prompts = prompts[1] if len(trial) > 1 else ()
     with model.training():
-        return validation_loss(model, some, said[0], words, trainer.scale, unsaid, at_once)
+        return validation_loss(model, some, prompts[0], embeddings, trainer.scale, negative_prompts, at_once)

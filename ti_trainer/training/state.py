@@ -1,9 +1,10 @@
-"""What a run needs to go on exactly. Knows no file and no model."""
+"""Everything that a run needs to resume exactly, and its form as tensors and JSON."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,72 +14,120 @@ from ti_trainer.errors import TrainingError
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a trial stands beside the others: the validation loss that was measured last, at which step.
-
-    `aside_at` is the step that its vectors are at if it went wrong and does not take part any more.
-    """
+class TrialStatus:
+    """A trial's last measured validation loss, at which step, and the step that it was stopped at, if it was."""
 
     init_text: str | None = None
-    loss: float | None = None
+    validation_loss: float | None = None
     measured_at: int | None = None
-    aside_at: int | None = None
+    stopped_at: int | None = None
 
     @property
     def rank(self) -> float:
-        """The lowest is the best; that of what was not measured, or is no number, is none."""
-        return math.inf if self.loss is None or math.isnan(self.loss) else self.loss
+        """Sorts the best trial first; a loss that was not measured or is NaN comes last."""
+        loss = self.validation_loss
+        return math.inf if loss is None or math.isnan(loss) else loss
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """All that a run needs to go on exactly: vectors and the optimizer's moments, and how far it is.
+    """Vectors, optimizers and counters of a run.
 
-    From the second trial on, names of vectors and averages start with `prefix`, and moments follow those of the trial
-    before; there are standings only for more than one trial.
+    Names of vectors and averages start with `prefix` of their trial. There is one optimizer state dict for each trial, and
+    a status for each where there are several.
     """
 
     step: int
     micro_step: int
     vectors: dict[str, Tensor]
-    optimizer: dict[str, Any]
+    optimizers: tuple[dict[str, Any], ...]
     scaler: dict[str, Any] | None = None
-    average: dict[str, Tensor] = field(default_factory=dict)  # of the vectors, if one is kept
-    standings: tuple[Standing, ...] = ()
+    average: dict[str, Tensor] = field(default_factory=dict)
+    trials: tuple[TrialStatus, ...] = ()
 
     @property
-    def trials(self) -> int:
-        """How many it is of."""
+    def num_trials(self) -> int:
+        """How many trials the state is of."""
         return len({key.split(".")[0] for key in self.vectors if key.startswith("trial")}) + 1
 
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The state as named tensors and a JSON object, which holds everything that is no tensor."""
+        tensors = {f"vectors.{key}": each.cpu() for key, each in self.vectors.items()}
+        tensors |= {f"average.{key}": each.cpu() for key, each in self.average.items()}
+        packed = [_pack(each, f"optimizer.{number}", tensors) for number, each in enumerate(self.optimizers, 1)]
+        counts = {"step": self.step, "micro_step": self.micro_step, "scaler": self.scaler, "optimizers": packed}
+        return tensors, {**counts, "trials": [asdict(each) for each in self.trials]}
 
-def prefix(number: int) -> str:
-    """Of the names of a trial's vectors in a state."""
-    return "" if number == 1 else f"trial{number}."
+    @classmethod
+    def unpack(cls, tensors: Mapping[str, Tensor], counts: Mapping[str, Any]) -> TrainState:
+        """Read what `pack` returned; KeyError, TypeError or ValueError if it is damaged."""
+        vectors, average = (
+            {key.removeprefix(kind): each for key, each in tensors.items() if key.startswith(kind)}
+            for kind in ("vectors.", "average.")
+        )
+        return cls(
+            counts["step"],
+            counts["micro_step"],
+            vectors,
+            tuple(_unpack(each, tensors) for each in counts["optimizers"]),
+            counts["scaler"],
+            average,
+            tuple(TrialStatus(**each) for each in counts["trials"]),
+        )
+
+
+def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """A value as JSON; tensors are moved to `tensors` and replaced by their names."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.cpu().contiguous()
+        return {"tensor": name}
+    if isinstance(value, dict):  # as pairs, since keys of JSON objects are always texts
+        return {"dict": [[key, _pack(each, f"{name}.{key}", tensors)] for key, each in value.items()]}
+    if isinstance(value, list | tuple):
+        packed = [_pack(each, f"{name}.{index}", tensors) for index, each in enumerate(value)]
+        return {"tuple": packed} if isinstance(value, tuple) else packed
+    return value
+
+
+def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpack(each, tensors) for each in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _unpack(each, tensors) for key, each in content}
+    if kind == "tuple":
+        return tuple(_unpack(each, tensors) for each in content)
+    message = f"found {kind!r} in the optimizer's state"
+    raise ValueError(message)
+
+
+def prefix(trial: int) -> str:
+    """Start of the names of a trial's vectors in a state."""
+    return "" if trial == 1 else f"trial{trial}."
 
 
 def for_trials(state: TrainState, count: int) -> TrainState:
-    """The state of a single word, as one of so many trials that all begin there."""
-    moments, width = state.optimizer["state"], len(state.vectors)
-    return replace(
-        state,
-        vectors={prefix(number + 1) + key: each for number in range(count) for key, each in state.vectors.items()},
-        optimizer={"state": {number * width + index: each for number in range(count) for index, each in moments.items()}},
-    )
+    """The state of a run without trials as that of `count` trials that all start from it."""
+    vectors = {prefix(number + 1) + key: each for number in range(count) for key, each in state.vectors.items()}
+    return replace(state, vectors=vectors, optimizers=state.optimizers * count)
 
 
 def check_moved(before: TrainState, now: TrainState) -> None:
-    """Raise TrainingError if the first steps changed nothing: hours of nothing may follow."""
+    """Raise TrainingError if no vector has changed, before hours are spent on learning nothing."""
     if any(not torch.equal(vectors, before.vectors[key]) for key, vectors in now.vectors.items()):
         return
     steps = now.step - before.step
     message = f"After {steps} steps the vectors have not moved: raise the learning rate."
-    # What an optimizer remembers of each number is made of gradients, whichever it is; its counters are no such thing.
-    memories = [each for moments in now.optimizer["state"].values() for each in moments.values()]
-    memories = [each for each in memories if isinstance(each, Tensor) and each.ndim and each.is_floating_point()]
-    if memories and not any(bool(each.any()) for each in memories):
+    # Whatever the optimizer, what it keeps for each number is made from gradients. Its counters are single numbers.
+    kept = [each for optimizer in now.optimizers for values in optimizer["state"].values() for each in values.values()]
+    kept = [each for each in kept if isinstance(each, Tensor) and each.ndim and each.is_floating_point()]
+    if kept and not any(bool(each.any()) for each in kept):
         message = (
-            f"After {steps} steps no gradient reaches the vectors, so nothing would be learned: check that the word "
-            "stands in the prompts, and use precision fp32."
+            f"After {steps} steps no gradient reaches the vectors, so nothing would be learned: check that the word is "
+            "in the prompts, and use precision fp32."
         )
     raise TrainingError(message)

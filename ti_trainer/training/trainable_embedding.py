@@ -1,234 +1,153 @@
-"""One word, with its negative if it has one, while it learns: vectors, optimizer, average. Knows no model and no data.
-
-A run has one, or several that are trials of the same word.
-"""
+"""An embedding during training, with its negative embedding if any: vectors, optimizer and moving average."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.config.trials import Trial, trials_of
-from ti_trainer.embedding import Embedding, averaged_name, initial_vectors
-from ti_trainer.errors import ConfigError, TrainingError
+from ti_trainer.config.trials import Trial
+from ti_trainer.embedding import Embedding, averaged_name
 from ti_trainer.functional.ema import MovingAverage
-from ti_trainer.functional.schedule import Schedule
-from ti_trainer.model import DiffusionModel, Vectors
-from ti_trainer.training.state import Standing, TrainState, prefix
-from ti_trainer.training.step import adamw, optimizer_step
+from ti_trainer.functional.optimizers import OPTIMIZERS
+from ti_trainer.model import Vectors
+from ti_trainer.training.state import TrainState, TrialStatus, prefix
+from ti_trainer.training.step import optimizer_step
 
-NEGATIVE = "negative."  # before a text encoder's name, in a state: the negative embedding's vectors have one
+if TYPE_CHECKING:
+    from torch.amp import GradScaler
+
+NEGATIVE = "negative."  # starts the names of the negative embedding's vectors in a state
+IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")  # how a group is computed, not what was learned
 
 
 class TrainableEmbedding:
-    """A trial of a run, with the embedding that it began as, and its negative if any, under the names that the run has."""
+    """One trial of a run. The vectors of each text encoder are (V, D) in fp32."""
 
-    def __init__(self, plan: Trial, embeddings: Sequence[Embedding], config: TrainConfig, device: torch.device) -> None:
-        """Begin at the embeddings' vectors."""
-        self.plan, self.embeddings = plan, tuple(embeddings)
-        self.rate = Schedule.parse(plan.learning_rate, config.max_steps)
-        self.standing = Standing(self.embeddings[0].info.get("init_text"))
-        self.words: dict[str, dict[str, Tensor]] = {
+    def __init__(self, trial: Trial, embeddings: Sequence[Embedding], config: TrainConfig, device: torch.device) -> None:
+        """Start at the vectors of the embedding and its negative, which keep their names in the prompts."""
+        self.trial, self.embeddings, self._config = trial, tuple(embeddings), config
+        self.learning_rate = config.learning_rate_of(trial)
+        self.status = TrialStatus(self.embeddings[0].info.get("init_text"))
+        self._factors = (1.0, config.negative_lr)  # of the learning rate, by embedding
+        self._use(device)
+
+    def _use(self, device: torch.device) -> None:
+        """Make the vectors on a device, with an optimizer and a moving average of their own."""
+        self.vectors: dict[str, dict[str, Tensor]] = {  # by the embedding's name, then by text encoder
             each.name: {
                 encoder: vectors.to(device, torch.float32, copy=True).requires_grad_()
                 for encoder, vectors in each.vectors.items()
             }
             for each in self.embeddings
         }
-        self._follow_words()
-        self._factors = (1.0, config.negative_lr)  # of the learning rate, by embedding
-        self._clip_grad = config.clip_grad
-        limit = "0" if config.clip_grad == "disabled" else config.clip_grad_limit  # what is not used need not be right
-        self._clip_limit = Schedule.parse(limit, config.max_steps)
-        self._ema = (config.ema_rate, config.ema_every)
-        self._average = MovingAverage(self.named(), *self._ema) if config.ema_rate else None
-
-    def _follow_words(self) -> None:
-        """The optimizer is that of these vectors."""
-        self.parameters = [vectors for word in self.words.values() for vectors in word.values()]
-        self.optimizer = adamw([list(word.values()) for word in self.words.values()], self.rate.at(1))
+        self.parameters = [vectors for each in self.vectors.values() for vectors in each.values()]
+        rate = self.trial.learning_rate.at(1)
+        groups = [
+            {"params": list(each.values()), "lr": rate * factor}
+            for each, factor in zip(self.vectors.values(), self._factors, strict=False)
+        ]
+        self.optimizer = OPTIMIZERS[self._config.optimizer](groups, rate)
+        rate, every = self._config.ema_rate, self._config.ema_every
+        self._average = MovingAverage(self.named(), rate, every) if rate else None
 
     def move_to_cpu(self, state: TrainState) -> None:
-        """Be what a state on the CPU says, without a look at the device, which may have failed."""
-        self.words = {
-            each.name: {
-                encoder: vectors.to("cpu", torch.float32, copy=True).requires_grad_()
-                for encoder, vectors in each.vectors.items()
-            }
-            for each in self.embeddings
-        }
-        self._follow_words()
-        if self._average is not None:
-            self._average = MovingAverage(self.named(), *self._ema)
+        """Restore a state on the CPU without reading from the device, which may have failed."""
+        self._use(torch.device("cpu"))
         self.restore(state)
 
-    def update(self, step: int, scaler: Any, *, ask: bool = True) -> bool:
-        """Make the vectors those of `step` by their gradients; False if those overflow, and nothing was done."""
-        rate = self.rate.at(step)
+    def update(self, step: int, scaler: GradScaler | None, *, ask: bool = True) -> bool:
+        """Make update number `step` from the gradients; False if they overflow and nothing was changed."""
+        rate = self.learning_rate.at(step)
         for group, factor in zip(self.optimizer.param_groups, self._factors, strict=False):
             group["lr"] = rate * factor
-        clip, limit = self._clip_grad, self._clip_limit.at(step)
-        updated = optimizer_step(self.optimizer, self.parameters, scaler, clip, limit, ask=ask)
+        clip_grad, limit = self._config.clip_grad, self._config.clip_limit.at(step)
+        updated = optimizer_step(self.optimizer, self.parameters, scaler, clip_grad, limit, ask=ask)
         if updated and self._average is not None:
             self._average.update(step)
         return updated
 
     def is_finite(self) -> bool:
-        """Whether the vectors are numbers still; waits for the device."""
+        """Whether all vectors are finite; waits for the device."""
         return all(bool(each.isfinite().all()) for each in self.parameters)
 
     def now(self, step: int) -> list[Embedding]:
-        """The embeddings as they are at `step`, on the CPU."""
-        step = step if self.standing.aside_at is None else self.standing.aside_at
-        return [
-            each.with_vectors(_on_cpu(word), step) for each, word in zip(self.embeddings, self.words.values(), strict=True)
-        ]
+        """The embedding, and its negative if any, as they are at `step`, on the CPU."""
+        step = step if self.status.stopped_at is None else self.status.stopped_at
+        pairs = zip(self.embeddings, self.vectors.values(), strict=True)
+        return [embedding.with_vectors(_on_cpu(vectors), step) for embedding, vectors in pairs]
 
     def copies(self, step: int) -> list[Embedding]:
-        """These, and if one is kept the average of each, named NAME-ema."""
+        """The same, followed by the moving average of each, named NAME-ema, if there is one."""
         embeddings = self.now(step)
         if self._average is None:
             return embeddings
-        kinds = (prefix(self.plan.number), prefix(self.plan.number) + NEGATIVE)
         averaged = [
             replace(
                 each,
                 name=averaged_name(each.name),
-                vectors=_on_cpu({encoder: self._average.vectors[kind + encoder] for encoder in each.vectors}),
+                vectors=_on_cpu({encoder: self._average.vectors[start + encoder] for encoder in each.vectors}),
             )
-            for kind, each in zip(kinds, embeddings, strict=False)
+            for start, each in zip(self._name_starts, embeddings, strict=False)
         ]
         return [*embeddings, *averaged]
 
+    @property
+    def _name_starts(self) -> tuple[str, str]:
+        start = prefix(self.trial.number)
+        return start, start + NEGATIVE
+
     def named(self) -> dict[str, Tensor]:
-        """All vectors by the names that they have in a state."""
-        kinds = (prefix(self.plan.number), prefix(self.plan.number) + NEGATIVE)
+        """All vectors by their names in a state."""
         return {
-            kind + encoder: vectors
-            for kind, word in zip(kinds, self.words.values(), strict=False)
-            for encoder, vectors in word.items()
+            start + encoder: vectors
+            for start, each in zip(self._name_starts, self.vectors.values(), strict=False)
+            for encoder, vectors in each.items()
         }
 
     def averages(self) -> dict[str, Tensor]:
-        """A copy of the moving averages by these names; none if they are not kept."""
+        """A copy of the moving averages by their names in a state; empty if there are none."""
         return {} if self._average is None else _on_cpu(self._average.vectors)
 
-    def moments(self) -> dict[int, Any]:
-        """A copy of the optimizer's, by the numbers that they have in a state."""
-        state = self.optimizer.state_dict()["state"]
-        return {self._first + index: {key: _copied(value) for key, value in each.items()} for index, each in state.items()}
+    def optimizer_state(self) -> dict[str, Any]:
+        """A copy of all of the optimizer's state, parameter groups too, on the CPU."""
+        copied: dict[str, Any] = _copied(self.optimizer.state_dict())
+        return copied
 
     def restore(self, state: TrainState) -> None:
-        """Go on from where a state was taken."""
+        """Continue from a state."""
         with torch.no_grad():
             for key, vectors in self.named().items():
                 vectors.copy_(state.vectors[key])
         if self._average is not None:
             self._average.restore(state.average)
-        indices = range(self._first, self._first + len(self.parameters))
-        moments = {index - self._first: each for index, each in state.optimizer["state"].items() if index in indices}
-        groups = self.optimizer.state_dict()["param_groups"]  # a file's would bring its learning rate and weight decay
-        self.optimizer.load_state_dict({"state": copy.deepcopy(moments), "param_groups": groups})
-        if state.standings:
-            self.standing = state.standings[self.plan.number - 1]
-
-    @property
-    def _first(self) -> int:
-        return (self.plan.number - 1) * len(self.parameters)
+        number = self.trial.number - 1
+        saved, own = copy.deepcopy(state.optimizers[number]), self.optimizer.state_dict()["param_groups"]
+        saved_groups = saved.get("param_groups") or [{} for _ in own]
+        groups = [_merged(mine, theirs) for mine, theirs in zip(own, saved_groups, strict=True)]
+        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+        if state.trials:
+            self.status = state.trials[number]
 
 
-def learners_of(
-    config: TrainConfig, model: DiffusionModel, embeddings: Sequence[Embedding], state: TrainState | None = None
-) -> list[TrainableEmbedding]:
-    """All trials of a run, where they begin; their vectors are as many as the state's, if it goes on from one of several."""
-    first, *others = embeddings
-    trainables = []
-    for plan in trials_of(config):
-        if state is None:
-            begun = begin(plan, first, model)
-        elif config.trials > 1 or config.trial_vectors:
-            begun = _of_state(plan, first, state)
-        else:
-            begun = first
-        trainables.append(TrainableEmbedding(plan, [begun, *others], config, model.device))
-    return trainables
-
-
-def begin(plan: Trial, embedding: Embedding, model: DiffusionModel) -> Embedding:
-    """What a trial begins as; ConfigError if the embedding has been trained already and cannot begin as something else."""
-    _check_beginning(plan, embedding)
-    if plan.init_text is None and plan.num_vectors in (None, embedding.num_vectors):
-        return embedding
-    text = embedding.info.get("init_text") if plan.init_text is None else plan.init_text
-    tokens = embedding.vectors if text is None else model.token_embeddings(text)  # of an unknown text, what came of it
-    count = plan.num_vectors or embedding.num_vectors
-    vectors = {encoder: initial_vectors(each, count) for encoder, each in tokens.items()}
-    info = embedding.info if text is None else {**embedding.info, "init_text": text}
-    return replace(embedding, vectors=vectors, info=info)
-
-
-def check_beginnings(config: TrainConfig, embedding: Embedding) -> None:
-    """ConfigError if an embedding that has been trained is to begin as something else in one of a run's trials."""
-    for each in trials_of(config):
-        _check_beginning(each, embedding)
-
-
-def _check_beginning(plan: Trial, embedding: Embedding) -> None:
-    for name, wanted, what in (
-        ("trial_init_texts", plan.init_text, f"begin as {plan.init_text!r}"),
-        ("trial_vectors", plan.num_vectors not in (None, embedding.num_vectors), f"have {plan.num_vectors} vectors"),
-    ):
-        if embedding.step and wanted:
-            message = (
-                f"{name}: trial {plan.number} of {embedding.name!r} is to {what}, but it has been trained for "
-                f"{embedding.step} steps already, with {embedding.num_vectors} vectors: leave that out, or create it anew."
-            )
-            raise ConfigError(message, name)
-
-
-def check_state(state: TrainState, trainables: Sequence[TrainableEmbedding], embedding: Embedding) -> None:
-    """TrainingError if a state is not of these, or the embedding, as its file has it now, is none of them."""
-    name = embedding.name
-    if state.trials != len(trainables):
-        message = (
-            f"The saved state of {name!r} has {state.trials} trials, and this run has {len(trainables)}: continue with "
-            f"{state.trials}, or start a new run."
-        )
-        raise TrainingError(message)
-    found, kept = _shapes(state.vectors), _shapes(embedding.vectors)
-    expected = _shapes({key: vectors for each in trainables for key, vectors in each.named().items()})
-    # Until a run ends the file is what all its trials began from.
-    untouched = embedding.step == 0 and any(each.plan.num_vectors for each in trainables)
-    is_theirs = untouched or any(_shapes(each.embeddings[0].vectors) == kept for each in trainables)
-    if found != expected or not is_theirs:
-        message = (
-            f"The saved state of {name!r} has vectors of shape {found} and the embedding {kept}: it was made anew "
-            "meanwhile, or is trained with or without its negative now. Start a new run."
-        )
-        raise TrainingError(message)
-
-
-def _shapes(vectors: Vectors) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(each.shape) for key, each in vectors.items()}
-
-
-def _of_state(plan: Trial, embedding: Embedding, state: TrainState) -> Embedding:
-    """A trial's embedding with the shape that the state has of it; what it lacks is noticed when they are compared."""
-    key = prefix(plan.number)
-    vectors = {encoder: state.vectors.get(key + encoder, each) for encoder, each in embedding.vectors.items()}
-    init_text = state.standings[plan.number - 1].init_text if len(state.standings) >= plan.number else None
-    info = embedding.info if init_text is None else {**embedding.info, "init_text": init_text}
-    return replace(embedding, vectors=vectors, info=info)
+def _merged(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved parameter group for this optimizer, which may run on another device or version of torch."""
+    return {**own, **saved, **{key: own[key] for key in ("params", *IMPLEMENTATION) if key in own}}
 
 
 def _copied(value: Any) -> Any:
-    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(each) for each in value)
+    return copy.deepcopy(value)
 
 
 def _on_cpu(vectors: Vectors) -> dict[str, Tensor]:

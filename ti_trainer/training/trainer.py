@@ -1,43 +1,46 @@
-"""The training loop. It yields events; knows no files, no progress bars and no folders."""
+"""The training loop. It yields events and writes no files."""
 
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.config.trials import last_step
 from ti_trainer.data.dataset import Batch, Dataset
 from ti_trainer.embedding import Embedding
-from ti_trainer.errors import ConfigError, TITrainerError, TrainingError
+from ti_trainer.errors import TrainingError
 from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.model import DiffusionModel, check_fits
-from ti_trainer.offload.plan import ran_out
 from ti_trainer.training.distributed import ALONE, Processes, Sum
-from ti_trainer.training.events import Event, Finished, GaveWay, StepDone
+from ti_trainer.training.events import Event, Finished, MemoryReduced, StepDone, TrialStopped
+from ti_trainer.training.gradients import Objective, parameters_of
 from ti_trainer.training.pixel_loss import PixelLoss
 from ti_trainer.training.state import TrainState, check_moved
-from ti_trainer.training.step import grad_scaler, training_loss
-from ti_trainer.training.trainable_embedding import TrainableEmbedding, check_state, learners_of
+from ti_trainer.training.step import grad_scaler
+from ti_trainer.training.trainable_embedding import TrainableEmbedding
+from ti_trainer.training.trials import build_trials, check_state, check_steps
+
+if TYPE_CHECKING:
+    from torch.amp import GradScaler
 
 log = logging.getLogger(__name__)
-# Updates within which fp16's scale is found. One that overflows is no step. Later it is not asked each time, since the CPU
-# would wait for the GPU: an update that then overflows, at most one of some 2,000, counts as a step.
+# Updates within which fp16's loss scale is found. One that overflows does not count as a step. Later it is not checked each
+# time, which would make the CPU wait for the GPU: the rare update that then overflows, about one in 2,000, counts as a step.
 SCALE_SETTLES = 100
-CHECK_EVERY = 10  # steps between looks at the losses: each look makes the CPU wait for the GPU
+CHECK_EVERY = 10  # steps between checks of the losses, each of which makes the CPU wait for the GPU
 
 
 class Trainer:
-    """Textual Inversion (arXiv:2208.01618): AdamW on the vectors of one embedding, everything else frozen.
+    """Textual Inversion (arXiv:2208.01618): optimizes the vectors of one embedding while the model is frozen.
 
-    With a negative embedding, DreamArtist (arXiv:2211.11337): of both, and with guidance away from it inside the loss. With
-    several trials, N of them share each pass through the network, N batches in one; nothing else is common to them.
+    With a negative embedding, trains both as in DreamArtist (arXiv:2211.11337), with guidance inside the loss. With several
+    trials, their batches share each forward pass; the trials have nothing else in common.
     """
 
     def __init__(
@@ -51,293 +54,260 @@ class Trainer:
         pixel_loss: PixelLoss | None = None,
         processes: Processes = ALONE,
     ) -> None:
-        """Start at the embedding's step, or exactly where `state` was taken."""
+        """Start at the embedding's step, or exactly where `state` was saved."""
         self._embeddings = [each for each in (embedding, negative) if each is not None]
         for each in self._embeddings:
             check_fits(model, each)
-        self.model, self.dataset, self.config, self._pixel_loss = model, dataset, config, pixel_loss
+        self.model, self.dataset, self.config = model, dataset, config
         self._processes = processes
-        self.step, self.micro_step = embedding.step, 0
-        self.scale = None if negative is None else GuidanceScale.parse(config.train_cfg_scale)
-        self.trainables = learners_of(config, model, self._embeddings, state)
-        self._scaler = grad_scaler(model.device) if model.needs_loss_scaling else None
+        self.step, self.micro_step, self.last_step = embedding.step, 0, config.last_step
+        self._objective = Objective.of(config, model, pixel_loss, guided=negative is not None)
+        self.trials = build_trials(config, model, self._embeddings, state)
+        self._scaler: GradScaler | None = grad_scaler(model.device) if model.needs_loss_scaling else None
         self._settling = SCALE_SETTLES * config.gradient_accumulation_steps
         self._settles_at = self._settling + (state.micro_step if state is not None and state.scaler is None else 0)
         if state is not None:
-            check_state(state, self.trainables, embedding)
+            check_state(state, self.trials, embedding)
             self._restore(state)
-        self._lost = False  # whether the device answers no more: what is left then is the last good state
-        self._good = self.state()
-        self._to_tell: list[str] = []
-        self.last_step = check_steps(embedding.name, self.step, config)
+        self._device_failed = False  # then nothing can be read from it, and the last good state is all there is
+        self._last_good = self.state()
+        self._pending: list[MemoryReduced | TrialStopped] = []
+        check_steps(embedding.name, self.step, config)
+
+    @property
+    def scale(self) -> GuidanceScale | None:
+        """The CFG scale of DreamArtist's training; None without a negative embedding."""
+        return self._objective.scale
 
     @property
     def embedding_name(self) -> str:
-        """Its word in prompts."""
+        """The embedding's name, as prompts have it."""
         return self._embeddings[0].name
 
     @property
     def embedding(self) -> Embedding:
-        """The embedding as it is now, on the CPU; of several trials the best so far."""
+        """The embedding as it is now, on the CPU; with several trials, the best so far."""
         return self.embeddings[0]
 
     @property
     def embeddings(self) -> list[Embedding]:
-        """It, and the negative one if there is one, as they are now, on the CPU."""
+        """The same, followed by the negative embedding if there is one."""
         return self.best.now(self.step)
 
     @property
     def copies(self) -> list[Embedding]:
-        """What a copy is made of now: the embeddings, and if one is kept the average of each, named NAME-ema.
+        """What to save as copies: the embeddings and, if there is one, the moving average of each, named NAME-ema.
 
-        Of several trials, then those of each, with NAME-trial1 in the place of NAME.
+        With several trials, followed by those of each trial, named NAME-trial1 and so on.
         """
         copies = self.best.copies(self.step)
-        if self.several:
+        if self.has_trials:
             name = self.embedding_name
-            for each in filter(TrainableEmbedding.is_finite, self.trainables):
-                own = f"{name}-trial{each.plan.number}"
+            for each in filter(TrainableEmbedding.is_finite, self.trials):
+                own = f"{name}-trial{each.trial.number}"
                 copies += [replace(one, name=own + one.name.removeprefix(name)) for one in each.copies(self.step)]
         return copies
 
     @property
-    def several(self) -> bool:
-        """Whether there are trials of which one is kept."""
-        return len(self.trainables) > 1
+    def has_trials(self) -> bool:
+        """Whether there are several trials, of which the best is kept."""
+        return len(self.trials) > 1
 
     @property
-    def learning(self) -> list[TrainableEmbedding]:
-        """The trials that go on: all but those that went wrong."""
-        return [each for each in self.trainables if each.standing.aside_at is None]
+    def active_trials(self) -> list[TrainableEmbedding]:
+        """The trials that have not been stopped."""
+        return [each for each in self.trials if each.status.stopped_at is None]
 
     @property
     def best(self) -> TrainableEmbedding:
-        """The try whose validation loss was the lowest when it was measured last; the first one until then."""
+        """The trial with the lowest validation loss at the last measurement; the first one before that."""
         ranked = self._ranked()
-        # One may have gone wrong since the last check.
+        # One may have diverged since the last check.
         return ranked[0] if len(ranked) == 1 else next((each for each in ranked if each.is_finite()), ranked[0])
 
-    def judge(self, losses: Mapping[int, float]) -> None:
-        """Take the validation losses of all trials that go on, by their numbers, as they were measured just now."""
-        for each in self.learning:
-            each.standing = replace(each.standing, loss=losses[each.plan.number], measured_at=self.step)
+    def record_validation(self, losses: Mapping[int, float]) -> None:
+        """Store the validation losses that were just measured, by the numbers of the active trials."""
+        for each in self.active_trials:
+            each.status = replace(each.status, validation_loss=losses[each.trial.number], measured_at=self.step)
 
     def state(self) -> TrainState:
-        """A copy of all that changes during a run, on the CPU, where it outlives a GPU that fails."""
-        if self._lost:
-            return self._good
-        every = self.trainables
-        vectors = {key: vectors.detach().to("cpu", copy=True) for each in every for key, vectors in each.named().items()}
-        moments = {index: moments for each in every for index, moments in each.moments().items()}
+        """A copy of everything that changes during a run, on the CPU, so that it survives a failing GPU."""
+        if self._device_failed:
+            return self._last_good
+        vectors = {key: each.detach().to("cpu", copy=True) for one in self.trials for key, each in one.named().items()}
+        average = {key: each for one in self.trials for key, each in one.averages().items()}
+        optimizers = tuple(each.optimizer_state() for each in self.trials)
         scaler = None if self._scaler is None else self._scaler.state_dict()
-        average = {key: vectors for each in every for key, vectors in each.averages().items()}
-        standings = tuple(each.standing for each in every) if self.several else ()
-        return TrainState(self.step, self.micro_step, vectors, {"state": moments}, scaler, average, standings)
+        trials = tuple(each.status for each in self.trials) if self.has_trials else ()
+        return TrainState(self.step, self.micro_step, vectors, optimizers, scaler, average, trials)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-        """Train to the end, an event after every update; TrainingError, with the last good vectors, if it cannot go well.
+        """Train to the end, with an event after every update.
 
-        Of several processes each makes the same steps, stops after the same update and fails alike.
+        TrainingError, at the last good vectors, if training cannot succeed. All processes of a distributed run make the
+        same steps, stop after the same update and raise the same errors.
         """
-        learning, batches = self.learning, self._batches()
+        active, batches = self.active_trials, self._batches()
         unchecked: list[Tensor] = []
-        checked_once = False
+        first_check = True
         with self.model.training():
             while self.step < self.last_step and not self._processes.any(should_stop):
-                losses, prompts, updated = self._update(learning, batches, should_stop)
+                losses, prompts, updated = self._update(active, batches, should_stop)
                 if not any(updated):
                     continue
                 unchecked.append(losses)
                 if len(unchecked) == CHECK_EVERY or self.step == self.last_step or not all(updated):
-                    self._check_losses(learning, unchecked)
-                    if len(learning) == 1:
-                        self._check_scale()
-                    if not checked_once:
-                        check_moved(self._good, self.state())
-                    checked_once = True
-                    self._good = self.state()
+                    self._check(active, unchecked, first=first_check)
+                    first_check = False
                     unchecked.clear()
-                    if len(learning) > len(self.learning):
-                        learning, batches = self.learning, self._batches()
-                epoch, epoch_step = divmod(self.micro_step * self.config.batch_size, self.dataset.epoch_length)
-                yield StepDone(self.step, epoch, epoch_step, _mean(losses), self._ranked()[0].rate.at(self.step), prompts)
-                yield from self._told()
+                    if len(active) > len(self.active_trials):
+                        active, batches = self.active_trials, self._batches()
+                yield self._step_done(losses, prompts)
+                yield from self._take_pending()
             if unchecked:
-                self._check_losses(learning, unchecked)
-                yield from self._told()
+                self._check_losses(active, unchecked)
+                yield from self._take_pending()
         yield Finished(self.step, "done" if self.step >= self.last_step else "interrupted")
 
     def make_finite(self) -> None:
-        """After any end of a run: what is no number any more, or may be wrong, goes back to the last good vectors.
+        """After a run has ended in any way: restore the last good vectors where they are not finite or may be wrong.
 
-        So does everything if the device fails, as after an error of CUDA, when nothing can be read from it.
+        Everything is restored if the device fails, as after a CUDA error, when nothing can be read from it.
         """
         try:
-            wrong = [each for each in self.learning if not each.is_finite()]
+            diverged = [each for each in self.active_trials if not each.is_finite()]
         except RuntimeError as error:
-            log.warning("The device does not answer any more (%s): the vectors of step %d are kept.", error, self._good.step)
-            self._rescue()
+            log.warning("The device has failed (%s): the vectors of step %d are kept.", error, self._last_good.step)
+            self._move_to_cpu()
             return
-        if self._processes.spoiled or len(wrong) == len(self.learning):
-            self._restore(self._good)
+        if self._processes.spoiled or len(diverged) == len(self.active_trials):
+            self._restore(self._last_good)
         else:
-            for each in wrong:
-                self._put_aside(each)
+            for each in diverged:
+                self._stop_trial(each)
 
-    def _rescue(self) -> None:
-        """Go on existing on the CPU, as at the last good state."""
-        self._lost, self._scaler = True, None
-        self.step, self.micro_step = self._good.step, self._good.micro_step
-        for each in self.trainables:
-            each.move_to_cpu(self._good)
+    def _move_to_cpu(self) -> None:
+        """Continue to exist on the CPU, at the last good state."""
+        self._device_failed, self._scaler = True, None
+        self.step, self.micro_step = self._last_good.step, self._last_good.micro_step
+        for each in self.trials:
+            each.move_to_cpu(self._last_good)
 
     def is_finite(self) -> bool:
-        """Whether the vectors are numbers still; waits for the device."""
-        return all(each.is_finite() for each in self.trainables)
+        """Whether all vectors are finite; waits for the device."""
+        return all(each.is_finite() for each in self.trials)
 
     def _ranked(self) -> list[TrainableEmbedding]:
-        return sorted(self.learning, key=lambda each: each.standing.rank)
+        return sorted(self.active_trials, key=lambda each: each.status.rank)
 
-    def _told(self) -> Iterator[GaveWay]:
-        while self._to_tell:
-            yield GaveWay(self.step, self._to_tell.pop(0))
+    def _step_done(self, losses: Tensor, prompts: tuple[str, ...]) -> StepDone:
+        epoch, epoch_step = divmod(self.micro_step * self.config.batch_size, self.dataset.epoch_length)
+        rate = self._ranked()[0].learning_rate.at(self.step)
+        return StepDone(self.step, epoch, epoch_step, _mean(losses), rate, prompts)
+
+    def _take_pending(self) -> Iterator[Event]:
+        while self._pending:
+            yield replace(self._pending.pop(0), step=self.step)
 
     def _batches(self) -> Iterator[Batch]:
-        """From here on, those that this process makes, each with a part for every trial that goes on."""
+        """This process's batches from here on, each with a part for every active trial."""
         micro_steps = self.config.gradient_accumulation_steps
         mine = self._processes.share(micro_steps)
-        streams = [each.plan.number - 1 for each in self.learning]
-        return _some_ahead(
+        streams = [each.trial.number - 1 for each in self.active_trials]
+        return _prefetched(
             self.dataset.batches(
                 self.config.batch_size, self.micro_step, lambda number: number % micro_steps in mine, streams
             )
         )
 
     def _update(
-        self, learning: Sequence[TrainableEmbedding], batches: Iterator[Batch], should_stop: Callable[[], bool]
+        self, active: Sequence[TrainableEmbedding], batches: Iterator[Batch], should_stop: Callable[[], bool]
     ) -> tuple[Tensor, tuple[str, ...], list[bool]]:
-        """One update of all that go on; returns the loss of each, the last prompts, and for each whether it was made.
+        """One update of all active trials: the loss of each, the last prompts, and whether each was updated.
 
-        fp16's first ones often overflow; the update is a step if it was made for any of them.
+        The first updates in fp16 often overflow; an update is a step if it was made for any trial.
         """
         micro_steps = self.config.gradient_accumulation_steps
-        update = Sum(self._processes, _parameters(learning), micro_steps, len(learning))
+        update = Sum(self._processes, parameters_of(active), micro_steps, len(active))
         for index in update.mine:
             batch = next(batches)
-            update.add(index, *self._gradients(learning, batch, micro_steps))
+            update.add(index, *self._objective.gradients(active, batch, micro_steps, self._scaler, self._memory_reduced))
         losses = update.total(should_stop)
-        ask = self.micro_step < self._settles_at or len(learning) > 1
-        updated = [each.update(self.step + 1, self._scaler, ask=ask) for each in learning]
+        ask = self.micro_step < self._settles_at or len(active) > 1
+        updated = [each.update(self.step + 1, self._scaler, ask=ask) for each in active]
         if self._scaler is not None:
             self._scaler.update()
         self.step, self.micro_step = self.step + any(updated), self.micro_step + micro_steps
         if not any(updated):
             self._check_scale()
-        elif not all(updated) and self._scaler.get_scale() < 1:
+        elif not all(updated) and self._scaler is not None and self._scaler.get_scale() < 1:
             losses = losses.where(torch.tensor(updated, device=losses.device), torch.nan)
         return losses, batch.prompts[: self.config.batch_size], updated
 
-    def _gradients(
-        self, learning: Sequence[TrainableEmbedding], batch: Batch, micro_steps: int
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        """A batch's part of the update's losses and gradients; once more if the model can give way where it failed."""
-        while True:
-            try:
-                return self._gradients_once(learning, batch, micro_steps)
-            except Exception as error:  # noqa: PERF203 - a compiler raises anything
-                if isinstance(error, TITrainerError):
-                    raise
-                traceback.clear_frames(error.__traceback__)  # they hold the memory that is to be freed
-                if words := self.model.reduce_memory(error):
-                    log.debug("The step is made once more after this:", exc_info=error)
-                    self._to_tell.append(words)
-                elif ran_out(error):
-                    fewer = "fewer trials or " if len(learning) > 1 else ""
-                    message = f"Memory ran out ({error}): use {fewer}a smaller batch size, width and height."
-                    raise TrainingError(message) from error
-                else:
-                    raise
-
-    def _gradients_once(
-        self, learning: Sequence[TrainableEmbedding], batch: Batch, micro_steps: int
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        parameters, words = _parameters(learning), [each.words for each in learning]
-        loss = training_loss(self.model, batch, words, self.scale, self._pixel_loss)  # (N B,)
-        losses = torch.stack([each.mean() for each in loss.chunk(len(learning))]) / micro_steps
-        total = losses.sum()  # what one trial loses depends on its own vectors alone
-        scaled = total if self._scaler is None else self._scaler.scale(total)
-        # At once or not at all: half of them must not be added up when it is made once more.
-        gradients = torch.autograd.grad(scaled, parameters, allow_unused=True, materialize_grads=True)
-        return losses.detach(), [each.detach() for each in gradients]  # torch 2.1's zeros would want gradients
+    def _memory_reduced(self, message: str) -> None:
+        self._pending.append(MemoryReduced(self.step, message))
 
     def _check_scale(self) -> None:
-        """Raise TrainingError if fp16's gradients overflow however little they are scaled."""
+        """Raise TrainingError if fp16's gradients overflow at any scale."""
         if self._scaler is not None and self._scaler.get_scale() < 1:
             message = f"Gradients overflow in fp16 (step {self.step}): use precision bf16 or fp32."
             raise TrainingError(message)
 
-    def _check_losses(self, learning: Sequence[TrainableEmbedding], losses: list[Tensor]) -> None:
-        """Put trials aside whose losses or vectors are not finite; TrainingError if all are, at the last good vectors."""
+    def _check(self, active: Sequence[TrainableEmbedding], losses: list[Tensor], *, first: bool) -> None:
+        """Check the steps since the last check; this becomes the last good state."""
+        self._check_losses(active, losses)
+        if len(active) == 1:
+            self._check_scale()
+        now = self.state()
+        if first:
+            check_moved(self._last_good, now)
+        self._last_good = now
+
+    def _check_losses(self, active: Sequence[TrainableEmbedding], losses: list[Tensor]) -> None:
+        """Stop trials whose losses or vectors are not finite; TrainingError, at the last good vectors, if all are."""
         finite = torch.stack(losses).isfinite().all(0).tolist()  # by trial
-        wrong = [each for each, good in zip(learning, finite, strict=True) if not (good and each.is_finite())]
-        if len(wrong) < len(learning):
-            for each in wrong:
-                self._put_aside(each)
+        diverged = [each for each, good in zip(active, finite, strict=True) if not (good and each.is_finite())]
+        if len(diverged) < len(active):
+            for each in diverged:
+                self._stop_trial(each)
             return
         step = self.step
-        self._restore(self._good)
+        self._restore(self._last_good)
         message = (
-            f"The loss is not a finite number any more (step {step}); the vectors are back at step {self.step}. "
-            "Lower the learning rate or clip gradients; if this is the beginning, use precision fp32."
+            f"The loss is not a finite number (step {step}); the vectors are back at step {self.step}. "
+            "Lower the learning rate or clip gradients; if this happens at the beginning, use precision fp32."
         )
         raise TrainingError(message)
 
-    def _put_aside(self, trainable: TrainableEmbedding) -> None:
-        if self._scaler is not None:  # its scale may be what this one brought it down to
+    def _stop_trial(self, diverged: TrainableEmbedding) -> None:
+        if self._scaler is not None:  # this trial may have brought its scale down
             self._scaler, self._settles_at = grad_scaler(self.model.device), self.micro_step + self._settling
-        trainable.restore(self._good)
-        trainable.standing = replace(trainable.standing, aside_at=self._good.step)
-        self._to_tell.append(
-            f"Trial {trainable.plan.number} (learning rate {trainable.plan.learning_rate}) was stopped: its loss is no "
-            f"longer finite (step {self.step}). Its vectors are back at step {self._good.step}; the other trials continue."
+        diverged.restore(self._last_good)
+        diverged.status = replace(diverged.status, stopped_at=self._last_good.step)
+        trial = diverged.trial
+        message = (
+            f"Trial {trial.number} (learning rate {trial.learning_rate}) was stopped: its loss is no longer finite (step "
+            f"{self.step}). Its vectors are back at step {self._last_good.step}; the other trials continue."
         )
+        self._pending.append(TrialStopped(self.step, trial.number, message))
 
     def _restore(self, state: TrainState) -> None:
         self.step, self.micro_step = state.step, state.micro_step
-        for each in self.trainables:
+        for each in self.trials:
             each.restore(state)
         if self._scaler is not None and state.scaler is not None:
             self._scaler.load_state_dict(state.scaler)
 
 
-def _parameters(trainables: Sequence[TrainableEmbedding]) -> list[Tensor]:
-    return [vectors for each in trainables for vectors in each.parameters]
-
-
 def _mean(losses: Tensor) -> Tensor:
-    """Of those that are finite, if there are several; nothing waits for the device."""
+    """The mean of the finite losses, computed without waiting for the device; a single loss is returned as it is."""
     if len(losses) == 1:
         return losses[0]
     finite = losses.isfinite()
     return losses.where(finite, 0.0).sum() / finite.sum()
 
 
-def check_steps(name: str, step: int, config: TrainConfig) -> int:
-    """The step after which a run is over; ConfigError if an embedding that is at `step` is there already."""
-    last = last_step(config)
-    if last == 0:
-        message = "The learning rate schedule ends at step 0: nothing would be learned. Give a step of 1 or more, or none."
-        raise ConfigError(message, "learning_rate")
-    if step >= last:
-        message = (
-            f"{name!r} has been trained for {step} steps already and this run ends at {last}: raise max steps, or the "
-            "steps of the learning rate schedule, or create it anew."
-        )
-        raise ConfigError(message, "max_steps")
-    return last
-
-
-def _some_ahead(batches: Iterator[Batch], count: int = 8) -> Iterator[Batch]:
-    """The same batches, drawn several at a time: between steps the caches are full of the network, and drawing is slow."""
+def _prefetched(batches: Iterator[Batch], count: int = 8) -> Iterator[Batch]:
+    """The same batches, drawn several at a time, which is faster than between steps, when caches are full of the model."""
     while some := list(islice(batches, count)):
         yield from some

@@ -10,7 +10,6 @@ import gradio as gr
 
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.embedding import negative_name, unwanted, word_pattern
-from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.prompts import escaped
 from ti_trainer.runs.job import Snapshot
 from ti_trainer.ui import api
@@ -148,7 +147,7 @@ def with_word(now: Snapshot, values: Mapping[str, Any]) -> dict[str, Any]:
         return {**values, "preview_prompt": prompt}
     if not _says(negative, negative_name(now.name)):
         negative = _joined(unwanted(prompt, now.name), negative)
-    scale = max(1.0, GuidanceScale.parse(config.train_cfg_scale).high)  # where sliders begin
+    scale = max(1.0, config.guidance_scale.high)  # where sliders begin
     return {**values, "preview_prompt": prompt, "preview_negative_prompt": negative, "preview_cfg_scale": scale}
 
 

@@ -19,7 +19,7 @@ from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.offload.compiled import NO_ROOM
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
-from ti_trainer.training.events import Compiling, Event, GaveWay, StepDone
+from ti_trainer.training.events import Compiling, Event, MemoryReduced, StepDone
 from ti_trainer.training.trainer import Trainer
 
 CONFIG = TrainConfig(
@@ -106,11 +106,11 @@ def test_without_a_compiler_it_goes_on_without(
     with caplog.at_level(logging.WARNING), inductor.patch({"cpp.cxx": ("no-such-compiler",)}):
         found = ours.train()
     assert torch.equal(found, wanted)
-    told = [each for each in ours.events if isinstance(each, GaveWay)]
+    told = [each for each in ours.events if isinstance(each, MemoryReduced)]
     assert [each.step for each in told] == [1]
-    assert told[0].words.startswith("Compiling the network failed (")
-    assert "no-such-compiler" in told[0].words
-    assert told[0].words in ours.said
+    assert told[0].message.startswith("Compiling the network failed (")
+    assert "no-such-compiler" in told[0].message
+    assert told[0].message in ours.said
     assert caplog.text == ""
 
 

@@ -14,7 +14,7 @@ import gradio as gr
 from ti_trainer.config import presets
 from ti_trainer.errors import TITrainerError
 from ti_trainer.runs.job import Snapshot
-from ti_trainer.training.selection import in_words
+from ti_trainer.training.selection import summary
 from ti_trainer.ui.curve import curve
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
@@ -190,7 +190,7 @@ def _result(now: Snapshot) -> str:
         *((("Negative", result.negative_file),) if result.negative_file else ()),
         *(("Moving average", copy) for copy in averaged),
         *(("Its negative", negative) for copy in averaged if (negative := run.negative_of(copy))),
-        *((("Kept", kept),) if (kept := in_words(result.trials)) else ()),
+        *((("Kept", kept),) if (kept := summary(result.trials)) else ()),
         ("Step", result.embedding.step),
         ("Images", result.num_images),
         *((label, file) for label, file in files if file.is_file()),
