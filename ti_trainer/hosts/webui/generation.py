@@ -22,7 +22,7 @@ from ti_trainer.hosts.webui.model import WebuiModel
 from ti_trainer.hosts.webui.model_spec import PREDICTIONS
 from ti_trainer.hosts.webui.text import registered
 from ti_trainer.model import Vectors
-from ti_trainer.offload.streaming import attributes
+from ti_trainer.offload.patching import patched
 
 SCHEDULE, DEFAULT, ZERO_TERMINAL_SNR = "sd_noise_schedule", "Default", "Zero Terminal SNR"  # the host's setting
 
@@ -34,8 +34,8 @@ def generate(model: WebuiModel, request: GenerationRequest, words: Mapping[str, 
     """
     embeddings = {name: _embedding(name, vectors, model) for name, vectors in words.items()}
     tiling, finder = model_hijack.circular_enabled, model.texts[0].finder
-    no_traces = attributes([(shared.cmd_opts, "no_prompt_history", True)])  # the last prompt is the user's, not ours
-    with model.lent_back(), rng_kept(), state_kept(), no_traces, _as_trained(model), registered(finder, embeddings):
+    no_traces = patched([(shared.cmd_opts, "no_prompt_history", True)])  # the last prompt is the user's, not ours
+    with model.restored(), rng_kept(), state_kept(), no_traces, _as_trained(model), registered(finder, embeddings):
         try:
             shared.state.job_no, shared.state.job_count = 0, 1  # or its console would count an image for every step
             images = process_images(_processing(model, request)).images
@@ -66,7 +66,7 @@ def _as_trained(model: WebuiModel) -> Iterator[None]:
     alphas_cumprod, schedule = sd_model.alphas_cumprod, settings.get(SCHEDULE)
     wanted = ZERO_TERMINAL_SNR if spec.zero_terminal_snr else DEFAULT
     parameterization = next(name for name, ours in PREDICTIONS.items() if ours == spec.prediction_type)
-    with attributes([(sd_model, "parameterization", parameterization)]):
+    with patched([(sd_model, "parameterization", parameterization)]):
         try:
             if spec.zero_terminal_snr != samples_zero_terminal_snr():
                 settings[SCHEDULE] = wanted
