@@ -67,6 +67,10 @@ def checkpointed(blocks: Iterable[nn.Module], autocast: Autocast = nullcontext) 
     This uses torch's checkpointing because that of the original code asks for gradients of the weights, which are frozen.
     The backward pass runs outside of the host's autocast context, which may be the host's own class: it is entered again.
     """
-    options = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": lambda: (nullcontext(), autocast())}
+    options: dict[str, Any] = {
+        "use_reentrant": False,
+        "preserve_rng_state": False,
+        "context_fn": lambda: (nullcontext(), autocast()),
+    }
     for block in blocks:
         yield block, "forward", partial(checkpoint, block.forward, **options)

@@ -19,7 +19,7 @@ from ti_trainer.model import Compile
 
 MAX_SHAPES = 8  # each takes a minute or more to compile; inputs of other shapes run uncompiled
 # Steps of one shape from which auto compiles on a GPU. An estimate, not measured: about 100 s for 25 ms of a step. On a CPU
-# it never does: there 118 s saved 7 to 10% of a step of 26 ms, with the embedded model (2026-11-21, 2 busy cores of an AMD EPYC).
+# it never does: there 118 s saved 7 to 10% of a step of 26 ms (2026-11-21, embedded model, 2 busy cores of an AMD EPYC).
 MIN_STEPS = 4000
 MIN_CAPABILITY = (7, 0)  # CUDA compute capability that triton supports
 GRAPHS_IN_THREADS_FROM = (2, 13)  # torch; before, CUDA graphs fail outside of the thread that imported them
@@ -95,7 +95,7 @@ def failure(error: Exception) -> str:
 def _import_setuptools() -> None:
     """Import setuptools, which torch needs to compile for a CPU; once torch has looked for pip, the import fails."""
     try:
-        import setuptools
+        importlib.import_module("setuptools")
     except ImportError:
         pass
     except AssertionError:  # something has looked for pip already
@@ -103,7 +103,7 @@ def _import_setuptools() -> None:
         os.environ["SETUPTOOLS_USE_DISTUTILS"] = "stdlib"
         try:
             with suppress(ImportError):
-                import setuptools  # noqa: F401
+                importlib.import_module("setuptools")
         finally:
             del os.environ["SETUPTOOLS_USE_DISTUTILS"]
             os.environ.update({} if before is None else {"SETUPTOOLS_USE_DISTUTILS": before})

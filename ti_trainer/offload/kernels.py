@@ -44,5 +44,9 @@ def _settings() -> tuple[str, bool, bool] | None:
 def _newer_settings() -> list[tuple[Any, str]]:
     """The settings that torch has besides since 2.9: their owners and values."""
     backends = torch.backends
-    owners = (backends.cuda.matmul, getattr(backends.mkldnn, "matmul", None), getattr(backends.cudnn, "conv", None))
+    owners: tuple[Any, ...] = (
+        backends.cuda.matmul,
+        getattr(backends.mkldnn, "matmul", None),
+        getattr(backends.cudnn, "conv", None),
+    )
     return [(each, each.fp32_precision) for each in owners if hasattr(each, "fp32_precision")]

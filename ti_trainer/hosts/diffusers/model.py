@@ -12,11 +12,11 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from ti_trainer.files import short_hash
 from ti_trainer.host import ModelOptions
+from ti_trainer.hosts.diffusers.library import AutoencoderKL, DDPMScheduler, UNet2DConditionModel, prepare_compiling
 from ti_trainer.hosts.diffusers.model_spec import noise_schedule, spec_of, takes_clip_skip
 from ti_trainer.hosts.diffusers.text import TextEncoder
 from ti_trainer.model import (
@@ -101,6 +101,8 @@ class DiffusersModel:
 
     def compile(self, when: Compile, steps: int, sizes: int, on_compile: Callable[[], None]) -> str:
         """Compile the U-Net, unless it is checkpointed."""
+        if when == "on" or self.device.type == "cuda":
+            prepare_compiling()
         return self.memory.compile(when, steps, sizes, on_compile)
 
     def reduce_memory(self, error: Exception) -> str:
