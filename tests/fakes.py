@@ -1,4 +1,4 @@
-"""A Stable Diffusion in a page, and a host for it: a step takes a millisecond, and everything that should matter does."""
+"""A tiny DiffusionModel and a Host for it: a step takes a millisecond, and all inputs affect it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from ti_trainer.captioning.tags import HostCaptioner
 from ti_trainer.errors import ConfigError
-from ti_trainer.host import ModelOptions
-from ti_trainer.model import Conditioning, ImageConditioning, ModelSpec, Vectors
+from ti_trainer.host import GenerationRequest, Host, ModelOptions
+from ti_trainer.model import Compile, Conditioning, DiffusionModel, ImageConditioning, MemoryMode, ModelSpec, Vectors
 from ti_trainer.prompts import PromptTokenizer, TokenizedPrompt
 
 D = 8
 
 
 class TinyModel:
-    """A DiffusionModel. B batch, C = 4 latent channels, H W, V vectors, D width of a token."""
+    """A small DiffusionModel. B batch, C = 4 latent channels, H W, V vectors, D width of a token."""
 
     name, checkpoint_hash, device = "tiny", "0123456789", torch.device("cpu")
     spec, needs_loss_scaling, default_size_px = ModelSpec("tiny"), False, 16
@@ -48,17 +48,17 @@ class TinyModel:
         finally:
             self.in_training = False
 
-    def fit_memory(self, places: int, decoded: int = 0, mode: str = "auto") -> str:
+    def fit_memory(self, latent_pixels: int, decoded: int = 0, mode: MemoryMode = "auto") -> str:
         return ""
 
-    def compile(self, when: str, steps: int, sizes: int, begins: Callable[[], None]) -> str:
+    def compile(self, when: Compile, steps: int, sizes: int, on_compile: Callable[[], None]) -> str:
         return ""
 
     def reduce_memory(self, error: Exception) -> str:
         return ""
 
-    def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
-        counts = {name: len(each["clip_l"]) for name, each in words.items()}
+    def tokenize(self, prompt: str, embeddings: Mapping[str, Vectors]) -> TokenizedPrompt:
+        counts = {name: len(each["clip_l"]) for name, each in embeddings.items()}
         split = PromptTokenizer(
             lambda text: [zlib.crc32(w.encode()) % 900 + 1 for w in _split(text)], 998, 999, 999, 997, counts
         )
@@ -77,19 +77,18 @@ class TinyModel:
         return mean, torch.full_like(mean, 0.3)
 
     def image_attention(self, pixels: Tensor) -> Tensor:
-        """Places attend to those of their colour."""
-        places = avg_pool2d(pixels, 8)[0].flatten(1).T  # (H W, 3)
-        return (-10 * torch.cdist(places, places)).softmax(1)
+        """Latent pixels attend to those of the same colour."""
+        colours = avg_pool2d(pixels, 8)[0].flatten(1).T  # (H W, 3)
+        return (-10 * torch.cdist(colours, colours)).softmax(1)
 
     def encode_masked(self, pixels: Tensor, masks: Tensor | None) -> Tensor | None:
         return None
 
-    def encode_prompts(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:
+    def encode_prompts(self, prompts: Sequence[str], embeddings: Mapping[str, Vectors]) -> Conditioning:
         hidden = []
         for prompt in prompts:
-            parts = [
-                words[each]["clip_l"] if each in words else self.token_embeddings(each)["clip_l"] for each in _split(prompt)
-            ]
+            found = [embeddings.get(each) or self.token_embeddings(each) for each in _split(prompt)]
+            parts = [each["clip_l"] for each in found]
             place = torch.linspace(0.5, 1.5, sum(map(len, parts)))[:, None]  # the order of words counts
             hidden.append((torch.cat(parts) * place @ self.mix).tanh().mean(0, keepdim=True))
         return Conditioning(torch.stack(hidden))  # (B, 1, D)
@@ -112,7 +111,7 @@ def _split(prompt: str) -> list[str]:
 
 @dataclass
 class TinyHost:
-    """A Host over TinyModel. Drawing uses up the process's random numbers, as careless hosts do."""
+    """A Host over TinyModel. Generating uses the process's random numbers, as careless hosts do."""
 
     folder: Path
     model: TinyModel = field(default_factory=TinyModel)
@@ -155,12 +154,16 @@ class TinyHost:
         if folder.name == "forbidden":
             raise ConfigError("that folder is not for the page")
 
-    def generate(self, model: TinyModel, request: object, words: Mapping[str, Vectors]) -> Image.Image:
+    def generate(self, model: DiffusionModel, request: GenerationRequest, embeddings: Mapping[str, Vectors]) -> Image.Image:
         shade = int(torch.rand(()) * 255)
         return Image.new("RGB", (16, 16), (shade, shade, shade))
 
     def embeddings_changed(self) -> None:
         self.changes += 1
+
+
+_model: type[DiffusionModel] = TinyModel
+_host: type[Host] = TinyHost
 
 
 def paint_mask(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The one seam towards whoever runs us: folders, the model that is loaded, a lock, and images drawn with it."""
+"""The Host interface: the program that the trainer runs in, with its folders, its model, a lock, and image generation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ti_trainer.model import DiffusionModel, ModelSpec, PredictionType, Vectors
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """An image to be generated; width and height 0 take what the model was made for, an empty sampler the host's own."""
+    """An image to generate; width and height 0 are the model's default size, an empty sampler the host's default."""
 
     prompt: str
     negative_prompt: str = ""
@@ -31,7 +31,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How a checkpoint is opened; what says auto follows from the checkpoint, or is the host's own business."""
+    """How a checkpoint is opened; auto: as the checkpoint or the host says."""
 
     precision: str = "auto"
     clip_skip: int = 1
@@ -40,20 +40,17 @@ class ModelOptions:
 
     @property
     def sets_spec(self) -> bool:
-        """Whether what the model is was chosen by hand."""
+        """Whether the user chose a part of the model's spec."""
         return self.prediction_type != "auto" or self.zero_terminal_snr != "auto"
 
     def of(self, spec: ModelSpec) -> ModelSpec:
-        """The spec that was found, with what was chosen by hand; only v prediction has a zero terminal SNR.
-
-        ConfigError if that was chosen with another one.
-        """
+        """The checkpoint's spec with the user's choices; ConfigError for zero terminal SNR without v prediction."""
         if self.prediction_type != "auto":
             spec = replace(spec, prediction_type=self.prediction_type)
         is_v = spec.prediction_type == "v_prediction"
         if self.zero_terminal_snr == "on" and not is_v:
             message = (
-                "Zero terminal SNR (zero_terminal_snr): found on with epsilon prediction, which says nothing of pure noise; "
+                "Zero terminal SNR (zero_terminal_snr): found on with epsilon prediction, undefined for pure noise; "
                 "expected v prediction. Turn it off, or choose the prediction type v_prediction."
             )
             raise ConfigError(message, "zero_terminal_snr")
@@ -62,55 +59,94 @@ class ModelOptions:
 
 
 class Lease(Protocol):
-    """Our turn with the model: who holds one tells the host how far it is."""
+    """Exclusive use of the host's model, with the host's progress display."""
 
     def interrupted(self) -> bool:
         """Whether the host's own Interrupt was pressed."""
         ...
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """For the host's progress bar; cheap enough for every step."""
+        """Update the host's progress bar; cheap enough for every step."""
         ...
 
     def show(self, image: Image.Image) -> None:
-        """For the host's live preview."""
+        """Show an image as the host's live preview."""
         ...
 
 
 class Host(Protocol):
-    """What the trainer asks of the program around it."""
+    """The program that the trainer runs in."""
 
-    embeddings_dir: Path
-    log_dir: Path
-    template_dirs: Sequence[Path]  # where a prompt template is looked for by its name
-    samplers: Sequence[str]  # names that a Drawing may have; empty if there is no choice
-    captioners: Mapping[str, HostCaptioner]  # by the names that the option `captioners` takes; ours are not among them
-    face_models: Sequence[Path]  # folders of the host's in which a face detector's model may lie
-    defaults: Mapping[str, Any]  # options of TrainConfig that the host's settings decide otherwise than we do
-    is_public: bool  # whether others than this computer's user reach the page, who must neither look around nor hold it up
-    torchscript: bool  # whether a discriminator may be TorchScript, a program: only the keyboard can allow that
-    fixed: frozenset[str]  # options that are the host's own business and not offered: they are as in `defaults`
+    @property
+    def embeddings_dir(self) -> Path:
+        """The folder of embeddings."""
+        ...
+
+    @property
+    def log_dir(self) -> Path:
+        """The folder of training runs."""
+        ...
+
+    @property
+    def template_dirs(self) -> Sequence[Path]:
+        """Folders that are searched for a prompt template's name."""
+        ...
+
+    @property
+    def samplers(self) -> Sequence[str]:
+        """Names for `GenerationRequest.sampler`; empty if there is no choice."""
+        ...
+
+    @property
+    def captioners(self) -> Mapping[str, HostCaptioner]:
+        """The host's own captioners by their names in the option `captioners`."""
+        ...
+
+    @property
+    def face_models(self) -> Sequence[Path]:
+        """The host's folders that may contain a face detector's model."""
+        ...
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Options of TrainConfig for which the host's settings give another default."""
+        ...
+
+    @property
+    def is_public(self) -> bool:
+        """Whether others than this computer's user reach the page: they may not list folders or block the server."""
+        ...
+
+    @property
+    def torchscript(self) -> bool:
+        """Whether a discriminator may be TorchScript, which is a program: only the command line can allow it."""
+        ...
+
+    @property
+    def fixed(self) -> frozenset[str]:
+        """Options that the host decides: they are not offered, and have the values in `defaults`."""
+        ...
 
     def describe(self) -> str:
-        """What model there is, in a few words, without loading it; ModelError if it cannot be trained."""
+        """A short description of the model, without loading it; ModelError if it cannot be trained."""
         ...
 
     def open_model(self, options: ModelOptions | None = None) -> DiffusionModel:
-        """The checkpoint to train on, None: as it is open already, or the host's own choice; ModelError if it cannot be."""
+        """Open the checkpoint to train on; None: with the options that it is open with, or the host's. ModelError."""
         ...
 
     def lock(self) -> AbstractContextManager[Lease]:
-        """Wait for our turn and hold it: nobody else uses the model meanwhile, and afterwards all is as it was before."""
+        """Wait until the model is free, then hold it exclusively; afterwards the host's state is restored."""
         ...
 
     def check_folder(self, folder: Path) -> None:
-        """Raise ConfigError unless whoever uses the page may read this folder."""
+        """Raise ConfigError unless users of the page may read this folder."""
         ...
 
-    def generate(self, model: DiffusionModel, request: GenerationRequest, words: Mapping[str, Vectors]) -> Image.Image:
-        """Generate an image in whose prompts the words stand for these vectors."""
+    def generate(self, model: DiffusionModel, request: GenerationRequest, embeddings: Mapping[str, Vectors]) -> Image.Image:
+        """Generate an image with a model of this host; the names of embeddings in prompts stand for their vectors."""
         ...
 
     def embeddings_changed(self) -> None:
-        """Called after a file of the embeddings folder was written."""
+        """To be called after a file in the embeddings folder was written."""
         ...

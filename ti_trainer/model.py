@@ -1,6 +1,6 @@
-"""The one seam towards a network: what training needs from a Stable Diffusion, whoever has loaded it.
+"""The DiffusionModel interface: what training needs from a Stable Diffusion network, whatever library loaded it.
 
-SD 1.x, SD 2.x, SDXL and inpainting models differ behind it, never before it. B batch, C latent channels, H W latent height
+SD 1.x, SD 2.x, SDXL and inpainting models differ only in the implementations. B batch, C latent channels, H W latent height
 and width, V vectors, D width of a text encoder's token embeddings, T tokens.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import group_norm, interpolate
 
 from ti_trainer.embedding import Embedding
@@ -22,12 +22,12 @@ from ti_trainer.prompts import TokenizedPrompt
 
 Compile = Literal["auto", "on", "off"]
 MemoryMode = Literal["auto", "none", "offload-vae", "checkpointing", "8bit", "offload-text", "offload-all"]
-Vectors = Mapping[str, Tensor]  # one embedding's vectors by text encoder, each (V, D)
+Vectors = Mapping[str, Tensor]  # the vectors of one embedding by text encoder, each (V, D)
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the text says to the U-Net: hidden (B, T, width), and for SDXL pooled (B, width), read at the end of text."""
+    """Text conditioning of the U-Net: hidden states (B, T, width), and for SDXL the pooled state (B, width)."""
 
     hidden: Tensor
     pooled: Tensor | None = None
@@ -35,22 +35,22 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class ImageConditioning:
-    """What some U-Nets are told of images besides text; others do not look at it.
+    """Conditioning of the U-Net on images, besides text; models that do not use it ignore it.
 
     `sizes` (B, 6) float32 is SDXL's size and crop conditioning (arXiv:2307.01952, 2.2) in px: original height and width, top
     and left of the crop in the resized image, target height and width. `masked` (B, 1 + C, H, W) is for inpainting models:
-    1 where they shall paint, and the latents of the image without that.
+    the mask, 1 where they paint, and the latents of the image without that area.
     """
 
     sizes: Tensor
     masked: Tensor | None = None
 
     def of(self, rows: slice) -> ImageConditioning:
-        """Of these images alone."""
+        """The conditioning of some rows of the batch."""
         return ImageConditioning(self.sizes[rows], None if self.masked is None else self.masked[rows])
 
     def repeat(self, times: int) -> ImageConditioning:
-        """The same images that many times, (B times, ...)."""
+        """The batch repeated, (B times, ...)."""
         if times == 1:
             return self
         masked = None if self.masked is None else self.masked.repeat(times, 1, 1, 1)
@@ -59,7 +59,7 @@ class ImageConditioning:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a checkpoint is, found out once when it is opened; as a str, in words."""
+    """The kind of a checkpoint, determined when it is opened; `str` gives a description for users."""
 
     family: str
     prediction_type: PredictionType = "epsilon"
@@ -67,52 +67,87 @@ class ModelSpec:
     inpainting: bool = False
 
     def __str__(self) -> str:
-        words = [f"{self.family} inpainting" if self.inpainting else self.family]
-        words.append("v prediction" if self.prediction_type == "v_prediction" else "epsilon prediction")
-        return ", ".join(words + ["zero terminal SNR"] * self.zero_terminal_snr)
+        parts = [f"{self.family} inpainting" if self.inpainting else self.family]
+        parts.append("v prediction" if self.prediction_type == "v_prediction" else "epsilon prediction")
+        return ", ".join(parts + ["zero terminal SNR"] * self.zero_terminal_snr)
 
 
 class DiffusionModel(Protocol):
     """A loaded checkpoint. Latents are scaled as the U-Net expects them; pixels are (B, 3, 8 H, 8 W) in [-1, 1]."""
 
-    name: str
-    spec: ModelSpec
-    checkpoint_hash: str | None
-    device: torch.device
-    alphas_cumprod: Tensor  # (number of training timesteps,) on the device
-    widths: Mapping[str, int]  # D by text encoder
-    default_size_px: int
-    needs_loss_scaling: bool  # whether gradients could vanish in fp16
-
-    def training(self) -> AbstractContextManager[None]:
-        """Within it the weights need no gradients and the network is ready to train through; afterwards all is as before."""
+    @property
+    def name(self) -> str:
+        """The checkpoint's name, for users and for the metadata of embeddings."""
         ...
 
-    def fit_memory(self, places: int, decoded: int = 0, mode: MemoryMode = "auto") -> str:
-        """Choose what gives way in training batches of this many latent places (B H W); in words, "" for no choice.
+    @property
+    def spec(self) -> ModelSpec:
+        """The kind of the checkpoint."""
+        ...
 
-        `decoded`: so many places are decoded at once in each step, for losses of pixels. `mode`: what somebody chose.
+    @property
+    def checkpoint_hash(self) -> str | None:
+        """The WebUI's short hash of the checkpoint's file; None if it is not known."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net computes."""
+        ...
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """(number of training timesteps,) on the device."""
+        ...
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """D by text encoder."""
+        ...
+
+    @property
+    def default_size_px(self) -> int:
+        """Width and height of the images that the model was trained on."""
+        ...
+
+    @property
+    def needs_loss_scaling(self) -> bool:
+        """Whether gradients may underflow, since the U-Net computes in fp16."""
+        ...
+
+    def training(self) -> AbstractContextManager[None]:
+        """Within it all weights are frozen and the network can be trained through; afterwards everything is restored."""
+        ...
+
+    def fit_memory(self, latent_pixels: int, decoded: int = 0, mode: MemoryMode = "auto") -> str:
+        """Choose how to save memory in training steps on batches of this many latent pixels (B H W).
+
+        `decoded`: how many latent pixels each step decodes at once, for a loss on pixels. `mode`: what the user chose.
+        Returns a message for the user, empty if there was no choice.
         """
         ...
 
-    def compile(self, when: Compile, steps: int, sizes: int, begins: Callable[[], None]) -> str:
-        """Have the network compiled for so many steps on images of so many sizes; in words, "" if nothing is to be said.
+    def compile(self, when: Compile, steps: int, sizes: int, on_compile: Callable[[], None]) -> str:
+        """Compile the U-Net for `steps` steps on images of `sizes` sizes, until the host's lock is released.
 
-        After `fit_memory`, for what is trained until our turn with the host is over. `begins` is called whenever a step is
-        about to take much longer for it. What fails of it later, `give_way` gives up.
+        Call it after `fit_memory`. `on_compile` is called whenever the next step takes much longer because of it. If it
+        fails later, `reduce_memory` undoes it. Returns a message for the user, which may be empty.
         """
         ...
 
     def reduce_memory(self, error: Exception) -> str:
-        """Give up the next thing so that what failed of `error` can be tried once more; in words, "" if nothing helps."""
+        """Save more memory, so that the step which failed with this error can be repeated.
+
+        Returns a message for the user, or an empty one if nothing more can be done.
+        """
         ...
 
-    def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
-        """The token ids of a prompt as they are fed, in chunks, and where the words' vectors go in them."""
+    def tokenize(self, prompt: str, embeddings: Mapping[str, Vectors]) -> TokenizedPrompt:
+        """The token ids of a prompt as the text encoder gets them, in chunks, and the positions of embeddings in them."""
         ...
 
     def token_text(self, token_id: int) -> str:
-        """What a token stands for, to be read by people."""
+        """The text of a token, for users."""
         ...
 
     def token_embeddings(self, text: str) -> dict[str, Tensor]:
@@ -124,21 +159,21 @@ class DiffusionModel(Protocol):
         ...
 
     def encode_masked(self, pixels: Tensor, masks: Tensor | None) -> Tensor | None:
-        """(B, 1 + C, H, W), what an inpainting model is shown of images, and None for all others.
+        """`ImageConditioning.masked` (B, 1 + C, H, W) of an inpainting model, None for all others.
 
-        `masks` (B, 1, 8 H, 8 W) are above 0.5 where it shall paint; None: everywhere.
+        `masks` (B, 1, 8 H, 8 W) are above 0.5 where the model paints; None: everywhere.
         """
         ...
 
     def image_attention(self, pixels: Tensor) -> Tensor:
-        """(H W, H W): how much each latent place of one image (1, 3, 8 H, 8 W) attends to each other in the VAE's encoder.
+        """(H W, H W): the attention between the latent pixels of one image (1, 3, 8 H, 8 W) in the VAE's encoder.
 
         Rows sum to one. ModelError for a VAE without attention.
         """
         ...
 
-    def encode_prompts(self, prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:
-        """The conditioning of B prompts in which every key of `words` stands for its vectors; differentiable in them."""
+    def encode_prompts(self, prompts: Sequence[str], embeddings: Mapping[str, Vectors]) -> Conditioning:
+        """The conditioning of B prompts, in which embeddings' names stand for their vectors; differentiable in these."""
         ...
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning, images: ImageConditioning) -> Tensor:
@@ -146,52 +181,58 @@ class DiffusionModel(Protocol):
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels of latents, not clamped; gradients of them have to be taken within `decoding`."""
+        """Pixels of latents, not clamped; use `decoding` for gradients through it."""
         ...
 
     def decoding(self) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
-        """Within it there is `decode`, and the VAE stays where it computes, for the way back through it."""
+        """Gives `decode`; within it the VAE stays on the device, for the backward pass."""
         ...
 
 
-INPAINTING_CHANNELS = 9  # that a U-Net takes: noisy latents, the mask, latents of the rest
+INPAINTING_CHANNELS = 9  # a U-Net's input: noisy latents, the mask, latents of the rest of the image
 
 
 def masked_channels(
     encode_images: Callable[[Tensor], tuple[Tensor, Tensor]], pixels: Tensor, masks: Tensor | None
 ) -> Tensor:
-    """`encode_masked` of an inpainting model: grey where it shall paint, as in its training and as the WebUI generates."""
-    hidden = torch.ones_like(pixels[:, :1]) if masks is None else (masks > 0.5).to(pixels)
-    latents, _ = encode_images(pixels * (1 - hidden))
-    return torch.cat([interpolate(hidden.to(latents), latents.shape[-2:]), latents], 1)  # (B, 1 + C, H, W)
+    """`encode_masked` of an inpainting model; the masked area is grey, as in its training and in the WebUI."""
+    mask = torch.ones_like(pixels[:, :1]) if masks is None else (masks > 0.5).to(pixels)
+    latents, _ = encode_images(pixels * (1 - mask))
+    return torch.cat([interpolate(mask.to(latents), latents.shape[-2:]), latents], 1)  # (B, 1 + C, H, W)
 
 
-def attention_of(block: object, names: Sequence[str], encode: Callable[[], object]) -> Tensor:
-    """`image_attention` of a block with one head, by what `encode` feeds it; `names`: its norm, query and key."""
+def attention_of(block: nn.Module, names: Sequence[str], encode: Callable[[], object]) -> Tensor:
+    """`image_attention` of an attention block with one head, on what it gets as input while `encode` runs.
+
+    `names` are those of the block's norm, query and key. ModelError if it has no such modules.
+    """
     if not all(hasattr(block, name) for name in names):
-        message = "This model's VAE has no attention in its encoder: it cannot spread masks. Paint them as they shall be."
+        message = "This model's VAE has no attention in its encoder, so masks cannot be spread with it: paint them in full."
         raise ModelError(message)
     norm, query, key = (getattr(block, name) for name in names)
-    fed: list[Tensor] = []
-    hook = block.register_forward_pre_hook(lambda _, given: fed.append(given[0]))
+    inputs: list[Tensor] = []
+    hook = block.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     try:
         encode()
     finally:
         hook.remove()
-    normed = group_norm(fed[0].float(), norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps)  # (1, c, H, W)
-    places = normed[0].flatten(1).T  # (H W, c)
-    # The original code's are 1 x 1 convolutions, whose weights are (c, c, 1, 1).
-    asked, offered = (places @ each.weight.float().flatten(1).T + each.bias.float() for each in (query, key))
-    return (asked @ offered.T / asked.shape[1] ** 0.5).softmax(1)  # (H W, H W)
+    normed = group_norm(inputs[0].float(), norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps)  # (1, c, H, W)
+    states = normed[0].flatten(1).T  # (H W, c)
+
+    def project(layer: Any) -> Tensor:
+        weight: Tensor = layer.weight.float().flatten(1)  # the original code has 1 x 1 convolutions, (c, c, 1, 1)
+        return states @ weight.T + layer.bias.float()
+
+    return (project(query) @ project(key).T / states.shape[1] ** 0.5).softmax(1)  # (H W, H W)
 
 
 def check_fits(model: DiffusionModel, embedding: Embedding) -> None:
-    """Raise ConfigError if the embedding is for another kind of model."""
+    """Raise ConfigError if the embedding is for another model family."""
     if dict(model.widths) != embedding.widths:
         expected = ", ".join(f"{encoder} {width}" for encoder, width in model.widths.items())
         found = ", ".join(f"{encoder} {width}" for encoder, width in embedding.widths.items())
         message = (
-            f"The embedding {embedding.name!r} is for another kind of model ({embedding.family}: {found}) than "
-            f"{model.name} ({model.spec.family}: {expected}): choose a checkpoint of its kind, or create a new embedding."
+            f"The embedding {embedding.name!r} is for {embedding.family} ({found}), but {model.name} is {model.spec.family} "
+            f"({expected}): choose a checkpoint of the embedding's family, or create a new embedding."
         )
         raise ConfigError(message)

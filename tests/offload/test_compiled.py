@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ti_trainer.offload import compiled as module
-from ti_trainer.offload.compiled import BEGINS, PAYS_AFTER, SHAPES, CompiledNetwork, compiled, failed, pays
+from ti_trainer.offload import compiling as module
+from ti_trainer.offload.compiling import COMPILING, MAX_SHAPES, MIN_STEPS, CompiledNetwork, compile_network, failure, pays
 from ti_trainer.offload.kernels import fast_kernels
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -45,30 +45,30 @@ def outcome(network: Callable[..., Tensor], batch: int = 1, size: int = 4, **nam
 def test_it_makes_the_same_numbers_always(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With real kernels: about 10 s."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    network, begun = Small(), []
+    network, compiled_shapes = Small(), []
     wanted = outcome(network)
-    ours, words = compiled(network, CPU, "on", 1, 1, lambda: begun.append(1))
-    assert words == BEGINS
+    ours, message = compile_network(network, CPU, "on", 1, 1, lambda: compiled_shapes.append(1))
+    assert message == COMPILING
     first, second = outcome(ours), outcome(ours)
     ours.close()
     for found, again, eager in zip(first, second, wanted, strict=True):
         assert torch.equal(found, again)
         torch.testing.assert_close(found, eager, rtol=1e-5, atol=1e-5)
-    assert begun == [1]
+    assert compiled_shapes == [1]
     assert all(torch.equal(*each) for each in zip(outcome(network), wanted, strict=True))
 
 
 def test_only_shapes_of_training_are_compiled_and_not_more_than_it_says(graphs: list[int]) -> None:
-    network, begun = Small(), []
-    ours = CompiledNetwork(network, CPU, lambda: begun.append(len(graphs)))
+    network, compiled_shapes = Small(), []
+    ours = CompiledNetwork(network, CPU, lambda: compiled_shapes.append(len(graphs)))
     with torch.no_grad():
         ours(torch.zeros(2, 4, 4, 4), torch.zeros(2, 5, 6))
     ours(torch.zeros(2, 4, 4, 4), torch.zeros(2, 5, 6))
-    assert (begun, graphs) == ([], [])
-    for size in (*range(1, SHAPES + 4), 1, 2):
+    assert (compiled_shapes, graphs) == ([], [])
+    for size in (*range(1, MAX_SHAPES + 4), 1, 2):
         found, wanted = outcome(ours, size=size), outcome(network, size=size)
         assert all(torch.equal(*each) for each in zip(found, wanted, strict=True))
-    assert (begun, len(graphs)) == (list(range(SHAPES)), SHAPES)
+    assert (compiled_shapes, len(graphs)) == (list(range(MAX_SHAPES)), MAX_SHAPES)
     ours.close()
 
 
@@ -86,25 +86,25 @@ def test_what_cannot_be_compiled_is_told_at_once(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError(message)
 
     monkeypatch.setattr(torch, "compile", refuse)
-    assert compiled(Small(), CPU, "off", 9**9, 1, lambda: None) == (None, "")
-    assert compiled(Small(), CPU, "auto", 9**9, 1, lambda: None) == (None, "")  # never unasked on a CPU
-    network, words = compiled(Small(), CPU, "on", 1, 1, lambda: None)
+    assert compile_network(Small(), CPU, "off", 9**9, 1, lambda: None) == (None, "")
+    assert compile_network(Small(), CPU, "auto", 9**9, 1, lambda: None) == (None, "")  # never unasked on a CPU
+    network, message = compile_network(Small(), CPU, "on", 1, 1, lambda: None)
     assert network is None
-    assert words == "Compiling the network failed (Windows not yet supported for torch.compile); it goes on without."
-    assert "AssertionError" in failed(AssertionError())
-    assert "memory" in failed(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
+    assert message.startswith("Compiling the network failed (Windows not yet supported for torch.compile).")
+    assert "AssertionError" in failure(AssertionError())
+    assert "memory" in failure(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
 
 
 @pytest.mark.parametrize(
     ("device", "steps", "sizes", "triton", "capability", "wanted"),
     [
-        (CUDA, PAYS_AFTER, 1, True, (7, 5), True),
-        (CUDA, PAYS_AFTER - 1, 1, True, (7, 5), False),
-        (CUDA, 3 * PAYS_AFTER, 4, True, (7, 5), False),
-        (CUDA, SHAPES * PAYS_AFTER, 40, True, (7, 5), True),
-        (CUDA, PAYS_AFTER, 1, False, (7, 5), False),
-        (CUDA, PAYS_AFTER, 1, True, (6, 1), False),
-        (CPU, 10 * PAYS_AFTER, 1, True, (7, 5), False),
+        (CUDA, MIN_STEPS, 1, True, (7, 5), True),
+        (CUDA, MIN_STEPS - 1, 1, True, (7, 5), False),
+        (CUDA, 3 * MIN_STEPS, 4, True, (7, 5), False),
+        (CUDA, MAX_SHAPES * MIN_STEPS, 40, True, (7, 5), True),
+        (CUDA, MIN_STEPS, 1, False, (7, 5), False),
+        (CUDA, MIN_STEPS, 1, True, (6, 1), False),
+        (CPU, 10 * MIN_STEPS, 1, True, (7, 5), False),
     ],
 )
 def test_unasked_it_is_done_where_it_pays(

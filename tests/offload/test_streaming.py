@@ -17,8 +17,9 @@ from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.sampling import whole_image
 from ti_trainer.hosts.diffusers.shapes import sd15_unet
 from ti_trainer.offload import streaming
-from ti_trainer.offload.plan import BY_HAND, MemoryPlan, bytes_of
-from ti_trainer.offload.streaming import BlockOffloader, blocks_of, some_of
+from ti_trainer.offload.checkpointing import blocks_of, largest_blocks
+from ti_trainer.offload.plan import PLANS, MemoryPlan, bytes_of
+from ti_trainer.offload.streaming import BlockOffloader
 
 RAN_OUT = torch.cuda.OutOfMemoryError("CUDA out of memory")
 
@@ -58,12 +59,12 @@ def as_before(model: DiffusersModel) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "plan", [MemoryPlan(recompute=0.5), BY_HAND["checkpointing"], BY_HAND["offload-text"], BY_HAND["offload-all"]], ids=str
+    "plan", [MemoryPlan(checkpointing=0.5), PLANS["checkpointing"], PLANS["offload-text"], PLANS["offload-all"]], ids=str
 )
 def test_with_less_memory_the_numbers_are_the_same(plan: MemoryPlan, model: DiffusersModel) -> None:
     wanted = gradients(model)
     with as_before(model):
-        model._give(plan)
+        model.memory.use(plan)
         found = gradients(model)
         model.use_all_memory()
     for one, other in zip(found, wanted, strict=True):
@@ -74,22 +75,22 @@ def test_weights_in_ram_are_away_but_while_their_block_computes(model: Diffusers
     block, seen = blocks_of(model.unet)[3], []
     hook = block.conv1.register_forward_pre_hook(lambda module, _: seen.append(module.weight.numel()))
     with as_before(model):
-        model._give(BY_HAND["offload-all"])
-        assert all(each.numel() == 0 for every in blocks_of(*model._trained_through) for each in every.parameters())
-        left = bytes_of(*model._trained_through)
+        model.memory.use(PLANS["offload-all"])
+        assert all(each.numel() == 0 for every in blocks_of(model.unet, *model.modules[2:]) for each in every.parameters())
+        left = bytes_of(model.unet, *model.modules[2:])
         gradients(model)
         assert seen[0] == seen[1] > 0, "there, and computed once more on the way back"
         assert len(seen) == 2
         assert block.conv1.weight.numel() == 0
         model.use_all_memory()
     hook.remove()
-    assert left == bytes_of(*model._trained_through) - bytes_of(*blocks_of(*model._trained_through))
+    assert left == bytes_of(model.unet, *model.modules[2:]) - bytes_of(*blocks_of(model.unet, *model.modules[2:]))
 
 
 def test_in_8_bits_the_numbers_are_nearly_the_same(model: DiffusersModel) -> None:
     wanted = gradients(model)
     with as_before(model):
-        model._give(BY_HAND["8bit"])
+        model.memory.use(PLANS["8bit"])
         found = gradients(model)
         model.use_all_memory()
     for one, other in zip(found, wanted, strict=True):
@@ -97,18 +98,18 @@ def test_in_8_bits_the_numbers_are_nearly_the_same(model: DiffusersModel) -> Non
         assert (one - other).norm() < 0.05 * other.norm()
 
 
-@pytest.mark.parametrize("plan", [BY_HAND["offload-all"], BY_HAND["8bit"]], ids=str)
+@pytest.mark.parametrize("plan", [PLANS["offload-all"], PLANS["8bit"]], ids=str)
 def test_what_fails_meanwhile_leaves_all_as_it_was(plan: MemoryPlan, model: DiffusersModel) -> None:
     def fail(*_: Any) -> None:
         raise ArithmeticError
 
     with as_before(model):
         hook = model.unet.mid_block.resnets[0].conv2.register_forward_hook(fail)
-        giving = BlockOffloader(model.unet, model.modules[2:], model.device)
-        giving.follow(plan)
+        offloader = BlockOffloader(model.unet, model.modules[2:], model.device)
+        offloader.apply(plan)
         with pytest.raises(ArithmeticError):
             gradients(model)
-        giving.close()
+        offloader.close()
         hook.remove()
 
 
@@ -117,7 +118,7 @@ def test_when_memory_runs_out_on_a_cpu_the_network_is_computed_twice_and_no_more
     with as_before(model):
         assert model.reduce_memory(RuntimeError("shapes cannot be multiplied")) == ""
         assert model.reduce_memory(RAN_OUT) == (
-            "Memory ran out; from here on the network is computed twice, which takes up to half as long again."
+            "Memory ran out. To save memory from here on: gradient checkpointing (steps take up to 50% longer)."
         )
         assert torch.equal(gradients(model)[1], wanted[1])
         assert model.reduce_memory(RAN_OUT) == "", "weights are in RAM already"
@@ -128,13 +129,13 @@ def test_when_memory_runs_out_on_a_cpu_the_network_is_computed_twice_and_no_more
 def test_more_and_more_weights_go_and_none_comes_back_in_between(
     first: str, model: DiffusersModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    back, came_back, plan = streaming._Away.back, [], BY_HAND[first]
+    restore, came_back, plan = streaming.OffloadedBlock.restore, [], PLANS[first]
     with as_before(model):
-        model._give(plan)
+        model.memory.use(plan)
         wanted = gradients(model)
-        monkeypatch.setattr(streaming._Away, "back", lambda away: came_back.append(away) or back(away))
-        while plan := plan.further(vae_may_leave=False):
-            model._give(plan)
+        monkeypatch.setattr(streaming.OffloadedBlock, "restore", lambda block: came_back.append(block) or restore(block))
+        while plan := plan.next(may_offload_vae=False):
+            model.memory.use(plan)
             assert torch.equal(gradients(model)[1], wanted[1])
         assert not came_back, "there may be no room for it in between"
         model.use_all_memory()
@@ -152,15 +153,15 @@ def test_weights_that_there_is_no_room_for_wait_in_ram_and_come_later(
         return to(tensor, *given, **named)
 
     with as_before(model):
-        model._give(BY_HAND["offload-all"])
+        model.memory.use(PLANS["offload-all"])
         with monkeypatch.context() as patch:
             patch.setattr(torch.Tensor, "to", no_room)
-            model._offloader.close()
-        assert "no room on the GPU for" in caplog.text
+            model.memory._offloader.close()
+        assert "has no room for the weights of" in caplog.text
         assert len(caplog.records) == 1
         assert all(each.numel() for each in model.unet.parameters()), "nothing is lost"
         model.use_all_memory()
-        assert not model._offloader._coming
+        assert not model.memory._offloader._waiting
 
 
 def test_a_part_of_the_blocks_keeps_that_part_of_what_all_keep() -> None:
@@ -173,11 +174,11 @@ def test_a_part_of_the_blocks_keeps_that_part_of_what_all_keep() -> None:
     assert sum(kept) == pytest.approx(155 * 2**10 * 64 * 64, rel=0.02)
     assert bytes_of(*blocks) > 0.9 * bytes_of(unet)
     for part in (0.1, 0.3, 0.5, 0.8):
-        chosen = {id(each) for each in some_of(blocks, part)}
+        chosen = {id(each) for each in largest_blocks(blocks, part)}
         share = sum(size for block, size in zip(blocks, kept, strict=True) if id(block) in chosen) / sum(kept)
         assert part - 0.03 < share < part + 0.09
-    assert some_of(blocks, 1.0) == blocks
-    assert some_of(blocks, 0.0) == []
+    assert largest_blocks(blocks, 1.0) == blocks
+    assert largest_blocks(blocks, 0.0) == []
 
 
 class _Attention(torch.autograd.Function):

@@ -28,7 +28,7 @@ def add(_, app):
 
     def describe():
         from ti_trainer.hosts.webui.host import WebuiHost
-        return WebuiHost().describe()
+        return WebuiHost(is_public=False).describe()
 
     app.add_api_route("/ti-check/describe", describe, methods=["GET"])
     app.add_api_route("/ti-check/compare", compare, methods=["GET"])

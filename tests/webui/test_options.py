@@ -67,5 +67,5 @@ def test_nothing_of_ours_answers_without_the_login(start: Start) -> None:
 def test_visitors_from_the_network_name_only_folders_that_the_host_shows(start: Start) -> None:
     with start("--listen") as webui:
         webui.endpoint("ti_trainer_create", "my-listen", "red star", 2, False)
-        with pytest.raises(RuntimeError, match="outside of what this WebUI shows"):
+        with pytest.raises(RuntimeError, match="outside the folders that this WebUI shows"):
             webui.endpoint("ti_trainer_train", "my-listen", str(DEMO), "{}")

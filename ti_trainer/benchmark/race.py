@@ -168,7 +168,7 @@ def _compiled(setting: Setting, model: DiffusersModel, row: dict[str, Any]) -> d
     with model.training():
         bare()
     peer_driver.synchronize()
-    if not model.is_compiled:
+    if model.memory.compiled is None:
         message = f"bench --compile: expected a network that can be compiled. {words}"
         raise ConfigError(message)
     row.setdefault("compile_seconds", time.perf_counter() - begun)

@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
     host = host_of(args)
     if args.address not in LOCAL:
-        host.folders = [tiny_model.DEMO, *(args.images_dir or [Path.cwd()])]
+        host.is_public, host.folders = True, [tiny_model.DEMO, *(args.images_dir or [Path.cwd()])]
+        print(f"Images are read from {', '.join(map(str, host.folders[1:]))} only; --images-dir adds folders.", flush=True)
     print(f"Loading the model {args.model!r}.", flush=True)
     host.open_model()
     job = Job()

@@ -1,1 +1,1 @@
-"""Less GPU memory and more speed for any host: memory plans, gradient checkpointing, weight streaming, torch.compile."""
+"""Saving GPU memory and time in any host: memory plans, gradient checkpointing, weight offloading, torch.compile."""

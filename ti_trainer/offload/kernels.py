@@ -1,4 +1,4 @@
-"""How a CUDA device multiplies and convolves while it trains. Knows no network."""
+"""Faster CUDA kernels for the time of training: TF32 and cuDNN's search for the fastest convolution."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 
 @contextmanager
 def fast_kernels(device: torch.device) -> Iterator[None]:
-    """Within it, float32 goes through TF32 and cuDNN looks for the fastest convolution of each shape; then all is as before.
+    """Compute float32 in TF32 and let cuDNN choose the fastest convolution for each shape; afterwards restore the settings.
 
-    Such settings are the whole process's: only while it is our turn. On other devices nothing is changed.
+    They are settings of the whole process, so use this only while holding the host's lock. It changes nothing on other
+    devices than CUDA.
     """
     if device.type != "cuda":
         yield
@@ -28,12 +29,12 @@ def fast_kernels(device: torch.device) -> Iterator[None]:
         if before is not None:
             precision, cudnn.allow_tf32, cudnn.benchmark = before
             torch.set_float32_matmul_precision(precision)
-            for where, each in newer:  # the older way leaves "ieee" there where nobody had said anything
-                where.fp32_precision = each
+            for owner, each in newer:  # the older interface leaves "ieee" where there was "none"
+                owner.fp32_precision = each
 
 
 def _settings() -> tuple[str, bool, bool] | None:
-    """As they are; None where somebody has set them in torch's newer way, which the older cannot tell of: they stay."""
+    """Matmul precision, cuDNN's TF32 and benchmark; None if they were set by torch's newer interface: leave them then."""
     try:
         return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     except RuntimeError:
@@ -41,7 +42,11 @@ def _settings() -> tuple[str, bool, bool] | None:
 
 
 def _newer_settings() -> list[tuple[Any, str]]:
-    """What torch has beside these since 2.9: where, and what stands there."""
+    """The settings that torch has besides since 2.9: their owners and values."""
     backends = torch.backends
-    places = (backends.cuda.matmul, getattr(backends.mkldnn, "matmul", None), getattr(backends.cudnn, "conv", None))
-    return [(each, each.fp32_precision) for each in places if hasattr(each, "fp32_precision")]
+    owners: tuple[Any, ...] = (
+        backends.cuda.matmul,
+        getattr(backends.mkldnn, "matmul", None),
+        getattr(backends.cudnn, "conv", None),
+    )
+    return [(each, each.fp32_precision) for each in owners if hasattr(each, "fp32_precision")]

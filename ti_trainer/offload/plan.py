@@ -1,6 +1,6 @@
-"""What a training step keeps in a GPU's memory, and what gives way where that is too little. Knows nothing of a run.
+"""Estimates the GPU memory of a training step, and chooses the cheapest measures that make it fit.
 
-How things give way is in offload/streaming.py. H W latent height and width, B batch.
+B batch, H W latent height and width; B H W is the number of latent pixels.
 """
 
 from __future__ import annotations
@@ -15,183 +15,176 @@ from torch import nn
 from ti_trainer.model import MemoryMode
 
 KIB, GIB = 2**10, 2**30
-# Bytes that a U-Net keeps in half precision for its way back, by latent place (of B H W): all of it, and if it computes most
-# of it again. Counted 2026-11-21 for the published shapes, as tensors saved for backward with frozen weights and attention
-# that keeps no scores (batch 1 and more, 512 to 1024 px: they grow alike).
-KEPT = {"SD 1.x": 176 * KIB, "SD 2.x": 165 * KIB, "SDXL": 316 * KIB}
-KEPT_UNDER_AUTOCAST = {"SD 1.x": 220 * KIB, "SD 2.x": 240 * KIB, "SDXL": 380 * KIB}  # which keeps some in float32
-KEPT_RECOMPUTING = {"SD 1.x": 36 * KIB, "SD 2.x": 25 * KIB, "SDXL": 30 * KIB}
-# The same of a VAE's decoder, by latent place of the images that are decoded at once.
-DECODED, DECODED_RECOMPUTING = 711 * KIB, 440 * KIB
-MARGIN = 0.1  # of what blocks keep, more of them are computed twice than would do by count
-BESIDES = 1.5 * GIB  # kernels' workspace, the block at hand, and what lies scattered; an estimate
+# Bytes of activations that a U-Net keeps in half precision, by latent pixel: without and with gradient checkpointing of all
+# blocks. Counted 2026-11-21 for the published shapes, as tensors saved for backward with frozen weights and attention that
+# keeps no scores (batch 1 and more, 512 to 1024 px: all grow alike).
+ACTIVATIONS = {"SD 1.x": 176 * KIB, "SD 2.x": 165 * KIB, "SDXL": 316 * KIB}
+ACTIVATIONS_UNDER_AUTOCAST = {"SD 1.x": 220 * KIB, "SD 2.x": 240 * KIB, "SDXL": 380 * KIB}  # some are kept in float32
+ACTIVATIONS_CHECKPOINTED = {"SD 1.x": 36 * KIB, "SD 2.x": 25 * KIB, "SDXL": 30 * KIB}
+# The same of a VAE's decoder, by latent pixel of the images that are decoded together.
+DECODER_ACTIVATIONS, DECODER_ACTIVATIONS_CHECKPOINTED = 711 * KIB, 440 * KIB
+MARGIN = 0.1  # of all activations: how much more of them is checkpointed than the estimate asks for
+OVERHEAD = 1.5 * GIB  # the kernels' workspace, the block being computed and fragmentation; an estimate
 
 
 def free_bytes(device: torch.device) -> int:
-    """What a CUDA device has left, with what torch keeps in reserve."""
-    index = torch.cuda.current_device() if device.index is None else device.index  # torch 2.1 wants to be told
+    """Free memory of a CUDA device, with what torch's allocator holds in reserve."""
+    index = torch.cuda.current_device() if device.index is None else device.index  # torch 2.1 needs a number
     free, _ = torch.cuda.mem_get_info(index)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 @dataclass(frozen=True)
-class Need:
-    """What a step would like to have, in bytes, and what may give way.
+class MemoryNeed:
+    """The memory of a training step and what can be saved, in bytes.
 
-    `free` is what is left beside the weights, `whole` what a step keeps, `least` the same if all blocks compute it again.
-    `vae` comes free if the VAE leaves, `blocks` if the weights of the U-Net's blocks do, `text` if those of the text
-    encoders' do, of all which the largest has `largest`, and `by_eight_bit` if they are kept in 8 bits.
+    `free` is what is left beside the weights. A step keeps `activations`, or `checkpointed` if all blocks are checkpointed.
+    Offloading frees `vae`, `unet_blocks` and `text_blocks`; the largest block has `largest_block`. Storing all blocks in 8
+    bits frees `eight_bit_saving`.
     """
 
     free: int
-    whole: float
-    least: float
+    activations: float
+    checkpointed: float
     vae: int = 0
-    blocks: int = 0
-    text: int = 0
-    largest: int = 0
-    by_eight_bit: int = 0
+    unet_blocks: int = 0
+    text_blocks: int = 0
+    largest_block: int = 0
+    eight_bit_saving: int = 0
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What gives way. `recompute` is the part, 0 to 1, of what blocks keep that is computed again instead.
+    """The measures that save memory.
 
-    `stream`: the weights of the text encoders' blocks, or of all, lie in RAM and come when they are needed. `eight_bit`: of
-    all, they lie there, or on the card, in 8 bits.
+    `checkpointing` is the fraction, 0 to 1, of activations that are computed again instead of kept. `offload` says which
+    blocks keep their weights in RAM, and `eight_bit` whether all blocks keep them in 8 bits.
     """
 
-    vae_in_ram: bool = False
-    recompute: float = 0.0
-    stream: Literal["", "text", "all"] = ""
+    offload_vae: bool = False
+    checkpointing: float = 0.0
+    offload: Literal["none", "text", "all"] = "none"
     eight_bit: bool = False
 
-    def further(self, *, vae_may_leave: bool, weights_may_leave: bool = True) -> MemoryPlan | None:
-        """The next thing gives way, what costs least time first; None if nothing is left."""
-        if vae_may_leave and not self.vae_in_ram:
-            return replace(self, vae_in_ram=True)
-        if self.recompute < 1:
-            return replace(self, recompute=1.0)
-        if self.stream == "all" or not weights_may_leave:
+    def next(self, *, may_offload_vae: bool, may_offload_weights: bool = True) -> MemoryPlan | None:
+        """This plan with one more measure, the one that costs least time; None if there is no other."""
+        if may_offload_vae and not self.offload_vae:
+            return replace(self, offload_vae=True)
+        if self.checkpointing < 1:
+            return replace(self, checkpointing=1.0)
+        if self.offload == "all" or not may_offload_weights:
             return None
-        return replace(self, stream="all" if self.stream else "text")
+        return replace(self, offload="text" if self.offload == "none" else "all")
 
-    def bytes_needed(self, need: Need) -> tuple[float, float]:
-        """By a step, and what is free for it."""
-        streamed = {"": 0, "text": need.text, "all": need.text + need.blocks}[self.stream]
-        weights = max(streamed, need.by_eight_bit if self.eight_bit else 0)
-        brought = need.largest if self.stream or self.eight_bit else 0
-        kept = need.whole - self.recompute * (need.whole - need.least)
-        return kept + brought, need.free + weights + (need.vae if self.vae_in_ram else 0)
+    def bytes_needed(self, need: MemoryNeed) -> tuple[float, float]:
+        """What a step takes with this plan, and what is free for it."""
+        offloaded = {"none": 0, "text": need.text_blocks, "all": need.text_blocks + need.unet_blocks}[self.offload]
+        freed = max(offloaded, need.eight_bit_saving if self.eight_bit else 0)
+        block = need.largest_block if self.offload != "none" or self.eight_bit else 0
+        activations = need.activations - self.checkpointing * (need.activations - need.checkpointed)
+        return activations + block, need.free + freed + (need.vae if self.offload_vae else 0)
 
     def __str__(self) -> str:
-        """For people; empty if nothing gives way."""
-        said = ["the VAE waits in RAM"] if self.vae_in_ram else []
+        """The measures, separated by semicolons; empty if there are none."""
+        measures = ["the VAE is kept in RAM"] if self.offload_vae else []
         if self.eight_bit:
-            said.append("the network's weights are kept in 8 bits, nearly as exact")
-        if self.stream:
-            whose = "all" if self.stream == "all" else "the text encoders'"
-            said.append(
-                f"the network is computed twice, and {whose} weights wait in RAM and come block by block, which takes long"
+            measures.append("weights are stored in 8 bits (nearly as exact)")
+        if self.offload != "none":
+            whose = "all weights" if self.offload == "all" else "the text encoders' weights"
+            measures.append(f"gradient checkpointing, and {whose} are kept in RAM and copied block by block (slow)")
+        elif self.checkpointing == 1:
+            measures.append("gradient checkpointing (steps take up to 50% longer)")
+        elif self.checkpointing:
+            measures.append(
+                f"gradient checkpointing of {self.checkpointing:.0%} of the network (steps take slightly longer)"
             )
-        elif self.recompute == 1:
-            said.append("the network is computed twice, which takes up to half as long again")
-        elif self.recompute:
-            said.append(f"{self.recompute:.0%} of the network is computed twice, which takes a little longer")
-        return "; ".join(said)
+        return "; ".join(measures)
 
 
-BY_HAND: dict[MemoryMode, MemoryPlan] = {
+PLANS: dict[MemoryMode, MemoryPlan] = {  # of every mode but auto
     "none": MemoryPlan(),
-    "offload-vae": MemoryPlan(vae_in_ram=True),
-    "checkpointing": MemoryPlan(vae_in_ram=True, recompute=1.0),
-    "8bit": MemoryPlan(vae_in_ram=True, recompute=1.0, eight_bit=True),
-    "offload-text": MemoryPlan(vae_in_ram=True, recompute=1.0, stream="text"),
-    "offload-all": MemoryPlan(vae_in_ram=True, recompute=1.0, stream="all"),
+    "offload-vae": MemoryPlan(offload_vae=True),
+    "checkpointing": MemoryPlan(offload_vae=True, checkpointing=1.0),
+    "8bit": MemoryPlan(offload_vae=True, checkpointing=1.0, eight_bit=True),
+    "offload-text": MemoryPlan(offload_vae=True, checkpointing=1.0, offload="text"),
+    "offload-all": MemoryPlan(offload_vae=True, checkpointing=1.0, offload="all"),
 }
 
 
-def bytes_of(*modules: nn.Module, but_on: torch.device | None = None) -> int:
-    """Of their weights, or of those that are not on a kind of device."""
+def bytes_of(*modules: nn.Module, not_on: torch.device | None = None) -> int:
+    """The size of these modules' weights, or of those that are not on this kind of device."""
     weights = [each for module in modules for each in module.parameters()]
-    return sum(each.numel() * each.element_size() for each in weights if but_on is None or each.device.type != but_on.type)
+    return sum(each.numel() * each.element_size() for each in weights if not_on is None or each.device.type != not_on.type)
 
 
-def need(
+def estimate(
     family: str,
-    places: int,
+    latent_pixels: int,
     free: int,
     bytes_per_number: int,
     *,
     autocast: bool = False,
     vae: int = 0,
     decoded: int = 0,
-    bytes_per_pixel_number: int = 4,
-    blocks: Sequence[nn.Module] = (),
+    decoder_bytes_per_number: int = 4,
+    unet_blocks: Sequence[nn.Module] = (),
     text_blocks: Sequence[nn.Module] = (),
-) -> Need:
-    """Of batches of this many latent places, where so much is free.
+) -> MemoryNeed:
+    """The need of a batch with this many latent pixels (B H W).
 
-    `decoded` places are decoded at once in each step, by a VAE of so many bytes per number: then it cannot leave. The
-    weights of blocks may leave.
+    `decoded` latent pixels are decoded together in each step: then the VAE cannot be offloaded. `bytes_per_number` is that
+    of the U-Net's activations, `decoder_bytes_per_number` that of the VAE's.
     """
-    kept = KEPT_UNDER_AUTOCAST if autocast else KEPT
-    whole, least = (
-        places * table.get(family, table["SD 1.x"]) * bytes_per_number // 2
-        + decoded * decoder * bytes_per_pixel_number // 2
-        + BESIDES
-        for table, decoder in ((kept, DECODED), (KEPT_RECOMPUTING, DECODED_RECOMPUTING))
-    )
-    everything = [*blocks, *text_blocks]
-    numbers = sum(each.numel() for block in everything for each in block.parameters())
-    return Need(
+
+    def bytes_kept(by_family: dict[str, int], decoder: int) -> float:
+        unet = latent_pixels * by_family.get(family, by_family["SD 1.x"]) * bytes_per_number // 2
+        return unet + decoded * decoder * decoder_bytes_per_number // 2 + OVERHEAD
+
+    blocks = [*unet_blocks, *text_blocks]
+    numbers = sum(each.numel() for block in blocks for each in block.parameters())
+    return MemoryNeed(
         free=free,
-        whole=whole,
-        least=least,
+        activations=bytes_kept(ACTIVATIONS_UNDER_AUTOCAST if autocast else ACTIVATIONS, DECODER_ACTIVATIONS),
+        checkpointed=bytes_kept(ACTIVATIONS_CHECKPOINTED, DECODER_ACTIVATIONS_CHECKPOINTED),
         vae=0 if decoded else vae,
-        blocks=bytes_of(*blocks),
-        text=bytes_of(*text_blocks),
-        largest=max(map(bytes_of, everything), default=0),
-        by_eight_bit=max(0, bytes_of(*everything) - numbers),
+        unet_blocks=bytes_of(*unet_blocks),
+        text_blocks=bytes_of(*text_blocks),
+        largest_block=max(map(bytes_of, blocks), default=0),
+        eight_bit_saving=max(0, bytes_of(*blocks) - numbers),
     )
 
 
-def plan(mode: MemoryMode, need: Need) -> tuple[MemoryPlan, str]:
-    """What gives way, by itself only as much as has to; and in words."""
-    chosen = _by_itself(need) if mode == "auto" else BY_HAND[mode]
-    if not need.vae:  # it leaves anyway, or cannot
-        chosen = replace(chosen, vae_in_ram=False)
-    wanted, room = chosen.bytes_needed(need)
-    words = f"About {wanted / GIB:.1f} GB of {room / GIB:.1f} GB of free GPU memory will be used for a step"
-    if str(chosen):
-        words += f"; {chosen}"
-    if wanted > room:
-        words += ". That may be too much: use a smaller batch size, width and height, or close what else uses the GPU"
-    return chosen, words + "."
+def choose_plan(mode: MemoryMode, need: MemoryNeed) -> tuple[MemoryPlan, str]:
+    """The plan of a mode, for auto with no more measures than are needed; and sentences that describe it."""
+    plan = _cheapest_plan(need) if mode == "auto" else PLANS[mode]
+    if not need.vae:  # it is off the device already, or must stay
+        plan = replace(plan, offload_vae=False)
+    needed, room = plan.bytes_needed(need)
+    message = f"A training step needs about {needed / GIB:.1f} GB of the {room / GIB:.1f} GB of free GPU memory."
+    if measures := str(plan):
+        message += f" To save memory: {measures}."
+    if needed > room:
+        message += " It may not fit: use a smaller batch size, width and height, or close other programs that use the GPU."
+    return plan, message
 
 
-def _by_itself(need: Need) -> MemoryPlan:
-    """The first that fits, else the last there is."""
-    chosen = MemoryPlan()
+def _cheapest_plan(need: MemoryNeed) -> MemoryPlan:
+    """The first plan that fits, otherwise the one with all measures."""
+    plan = MemoryPlan()
     while True:
-        wanted, room = chosen.bytes_needed(need)
-        further = chosen.further(vae_may_leave=need.vae > 0)
-        if wanted <= room or further is None:
-            return chosen
-        part = (need.whole - room) / (need.whole - need.least) + MARGIN
-        if further.recompute > chosen.recompute and part < 1:
-            return replace(chosen, recompute=part)
-        chosen = further
-
-
-def sentence(words: str) -> str:
-    """Of words without a full stop; empty for none."""
-    return f"{words[:1].upper()}{words[1:]}." if words else ""
+        needed, room = plan.bytes_needed(need)
+        following = plan.next(may_offload_vae=need.vae > 0)
+        if needed <= room or following is None:
+            return plan
+        fraction = (need.activations - room) / (need.activations - need.checkpointed) + MARGIN
+        if following.checkpointing > plan.checkpointing and fraction < 1:
+            return replace(plan, checkpointing=fraction)
+        plan = following
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether memory ran out, whoever says so."""
-    said = str(error).lower()
+    """Whether an error means that memory ran out, by its type or its message."""
+    message = str(error).lower()
     return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or any(
-        each in said for each in ("out of memory", "can't allocate memory", "alloc_failed")
+        each in message for each in ("out of memory", "can't allocate memory", "alloc_failed")
     )

@@ -16,7 +16,7 @@ from diffusers import UNet2DConditionModel
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.hosts.diffusers.host import StandaloneHost
-from ti_trainer.offload.compiled import NO_ROOM
+from ti_trainer.offload.compiling import NO_MEMORY
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.training.events import Compiling, Event, MemoryReduced, StepDone
@@ -82,7 +82,7 @@ def test_a_run_is_the_same_and_all_is_given_back(watched: Callable[[], Watched],
     assert len(ours.said) == 1
     assert "The network is compiled" in ours.said[0]
     model = ours.host.open_model()
-    assert model._compiled is None
+    assert model.memory.compiled is None
     assert "forward" not in vars(model.unet)
 
 
@@ -129,14 +129,14 @@ def test_errors_of_others_surface(watched: Callable[[], Watched], graphs: list[i
     monkeypatch.setattr("ti_trainer.training.step.denoising_loss", broken)
     with pytest.raises(BrokenError):
         ours.train()
-    assert model._compiled is None
+    assert model.memory.compiled is None
 
 
 def test_where_memory_is_short_nothing_is_compiled(embedded_model: Any) -> None:
     model = replace(embedded_model)
     model.fit_memory(64, mode="checkpointing")
     try:
-        assert [model.compile(when, 9**9, 1, lambda: None) for when in ("auto", "off", "on")] == ["", "", NO_ROOM]
-        assert model._compiled is None
+        assert [model.compile(when, 9**9, 1, lambda: None) for when in ("auto", "off", "on")] == ["", "", NO_MEMORY]
+        assert model.memory.compiled is None
     finally:
         model.use_all_memory()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ti_trainer.hosts.diffusers.convolution import PRODUCT_FROM, FewPlacesConv2d, prefer_products
+from ti_trainer.hosts.diffusers.convolution import PRODUCT_FROM, SmallImageConv2d, prefer_products
 
 
 def both(module: nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,7 +28,7 @@ def test_the_numbers_are_the_same(shape: tuple[int, int, int], memory_format: to
     wanted = both(plain, pixels)
     weight = plain[0].weight
     prefer_products(plain)
-    assert type(plain[0]) is FewPlacesConv2d
+    assert type(plain[0]) is SmallImageConv2d
     assert plain[0].weight is weight
     assert not plain[0].weight.requires_grad
     assert [type(each) for each in both(plain, pixels)] == [torch.Tensor] * 2
@@ -37,7 +37,7 @@ def test_the_numbers_are_the_same(shape: tuple[int, int, int], memory_format: to
 
 
 def test_the_product_is_taken_where_places_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    conv = FewPlacesConv2d(256, 512, 3, padding=1).requires_grad_(False)
+    conv = SmallImageConv2d(256, 512, 3, padding=1).requires_grad_(False)
     limit = 256 * 512 // PRODUCT_FROM
     taken = []
     monkeypatch.setattr(nn.Conv2d, "forward", lambda self, given: taken.append(given.shape) or given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import families
@@ -14,8 +13,7 @@ from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.sampling import whole_image
-from ti_trainer.model import ModelSpec
-from ti_trainer.offload.plan import BESIDES, GIB, KEPT, MemoryPlan
+from ti_trainer.offload.plan import MemoryPlan
 
 SDXL_1024 = 128 * 128
 
@@ -80,43 +78,6 @@ def test_only_sd_2_needs_it(tmp_path: Any) -> None:
         assert needs_fp32_attention(families.pipeline(family).unet) == needed
 
 
-class Gpu:
-    """The little of CUDA that `fit_memory` looks at, with 6.3 GB free while the VAE is on it."""
-
-    type = "cuda"
-
-    def __init__(self, model: DiffusersModel, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.moves: list[str] = []
-        move = type(model.vae).to
-
-        def noted(vae: Any, device: Any) -> Any:
-            self.moves.append(str(getattr(device, "type", device)))
-            return move(vae, "cpu")
-
-        monkeypatch.setattr(type(model.vae), "to", noted)
-        monkeypatch.setattr("ti_trainer.hosts.diffusers.model.free_bytes", lambda _: self.free())
-
-    def free(self) -> int:
-        return int(6.3 * GIB) if self.moves[-1] == "cuda" else int(6.6 * GIB)
-
-
-def test_each_run_finds_the_memory_as_the_first_did(embedded_model: DiffusersModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = replace(embedded_model)
-    gpu = Gpu(model, monkeypatch)
-    model.device, model.spec, model.dtype = gpu, ModelSpec("SDXL"), torch.float16
-    places = int((6.3 * GIB + 1 - BESIDES) / KEPT["SDXL"]) + 1  # a little more than is free
-    said = [model.fit_memory(places) for _ in range(3)]
-    assert len(set(said)) == 1
-    assert "the VAE waits in RAM" in said[0]
-    assert gpu.moves == ["cuda", "cpu"] * 3
-    model.device = torch.device("cpu")
-    model.encode_images(torch.zeros(1, 3, 64, 64))
-    assert gpu.moves[-2:] == ["cpu", "cpu"]  # to where it computes, and back
-    model.use_all_memory()
-    model.encode_images(torch.zeros(1, 3, 64, 64))
-    assert len(gpu.moves) == 10
-
-
 def test_what_gave_way_is_back_when_our_turn_is_over(embedded_model: DiffusersModel) -> None:
     host = StandaloneHost(device="cpu")
     model = host.open_model()
@@ -125,4 +86,4 @@ def test_what_gave_way_is_back_when_our_turn_is_over(embedded_model: DiffusersMo
         assert any("forward" in vars(each) for each in model.unet.modules())
     assert not any("forward" in vars(each) for each in model.unet.modules())
     assert not any(getattr(each, "gradient_checkpointing", False) for each in model.vae.modules())
-    assert model._plan == MemoryPlan()
+    assert model.memory.plan == MemoryPlan()

@@ -146,11 +146,17 @@ def test_folders_outside_those_of_the_list_are_refused(tmp_path: Path, monkeypat
     for folder in (allowed, allowed / "cats", also, Path("images/cats"), allowed / "not yet", also / ".." / "images"):
         host.check_folder(folder)
     for folder in (tmp_path, secret, allowed / "..", allowed / ".." / "images-secret", Path("images-secret"), Path("/")):
-        with pytest.raises(ConfigError, match=r"not among the folders that this page may read .*--images-dir"):
+        with pytest.raises(ConfigError, match="not among the folders that this page may read"):
             host.check_folder(folder)
-    for nothing in ([], ()):
+    for nothing in ({"folders": []}, {"folders": ()}, {"is_public": True}):
         with pytest.raises(ConfigError):
-            StandaloneHost(folders=nothing).check_folder(allowed)
+            StandaloneHost(**nothing).check_folder(allowed)
+
+
+def test_a_page_is_public_only_if_it_was_made_so(tmp_path: Path) -> None:
+    assert not StandaloneHost(folders=[tmp_path]).is_public
+    assert StandaloneHost(folders=[tmp_path]).fixed == frozenset()
+    assert StandaloneHost(is_public=True).fixed == {"filename_word_regex"}
 
 
 def test_links_count_as_where_they_lead(tmp_path: Path) -> None:

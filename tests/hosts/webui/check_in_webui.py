@@ -35,7 +35,7 @@ def compare(clip_skip: int | None = None) -> dict[str, float]:
     from ti_trainer.hosts.webui.generation import _embedding
     from ti_trainer.hosts.webui.host import WebuiHost
 
-    host = WebuiHost()
+    host = WebuiHost(is_public=False)
     model = host.open_model(ModelOptions(clip_skip=clip_skip or host.defaults["clip_skip"]))
     network = shared.sd_model
     generator = torch.Generator().manual_seed(1)
@@ -62,7 +62,7 @@ def compare_file(name: str) -> dict[str, float]:
     from ti_trainer.formats import embeddings_dir
     from ti_trainer.hosts.webui.host import WebuiHost
 
-    host = WebuiHost()
+    host = WebuiHost(is_public=False)
     vectors = embeddings_dir.load(host.embeddings_dir, name)[0].vectors
     try:
         return _texts(host.open_model(), shared.sd_model, name, vectors)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from test_webui_model import batch, state
 
-from ti_trainer.hosts.webui.patches import attributes, timesteps_on_device
-from ti_trainer.offload.compiled import NO_ROOM
+from ti_trainer.hosts.webui.patches import timesteps_on_device
+from ti_trainer.offload.compiling import NO_MEMORY
+from ti_trainer.offload.patching import patched
 from ti_trainer.training.step import training_loss
 
 
@@ -29,7 +30,7 @@ def test_it_is_compiled_once_also_when_it_is_lent_back_meanwhile(
     assert "compiled" in model.compile("on", 10, 1, lambda: begun.append(1))
     with model.training():
         first = outcome(model, words)
-        with model.lent_back():
+        with model.restored():
             assert state(sd_model) == before
         second = outcome(model, words)
     assert (len(graphs), begun) == (1, [1])
@@ -37,7 +38,7 @@ def test_it_is_compiled_once_also_when_it_is_lent_back_meanwhile(
         assert torch.equal(found, again)
         torch.testing.assert_close(found, eager, rtol=1e-5, atol=1e-6)
     assert state(sd_model) == before
-    assert model._compiled is None
+    assert model.memory.compiled is None
     outcome(model, words)
     assert len(graphs) == 1
 
@@ -61,20 +62,20 @@ def test_what_fails_is_given_up_once(webui_model: Callable[..., Any], words: Any
 
 
 def test_a_network_that_comes_and_goes_is_not_compiled(webui_model: Callable[..., Any], sd_model: Any) -> None:
-    model = webui_model()
     sd_model.lowvram = True
-    assert [model.compile(when, 9**9, 1, lambda: None) for when in ("auto", "on")] == ["", NO_ROOM]
+    model = webui_model()
+    assert [model.compile(when, 9**9, 1, lambda: None) for when in ("auto", "on")] == ["", NO_MEMORY]
 
 
 @pytest.mark.parametrize("dim", [32, 33])
 def test_timesteps_are_embedded_as_by_the_original_code(sd_model: Any, dim: int) -> None:
     unet = sd_model.model.diffusion_model
-    places = sys.modules["ldm.modules.diffusionmodules.openaimodel"]
-    original, timesteps = places.timestep_embedding, torch.tensor([0.0, 1.0, 500.0, 999.0])
-    with attributes(timesteps_on_device(unet)):
-        assert places.timestep_embedding is not original
-        found = places.timestep_embedding(timesteps, dim)
-        again = places.timestep_embedding(timesteps, dim, repeat_only=True)
-    assert places.timestep_embedding is original
+    module = sys.modules["ldm.modules.diffusionmodules.openaimodel"]
+    original, timesteps = module.timestep_embedding, torch.tensor([0.0, 1.0, 500.0, 999.0])
+    with patched(timesteps_on_device(unet)):
+        assert module.timestep_embedding is not original
+        found = module.timestep_embedding(timesteps, dim)
+        again = module.timestep_embedding(timesteps, dim, repeat_only=True)
+    assert module.timestep_embedding is original
     torch.testing.assert_close(found, original(timesteps, dim), rtol=0, atol=1e-6)
     assert torch.equal(again, original(timesteps, dim, repeat_only=True))

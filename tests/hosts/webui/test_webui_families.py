@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from ti_trainer.errors import ConfigError
 from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.host import ModelOptions
-from ti_trainer.hosts.webui.patches import plain
+from ti_trainer.hosts.webui.patches import without_host_patches
+from ti_trainer.offload.patching import patched
 from ti_trainer.offload.plan import MemoryPlan
-from ti_trainer.offload.streaming import attributes
 from ti_trainer.training.pixel_loss import PixelLoss
 from ti_trainer.training.step import training_loss
 
@@ -123,7 +123,7 @@ def test_everything_is_given_back(webui_model: Callable[..., Any], sd_model: Any
         with model.training():
             inside = state(sd_model)
             training_loss(model, batch(), words).mean().backward()
-            with model.lent_back():
+            with model.restored():
                 assert state(sd_model) == before
             if error:
                 raise error
@@ -259,7 +259,7 @@ def test_attention_in_float32_has_numbers_where_half_precision_has_none(
         wanted = layer(x)
         assert (layer.to_q(x) @ layer.to_k(x).transpose(1, 2)).max() > 65504
         monkeypatch.setattr(F, "scaled_dot_product_attention", overflowing)
-        with attributes(plain(layer.half(), fp32_attention=fp32)):
+        with patched(without_host_patches(layer.half(), fp32_attention=fp32)):
             found = layer(x.half())
     assert found.dtype == torch.float16
     assert bool(found.isfinite().all()) == fp32
@@ -299,13 +299,13 @@ def test_dreamartist_trains_both_words_through_the_host(webui_model: Callable[..
         assert all(each.grad.abs().sum(1).min() > 0 for each in word.values())
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
 @every_family
 def test_pixels_are_compared_through_the_hosts_vae(
-    webui_model: Callable[..., Any], sd_model: Any, words: Any, recompute: bool
+    webui_model: Callable[..., Any], sd_model: Any, words: Any, checkpointing: bool
 ) -> None:
     model, vae = webui_model(), sd_model.first_stage_model
-    model._plan = MemoryPlan(recompute=float(recompute))
+    model.memory.plan = MemoryPlan(checkpointing=float(checkpointing))
     vectors = list(words["zz-cat"].values())
     pixels = torch.randint(0, 256, (2, 3, *(8 * side for side in batch().latents.shape[2:])), dtype=torch.uint8)
     fed = replace(batch(), pixels=pixels)

@@ -58,14 +58,14 @@ def test_it_is_what_the_host_has_made_of_it(network: Any, kind: str) -> None:
     ("network", "kind"),
     [
         (of_ldm(is_sd3=True), "tiny is a Stable Diffusion 3 model"),
-        (of_ldm(key="hybrid", channels=8), "more than text to go by .hybrid, 8 channels"),
+        (of_ldm(key="hybrid", channels=8), "conditioned on more than text .hybrid, 8 channels"),
         (of_ldm(key="hybrid", channels=5), "hybrid, 5 channels"),
         (of_ldm(key="crossattn-adm"), "crossattn-adm"),
         (of_ldm("BertSeriesModelWithTransformation"), "another text encoder than CLIP .BertSeries"),
         (of_ldm(parameterization="x0"), "neither noise nor v"),
         (of_sgm("FrozenOpenCLIPEmbedder2", keys=(*SIZE_KEYS[:2], "aesthetic_score")), "an SDXL refiner"),
         (of_sgm("FrozenOpenCLIPEmbedder"), "other text encoders .FrozenOpenCLIPEmbedder"),
-        (of_sgm(keys=(*SIZE_KEYS, "aesthetic_score")), "more than text and sizes to go by .aesthetic_score"),
+        (of_sgm(keys=(*SIZE_KEYS, "aesthetic_score")), "conditioned on more than text and sizes .aesthetic_score"),
         (of_sgm(channels=8), "with 8 input channels"),
     ],
 )

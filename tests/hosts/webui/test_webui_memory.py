@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from test_webui_model import batch
 from torch.nn import functional as F
 
 from ti_trainer.model import ImageConditioning
-from ti_trainer.offload.plan import BESIDES, BY_HAND, GIB, KEPT_UNDER_AUTOCAST, MemoryPlan
+from ti_trainer.offload.plan import ACTIVATIONS_UNDER_AUTOCAST, GIB, OVERHEAD, PLANS, MemoryPlan
 from ti_trainer.training.step import training_loss
 
 
@@ -65,12 +66,11 @@ def test_when_memory_runs_out_in_the_middle_of_training_the_next_thing_gives_way
 
     with model.training():
         wanted = gradients()
-        assert "is computed twice" in model.reduce_memory(error)
+        assert "gradient checkpointing" in model.reduce_memory(error)
         assert model.reduce_memory(error) == model.reduce_memory(ValueError()) == "", "weights are in RAM already"
         for mode in ("checkpointing", "offload-text", "offload-all"):
-            model._plan = BY_HAND[mode]
-            model._offloader.follow(model._plan)
-            with model.lent_back():
+            model.memory.use(PLANS[mode])
+            with model.restored():
                 assert not any("forward" in vars(each) for each in sd_model.model.diffusion_model.modules())
                 assert all(each.numel() for each in sd_model.parameters())
             for one, other in zip(gradients(), wanted, strict=True):
@@ -79,9 +79,9 @@ def test_when_memory_runs_out_in_the_middle_of_training_the_next_thing_gives_way
 
 
 @every_family
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
 def test_in_half_precision_under_autocast_gradients_are_nearly_the_same(
-    recompute: bool, webui_model: Callable[..., Any], sd_model: Any, words: Any, monkeypatch: pytest.MonkeyPatch
+    checkpointing: bool, webui_model: Callable[..., Any], sd_model: Any, words: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, but for the kernels: there autocast computes norms in float32."""
     for name in ("layer_norm", "group_norm"):
@@ -89,7 +89,7 @@ def test_in_half_precision_under_autocast_gradients_are_nearly_the_same(
     vectors = list(words["zz-cat"].values())
 
     def gradients(model: Any) -> list[torch.Tensor]:
-        model._plan = MemoryPlan(recompute=float(recompute))
+        model.memory.plan = MemoryPlan(checkpointing=float(checkpointing))
         with model.training():
             loss = training_loss(model, batch(), words).mean() * 1024  # as a GradScaler would
             return [each / 1024 for each in torch.autograd.grad(loss, vectors)]
@@ -123,11 +123,11 @@ def test_memory_is_asked_of_the_device_and_what_is_to_come_is_taken_off(
         monkeypatch.setattr(torch.cuda, name, lambda _: 0)
     sd_model.lowvram = medvram
     model = webui_model(unet_dtype=torch.float16)
-    model.device = torch.device("cuda")
+    model.memory.networks = replace(model.memory.networks, device=torch.device("cuda"))
     weights = sum(each.numel() * 4 for part in (sd_model.model, sd_model.cond_stage_model) for each in part.parameters())
-    places = int((4 * GIB - BESIDES - weights) / KEPT_UNDER_AUTOCAST["SD 1.x"])
-    said = model.fit_memory(places - 100)
-    assert "GB of free GPU memory will be used for a step." in said
-    assert not model._plan.recompute
-    assert "of the network is computed twice" in model.fit_memory(places + 100)
-    assert 0 < model._plan.recompute < 0.2
+    latent_pixels = int((4 * GIB - OVERHEAD - weights) / ACTIVATIONS_UNDER_AUTOCAST["SD 1.x"])
+    message = model.fit_memory(latent_pixels - 100)
+    assert "GB of free GPU memory." in message
+    assert not model.memory.plan.checkpointing
+    assert "gradient checkpointing of" in model.fit_memory(latent_pixels + 100)
+    assert 0 < model.memory.plan.checkpointing < 0.2

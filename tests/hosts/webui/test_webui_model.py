@@ -234,16 +234,16 @@ def test_in_the_middle_the_host_can_draw(webui_model: Callable[..., Any], sd_mod
     model, before = webui_model(clear_networks=lambda: cleared.append("cleared"), vae_to_ram=True), state(sd_model)
     with model.training():
         inside = state(sd_model)
-        with model.lent_back():
+        with model.restored():
             assert state(sd_model) == before
         assert state(sd_model)["requires_grad"] == inside["requires_grad"]
         assert state(sd_model)["own"] == inside["own"]
-        with pytest.raises(ZeroDivisionError), model.lent_back():
+        with pytest.raises(ZeroDivisionError), model.restored():
             _ = 1 / 0
         training_loss(model, batch(), words).mean().backward()
     assert cleared == ["cleared"] * 3  # what a preview loaded does not act in training either
     assert state(sd_model) == before
-    with model.lent_back():
+    with model.restored():
         assert state(sd_model) == before
 
 

@@ -1,4 +1,4 @@
-"""Host for a run without a WebUI: folders that the user named and a model loaded by diffusers."""
+"""The Host of the command line and of the standalone page, with models loaded by diffusers."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ from PIL import Image
 from ti_trainer.captioning.tags import HostCaptioner
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import is_within
-from ti_trainer.host import GenerationRequest, Lease, ModelOptions
+from ti_trainer.host import GenerationRequest, Host, Lease, ModelOptions
 from ti_trainer.hosts.diffusers import loading, sampling
 from ti_trainer.hosts.diffusers.model import DiffusersModel
-from ti_trainer.model import Vectors
+from ti_trainer.model import DiffusionModel, Vectors
 
 
 class NullLease:
-    """A Turn with nobody to tell."""
+    """A Lease for a host without a progress display."""
 
     def interrupted(self) -> bool:
-        """There is no other Interrupt than ours."""
+        """This host has no Interrupt button of its own."""
         return False
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """Nobody asks."""
+        """Do nothing."""
 
     def show(self, image: Image.Image) -> None:
-        """Nobody looks."""
+        """Do nothing."""
 
 
 @dataclass
 class StandaloneHost:
-    """`model` is `embedded`, a folder in diffusers' layout or a checkpoint file; `device` a torch device or `auto`.
+    """A Host without a WebUI around it.
 
-    `folders` are those that images may lie in when others than this computer's user reach the page; None: any.
+    `model` is `embedded`, a folder in diffusers' layout or a checkpoint file; `device` a torch device or `auto`.
+    `is_public`: others than this computer's user reach the page. Images are read from `folders` only; None: from any folder,
+    or from none if `is_public`.
     """
 
     model: str = "embedded"
@@ -53,24 +55,20 @@ class StandaloneHost:
     face_models: Sequence[Path] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     torchscript: bool = False
+    is_public: bool = False
 
     def __post_init__(self) -> None:
-        """Nothing is loaded yet."""
-        self._turn, self._opening = Lock(), Lock()
+        """Load nothing yet."""
+        self._in_use, self._opening = Lock(), Lock()
         self._opened: DiffusersModel | None = None
 
     @property
-    def is_public(self) -> bool:
-        """They are why there are folders."""
-        return self.folders is not None
-
-    @property
     def fixed(self) -> frozenset[str]:
-        """A regular expression can keep a server busy for ever, so strangers may not give one."""
+        """On a public page the regular expression is fixed: matching can block the server for ever."""
         return frozenset({"filename_word_regex"}) if self.is_public else frozenset()
 
     def describe(self) -> str:
-        """What was asked for, and once it is open, what it is; whether it can be read shows when it is."""
+        """The model's name, and its spec once it is open. An unreadable model is reported by `open_model`."""
         name = "the embedded tiny model" if self.model == "embedded" else Path(self.model).stem
         if self._opened is None or self.model == "embedded":
             return name
@@ -78,22 +76,23 @@ class StandaloneHost:
         return f"{name} ({self._opened.spec}{chosen})"
 
     def open_model(self, options: ModelOptions | None = None) -> DiffusersModel:
-        """Load it, or take the one that was loaded; ModelError if that cannot be done."""
+        """Load the model unless it is loaded already; ModelError if it cannot be."""
         with self._opening:
             opened, options = self._opened, options or (self._opened and self._opened.options) or ModelOptions()
             dtype = loading.pick_dtype(options.precision, loading.pick_device(self.device))
             if opened is None or opened.dtype != dtype:
-                self._opened = opened = None  # two would need twice the memory
-                self._opened = loading.load(self.model, self.device, options)
+                self._opened = opened = None  # before loading: two models would need twice the memory
+                opened = loading.load(self.model, self.device, options)
             elif opened.options != options:
-                self._opened = opened.with_options(options)
-            return self._opened
+                opened = opened.with_options(options)
+            self._opened = opened
+            return opened
 
     @contextmanager
     def lock(self) -> Iterator[Lease]:
         """One run or one image at a time."""
         device = loading.pick_device(self.device)
-        with self._turn, torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with self._in_use, torch.random.fork_rng([device] if device.type == "cuda" else []):
             try:
                 yield NullLease()
             finally:
@@ -101,18 +100,28 @@ class StandaloneHost:
                     self._opened.use_all_memory()
 
     def check_folder(self, folder: Path) -> None:
-        """ConfigError for a folder outside those that the page may show."""
-        if self.folders is None or any(is_within(folder, each) for each in self.folders):
+        """ConfigError for a folder outside of `folders`."""
+        if self.folders is None and not self.is_public:
             return
-        allowed = ", ".join(map(str, self.folders))
+        folders = self.folders or ()
+        if any(is_within(folder, each) for each in folders):
+            return
+        allowed = ", ".join(map(str, folders)) or "none"
         message = (
-            f"{folder} is not among the folders that this page may read ({allowed}): start it with --images-dir for more."
+            f"The folder {folder} is not among the folders that this page may read ({allowed}): choose one of these, or ask "
+            "the person who started the page to add it."
         )
         raise ConfigError(message)
 
-    def generate(self, model: DiffusersModel, request: GenerationRequest, words: Mapping[str, Vectors]) -> Image.Image:
-        """Generate an image."""
-        return sampling.generate(model, request, words)
+    def generate(self, model: DiffusionModel, request: GenerationRequest, embeddings: Mapping[str, Vectors]) -> Image.Image:
+        """Generate an image with a model that `open_model` returned."""
+        if not isinstance(model, DiffusersModel):
+            message = f"expected a DiffusersModel, found {type(model).__name__}"
+            raise TypeError(message)
+        return sampling.generate(model, request, embeddings)
 
     def embeddings_changed(self) -> None:
-        """Nothing here keeps a list."""
+        """Do nothing: this host keeps no list of embeddings."""
+
+
+_: type[Host] = StandaloneHost

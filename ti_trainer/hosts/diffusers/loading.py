@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from contextlib import suppress
 from pathlib import Path
 
-# Before the libraries are imported: a path that is wrong must not become a download.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-import diffusers
 import torch
-import transformers
 
 from ti_trainer import formats, tiny_model
 from ti_trainer.errors import EmbeddingFormatError, ModelError
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers import folder, single_file
 from ti_trainer.hosts.diffusers.attention import Float32Attention, needs_fp32_attention
-from ti_trainer.hosts.diffusers.components import Parts
+from ti_trainer.hosts.diffusers.components import Components
 from ti_trainer.hosts.diffusers.convolution import prefer_products
+from ti_trainer.hosts.diffusers.library import diffusers, transformers
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.model_spec import refuse_unknown, spec_of
 from ti_trainer.model import ModelSpec
@@ -40,7 +35,7 @@ def load(model: str, device: str = "auto", options: ModelOptions | None = None) 
 
 
 def assembled(
-    parts: Parts, place: torch.device, dtype: torch.dtype, name: str, weights: Path, options: ModelOptions
+    parts: Components, place: torch.device, dtype: torch.dtype, name: str, weights: Path, options: ModelOptions
 ) -> DiffusersModel:
     """The model of these parts, where and as it computes."""
     unet = parts.unet.to(place, dtype, memory_format=torch.channels_last).eval()
@@ -61,13 +56,13 @@ def assembled(
     )
 
 
-def look(model: str) -> tuple[ModelSpec, Parts]:
+def look(model: str) -> tuple[ModelSpec, Components]:
     """What a model is, and its parts without weights where they need not be read to tell; ModelError if there is none."""
     parts, _ = read(model, torch.float16, only_shapes=True)
     return spec_of(parts.unet, parts.text_encoders, parts.scheduler, ModelOptions()), parts
 
 
-def read(model: str, dtype: torch.dtype, *, only_shapes: bool = False) -> tuple[Parts, Path]:
+def read(model: str, dtype: torch.dtype, *, only_shapes: bool = False) -> tuple[Components, Path]:
     """The parts of a model that can be trained, and the file whose hash is its own; ModelError if there is none.
 
     A folder's U-Net is read as `dtype`, that of a file as it is there.

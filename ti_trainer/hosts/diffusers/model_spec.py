@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from ti_trainer.embedding import FAMILIES
 from ti_trainer.errors import ModelError
 from ti_trainer.functional.objective import zero_terminal_snr
 from ti_trainer.host import ModelOptions
+from ti_trainer.hosts.diffusers.library import DDPMScheduler, UNet2DConditionModel
 from ti_trainer.hosts.diffusers.text import TextEncoder
 from ti_trainer.model import INPAINTING_CHANNELS, ModelSpec
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 
 from ti_trainer.host import GenerationRequest
@@ -18,6 +17,8 @@ NEARLY_NOISE = 2**-24  # what is left of the image at the end of a schedule that
 @torch.no_grad()
 def generate(model: DiffusersModel, request: GenerationRequest, words: Mapping[str, Vectors]) -> Image.Image:
     """One image. Its randomness is all its own: the same request gives the same image, whatever went before."""
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler  # imports scipy
+
     scheduler = DPMSolverMultistepScheduler(
         trained_betas=_betas(model.alphas_cumprod.cpu().clamp(min=NEARLY_NOISE)),
         prediction_type=model.spec.prediction_type,

@@ -9,14 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ti_trainer import tiny_model
 from ti_trainer.host import ModelOptions
-from ti_trainer.hosts.diffusers.components import Parts, both_encoders
+from ti_trainer.hosts.diffusers.components import Components, both_encoders
 from ti_trainer.hosts.diffusers.folder import INDEX
+from ti_trainer.hosts.diffusers.library import (
+    AutoencoderKL,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    DDPMScheduler,
+    UNet2DConditionModel,
+)
 from ti_trainer.hosts.diffusers.loading import assembled, be_quiet, pick_device, pick_dtype
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.text import TextEncoder
@@ -84,7 +91,7 @@ def save(model: DiffusersModel, folder: Path, tokenizer: Path = TOKENIZER) -> No
     (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
-def _parts(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int) -> Parts:
+def _parts(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int) -> Components:
     with torch.device("meta"):
         unet, coder = shape.unet().to(dtype), vae(shape.scaling_factor)
     for each in (unet, coder):
@@ -93,10 +100,10 @@ def _parts(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int) ->
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, local_files_only=True)
     first = CLIPTextModel(clip_config(768, 12, "quick_gelu", 49407))
     if not shape.has_two_encoders:
-        return Parts(unet, coder, [TextEncoder("clip_l", first, tokenizer)], scheduler)
+        return Components(unet, coder, [TextEncoder("clip_l", first, tokenizer)], scheduler)
     second = CLIPTextModelWithProjection(clip_config(1280, 32, "gelu", 0))
     other = CLIPTokenizer.from_pretrained(TOKENIZER, pad_token="!", local_files_only=True)  # noqa: S106 - as OpenCLIP has it
-    return Parts(unet, coder, both_encoders((first, tokenizer), (second, other)), scheduler)
+    return Components(unet, coder, both_encoders((first, tokenizer), (second, other)), scheduler)
 
 
 def vae(scaling_factor: float) -> AutoencoderKL:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import yaml
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import (
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
@@ -23,8 +22,10 @@ from torch import Tensor
 
 from ti_trainer import formats
 from ti_trainer.errors import ModelError
+from ti_trainer.formats import tensor_names
 from ti_trainer.hosts.diffusers import single_file_text
-from ti_trainer.hosts.diffusers.components import Parts, both_encoders
+from ti_trainer.hosts.diffusers.components import Components, both_encoders
+from ti_trainer.hosts.diffusers.library import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from ti_trainer.hosts.diffusers.model_spec import predicts_v
 from ti_trainer.hosts.diffusers.single_file_text import filled
 from ti_trainer.hosts.diffusers.text import TextEncoder
@@ -92,7 +93,7 @@ _WIDTHS = {(768,), (1024,), (1280,), (4096,)}  # of text encoders
 EXPECTED = "expected a whole checkpoint of SD 1.x, SD 2.x or SDXL"
 
 
-def read(path: Path, *, only_shapes: bool = False) -> Parts:
+def read(path: Path, *, only_shapes: bool = False) -> Components:
     """The parts of a checkpoint in the file's precision; ModelError if it is damaged, unsafe, or of another kind.
 
     With `only_shapes` weights are left out where it can be told without them what it is, and the parts are on no device.
@@ -127,13 +128,13 @@ def read(path: Path, *, only_shapes: bool = False) -> Parts:
         prediction_type="v_prediction" if is_v else "epsilon",
         rescale_betas_zero_snr="ztsnr" in weights,
     )
-    return Parts(unet, vae, text_encoders, scheduler)
+    return Components(unet, vae, text_encoders, scheduler)
 
 
 def what_is(path: Path) -> str | None:
     """What a file is by its tensors' names, with its article: "a VAE"; None if unknown, ModelError if it has no tensors."""
     weights = formats.read_checkpoint(path, only_shapes=True) if formats.is_pickle(path) else _state_dict(path, True)[0]
-    return formats.spec_of(weights) or _embedding(weights)
+    return tensor_names.spec_of(weights) or _embedding(weights)
 
 
 def _sample_size(config: Config, family: str, is_v: bool) -> int:
@@ -161,7 +162,7 @@ def _family(weights: Mapping[str, Tensor], path: Path) -> str:
     family = next((family for key, family in FAMILIES.items() if key in weights), None)
     found = next((kind for key, kind in FOREIGN.items() if key in weights), None)
     if found is None and family is None:
-        found = formats.spec_of(weights) or _embedding(weights) or "not a Stable Diffusion checkpoint"
+        found = tensor_names.spec_of(weights) or _embedding(weights) or "not a Stable Diffusion checkpoint"
     if found is None and not any(key.startswith(TEXT) for key in weights):
         found = "a U-Net without text encoders"
     if found is None and not any(key.startswith(VAE) for key in weights):

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ti_trainer import tiny_model
 from ti_trainer.embedding import encoder_of_width
+from ti_trainer.hosts.diffusers.library import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from ti_trainer.hosts.diffusers.text import TextEncoder
 
 HEAD = 64  # numbers a head in all text encoders of CLIP and OpenCLIP

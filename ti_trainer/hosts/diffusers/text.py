@@ -1,6 +1,6 @@
 """Prompts through a CLIP of the transformers library, with embeddings' vectors spliced in and a gradient to them.
 
-Parts of a prompt are weighed as by the WebUI's emphasis "Original". Knows nothing of which models have one or two of them.
+Components of a prompt are weighed as by the WebUI's emphasis "Original". Knows nothing of which models have one or two of them.
 
 B prompts of up to n chunks of T = 77 tokens, V vectors, D width.
 """
@@ -16,9 +16,9 @@ from functools import lru_cache
 import ftfy
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ti_trainer.errors import ConfigError
+from ti_trainer.hosts.diffusers.library import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from ti_trainer.model import Vectors
 from ti_trainer.prompts import PromptTokenizer, TokenizedPrompt
 

@@ -1,6 +1,6 @@
 """The WebUI's own captioners: the BLIP of its interrogator, and DeepDanbooru. Imported only inside the WebUI.
 
-Each image waits for the host's queue by itself, so that images can be generated meanwhile.
+The queue is acquired for each image, so that other images can be generated in between.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DEEPBOORU_PX, FILL = 512, 2  # DeepDanbooru's side, and the host's number for: t
 
 
 def offered() -> Mapping[str, HostCaptioner]:
-    """Those that this WebUI has. Their models are loaded, and downloaded by the host, only when they are opened."""
+    """The captioners of this WebUI. It loads, and downloads, their models only when they are opened."""
     found = {}
     if shared.interrogator is not None and "BLIP" in paths.paths:
         found["webui-blip"] = HostCaptioner("BLIP of the WebUI (a sentence)", _blip)
@@ -36,18 +36,18 @@ def offered() -> Mapping[str, HostCaptioner]:
 
 @contextmanager
 def _blip(config: PreprocessConfig) -> Iterator[Captioner]:
-    """A sentence, of the length that the host's settings for its interrogator say."""
+    """A sentence, with the length from the WebUI's settings for its interrogator."""
     interrogator = shared.interrogator
 
     def describe(image: Image.Image) -> str:
-        with _our_turn():
-            interrogator.blip_model.to(devices.device_interrogate)  # the host's own button may have put it away
+        with _queue_held():
+            interrogator.blip_model.to(devices.device_interrogate)  # the WebUI's own button may have moved it to RAM
             return interrogator.generate_caption(image)
 
     try:
-        with _our_turn(), _explained("BLIP or CLIP", BLIP_FILES):
+        with _queue_held(), _explained("BLIP or CLIP", BLIP_FILES):
             interrogator.load()
-            interrogator.send_clip_to_ram()  # it only ranks what else a prompt might say
+            interrogator.send_clip_to_ram()  # CLIP only ranks further parts of a prompt
         yield describe
     finally:
         with queue_lock:
@@ -56,12 +56,12 @@ def _blip(config: PreprocessConfig) -> Iterator[Captioner]:
 
 @contextmanager
 def _danbooru(config: PreprocessConfig) -> Iterator[Captioner]:
-    """Tags with their scores: the host's own function has but text, made by settings of its own."""
+    """Tags with their scores; the WebUI's own function returns text only, made by settings of its own."""
     host = _deepbooru().model
 
     def describe(image: Image.Image) -> Tags:
         pixels = np.array(images.resize_image(FILL, image, DEEPBOORU_PX, DEEPBOORU_PX), np.float32) / 255
-        with _our_turn(), torch.no_grad(), devices.autocast():
+        with _queue_held(), torch.no_grad(), devices.autocast():
             host.start()
             batch = torch.from_numpy(pixels)[None].to(devices.device, devices.dtype)  # (1, H, W, 3)
             scores = host.model(batch)[0].tolist()
@@ -69,7 +69,7 @@ def _danbooru(config: PreprocessConfig) -> Iterator[Captioner]:
         return [(tag, score) for tag, score in found if score >= config.general_threshold]
 
     try:
-        with _our_turn(), _explained("DeepDanbooru", "torch_deepdanbooru/model-resnet_custom_v3.pt"):
+        with _queue_held(), _explained("DeepDanbooru", "torch_deepdanbooru/model-resnet_custom_v3.pt"):
             host.start()
         yield describe
     finally:
@@ -79,8 +79,8 @@ def _danbooru(config: PreprocessConfig) -> Iterator[Captioner]:
 
 
 @contextmanager
-def _our_turn() -> Iterator[None]:
-    """Wait in the queue and hold it; with --medvram what is on the GPU makes room, as for the host's own interrogator."""
+def _queue_held() -> Iterator[None]:
+    """Hold the queue; with --medvram the GPU is emptied first, as for the WebUI's own interrogator."""
     with queue_lock, rng_kept():
         lowvram.send_everything_to_cpu()
         yield
@@ -88,7 +88,7 @@ def _our_turn() -> Iterator[None]:
 
 @contextmanager
 def _explained(name: str, file: str) -> Iterator[None]:
-    """Without a network the host stumbles over what it then has not."""
+    """Explain errors of a model that could not be downloaded."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What a run says in the WebUI's console: lines of their own, and a bar. Imported only inside the WebUI."""
+"""Log messages and a progress bar in the WebUI's console. Imported only inside the WebUI."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 from modules import shared
 from tqdm import tqdm
 
-TOLD = ("ti_trainer.runs.job",)  # loggers whose information is for people who watch the console
+INFO_LOGGERS = ("ti_trainer.runs.job",)  # whose messages of level INFO are shown
 
 
 class Lines(logging.Handler):
-    """Writes what we log on lines of their own, whatever bars there may be."""
+    """Writes log messages on lines of their own, between progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """What is asked of a handler."""
+        """Write one record."""
         try:
             tqdm.write(self.format(record), file=shared.progress_print_out)
-        except Exception:  # a console that is gone must not end a training
+        except Exception:  # a closed console must not end a training run
             self.handleError(record)
 
 
 def listen() -> None:
-    """Show what we log from now on. Called more than once, it changes nothing.
+    """Show our log messages from now on; calling it again changes nothing.
 
-    Not by the root logger: the host's own first warning gives it a handler, which writes in the middle of bars.
+    They do not reach the root logger: the WebUI's first warning gives it a handler that writes into the middle of bars.
     """
     ours = logging.getLogger("ti_trainer")
     if not any(isinstance(each, Lines) for each in ours.handlers):
@@ -33,10 +33,10 @@ def listen() -> None:
         lines.setFormatter(logging.Formatter("TI Trainer: %(message)s"))
         ours.addHandler(lines)
         ours.propagate = False
-    for name in TOLD:
+    for name in INFO_LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
-def bar(**given: Any) -> tqdm:
-    """A progress bar where the host's are, unless it was started without."""
-    return tqdm(file=shared.progress_print_out, disable=shared.cmd_opts.disable_console_progressbars, **given)
+def bar(**options: Any) -> tqdm:
+    """A progress bar where the WebUI's own are, unless it was started with those disabled."""
+    return tqdm(file=shared.progress_print_out, disable=shared.cmd_opts.disable_console_progressbars, **options)

@@ -1,6 +1,6 @@
-"""An image by the WebUI's own sampling, with our words in its prompts. Imported only inside the WebUI.
+"""Generates an image with the WebUI's own sampling and our embeddings. Imported only inside the WebUI.
 
-Whoever calls holds the queue; the host's `process_images` does not take it.
+The caller holds the queue; the WebUI's `process_images` does not acquire it.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from ti_trainer.hosts.webui.model import WebuiModel
 from ti_trainer.hosts.webui.model_spec import PREDICTIONS
 from ti_trainer.hosts.webui.text import registered
 from ti_trainer.model import Vectors
-from ti_trainer.offload.streaming import attributes
+from ti_trainer.offload.patching import patched
 
 SCHEDULE, DEFAULT, ZERO_TERMINAL_SNR = "sd_noise_schedule", "Default", "Zero Terminal SNR"  # the host's setting
 
 
-def generate(model: WebuiModel, request: GenerationRequest, words: Mapping[str, Vectors]) -> Image.Image:
-    """Generate, also in the middle of training, which goes on afterwards as if nothing had been.
+def generate(model: WebuiModel, request: GenerationRequest, embeddings: Mapping[str, Vectors]) -> Image.Image:
+    """Generate an image, also in the middle of training, which it does not affect.
 
-    TrainingError if that is interrupted: an image that is drawn half shows nothing.
+    TrainingError if it fails or is interrupted: an unfinished image shows nothing.
     """
-    embeddings = {name: _embedding(name, vectors, model) for name, vectors in words.items()}
+    host_embeddings = {name: _embedding(name, vectors, model) for name, vectors in embeddings.items()}
     tiling, finder = model_hijack.circular_enabled, model.texts[0].finder
-    no_traces = attributes([(shared.cmd_opts, "no_prompt_history", True)])  # the last prompt is the user's, not ours
-    with model.lent_back(), rng_kept(), state_kept(), no_traces, _as_trained(model), registered(finder, embeddings):
+    no_history = patched([(shared.cmd_opts, "no_prompt_history", True)])  # keep the user's last prompt
+    with model.restored(), rng_kept(), state_kept(), no_history, _as_trained(model), registered(finder, host_embeddings):
         try:
             shared.state.job_no, shared.state.job_count = 0, 1  # or its console would count an image for every step
             images = process_images(_processing(model, request)).images
         except (TITrainerError, torch.cuda.OutOfMemoryError):
             raise
-        except Exception as error:  # hours of training must not end for an image, whatever in the host went wrong
-            message = f"The preview could not be drawn: {error or type(error).__name__}"
+        except Exception as error:  # no error in the WebUI may end hours of training
+            message = f"The image could not be generated: {error or type(error).__name__}"
             raise TrainingError(message) from error
         finally:
             model_hijack.apply_circular(tiling)
@@ -55,25 +55,25 @@ def generate(model: WebuiModel, request: GenerationRequest, words: Mapping[str, 
 
 
 def samples_zero_terminal_snr() -> bool:
-    """Whether the host's settings say so, which are for models that were trained so."""
+    """Whether the WebUI is set to sample with a zero terminal SNR."""
     return getattr(shared.opts, SCHEDULE, DEFAULT) == ZERO_TERMINAL_SNR
 
 
 @contextmanager
 def _as_trained(model: WebuiModel) -> Iterator[None]:
-    """The host samples by what the model is for us, where it has not found that out; afterwards as before."""
+    """Make the WebUI sample with the model's spec, where it has not detected it; then restore its settings."""
     sd_model, settings, spec = model.sd_model, shared.opts.data, model.spec
     alphas_cumprod, schedule = sd_model.alphas_cumprod, settings.get(SCHEDULE)
     wanted = ZERO_TERMINAL_SNR if spec.zero_terminal_snr else DEFAULT
     parameterization = next(name for name, ours in PREDICTIONS.items() if ours == spec.prediction_type)
-    with attributes([(sd_model, "parameterization", parameterization)]):
+    with patched([(sd_model, "parameterization", parameterization)]):
         try:
             if spec.zero_terminal_snr != samples_zero_terminal_snr():
                 settings[SCHEDULE] = wanted
             yield
         finally:
             if settings.get(SCHEDULE) != wanted:
-                pass  # somebody changed it meanwhile
+                pass  # it was changed in the meantime
             elif schedule is None:
                 del settings[SCHEDULE]
             else:
@@ -82,7 +82,7 @@ def _as_trained(model: WebuiModel) -> Iterator[None]:
 
 
 def forget_conditioning() -> None:
-    """The host remembers the last prompt's conditioning, and would not notice that a word in it means something else now."""
+    """Clear the WebUI's cache of the last prompt's conditioning, which does not notice that an embedding has changed."""
     for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
         if hasattr(StableDiffusionProcessingTxt2Img, name):
             owner = next(each for each in StableDiffusionProcessingTxt2Img.__mro__ if name in vars(each))
@@ -108,19 +108,19 @@ def _processing(model: WebuiModel, request: GenerationRequest) -> StableDiffusio
         tiling=False,
         override_settings=_same_checkpoint(model),
     )
-    p.cached_c, p.cached_uc = [None, None], [None, None]  # not the host's own, which do not look at vectors
+    p.cached_c, p.cached_uc = [None, None], [None, None]  # instead of the shared caches, which ignore vectors
     return p
 
 
 def _same_checkpoint(model: WebuiModel) -> dict[str, str]:
-    """Should another one have been chosen meanwhile, it is loaded when our turn is over, and not in the middle of it."""
+    """Keep the checkpoint: one that was chosen in the meantime is loaded once the queue is released."""
     ours = model.sd_model.sd_checkpoint_info
     chosen = sd_models.select_checkpoint()
     return {} if chosen.filename == ours.filename else {"sd_model_checkpoint": ours.title}
 
 
 def _embedding(name: str, vectors: Vectors, model: WebuiModel) -> Embedding:
-    """As the host makes it of a file: two encoders' vectors stay apart, a single one's are a tensor."""
+    """As the WebUI makes it from a file: a dict of two encoders' vectors, or one encoder's tensor."""
     on_device = {text.encoder: vectors[text.encoder].detach().to(model.device) for text in model.texts}
     first = next(iter(on_device.values()))
     embedding = Embedding(on_device if len(on_device) > 1 else first, name)

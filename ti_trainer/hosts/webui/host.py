@@ -1,9 +1,11 @@
-"""Host over the running WebUI: its folders, settings, queue and loaded checkpoint. Imported only inside the WebUI."""
+"""The Host inside the WebUI: its folders, settings, queue and loaded checkpoint. Imported only inside the WebUI."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,14 +30,14 @@ from torch import Tensor
 from ti_trainer.captioning.tags import HostCaptioner
 from ti_trainer.errors import ConfigError, ModelError
 from ti_trainer.files import is_within
-from ti_trainer.host import GenerationRequest, ModelOptions
+from ti_trainer.host import GenerationRequest, Host, ModelOptions
 from ti_trainer.hosts.webui import captioners, cards, generation, lease
 from ti_trainer.hosts.webui.model import RuntimeSettings, WebuiModel
 from ti_trainer.hosts.webui.model_spec import spec_of
 from ti_trainer.hosts.webui.text import REMEMBERED, Emphasize, prompt_encoders
-from ti_trainer.model import Vectors
+from ti_trainer.model import DiffusionModel, Vectors
 
-SETTINGS = {  # our option -> the host's setting, which counts once somebody has changed it
+SETTINGS = {  # our option -> the WebUI's setting, which is used if the user has changed it
     "csv_every": "training_write_csv_every",
     "filename_word_regex": "dataset_filename_word_regex",
     "filename_join_string": "dataset_filename_join_string",
@@ -45,62 +47,62 @@ SETTINGS = {  # our option -> the host's setting, which counts once somebody has
 }
 
 
+@dataclass(frozen=True)
 class WebuiHost:
-    """All of it is looked up when asked for: settings change while we are there."""
+    """Everything but `is_public` is looked up when it is used, since settings change while the WebUI runs.
 
-    torchscript = False  # whoever reaches the WebUI may name any file to its endpoints
+    `is_public`: others than this computer's user reach the page, see `is_started_public`.
+    """
+
+    is_public: bool
+    torchscript: bool = False  # users of the WebUI's endpoints may name any file
 
     @property
     def embeddings_dir(self) -> Path:
-        """Where the host looks for embeddings."""
+        """The WebUI's folder of embeddings."""
         return Path(shared.cmd_opts.embeddings_dir)
 
     @property
     def log_dir(self) -> Path:
-        """As on the host's Train tab, unless our setting names another; relative ones start at its data folder."""
+        """As on the WebUI's Train tab, unless our setting names another; a relative one starts at its data folder."""
         return Path(paths.data_path) / (getattr(shared.opts, "ti_trainer_log_dir", "") or "textual_inversion")
 
     @property
     def template_dirs(self) -> Sequence[Path]:
-        """The host's folder of prompt templates, if it is there."""
+        """The WebUI's folder of prompt templates, if it exists."""
         folder = Path(shared.cmd_opts.textual_inversion_templates_dir)
         return [folder] if folder.is_dir() else []
 
     @property
     def samplers(self) -> Sequence[str]:
-        """Those that the host's own page offers."""
+        """The samplers on the WebUI's own page."""
         return [each.name for each in sd_samplers.visible_samplers()]
 
     @property
     def face_models(self) -> Sequence[Path]:
-        """Where the WebUI's own focal point crop kept YuNet."""
+        """The folder in which the WebUI's own focal point crop stored YuNet."""
         return [Path(paths.models_path) / "opencv"]
 
     @property
     def captioners(self) -> Mapping[str, HostCaptioner]:
-        """The host's interrogator and DeepDanbooru, where it has them."""
+        """The WebUI's interrogator and DeepDanbooru, if it has them."""
         return captioners.offered()
 
     @property
-    def is_public(self) -> bool:
-        """Whether the page may be used by others than the owner of the computer."""
-        return bool(shared.cmd_opts.disable_extension_access or shared.cmd_opts.hide_ui_dir_config)
-
-    @property
     def fixed(self) -> frozenset[str]:
-        """What the host decides; and a regular expression can keep a server busy for ever, so strangers may not give one."""
+        """What the WebUI decides. On a public page also the regular expression: matching can block the server for ever."""
         own = {"clip_skip", "precision"}
         return frozenset(own | {"filename_word_regex"} if self.is_public else own)
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """Clip skip as when generating; of the settings for training, those that are not as they came."""
+        """Clip skip as for generating, and the settings for training that the user has changed."""
         opts, values = shared.opts, {"clip_skip": int(shared.opts.CLIP_stop_at_last_layers), "precision": "auto"}
         for name, setting in SETTINGS.items():
             label = opts.data_labels.get(setting)
             value = getattr(opts, setting, None)
             if label is not None and value != label.default:
-                values[name] = type(label.default)(value)  # the page gives floats for whole numbers
+                values[name] = type(label.default)(value)  # the settings page stores whole numbers as floats
         return values
 
     def describe(self) -> str:
@@ -115,14 +117,14 @@ class WebuiHost:
         return f"{sd_model.sd_checkpoint_info.model_name} ({spec})"
 
     def open_model(self, options: ModelOptions | None = None) -> WebuiModel:
-        """The checkpoint that is loaded; ModelError if it cannot be trained.
+        """The loaded checkpoint; ModelError if it cannot be trained.
 
-        Changes nothing of it, so that it can be asked at any time; it is made ready to compute with by `lock`.
+        It is not changed, so this can be called at any time; `lock` prepares it for computing.
         """
         options = options or ModelOptions(clip_skip=self.defaults["clip_skip"])
         if options.precision != "auto":
             found = f"Precision: found {options.precision}"
-            message = f"{found}, expected auto: in the WebUI its own start options decide (--no-half)."
+            message = f"{found}, expected auto: the precision is chosen when the WebUI is started (--no-half)."
             raise ConfigError(message, "precision")
         _check_settings()
         _chosen()
@@ -137,7 +139,7 @@ class WebuiHost:
         texts = prompt_encoders(
             sd_model, device, _emphasis(opts.emphasis), options.clip_skip, clip_l_skip=opts.sdxl_clip_l_skip is True
         )
-        around = RuntimeSettings(
+        settings = RuntimeSettings(
             device=device,
             unet_dtype=devices.dtype_unet,
             autocast=devices.autocast,
@@ -146,44 +148,55 @@ class WebuiHost:
             clear_networks=_clear_networks,
             empty_device=lowvram.send_everything_to_cpu,
         )
-        return WebuiModel(sd_model, spec, texts, around)
+        return WebuiModel(sd_model, spec, texts, settings)
 
     @contextmanager
-    def lock(self) -> Iterator[lease.WebuiTurn]:
-        """Wait for the host's queue and hold it; the checkpoint that is chosen is loaded then."""
-        with lease.taken() as ours:
-            _make_ready()
-            yield ours
+    def lock(self) -> Iterator[lease.WebuiLease]:
+        """Wait for the WebUI's queue and hold it; then the chosen checkpoint is loaded."""
+        with lease.acquired() as acquired:
+            _prepare_checkpoint()
+            yield acquired
 
     def check_folder(self, folder: Path) -> None:
-        """ConfigError for a folder that is not the page's visitors' to read, where they may be anybody."""
+        """ConfigError on a public page, for a folder that the WebUI does not show to its visitors."""
         if not self.is_public:
             return
         shown = (paths.data_path, *(shared.cmd_opts.gradio_allowed_path or ()))
         roots = list(dict.fromkeys(map(Path, shown)))
         if not any(is_within(folder, root) for root in roots):
             message = (
-                f"The folder {folder} is outside of what this WebUI shows to visitors ({', '.join(map(str, roots))}): move "
-                "it there, or start the WebUI with --gradio-allowed-path and this folder."
+                f"The folder {folder} is outside the folders that this WebUI shows to visitors "
+                f"({', '.join(map(str, roots))}): move it there, or start the WebUI with --gradio-allowed-path for it."
             )
             raise ConfigError(message)
 
-    def generate(self, model: WebuiModel, request: GenerationRequest, words: Mapping[str, Vectors]) -> Image.Image:
-        """Generate an image with the host's own sampling. Call it within `lock`."""
-        return generation.generate(model, request, words)
+    def generate(self, model: DiffusionModel, request: GenerationRequest, embeddings: Mapping[str, Vectors]) -> Image.Image:
+        """Generate an image with the WebUI's own sampling and a model that `open_model` returned. Call it within `lock`."""
+        if not isinstance(model, WebuiModel):
+            message = f"expected a WebuiModel, found {type(model).__name__}"
+            raise TypeError(message)
+        return generation.generate(model, request, embeddings)
 
     def embeddings_changed(self) -> None:
-        """Read the folder anew: the host overlooks a file that was overwritten. Call it within `lock`."""
-        if sd_models.model_data.sd_model is not None:  # else they are read when one is loaded
+        """Read the folder again: the WebUI does not notice an overwritten file. Call it within `lock`."""
+        if sd_models.model_data.sd_model is not None:  # otherwise they are read when a checkpoint is loaded
             model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
-            cards.look()
+            cards.update()
         generation.forget_conditioning()
 
 
+_: type[Host] = WebuiHost
+
+
+def is_started_public() -> bool:
+    """Whether the WebUI was started so that others reach it: it hides its folders, or refuses extensions' installation."""
+    return bool(shared.cmd_opts.disable_extension_access or shared.cmd_opts.hide_ui_dir_config)
+
+
 def _check_settings() -> None:
-    """What can be refused before a checkpoint is loaded."""
+    """Raise ModelError for settings that rule out training, before a checkpoint is loaded."""
     if shared.cmd_opts.lowvram:
-        message = "With --lowvram the U-Net is never whole on the GPU, so it cannot be trained through: use --medvram."
+        message = "With --lowvram the U-Net is never whole on the GPU, so it cannot be trained: start with --medvram."
         raise ModelError(message)
     if shared.opts.use_old_emphasis_implementation:
         message = "The old emphasis implementation is not supported: turn it off in Settings, Compatibility."
@@ -191,9 +204,9 @@ def _check_settings() -> None:
 
 
 def _check_whole() -> None:
-    """While the host reads another checkpoint or VAE, the one that it has is taken apart."""
+    """Raise ModelError while the WebUI loads a checkpoint or VAE: it takes the loaded one apart for that."""
     if model_hijack.clip is None:
-        message = "A checkpoint or VAE is being loaded: wait until it is there."
+        message = "A checkpoint or VAE is being loaded: wait until it is loaded."
         raise ModelError(message)
 
 
@@ -205,37 +218,37 @@ def _chosen() -> sd_models.CheckpointInfo:
         raise ModelError(message) from error
 
 
-def _make_ready() -> None:
-    """As the host does before each image: the checkpoint that is chosen is loaded, and where it computes."""
+def _prepare_checkpoint() -> None:
+    """Load the chosen checkpoint and move it to the device, as the WebUI does before each image."""
     data = sd_models.model_data
     if not sd_models.checkpoints_list or data.get_sd_model() is None:
-        return  # who needs one will be told by open_model
+        return  # open_model raises if one is needed
     sd_models.reload_model_weights()
-    sd_models.send_model_to_device(data.sd_model)  # it may have been unloaded by hand
+    sd_models.send_model_to_device(data.sd_model)  # the user may have unloaded it
     sd_models.apply_token_merging(data.sd_model, 0)
     database = model_hijack.embedding_db
-    if database.expected_shape != database.get_expected_shape():  # a model of another family came back from memory
+    if database.expected_shape != database.get_expected_shape():  # a model of another family was restored from RAM
         database.load_textual_inversion_embeddings(force_reload=True)
     sd_unet.apply_unet()
 
 
 def _check_computing() -> None:
-    """What is known once a checkpoint is loaded."""
+    """Raise ModelError for a loaded checkpoint that cannot be trained through."""
     if sd_unet.current_unet is not None:
-        message = "The U-Net is replaced by one that cannot be trained through: set SD Unet to None and generate once."
+        message = "The setting SD Unet replaces the U-Net by one that cannot be trained: set it to None and generate once."
         raise ModelError(message)
     if devices.fp8:
-        message = "The checkpoint is held in 8 bits, which is too coarse to train through: set FP8 weight to Disable."
+        message = "The checkpoint is stored in 8 bits, which is too coarse for training: set FP8 weight to Disable."
         raise ModelError(message)
     if torch.device(devices.device).type == "cpu" and devices.dtype_unet == torch.float16:
-        message = "Half precision on a CPU cannot be trained in: start the WebUI with --no-half."
+        message = "Training in half precision does not work on a CPU: start the WebUI with --no-half."
         raise ModelError(message)
 
 
 def _emphasis(name: str) -> Emphasize:
     option = sd_emphasis.get_current_option(name)
 
-    @lru_cache(REMEMBERED)  # else the CPU waits for the GPU each time
+    @lru_cache(REMEMBERED)  # otherwise the CPU waits for the GPU each time
     def on_device(multipliers: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor([multipliers], device=device)
 
@@ -251,7 +264,7 @@ def _emphasis(name: str) -> Emphasize:
 
 
 def _clear_networks() -> None:
-    """As for a prompt that names none; those that settings add to every prompt are left out too."""
+    """Deactivate all extra networks, also those that settings add to every prompt."""
     settings = shared.opts.data
     always = {name: settings[name] for name in ("sd_lora", "sd_hypernetwork") if name in settings}
     try:
@@ -259,14 +272,14 @@ def _clear_networks() -> None:
         extra_networks.activate(processing.StableDiffusionProcessingTxt2Img(), {})
     finally:
         settings.update(always)
-    _take_networks_out(shared.sd_model)
+    _unmerge_networks(shared.sd_model)
 
 
-def _take_networks_out(sd_model: torch.nn.Module) -> None:
-    """Out of the weights, now: the host's Lora does it when a layer computes next, and ours may lie elsewhere by then."""
+def _unmerge_networks(sd_model: torch.nn.Module) -> None:
+    """Remove LoRAs from the weights now: the WebUI would do it when a layer computes, and weights may be offloaded then."""
     merged = [each for each in sd_model.modules() if getattr(each, "network_current_names", ())]
     if merged:
-        import networks  # of the host's extension Lora, which has merged them
+        networks = importlib.import_module("networks")  # of the WebUI's extension Lora, which has merged them
 
         with torch.no_grad():
             for each in merged:

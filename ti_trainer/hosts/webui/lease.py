@@ -1,7 +1,4 @@
-"""Our turn in the WebUI's queue, and what its own page and API show of it. Imported only inside the WebUI.
-
-Knows nothing of training: how far we are comes in as numbers and text.
-"""
+"""The lease of the WebUI's model: its queue, its progress display and its random state. Imported only inside the WebUI."""
 
 from __future__ import annotations
 
@@ -22,29 +19,29 @@ _numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
-class WebuiTurn:
-    """`task` is what the host's progress API knows us by."""
+class WebuiLease:
+    """A place at the head of the WebUI's queue; `task` is its id in the progress API."""
 
     task: str
 
     def interrupted(self) -> bool:
-        """Whether Interrupt or its gentler kin was pressed."""
+        """Whether Interrupt was pressed, or Stop after the current image."""
         return shared.state.interrupted or shared.state.stopping_generation
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """For the progress bar. The host shows the text as HTML, and a text of one line in the bar too."""
+        """Update the progress bar. The WebUI shows the text as HTML, and a text of one line in the bar too."""
         shared.state.job_no, shared.state.job_count = done, max(1, total)
         shared.state.textinfo = html.escape(text, quote=False)
 
     def show(self, image: Image.Image) -> None:
-        """For the live preview."""
+        """Show an image as the live preview."""
         shared.state.assign_current_image(image)
 
 
 @contextmanager
-def taken() -> Iterator[WebuiTurn]:
-    """Wait in the queue and hold it. Nothing within may take it again: a checkpoint change, say, or the host's own API."""
-    lease = WebuiTurn(f"task(ti-trainer-{next(_numbers)})")
+def acquired() -> Iterator[WebuiLease]:
+    """Wait in the queue and hold it. Nothing within may acquire it again, as changing the checkpoint or the API would."""
+    lease = WebuiLease(f"task(ti-trainer-{next(_numbers)})")
     progress.add_task_to_queue(lease.task)
     try:
         with queue_lock, rng_kept():
@@ -63,7 +60,7 @@ def taken() -> Iterator[WebuiTurn]:
 
 @contextmanager
 def rng_kept() -> Iterator[None]:
-    """The global random numbers go on afterwards where they were."""
+    """Restore the states of the global random number generators afterwards."""
     before = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
@@ -75,7 +72,7 @@ def rng_kept() -> Iterator[None]:
 
 @contextmanager
 def state_kept() -> Iterator[None]:
-    """Drawing counts jobs and steps for itself: afterwards they are ours again. An interrupt stays, whenever it came."""
+    """Restore the progress state afterwards: generating counts its own jobs and steps. An interrupt is kept in any case."""
     names = ("job", "job_no", "job_count", "job_timestamp", "processing_has_refined_job_count", "textinfo")
     steps = ("sampling_step", "sampling_steps", "current_latent", "current_image_sampling_step")
     before = {name: getattr(shared.state, name) for name in (*names, *steps)}

@@ -1,6 +1,6 @@
-"""The VAE of the checkpoint that the WebUI has loaded: on the device while it computes, in float32 where that is needed.
+"""The VAE of the WebUI's loaded checkpoint: on the device while it computes, and in float32 where half precision fails.
 
-B batch, C latent channels, H W latent height and width; pixels (B, 3, 8 H, 8 W) are in [-1, 1]. Latents are the VAE's own.
+B batch, C latent channels, H W latent height and width; pixels (B, 3, 8 H, 8 W) are in [-1, 1]. Latents are not scaled.
 """
 
 from __future__ import annotations
@@ -13,47 +13,48 @@ import torch
 from torch import Tensor
 
 from ti_trainer.errors import ModelError
-from ti_trainer.hosts.webui.patches import placed, plain, typed
+from ti_trainer.hosts.webui.patches import cast_to, without_host_patches
 from ti_trainer.model import attention_of
-from ti_trainer.offload.streaming import attributes, blocks_of, recomputed
+from ti_trainer.offload.checkpointing import blocks_of, checkpointed
+from ti_trainer.offload.patching import moved_to, patched
 
-MEDVRAM_HOOK = "send_me_to_gpu"  # with --medvram, what brings a module to the GPU and sends the last one away
+MEDVRAM_HOOK = "send_me_to_gpu"  # the name of --medvram's hook, which moves a module to the GPU and the last one away
 
 
 class Vae:
-    """Half precision is not enough for some: once that has shown, it computes in float32."""
+    """Computes in float32 from the first result on that is not finite in half precision, which some VAEs need."""
 
     def __init__(self, sd_model: Any, device: torch.device) -> None:
-        """Nothing is moved yet."""
+        """Move nothing yet."""
         self._sd_model, self._device = sd_model, device
         self._needs_float32 = self._decodes_well = False
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of latents, each (B, C, H, W) float32; ModelError if they are no numbers."""
+        """Mean and standard deviation of latents, each (B, C, H, W) float32; ModelError if they are not finite."""
         mean, std = self._computed(_distribution, pixels)
         return mean, std
 
     def attention(self, pixels: Tensor) -> Tensor:
-        """(H W, H W) float32, of the encoder's block in the middle; ModelError if it has none."""
+        """(H W, H W) float32, of the encoder's middle block; ModelError if it has none."""
         return self._computed(_attention, pixels)[0]
 
     @contextmanager
-    def decoding(self, *, recompute: bool) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Within it there is what makes pixels of latents, not clamped; it computes blocks twice if that is asked for."""
+    def decoding(self, *, checkpointing: bool) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Gives a function from latents to pixels, not clamped, which may use gradient checkpointing."""
         with ExitStack() as stack:
             vae = stack.enter_context(self._ready())
             if self._needs_float32:
-                stack.enter_context(typed(vae, torch.float32))
-            if recompute:
-                stack.enter_context(attributes(recomputed(blocks_of(vae.decoder))))
+                stack.enter_context(cast_to(torch.float32, vae))
+            if checkpointing:
+                stack.enter_context(patched(checkpointed(blocks_of(vae.decoder))))
 
             def decode(latents: Tensor) -> Tensor:
                 pixels = vae.decode(latents.to(self._device, dtype_of(vae)))
                 if not self._decodes_well and dtype_of(vae) != torch.float32 and not _finite(pixels):
                     self._needs_float32 = True
-                    stack.enter_context(typed(vae, torch.float32))
+                    stack.enter_context(cast_to(torch.float32, vae))
                     return decode(latents)
-                self._decodes_well = True  # one look is enough: each makes the CPU wait
+                self._decodes_well = True  # checked once: each check makes the CPU wait
                 return pixels
 
             yield decode
@@ -66,30 +67,30 @@ class Vae:
                 found = compute(vae, pixels.to(self._device, dtype))
                 self._needs_float32 = dtype != torch.float32 and not _finite(*found)
             if self._needs_float32:
-                with typed(vae, torch.float32):
+                with cast_to(torch.float32, vae):
                     found = compute(vae, pixels.to(self._device, torch.float32))
         if not _finite(*found):
-            message = "The VAE makes no numbers of an image, in full precision either: choose another in Settings, VAE."
+            message = "The VAE gives no finite values for an image, even in float32: choose another in Settings, VAE."
             raise ModelError(message)
         return found
 
     @contextmanager
     def _ready(self) -> Iterator[Any]:
-        """On the device, where with --medvram the host brings it itself, and not tiling."""
+        """The VAE as published and on the device; with --medvram the WebUI's hook moves it there."""
         vae, medvram = self._sd_model.first_stage_model, getattr(self._sd_model, "lowvram", False)
-        with nullcontext() if medvram else placed(vae, self._device), attributes(plain(vae)):
+        with nullcontext() if medvram else moved_to(self._device, vae), patched(without_host_patches(vae)):
             yield vae
 
 
 def dtype_of(module: torch.nn.Module) -> torch.dtype:
-    """Its weights', by the first of them."""
+    """The dtype of its first weight."""
     return next(module.parameters()).dtype
 
 
 def _distribution(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (B, C, H, W) float32 of the VAE's latents: SDXL's `encode` draws from them at once."""
+    """Mean and standard deviation (B, C, H, W) float32 of the VAE's latents; SDXL's own `encode` gives a sample only."""
     mean, log_variance = vae.quant_conv(vae.encoder(pixels)).float().chunk(2, 1)
-    return mean, (log_variance.clamp(-30, 20) / 2).exp()  # the limits are those of the original code
+    return mean, (log_variance.clamp(-30, 20) / 2).exp()  # limits as in the original code
 
 
 def _attention(vae: Any, pixels: Tensor) -> tuple[Tensor]:
@@ -98,11 +99,11 @@ def _attention(vae: Any, pixels: Tensor) -> tuple[Tensor]:
 
 
 def _bring(vae: Any) -> None:
-    """With --medvram the host brings it to the GPU when its `encode` is called, which we go around."""
+    """Call --medvram's hook, which runs before the VAE's `encode`: that is not called here."""
     for hook in vae._forward_pre_hooks.values():
         if getattr(hook, "__name__", "") == MEDVRAM_HOOK:
             hook(vae, ())
 
 
-def _finite(*numbers: Tensor) -> bool:
-    return all(bool(each.isfinite().all()) for each in numbers)
+def _finite(*tensors: Tensor) -> bool:
+    return all(bool(each.isfinite().all()) for each in tensors)
