@@ -16,7 +16,8 @@ from pathlib import Path
 from ti_trainer.config.patterns import replacing
 from ti_trainer.data.caption_files import captions_among
 from ti_trainer.data.caption_text import read_caption
-from ti_trainer.data.image_files import BACKUP, files_in, find_images
+from ti_trainer.data.image_files import find_images
+from ti_trainer.data.listing import BACKUP, files_in
 from ti_trainer.data.prompts import name_caption
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes

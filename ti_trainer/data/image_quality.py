@@ -19,9 +19,11 @@ from PIL import Image
 
 from ti_trainer.data import near_duplicates
 from ti_trainer.data.caption_files import captions_among
-from ti_trainer.data.image_files import FLIPPED, files_in, find_images, upright, upright_size
+from ti_trainer.data.image_files import find_images
+from ti_trainer.data.listing import FLIPPED, files_in
 from ti_trainer.data.open_image import on_white, opened_image
 from ti_trainer.data.preflight import same_files
+from ti_trainer.data.upright import upright, upright_size
 from ti_trainer.errors import ConfigError, StoppedError
 from ti_trainer.wording import pip_install
 

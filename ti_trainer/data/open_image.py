@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ti_trainer.data.image_files import eight_bit, has_alpha
 from ti_trainer.data.image_formats import how_to_read, readable_formats
 from ti_trainer.data.jxl_header import jxl_size
+from ti_trainer.data.upright import eight_bit, has_alpha
 from ti_trainer.errors import DatasetError
 
 LARGEST_PX = 178_956_970  # as Pillow: twice what fills a quarter of 1 GiB; a host may have switched Pillow's own limit off

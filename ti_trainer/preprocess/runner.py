@@ -19,7 +19,7 @@ from PIL import Image
 
 from ti_trainer.captioning.tags import merged
 from ti_trainer.config.preprocessing import PreprocessConfig
-from ti_trainer.data.image_files import FLIPPED
+from ti_trainer.data.listing import FLIPPED
 from ti_trainer.data.open_image import opened_image
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes

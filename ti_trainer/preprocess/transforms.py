@@ -12,9 +12,10 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from ti_trainer.config.preprocessing import PreprocessConfig
-from ti_trainer.data.image_files import FLIPPED, has_alpha, upright, upright_size
+from ti_trainer.data.listing import FLIPPED
 from ti_trainer.data.masks import read_mask
 from ti_trainer.data.open_image import on_white, opened_image
+from ti_trainer.data.upright import has_alpha, upright, upright_size
 from ti_trainer.errors import DatasetError
 from ti_trainer.preprocess import crops, focal
 from ti_trainer.preprocess.faces import Faces

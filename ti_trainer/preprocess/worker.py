@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ti_trainer.config.preprocessing import PreprocessConfig
-from ti_trainer.data.image_files import upright_size
 from ti_trainer.data.open_image import opened_image
+from ti_trainer.data.upright import upright_size
 from ti_trainer.errors import DatasetError
 from ti_trainer.files import atomic
 from ti_trainer.preprocess import faces
