@@ -16,10 +16,11 @@ from puppet import CONFIG, Puppet, ended, vectors
 from ti_trainer.data.image_files import find_images
 from ti_trainer.data.preflight import preflight
 from ti_trainer.data.prompts import load_plain, load_template
-from ti_trainer.data.subsets import Subset, write_subsets
+from ti_trainer.data.subsets import Subset, read_subsets, write_subsets
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.hosts.diffusers.host import StandaloneHost
+from ti_trainer.runs.builders import prompter_of
 from ti_trainer.runs.datasets import about_embedding, datasets_dir, subsets_of
 from ti_trainer.runs.job import Job
 from ti_trainer.runs.run_folder import Run, changes

@@ -1,4 +1,4 @@
-"""Every option of preprocessing, declared once: command line, page and README derive from it."""
+"""The options of preprocessing, declared once for the command line, the page and the docs."""
 
 from __future__ import annotations
 
@@ -23,56 +23,63 @@ SECTIONS = {
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """The options of one preprocessing. An instance is always valid: construction raises ConfigError otherwise."""
+    """The options of preprocessing. An instance is always valid: invalid values raise ConfigError."""
 
     width: int = option(
         512,
-        "In pixels, a multiple of 8. SD 1.x was made for 512 x 512.",
+        "Width of the results in pixels, a multiple of 8: 512 for SD 1.x, 768 for SD 2.x, 1024 for SDXL.",
         label="Width",
         section="size",
         low=64,
         high=4096,
     )
-    height: int = option(512, "In pixels, a multiple of 8.", label="Height", section="size", low=64, high=4096)
+    height: int = option(
+        512, "Height of the results in pixels, as for Width.", label="Height", section="size", low=64, high=4096
+    )
     resize: Literal["centre", "focal", "auto-size", "buckets", "keep"] = option(
         "centre",
-        "centre: cut out the middle. focal: cut where faces, edges and detail are. auto-size: the best size within limits "
-        "for each image. buckets: keep the shape, in sizes of 64 px steps and about width x height pixels; train with "
-        "'Use aspect-ratio buckets'. keep: the size stays as it is.",
+        "How images get their size. centre: crop to the centre. focal: crop around faces, edges and detail. auto-size: the "
+        "best size within limits, for each image. buckets: keep the aspect ratio, in steps of 64 px and with about width x "
+        "height pixels, for training with aspect-ratio buckets. keep: do not resize.",
         label="Resize and crop",
         section="size",
     )
     flip: bool = option(
         False,
-        "Also make a mirrored copy of each, with the same caption. Not for what has writing or a side to it.",
+        "Add a mirrored copy of each image with the same caption. Leave off if images have text or are not symmetric.",
         label="Create flipped copies",
         section="size",
     )
 
     face_weight: float = option(
-        0.9, "How much faces draw the crop to themselves.", label="Focal point face weight", section="focal", low=0, high=1
+        0.9, "Weight of faces in the focal point.", label="Focal point face weight", section="focal", low=0, high=1
     )
     entropy_weight: float = option(
         0.15,
-        "How much the part whose light and dark are most uneven does: what the WebUI calls entropy.",
+        "Weight of the region with the most contrast in the focal point.",
         label="Focal point entropy weight",
         section="focal",
         low=0,
         high=1,
     )
     edges_weight: float = option(
-        0.5, "How much corners and edges do.", label="Focal point edges weight", section="focal", low=0, high=1
+        0.5,
+        "Weight of edges in the focal point.",
+        label="Focal point edges weight",
+        section="focal",
+        low=0,
+        high=1,
     )
     debug_image: bool = option(
         False,
-        "Also draw what was found and where the crop went, into the sub-folder 'debug'.",
+        "Draw the points found and the crop on a copy of each image, in the subfolder 'debug'.",
         label="Create debug image",
         section="focal",
     )
 
     min_side: int = option(
         384,
-        "The shortest side of a result, in pixels.",
+        "Minimum side of a result in pixels.",
         label="Dimension lower bound",
         section="auto_size",
         low=64,
@@ -80,7 +87,7 @@ class PreprocessConfig:
     )
     max_side: int = option(
         768,
-        "The longest side of a result, in pixels.",
+        "Maximum side of a result in pixels.",
         label="Dimension upper bound",
         section="auto_size",
         low=64,
@@ -88,7 +95,7 @@ class PreprocessConfig:
     )
     min_area: int = option(
         64 * 64,
-        "The least width x height of a result.",
+        "Minimum width x height of a result in pixels.",
         label="Area lower bound",
         section="auto_size",
         low=64 * 64,
@@ -96,7 +103,7 @@ class PreprocessConfig:
     )
     max_area: int = option(
         640 * 640,
-        "The most width x height of a result.",
+        "Maximum width x height of a result in pixels.",
         label="Area upper bound",
         section="auto_size",
         low=64 * 64,
@@ -104,13 +111,13 @@ class PreprocessConfig:
     )
     objective: Literal["maximize area", "minimize error"] = option(
         "maximize area",
-        "What the best size is: the largest, or the one whose shape is nearest to the image's.",
+        "Choose the largest size, or the size with the closest aspect ratio to the image.",
         label="Resizing objective",
         section="auto_size",
     )
     max_error: float = option(
         0.1,
-        "How far the shape may be from the image's, 0.1: a tenth. An image without such a size is passed over.",
+        "Maximum difference in aspect ratio between image and result: 0.1 is 10%. Others are skipped.",
         label="Error threshold",
         section="auto_size",
         low=0,
@@ -119,13 +126,13 @@ class PreprocessConfig:
 
     split: bool = option(
         False,
-        "Cut long images into several parts that overlap, instead of cropping them.",
+        "Split long images into overlapping parts instead of cropping them.",
         label="Split oversized images",
         section="split",
     )
     split_threshold: float = option(
         0.5,
-        "Which are split: those of which one part would show no more than this.",
+        "Split an image if one part shows at most this fraction of it.",
         label="Split image threshold",
         section="split",
         low=0,
@@ -133,83 +140,87 @@ class PreprocessConfig:
     )
     overlap_ratio: float = option(
         0.2,
-        "How much of a part is in the next one too.",
+        "The fraction of each part that overlaps the next one.",
         label="Split image overlap ratio",
         section="split",
         low=0,
         high=0.9,
     )
 
-    recursive: bool = option(False, "Take images of sub-folders too.", label="Include sub-folders", section="files")
+    recursive: bool = option(False, "Include the images in subfolders.", label="Include subfolders", section="files")
     keep_alpha: bool = option(
         False,
-        "Keep transparency (it can weigh the loss, see Train). Otherwise what is transparent becomes white.",
+        "Keep the alpha channel, which training can use as loss weight. Otherwise transparent areas become white.",
         label="Keep transparency",
         section="files",
     )
     masks: str = option(
         "",
-        "A folder with grey images of the images' names, white where it counts (as kohya's). They are cut as the images "
-        "are and written beside them. Masks beside your images (a_att.png, a-masklabel.png) are taken along anyway.",
+        "A folder with a grey mask for each image, of the same name; white areas are trained on (as in kohya's trainers). "
+        "Masks are cropped like their images and saved next to them. Masks next to the images (a_att.png, a-masklabel.png) "
+        "are always included.",
         label="Mask directory",
         section="files",
     )
     format: Literal["png", "jpg", "webp"] = option(
-        "png", "png loses nothing; jpg and webp are smaller, at quality 95.", label="File format", section="files"
+        "png", "png is lossless; jpg and webp are smaller, at quality 95.", label="File format", section="files"
     )
 
     existing_captions: Literal["ignore", "copy", "prepend", "append"] = option(
         "copy",
-        "What becomes of captions (.txt, .caption) that lie beside the images: ignored, copied in place of a new one, put "
-        "before a new one, or after it.",
+        "What to do with existing captions (.txt, .caption): ignore them, copy them instead of writing a new one, prepend "
+        "them to the new one, or append them.",
         label="Existing Caption txt Action",
         section="captions",
     )
     captioners: str = option(
         "",
-        "What writes captions, separated by commas: blip (a sentence), wd14 (tags), in the WebUI its own. Empty: nothing.",
+        "Captioners, separated by commas: blip (a sentence), wd14 (tags), and those of the WebUI. Empty: no captions.",
         label="Caption with",
         section="captions",
     )
     blip_model: str = option(
         "Salesforce/blip-image-captioning-base",
-        "For blip: a folder with the model as transformers keeps it, or a name; that is downloaded when first used (1 GB).",
+        "For blip: a folder with the model in the format of transformers, or a name to download at first use (1 GB).",
         label="BLIP model",
         section="captions",
     )
     tagger: str = option(
         "",
-        "For wd14: a folder with model.onnx and selected_tags.csv, as SmilingWolf's taggers on Hugging Face have them.",
+        "For wd14: a folder with model.onnx and selected_tags.csv of one of SmilingWolf's taggers on Hugging Face.",
         label="Tagger folder",
         section="tags",
     )
     general_threshold: float = option(
-        0.35, "Tags less sure than this are left out.", label="General threshold", section="tags", low=0, high=1
+        0.35, "Minimum score of general tags.", label="General threshold", section="tags", low=0, high=1
     )
     character_threshold: float = option(
         0.85,
-        "Names of characters less sure than this are left out.",
+        "Minimum score of character tags.",
         label="Character threshold",
         section="tags",
         low=0,
         high=1,
     )
     tag_order: Literal["score", "alphabetical"] = option(
-        "score", "The surest first, or by the alphabet.", label="Sort tags by", section="tags"
+        "score", "Order of tags: highest score first, or alphabetical.", label="Sort tags by", section="tags"
     )
     tag_spaces: bool = option(
         True,
-        "long_hair becomes long hair; faces such as ^_^ stay.",
+        "Write long_hair as long hair; emoticons such as ^_^ are kept.",
         label="Use spaces instead of underscore",
         section="tags",
     )
     tag_escape: bool = option(
-        True, "Brackets become \\( and \\), else prompts read them as emphasis.", label="Escape brackets", section="tags"
+        True,
+        "Write brackets as \\( and \\), so that they are not read as emphasis.",
+        label="Escape brackets",
+        section="tags",
     )
-    tag_exclude: str = option("", "Tags never to write, separated by commas.", label="Exclude tags", section="tags")
+    tag_exclude: str = option("", "Tags to leave out, separated by commas.", label="Exclude tags", section="tags")
 
     def __post_init__(self) -> None:
-        """Check every option by itself, then those that depend on each other."""
+        """Check each option, then those that depend on each other."""
         for each in options():
             each.check(getattr(self, each.name))
         for name in ("width", "height"):
@@ -225,10 +236,10 @@ class PreprocessConfig:
                 raise ConfigError(message, high)
 
     def to_dict(self) -> dict[str, Any]:
-        """By name, as plain values."""
+        """Plain values by option name."""
         return dataclasses.asdict(self)
 
 
 def options() -> Iterator[Option]:
-    """Every option in the order of its declaration."""
+    """All options in the order of declaration."""
     return options_of(PreprocessConfig)

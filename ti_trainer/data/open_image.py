@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ti_trainer.data.image_formats import how_to_read, readable_formats
@@ -63,7 +64,7 @@ def is_transparent(image: Image.Image) -> bool:
         return False
     image = eight_bit(image)
     alpha = (image if image.mode in ("RGBA", "LA") else image.convert("RGBA")).getchannel("A")
-    return alpha.getextrema()[0] < 255
+    return bool(np.asarray(alpha).min() < 255)
 
 
 def _opened(path: Path) -> Image.Image:

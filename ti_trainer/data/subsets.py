@@ -189,13 +189,13 @@ def _subset(path: Path, number: int, levels: Sequence[Mapping[str, Any]], warn: 
         return None
     attributes = _table(path, f"custom_attributes of subset {number}", values.pop("custom_attributes") or {})
     values |= {"is_reg": entry.get("is_reg"), "loss_weight": attributes.get("loss_weight")}
-    fields = {name: values[key] for name, key in KEYS.items() if values.get(key) is not None}
-    folders = {name: _folder(path, where, KEYS[name], entry.get(KEYS[name])) for name in ("folder", "masks")}
-    if folders["folder"] is None:
+    fields: dict[str, Any] = {name: values[key] for name, key in KEYS.items() if values.get(key) is not None}
+    folder, masks = (_folder(path, where, KEYS[name], entry.get(KEYS[name])) for name in ("folder", "masks"))
+    if folder is None:
         message = f"{where}: found no image_dir, expected the folder with its images."
         raise DatasetError(message)
     try:
-        return Subset(**fields, **folders)
+        return Subset(folder, masks=masks, **fields)
     except DatasetError as error:
         message = f"{where}: {error}"
         raise DatasetError(message) from error

@@ -66,8 +66,8 @@ class Manifest:
         try:
             manifest = cls(folder, [Entry(**each) for each in json.loads(file.read_text(encoding="utf-8"))])
             manifest._read_journal()
-            for each in manifest.entries:
-                _check(each)
+            for entry in manifest.entries:
+                _check(entry)
         except FileNotFoundError:
             return cls(folder)
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -21,7 +22,7 @@ from ti_trainer.preprocess import crops, focal
 from ti_trainer.preprocess.faces import Faces
 
 DEBUG = "-debug"
-SAVING = {  # PNG: level 1 is several times as fast as the default and a few percent larger
+SAVING: dict[str, dict[str, Any]] = {  # PNG: level 1 is several times as fast as the default and a few percent larger
     "png": {"format": "PNG", "compress_level": 1},
     "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     "webp": {"format": "WEBP", "quality": 95},
