@@ -15,8 +15,9 @@ from PIL import Image
 
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data import image_formats
-from ti_trainer.data.dataset import Dataset, load_dataset
+from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.images import Frame
+from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.embedding import Embedding
 from ti_trainer.training.trainer import Trainer, TrainState
@@ -103,7 +104,7 @@ def dataset(images: Callable[..., Path]) -> Callable[..., Dataset]:
         sizes = sizes or ((16, 16),) * 5
         folder = folders.get(sizes) or folders.setdefault(sizes, images(*sizes))
         words = Prompter("x-word", ("a photo of [name], [filewords]", "[filewords] [name]"), **(prompter or {}))
-        return load_dataset(folder, model or TinyModel(), Frame(None), words, seed=seed, **options)
+        return load_dataset(folder, model or TinyModel(), Frame(None), words, DatasetOptions(seed=seed, **options))
 
     return make
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from ti_trainer.captioning.tags import HostCaptioner
+from ti_trainer.captioning.captioner import HostCaptioner
 from ti_trainer.errors import ConfigError
 from ti_trainer.host import GenerationRequest, Host, ModelOptions
 from ti_trainer.model import Compile, Conditioning, DiffusionModel, ImageConditioning, MemoryMode, ModelSpec, Vectors

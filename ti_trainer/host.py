@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from ti_trainer.captioning.tags import HostCaptioner
+from ti_trainer.captioning.captioner import HostCaptioner
 from ti_trainer.errors import ConfigError
 from ti_trainer.model import DiffusionModel, ModelSpec, PredictionType, Vectors
 

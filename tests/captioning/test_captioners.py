@@ -19,8 +19,8 @@ from PIL import Image
 
 from ti_trainer import captioning
 from ti_trainer.captioning import captioners, wd14
+from ti_trainer.captioning.captioner import Captioner, HostCaptioner, Tags
 from ti_trainer.captioning.captioners import available, chosen, labels, opened
-from ti_trainer.captioning.tags import Captioner, HostCaptioner, Tags
 from ti_trainer.config.preprocessing import PreprocessConfig
 from ti_trainer.errors import ConfigError
 
@@ -134,15 +134,15 @@ def test_images_of_every_kind_are_read_and_what_is_transparent_is_white(tmp_path
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda folder: (folder / "model.onnx").unlink(), r"has no model\.onnx\. Such folders come from SmilingWolf"),
-        (lambda folder: (folder / "selected_tags.csv").unlink(), r"has no selected_tags\.csv\. Such folders"),
+        (lambda folder: (folder / "model.onnx").unlink(), r"has no model\.onnx\. Download model"),
+        (lambda folder: (folder / "selected_tags.csv").unlink(), r"has no selected_tags\.csv\. Download"),
         (lambda folder: (folder / "model.onnx").write_bytes(b"no model"), "cannot be opened as an ONNX model"),
         (lambda folder: (folder / "selected_tags.csv").write_bytes(b"\xff\xfe1,2"), "not a table with the columns"),
         (lambda folder: (folder / "selected_tags.csv").write_text("a,b\n1,2\n"), "not a table with the columns"),
         (lambda folder: (folder / "selected_tags.csv").write_text("name,category\nhat\n"), "not a table with the columns"),
         (
             lambda folder: (folder / "selected_tags.csv").write_text("name,category\nhat,0\n"),
-            "has 1 tags and model.onnx puts out 4: take both from one tagger",
+            "has 1 tags, but model.onnx has 4 outputs",
         ),
     ],
 )
@@ -152,19 +152,19 @@ def test_a_folder_that_is_no_tagger_is_refused(tmp_path: Path, spoil: Any, said:
     with pytest.raises(ConfigError, match=said) as caught:
         tags_of(Image.new("RGB", (9, 9)), folder)
     assert caught.value.option == "tagger"
-    assert "selected_tags.csv into one folder" in str(caught.value)
+    assert "SmilingWolf's taggers" in str(caught.value)
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     folder = make_tagger(tmp_path / "tagger", {"hat": (GENERAL, np.zeros((8, 6, 3)))})
     with pytest.raises(
-        ConfigError, match=r"takes tensor\(float\) \['batch', 8, 6, 3\], expected floats of \[N, size, size, 3\]"
+        ConfigError, match=r"has the input tensor\(float\) \['batch', 8, 6, 3\], expected float of \[N, size, size, 3\]"
     ):
         tags_of(Image.new("RGB", (9, 9)), folder)
 
 
 def test_a_tagger_has_to_be_chosen(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"No tagger folder was chosen\. Such folders come from"):
+    with pytest.raises(ConfigError, match=r"No tagger folder is chosen"):
         wd14.load(PreprocessConfig(), CPU)
     with pytest.raises(ConfigError, match=r"There is no folder .*nowhere"):
         wd14.load(PreprocessConfig(tagger=str(tmp_path / "nowhere")), CPU)
@@ -205,7 +205,12 @@ def test_cuda_is_used_where_onnxruntime_has_it(
 
 
 def test_every_file_of_the_folder_is_a_captioner() -> None:
-    files = {path.stem for path in Path(captioners.__file__).parent.glob("*.py")} - {"__init__", "captioners", "tags"}
+    files = {path.stem for path in Path(captioners.__file__).parent.glob("*.py")} - {
+        "__init__",
+        "captioner",
+        "captioners",
+        "tags",
+    }
     assert set(available()) == files >= {"blip", "wd14"}
     assert all(each.LABEL and callable(each.load) for each in available().values())
 
@@ -301,7 +306,7 @@ def test_hosts_captioners_are_given_back_on_an_error(host: TinyHost, events: lis
 
 
 def test_an_unknown_name_is_refused_before_anything_is_opened(host: TinyHost, events: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"found nobody, clip, expected names among blip, wd14, .*words") as caught:
+    with pytest.raises(ConfigError, match=r"found nobody, clip, expected names from blip, wd14, .*words") as caught:
         captioned(host, "one, nobody, clip")
     assert caught.value.option == "captioners"
     assert events == []
@@ -309,7 +314,7 @@ def test_an_unknown_name_is_refused_before_anything_is_opened(host: TinyHost, ev
 
 def test_what_is_the_hosts_own_is_there_only_with_that_host(host: TinyHost) -> None:
     assert chosen(PreprocessConfig(captioners="words"), host.captioners) == ["words"]
-    with pytest.raises(ConfigError, match=re.escape("expected names among blip, wd14.")):
+    with pytest.raises(ConfigError, match=re.escape("expected names from blip, wd14.")):
         chosen(PreprocessConfig(captioners="words"))
     assert labels(host.captioners)["words"] == "Label of words"
     assert "words" not in labels()

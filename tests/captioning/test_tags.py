@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from ti_trainer.captioning.tags import merged, written
+from ti_trainer.captioning.tags import merged, tags_text
 from ti_trainer.config.preprocessing import PreprocessConfig
 
 TAGS = [("long_hair", 0.5), ("1girl", 0.99), ("^_^", 0.7), ("saber_(fate)", 0.9)]
 
 
 def write(tags: list[tuple[str, float]] = TAGS, **options: Any) -> str:
-    return written(tags, PreprocessConfig(**options))
+    return tags_text(tags, PreprocessConfig(**options))
 
 
 def test_the_surest_tag_comes_first() -> None:

@@ -102,7 +102,7 @@ def test_an_unknown_captioner_is_refused_before_any_work(photos: Path, run: Call
     done = run("preprocess", photos, "made", "--resize", "focal", "--captioners", "blip, wd41")
     assert done.code == 1
     assert len(done.errors) == 1
-    assert "found wd41, expected names among" in done.errors[0]
+    assert "found wd41, expected names from" in done.errors[0]
     assert done.out == ""
     assert not list(tmp_path.iterdir())
 

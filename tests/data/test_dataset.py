@@ -14,8 +14,9 @@ import torch
 from fakes import TinyModel
 from PIL import Image
 
-from ti_trainer.data.dataset import Batch, Dataset, load_dataset
+from ti_trainer.data.dataset import Batch, Dataset
 from ti_trainer.data.images import Frame
+from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.data.subsets import Subset
 from ti_trainer.errors import DatasetError
@@ -158,7 +159,7 @@ AS_IT_IS = Frame(None)
 
 
 def load(folder: Path, frame: Frame = AS_IT_IS, **options: object) -> Dataset:
-    return load_dataset(folder, TinyModel(), frame, PROMPTER, seed=0, **options)
+    return load_dataset(folder, TinyModel(), frame, PROMPTER, DatasetOptions(**options))
 
 
 def test_images_that_cannot_be_read_are_named_and_passed_over(images: Callable[..., Path]) -> None:
@@ -167,7 +168,8 @@ def test_images_that_cannot_be_read_are_named_and_passed_over(images: Callable[.
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:200])
     (folder / "5.jpg").touch()
     told: list[tuple[int, int]] = []
-    data = load(folder, progress=lambda done, total: told.append((done, total)))
+    progress = lambda done, total: told.append((done, total))  # noqa: E731
+    data = load_dataset(folder, TinyModel(), AS_IT_IS, PROMPTER, progress=progress)
     assert [item.path.name for item in data.items] == ["2.png", "3.png"]
     assert [path.name for path, _ in data.skipped] == ["0.png", "1.png", "4.png", "5.jpg"]
     assert all(reason for _, reason in data.skipped)
@@ -230,7 +232,7 @@ def solid(folder: Path, count: int, shade: int = 0, size: tuple[int, int] = (16,
 def several(subsets: Sequence[Subset], told: list[str] | None = None, **options: object) -> Dataset:
     frame = options.pop("frame", AS_IT_IS)
     warn = [].append if told is None else told.append
-    return load_dataset(subsets, TinyModel(), frame, PROMPTER, seed=0, warn=warn, **options)
+    return load_dataset(subsets, TinyModel(), frame, PROMPTER, DatasetOptions(**options), warn=warn)
 
 
 def test_a_plain_folder_is_fed_in_the_order_it_always_was(dataset: Callable[..., Dataset]) -> None:
@@ -295,8 +297,8 @@ def test_regularisation_images_without_the_word_are_left_out_and_it_is_said_why(
     data = several([Subset(thing), Subset(kind, class_tokens="toy", is_reg=True)], told)
     assert [item.caption for item in data.items] == [None, None, "a photo of x-word, a toy"]
     (said,) = told
-    assert "Left out, regularisation images: 2." in said
-    assert "do not contain x-word" in said
+    assert "Not used: 2 regularisation images." in said
+    assert "does not contain x-word" in said
     assert "Put [name] into their class_tokens" in said
 
 
@@ -304,7 +306,7 @@ def test_regularisation_images_keep_their_prompt_and_have_the_prior_loss_weight(
     thing, kind = solid(tmp_path / "thing", 2), solid(tmp_path / "class", 2, 100)
     subsets = [Subset(thing, class_tokens="hat"), Subset(kind, class_tokens="[name] toy, a, b", is_reg=True, weight=0.5)]
     words = Prompter("x-word", ("a photo of [name], [filewords]",), shuffle_tags=True, tag_dropout=0.9)
-    data = load_dataset(subsets, TinyModel(), AS_IT_IS, words, seed=0, prior_loss_weight=0.5)
+    data = load_dataset(subsets, TinyModel(), AS_IT_IS, words, DatasetOptions(prior_loss_weight=0.5))
     for batch in islice(data.batches(1), 12):
         if "toy" in batch.prompts[0]:
             assert batch.prompts == ("x-word toy, a, b",)

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from ti_trainer.data.image_files import ORIENTATION, find_images, images_among, upright, upright_size, without_masks
+from ti_trainer.data.image_files import find_images
+from ti_trainer.data.listing import images_among
+from ti_trainer.data.mask_names import without_masks
+from ti_trainer.data.upright import ORIENTATION, upright, upright_size
 from ti_trainer.errors import DatasetError
 
 SIZE = (48, 64)  # upright

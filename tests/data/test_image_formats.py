@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from ti_trainer.data import image_formats
-from ti_trainer.data.image_files import ORIENTATION, upright, upright_size
 from ti_trainer.data.image_formats import how_to_read, image_endings, install_command, readable_formats
 from ti_trainer.data.images import Frame, load_image
 from ti_trainer.data.jxl_header import jxl_size
 from ti_trainer.data.masks import read_mask
 from ti_trainer.data.open_image import is_transparent, on_white, opened_image
+from ti_trainer.data.upright import ORIENTATION, upright, upright_size
 from ti_trainer.errors import DatasetError
 
 pytest.importorskip("pillow_heif")

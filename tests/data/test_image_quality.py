@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 pytest.importorskip("imagehash")
 
 from ti_trainer.data import image_quality, near_duplicates
-from ti_trainer.data.image_files import LEFT_OUT
 from ti_trainer.data.image_quality import BLURRED_PX, Report, check, edge_width
 from ti_trainer.data.left_out import bring_back, leave_out
+from ti_trainer.data.listing import LEFT_OUT
 from ti_trainer.errors import DatasetError, StoppedError
 
 SIZE = (640, 600)

@@ -167,16 +167,16 @@ def test_a_folder_of_what_cannot_be_used_says_what_is_there(tmp_path: Path) -> N
     (tmp_path / "more").mkdir()
     for name in ("a.cr2", "more/a.png"):
         (tmp_path / name).touch()
-    with pytest.raises(DatasetError, match=r"no images in .*1 \.cr2 file: raw photos.*not used: more \(1 image\)"):
+    with pytest.raises(DatasetError, match=r"no images in .*1 \.cr2 file\. Raw photos.*not used: more \(1 image\)"):
         find_images(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("01.png", "is a file, and a dataset is a folder: name the folder that it lies in, "),
-        ("a.ZIP", "is an archive: unpack it"),
-        ("a.pt", "is a file, and no list"),
+        ("01.png", "is a file, but a dataset is a folder"),
+        ("a.ZIP", "is an archive"),
+        ("a.pt", "is a file, but not a dataset file"),
     ],
 )
 def test_a_file_in_the_place_of_a_folder_is_called_one(tmp_path: Path, name: str, said: str) -> None:
@@ -186,7 +186,7 @@ def test_a_file_in_the_place_of_a_folder_is_called_one(tmp_path: Path, name: str
 
 
 def test_an_address_on_the_web_is_called_one() -> None:
-    with pytest.raises(DatasetError, match="is an address on the web: download"):
+    with pytest.raises(DatasetError, match="is a web address"):
         find_images(Path("https://example.org/images"))
 
 

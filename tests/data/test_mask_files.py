@@ -160,7 +160,7 @@ def test_masks_taken_away_are_kept_each_and_do_not_come_back_as_images(tmp_path:
 def test_a_mask_that_cannot_be_edited_says_why(tmp_path: Path) -> None:
     path, mask = image(tmp_path), tmp_path / "a_att.png"
     grey((40, 60)).save(mask)
-    with pytest.raises(DatasetError, match="expected the shape of 60 x 40"):
+    with pytest.raises(DatasetError, match="expected the aspect ratio of 60 x 40"):
         mask_files.to_edit(mask, path)
     mask.write_bytes(b"nothing")
     with pytest.raises(DatasetError, match="cannot be read"):

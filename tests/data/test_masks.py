@@ -14,8 +14,8 @@ from test_dataset import PROMPTER, several, solid
 from test_images import AS_IT_IS, gradient, saved
 
 from ti_trainer.data.attention_spread import spread, spread_folder, spread_mask
-from ti_trainer.data.dataset import load_dataset
 from ti_trainer.data.images import Frame, load_image
+from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.masks import find_masks, masks_beside
 from ti_trainer.data.subsets import Subset
 from ti_trainer.errors import DatasetError
@@ -48,7 +48,7 @@ def test_masks_beside_images_are_not_trained_on(images: Callable[..., Path]) -> 
     folder = images((16, 16), (16, 16))
     for mask in ("0_att.png", "1-masklabel.png"):
         Image.new("L", (16, 16), 255).save(folder / mask)
-    data = load_dataset(folder, TinyModel(), Frame(None), PROMPTER, seed=1)
+    data = load_dataset(folder, TinyModel(), Frame(None), PROMPTER, DatasetOptions(seed=1))
     assert [item.path.name for item in data.items] == ["0.png", "1.png"]
 
 
@@ -74,7 +74,7 @@ def test_a_mask_counts_more_than_alpha_and_must_have_the_shape_of_its_image(tmp_
     assert torch.equal(counts, torch.ones(1, 16, 32))
     pixels, *_ = load_image(path, AS_IT_IS, saved(tmp_path, "black.png", Image.new("L", (16, 8), 0)))
     assert torch.equal(pixels, load_image(path, AS_IT_IS)[0])  # what does not count is not blackened
-    with pytest.raises(DatasetError, match=r"its mask other\.png has 16 x 16 px, expected the shape of 32 x 16 px"):
+    with pytest.raises(DatasetError, match=r"its mask other\.png is 16 x 16 px, expected the aspect ratio of 32 x 16 px"):
         load_image(path, AS_IT_IS, saved(tmp_path, "other.png", Image.new("L", (16, 16))))
 
 
@@ -126,7 +126,9 @@ def test_a_image_of_which_its_mask_leaves_nothing_is_put_aside(tmp_path: Path) -
     data = several([Subset(folder)])
     assert [item.path.stem for item in data.items] == ["1", "2"]
     assert torch.equal(data.items[0].weight, torch.ones(1, 2, 2))
-    assert [reason for _, reason in data.skipped] == ["its mask 0_att.png marks nothing of what is left of it"]
+    assert [reason for _, reason in data.skipped] == [
+        "its mask 0_att.png marks nothing in the part of the image that is used"
+    ]
     assert [item.path.stem for item in several([Subset(folder)], mask_outside=0.1).items] == ["0", "1", "2"]
 
 
@@ -170,7 +172,7 @@ def test_images_without_a_mask_count_all_over_and_are_counted(tmp_path: Path) ->
     (masks / "1.png").unlink()
     told: list[str] = []
     data = several([Subset(folder, masks=masks)], told)
-    assert told == [f"2 of 3 images in {folder} have no mask in {masks}: they count all over."]
+    assert told == [f"2 of 3 images in {folder} have no mask in {masks}. All their pixels are trained on."]
     assert [item.weight is None for item in data.items] == [False, True, True]
 
 
@@ -181,7 +183,7 @@ def test_a_mask_of_another_shape_puts_its_image_aside(tmp_path: Path) -> None:
     data = several([Subset(folder, masks=masks)])
     ((path, reason),) = data.skipped
     assert path.name == "1.png"
-    assert reason.startswith("its mask 1.png has 24 x 16 px")
+    assert reason.startswith("its mask 1.png is 24 x 16 px")
 
 
 def test_spreading_adds_how_much_each_place_attends_to_what_is_marked() -> None:
@@ -258,7 +260,7 @@ def test_the_masks_of_a_folder_are_spread_once_and_what_they_were_is_kept(name: 
     assert list(spread_folder(tmp_path, TinyModel, told.append, again=True)) == [spread_file]
     assert (tmp_path / kept).read_bytes() == before
     assert (tmp_path / f"{spread_file.stem}-2.unspread").read_bytes() == now
-    assert load_dataset(tmp_path, TinyModel(), AS_IT_IS, PROMPTER, seed=1).items[0].has_mask
+    assert load_dataset(tmp_path, TinyModel(), AS_IT_IS, PROMPTER, DatasetOptions(seed=1)).items[0].has_mask
     assert len(list(tmp_path.iterdir())) == 4
 
 
@@ -274,7 +276,7 @@ def test_a_mask_that_cannot_be_spread_stays_as_it_is(tmp_path: Path) -> None:
     assert [path.name for path in spread_folder(tmp_path, TinyModel, told.append)] == ["a_att.png"]
     assert {path.name: path.read_bytes() for path in tmp_path.glob("[bcd]*")} == before
     assert [each.split(" stays as it is: ")[0] for each in told] == ["b_att.png", "c_att.png", "d_att.webp"]
-    assert "expected the shape of 64 x 32 px" in told[1]
+    assert "expected the aspect ratio of 64 x 32 px" in told[1]
     assert "d_att.png is there besides" in told[2]
 
 

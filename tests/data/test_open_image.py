@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ti_trainer.data.image_files import upright
 from ti_trainer.data.images import Frame, load_image
 from ti_trainer.data.masks import read_mask
 from ti_trainer.data.open_image import LARGEST_PX, is_transparent, on_white, opened_image
+from ti_trainer.data.upright import upright
 from ti_trainer.errors import DatasetError
 
 SIZE = (64, 64)

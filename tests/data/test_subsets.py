@@ -204,8 +204,8 @@ def test_folders_of_kohyas_with_repeats_in_their_names_are_subsets(tmp_path: Pat
         Subset(tmp_path / "2_sks_star closeup", 2, class_tokens="sks_star closeup"),
     )
     assert told == [
-        "10_sks star: 2 images, 10 repeats; the caption is 'sks star' where there is no caption file.",
-        "2_sks_star closeup: 1 image, 2 repeats; the caption is 'sks_star closeup' where there is no caption file.",
+        "10_sks star: 2 images, 10 repeats. Images without a caption file get the caption 'sks star'.",
+        "2_sks_star closeup: 1 image, 2 repeats. Images without a caption file get the caption 'sks_star closeup'.",
     ]
 
 
@@ -215,26 +215,28 @@ def test_what_lies_beside_them_is_told(tmp_path: Path) -> None:
     told: list[str] = []
     assert [each.folder.name for each in read_subsets(tmp_path, told.append)] == ["10_sks star", "2_regal cat"]
     said = " ".join(told[2:])
-    for part in ("5_reg is left out", "1_reg star is left out", "is_reg = true", "0_off is left out", "1 .mp4"):
+    for part in ("5_reg is not used", "1_reg star is not used", "is_reg = true", "0_off is not used", "1 .mp4"):
         assert part in said
     assert "used: 12_24 (1 image), 20240501_party (1 image), 2024_rome (1 image), old (1 image)." in said
 
 
 def test_a_project_of_kohyas_is_told_which_of_its_folders_is_the_dataset(tmp_path: Path) -> None:
     images(tmp_path, "img/10_sks star/a.png", "log/x.txt")
-    with pytest.raises(DatasetError, match=f"name {re.escape(str(tmp_path / 'img'))} as the dataset"):
+    with pytest.raises(DatasetError, match=f"Choose {re.escape(str(tmp_path / 'img'))} as the dataset"):
         read_subsets(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["00010_x", "10 _x", "10-x", "100000_x", "10 x"])
 def test_folders_whose_names_nearly_say_how_often_are_told_how_to_be_named(tmp_path: Path, name: str) -> None:
     images(tmp_path, f"{name}/a.png", "20240501_party/a.png")
-    with pytest.raises(DatasetError, match=f"itself. {name} is not used: .* as in '10_x', with at most 4 digits"):
+    with pytest.raises(
+        DatasetError, match=f"itself. {name} is not used\\. If .* rename the folder to '10_x': up to 4 digits"
+    ):
         read_subsets(tmp_path)
     images(tmp_path, "5_sks/a.png")
     told: list[str] = []
     assert [each.folder.name for each in read_subsets(tmp_path, told.append)] == ["5_sks"]
-    assert sum("is not used: if its number" in each for each in told) == 1
+    assert sum("is not used. If its number" in each for each in told) == 1
 
 
 def test_loose_images_are_the_dataset_and_folders_beside_them_are_not(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What lies in a folder of images and is not used is said: which, how many, why."""
+"""Files of a dataset folder that are not used are named or counted, with the reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from PIL import Image
 
 from ti_trainer.data import image_files
 from ti_trainer.data.caption_files import captions_among
-from ti_trainer.data.image_files import files_below, files_in, find_images, unused
+from ti_trainer.data.image_files import find_images, unused
+from ti_trainer.data.listing import files_below, files_in
 from ti_trainer.data.masks import find_masks, masks_beside
 
 
@@ -36,28 +37,28 @@ def test_images_captions_masks_and_what_systems_leave_there_are_not_spoken_of(tm
     [
         (("a.HEIC", "b.heic", "c.heif"), ("Not used: 2 .heic, 1 .heif files.", "pip install pillow-heif", ".png or .jpg")),
         (("a.jxl",), ("Not used: 1 .jxl file.", "pip install pillow-jxl-plugin")),
-        (("a.CR2", "a.dng"), ("1 .cr2, 1 .dng files: raw photos",)),
-        (("a.mp4", "a.MOV"), ("1 .mov, 1 .mp4 files: videos",)),
-        (("a.svg", "a.pdf"), ("1 .pdf, 1 .svg files: images of a kind that cannot be read here",)),
-        (("a.zip",), ("1 .zip file: archives",)),
+        (("a.CR2", "a.dng"), ("1 .cr2, 1 .dng files. Raw photos",)),
+        (("a.mp4", "a.MOV"), ("1 .mov, 1 .mp4 files. Videos",)),
+        (("a.svg", "a.pdf"), ("1 .pdf, 1 .svg files. This image format cannot be read here",)),
+        (("a.zip",), ("1 .zip file. Archives",)),
         (
             ("metadata.jsonl", "meta_cap.json", "captions.csv"),
-            ("captions.csv, meta_cap.json, metadata.jsonl. Captions are",),
+            ("captions.csv, meta_cap.json, metadata.jsonl. Each caption is",),
         ),
-        (("99.txt", "98.caption"), ("Captions without an image of their name are not used: 98.caption, 99.txt.",)),
-        (("01.caption", "01.png.txt"), ("these images have another caption file: 01.caption, 01.png.txt.",)),
+        (("99.txt", "98.caption"), ("Captions without an image of the same name are not used: 98.caption, 99.txt.",)),
+        (("01.caption", "01.png.txt"), ("their images have another caption file: 01.caption, 01.png.txt.",)),
         (("a.npz", "b.npz", "c.foo", "LICENSE"), ("Not used: 2 .npz, 1 .foo, 1 LICENSE files.",)),
-        (("a.gif",), ("Of 1 .gif file the first frame is used",)),
+        (("a.gif",), ("Only the first frame or page is used of 1 .gif file.",)),
         (tuple(f"a.{ending}" for ending in "bcdefgh"), ("1 .b, 1 .c, 1 .d, 1 .e, 1 .f, 1 .g, 1 .h files",)),
         (
             ("09-masklabel.png", "8_att.jpg"),
-            ("without an image of their name are not used: 09-masklabel.png, 8_att.jpg",),
+            ("without an image of the same name are not used: 09-masklabel.png, 8_att.jpg",),
         ),
         (
             ("01_mask.png", "01-Mask.jpg", "01_ATT.png"),
-            ("of other programs: 01-Mask.jpg, 01_ATT.png, 01_mask.png. Masks",),
+            ("masks made by another program: 01-Mask.jpg, 01_ATT.png, 01_mask.png. Name masks",),
         ),
-        (("more/a.png", "more/deep/b.HEIC", "notes/a.txt"), ("Sub-folders are not used: more (2 images).",)),
+        (("more/a.png", "more/deep/b.HEIC", "notes/a.txt"), ("Images in subfolders are not used: more (2 images).",)),
     ],
 )
 def test_what_is_not_used_is_counted_by_its_ending_with_the_reason(
@@ -79,7 +80,7 @@ def test_of_moving_images_and_many_pages_the_first_is_used(tmp_path: Path) -> No
     for name in ("a.webp", "a.tif", "a.png"):
         two[0].save(tmp_path / name)
         two[0].save(tmp_path / f"moving {name}", save_all=True, append_images=two[1:])
-    assert unused(tmp_path) == ["Of 1 .png, 1 .tif, 1 .webp files the first frame is used, not the others."]
+    assert unused(tmp_path) == ["Only the first frame or page is used of 1 .png, 1 .tif, 1 .webp files."]
 
 
 def test_captions_are_found_whatever_the_capitals_and_accents_where_that_is_clear(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_captions_are_found_whatever_the_capitals_and_accents_where_that_is_clea
         "B.png": "B.caption", "c.jpg": "c.TXT",
     }  # fmt: skip
     assert masks_beside(tmp_path) == {Path(umlaut).stem: tmp_path / "f\u00fcr_att.png"}
-    assert unused(tmp_path) == ["Not used, since these images have another caption file: C.txt."]
+    assert unused(tmp_path) == ["Not used, because their images have another caption file: C.txt."]
 
 
 def test_captions_of_which_it_is_not_clear_whose_they_are_are_not_used(tmp_path: Path) -> None:
@@ -115,7 +116,8 @@ def test_an_empty_caption_is_named(tmp_path: Path) -> None:
     put(tmp_path, "01.png", "02.png", "03.png")
     for name, content in (("01.txt", b""), ("02.txt", b"\xef\xbb\xbf \r\n"), ("03.txt", b"a hat")):
         (tmp_path / name).write_bytes(content)
-    assert unused(tmp_path) == ["Empty caption files: 01.txt, 02.txt."]
+    (warning,) = unused(tmp_path)
+    assert warning.startswith("These caption files are empty: 01.txt, 02.txt. ")
 
 
 def test_of_many_some_are_named_and_the_rest_counted(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_of_many_some_are_named_and_the_rest_counted(tmp_path: Path) -> None:
 
 def test_other_caption_files_than_those_asked_for_are_not_used(tmp_path: Path) -> None:
     put(tmp_path, "01.png", "01.txt", "01.tags")
-    assert unused(tmp_path, extension=".tags") == ["Not used, since captions end with .tags in this dataset: 01.txt."]
+    assert unused(tmp_path, extension=".tags") == ["Not used, because captions of this dataset end with .tags: 01.txt."]
 
 
 @pytest.mark.usefixtures("without_image_plugins")
@@ -153,9 +155,9 @@ def test_pipes_folders_and_links_in_circles_are_no_files(tmp_path: Path) -> None
     assert masks_beside(tmp_path) == {}
     assert list(files_below(tmp_path)) == [tmp_path / name for name in ("a.png", "a.txt", "folder.png/b.png")]
     folders, others, below = unused(tmp_path)
-    assert folders == "Not used as files, since they are folders: folder.png."
-    assert others == "No files, or links that lead nowhere: a.png.txt, a_att.png, itself.png, pipe.png, pipe.txt."
-    assert below == "Sub-folders are not used: folder.png (1 image)."
+    assert folders == "Not used, because they are folders: folder.png."
+    assert others.endswith("not regular files: a.png.txt, a_att.png, itself.png, pipe.png, pipe.txt.")
+    assert below == "Images in subfolders are not used: folder.png (1 image)."
 
 
 def test_of_very_many_sub_folders_and_images_only_some_are_looked_at(
@@ -164,6 +166,8 @@ def test_of_very_many_sub_folders_and_images_only_some_are_looked_at(
     monkeypatch.setattr(image_files, "MOST_FILES", 5)
     monkeypatch.setattr(image_files, "MOST_FOLDERS", 3)
     put(tmp_path, "01.png", "a/1.png", "b/1.txt", *(f"b/{name}/1.png" for name in "abcdefg"), "c/1.png", "d/1.png")
-    assert unused(tmp_path) == ["Sub-folders are not used: a (1 image), b (at least 2 images), c (1 image) and others."]
+    assert unused(tmp_path) == [
+        "Images in subfolders are not used: a (1 image), b (at least 2 images), c (1 image) and others."
+    ]
     monkeypatch.setattr(image_files, "MOST_SECONDS", -1)
     assert unused(tmp_path) == []

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from test_runner import contents, photo, shown, source, work
 
-from ti_trainer.data.image_files import LEFT_OUT
+from ti_trainer.data.listing import LEFT_OUT
 from ti_trainer.errors import DatasetError
 from ti_trainer.preprocess.manifest import FILE, JOURNAL
 from ti_trainer.preprocess.runner import Preprocessing

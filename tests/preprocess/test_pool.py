@@ -44,7 +44,7 @@ def never() -> bool:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_every_task_is_answered_once(tmp_path: Path, workers: int) -> None:
-    answers = dict(pool.work_off(tasks(tmp_path, 7), SETTINGS, never, workers))
+    answers = dict(pool.run_tasks(tasks(tmp_path, 7), SETTINGS, never, workers))
     assert {key: list(answer["written"]) for key, answer in answers.items()} == {key: [f"{key}.png"] for key in range(7)}
 
 
@@ -64,7 +64,7 @@ def test_a_worker_that_is_killed_takes_only_its_task_with_it(tmp_path: Path, mon
         {"path": "stuck.png", "folder": str(tmp_path / "made"), "stem": "stuck", "keep": [], "mine": {}, "mask": None},
     )
     answers, killed = {}, False
-    work = pool.work_off([stuck, *tasks(tmp_path, 4)], SETTINGS, never, 2)
+    work = pool.run_tasks([stuck, *tasks(tmp_path, 4)], SETTINGS, never, 2)
     for key, answer in work:
         answers[key] = answer
         if len(answers) == 4 and not killed:
@@ -78,7 +78,7 @@ def test_a_worker_that_is_killed_takes_only_its_task_with_it(tmp_path: Path, mon
 
 def test_a_worker_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "PROGRAM", "raise SystemExit('no such thing')")
-    [(_, answer)] = pool.work_off(tasks(tmp_path, 1), SETTINGS, never, 1)
+    [(_, answer)] = pool.run_tasks(tasks(tmp_path, 1), SETTINGS, never, 1)
     assert "exit code 1: no such thing" in answer["failed"]
 
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from test_runner import shown, work
 
-from ti_trainer.data.image_files import FLIPPED, LEFT_OUT, find_images
+from ti_trainer.data.image_files import find_images
+from ti_trainer.data.listing import FLIPPED, LEFT_OUT
 from ti_trainer.data.mask_files import take_away
 from ti_trainer.data.masks import masks_beside
 from ti_trainer.errors import ConfigError
@@ -134,7 +135,7 @@ def test_a_mask_of_another_shape_or_a_broken_one_is_a_failure_of_its_photo(tmp_p
     summary = work(source).run()
     failed = dict(summary.failed)
     assert failed.keys() == {"a.png", "b.png"}
-    assert failed["a.png"] == "its mask a_att.png has 192 x 192 px, expected the shape of 320 x 192 px"
+    assert failed["a.png"] == "its mask a_att.png is 192 x 192 px, expected the aspect ratio of 320 x 192 px"
     assert shown(made(source)) == ["c.png"]
 
 
@@ -152,7 +153,7 @@ def test_a_preview_says_the_same_of_masks_as_what_is_done(
         source, masks = Path("photos"), "masks"
     planned = work(source, masks=masks, flip=True)
     (_, results, _), (_, refused, said) = planned.preview(2)
-    assert (refused, said) == ([], "its mask b.png has 192 x 192 px, expected the shape of 320 x 192 px")
+    assert (refused, said) == ([], "its mask b.png is 192 x 192 px, expected the aspect ratio of 320 x 192 px")
     summary = planned.run()
     assert summary.failed == [("b.png", said)]
     for each in results:

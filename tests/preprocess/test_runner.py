@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ti_trainer.config.preprocessing import PreprocessConfig
-from ti_trainer.data.image_files import LEFT_OUT
+from ti_trainer.data.listing import LEFT_OUT
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.preprocess.manifest import FILE
 from ti_trainer.preprocess.runner import Preprocessing

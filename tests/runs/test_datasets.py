@@ -14,12 +14,13 @@ from PIL import Image
 from puppet import CONFIG, Puppet, ended, vectors
 
 from ti_trainer.data.image_files import find_images
-from ti_trainer.data.preflight_preview import look
+from ti_trainer.data.preflight import preflight
 from ti_trainer.data.prompts import load_plain, load_template
-from ti_trainer.data.subsets import Subset, write_subsets
+from ti_trainer.data.subsets import Subset, read_subsets, write_subsets
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.hosts.diffusers.host import StandaloneHost
+from ti_trainer.runs.builders import prompter_of
 from ti_trainer.runs.datasets import about_embedding, datasets_dir, subsets_of
 from ti_trainer.runs.job import Job
 from ti_trainer.runs.run_folder import Run, changes
@@ -123,7 +124,8 @@ def test_a_run_tells_before_its_first_step_what_the_page_tells_of_the_dataset(
         return []
 
     embedding, (template, plain) = embeddings_dir.load(host.embeddings_dir, "word")[0], _lines("subject_filewords")
-    seen = look(folder, template, config, host.model, "word", embedding.vectors, plain)
+    prompter = prompter_of(config, "word", template, plain)
+    seen = preflight(read_subsets(folder), prompter, config, host.model, embedding.vectors)
     session.train(callbacks)
     before = told[: told.index("the first step")]
     assert [*about_embedding(host.model, embedding), *seen.warnings] == before

@@ -61,11 +61,11 @@ def table(run: Run) -> list[dict[str, str]]:
 
 def measured(folder: Path, copy: Path, negative: Path | None = None) -> float:
     """The validation loss of a word's file, measured afresh."""
-    from ti_trainer.data.dataset import load_dataset
+    from ti_trainer.data.loading import load_dataset
     from ti_trainer.data.prompts import Prompter
 
     model = TinyModel()
-    items = load_dataset(folder, model, Frame((16, 16)), Prompter("x-word", ["[name]"]), seed=0).items
+    items = load_dataset(folder, model, Frame((16, 16)), Prompter("x-word", ["[name]"])).items
     words = {"x-word": formats.read(copy).vectors}
     said = [f"a photo of x-word, {item.caption}" for item in items]
     if negative is None:

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.data.dataset import Item, load_dataset
+from ti_trainer.data.dataset import Item
 from ti_trainer.data.images import Frame
+from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.host import ModelOptions
@@ -60,7 +61,7 @@ def test_a_masked_run_learns_the_thing_and_not_its_surroundings(host: Standalone
     model = host.open_model(ModelOptions("fp32"))
     words = embeddings_dir.words(host.embeddings_dir, model)
     frame, prompter = Frame((64, 64)), Prompter("zz-plain", [NAME])
-    items = load_dataset(tmp_path / "plain", model, frame, prompter, seed=0, latent_sampling="deterministic").items
+    items = load_dataset(tmp_path / "plain", model, frame, prompter, DatasetOptions(latent_sampling="deterministic")).items
 
     def losses(word: str) -> tuple[float, float]:
         """Of the thing, and of its surroundings."""

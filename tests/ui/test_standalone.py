@@ -23,8 +23,8 @@ from test_page import entry, show, status, step, until
 
 from ti_trainer import tiny_model
 from ti_trainer.commands.demo import CONFIG, NAME
-from ti_trainer.data.dataset import load_dataset
 from ti_trainer.data.images import Frame
+from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.run_folder import Run
@@ -65,7 +65,11 @@ def loss(model: DiffusersModel, folder: Path) -> float:
     embedding, _ = embeddings_dir.load(folder, NAME)
     side = model.default_size_px
     data = load_dataset(
-        tiny_model.DEMO, model, Frame((side, side)), Prompter(NAME, ["[name]"]), seed=0, latent_sampling="deterministic"
+        tiny_model.DEMO,
+        model,
+        Frame((side, side)),
+        Prompter(NAME, ["[name]"]),
+        DatasetOptions(latent_sampling="deterministic"),
     )
     prompts = [described(f"a photo of {NAME}", item.caption) for item in data.items]
     return validation_loss(model, data.items, prompts, {NAME: embedding.vectors})

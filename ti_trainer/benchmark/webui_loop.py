@@ -19,8 +19,9 @@ import torch
 from tqdm import tqdm
 
 from ti_trainer import formats
-from ti_trainer.data.dataset import Dataset, load_dataset
+from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.images import Frame
+from ti_trainer.data.loading import load_dataset
 from ti_trainer.data.prompts import Prompter, load_template
 from ti_trainer.embedding import Embedding, initial_vectors
 from ti_trainer.host import ModelOptions
@@ -80,7 +81,7 @@ def main() -> None:
     args = parser.parse_args()
     model = load(args.model, args.device, ModelOptions(args.precision))
     prompter = Prompter(WORD, load_template("subject"))
-    dataset = load_dataset(args.images, model, Frame((args.size, args.size)), prompter, seed=0)
+    dataset = load_dataset(args.images, model, Frame((args.size, args.size)), prompter)
     tokens = model.token_embeddings(args.init_text)
     vectors = {encoder: initial_vectors(each, 1).to(model.device) for encoder, each in tokens.items()}
     with as_the_webui(model):

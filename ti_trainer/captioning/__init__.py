@@ -1,1 +1,1 @@
-"""Captioners: what writes a caption or tags for an image."""
+"""Captioners: each writes a caption or tags for an image."""

@@ -1,4 +1,4 @@
-"""A sentence by BLIP, of transformers. Only safetensors are read, and no code that comes with a model is run."""
+"""BLIP, which writes a sentence. Only safetensors are read, and no code that comes with a model is run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ti_trainer.captioning.captioners import missing
-from ti_trainer.captioning.tags import Captioner
+from ti_trainer.captioning.captioner import Captioner, missing_package
 from ti_trainer.config.preprocessing import PreprocessConfig
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
@@ -22,11 +21,11 @@ WORDS, HEAD = "text_decoder.bert.embeddings.word_embeddings.weight", "text_decod
 
 
 def load(config: PreprocessConfig, device: torch.device) -> Captioner:
-    """Read the folder, or download what the name stands for unless that was done before; ConfigError if it cannot be."""
+    """Load the model from a folder, or download it by name at first use; ConfigError if it cannot be loaded."""
     try:
         from transformers import BlipForConditionalGeneration, BlipProcessor
     except ImportError as error:
-        raise missing(PACKAGE, error) from error
+        raise missing_package(PACKAGE, error) from error
     folder = _folder(config.blip_model)
     try:
         processor = BlipProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -34,7 +33,7 @@ def load(config: PreprocessConfig, device: torch.device) -> Captioner:
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
         _complete(network, set(about["missing_keys"]))
-    except Exception as error:  # which ones a damaged file provokes, nobody says
+    except Exception as error:  # a damaged file can raise anything
         found = f"The BLIP model in {folder} cannot be read ({_first_line(error)})."
         raise _refused(found) from error
     network = network.eval().to(device, torch.float16 if device.type == "cuda" else torch.float32)
@@ -49,31 +48,31 @@ def load(config: PreprocessConfig, device: torch.device) -> Captioner:
 
 
 def _folder(source: str) -> Path:
-    """Where the model's files are; downloaded are only those that are read."""
+    """The folder of the model's files. Only files that are read are downloaded."""
     folder = entered_path(source)
     if folder == Path() or not folder.is_dir():
         from huggingface_hub import snapshot_download
 
         try:
             folder = Path(snapshot_download(source, allow_patterns=["*.json", "*.txt", WEIGHTS]))
-        except Exception as error:  # the hub's, the network's, the disk's: all mean the same here
-            found = f"There is no folder {source!r}, and no model of this name could be downloaded ({_first_line(error)})."
+        except Exception as error:  # of the hub, the network or the disk
+            found = f"There is no folder {source!r}, and no model of that name could be downloaded ({_first_line(error)})."
             raise _refused(found) from error
-    if not (folder / WEIGHTS).is_file():  # transformers 4.30 would unpickle another file then, even when told not to
-        found = f"The BLIP model in {folder} has no {WEIGHTS}, and weights of other kinds are not read: they can hold code."
+    if not (folder / WEIGHTS).is_file():  # transformers 4.30 would unpickle another file then, despite use_safetensors
+        found = f"The BLIP model in {folder} has no {WEIGHTS}. Other formats are not read, because they can contain code."
         raise _refused(found)
     return folder
 
 
 def _complete(network: Any, absent: set[str]) -> None:
-    """Words go in and out by the same weights; where a file holds them once, transformers 4.30 has the other random."""
+    """Tie input and output embeddings: if a file has only one of them, transformers 4.30 leaves the other random."""
     for name, other in ((WORDS, HEAD), (HEAD, WORDS)):
         if name in absent and other not in absent:
             network.get_parameter(name).data.copy_(network.get_parameter(other).data)
             absent = absent - {name}
     lost = sorted(name for name in absent if not name.endswith(("position_ids", "predictions.bias", "decoder.bias")))
     if lost:
-        message = f"{len(lost)} weights are missing, {lost[0]} for one"
+        message = f"{len(lost)} weights are missing, for example {lost[0]}"
         raise ValueError(message)
 
 
@@ -82,5 +81,5 @@ def _first_line(error: Exception) -> str:
 
 
 def _refused(found: str) -> ConfigError:
-    message = f"{found} Name a folder with these files: {FILES}."
+    message = f"{found} Choose a folder with these files: {FILES}."
     return ConfigError(message, "blip_model")

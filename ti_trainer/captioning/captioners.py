@@ -1,7 +1,7 @@
-"""What says in words what is in an image. Each file here is one captioner; adding one is adding a file.
+"""The captioners that can be chosen: our own, one file each in this folder, and the host's.
 
-Such a file has a LABEL for people and `load(config, device)`, which gives a function of an image (see tags.Captioner) or
-raises ConfigError. Its name is what the option `captioners` calls it. A host may have captioners of its own besides.
+To add a captioner, add a file to this folder with a LABEL for the page and `load(config, device)`, which returns a Captioner
+or raises ConfigError. The file's name is its name in the option `captioners`.
 """
 
 from __future__ import annotations
@@ -16,83 +16,79 @@ import torch
 from PIL import Image
 
 from ti_trainer import captioning
-from ti_trainer.captioning.tags import Captioner, HostCaptioner, Tags, key, written
+from ti_trainer.captioning.captioner import Captioner, HostCaptioner, Tags
+from ti_trainer.captioning.tags import key, tags_text
 from ti_trainer.config.preprocessing import PreprocessConfig
 from ti_trainer.data.open_image import on_white
 from ti_trainer.errors import ConfigError
-from ti_trainer.wording import pip_install
 
 
 def available() -> dict[str, ModuleType]:
-    """Our own by name: every file of this folder that has a LABEL. None imports what it computes with before `load`."""
+    """Our own captioners by name: the files of this folder with a LABEL. They import their packages only in `load`."""
     names = [each.name for each in pkgutil.iter_modules(captioning.__path__)]
     modules = {name: importlib.import_module(f"{captioning.__name__}.{name}") for name in names}
     return {name: module for name, module in modules.items() if hasattr(module, "LABEL")}
 
 
-def labels(theirs: Mapping[str, HostCaptioner] | None = None) -> dict[str, str]:
-    """What people are shown for each captioner that there is, by name: ours, then the host's."""
-    ours = {name: module.LABEL for name, module in available().items()}
-    return ours | {name: each.label for name, each in (theirs or {}).items()}
+def labels(of_host: Mapping[str, HostCaptioner] | None = None) -> dict[str, str]:
+    """The label of each captioner by name: our own, then the host's."""
+    own = {name: module.LABEL for name, module in available().items()}
+    return own | {name: each.label for name, each in (of_host or {}).items()}
 
 
-def chosen(config: PreprocessConfig, theirs: Mapping[str, HostCaptioner] | None = None) -> list[str]:
-    """The names that the option `captioners` holds; ConfigError for one that there is not."""
+def chosen(config: PreprocessConfig, of_host: Mapping[str, HostCaptioner] | None = None) -> list[str]:
+    """The names in the option `captioners`; ConfigError for an unknown one."""
     names = list(dict.fromkeys(name.strip() for name in config.captioners.split(",") if name.strip()))
-    there = labels(theirs)
-    unknown = [name for name in names if name not in there]
+    known = labels(of_host)
+    unknown = [name for name in names if name not in known]
     if unknown:
-        message = f"Captioners: found {', '.join(unknown)}, expected names among {', '.join(there)}."
+        message = f"Captioners: found {', '.join(unknown)}, expected names from {', '.join(known)}."
         raise ConfigError(message, "captioners")
     return names
 
 
 @contextmanager
 def opened(
-    config: PreprocessConfig, theirs: Mapping[str, HostCaptioner] | None = None, device: str | torch.device = "auto"
+    config: PreprocessConfig, of_host: Mapping[str, HostCaptioner] | None = None, device: str | torch.device = "auto"
 ) -> Iterator[Callable[[Image.Image], str]]:
-    """Load what the options choose, and yield one function that captions an image of any kind, held upright.
+    """Load the chosen captioners, and yield one function that captions an upright image of any mode.
 
-    Afterwards the models are let go of, and the host has its own back. ConfigError if one cannot be loaded. A host's own
-    wait for its queue at each image: do not hold its `lock` meanwhile.
+    Models are freed afterwards. ConfigError if one cannot be loaded. Do not hold `Host.lock`: the host's captioners wait for
+    it at each image.
     """
-    names, place, files = chosen(config, theirs), _device(device), available()
-    describing: list[Captioner] = []
+    names, place, own = chosen(config, of_host), _device(device), available()
+    loaded: list[Captioner] = []
     try:
         with ExitStack() as stack:
             for name in names:
-                if name in files:
-                    describing.append(files[name].load(config, place))
-                else:
-                    describing.append(stack.enter_context(theirs[name].open(config)))
-            yield lambda image: _caption(image, describing, config)
+                if name in own:
+                    loaded.append(own[name].load(config, place))
+                elif of_host:
+                    loaded.append(stack.enter_context(of_host[name].open(config)))
+            yield lambda image: _caption(image, loaded, config)
     finally:
-        describing.clear()
+        loaded.clear()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
 
-def missing(package: str, error: ImportError) -> ConfigError:
-    """What to raise when a captioner's package is not installed, or does not work."""
-    message = f"This captioner needs the package {package} ({error}): {pip_install(package)}"
-    return ConfigError(message, "captioners")
-
-
-def _caption(image: Image.Image, describing: list[Captioner], config: PreprocessConfig) -> str:
-    """What each of them says, in their order; a tag that an earlier one has found is not repeated."""
-    image, parts, before = on_white(image), [], set()
-    for describe in describing:
-        said = describe(image)
-        if not isinstance(said, str):
-            new: Tags = [each for each in said if key(each[0]) not in before]
-            before |= {key(tag) for tag, _ in new}
-            said = written(new, config)
-        parts.append(said.strip())
+def _caption(image: Image.Image, captioners: list[Captioner], config: PreprocessConfig) -> str:
+    """The captions of all captioners in their order; a tag that an earlier one found is not repeated."""
+    image = on_white(image)
+    parts: list[str] = []
+    seen: set[str] = set()
+    for captioner in captioners:
+        found = captioner(image)
+        if not isinstance(found, str):
+            new: Tags = [each for each in found if key(each[0]) not in seen]
+            seen |= {key(tag) for tag, _ in new}
+            found = tags_text(new, config)
+        parts.append(found.strip())
     return ", ".join(filter(None, parts))
 
 
 def _device(name: str | torch.device) -> torch.device:
-    """A torch device; auto takes CUDA, then Apple's, then the CPU."""
+    """A torch device; "auto" is CUDA, else MPS, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

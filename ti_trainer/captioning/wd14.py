@@ -1,7 +1,7 @@
-"""Tags by a tagger of the WD14 family: a folder with an ONNX model and the names of what it puts out.
+"""Taggers of the WD14 family: a folder with an ONNX model and the names of its outputs.
 
-As the taggers of SmilingWolf on Hugging Face are made: pixels are BGR, 0 to 255, on a white square; what comes out is a
-probability for each line of selected_tags.csv. Knows no way to write tags.
+The format is that of SmilingWolf's taggers on Hugging Face: the input is BGR from 0 to 255 on a white square, the output a
+probability for each line of selected_tags.csv.
 """
 
 from __future__ import annotations
@@ -16,30 +16,29 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ti_trainer.captioning.captioners import missing
-from ti_trainer.captioning.tags import Captioner, Tags
+from ti_trainer.captioning.captioner import Captioner, Tags, missing_package
 from ti_trainer.config.preprocessing import PreprocessConfig
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
 
 LABEL, PACKAGE = "WD14 tagger (tags)", "onnxruntime"
 MODEL, NAMES = "model.onnx", "selected_tags.csv"
-GENERAL, CHARACTER = "0", "4"  # categories; ratings (9), and whatever else there may be, are left out
+GENERAL, CHARACTER = "0", "4"  # categories; others, such as ratings (9), are ignored
 WHERE = (
-    f"Such folders come from SmilingWolf on Hugging Face (wd-vit-tagger-v3, for one): download {MODEL} and {NAMES} into one "
+    f"Download {MODEL} and {NAMES} of one of SmilingWolf's taggers on Hugging Face (such as wd-vit-tagger-v3) into one "
     "folder."
 )
 
 
 def load(config: PreprocessConfig, device: torch.device) -> Captioner:
-    """Open the tagger; ConfigError if its folder or onnxruntime is missing, or it is not such a model."""
+    """Open the tagger; ConfigError if its folder or onnxruntime is missing, or the model is not a WD14 tagger."""
     folder = _folder(config.tagger)
     names = _names(folder / NAMES)
     network = _Network.of(folder / MODEL, device)
     white = Image.new("RGB", (1, 1), "white")
-    count = len(network.scores(white))  # all that can be wrong shows before the first image
+    count = len(network.scores(white))  # so that any error comes before the first image
     if count != len(names):
-        found = f"{NAMES} has {len(names)} tags and {MODEL} puts out {count}: take both from one tagger."
+        found = f"{NAMES} has {len(names)} tags, but {MODEL} has {count} outputs: use both files of the same tagger."
         raise _refused(found)
     least = {GENERAL: config.general_threshold, CHARACTER: config.character_threshold}
 
@@ -53,7 +52,7 @@ def load(config: PreprocessConfig, device: torch.device) -> Captioner:
 
 @dataclass(frozen=True)
 class _Network:
-    """An open model; `size_px` is the side of its square input."""
+    """An open ONNX model; `size_px` is the side of its square input."""
 
     session: Any
     name: str
@@ -62,17 +61,17 @@ class _Network:
 
     @classmethod
     def of(cls, path: Path, device: torch.device) -> _Network:
-        """Open it on CUDA, if that is asked for and onnxruntime has it, or else on the CPU."""
+        """Open it on CUDA, if that is the device and onnxruntime supports it, else on the CPU."""
         try:
             import onnxruntime
         except ImportError as error:
-            raise missing(PACKAGE, error) from error
+            raise missing_package(PACKAGE, error) from error
         providers: list[Any] = ["CPUExecutionProvider"]
         if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
         try:
             session = onnxruntime.InferenceSession(str(path), providers=providers)
-        except Exception as error:  # its errors have no class in common
+        except Exception as error:  # onnxruntime's errors have no common class
             reason = str(error).strip().splitlines()[0]
             found = f"{path} cannot be opened as an ONNX model ({reason})."
             raise _refused(found) from error
@@ -80,12 +79,12 @@ class _Network:
         channels_last = shape[-1:] == [3]
         height, width = (shape[1:3] if channels_last else shape[2:4]) if len(shape) == 4 else (None, None)
         if not (isinstance(height, int) and height == width and 3 in (shape[1], shape[3]) and "float)" in given.type):
-            found = f"{path} takes {given.type} {shape}, expected floats of [N, size, size, 3] or [N, 3, size, size]."
+            found = f"{path} has the input {given.type} {shape}, expected float of [N, size, size, 3] or [N, 3, size, size]."
             raise _refused(found)
         return cls(session, given.name, height, channels_last)
 
     def scores(self, image: Image.Image) -> NDArray[np.float32]:
-        """One for each tag, in [0, 1]."""
+        """The score of each tag, in [0, 1]."""
         pixels = _square(image, self.size_px)[None]  # (1, size, size, 3)
         if not self.channels_last:
             pixels = pixels.transpose(0, 3, 1, 2)  # (1, 3, size, size)
@@ -104,7 +103,7 @@ def _square(image: Image.Image, size_px: int) -> NDArray[np.float32]:
 
 def _folder(entered: str) -> Path:
     if not entered.strip():
-        found = "No tagger folder was chosen."
+        found = "No tagger folder is chosen."
         raise _refused(found)
     folder = entered_path(entered)
     if not folder.is_dir():
@@ -118,7 +117,7 @@ def _folder(entered: str) -> Path:
 
 
 def _names(path: Path) -> list[tuple[str, str]]:
-    """Name and category of each output, in their order."""
+    """Name and category of each output, in order."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return [(row["name"], row["category"].strip()) for row in csv.DictReader(file)]

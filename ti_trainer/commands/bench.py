@@ -20,8 +20,8 @@ from ti_trainer.benchmark.loops import NAME, PARTS
 from ti_trainer.benchmark.race import TURNS, Setting, measure
 from ti_trainer.commands.common import add_host_arguments, host_of
 from ti_trainer.commands.terminal import number_of
-from ti_trainer.data.dataset import load_dataset
 from ti_trainer.data.images import Frame
+from ti_trainer.data.loading import load_dataset
 from ti_trainer.data.prompts import Prompter, load_template
 from ti_trainer.errors import ConfigError
 from ti_trainer.host import ModelOptions
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         "rows": [],
     }
     frame, prompter = Frame((size_px, size_px)), Prompter(NAME, load_template("subject"))
-    dataset = load_dataset(args.images, model, frame, prompter, seed=0)
+    dataset = load_dataset(args.images, model, frame, prompter)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
         if against:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ti_trainer.commands.common import add_host_arguments, add_model_options, host_of, model_options
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.data.dataset import load_dataset
 from ti_trainer.data.images import Frame
+from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.data.subsets import read_subsets
 from ti_trainer.embedding import negative_name, unwanted
@@ -67,8 +67,7 @@ def run(args: argparse.Namespace) -> int:
         model,
         Frame((model.default_size_px, model.default_size_px)),
         Prompter(embedding.name, [NAME]),
-        seed=0,
-        latent_sampling="deterministic",
+        DatasetOptions(latent_sampling="deterministic"),
     )
     said = {"word": escaped(embedding.name), "init_text": escaped(init_text or "")}
     texts = {**{key: f"a photo of {text}" for key, text in said.items()}, "no_word": "a photo"}

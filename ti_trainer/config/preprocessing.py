@@ -1,4 +1,4 @@
-"""Every option of preprocessing: the command line, the page and the docs are built from it."""
+"""The options of preprocessing, declared once for the command line, the page and the docs."""
 
 from __future__ import annotations
 
@@ -23,37 +23,40 @@ SECTIONS = {
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """The options of one preprocessing run. An instance is always valid: construction raises ConfigError otherwise."""
+    """The options of preprocessing. An instance is always valid: invalid values raise ConfigError."""
 
     width: int = option(
         512,
-        "Width in pixels, a multiple of 8: 512 for SD 1.x, 768 for SD 2.x, 1024 for SDXL.",
+        "Width of the results in pixels, a multiple of 8: 512 for SD 1.x, 768 for SD 2.x, 1024 for SDXL.",
         label="Width",
         section="size",
         low=64,
         high=4096,
     )
-    height: int = option(512, "Height in pixels, a multiple of 8.", label="Height", section="size", low=64, high=4096)
+    height: int = option(
+        512, "Height of the results in pixels, as for Width.", label="Height", section="size", low=64, high=4096
+    )
     resize: Literal["centre", "focal", "auto-size", "buckets", "keep"] = option(
         "centre",
-        "How to crop: centre, focal (around faces, edges and detail), auto-size (the best size for each image within "
-        "limits), buckets (keep the aspect ratio; train with 'Use aspect-ratio buckets') or keep (no change).",
+        "How images get their size. centre: crop to the centre. focal: crop around faces, edges and detail. auto-size: the "
+        "best size within limits, for each image. buckets: keep the aspect ratio, in steps of 64 px and with about width x "
+        "height pixels, for training with aspect-ratio buckets. keep: do not resize.",
         label="Resize and crop",
         section="size",
     )
     flip: bool = option(
         False,
-        "Also save a mirrored copy of each image with the same caption. Not for subjects with text or an asymmetric shape.",
+        "Add a mirrored copy of each image with the same caption. Leave off if images have text or are not symmetric.",
         label="Create flipped copies",
         section="size",
     )
 
     face_weight: float = option(
-        0.9, "How strongly faces attract the crop, 0 to 1.", label="Focal point face weight", section="focal", low=0, high=1
+        0.9, "Weight of faces in the focal point.", label="Focal point face weight", section="focal", low=0, high=1
     )
     entropy_weight: float = option(
         0.15,
-        "How strongly the area with the most varied brightness attracts the crop, 0 to 1.",
+        "Weight of the region with the most contrast in the focal point.",
         label="Focal point entropy weight",
         section="focal",
         low=0,
@@ -61,7 +64,7 @@ class PreprocessConfig:
     )
     edges_weight: float = option(
         0.5,
-        "How strongly corners and edges attract the crop, 0 to 1.",
+        "Weight of edges in the focal point.",
         label="Focal point edges weight",
         section="focal",
         low=0,
@@ -69,14 +72,14 @@ class PreprocessConfig:
     )
     debug_image: bool = option(
         False,
-        "Also save images that show the detected points and the crop, in the subfolder 'debug'.",
+        "Draw the points found and the crop on a copy of each image, in the subfolder 'debug'.",
         label="Create debug image",
         section="focal",
     )
 
     min_side: int = option(
         384,
-        "Shortest side of a result in pixels, at least 64.",
+        "Minimum side of a result in pixels.",
         label="Dimension lower bound",
         section="auto_size",
         low=64,
@@ -84,7 +87,7 @@ class PreprocessConfig:
     )
     max_side: int = option(
         768,
-        "Longest side of a result in pixels, up to 4096.",
+        "Maximum side of a result in pixels.",
         label="Dimension upper bound",
         section="auto_size",
         low=64,
@@ -92,7 +95,7 @@ class PreprocessConfig:
     )
     min_area: int = option(
         64 * 64,
-        "Smallest width x height of a result, in square pixels.",
+        "Minimum width x height of a result in pixels.",
         label="Area lower bound",
         section="auto_size",
         low=64 * 64,
@@ -100,7 +103,7 @@ class PreprocessConfig:
     )
     max_area: int = option(
         640 * 640,
-        "Largest width x height of a result, in square pixels.",
+        "Maximum width x height of a result in pixels.",
         label="Area upper bound",
         section="auto_size",
         low=64 * 64,
@@ -108,13 +111,13 @@ class PreprocessConfig:
     )
     objective: Literal["maximize area", "minimize error"] = option(
         "maximize area",
-        "Which size to choose: the largest, or the one closest to the image's aspect ratio.",
+        "Choose the largest size, or the size with the closest aspect ratio to the image.",
         label="Resizing objective",
         section="auto_size",
     )
     max_error: float = option(
         0.1,
-        "Largest change of the aspect ratio, such as 0.1 for 10%. Images that no size fits are skipped.",
+        "Maximum difference in aspect ratio between image and result: 0.1 is 10%. Others are skipped.",
         label="Error threshold",
         section="auto_size",
         low=0,
@@ -129,7 +132,7 @@ class PreprocessConfig:
     )
     split_threshold: float = option(
         0.5,
-        "Split an image if a single crop would show no more than this fraction of it.",
+        "Split an image if one part shows at most this fraction of it.",
         label="Split image threshold",
         section="split",
         low=0,
@@ -137,90 +140,87 @@ class PreprocessConfig:
     )
     overlap_ratio: float = option(
         0.2,
-        "Overlap of neighbouring parts, 0 to 0.9.",
+        "The fraction of each part that overlaps the next one.",
         label="Split image overlap ratio",
         section="split",
         low=0,
         high=0.9,
     )
 
-    recursive: bool = option(False, "Also process the images in subfolders.", label="Include sub-folders", section="files")
+    recursive: bool = option(False, "Include the images in subfolders.", label="Include subfolders", section="files")
     keep_alpha: bool = option(
         False,
-        "Keep the alpha channel, which training can use as loss weight. When off, transparent areas become white.",
+        "Keep the alpha channel, which training can use as loss weight. Otherwise transparent areas become white.",
         label="Keep transparency",
         section="files",
     )
     masks: str = option(
         "",
-        "Folder of masks: grey images with the names of the images, white where the loss counts. They are cropped with the "
-        "images, as are masks beside them (a_att.png, a-masklabel.png).",
+        "A folder with a grey mask for each image, of the same name; white areas are trained on (as in kohya's trainers). "
+        "Masks are cropped like their images and saved next to them. Masks next to the images (a_att.png, a-masklabel.png) "
+        "are always included.",
         label="Mask directory",
         section="files",
     )
     format: Literal["png", "jpg", "webp"] = option(
-        "png",
-        "Format of the results. png is lossless; jpg and webp are smaller, at quality 95.",
-        label="File format",
-        section="files",
+        "png", "png is lossless; jpg and webp are smaller, at quality 95.", label="File format", section="files"
     )
 
     existing_captions: Literal["ignore", "copy", "prepend", "append"] = option(
         "copy",
-        "What to do with caption files (.txt, .caption) beside the images: ignore them, copy them instead of writing new "
-        "captions, or prepend or append them to new captions.",
+        "What to do with existing captions (.txt, .caption): ignore them, copy them instead of writing a new one, prepend "
+        "them to the new one, or append them.",
         label="Existing Caption txt Action",
         section="captions",
     )
     captioners: str = option(
         "",
-        "Captioners, separated by commas: blip (sentences), wd14 (tags), or one of the WebUI's own. Empty writes no "
-        "captions.",
+        "Captioners, separated by commas: blip (a sentence), wd14 (tags), and those of the WebUI. Empty: no captions.",
         label="Caption with",
         section="captions",
     )
     blip_model: str = option(
         "Salesforce/blip-image-captioning-base",
-        "BLIP model: a transformers folder, or a name on Hugging Face, which is downloaded on first use (1 GB).",
+        "For blip: a folder with the model in the format of transformers, or a name to download at first use (1 GB).",
         label="BLIP model",
         section="captions",
     )
     tagger: str = option(
         "",
-        "Folder with model.onnx and selected_tags.csv of a WD14 tagger, such as SmilingWolf's on Hugging Face.",
+        "For wd14: a folder with model.onnx and selected_tags.csv of one of SmilingWolf's taggers on Hugging Face.",
         label="Tagger folder",
         section="tags",
     )
     general_threshold: float = option(
-        0.35, "Lowest confidence of a tag, usually 0.3 to 0.5.", label="General threshold", section="tags", low=0, high=1
+        0.35, "Minimum score of general tags.", label="General threshold", section="tags", low=0, high=1
     )
     character_threshold: float = option(
         0.85,
-        "Lowest confidence of a character's name, usually 0.7 to 0.9.",
+        "Minimum score of character tags.",
         label="Character threshold",
         section="tags",
         low=0,
         high=1,
     )
     tag_order: Literal["score", "alphabetical"] = option(
-        "score", "Order of the tags: by confidence, or alphabetical.", label="Sort tags by", section="tags"
+        "score", "Order of tags: highest score first, or alphabetical.", label="Sort tags by", section="tags"
     )
     tag_spaces: bool = option(
         True,
-        "Write long hair instead of long_hair. Emoticons such as ^_^ are kept.",
+        "Write long_hair as long hair; emoticons such as ^_^ are kept.",
         label="Use spaces instead of underscore",
         section="tags",
     )
     tag_escape: bool = option(
         True,
-        "Write brackets as \\( and \\), since prompts read plain brackets as emphasis.",
+        "Write brackets as \\( and \\), so that they are not read as emphasis.",
         label="Escape brackets",
         section="tags",
     )
     tag_exclude: str = option("", "Tags to leave out, separated by commas.", label="Exclude tags", section="tags")
 
     def __post_init__(self) -> None:
-        """Check each option by itself, then those that depend on others."""
+        """Check each option, then those that depend on each other."""
         for each in options():
             each.check(getattr(self, each.name))
         for name in ("width", "height"):
@@ -236,10 +236,10 @@ class PreprocessConfig:
                 raise ConfigError(message, high)
 
     def to_dict(self) -> dict[str, Any]:
-        """The options by name."""
+        """Plain values by option name."""
         return dataclasses.asdict(self)
 
 
 def options() -> Iterator[Option]:
-    """Every option in the order of its declaration."""
+    """All options in the order of declaration."""
     return options_of(PreprocessConfig)

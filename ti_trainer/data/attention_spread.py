@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ti_trainer.data.image_files import UNSPREAD, find_images, upright
+from ti_trainer.data.image_files import find_images
+from ti_trainer.data.listing import UNSPREAD
 from ti_trainer.data.masks import masks_beside, read_mask
 from ti_trainer.data.open_image import on_white, opened_image
+from ti_trainer.data.upright import upright
 from ti_trainer.errors import DatasetError
 from ti_trainer.files import atomic, write_bytes
 from ti_trainer.model import DiffusionModel

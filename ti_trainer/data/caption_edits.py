@@ -16,7 +16,8 @@ from pathlib import Path
 from ti_trainer.config.patterns import replacing
 from ti_trainer.data.caption_files import captions_among
 from ti_trainer.data.caption_text import read_caption
-from ti_trainer.data.image_files import BACKUP, files_in, find_images
+from ti_trainer.data.image_files import find_images
+from ti_trainer.data.listing import BACKUP, files_in
 from ti_trainer.data.prompts import name_caption
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes
@@ -155,7 +156,7 @@ class Captions:
         DatasetError, and nothing is written, if somebody else changed one of these files meanwhile.
         """
         unsaved = self.unsaved
-        wanted = {stem: None if self.texts[stem] is None else self.texts[stem].encode() for stem in unsaved}
+        wanted = {stem: None if (text := self.texts[stem]) is None else text.encode() for stem in unsaved}
         found = {stem: _content(self._file(stem)) for stem in unsaved}
         changed = [self._file(stem).name for stem in unsaved if found[stem] not in (self.on_disk[stem], wanted[stem])]
         if changed:
@@ -219,8 +220,8 @@ def load(folder: Path, word_regex: str = "", join_string: str = " ") -> Captions
         if file is None and image.stem in files:
             continue
         files[image.stem] = file or folder / f"{image.stem}.txt"
-        on_disk[image.stem] = file and file.read_bytes()
-        texts[image.stem] = file and read_caption(file)
+        on_disk[image.stem] = file.read_bytes() if file else None
+        texts[image.stem] = read_caption(file) if file else None
     return Captions(folder, images, texts, names, files, texts, on_disk)
 
 

@@ -19,9 +19,11 @@ from PIL import Image
 
 from ti_trainer.data import near_duplicates
 from ti_trainer.data.caption_files import captions_among
-from ti_trainer.data.image_files import FLIPPED, files_in, find_images, upright, upright_size
+from ti_trainer.data.image_files import find_images
+from ti_trainer.data.listing import FLIPPED, files_in
 from ti_trainer.data.open_image import on_white, opened_image
 from ti_trainer.data.preflight import same_files
+from ti_trainer.data.upright import upright, upright_size
 from ti_trainer.errors import ConfigError, StoppedError
 from ti_trainer.wording import pip_install
 
@@ -136,12 +138,12 @@ def _imagehash() -> ModuleType:
 def _looked_at(path: Path, imagehash: ModuleType, captioned: Container[Path]) -> _Seen:
     try:
         with opened_image(path) as opened:
-            size, is_lossless = upright_size(opened), _is_lossless(opened)
+            size, is_lossless = upright_size(opened), _is_lossless(opened, path)
             image = on_white(upright(opened, (SIDE_PX, SIDE_PX)))
         scale = SIDE_PX / min(image.size)
         if scale < 1:
-            smaller = tuple(max(1, round(side * scale)) for side in image.size)
-            image = image.resize(smaller, Image.Resampling.BICUBIC, reducing_gap=2.0)
+            width, height = (max(1, round(side * scale)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
         grey = image.convert("L")
         pixels = np.asarray(grey, np.float32)
         edge_px = edge_width(pixels) if min(pixels.shape) > 2 else 0.0
@@ -197,7 +199,8 @@ def _groups(part: Sequence[_Seen]) -> list[list[_Seen]]:
     if not part:
         return []
     ordered = sorted(part, key=_merit)
-    found = near_duplicates.groups(np.stack([one.bits for one in ordered]), np.stack([one.colours for one in ordered]))
+    bits = np.stack([one.bits for one in ordered if one.bits is not None])
+    found = near_duplicates.groups(bits, np.stack([one.colours for one in ordered if one.colours is not None]))
     return sorted(([ordered[number] for number in group] for group in found), key=lambda group: group[0].path)
 
 
@@ -207,13 +210,13 @@ def _merit(one: _Seen) -> tuple[int, bool, bool, float, int, str]:
     return -pixels, not one.is_lossless, not one.has_caption, sharp, -one.length, one.path.name
 
 
-def _is_lossless(opened: Image.Image) -> bool:
+def _is_lossless(opened: Image.Image, path: Path) -> bool:
     """Whether its format keeps every pixel as it was; asked before the pixels are read."""
     if opened.format == "TIFF":
         return opened.info.get("compression") not in ("jpeg", "tiff_jpeg", "webp")
     if opened.format == "WEBP":
-        opened.fp.seek(12)
-        return opened.fp.read(4) == b"VP8L"
+        with path.open("rb") as file:
+            return file.read(16)[12:] == b"VP8L"
     return opened.format in LOSSLESS
 
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.buckets import STEP, bucket_size, bucket_sizes
-from ti_trainer.data.image_files import has_alpha, upright, upright_size
 from ti_trainer.data.mask_names import ATTENTION
 from ti_trainer.data.masks import read_mask
 from ti_trainer.data.open_image import on_white, opened_image
+from ti_trainer.data.upright import has_alpha, upright, upright_size
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.functional.mask_weight import attention
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ti_trainer.data.image_files import LEFT_OUT, image_endings, images_among, is_image, unspread_of
+from ti_trainer.data.image_formats import image_endings
+from ti_trainer.data.listing import LEFT_OUT, images_among, is_image, unspread_of
 from ti_trainer.data.mask_names import mark_of
 from ti_trainer.errors import DatasetError
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from PIL import Image
 
 from ti_trainer.data.caption_files import composed
-from ti_trainer.data.image_files import LEFT_OUT, files_in, find_images, is_image, unspread_of, upright, upright_size
+from ti_trainer.data.image_files import find_images
+from ti_trainer.data.listing import LEFT_OUT, files_in, is_image, unspread_of
 from ti_trainer.data.mask_names import ATTENTION, MASKS, mark_of
 from ti_trainer.data.masks import masks_beside, read_mask
 from ti_trainer.data.open_image import on_white, opened_image
+from ti_trainer.data.upright import upright, upright_size
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import atomic
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ti_trainer.data.image_files import eight_bit, has_alpha
 from ti_trainer.data.image_formats import how_to_read, readable_formats
 from ti_trainer.data.jxl_header import jxl_size
+from ti_trainer.data.upright import eight_bit, has_alpha
 from ti_trainer.errors import DatasetError
 
 LARGEST_PX = 178_956_970  # as Pillow: twice what fills a quarter of 1 GiB; a host may have switched Pillow's own limit off
@@ -63,7 +64,7 @@ def is_transparent(image: Image.Image) -> bool:
         return False
     image = eight_bit(image)
     alpha = (image if image.mode in ("RGBA", "LA") else image.convert("RGBA")).getchannel("A")
-    return alpha.getextrema()[0] < 255
+    return bool(np.asarray(alpha).min() < 255)
 
 
 def _opened(path: Path) -> Image.Image:

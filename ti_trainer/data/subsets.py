@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ti_trainer.config.training import options
-from ti_trainer.data.kohya_folders import counted_folders, why_none
+from ti_trainer.data.kohya_folders import about_other_names, repeat_folders
+from ti_trainer.data.listing import list_folder
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import entered_path, write_bytes
 from ti_trainer.wording import pip_install
@@ -106,11 +107,12 @@ def read_subsets(path: Path, warn: Callable[[str], None] = lambda message: None)
     Source: https://github.com/kohya-ss/sd-scripts/blob/main/docs/config_README-en.md
     """
     if path.is_dir():
-        counted = counted_folders(path, warn)
-        if not counted and (reasons := why_none(path)):
+        listing = list_folder(path)
+        folders = repeat_folders(listing, warn)
+        if not folders and (reasons := about_other_names(listing)):
             message = f"There are no images in {path} itself. {' '.join(reasons)}"
             raise DatasetError(message)
-        return tuple(Subset(each.path, each.repeats, class_tokens=each.words) for each in counted) or (Subset(path),)
+        return tuple(Subset(each.path, each.repeats, class_tokens=each.class_tokens) for each in folders) or (Subset(path),)
     if path.suffix.lower() not in ENDINGS:
         return (Subset(path),)
     content = _table(path, "the whole file", _parsed(path))
@@ -187,13 +189,13 @@ def _subset(path: Path, number: int, levels: Sequence[Mapping[str, Any]], warn: 
         return None
     attributes = _table(path, f"custom_attributes of subset {number}", values.pop("custom_attributes") or {})
     values |= {"is_reg": entry.get("is_reg"), "loss_weight": attributes.get("loss_weight")}
-    fields = {name: values[key] for name, key in KEYS.items() if values.get(key) is not None}
-    folders = {name: _folder(path, where, KEYS[name], entry.get(KEYS[name])) for name in ("folder", "masks")}
-    if folders["folder"] is None:
+    fields: dict[str, Any] = {name: values[key] for name, key in KEYS.items() if values.get(key) is not None}
+    folder, masks = (_folder(path, where, KEYS[name], entry.get(KEYS[name])) for name in ("folder", "masks"))
+    if folder is None:
         message = f"{where}: found no image_dir, expected the folder with its images."
         raise DatasetError(message)
     try:
-        return Subset(**fields, **folders)
+        return Subset(folder, masks=masks, **fields)
     except DatasetError as error:
         message = f"{where}: {error}"
         raise DatasetError(message) from error

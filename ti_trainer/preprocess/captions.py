@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ti_trainer.data.caption_files import captions_among
 from ti_trainer.data.caption_text import read_caption
-from ti_trainer.data.image_files import files_in
+from ti_trainer.data.listing import files_in
 from ti_trainer.preprocess.manifest import stamp_of
 from ti_trainer.preprocess.source import words_of
 

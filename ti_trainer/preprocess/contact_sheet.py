@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from ti_trainer.data.image_files import upright
 from ti_trainer.data.open_image import on_white, opened_image
+from ti_trainer.data.upright import upright
 from ti_trainer.preprocess.transforms import Result
 
 ROW_PX, GAP_PX, TEXT_PX = 200, 8, 16

@@ -119,7 +119,7 @@ def _yunet(model: bytes, path: Path) -> Faces:
             detector.setInputSize(scaled.size)
             found = detector.detect(np.ascontiguousarray(np.asarray(scaled)[:, :, ::-1]))[1]  # BGR; the WebUI gives it RGB
             if found is not None:
-                return [tuple(float(each) * scale for each in row[:4]) for row in found]
+                return [_face(*(float(each) * scale for each in row[:4])) for row in found]
         return []
 
     return find
@@ -139,9 +139,10 @@ def _cascades() -> list[Any]:
     """The Haar cascades for faces seen from the front; none in OpenCV 5."""
     import cv2
 
-    if not hasattr(cv2, "CascadeClassifier") or not hasattr(cv2, "data"):
+    folder = getattr(getattr(cv2, "data", None), "haarcascades", None)
+    if folder is None or not hasattr(cv2, "CascadeClassifier"):
         return []
-    loaded = [cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / name)) for name in HAAR]
+    loaded = [cv2.CascadeClassifier(str(Path(folder) / name)) for name in HAAR]
     return [each for each in loaded if not each.empty()]
 
 
@@ -154,10 +155,14 @@ def _haar(cascades: Sequence[Any]) -> Faces:
         for cascade in cascades:
             found = cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=7, minSize=(least, least))
             if len(found):
-                return [tuple(map(float, row)) for row in found]
+                return [_face(*map(float, row)) for row in found]
         return []
 
     return find
+
+
+def _face(left: float, top: float, width: float, height: float) -> Face:
+    return left, top, width, height
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import dataclass, field, replace
 from threading import Event, Lock, Thread
-from typing import Literal
+from typing import Any, Literal
 
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.preprocess.runner import Preprocessing, Summary
@@ -88,19 +88,19 @@ class Job:
 
         def progress(done: int, total: int) -> None:
             first.append(done) if not first else None
-            self._tell(done=done, total=total, before=first[0])
+            self._update(done=done, total=total, before=first[0])
 
         try:
             summary = work.run(progress, stop.is_set)
         except (TITrainerError, OSError) as error:
             log.error("%s", error)  # noqa: TRY400
-            self._tell(status="failed", message=str(error))
+            self._update(status="failed", message=str(error))
         except Exception as error:  # whatever it is, the page must say so and the next one be possible
             log.exception("Preprocessing failed:")
-            self._tell(status="failed", message=f"Unexpected {type(error).__name__}: {error}. The log says where.")
+            self._update(status="failed", message=f"Unexpected {type(error).__name__}: {error}. The log says where.")
         else:
-            self._tell(status="stopped" if summary.stopped else "done", summary=summary)
+            self._update(status="stopped" if summary.stopped else "done", summary=summary)
 
-    def _tell(self, **changes: object) -> None:
+    def _update(self, **changes: Any) -> None:
         with self._lock:
             self._now = replace(self._now, **changes)

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ti_trainer.data.image_files import LEFT_OUT, image_endings
+from ti_trainer.data.image_formats import image_endings
+from ti_trainer.data.listing import LEFT_OUT
 from ti_trainer.data.mask_files import KEPT
 from ti_trainer.data.mask_names import MASKS, like_mask, mark_of
 from ti_trainer.errors import ConfigError
@@ -65,8 +66,8 @@ class Manifest:
         try:
             manifest = cls(folder, [Entry(**each) for each in json.loads(file.read_text(encoding="utf-8"))])
             manifest._read_journal()
-            for each in manifest.entries:
-                _check(each)
+            for entry in manifest.entries:
+                _check(entry)
         except FileNotFoundError:
             return cls(folder)
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ti_trainer.captioning.tags import merged
 from ti_trainer.config.preprocessing import PreprocessConfig
-from ti_trainer.data.image_files import FLIPPED
+from ti_trainer.data.listing import FLIPPED
 from ti_trainer.data.open_image import opened_image
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.files import write_bytes
@@ -27,7 +27,7 @@ from ti_trainer.preprocess import faces
 from ti_trainer.preprocess.captions import Existing, captions_of
 from ti_trainer.preprocess.manifest import NOT_OURS, Entry, FileSignature, Manifest, caption_hash, image_of, note, stamp_of
 from ti_trainer.preprocess.masks import Mask, check_folder, masks_of
-from ti_trainer.preprocess.pool import work_off
+from ti_trainer.preprocess.pool import run_tasks
 from ti_trainer.preprocess.source import images_of, notes_on, real
 from ti_trainer.preprocess.transforms import Result, results
 from ti_trainer.wording import counted
@@ -132,7 +132,7 @@ class Preprocessing:
         self, path: Path, mask: Mask | None, existing: Existing, finder: faces.Faces | None, caption: Caption | None
     ) -> tuple[list[Result], str]:
         try:
-            made = results(path, self.config, finder, mask and mask.path)
+            made = results(path, self.config, finder, mask.path if mask else None)
             return made, self._caption(existing, made[-1].image, caption)
         except Exception as error:  # a damaged file provokes anything
             return [], str(error) or type(error).__name__
@@ -185,7 +185,7 @@ class Preprocessing:
             self.destination.mkdir(parents=True, exist_ok=True)
             manifest.save()
             try:
-                answers = work_off(((each, each.order(self.destination)) for each in tasks), given, should_stop)
+                answers = run_tasks(((each, each.order(self.destination)) for each in tasks), given, should_stop)
                 in_vain = 0
                 for number, (task, answer) in enumerate(answers, start=1):
                     if "disk" in answer:

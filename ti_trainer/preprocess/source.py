@@ -6,8 +6,9 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from ti_trainer.data.image_files import files_below, find_images, images_among, unused
-from ti_trainer.data.kohya_folders import repeats_and_words
+from ti_trainer.data.image_files import find_images, unused
+from ti_trainer.data.kohya_folders import parse_folder_name
+from ti_trainer.data.listing import files_below, images_among
 from ti_trainer.errors import DatasetError
 
 DEBUG_FOLDER = "debug"  # for drawings of how crops were found, which are no images of a dataset
@@ -52,7 +53,7 @@ def without_repeats(folder: str) -> str:
 
 def words_of(folder: str) -> str:
     """What kohya's trainers caption the images of such a folder with; "" for other folders."""
-    named = repeats_and_words(folder)
+    named = parse_folder_name(folder)
     return named[1] if named else ""
 
 

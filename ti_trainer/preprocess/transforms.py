@@ -8,19 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
 
 from ti_trainer.config.preprocessing import PreprocessConfig
-from ti_trainer.data.image_files import FLIPPED, has_alpha, upright, upright_size
+from ti_trainer.data.listing import FLIPPED
 from ti_trainer.data.masks import read_mask
 from ti_trainer.data.open_image import on_white, opened_image
+from ti_trainer.data.upright import has_alpha, upright, upright_size
 from ti_trainer.errors import DatasetError
 from ti_trainer.preprocess import crops, focal
 from ti_trainer.preprocess.faces import Faces
 
 DEBUG = "-debug"
-SAVING = {  # PNG: level 1 is several times as fast as the default and a few percent larger
+SAVING: dict[str, dict[str, Any]] = {  # PNG: level 1 is several times as fast as the default and a few percent larger
     "png": {"format": "PNG", "compress_level": 1},
     "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     "webp": {"format": "WEBP", "quality": 95},

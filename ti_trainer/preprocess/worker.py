@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ti_trainer.config.preprocessing import PreprocessConfig
-from ti_trainer.data.image_files import upright_size
 from ti_trainer.data.open_image import opened_image
+from ti_trainer.data.upright import upright_size
 from ti_trainer.errors import DatasetError
 from ti_trainer.files import atomic
 from ti_trainer.preprocess import faces
@@ -61,7 +61,7 @@ def work(task: dict[str, Any], config: PreprocessConfig, finder: Callable | None
             there = ", ".join(strange[:3])
             return {"failed": f"{there} is in the destination and was not made here: move it, or take another one"}
         written = _write(wanted, folder, stem, config.format)
-        masks, painted = _write_masks([each for each in made if each.mask], task, mark)
+        masks, painted = _write_masks(made, task, mark)
     except OSError as error:
         return {"disk": f"{error.strerror or error}: {error.filename or folder}"}
     return {"written": written, "masks": masks, "painted": painted}
@@ -89,6 +89,8 @@ def _write_masks(made: Sequence[Result], task: dict[str, Any], mark: str) -> tup
     folder, written, painted = Path(task["folder"]), {}, []
     for each in made:
         plain = task["stem"] + each.suffix
+        if each.mask is None:
+            continue
         if plain in task["keep"] and not _has_size(folder, plain, task["mine"], each.image.size):
             continue
         names = mask_names(plain)

@@ -12,8 +12,9 @@ import torch
 
 from ti_trainer import __version__, formats
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.data.dataset import Dataset, load_dataset
+from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.images import frame_of
+from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.data.subsets import Subset
 from ti_trainer.embedding import Embedding, dreamartist_name, negative_name
@@ -132,15 +133,7 @@ def dataset_of(
         model,
         frame_of(config, model.default_size_px),
         prompter,
-        seed=config.seed,
-        repeats=config.repeats,
-        latent_sampling=config.latent_sampling,
-        word_regex=config.filename_word_regex,
-        join_string=config.filename_join_string,
-        prior_loss_weight=config.prior_loss_weight,
-        mask_outside=config.mask_outside,
-        normalize_masks=config.normalize_masks,
-        keep_pixels=config.reconstruction_weight > 0,
+        DatasetOptions.of(config),
         progress=loading,
         warn=lambda said: None,
     )

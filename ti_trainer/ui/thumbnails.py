@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ti_trainer.data.image_files import upright
 from ti_trainer.data.open_image import on_white, opened_image
+from ti_trainer.data.upright import upright
 
 SIDE_PX = 512
 MOST = 24  # of a run: more are not told apart

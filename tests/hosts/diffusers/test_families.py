@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ti_trainer import formats
 from ti_trainer.benchmark.loops import NAME, bare_step, new_trainer, time_by_part
-from ti_trainer.data.dataset import Dataset, load_dataset
+from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.images import Frame, load_image
+from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError
@@ -193,7 +194,7 @@ def dataset(model: DiffusersModel, folder: Path | None = None, frame: Frame | No
                 pixels = np.random.default_rng(number).integers(0, 256, (64, 96, 3), np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
         prompter = Prompter("zz-cat", ["a photo of [name]"])
-        return load_dataset(folder, model, frame or Frame((64, 64)), prompter, seed=0, **options)
+        return load_dataset(folder, model, frame or Frame((64, 64)), prompter, DatasetOptions(**options))
 
 
 def test_sdxl_is_told_of_the_real_image_and_its_crop(opened: Callable[[str], Family]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ti_trainer.captioning.tags import HostCaptioner
+from ti_trainer.captioning.captioner import HostCaptioner
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import is_within
 from ti_trainer.host import GenerationRequest, Host, Lease, ModelOptions

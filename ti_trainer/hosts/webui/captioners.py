@@ -15,7 +15,7 @@ from modules import devices, images, lowvram, paths, shared
 from modules.call_queue import queue_lock
 from PIL import Image
 
-from ti_trainer.captioning.tags import Captioner, HostCaptioner, Tags
+from ti_trainer.captioning.captioner import Captioner, HostCaptioner, Tags
 from ti_trainer.config.preprocessing import PreprocessConfig
 from ti_trainer.errors import ConfigError
 from ti_trainer.hosts.webui.lease import rng_kept

@@ -27,7 +27,7 @@ from modules.sd_hijack import model_hijack
 from PIL import Image
 from torch import Tensor
 
-from ti_trainer.captioning.tags import HostCaptioner
+from ti_trainer.captioning.captioner import HostCaptioner
 from ti_trainer.errors import ConfigError, ModelError
 from ti_trainer.files import is_within
 from ti_trainer.host import GenerationRequest, Host, ModelOptions

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.data.dataset import load_dataset
 from ti_trainer.data.images import Frame
+from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.host import GenerationRequest, ModelOptions
@@ -57,7 +57,7 @@ def measure(
         write_images(measured_with, held_out)
         frame = Frame((model.default_size_px, model.default_size_px))
         items = load_dataset(
-            measured_with, model, frame, Prompter(WORD, [NAME]), seed=0, latent_sampling="deterministic"
+            measured_with, model, frame, Prompter(WORD, [NAME]), DatasetOptions(latent_sampling="deterministic")
         ).items
     table = model.text_encoders[0].table.weight
     random = {

@@ -19,9 +19,9 @@ from typing import Any
 import gradio as gr
 
 from ti_trainer.config.preprocessing import PreprocessConfig
-from ti_trainer.data.image_files import LEFT_OUT
 from ti_trainer.data.image_quality import Report, check
 from ti_trainer.data.left_out import bring_back, leave_out
+from ti_trainer.data.listing import LEFT_OUT
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page

@@ -10,18 +10,21 @@ from typing import Any
 import gradio as gr
 
 from ti_trainer.config.training import TrainConfig, options
-from ti_trainer.data.preflight_preview import Look, look
+from ti_trainer.data.preflight import Preflight, preflight
 from ti_trainer.data.prompts import load_plain, load_template
 from ti_trainer.embedding import negative_name
 from ti_trainer.errors import TITrainerError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.model import DiffusionModel, check_fits
 from ti_trainer.prompts import PLACEHOLDER_ID, TokenizedPrompt
+from ti_trainer.runs.builders import prompter_of
 from ti_trainer.runs.datasets import about_embedding, subsets_of
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.panels.train import TrainForm
 from ti_trainer.ui.render import Token, facts, notice, prompt_table
 from ti_trainer.wording import counted
+
+THUMBNAILS = 24  # are shown, of the first images
 
 
 def panel(form: TrainForm) -> Any:
@@ -58,7 +61,8 @@ def panel(form: TrainForm) -> Any:
             template, plain = (load(config.template, host.template_dirs) for load in (load_template, load_plain))
             told = [*_about_the_negative(host.embeddings_dir, name, config), *about_embedding(model, embedding)]
             subsets = subsets_of(host, images, told.append)
-            seen = look(subsets, template, config, model, name, embedding.vectors, plain)
+            prompter = prompter_of(config, name, template, plain)
+            seen = preflight(subsets, prompter, config, model, embedding.vectors, THUMBNAILS)
         except (TITrainerError, OSError) as error:
             return refused(str(error))
         table = prompt_table((prompt, _chunks(each, model)) for prompt, each in seen.prompts)
@@ -69,9 +73,9 @@ def panel(form: TrainForm) -> Any:
     return part
 
 
-def described(seen: Look, told: Sequence[str] = ()) -> str:
+def described(seen: Preflight, told: Sequence[str] = ()) -> str:
     """The facts in a table, warnings above, those of the dataset file first."""
-    warnings = "".join(notice("warning", each) for each in (*told, *seen.warnings))
+    warnings = "".join(notice("warning", each) for each in (*told, *seen.unreadable_warnings, *seen.warnings))
     rows = [
         ("Images", f"{seen.count} in {seen.folders} folders" if seen.folders > 1 else seen.count),
         ("Sizes", _listed(seen.sizes)),
