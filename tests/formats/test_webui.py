@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from ti_trainer.errors import EmbeddingFormatError
-from ti_trainer.formats import checksum, read, read_optimizer, write, write_optimizer
+from ti_trainer.formats import read, write
+from ti_trainer.formats.webui_optimizer import checksum, read_optimizer, write_optimizer
 
 INTEROP = Path(__file__).parents[1] / "fixtures" / "interop"
 ALLOWED_NAMES = re.compile(r"^([^/]+)/((data/\d+)|version|byteorder|.data/serialization_id|(data\.pkl))$")

@@ -19,18 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
 
 from ti_trainer import files
 from ti_trainer.embedding import Embedding, negative_name
 from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.formats import webui
 from ti_trainer.formats.card_drawing import captioned
-from ti_trainer.formats.checks import checked, parsed, writable
+from ti_trainer.formats.checks import Array, Vectors, checked, parsed, writable
 from ti_trainer.formats.png_chunks import chunks_of, pixels_only, size_of, text_of
 from ti_trainer.formats.recognition import webp_size
 
@@ -90,7 +88,7 @@ def make_card(image: Image.Image, embedding: Embedding, title: str | None = None
     packed = np.frombuffer(zlib.compress(_to_json(embedding), 9), np.uint8)  # (bytes,)
     columns = (len(packed) // height + 1) // 3 + 1
     padded = np.resize(packed, (height, columns, 3))  # (H, columns, 3), begun anew at the end: zlib knows where it ends
-    shades = _shades(next(iter(embedding.vectors.values()))[0])
+    shades = _shades(next(iter(embedding.arrays.values()))[0])
     gap = np.zeros((height, 1, 3), np.uint8)
     noise = _noise(padded.shape)
     low = padded & 15 ^ noise | _circles(height, columns, shades)
@@ -126,9 +124,9 @@ def write_card(
 
 def _to_json(embedding: Embedding) -> bytes:
     """The card's text; EmbeddingFormatError if it would be longer than any that is read."""
-    text = json.dumps(_data_of(embedding), default=_tensor_to_json).encode()
+    text = json.dumps(_data_of(embedding), default=_array_to_json).encode()
     if len(text) > _MAX_JSON:
-        numbers = sum(vectors.numel() for vectors in embedding.vectors.values())
+        numbers = sum(each.size for each in embedding.arrays.values())
         message = f"The embedding {embedding.name!r} has too many numbers for a card, {numbers}. Write it as .safetensors."
         raise EmbeddingFormatError(message)
     return text
@@ -136,9 +134,9 @@ def _to_json(embedding: Embedding) -> bytes:
 
 def _data_of(embedding: Embedding) -> dict[str, Any]:
     """The WebUI's dict; for SDXL the two tensors that the WebUI takes if they are alone, with the rest inside the first."""
-    if len(embedding.vectors) == 1:
-        return webui.to_dict(embedding)
-    data: dict[str, Any] = {encoder: _tensor_to_json(vectors) for encoder, vectors in embedding.vectors.items()}
+    if len(embedding.widths) == 1:
+        return webui.to_dict(embedding, embedding.arrays)
+    data: dict[str, Any] = {encoder: _array_to_json(each) for encoder, each in embedding.arrays.items()}
     data["clip_l"] |= {
         "name": embedding.name,
         "step": embedding.step,
@@ -152,19 +150,23 @@ def _from_json(text: bytes, stem: str, where: str) -> Embedding:
     data = parsed(text, _MAX_NUMBERS)
     about = {"format": "card", "where": where}
     if "string_to_param" in data:
-        data["string_to_param"] = {term: _tensor_from_json(value) for term, value in data["string_to_param"].items()}
+        data["string_to_param"] = {term: _array_from_json(value) for term, value in data["string_to_param"].items()}
         embedding = webui.from_dict(data, stem)
-        return replace(embedding, info=embedding.info | about)
-    vectors = {encoder: checked(_tensor_from_json(data[encoder])) for encoder in ("clip_l", "clip_g")}
+        return replace(embedding, vectors=embedding.arrays, info=embedding.info | about)
+    vectors = {encoder: checked(_array_from_json(data[encoder])) for encoder in ("clip_l", "clip_g")}
     return Embedding(vectors=vectors, info=about, **webui.provenance(data["clip_l"], stem))
 
 
-def _tensor_to_json(vectors: Tensor) -> dict[str, Any]:
+def _array_to_json(vectors: Vectors) -> dict[str, Any]:
     return {"TORCHTENSOR": vectors.tolist()}
 
 
-def _tensor_from_json(value: dict[str, Any]) -> Tensor:
-    return torch.tensor(value["TORCHTENSOR"], dtype=torch.float32)
+def _array_from_json(value: dict[str, Any]) -> Array:
+    numbers = np.array(value["TORCHTENSOR"])
+    if numbers.dtype.kind not in "iuf":
+        message = "its vectors are not numbers. Choose an embedding."
+        raise EmbeddingFormatError(message)
+    return numbers.astype(np.float64)
 
 
 def _hidden(pixels: Bytes) -> bytes | None:
@@ -214,10 +216,10 @@ def _noise(shape: tuple[int, ...]) -> Bytes:
     return noise.reshape(shape)
 
 
-def _shades(vector: Tensor) -> Bytes:
-    """(D,) -> (D,) shades of grey: the absolute numbers, the largest white."""
-    sizes = vector.abs()
-    return (sizes / sizes.max().clamp(min=1e-12) * 255).to(torch.uint8).numpy()
+def _shades(vector: Vectors) -> Bytes:
+    """(D,) -> (D,) shades of gray: the absolute values, the largest one white."""
+    sizes = np.abs(vector)
+    return (sizes / max(sizes.max(), np.float32(1e-12)) * 255).astype(np.uint8)
 
 
 def _circles(height: int, width: int, shades: Bytes) -> Bytes:

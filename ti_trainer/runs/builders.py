@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ti_trainer import __version__, formats
+from ti_trainer import __version__
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Dataset, load_dataset
 from ti_trainer.data.images import frame_of
@@ -19,7 +19,7 @@ from ti_trainer.data.subsets import Subset
 from ti_trainer.embedding import Embedding, dreamartist_name, negative_name
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
-from ti_trainer.formats import embeddings_dir
+from ti_trainer.formats import embeddings_dir, webui_optimizer
 from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.host import GenerationRequest, ModelOptions
 from ti_trainer.model import DiffusionModel
@@ -80,7 +80,7 @@ def webui_state(file: Path, embedding: Embedding, model: DiffusionModel, config:
     """The optimizer state that the WebUI, or we, left beside a .pt, if it belongs to these vectors; for every trial."""
     if config.trial_init_texts or config.trial_vectors:
         return None  # an embedding that may begin as something else was not trained yet
-    optimizer = formats.read_optimizer(file, embedding) if file.suffix == ".pt" else None
+    optimizer = webui_optimizer.read_optimizer(file, embedding) if file.suffix == ".pt" else None
     if optimizer is None:
         return None
     vectors = {encoder: each.to(model.device) for encoder, each in embedding.vectors.items()}
