@@ -1,16 +1,16 @@
-"""The command line: `python -m ti_trainer COMMAND`. Exit codes: 0 done, 1 failed, 2 not understood, 130 interrupted."""
+"""The command line: `python -m ti_trainer COMMAND`. Exit codes: 0 success, 1 error, 2 usage error, 130 interrupted."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 
 from ti_trainer import __version__
 from ti_trainer.commands import INTERRUPTED
-from ti_trainer.commands.terminal import above_bars
 from ti_trainer.errors import TITrainerError
 
 COMMANDS = ("preprocess", "spread", "create", "train", "generate", "evaluate", "convert", "info", "bench", "demo", "page")
@@ -18,10 +18,10 @@ FAILED = 1
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The whole parser, or, since importing libraries takes seconds, one that knows the arguments of this command only."""
+    """The parser with all commands, or, to start faster, with the arguments of this command only."""
     parser = argparse.ArgumentParser(
         prog="python -m ti_trainer",
-        description="Teach Stable Diffusion one new word from a handful of images. Without a command: its page.",
+        description="Train Textual Inversion embeddings for Stable Diffusion. Without a command, the page opens.",
     )
     parser.add_argument("--version", action="version", version=f"TI Trainer {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -32,20 +32,25 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         module = importlib.import_module(f"ti_trainer.commands.{name}")
         each = commands.add_parser(name, help=module.HELP, description=module.HELP[0].upper() + module.HELP[1:] + ".")
         module.add_arguments(each)
-        each.add_argument("--debug", action="store_true", help="show where in the code an error came from")
+        each.add_argument("--debug", action="store_true", help="print the traceback of an error")
         each.set_defaults(run=module.run)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; errors that a user can mend become one line."""
+    """Run a command and return its exit code; expected errors are printed as one line."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["page"]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a name may hold what a console or pipe cannot show
+            stream.reconfigure(errors="backslashreplace")  # the encoding of a console may lack characters of a name
     try:
         args = build_parser(arguments[0] if arguments[0] in COMMANDS else None).parse_args(arguments)
         return _run(args)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("", "ti_trainer"):
+            raise
+        message = f"This Python does not have the package {error.name!r}. Run: python install.py run {shlex.join(arguments)}"
+        return _failed(message, debug="--debug" in arguments)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
@@ -54,19 +59,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("ti_trainer").setLevel(logging.DEBUG if args.debug else logging.NOTSET)
+    logging.captureWarnings(True)
     try:
-        with above_bars():
-            return args.run(args)
+        return args.run(args)
+    except ModuleNotFoundError:
+        raise
     except TITrainerError as error:
         return _failed(str(error), debug=args.debug)
     except OSError as error:
         return _failed(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), debug=args.debug)
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
-            message = "The GPU's memory is full: take a smaller batch size, width and height, or close other programs."
+        if type(error).__name__ == "OutOfMemoryError":  # of torch, which may not be imported
+            message = "Out of GPU memory: reduce the batch size, width and height, or close other programs."
         else:
-            message = f"Unexpected {type(error).__name__}: {error} (--debug shows where)."
+            message = f"Unexpected {type(error).__name__}: {error} (pass --debug for the traceback)."
         return _failed(message, debug=args.debug)
+    finally:
+        logging.captureWarnings(False)
 
 
 def _failed(message: str, *, debug: bool) -> int:

@@ -63,9 +63,7 @@ def test_what_is_no_embedding_is_named_once_and_never_written(tmp_path: Path, ca
         assert not list(tmp_path.glob("out*"))
 
 
-def test_swapped_vectors_are_corrected_and_reported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_swapped_vectors_are_corrected_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_file({"clip_g": torch.ones(2, 768), "clip_l": torch.ones(2, 1280)}, tmp_path / "a.safetensors")
     code, said = info(capsys, tmp_path / "a.safetensors")
     assert code == 0

@@ -29,7 +29,6 @@ from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.training.step import training_loss
 
-NAME = "webui"
 WORD = "bench"
 
 
