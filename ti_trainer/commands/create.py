@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ti_trainer.commands.common import add_host_arguments, host_of, naming_overwrite
 from ti_trainer.commands.terminal import number_of
-from ti_trainer.host import ModelOptions
-
-if TYPE_CHECKING:
-    from ti_trainer.hosts.diffusers.host import StandaloneHost
+from ti_trainer.host import Host, ModelOptions
 
 HELP = "create an embedding that starts from a text"
 INIT_TEXT, NUM_VECTORS = "*", 2  # defaults
@@ -66,9 +62,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def create(
-    host: StandaloneHost, options: ModelOptions, name: str, args: argparse.Namespace, *, overwrite: bool = False
-) -> Path:
+def create(host: Host, options: ModelOptions, name: str, args: argparse.Namespace, *, overwrite: bool = False) -> Path:
     """Create the embedding, and its negative if `args` asks for one, with defaults for what is None; print where it is.
 
     ConfigError if the name is taken or cannot be used.

@@ -30,7 +30,7 @@ def read(file: BinaryIO, size: int, stem: str) -> Embedding:
     if isinstance(data, Tensor):
         data = {named_tensors.KOHYA_KEY: data}
     if not isinstance(data, dict) or "optimizer_state_dict" in data:
-        message = "it holds no vectors (a .optim belongs to the .pt beside it). Choose an embedding."
+        message = "it holds no vectors (a .optim file is the optimizer of a .pt file). Choose an embedding."
         raise EmbeddingFormatError(message)
     if "string_to_param" in data:
         return webui.from_dict(data, stem)
@@ -38,7 +38,7 @@ def read(file: BinaryIO, size: int, stem: str) -> Embedding:
         if what := spec_of(inner):
             message = f"it is {what}. Choose an embedding."
             raise EmbeddingFormatError(message)
-    tensors = {key: value for key, value in data.items() if isinstance(value, Tensor)}
-    embedding = named_tensors.from_tensors(tensors or data, stem)
+    named = {key: value for key, value in data.items() if isinstance(value, Tensor)}
+    embedding = named_tensors.from_tensors(named or data, stem)
     pickled = {"kohya": "kohya-pt", "diffusers": "diffusers-bin"}.get(embedding.info["format"], embedding.info["format"])
     return replace(embedding, vectors=embedding.arrays, info=embedding.info | {"format": pickled})

@@ -48,7 +48,7 @@ def read(file: BinaryIO, size: int, stem: str) -> Embedding:
     refuse_others({name: _shape(each) for name, each in header.items()})
     refuse_large(size)
     file.seek(0)
-    tensors = {name: _array(each) for name, each in safetensors.deserialize(file.read(size))}
+    tensors = {name: _array(each) for name, each in _deserialized(file.read(size))}
     embedding = from_tensors(tensors, stem)
     if "ti_trainer" not in metadata:
         foreign = {"metadata": metadata} if set(metadata) - {"format"} else {}
@@ -90,6 +90,12 @@ def _shape(described: Any) -> list[int]:
     return list(shape)
 
 
+def _deserialized(content: bytes) -> list[tuple[str, Mapping[str, Any]]]:
+    """Name, dtype, shape and bytes of each tensor; SafetensorError if the file is damaged."""
+    found: list[tuple[str, Mapping[str, Any]]] = safetensors.deserialize(content)  # type: ignore[no-untyped-call]
+    return found
+
+
 def _array(described: Mapping[str, Any]) -> Array:
     """A tensor's numbers; bfloat16 and 8-bit floats, which NumPy does not have, as float32."""
     dtype, data, shape = described["dtype"], described["data"], described["shape"]
@@ -116,7 +122,8 @@ def _float8_values(dtype: str) -> Array:
     negative = -values
     if dtype.endswith("FNUZ"):
         negative[0] = np.nan  # in place of a negative zero
-    return np.concatenate([values, negative]).astype(np.float32)
+    both: Array = np.concatenate([values, negative]).astype(np.float32)
+    return both
 
 
 def write(embedding: Embedding, path: Path) -> None:

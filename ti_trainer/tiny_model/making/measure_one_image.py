@@ -73,7 +73,7 @@ def measure(model: str, thing: Thing, config: TrainConfig, evaluations: int) -> 
 def words_of(run: Run, copy: Path) -> dict[str, Vectors]:
     """The vectors of a copy of the word, and of its negative's."""
     negative = run.negative_of(copy)
-    words = {WORD: formats.read(copy).vectors}
+    words: dict[str, Vectors] = {WORD: formats.read(copy).vectors}
     return words if negative is None else words | {negative_name(WORD): formats.read(negative).vectors}
 
 
@@ -137,9 +137,9 @@ def main() -> None:
     first = args.ways[0]
     for number, what in enumerate(("alone", "in other surroundings")):
         for way in rows[0]:
-            found = [row[way][number] for row in rows]
+            errors = [row[way][number] for row in rows]
             nearer = [1 - row[way][number] / row[first][number] for row in rows]
-            print(f"{what}, {way}: {_spread(found)}; nearer than {first} by {_spread(nearer)}, least {min(nearer):.3f}")
+            print(f"{what}, {way}: {_spread(errors)}; nearer than {first} by {_spread(nearer)}, least {min(nearer):.3f}")
 
 
 def _spread(numbers: Sequence[float]) -> str:
