@@ -39,11 +39,11 @@ def test_initial_vectors_are_not_the_models_own() -> None:
 @pytest.mark.parametrize(
     ("vectors", "expected"),
     [
-        ({}, "holds no vectors"),
+        ({}, "has no vectors"),
         ({"clip_l": torch.zeros(4)}, r"shape \(4,\) for clip_l"),
         ({"clip_l": torch.zeros(0, 4)}, r"shape \(0, 4\)"),
         ({"clip_l": torch.zeros(2, 0)}, r"shape \(2, 0\)"),
-        ({"clip_l": torch.zeros(2, 4, dtype=torch.int64)}, "torch.int64"),
+        ({"clip_l": torch.zeros(2, 4, dtype=torch.int64)}, "int64"),
         ({"clip_l": torch.zeros(2, 4), "clip_g": torch.zeros(3, 4)}, "clip_l: 2, clip_g: 3"),
     ],
 )

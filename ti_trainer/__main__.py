@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 
 from ti_trainer import __version__
 from ti_trainer.commands import INTERRUPTED, PROGRAM
-from ti_trainer.commands.terminal import above_bars
 from ti_trainer.errors import TITrainerError
 
 COMMANDS = ("preprocess", "spread", "create", "train", "generate", "evaluate", "convert", "info", "bench", "demo", "page")
@@ -18,10 +18,10 @@ FAILED = 1
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The whole parser, or, since importing libraries takes seconds, one that knows the arguments of this command only."""
+    """The parser with all commands, or, to start faster, with the arguments of this command only."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Teach Stable Diffusion one new word from a handful of images. Without a command: its page.",
+        description="Train Textual Inversion embeddings for Stable Diffusion. Without a command, the page opens.",
     )
     parser.add_argument("--version", action="version", version=f"TI Trainer {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -38,28 +38,25 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
             continue
         each = commands.add_parser(name, help=module.HELP, description=module.HELP[0].upper() + module.HELP[1:] + ".")
         module.add_arguments(each)
-        each.add_argument("--debug", action="store_true", help="show where in the code an error came from")
+        each.add_argument("--debug", action="store_true", help="print the traceback of an error")
         each.set_defaults(run=module.run)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; errors that a user can mend become one line."""
+    """Run a command and return its exit code; expected errors are printed as one line."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["page"]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a name may hold what a console or pipe cannot show
+            stream.reconfigure(errors="backslashreplace")  # the encoding of a console may lack characters of a name
     try:
         args = build_parser(arguments[0] if arguments[0] in COMMANDS else None).parse_args(arguments)
         return _run(args)
     except ModuleNotFoundError as error:
-        if (error.name or "ti_trainer").partition(".")[0] == "ti_trainer":
+        if (error.name or "").split(".")[0] in ("", "ti_trainer"):
             raise
-        return _failed(
-            f"This Python ({sys.executable}) lacks the package {error.name}. "
-            f"Run `python install.py run {arguments[0]} ...`, which installs what is needed.",
-            debug="--debug" in arguments,
-        )
+        message = f"This Python does not have the package {error.name!r}. Run: python install.py run {shlex.join(arguments)}"
+        return _failed(message, debug="--debug" in arguments)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
@@ -68,9 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("ti_trainer").setLevel(logging.DEBUG if args.debug else logging.NOTSET)
+    logging.captureWarnings(True)
     try:
-        with above_bars():
-            return args.run(args)
+        return args.run(args)
     except ModuleNotFoundError:
         raise
     except TITrainerError as error:
@@ -78,11 +75,13 @@ def _run(args: argparse.Namespace) -> int:
     except OSError as error:
         return _failed(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), debug=args.debug)
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
-            message = "The GPU's memory is full: take a smaller batch size, width and height, or close other programs."
+        if type(error).__name__ == "OutOfMemoryError":  # of torch, which may not be imported
+            message = "Out of GPU memory: reduce the batch size, width and height, or close other programs."
         else:
-            message = f"Unexpected {type(error).__name__}: {error} (--debug shows where)."
+            message = f"Unexpected {type(error).__name__}: {error} (pass --debug for the traceback)."
         return _failed(message, debug=args.debug)
+    finally:
+        logging.captureWarnings(False)
 
 
 def _failed(message: str, *, debug: bool) -> int:

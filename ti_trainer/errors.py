@@ -1,21 +1,21 @@
-"""What can go wrong, as users see it: each message says what was found, what was expected and what to do."""
+"""Errors with messages for users: what was found, what was expected and what to do."""
 
 
 class TITrainerError(Exception):
-    """Anything that the user can mend."""
+    """An error that the user can correct."""
 
 
 class ConfigError(TITrainerError):
-    """An option has a value that cannot be used; `option` names it, where it is one of TrainConfig."""
+    """An option has an invalid value; `option` is its name, if it is an option of TrainConfig."""
 
     def __init__(self, message: str, option: str = "") -> None:
-        """`option` is the field's name, so that a page can show the message beside it."""
+        """`option` lets a page show the message next to the field."""
         super().__init__(message)
         self.option = option
 
 
 class BusyError(ConfigError):
-    """A training that is going on must end first: a page may take the message away then."""
+    """A training must end first; a page may hide the message when it has ended."""
 
 
 class EmbeddingFormatError(TITrainerError):
@@ -23,20 +23,20 @@ class EmbeddingFormatError(TITrainerError):
 
 
 class DatasetError(TITrainerError):
-    """The folder of images cannot be trained on."""
+    """The dataset cannot be used for training."""
 
 
 class ModelError(TITrainerError):
-    """The checkpoint cannot be read, or is of a kind that cannot be trained."""
+    """The checkpoint cannot be read or is not supported."""
 
 
 class StoppedError(TITrainerError):
-    """A run was stopped before its first step: there is nothing to keep, and nothing was changed."""
+    """A run was stopped before its first step: nothing was changed."""
 
 
 class TrainingError(TITrainerError):
-    """Training went wrong; what was learned before is kept."""
+    """Training failed; its result up to then is saved."""
 
 
 class LostProcessError(TrainingError):
-    """Of several processes that trained together one is not there any more."""
+    """One of several processes that train together has ended."""

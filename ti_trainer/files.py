@@ -1,4 +1,4 @@
-"""Files written whole or not at all, names that are safe on every file system, and the hash that names a checkpoint."""
+"""Atomic writes, file names that are valid everywhere, paths that users enter, and hashes of checkpoints."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ti_trainer.errors import ConfigError
 
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "123456789¹²³")}
 _NO_ROOM, _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "The disk is full"
-# File systems allow 255: -trial64, -neg, -ema, a step, an ending and the suffix of a temporary file are appended.
+# File systems allow 255 bytes: -trial64, -neg, -ema, a step, an extension and a temporary suffix are appended.
 LONGEST_NAME_BYTES = 200
-_HERE = ("", "localhost")  # hosts of a file: address
+_HERE = ("", "localhost")  # hosts of a file: URL
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019"}
-_INVISIBLE = "\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"  # marks of direction, mostly
+_INVISIBLE = "\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"  # mostly direction marks
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path` that takes its place when the block ends without an error.
+    """Yield a temporary file in the same folder that replaces `path` when the block ends without an error.
 
-    OSError, which names `path`, if that cannot be done; what was there stays as it was.
+    OSError, which names `path`, if it cannot be written; an existing file is not changed then.
     """
     try:
         with _temporary(path) as new:
@@ -54,7 +54,7 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 def _replace(path: Path, new: Path) -> None:
-    """Windows refuses while somebody reads the old file, which is soon over."""
+    """Replace a file; on Windows this fails while another program reads the old one, so try again for a while."""
     for wait_s in (0.05, 0.1, 0.2, 0.4, 0.8):
         with suppress(PermissionError):
             new.replace(path)
@@ -64,7 +64,7 @@ def _replace(path: Path, new: Path) -> None:
 
 
 def described(error: OSError, path: Path) -> OSError:
-    """The same error with the file that was to be written, and of a full disk that it is full; as it was if it tells."""
+    """The error with the file that was to be written, and with a clear message for a full disk."""
     full = error.errno in _NO_ROOM
     if error.errno is None or (error.filename is not None and (not full or str(error.strerror).startswith(_FULL))):
         return error
@@ -72,47 +72,47 @@ def described(error: OSError, path: Path) -> OSError:
 
 
 def free_path(path: Path, before_number: str = "") -> Path:
-    """The path, or one with a number after it, that is not taken."""
+    """The path, with a number appended if it exists."""
     number, free = 1, path
-    while os.path.lexists(free):  # a link to nowhere is taken, too
+    while os.path.lexists(free):  # also true for a broken link
         number += 1
         free = path.with_name(f"{path.name}{before_number}{number}")
     return free
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write the whole file or leave what was there."""
+    """Write a file atomically."""
     with atomic(path) as new:
         new.write_bytes(content)
 
 
 def entered_path(text: str | None) -> Path:
-    """The path that somebody typed or pasted, on the page, in the API or in a file of settings; '.' for nothing.
+    """The path that a user typed or pasted, on the page, in the API or in a settings file; '.' if it is empty.
 
-    Understood are "..." and '...', ~, file:// addresses, and the invisible marks that Windows' properties dialog adds.
-    ConfigError if it can be no path, or lies where browsers upload files to.
+    It may be quoted, contain ~, be a file:// URL, or have the invisible characters that Windows' properties dialog adds.
+    ConfigError if it is not a path, or is in a folder for uploads.
     """
     entered = _bare(text or "")
     if "\0" in entered:
         message = f"Found {entered!r}, expected the path of a folder or file."
         raise ConfigError(message)
     path = Path(_of_url(entered) if entered.lower().startswith("file:/") else entered)
-    with suppress(RuntimeError):  # nobody of that name
+    with suppress(RuntimeError):  # no user of that name
         path = path.expanduser()
     if any(is_within(path, folder) for folder in upload_folders()):
-        message = f"Found {path}, where the page keeps uploaded files; expected a file or folder of your own: move it there."
+        message = f"Found {path}, which is in the folder for uploads; expected a file or folder elsewhere: move it."
         raise ConfigError(message)
     return path
 
 
 def is_within(path: Path, folder: Path) -> bool:
-    """Whether a path is this folder or leads into it, through links too, and whatever their capitals where those are one."""
+    """Whether a path is this folder or inside of it, after resolving links; case is ignored where the system ignores it."""
     inner, outer = (Path(os.path.normcase(os.path.realpath(each))) for each in (path, folder))
     return inner.is_relative_to(outer)
 
 
 def _bare(text: str) -> str:
-    """Without what stands around a path: spaces, invisible characters and quotes."""
+    """A path without surrounding spaces, invisible characters and quotes."""
     before = None
     while text != before:
         before = text
@@ -123,7 +123,7 @@ def _bare(text: str) -> str:
 
 
 def _of_url(url: str) -> str:
-    """The path of a file: address, as file managers and browsers copy it; ConfigError for one on another machine."""
+    """The path of a file: URL, as file managers and browsers copy it; ConfigError if it is on another machine."""
     host, path = "", unquote(url[len("file:") :])
     if path.startswith("//"):
         host, slash, path = path[2:].partition("/")
@@ -138,13 +138,13 @@ def _of_url(url: str) -> str:
 
 
 def upload_folders() -> list[Path]:
-    """Where gradio keeps what browsers send and what it shows, the one in use last; web sites may have put files there."""
+    """Where gradio keeps uploads and files that it shows, the folder in use last; web sites may have put files there."""
     chosen = os.environ.get("GRADIO_TEMP_DIR")
     return [Path(each) for each in (Path(tempfile.gettempdir(), "gradio"), chosen) if each]
 
 
 def checked_name(name: str) -> str:
-    """The name of an embedding, if it can be a word in a prompt and a file's name everywhere; else ConfigError."""
+    """The name, if it is valid in prompts and as a file name on every system; else ConfigError."""
     if not name.strip() or name != name.strip() or name.startswith(".") or name.endswith("."):
         message = f"The name {name!r} cannot be used: it must not be empty, nor begin or end with a space or a dot."
         raise ConfigError(message)
@@ -159,12 +159,12 @@ def checked_name(name: str) -> str:
 
 
 def checked_length(name: str) -> str:
-    """The name, if all files that a run makes of it can have theirs; else ConfigError."""
+    """The name, if the names of all files of a run are short enough; else ConfigError."""
     size = len(name.encode("utf-8", "surrogatepass"))
     if size > LONGEST_NAME_BYTES:
         message = (
-            f"The name {name[:20]!r}... has {size} bytes, expected at most {LONGEST_NAME_BYTES}, since files of a run have "
-            "longer names than it: choose a shorter one."
+            f"The name {name[:20]!r}... has {size} bytes, expected at most {LONGEST_NAME_BYTES}, since names of "
+            "files are derived from it: choose a shorter one."
         )
         raise ConfigError(message)
     return name

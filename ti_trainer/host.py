@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from PIL import Image
-
-from ti_trainer.captioning.captioner import HostCaptioner
 from ti_trainer.errors import ConfigError
-from ti_trainer.model import DiffusionModel, ModelSpec, PredictionType, Vectors
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ti_trainer.captioning.captioner import HostCaptioner
+    from ti_trainer.model import DiffusionModel, ModelSpec, PredictionType, Vectors
 
 
 @dataclass(frozen=True)

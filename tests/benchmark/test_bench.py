@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 
-from ti_trainer.benchmark import peer_driver, peers, webui_loop
+from ti_trainer.benchmark import peer_driver, peers, speed, webui_loop
 from ti_trainer.benchmark.loops import (
     INIT_TEXT,
     NAME,
@@ -24,7 +24,6 @@ from ti_trainer.benchmark.loops import (
     time_by_part,
     turn,
 )
-from ti_trainer.commands import bench
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.images import Frame
 from ti_trainer.data.loading import load_dataset
@@ -84,7 +83,7 @@ def test_compiled_it_is_measured_beside_the_same_without(cli: Cli, images: Path,
     assert set(row["ours_to"]) == {"bare_loop", "compiled", "bare_compiled"}
     speeds = row["steps_per_second"]
     assert (row["ours_beside"]["compiled"], row["ours_beside"]["bare_compiled"]) == (speeds["ours"], speeds["compiled"])
-    lines = bench.table(facts).splitlines()
+    lines = speed.table(facts).splitlines()
     assert any(line.split()[:2] == ["bare", "compiled"] for line in lines)
     assert any("compiling took" in line for line in lines)
 
@@ -267,7 +266,7 @@ def test_what_cannot_be_measured_is_refused(cli: Cli, model: DiffusersModel, tmp
     assert cli("bench", "--shape", "flux").code == 2
     kohya = replace(peers.PEERS["kohya"], folder=tmp_path, python=Path(sys.executable))
     with pytest.raises(ConfigError, match="full shape of SD"):
-        bench.check_peers([kohya], model)
+        speed.check_peers([kohya], model)
     two = replace(model, text_encoders=[model.text_encoders[0], model.text_encoders[0]])
     with pytest.raises(ConfigError, match="one text encoder"):
-        bench.check_peers([peers.PEERS["webui"]], two)
+        speed.check_peers([peers.PEERS["webui"]], two)

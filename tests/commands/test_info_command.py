@@ -63,14 +63,12 @@ def test_what_is_no_embedding_is_named_once_and_never_written(tmp_path: Path, ca
         assert not list(tmp_path.glob("out*"))
 
 
-def test_vectors_that_were_exchanged_are_put_right_and_that_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_swapped_vectors_are_corrected_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_file({"clip_g": torch.ones(2, 768), "clip_l": torch.ones(2, 1280)}, tmp_path / "a.safetensors")
     code, said = info(capsys, tmp_path / "a.safetensors")
     assert code == 0
     assert "SDXL, vectors clip_l 2 x 768, clip_g 2 x 1280" in said
-    assert "exchanged" in said
+    assert "swapped" in said
     assert main(["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")]) == 0
-    assert "exchanged" in capsys.readouterr().out
-    assert "exchanged" not in info(capsys, tmp_path / "b.safetensors")[1]
+    assert "swapped" in capsys.readouterr().out
+    assert "swapped" not in info(capsys, tmp_path / "b.safetensors")[1]

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ti_trainer import formats
+from ti_trainer.formats import webui_optimizer
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.tiny_model.making import scenes
 from ti_trainer.training.trainer import TrainState
@@ -20,7 +21,7 @@ Train = Cli = Callable[..., "object"]
 
 def updates(path: Path) -> int:
     """Of AdamW, as the .optim beside the file counts them."""
-    return int(formats.read_optimizer(path, formats.read(path))["state"][0]["step"])
+    return int(webui_optimizer.read_optimizer(path, formats.read(path))["state"][0]["step"])
 
 
 def test_a_pt_stays_one_and_goes_on_with_its_optimizer(train: Train, cli: Cli, word: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def samples(folder: Path) -> list[tuple[str, bytes]]:
         for widths in ({"clip_l": 8}, {"clip_l": 768, "clip_g": 1280}):
             if name != "webui" or len(widths) == 1:
                 vectors = {encoder: torch.randn(1, width) for encoder, width in widths.items()}
-                formats.write(Embedding("a", vectors, 3), folder / f"{name}-{len(widths)}{form.endings[0]}", name)
+                formats.write(Embedding("a", vectors, 3), folder / f"{name}-{len(widths)}{form.extensions[0]}", name)
     torch.save({"a": torch.ones(1, 8)}, folder / "old.pt", _use_new_zipfile_serialization=False)
     torch.save({"a": torch.ones(1, 8)}, folder / "p4.pt", pickle_protocol=4)
     paths = [path for each in (folder, INTEROP) for path in sorted(each.rglob("*")) if path.is_file()]
@@ -120,12 +120,13 @@ def tried(path: Path) -> None:
     """Read it in every way that there is; EmbeddingFormatError is fine, all else is not."""
     from ti_trainer import formats
     from ti_trainer.errors import EmbeddingFormatError
+    from ti_trainer.formats import webui_optimizer
 
     original = formats.read(INTEROP / "webui-two.pt")
     ways: tuple[Callable[[], object], ...] = (
         lambda: formats.read(path),
         lambda: formats.read_negative(path),
-        lambda: formats.read_optimizer(path.with_suffix(""), original),
+        lambda: webui_optimizer.read_optimizer(path.with_suffix(""), original),
     )
     for way in ways:
         with suppress(EmbeddingFormatError):

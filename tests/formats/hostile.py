@@ -273,8 +273,7 @@ def _say(cost: dict[str, object]) -> None:
 
 def main(paths: list[str]) -> None:
     """Each in a child, so that none finds memory that another one has given back."""
-    import ti_trainer.formats
-    import ti_trainer.formats.card  # noqa: F401 - what all have loaded is nobody's cost
+    import ti_trainer.formats.pickled  # noqa: F401 - imports, torch's above all, are not part of the cost
 
     for path in map(Path, paths):
         child = os.fork()

@@ -1,4 +1,4 @@
-"""Law 8: a hostile file is refused quickly and in little memory, measured in processes of their own."""
+"""A hostile file is refused quickly and in little memory, measured in separate processes."""
 
 from __future__ import annotations
 

@@ -22,9 +22,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ti_trainer.errors import EmbeddingFormatError
-from ti_trainer.formats import read, read_optimizer, write
+from ti_trainer.formats import read, write
 from ti_trainer.formats.card import _noise
 from ti_trainer.formats.checks import MAX_BYTES
+from ti_trainer.formats.webui_optimizer import read_optimizer
 
 INTEROP = Path(__file__).parents[1] / "fixtures" / "interop"
 FILES_OF_TENSORS = (".pt", ".bin", ".safetensors")
@@ -264,10 +265,10 @@ def test_tensors_that_are_no_embedding_are_refused(tensors, message: str, tmp_pa
     [
         ({"string_to_param": {"*": torch.ones(1, 8), "cat": torch.ones(1, 8)}, "name": "a"}, r"2 terms \(\*, cat\)"),
         ({"string_to_param": {}, "name": "a"}, "0 terms"),
-        ({"string_to_param": {"*": [1.0]}, "name": "a"}, "of the type list"),
+        ({"string_to_param": {"*": [1.0]}, "name": "a"}, "type list"),
         ({"string_to_param": None}, "damaged"),
-        ({"a": "text"}, "of the type str"),
-        ([1, 2], "no vectors"),
+        ({"a": "text"}, "type str"),
+        ([1, 2], "list of other values"),
         ({}, "0 terms"),
     ],
 )

@@ -45,7 +45,7 @@ def test_deep_nesting_and_an_adapter_are_refused(tmp_path: Path) -> None:
         network_config.read(file)
     file.write_text("{}")
     (tmp_path / network_config.ADAPTER).write_text('{"base_model_name_or_path": "evil/model"}')
-    with pytest.raises(ValueError, match="not a model of its own"):
+    with pytest.raises(ValueError, match="is an adapter, not a model"):
         network_config.read(file)
 
 

@@ -76,10 +76,10 @@ def test_a_lone_tensor_is_read_however_it_is_wrapped(wrapped, make, tmp_path: Pa
     ("data", "said"),
     [
         ([torch.ones(2, 768)] * 3, "a list of 3 tensors; expected one"),
-        ([1, 2], "a list of things that are no vectors"),
-        ([], "a list of things that are no vectors"),
+        ([1, 2], "a list of other values"),
+        ([], "a list of other values"),
         ({"*": numpy.zeros((2, 768))}, "an array or object of another library"),
-        ({"*": 5}, "of the type int where a tensor was expected"),
+        ({"*": 5}, "type int where a tensor was expected"),
     ],
 )
 def test_what_is_not_one_tensor_is_said(data: object, said: str, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_sdxl_under_the_names_of_text_encoders_is_read(ending: str, tmp_path: Pa
 
 
 def test_a_card_that_nobody_could_read_is_not_written(make, tmp_path: Path) -> None:
-    for ending in FORMATS["card"].endings:
+    for ending in FORMATS["card"].extensions:
         with pytest.raises(EmbeddingFormatError, match="too many numbers for a card"):
             write(make("SDXL", 400), tmp_path / f"a{ending}")
         write(make("SD 1.x", 75), tmp_path / f"a{ending}")

@@ -65,7 +65,7 @@ def test_the_ending_makes_no_difference(name: str, make, tmp_path: Path) -> None
         (b"7z\xbc\xaf'\x1c...", "7-Zip archive: unpack it"),
         (b"GIF89a...", "GIF image.*Choose"),
         (b"\x93NUMPY\1\0", "numpy array.*Choose"),
-        (b"\x00\x01\x02\x03 something", "no file of torch.save.*Choose"),
+        (b"\x00\x01\x02\x03 something", "not a .safetensors file.*Choose"),
     ],
 )
 def test_files_that_are_something_else_are_named(content: bytes, said: str, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_embeddings_with_vectors_for_t5_are_named(widths: dict[str, int], tmp_pa
 
 def test_half_an_sdxl_embedding_says_where_the_other_half_is(make, tmp_path: Path) -> None:
     save_file({"clip_g": torch.ones(2, 1280)}, tmp_path / "a.safetensors")
-    with pytest.raises(EmbeddingFormatError, match=r"a\.safetensors is half of an SDXL embedding.*get the whole"):
+    with pytest.raises(EmbeddingFormatError, match=r"a\.safetensors is one half of an SDXL embedding.*clip_l"):
         read(tmp_path / "a.safetensors")
     write(make("SDXL"), tmp_path / "learned_embeds.safetensors", "diffusers")
     with pytest.raises(EmbeddingFormatError, match=r"half of an SDXL embedding.*choose learned_embeds\.safetensors"):
@@ -198,11 +198,11 @@ def test_half_an_sdxl_embedding_says_where_the_other_half_is(make, tmp_path: Pat
 
 
 @pytest.mark.parametrize("saver", [save_file, torch.save])
-def test_exchanged_widths_are_put_right_and_wrong_ones_are_named(saver: Callable[..., None], tmp_path: Path) -> None:
+def test_swapped_widths_are_corrected_and_wrong_ones_are_named(saver: Callable[..., None], tmp_path: Path) -> None:
     saver({"clip_g": torch.full((2, 768), 0.5), "clip_l": torch.ones(2, 1280)}, tmp_path / "a.safetensors")
     embedding = read(tmp_path / "a.safetensors")
     assert (embedding.family, embedding.vectors["clip_l"][0, 0].item()) == ("SDXL", 0.5)
-    assert "exchanged" in embedding.info["repaired"]
+    assert "swapped" in embedding.info["repaired"]
     for wrong in ({"clip_g": 768, "clip_l": 768}, {"clip_g": 768}, {"clip_l": 1280}):
         saver({name: torch.ones(2, width) for name, width in wrong.items()}, tmp_path / "a.safetensors")
         with pytest.raises(EmbeddingFormatError, match=r"of width .*; SDXL's clip_l has width 768 and its clip_g 1280"):
@@ -212,7 +212,7 @@ def test_exchanged_widths_are_put_right_and_wrong_ones_are_named(saver: Callable
 def test_numbers_of_a_type_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     content = save({"a": torch.ones(2, 768, dtype=torch.float16)}).replace(b'"F16"', b'"F4Z"')
     (tmp_path / "a.safetensors").write_bytes(content)
-    with pytest.raises(EmbeddingFormatError, match=r"numbers are of the type 'F4Z'.*float32"):
+    with pytest.raises(EmbeddingFormatError, match=r"numbers have the type 'F4Z'.*float32"):
         read(tmp_path / "a.safetensors")
 
 

@@ -19,7 +19,7 @@ FULL = {"safetensors", "webui", "card"}  # the others carry vectors only
 CASES = [
     (name, ending, family)
     for name, form in FORMATS.items()
-    for ending in form.endings
+    for ending in form.extensions
     for family in ("SD 1.x", "SD 2.x", "SDXL", "embedded")
     if (name, family) != ("webui", "SDXL")
 ]
@@ -47,7 +47,7 @@ def test_safetensors_carry_everything_said_of_an_embedding(make, assert_same, tm
 
 def test_the_same_embedding_makes_the_same_bytes(make, tmp_path: Path) -> None:
     for name, form in FORMATS.items():
-        paths = [tmp_path / f"{copy}{form.endings[0]}" for copy in "ab"]
+        paths = [tmp_path / f"{copy}{form.extensions[0]}" for copy in "ab"]
         for path in paths:
             write(make(), path, name)
         assert paths[0].read_bytes() == paths[1].read_bytes(), name
@@ -171,7 +171,7 @@ def loaded_by_diffusers(path: Path, width: int, token: str | None, folder: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "ending"), [(name, ending) for name, form in FORMATS.items() for ending in form.endings if name != "card"]
+    ("name", "ending"), [(name, ending) for name, form in FORMATS.items() for ending in form.extensions if name != "card"]
 )
 def test_diffusers_loads_what_we_write(name: str, ending: str, make, tmp_path: Path) -> None:
     embedding = make("embedded")

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from ti_trainer.errors import EmbeddingFormatError
-from ti_trainer.formats import checksum, read, read_optimizer, write, write_optimizer
+from ti_trainer.formats import read, write
+from ti_trainer.formats.webui_optimizer import checksum, read_optimizer, write_optimizer
 
 INTEROP = Path(__file__).parents[1] / "fixtures" / "interop"
 ALLOWED_NAMES = re.compile(r"^([^/]+)/((data/\d+)|version|byteorder|.data/serialization_id|(data\.pkl))$")
@@ -93,7 +94,7 @@ def test_the_optimizers_state_comes_back(optimizer, make, tmp_path: Path) -> Non
 
 
 def test_an_optimizers_file_and_an_embedding_are_not_mistaken_for_each_other(make, tmp_path: Path) -> None:
-    with pytest.raises(EmbeddingFormatError, match=r"a \.optim belongs to the \.pt beside it"):
+    with pytest.raises(EmbeddingFormatError, match=r"a \.optim file is the optimizer of a \.pt file"):
         read(INTEROP / "webui-two.pt.optim")
     write(make(), tmp_path / "my-cat.pt")
     (tmp_path / "my-cat.pt").rename(tmp_path / "a.pt.optim")

@@ -11,7 +11,7 @@ import pytest
 from fakes import TinyModel
 from puppet import CONFIG, Puppet, ended, finished
 
-from ti_trainer.commands.train import _Progress
+from ti_trainer.commands.progress import Progress
 from ti_trainer.runs.job import Job, Snapshot
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
@@ -70,7 +70,7 @@ def test_who_watches_sees_it_until_the_step_is_done(session: Session, host: Pupp
 
 def test_the_bar_on_a_terminal_says_it_too(session: Session, host: Puppet, capsys: pytest.CaptureFixture[str]) -> None:
     host.model, said = Compiled([]), []
-    with _Progress() as progress:
+    with Progress() as progress:
 
         def watching(trainer: Any, run: Run) -> list[Callable[[Event], None]]:
             (watcher,) = progress.begin(trainer, run)

@@ -1,1 +1,1 @@
-"""What the bench command runs: our loop, the plain loop, and the peers."""
+"""The bench command's measurements and the other trainers that it runs."""

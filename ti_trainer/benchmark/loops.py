@@ -1,4 +1,4 @@
-"""Our own training loop and the bare one, measured: seconds of turns, time by part, peak memory. Knows no other trainers."""
+"""Our training loop and a bare one, measured: seconds per step, time by part, peak memory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
+from torch.utils.hooks import RemovableHandle
 
 from ti_trainer.benchmark import peer_driver
 from ti_trainer.config.training import TrainConfig
@@ -25,13 +26,13 @@ PARTS = ("text", "unet_forward", "unet_backward", "rest")
 
 
 def new_trainer(model: DiffusersModel, dataset: Dataset, batch_size: int, steps: int) -> Trainer:
-    """One vector that begins as a star, trained with default settings."""
+    """A trainer of one vector that starts from `star`, with default settings."""
     config = TrainConfig(max_steps=steps, batch_size=batch_size, template="subject")
     return Trainer(model, dataset, Embedding(NAME, first_vectors(model)), config)
 
 
 def first_vectors(model: DiffusersModel) -> dict[str, Tensor]:
-    """The init text's, by text encoder."""
+    """The vectors of the initial text, by text encoder."""
     return {encoder: initial_vectors(tokens, 1) for encoder, tokens in model.token_embeddings(INIT_TEXT).items()}
 
 
@@ -57,7 +58,7 @@ def bare_step(model: DiffusersModel, dataset: Dataset, batch_size: int) -> Calla
 
 
 def turn(step: Callable[[], object], steps: int) -> tuple[float, float]:
-    """Seconds a step, of the clock and of the CPU."""
+    """Wall and CPU seconds per step."""
     peer_driver.synchronize()
     begun, begun_cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):
@@ -67,7 +68,7 @@ def turn(step: Callable[[], object], steps: int) -> tuple[float, float]:
 
 
 def peak_memory(step: Callable[[], object], steps: int) -> tuple[int, str] | None:
-    """Bytes at their most during these steps, and of what: see peer_driver."""
+    """Peak memory of these steps in bytes, and its kind: see peer_driver."""
     peer_driver.forget_peak()
     for _ in range(steps):
         step()
@@ -76,10 +77,10 @@ def peak_memory(step: Callable[[], object], steps: int) -> tuple[int, str] | Non
 
 
 def time_by_part(model: DiffusersModel, step: Callable[[], object], steps: int) -> dict[str, float]:
-    """Milliseconds a step of each of PARTS on average, and of the whole `step`.
+    """Mean milliseconds per step of each of PARTS, and of the whole `step`.
 
-    The text encoder's is of both ways, the rest is batch, noise, loss and optimizer. On CUDA the device's own clock is read
-    when all is done, so nothing waits.
+    `text` is forward and backward, `rest` is batch, noise, loss and optimizer. On CUDA, events are read at the end, so that
+    the measurement does not synchronize.
     """
     marks: list[tuple[str, Any]] = []
     with _marking(model, lambda part: marks.append((part, _now(model.device)))):
@@ -96,19 +97,20 @@ def time_by_part(model: DiffusersModel, step: Callable[[], object], steps: int) 
 
 @contextmanager
 def _marking(model: DiffusersModel, mark: Callable[[str], None]) -> Iterator[None]:
-    """Within it, `mark` is called with the part that begins, wherever one does."""
-    encode_prompts, predict, marked = model.encode_prompts, model.predict, []
+    """Call `mark` with the name of each part when it begins."""
+    encode_prompts, predict = model.encode_prompts, model.predict
+    marked: list[RemovableHandle] = []
 
-    def encode(prompts: Sequence[str], words: Mapping[str, Vectors]) -> Conditioning:
+    def encode(prompts: Sequence[str], embeddings: Mapping[str, Vectors]) -> Conditioning:
         mark("text")
-        cond = encode_prompts(prompts, words)
+        cond = encode_prompts(prompts, embeddings)
         mark("rest")
         for each in (cond.hidden, cond.pooled):
             if each is not None:
-                each.register_hook(lambda _: mark("text"))  # the gradient has come as far as the text encoder
+                each.register_hook(lambda _: mark("text"))  # the backward pass has reached the text encoder
         if not marked:
-            vectors = [each for word in words.values() for each in word.values()]
-            marked.extend(each.register_hook(lambda _: mark("rest")) for each in vectors)
+            leaves = [each for vectors in embeddings.values() for each in vectors.values()]
+            marked.extend(each.register_hook(lambda _: mark("rest")) for each in leaves)
         return cond
 
     def predicted(latents: Tensor, timesteps: Tensor, cond: Conditioning, images: ImageConditioning) -> Tensor:
@@ -118,7 +120,7 @@ def _marking(model: DiffusersModel, mark: Callable[[str], None]) -> Iterator[Non
         prediction.register_hook(lambda _: mark("unet_backward"))
         return prediction
 
-    model.encode_prompts, model.predict = encode, predicted
+    vars(model).update(encode_prompts=encode, predict=predicted)  # in place of the methods
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
-"""Runs another program's training, some steps at a time. Knows no ti_trainer: it runs in the peer's Python.
+"""Run another program's training, a number of steps at a time. This file runs in the peer's Python, without ti_trainer.
 
-python peer_driver.py WARM_UP STEPS SCRIPT [ARGUMENTS]: after every turn there is a line on stdout, MARK and JSON; each line
-on stdin is the number of steps of the next turn. Steps are counted by the program's own progress bar.
+python peer_driver.py WARM_UP STEPS SCRIPT [ARGUMENTS]: after every turn it prints a line with MARK and JSON; each line on
+stdin is the number of steps of the next turn. Steps are counted by the program's own progress bar.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MARK = "@bench "
 
 
 def synchronize() -> None:
-    """Wait until the device has done what it was told."""
+    """Wait until the device has finished its work."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.synchronize()
@@ -31,7 +31,7 @@ def synchronize() -> None:
 
 
 def forget_peak() -> None:
-    """From here on `peak_memory` counts, where the system can do that; elsewhere it counts from the process's start."""
+    """Reset `peak_memory`, where the system supports that; elsewhere it counts from the start of the process."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
@@ -40,7 +40,7 @@ def forget_peak() -> None:
 
 
 def peak_memory() -> tuple[int, str] | None:
-    """Bytes at their most, and of what: what torch allocated on the GPU, else the process's in RAM. None: not known here."""
+    """Peak memory in bytes and its kind: allocated by torch on the GPU, else the process's RAM. None if unknown."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated(), "GPU"
@@ -56,14 +56,14 @@ def peak_memory() -> tuple[int, str] | None:
 
 
 class Turns:
-    """Counts steps, and waits where a turn is over. The first turn is the warm-up."""
+    """Counts steps, and waits at the end of a turn. The first turn is the warm-up."""
 
     def __init__(self, warm_up: int, steps: int) -> None:
         self.left, self.steps = warm_up, steps
         self.begun, self.begun_cpu = time.perf_counter(), time.process_time()
 
     def step_done(self) -> None:
-        """Say so if the turn is over, and wait for the next one if there is one."""
+        """At the end of a turn, report it and wait for the next one if there is one."""
         self.left -= 1
         if self.left:
             return
@@ -79,9 +79,9 @@ class Turns:
 
 
 def stand_in_for_torchvision() -> None:
-    """Some builds of torch have none; of it the peers want a few things only, which Pillow and torch can do."""
-    for name in ("accelerate", "diffusers", "transformers"):  # these look for it, and shall not find this one
-        with contextlib.suppress(ImportError):  # a peer that needs one says so itself
+    """Replace torchvision, which some builds of torch lack, by the few functions that the peers use."""
+    for name in ("accelerate", "diffusers", "transformers"):  # these look for torchvision and must not find this one
+        with contextlib.suppress(ImportError):  # a peer that needs one reports it
             importlib.import_module(name)
     torch, ops = importlib.import_module("torch"), importlib.import_module("PIL.ImageOps")
 
@@ -97,18 +97,19 @@ def stand_in_for_torchvision() -> None:
 
         return apply
 
-    transforms = types.ModuleType("torchvision.transforms")
-    transforms.RandomHorizontalFlip = lambda p: lambda image: ops.mirror(image) if random.random() < p else image
-    transforms.ToTensor = lambda: to_tensor
-    transforms.Normalize = lambda mean, std: lambda image: (image - mean[0]) / std[0]
-    transforms.Compose = composed
-    torchvision = types.ModuleType("torchvision")
-    torchvision.transforms = transforms
+    transforms, torchvision = types.ModuleType("torchvision.transforms"), types.ModuleType("torchvision")
+    vars(transforms).update(
+        RandomHorizontalFlip=lambda p: lambda image: ops.mirror(image) if random.random() < p else image,
+        ToTensor=lambda: to_tensor,
+        Normalize=lambda mean, std: lambda image: (image - mean[0]) / std[0],
+        Compose=composed,
+    )
+    vars(torchvision)["transforms"] = transforms
     sys.modules.update({"torchvision": torchvision, "torchvision.transforms": transforms})
 
 
 def main(warm_up: int, steps: int, script: str, arguments: list[str]) -> None:
-    """Run it as if it had been called itself."""
+    """Run the script as if it had been started directly."""
     turns = Turns(warm_up, steps)
     bars = importlib.import_module("tqdm").tqdm
     update = bars.update

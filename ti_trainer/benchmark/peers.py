@@ -1,6 +1,6 @@
-"""Other trainers, run from their own checkouts as their users run them, to be measured beside ours. Knows no clock of ours.
+"""Other trainers, run from checkouts of their repositories as their users run them, to be measured next to ours.
 
-Each is a process of its own that goes on some steps at a time: see `peer_driver`.
+Each runs in its own process, a number of steps at a time: see `peer_driver`.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ti_trainer import formats
-from ti_trainer.benchmark import peer_driver, webui_loop
-from ti_trainer.data.image_files import find_images
-from ti_trainer.embedding import Embedding
+from ti_trainer.benchmark import peer_driver
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.wording import pip_install
 
+if TYPE_CHECKING:
+    from ti_trainer.embedding import Embedding
+
+WEBUI = "webui"
 LEARNING_RATE = 5e-3  # ours, so that the losses can be compared
-WORD = "<bench>"  # no token yet in CLIP's vocabulary
+WORD = "<bench>"  # not in CLIP's vocabulary
 MIXED = {"float32": "no", "float16": "fp16", "bfloat16": "bf16"}
-TOKENIZER_OF_SD1 = "openai_clip-vit-large-patch14"  # the folder that kohya looks for it in
+TOKENIZER_OF_SD1 = "openai_clip-vit-large-patch14"  # the name of the folder in which kohya looks for it
 
 
 @dataclass(frozen=True)
 class Task:
-    """What all are measured at. `model` is a folder in diffusers' layout, `images` one of images of one size."""
+    """What all trainers are measured with: a model folder in diffusers' format and a folder of images of one size."""
 
     model: Path
     images: Path
@@ -46,13 +47,13 @@ class Task:
 
     @property
     def all_steps(self) -> int:
-        """Those that are not counted among them."""
+        """Measured steps and warm-up."""
         return self.warm_up + self.steps
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A trainer: where its script is in a checkout, what it is told, and where it leaves what it learned, below a folder."""
+    """A trainer: its script in a checkout, its arguments, and the file that it writes, relative to a working folder."""
 
     name: str
     script: str
@@ -63,83 +64,79 @@ class Peer:
     python: Path = Path(sys.executable)
 
     def script_path(self) -> Path:
-        """ConfigError if it is not there."""
+        """The path of its script; ConfigError if it does not exist."""
         path = self.folder / self.script
         if not path.is_file():
-            message = f"{path} does not exist: --against {self.name}=DIR takes a checkout of its repository."
+            message = f"{path} does not exist: --against {self.name}=DIR expects a checkout of its repository."
             raise ConfigError(message)
         return path
 
 
 class RunningPeer:
-    """A peer between two turns."""
+    """A peer that waits between two turns."""
 
     def __init__(self, peer: Peer, process: subprocess.Popen[str], learned: Path, errors: Path) -> None:
-        """It has been started, and is warming up."""
+        """Wait until the process has warmed up."""
         if process.stdin is None or process.stdout is None:
-            message = "a peer is spoken to: it needs pipes"
+            message = "expected a process with pipes"
             raise ValueError(message)
         self._peer, self._process, self._learned, self._errors = peer, process, learned, errors
-        self._orders, self._said = process.stdin, process.stdout
-        self.memory: tuple[int, str] | None = None  # at its most, see peer_driver.peak_memory
+        self._input, self._output = process.stdin, process.stdout
+        self.memory: tuple[int, str] | None = None  # see peer_driver.peak_memory
         self._turn_over()
 
     def turn(self, steps: int) -> tuple[float, float]:
-        """Let it go on; seconds a step, of the clock and of the CPU."""
-        self._orders.write(f"{steps}\n")
-        self._orders.flush()
-        said = self._turn_over()
-        if said["memory"] and (self.memory is None or said["memory"][0] > self.memory[0]):
-            self.memory = tuple(said["memory"])
-        return said["wall"] / steps, said["cpu"] / steps
+        """Let it run this many steps; returns wall and CPU seconds per step."""
+        self._input.write(f"{steps}\n")
+        self._input.flush()
+        report = self._turn_over()
+        if report["memory"] and (self.memory is None or report["memory"][0] > self.memory[0]):
+            self.memory = (report["memory"][0], report["memory"][1])
+        return report["wall"] / steps, report["cpu"] / steps
 
     def finish(self) -> Embedding | None:
-        """Let it end and read what it learned, if it keeps that."""
-        for _ in self._said:
+        """Wait for its end and read its embedding, if it wrote one."""
+        from ti_trainer import formats
+
+        for _ in self._output:
             pass
         if self._process.wait():
             raise self._failure()
         return formats.read(self._learned) if self._learned.is_file() else None
 
     def _turn_over(self) -> dict[str, Any]:
-        for line in self._said:
+        for line in self._output:
             if line.startswith(peer_driver.MARK):
                 return dict(json.loads(line.removeprefix(peer_driver.MARK)))
         self._process.wait()
         raise self._failure()
 
     def _failure(self) -> TITrainerError:
-        said = self._errors.read_text(encoding="utf-8", errors="replace").strip()
-        if missing := _missing_package(said):
+        errors = self._errors.read_text(encoding="utf-8", errors="replace").strip()
+        if missing := _missing_package(errors):
             message = (
                 f"The peer {self._peer.name} needs the package {missing}, which its Python lacks: "
                 f"{pip_install(missing, python=str(self._peer.python))}, "
-                f"or take another one: --peer-python {self._peer.name}=PYTHON"
+                f"or choose another one: --peer-python {self._peer.name}=PYTHON"
             )
             return ConfigError(message)
-        return TITrainerError(f"The peer {self._peer.name} failed (exit code {self._process.returncode}): {said[-1000:]}")
+        return TITrainerError(f"The peer {self._peer.name} failed (exit code {self._process.returncode}): {errors[-1000:]}")
 
 
 @contextmanager
 def running(peer: Peer, task: Task) -> Iterator[RunningPeer]:
-    """The peer at work, warm; it is ended with the context."""
-    script = peer.script_path()
+    """Start the peer and warm it up; it is killed at the end of the block."""
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        arguments = [text for key, value in peer.arguments(task, work).items() for text in _flag(key, value)]
-        command = [peer.python, peer_driver.__file__, task.warm_up, task.steps, script.resolve(), *arguments]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        if task.device == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = ""  # they take a GPU where there is one
         pipe = subprocess.PIPE
         with (work / "errors.txt").open("w", encoding="utf-8") as errors:
             process = subprocess.Popen(
-                [str(each) for each in command],
+                command_of(peer, task, work),
                 stdin=pipe,
                 stdout=pipe,
                 stderr=errors,
                 cwd=work,
-                env=environment,
+                env=environment_of(task),
                 text=True,
                 encoding="utf-8",
                 errors="replace",
@@ -151,11 +148,24 @@ def running(peer: Peer, task: Task) -> Iterator[RunningPeer]:
             process.communicate()
 
 
+def command_of(peer: Peer, task: Task, work: Path) -> list[str]:
+    """The command that trains with a peer in a working folder."""
+    arguments = [text for key, value in peer.arguments(task, work).items() for text in _flag(key, value)]
+    command = [peer.python, peer_driver.__file__, task.warm_up, task.steps, peer.script_path().resolve(), *arguments]
+    return [str(each) for each in command]
+
+
+def environment_of(task: Task) -> dict[str, str]:
+    """The environment of a peer: without network access, and without GPUs where ours runs on the CPU."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return environment | {"CUDA_VISIBLE_DEVICES": ""} if task.device == "cpu" else environment
+
+
 def peer_of(text: str, pythons: Mapping[str, Path]) -> Peer:
-    """A peer from PEER=DIR; ours needs no folder. ConfigError for what is none."""
+    """The peer in PEER=DIR, or in `webui`, which needs no folder; ConfigError for anything else."""
     name, _, folder = text.partition("=")
-    if name not in PEERS or bool(folder) == (name == webui_loop.NAME):
-        known = ", ".join(each if each == webui_loop.NAME else f"{each}=DIR" for each in PEERS)
+    if name not in PEERS or bool(folder) == (name == WEBUI):
+        known = ", ".join(each if each == WEBUI else f"{each}=DIR" for each in PEERS)
         message = f"--against {text}: expected one or more of {known}."
         raise ConfigError(message)
     peer, python = PEERS[name], pythons.get(name, Path(sys.executable))
@@ -195,7 +205,9 @@ def _diffusers(task: Task, work: Path) -> dict[str, object]:
 
 
 def _kohya(task: Task, work: Path) -> dict[str, object]:
-    """With latents cached and attention by SDPA; an epoch is longer than the run, since each begins with new workers."""
+    """With cached latents and SDPA, and an epoch that is longer than the run: each epoch starts new workers."""
+    from ti_trainer.data.image_files import find_images
+
     count = len(find_images(task.images))
     repeats = -(-task.all_steps * task.batch_size // count) + 1
     _copy_images(task.images, work / "images" / f"{repeats}_images")
@@ -237,6 +249,8 @@ def _webui(task: Task, work: Path) -> dict[str, object]:
 
 
 def _copy_images(images: Path, to: Path) -> None:
+    from ti_trainer.data.image_files import find_images
+
     to.mkdir(parents=True)
     for path in find_images(images):
         shutil.copy(path, to)
@@ -245,7 +259,7 @@ def _copy_images(images: Path, to: Path) -> None:
 PEERS = {
     each.name: each
     for each in (
-        Peer(webui_loop.NAME, Path(webui_loop.__file__).name, _webui, "learned.safetensors", folder=Path(__file__).parent),
+        Peer(WEBUI, "webui_loop.py", _webui, "learned.safetensors", folder=Path(__file__).parent),
         Peer("diffusers", "examples/textual_inversion/textual_inversion.py", _diffusers, "out/learned_embeds.safetensors"),
         Peer("kohya", "train_textual_inversion.py", _kohya, "out/learned.safetensors", full_shape_only=True),
     )

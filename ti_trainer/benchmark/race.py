@@ -1,4 +1,4 @@
-"""A race of our loop, the bare one and other trainers, who take turns. Knows no arguments and no table."""
+"""Our loop, a bare loop and other trainers, measured in turns so that other load affects all of them alike."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from ti_trainer.training.evaluation import validation_loss
 from ti_trainer.training.trainer import MemoryReduced
 
 log = logging.getLogger(__name__)
-TURNS = 10  # of each, in turn: what else the machine does then hits all alike
-Lease = Callable[[int], tuple[float, float]]  # makes so many steps; seconds a step, of the clock and of the CPU
+TURNS = 10  # of each trainer
+Runner = Callable[[int], tuple[float, float]]  # runs a number of steps; returns wall and CPU seconds per step
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all are measured at; `known` weights are worth a loss. `folder` holds the model for peers, if there are any."""
+    """What all are measured with; the loss is measured if the weights are `known`. `folder` has the model for peers."""
 
     model: DiffusersModel
     dataset: Dataset
@@ -48,15 +48,15 @@ class Setting:
     images: Path
     size_px: int
     known: bool
-    compiled: DiffusersModel | None = None  # the same model, which is to be measured compiled
+    compiled: DiffusersModel | None = None  # the same model, to be compiled
 
     @property
     def warm_up(self) -> int:
-        """Steps that are not counted."""
+        """Steps that are not measured."""
         return max(2, self.steps // 20)
 
     def task(self) -> peers.Task:
-        """The same for another program."""
+        """The setting for another program."""
         model = self.model
         precision = str(model.dtype).removeprefix("torch.")
         return peers.Task(
@@ -74,23 +74,23 @@ class Setting:
 
 @dataclass
 class Times:
-    """Seconds a step of each contestant's turns, by the clock and of the CPU."""
+    """Wall and CPU seconds per step of each trainer, by turn."""
 
     wall: dict[str, list[float]] = field(default_factory=dict)
     cpu: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, name: str, seconds: tuple[float, float]) -> None:
-        """One turn."""
+        """Add a turn."""
         for times, each in zip((self.wall, self.cpu), seconds, strict=True):
             times.setdefault(name, []).append(each)
 
 
 def measure(setting: Setting, against: Sequence[peers.Peer]) -> dict[str, Any]:
-    """All figures at one batch size: ours beside the bare loop, and beside each peer, one after the other."""
+    """All figures for one batch size: ours next to the bare loop, and next to each peer, one after another."""
     row: dict[str, Any] = {"batch_size": setting.batch_size, "ours_to": {}, "ours_beside": {}, "peak_memory_gib": {}}
     learned: dict[str, Vectors] = {"init_text": first_vectors(setting.model)}
     _measure_ourselves(setting, row)
-    series = [_series(setting, peer, row, learned) for peer in against or [None]]
+    series = [_series(setting, peer, row, learned) for peer in (against or (None,))]
     together = Times()
     for each in series:
         for name, times in each.wall.items():
@@ -113,7 +113,7 @@ def measure(setting: Setting, against: Sequence[peers.Peer]) -> dict[str, Any]:
 
 
 def _measure_ourselves(setting: Setting, row: dict[str, Any]) -> None:
-    """Memory and time by part, apart from the race: looking costs time."""
+    """Memory and time by part, which are measured separately, since measuring them takes time."""
     count = max(5, min(20, setting.steps // 2))
     events = new_trainer(setting.model, setting.dataset, setting.batch_size, 3 * count).run()
     peak = peak_memory(lambda: next(events), setting.warm_up)
@@ -123,11 +123,11 @@ def _measure_ourselves(setting: Setting, row: dict[str, Any]) -> None:
 
 
 def _series(setting: Setting, peer: peers.Peer | None, row: dict[str, Any], learned: dict[str, Vectors]) -> Times:
-    """Ours, the bare loop and a peer take turns; adds the peer's figures to the row."""
+    """Run ours, the bare loop and a peer in turns; adds the peer's figures to the row."""
     model, turns, times = setting.model, _turns(setting.steps), Times()
     trainer = new_trainer(model, setting.dataset, setting.batch_size, setting.warm_up + setting.steps)
     events, bare = trainer.run(), bare_step(model, setting.dataset, setting.batch_size)
-    runners: dict[str, Lease] = {
+    runners: dict[str, Runner] = {
         "ours": lambda steps: turn(lambda: next(events), steps),
         "bare_loop": lambda steps: turn(bare, steps),
     }
@@ -151,8 +151,8 @@ def _series(setting: Setting, peer: peers.Peer | None, row: dict[str, Any], lear
     return times
 
 
-def _compiled(setting: Setting, model: DiffusersModel, row: dict[str, Any]) -> dict[str, Lease]:
-    """Our loop and the bare one with the network compiled, after their first steps; notes how long those took, at first.
+def _compiled(setting: Setting, model: DiffusersModel, row: dict[str, Any]) -> dict[str, Runner]:
+    """Our loop and the bare one with the network compiled, warmed up; adds the seconds of the first time to the row.
 
     ConfigError if it cannot be compiled here.
     """
@@ -183,8 +183,8 @@ def _turns(steps: int) -> list[int]:
     return [steps // TURNS + (number < steps % TURNS) for number in range(TURNS)]
 
 
-def _take_turns(runners: dict[str, Lease], turns: Sequence[int], times: Times) -> None:
-    """Each time another one begins, so that nobody always comes after the same one."""
+def _take_turns(runners: dict[str, Runner], turns: Sequence[int], times: Times) -> None:
+    """Run the turns; each starts with another runner, so that their order varies."""
     names = list(runners)
     for number, steps in enumerate(turns):
         log.info("%s: turn %d of %d", ", ".join(names).replace("_", " "), number + 1, len(turns))
@@ -194,7 +194,7 @@ def _take_turns(runners: dict[str, Lease], turns: Sequence[int], times: Times) -
 
 
 def _ratio(times: Times, other: str, device: torch.device, ours: str = "ours") -> dict[str, float]:
-    """How many times as fast ours is: median over the turns, its quartiles; on a CPU also by what the CPU spent."""
+    """Ratio of speeds, ours to the other: median and quartiles over the turns; on a CPU also by CPU time."""
     each = [theirs / own for own, theirs in zip(times.wall[ours], times.wall[other], strict=True)]
     low, median, high = statistics.quantiles(each, n=4)
     ratio = {"median": median, "lower_quartile": low, "upper_quartile": high}

@@ -1,7 +1,7 @@
-"""A training loop that costs what the WebUI's own does, for bench. Knows nothing of clocks: its progress bar is watched.
+"""A training loop with the cost of the WebUI's own, as a peer for bench, which watches its progress bar.
 
-As in the WebUI v1.10.1 the U-Net's weights collect gradients that nobody uses, each of its blocks is computed twice,
-attention is plain softmax(Q K) V, and weights lie as torch makes them.
+As in the WebUI v1.10.1, the U-Net's weights accumulate gradients that are not used, gradient checkpointing computes each of
+its blocks twice, attention is plain softmax(Q K) V, and weights have torch's default memory format.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[2])  # not this folder, whose files have names that others have, too
+    sys.path[0] = str(Path(__file__).parents[2])  # not this folder, whose module names may clash
 
 import torch
 from tqdm import tqdm
@@ -30,13 +30,12 @@ from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.training.step import training_loss
 
-NAME = "webui"
 WORD = "bench"
 
 
 @contextmanager
 def as_the_webui(model: DiffusersModel) -> Iterator[None]:
-    """The model as the WebUI's training leaves it: the text encoder is frozen there, too, the U-Net is not."""
+    """Set the model up as the WebUI's training does: the text encoder is frozen, the U-Net is not."""
     unet = model.unet
     with model.training(), plain_attention(unet):
         unet.to(memory_format=torch.contiguous_format).requires_grad_(True)
@@ -52,7 +51,7 @@ def as_the_webui(model: DiffusersModel) -> Iterator[None]:
 
 
 def steps(model: DiffusersModel, dataset: Dataset, batch_size: int, vectors: dict[str, torch.Tensor]) -> Callable[[], None]:
-    """A function that makes one step, and changes the vectors in place; called `as_the_webui`."""
+    """A function that does one training step and updates the vectors in place; call it in `as_the_webui`."""
     batches = dataset.batches(batch_size)
     for each in vectors.values():
         each.requires_grad_()
@@ -64,14 +63,14 @@ def steps(model: DiffusersModel, dataset: Dataset, batch_size: int, vectors: dic
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
-        optimizer.zero_grad(set_to_none=True)  # of the vectors only: the weights' gradients add up
+        optimizer.zero_grad(set_to_none=True)  # of the vectors only: gradients of the weights accumulate
         loss.item()
 
     return step
 
 
 def main() -> None:
-    """Train, with a progress bar named Steps."""
+    """Train with a progress bar named Steps."""
     parser = argparse.ArgumentParser(description=__doc__)
     for flag, kind in (("--model", str), ("--images", Path), ("--out", Path), ("--device", str), ("--precision", str)):
         parser.add_argument(flag, type=kind, required=True)

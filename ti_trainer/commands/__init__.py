@@ -1,4 +1,7 @@
-"""The command line, a file a command: `add_arguments(parser)` and `run(args)`."""
+"""The command line: one module per command, each with HELP, `add_arguments(parser)` and `run(args)`.
+
+Only the module of the command that runs is imported, and it imports heavy packages inside of `run`.
+"""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What several commands share: the model and folders they work on."""
+"""What several commands share: the model and the folders that they use."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ti_trainer.commands.terminal import add_options, given_options
 from ti_trainer.config.options import Option
 from ti_trainer.config.training import SECTIONS, options
 from ti_trainer.errors import ConfigError
 from ti_trainer.host import ModelOptions
-from ti_trainer.hosts.diffusers.host import StandaloneHost
+from ti_trainer.hosts.diffusers import defaults
+
+if TYPE_CHECKING:
+    from ti_trainer.hosts.diffusers.host import StandaloneHost
 
 
 def add_host_arguments(parser: argparse.ArgumentParser, *, logs: bool = False) -> None:
@@ -20,33 +24,31 @@ def add_host_arguments(parser: argparse.ArgumentParser, *, logs: bool = False) -
     group = parser.add_argument_group("model and folders")
     group.add_argument(
         "--model",
-        default=StandaloneHost.model,
-        help="'embedded' (the tiny one that ships with us), a folder in diffusers' layout, or a checkpoint (.safetensors, "
-        ".ckpt) of SD 1.x, SD 2.x or SDXL (default: %(default)s)",
+        default=defaults.MODEL,
+        help="an SD 1.x, SD 2.x or SDXL checkpoint (.safetensors or .ckpt), a model folder in diffusers' format, or "
+        "'embedded' for the tiny model that is included (default: %(default)s)",
     )
-    add_place_arguments(group, logs=logs)
+    add_folder_arguments(group, logs=logs)
 
 
-def add_place_arguments(parser: argparse._ActionsContainer, *, logs: bool = False) -> None:
+def add_folder_arguments(parser: argparse._ActionsContainer, *, logs: bool = False) -> None:
     """--device, --embeddings-dir and, for commands that train, --log-dir."""
-    parser.add_argument(
-        "--device", default=StandaloneHost.device, help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)"
-    )
-    folders = {"--embeddings-dir": (StandaloneHost.embeddings_dir, "embeddings")}
+    parser.add_argument("--device", default=defaults.DEVICE, help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)")
+    folders = {"--embeddings-dir": (defaults.EMBEDDINGS_DIR, "embeddings")}
     if logs:
-        folders["--log-dir"] = (StandaloneHost.log_dir, "runs")
-    for flag, (default, kept) in folders.items():
-        text = f"where {kept} are kept (default: %(default)s)"
+        folders["--log-dir"] = (defaults.LOG_DIR, "training runs")
+    for flag, (default, content) in folders.items():
+        text = f"folder with the {content} (default: %(default)s)"
         parser.add_argument(flag, type=Path, default=default, metavar="DIR", help=text)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Those of a training that say how its model is used, for commands that do not train."""
+    """The training options that describe the model, for commands that do not train."""
     add_options(parser, SECTIONS, _of_model())
 
 
 def model_options(args: argparse.Namespace, precision: str = "auto") -> ModelOptions:
-    """How the model is opened; ConfigError for a value out of bounds."""
+    """How to load the model; ConfigError for a value out of bounds."""
     given = given_options(args, _of_model())
     for option in _of_model():
         option.check(given.get(option.name, option.default))
@@ -58,23 +60,26 @@ def _of_model() -> list[Option]:
 
 
 def add_torchscript_argument(parser: argparse.ArgumentParser, where: str) -> None:
-    """--allow-torchscript, for what trains; `where` are files that may name one besides the command line."""
+    """--allow-torchscript; `where` says who else than the command line may name a discriminator."""
     text = (
-        f"let {where} name a discriminator in TorchScript, which can run any code (default: a safetensors classifier only)"
+        f"allow {where} to name a TorchScript discriminator, which can run any code "
+        "(default: only safetensors classifiers are allowed)"
     )
     parser.add_argument("--allow-torchscript", action="store_true", help=text)
 
 
 def host_of(args: argparse.Namespace) -> StandaloneHost:
-    """The host that the arguments describe. Who types a discriminator allows it to be TorchScript."""
-    folders = args.embeddings_dir, getattr(args, "log_dir", StandaloneHost.log_dir)
+    """The host that the arguments describe. A discriminator given on the command line may be TorchScript."""
+    from ti_trainer.hosts.diffusers.host import StandaloneHost
+
+    folders = args.embeddings_dir, getattr(args, "log_dir", defaults.LOG_DIR)
     allowed = getattr(args, "allow_torchscript", False) or bool(getattr(args, "discriminator", None))
     return StandaloneHost(args.model, args.device, *folders, torchscript=allowed)
 
 
 @contextmanager
 def naming_overwrite() -> Iterator[None]:
-    """A refusal that --overwrite lifts names it: the message itself is also the page's."""
+    """Add the name of --overwrite to errors that it avoids: the page shows the same errors without it."""
     try:
         yield
     except ConfigError as error:

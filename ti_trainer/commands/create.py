@@ -1,71 +1,95 @@
-"""create: a new embedding from a text."""
+"""create: a new embedding, initialized with the token embeddings of a text."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from ti_trainer.commands.common import add_host_arguments, host_of, naming_overwrite
 from ti_trainer.commands.terminal import number_of
-from ti_trainer.embedding import negative_name
-from ti_trainer.formats import embeddings_dir
-from ti_trainer.formats.naming import name_warnings
-from ti_trainer.host import ModelOptions
-from ti_trainer.runs import locks
+from ti_trainer.host import Host, ModelOptions
 
-HELP = "make a new embedding, which starts as a text that you choose"
+HELP = "create an embedding that starts from a text"
+INIT_TEXT, NUM_VECTORS = "*", 2  # defaults
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what it takes."""
-    parser.add_argument("name", metavar="NAME", help="the new word, which is also the file's name")
+    """Declare the arguments."""
+    parser.add_argument("name", metavar="NAME", help="name of the embedding in prompts and of its file")
+    add_start_arguments(parser, INIT_TEXT, NUM_VECTORS)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing embedding with this name")
+    add_host_arguments(parser)
+
+
+def add_start_arguments(
+    parser: argparse._ActionsContainer, init_text: str | None, num_vectors: int | None, when: str = ""
+) -> None:
+    """What a new embedding starts from; None as a default to know whether an argument was given."""
     parser.add_argument(
         "--init-text",
-        default="*",
+        default=init_text,
         metavar="TEXT",
-        help="a word or two for what it is near to, such as 'star' (default: %(default)r)",
+        help=f"{when}initial text: a word or two that describe the subject, such as 'star' (default: {INIT_TEXT!r})",
     )
     parser.add_argument(
         "--num-vectors",
         type=number_of(int),
-        default=2,
+        default=num_vectors,
         metavar="N",
-        help="tokens of a prompt it takes; 1 to 8 is usual (default: %(default)s)",
+        help=f"{when}number of vectors, each of which takes one token of a prompt; 1 to 8 is usual (default: {NUM_VECTORS})",
     )
     parser.add_argument(
         "--negative-vectors",
         type=number_of(int),
-        default=0,
+        default=None if num_vectors is None else 0,
         metavar="N",
-        help="for DreamArtist (train --negative): also make NAME-neg, for what it is not, of N tokens; 3 to 10 is usual "
-        "(default: %(default)s, none)",
+        help=f"{when}for DreamArtist (train --negative): also create NAME-neg with N vectors; 3 to 10 is usual (default: 0)",
     )
     parser.add_argument(
-        "--negative-init-text", default="*", metavar="TEXT", help="what NAME-neg starts as (default: %(default)r)"
+        "--negative-init-text",
+        default=init_text,
+        metavar="TEXT",
+        help=f"{when}initial text of NAME-neg (default: {INIT_TEXT!r})",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an embedding of that name")
-    add_host_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Create it and say where it is."""
+    """Create the embedding and print where it is."""
     host = host_of(args)
-    model = host.open_model(ModelOptions("fp32"))
-    folder, overwrite = host.embeddings_dir, args.overwrite
-    word = (args.name, args.init_text, args.num_vectors)
-    names = (args.name, negative_name(args.name))
-    with naming_overwrite(), locks.embeddings_held(folder, names[: 2 if args.negative_vectors else 1]):
-        embeddings_dir.free_file(folder, args.name, overwrite=overwrite)
-        warnings = name_warnings(model, folder, args.name)
+    with naming_overwrite():
+        create(host, ModelOptions("fp32"), args.name, args, overwrite=args.overwrite)
+    return 0
+
+
+def create(host: Host, options: ModelOptions, name: str, args: argparse.Namespace, *, overwrite: bool = False) -> Path:
+    """Create the embedding, and its negative if `args` asks for one, with defaults for what is None; print where it is.
+
+    ConfigError if the name is taken or cannot be used.
+    """
+    from ti_trainer.embedding import negative_name
+    from ti_trainer.formats import embeddings_dir
+    from ti_trainer.formats.naming import name_warnings
+    from ti_trainer.runs import locks
+
+    init_text = INIT_TEXT if args.init_text is None else args.init_text
+    num_vectors = NUM_VECTORS if args.num_vectors is None else args.num_vectors
+    negative_text = INIT_TEXT if args.negative_init_text is None else args.negative_init_text
+    model, folder = host.open_model(options), host.embeddings_dir
+    names, negative = (name, negative_name(name)), None
+    with locks.embeddings_held(folder, names[: 2 if args.negative_vectors else 1]):
+        embeddings_dir.free_file(folder, name, overwrite=overwrite)
+        warnings = name_warnings(model, folder, name)
+        start = (name, init_text, num_vectors)
         if args.negative_vectors:
-            unwanted = (args.negative_init_text, args.negative_vectors)
-            path, negative = embeddings_dir.create_pair(folder, model, word, unwanted, overwrite=overwrite)
+            negative_start = (negative_text, args.negative_vectors)
+            path, negative = embeddings_dir.create_pair(folder, model, start, negative_start, overwrite=overwrite)
         else:
-            path = embeddings_dir.create(folder, model, *word, overwrite=overwrite)
-    tokens = len(next(iter(model.token_embeddings(args.init_text).values())))
-    print(f"Created {path}: vectors: {args.num_vectors}, from {args.init_text!r} (tokens: {tokens}).")
+            path = embeddings_dir.create(folder, model, *start, overwrite=overwrite)
+    tokens = len(next(iter(model.token_embeddings(init_text).values())))
+    print(f"Created {path}: vectors: {num_vectors}, from {init_text!r} (tokens: {tokens}).")
     for warning in warnings:
         print(warning, file=sys.stderr)
-    if args.negative_vectors:
+    if negative is not None:
         print(f"Created {negative}: vectors: {args.negative_vectors}. Train both with --negative.")
-    return 0
+    return path

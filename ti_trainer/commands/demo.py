@@ -1,21 +1,15 @@
-"""demo: what happens without arguments: the concept that ships with us, taught to the embedded model."""
+"""demo: train the included concept on the embedded model."""
 
 from __future__ import annotations
 
 import argparse
 
-from ti_trainer import tiny_model
 from ti_trainer.commands import PROGRAM
-from ti_trainer.commands.common import add_place_arguments
-from ti_trainer.commands.train import train
+from ti_trainer.commands.common import add_folder_arguments
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.formats import embeddings_dir
 from ti_trainer.host import ModelOptions
-from ti_trainer.hosts.diffusers.host import StandaloneHost
-from ti_trainer.runs import locks
-from ti_trainer.runs.session import Session
 
-HELP = "a first training: teach the embedded model the word 'my-thing' from eight images, in the shell"
+HELP = "first training: teach the embedded model the word 'my-thing' from eight images"
 NAME, INIT_TEXT = "my-thing", "star"
 CONFIG = TrainConfig(
     max_steps=400,
@@ -28,14 +22,21 @@ CONFIG = TrainConfig(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what it takes."""
-    add_place_arguments(parser, logs=True)
+    """Declare the arguments."""
+    add_folder_arguments(parser, logs=True)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Create the word anew and train it."""
+    """Create the embedding, replacing the one of an earlier demo, and train it."""
+    from ti_trainer import tiny_model
+    from ti_trainer.commands.train import train
+    from ti_trainer.formats import embeddings_dir
+    from ti_trainer.hosts.diffusers.host import StandaloneHost
+    from ti_trainer.runs import locks
+    from ti_trainer.runs.session import Session
+
     host = StandaloneHost(device=args.device, embeddings_dir=args.embeddings_dir, log_dir=args.log_dir)
-    print(f"The demo: teach the word {NAME!r} from the images in {tiny_model.DEMO}, starting as {INIT_TEXT!r}.")
+    print(f"Demo: train {NAME!r} on the images in {tiny_model.DEMO}, starting from {INIT_TEXT!r}.")
     model = host.open_model(ModelOptions("fp32"))
     with locks.embeddings_held(host.embeddings_dir, [NAME]):
         embeddings_dir.create(host.embeddings_dir, model, NAME, INIT_TEXT, 2, overwrite=True)

@@ -1,44 +1,45 @@
-"""evaluate: how much better the word explains images than the text it began as."""
+"""evaluate: the validation loss of an embedding, compared with its initial text."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ti_trainer.commands.common import add_host_arguments, add_model_options, host_of, model_options
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.data.images import Frame
-from ti_trainer.data.loading import DatasetOptions, load_dataset
-from ti_trainer.data.prompts import NAME, Prompter
-from ti_trainer.data.subsets import read_subsets
-from ti_trainer.embedding import negative_name, unwanted
-from ti_trainer.formats import embeddings_dir
-from ti_trainer.functional.guidance import GuidanceScale
-from ti_trainer.model import check_fits
-from ti_trainer.prompts import escaped
-from ti_trainer.training.evaluation import described, validation_loss
+from ti_trainer.wording import counted
 
-HELP = "measure how well a word explains images, best ones that it was not trained on"
+if TYPE_CHECKING:
+    from ti_trainer.data.dataset import Item
+    from ti_trainer.functional.guidance import GuidanceScale
+    from ti_trainer.model import DiffusionModel, Vectors
+
+HELP = "measure the validation loss of an embedding, ideally on images that it was not trained on"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what it takes."""
-    parser.add_argument("name", metavar="NAME", help="an embedding of the folder")
+    """Declare the arguments."""
+    parser.add_argument("name", metavar="NAME", help="name of the embedding")
     parser.add_argument(
         "--images",
         type=Path,
         required=True,
         metavar="DIR",
-        help="images of what it was taught, captioned or not; a dataset as for train",
-    )
-    parser.add_argument("--init-text", metavar="TEXT", help="what to compare with (default: the text it was created from)")
-    parser.add_argument(
-        "--negative", action="store_true", help="measure NAME guided away from NAME-neg, as they were trained together"
+        help="images of the subject, with or without captions: a dataset as for train",
     )
     parser.add_argument(
-        "--train-cfg-scale", default=TrainConfig.train_cfg_scale, metavar="S", help="of that training (default: %(default)s)"
+        "--init-text", metavar="TEXT", help="text to compare with (default: the initial text of the embedding)"
+    )
+    parser.add_argument("--negative", action="store_true", help="guide NAME away from NAME-neg, as in DreamArtist training")
+    parser.add_argument(
+        "--train-cfg-scale",
+        default=TrainConfig.train_cfg_scale,
+        metavar="S",
+        help="its guidance scale (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_host_arguments(parser)
@@ -46,60 +47,98 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print."""
+    """Measure and print the losses."""
+    facts, texts = measure(args)
+    if args.json:
+        print(json.dumps(facts))
+        return 0
+    losses, gain = facts["loss"], facts["better_than_init_text"]
+    how = f", with a guidance scale of {args.train_cfg_scale}" if args.negative else ""
+    print(f"Validation loss on {counted(facts['images'], 'image')}, each with its caption{how} (lower is better):")
+    for key, text in texts.items():
+        print(f"  {losses[key]:.5f}  {text}")
+    if gain is not None:
+        print(
+            f"The loss of the embedding is {abs(gain):.0%} {'lower' if gain >= 0 else 'higher'} than that of its init text."
+        )
+    return 0
+
+
+def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
+    """Losses and more for --json, and the texts that were compared, by the same keys as their losses."""
+    from ti_trainer.embedding import negative_name
+    from ti_trainer.formats import embeddings_dir
+    from ti_trainer.functional.guidance import GuidanceScale
+    from ti_trainer.model import check_fits
+    from ti_trainer.prompts import escaped
+
     host = host_of(args)
     embedding, _ = embeddings_dir.load(host.embeddings_dir, args.name)
-    words, scale, negative_text = {embedding.name: embedding.vectors}, None, None
-    against = negative_name(embedding.name)
+    embeddings, scale, negative_text = {embedding.name: embedding.vectors}, None, None
+    negative = negative_name(embedding.name)
     if args.negative:
         scale = GuidanceScale.parse(args.train_cfg_scale)
-        negative, _ = embeddings_dir.load_negative(host.embeddings_dir, embedding.name)
-        words[against], negative_text = negative.vectors, negative.info.get("init_text")
-    elif embeddings_dir.find(host.embeddings_dir, against) is not None:
-        print(
-            f"Measured without {against}, which is there: if both were trained together, pass --negative.", file=sys.stderr
-        )
+        trained, _ = embeddings_dir.load_negative(host.embeddings_dir, embedding.name)
+        embeddings[negative], negative_text = trained.vectors, trained.info.get("init_text")
+    elif embeddings_dir.find(host.embeddings_dir, negative) is not None:
+        print(f"Measured without {negative}: if both were trained together, pass --negative.", file=sys.stderr)
     init_text = args.init_text if args.init_text is not None else embedding.info.get("init_text")
     model = host.open_model(model_options(args, "fp32"))
     check_fits(model, embedding)
-    dataset = load_dataset(
-        [subset for subset in read_subsets(args.images) if not subset.is_reg],
-        model,
-        Frame((model.default_size_px, model.default_size_px)),
-        Prompter(embedding.name, [NAME]),
-        DatasetOptions(latent_sampling="deterministic"),
-    )
-    said = {"word": escaped(embedding.name), "init_text": escaped(init_text or "")}
-    texts = {**{key: f"a photo of {text}" for key, text in said.items()}, "no_word": "a photo"}
-    if init_text is None:
-        del texts["init_text"]
-    # All are guided alike: what the word began as away from what its negative began as, nothing from nothing.
-    begun_against = f"a photo of {negative_text}" if negative_text else "a photo"
-    losses = {}
-    for key, text in texts.items():
-        prompts = [described(text, item.caption or "") for item in dataset.items]
-        if key == "word":
-            unsaid = [unwanted(prompt, embedding.name) for prompt in prompts]
-        else:
-            against_text = begun_against if key == "init_text" else text
-            unsaid = [described(against_text, item.caption or "") for item in dataset.items]
-        spoken = words if key == "word" else {}  # which may be a part of the other texts
-        losses[key] = validation_loss(model, dataset.items, prompts, spoken, scale, unsaid if scale else ())
+    items = _items(args.images, model, embedding.name)
+    texts = {"word": f"a photo of {escaped(embedding.name)}"}
+    if init_text is not None:
+        texts["init_text"] = f"a photo of {escaped(init_text)}"
+    texts["no_word"] = "a photo"
+    # The guidance is the same for each: the init text is guided away from the negative's init text, no text from no text.
+    against = texts | {"init_text": f"a photo of {negative_text}" if negative_text else "a photo"}
+    losses = {key: _loss(model, items, text, embeddings, against[key], scale, key) for key, text in texts.items()}
     gain = 1 - losses["word"] / losses["init_text"] if init_text is not None else None
     facts = {
         "name": embedding.name,
         "step": embedding.step,
-        "images": len(dataset.items),
+        "images": len(items),
         "loss": losses,
         "better_than_init_text": gain,
     }
-    if args.json:
-        print(json.dumps(facts))
-        return 0
-    how = f", guided at a scale of {args.train_cfg_scale}" if scale else ""
-    print(f"Validation loss of {len(dataset.items)} images, each with its caption{how} (lower is better):")
-    for key, text in texts.items():
-        print(f"  {losses[key]:.5f}  {text}")
-    if gain is not None:
-        print(f"The word explains them {abs(gain):.0%} {'better' if gain >= 0 else 'worse'} than its init text.")
-    return 0
+    return facts, texts
+
+
+def _items(images: Path, model: DiffusionModel, name: str) -> Sequence[Item]:
+    """The images of a dataset without its regularization images, at the model's own size."""
+    from ti_trainer.data.images import Frame
+    from ti_trainer.data.loading import DatasetOptions, load_dataset
+    from ti_trainer.data.prompts import NAME, Prompter
+    from ti_trainer.data.subsets import read_subsets
+
+    dataset = load_dataset(
+        [subset for subset in read_subsets(images) if not subset.is_reg],
+        model,
+        Frame((model.default_size_px, model.default_size_px)),
+        Prompter(name, [NAME]),
+        DatasetOptions(latent_sampling="deterministic"),
+    )
+    return dataset.items
+
+
+def _loss(
+    model: DiffusionModel,
+    items: Sequence[Item],
+    text: str,
+    embeddings: Mapping[str, Vectors],
+    against: str,
+    scale: GuidanceScale | None,
+    key: str,
+) -> float:
+    """The validation loss of a text with each image's caption; only the embedding's own text uses the embeddings."""
+    from ti_trainer.embedding import unwanted
+    from ti_trainer.training.evaluation import described, validation_loss
+
+    prompts = [described(text, item.caption or "") for item in items]
+    if key == "word":
+        name = next(iter(embeddings))
+        negatives = [unwanted(prompt, name) for prompt in prompts]
+    else:
+        embeddings = {}  # their names may occur in the other texts
+        negatives = [described(against, item.caption or "") for item in items]
+    return validation_loss(model, items, prompts, embeddings, scale, negatives if scale else ())

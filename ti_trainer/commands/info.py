@@ -1,4 +1,4 @@
-"""info: what embedding files and checkpoints hold."""
+"""info: describe embedding files and checkpoints."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ti_trainer import formats
 from ti_trainer.errors import EmbeddingFormatError, TITrainerError
-from ti_trainer.formats import embeddings_dir
+from ti_trainer.hosts.diffusers.defaults import MODEL
 
-HELP = "say what embedding files hold, whoever wrote them, and what checkpoints are"
-EMBEDDED = "embedded"  # as --model has it
+HELP = "describe embeddings, by any tool, and checkpoints"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what it takes."""
+    """Declare the arguments."""
     parser.add_argument(
-        "files", type=Path, nargs="+", metavar="FILE", help="embeddings of any tool, checkpoints, or 'embedded'"
+        "files", type=Path, nargs="+", metavar="FILE", help="embeddings, checkpoints, model folders or 'embedded'"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a file, a line each")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per file, one per line")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Describe each; 1 if any of them cannot be read."""
+    """Describe each file; exit code 1 if any of them cannot be read."""
     failed = False
     for file in args.files:
         facts = _described(file)
         failed |= facts["error"] is not None
-        print(json.dumps(facts) if args.json else _in_words(file, facts))
+        print(json.dumps(facts) if args.json else _line(file, facts))
     return int(failed)
 
 
 def describe(file: Path) -> dict[str, Any]:
-    """Name, word in prompts, step, family, vectors as [V, D] by text encoder, checkpoint, error."""
+    """Facts about an embedding: name, name in prompts, step, family, [V, D] by text encoder, checkpoint, error."""
+    from ti_trainer import formats
+
     facts: dict[str, Any] = {
         "file": str(file),
         "word": None if file.is_dir() else file.stem,
@@ -51,13 +51,13 @@ def describe(file: Path) -> dict[str, Any]:
     except (EmbeddingFormatError, OSError) as error:
         return facts | {"error": str(error)}
     same = ("name", "step", "family", "checkpoint", "checkpoint_hash", "info")
-    vectors = {encoder: list(each.shape) for encoder, each in embedding.vectors.items()}
+    vectors = {encoder: list(each.shape) for encoder, each in embedding.arrays.items()}
     described = {name: getattr(embedding, name) for name in same} | {"vectors": vectors}
     return facts | described | {"negative": negative and negative.name}
 
 
 def describe_model(path: Path) -> dict[str, Any]:
-    """What a checkpoint, or a folder in diffusers' layout, is: in words and one by one, widths of a vector, size, error."""
+    """Facts about a checkpoint or a model folder: its spec, widths of its embeddings, image size, error."""
     from ti_trainer.hosts.diffusers import loading
 
     try:
@@ -70,8 +70,8 @@ def describe_model(path: Path) -> dict[str, Any]:
 
 
 def _described(path: Path) -> dict[str, Any]:
-    """As an embedding, unless it is a model."""
-    if (path / "model_index.json").is_file() or (str(path) == EMBEDDED and not path.exists()):
+    """Describe a file as an embedding, or as a model if it is one."""
+    if (path / "model_index.json").is_file() or (str(path) == MODEL and not path.exists()):
         return describe_model(path)
     facts = describe(path)
     if facts["error"] and path.is_file() and path.suffix.lower() in (".safetensors", ".ckpt"):
@@ -81,28 +81,30 @@ def _described(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _in_words(file: Path, facts: dict[str, Any]) -> str:
+def _line(file: Path, facts: dict[str, Any]) -> str:
     if facts["error"]:
         return f"{file}: {facts['error']}"
     if "model" in facts:
         widths = ", ".join(f"{encoder} {width}" for encoder, width in facts["widths"].items())
-        return f"{file}: a checkpoint, {facts['model']}, made for {facts['size_px']} px; its words have vectors {widths}"
+        return f"{file}: a checkpoint, {facts['model']}, for images of {facts['size_px']} px, embedding width {widths}"
     vectors = ", ".join(f"{encoder} {shape[0]} x {shape[1]}" for encoder, shape in facts["vectors"].items())
-    trained = f"trained {facts['step']} steps" if facts["step"] else "no steps known"
+    trained = f"trained {facts['step']} steps" if facts["step"] else "steps unknown"
     checkpoint = f", on {facts['checkpoint']}" if facts["checkpoint"] else ""
-    negative = f", with its negative {facts['negative']}" if facts["negative"] else ""
+    negative = f", with the negative {facts['negative']}" if facts["negative"] else ""
     word = facts["word"] or facts["name"]
     about = "".join(f"; {each}" for each in (facts["info"].get("repaired"), _about_the_word(file, facts)) if each)
     return f"{file}: {word}, {facts['family']}, vectors {vectors}, {trained}{checkpoint}{negative}{about}"
 
 
 def _about_the_word(file: Path, facts: dict[str, Any]) -> str:
-    """What to know before it is written in a prompt."""
+    """What is unexpected about its name in prompts; "" if nothing is."""
+    from ti_trainer.formats import embeddings_dir
+
     if facts["word"] is None:
         return ""
     if other := embeddings_dir.used_instead(file):
-        return f"where it lies, the word {other.stem} means {other.name}, not this file"
+        return f"in this folder, {other.stem} in a prompt means {other.name}, not this file"
     if facts["name"] == facts["word"]:
         return ""
-    called = f"its word in prompts is {facts['word']}, the file's name, though inside it is called {facts['name']}"
-    return f"{called} (the word in AUTOMATIC1111's WebUI)" if facts["info"].get("format") == "card" else called
+    note = f"its name in prompts is the file's, {facts['word']}, but the name stored in it is {facts['name']}"
+    return f"{note} (AUTOMATIC1111's WebUI uses that one)" if facts["info"].get("format") == "card" else note

@@ -1,4 +1,4 @@
-"""page: the page in a browser, on this computer (what happens without a command)."""
+"""page: serve the page and open it in a browser (the default command)."""
 
 from __future__ import annotations
 
@@ -9,50 +9,49 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ti_trainer import tiny_model
 from ti_trainer.commands.common import add_host_arguments, add_torchscript_argument, host_of
 from ti_trainer.commands.demo import CONFIG, INIT_TEXT, NAME
 from ti_trainer.commands.terminal import end_signals, number_of
-from ti_trainer.formats import embeddings_dir
-from ti_trainer.hosts.diffusers.host import StandaloneHost
-from ti_trainer.runs.job import Job
 
 if TYPE_CHECKING:
+    from ti_trainer.hosts.diffusers.host import StandaloneHost
     from ti_trainer.ui.page import Prefilled
 
-HELP = "open the page in a browser: everything by mouse (what happens without a command)"
+HELP = "open the page in a browser (the default command)"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what it takes."""
-    parser.add_argument("--address", default="127.0.0.1", help="who may reach it; 0.0.0.0: everyone on the network, without "
-                        "a password (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--port", type=number_of(int), metavar="N", help="(default: the first free one from 7860 on)")
+    """Declare the arguments."""
+    parser.add_argument("--address", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets everyone on the "
+                        "network use the page without a password (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--port", type=number_of(int), metavar="N", help="port to listen on (default: from 7860)")
     parser.add_argument(
         "--allow-host",
         type=_name,
         action="append",
         default=[],
         metavar="NAME",
-        help="another name under which browsers reach the page, such as my-pc.lan or that of a proxy (NAME or NAME:PORT); "
-        "may be given several times. Requests under other names, and from other web pages, are refused",
+        help="another host name of the page, such as my-pc.lan or that of a proxy (NAME or NAME:PORT); may be given several "
+        "times. Requests with other host names, or from other web pages, are refused",
     )
-    parser.add_argument("--no-browser", action="store_true", help="only say where it is")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
     parser.add_argument(
         "--images-dir",
         type=Path,
         action="append",
         default=[],
         metavar="DIR",
-        help="with --address: where datasets may lie; may be given several times (default: the folder it is started in)",
+        help="with --address: folder that datasets may be in; may be given several times (default: the current folder)",
     )
-    add_torchscript_argument(parser, "whoever uses the page")
+    add_torchscript_argument(parser, "users of the page")
     add_host_arguments(parser, logs=True)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until Ctrl-C, a kill or the terminal's end; a run that is going on then is stopped and kept."""
+    """Serve until Ctrl-C, SIGTERM or the end of the terminal; a training that is running then is stopped and saved."""
+    from ti_trainer import tiny_model
+    from ti_trainer.runs.job import Job
     from ti_trainer.ui.app import own_images, serve
     from ti_trainer.ui.board import Board
     from ti_trainer.ui.layout import build
@@ -66,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
     host.open_model()
     job = Job()
     page = Page(host, job, prefilled(host))
-    # What ended the server, uvicorn raises again: a signal must not end us before what was learned is kept.
+    # uvicorn raises the signal again that ended the server: it must not end us before the training is saved.
     before = {number: signal.signal(number, signal.default_int_handler) for number in end_signals()}
-    if hasattr(signal, "SIGHUP") and signal.SIGHUP in before:  # of which uvicorn knows nothing
+    if hasattr(signal, "SIGHUP") and signal.SIGHUP in before:  # which uvicorn does not handle
         signal.signal(signal.SIGHUP, lambda number, frame: signal.raise_signal(signal.SIGTERM))
     try:
         with own_images():
@@ -79,12 +78,12 @@ def run(args: argparse.Namespace) -> int:
                 allow_hosts=args.allow_host,
                 status=Board(page).told,
                 open_browser=not args.no_browser,
-                ready=lambda url: print(f"The page is at {url} - Ctrl-C here ends it.", flush=True),
+                ready=lambda url: print(f"The page is at {url} - press Ctrl-C here to quit.", flush=True),
             )
     finally:
         if job.snapshot().active:
-            with suppress(OSError):  # a terminal that is closed
-                print("Stopping the training; what was learned is kept.", file=sys.stderr, flush=True)
+            with suppress(OSError):  # the terminal may be closed
+                print("Stopping the training; its result is saved.", file=sys.stderr, flush=True)
             job.stop()
             job.wait()
         page.preprocessing.stop()
@@ -104,7 +103,9 @@ def _name(text: str) -> str:
 
 
 def prefilled(host: StandaloneHost) -> Prefilled | None:
-    """On the embedded model the demonstration's word, created if need be, and its images."""
+    """For the embedded model: the demo's images and embedding, which is created if it does not exist."""
+    from ti_trainer import tiny_model
+    from ti_trainer.formats import embeddings_dir
     from ti_trainer.ui.page import Prefilled
 
     if host.model != "embedded":

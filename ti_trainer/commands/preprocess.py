@@ -1,4 +1,4 @@
-"""preprocess: make a dataset of a folder of photos."""
+"""preprocess: make a dataset from a folder of images."""
 
 from __future__ import annotations
 
@@ -7,39 +7,47 @@ import sys
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from ti_trainer.commands import INTERRUPTED, PROGRAM
-from ti_trainer.commands.terminal import add_options, given_options, interruptible
+from ti_trainer.commands.terminal import above_bars, add_options, given_options, interruptible
 from ti_trainer.config.preprocessing import SECTIONS, PreprocessConfig, options
 from ti_trainer.errors import ConfigError
-from ti_trainer.files import atomic
-from ti_trainer.preprocess import faces
-from ti_trainer.preprocess.contact_sheet import sheet
-from ti_trainer.preprocess.runner import Caption, Preprocessing, Summary
 
-HELP = "make a dataset of a folder of photos: crop, resize, split, flip, caption"
+if TYPE_CHECKING:
+    from ti_trainer.preprocess.runner import Caption, Summary
+
+HELP = "make a dataset from a folder of images: crop, resize, split, flip, caption"
 FIRST = 8
 PREVIEWS = (".png", ".jpg", ".jpeg")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what it takes; the options come from config/preprocessing.py."""
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="the folder with photos; they are only read")
-    parser.add_argument("destination", type=Path, metavar="DESTINATION", help="the folder for the dataset")
+    """Declare the arguments; the options come from config/preprocessing.py."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder with images; they are not changed")
+    parser.add_argument("destination", type=Path, metavar="DESTINATION", help="folder for the dataset")
     parser.add_argument(
-        "--preview", type=Path, metavar="FILE", help=f"only draw what becomes of the first {FIRST} photos, into this image"
+        "--preview",
+        type=Path,
+        metavar="FILE",
+        help=f"only write a contact sheet of the first {FIRST} images to FILE",
     )
     parser.add_argument(
-        "--download-face-model", action="store_true", help="first get the face detector's model (230 kB) from its makers"
+        "--download-face-model", action="store_true", help="download the face detector's model first (230 kB)"
     )
-    parser.add_argument("--device", default="auto", help="for captions: auto, cpu, cuda, mps (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="device for captions: auto, cpu, cuda or mps (default: auto)")
     add_options(parser, SECTIONS, options())
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it, show the progress, say what was made."""
+    """Preprocess with a progress bar, and print a summary."""
+    from tqdm import tqdm
+
+    from ti_trainer.files import atomic
+    from ti_trainer.preprocess import faces
+    from ti_trainer.preprocess.contact_sheet import sheet
+    from ti_trainer.preprocess.runner import Preprocessing
+
     config = PreprocessConfig(**given_options(args, options()))
     _check(args.preview, config)
     if args.download_face_model:
@@ -52,10 +60,10 @@ def run(args: argparse.Namespace) -> int:
         drawn = sheet(work.preview(FIRST))
         with atomic(args.preview) as new:
             drawn.save(new)
-        print(f"What becomes of the first photos is drawn in {args.preview}; nothing else was written.")
+        print(f"Wrote a preview of the first images to {args.preview}, and nothing else.")
         return 0
-    said = "Finishing the photos at hand; press Ctrl-C again to break off."
-    with interruptible(said) as stop, tqdm(desc="Preprocessing", unit="photo", delay=0.2) as bar:
+    message = "Finishing the current images; press Ctrl-C again to stop immediately."
+    with interruptible(message) as stop, above_bars(), tqdm(desc="Preprocessing", unit="image", delay=0.2) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
@@ -69,9 +77,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(preview: Path | None, config: PreprocessConfig) -> None:
-    """Refuse at once what would fail late; ConfigError."""
+    """ConfigError for values that would fail only later."""
     if preview and preview.suffix.lower() not in PREVIEWS:
-        message = f"The preview is an image: found the file name {preview.name!r}, expected one that ends in .png or .jpg."
+        message = f"Preview: found the file name {preview.name!r}, expected one that ends in .png or .jpg."
         raise ConfigError(message)
     if config.captioners:
         from ti_trainer.captioning import captioners
@@ -86,11 +94,11 @@ def _captioning(config: PreprocessConfig, device: str) -> AbstractContextManager
 
 
 def report(summary: Summary, args: argparse.Namespace) -> None:
-    """Say what was made, and what was not."""
+    """Print what was made, and which images were skipped."""
     for line in summary.lines():
         print(line)
     for name, reason in summary.failed:
-        print(f"  left out: {name}: {reason}", file=sys.stderr)
-    print(f'Look at the dataset in {args.destination}, then: {PROGRAM} train NAME --images "{args.destination}"')
+        print(f"  skipped: {name}: {reason}", file=sys.stderr)
+    print(f'Check the dataset in {args.destination}, then: {PROGRAM} train NAME --images "{args.destination}"')
     if summary.stopped:
-        print("Interrupted: the same command again goes on from here.")
+        print("Interrupted: run the same command again to continue.")

@@ -1,9 +1,8 @@
-"""What commands share that have options and may be interrupted. Knows no model: it is imported in no time."""
+"""Options as flags, Ctrl-C, and log lines above progress bars."""
 
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
 import sys
 import time
@@ -17,7 +16,7 @@ from ti_trainer.functional.numbers import number
 
 
 def add_options(parser: argparse.ArgumentParser, sections: Mapping[str, str], options: Iterable[Option]) -> None:
-    """A flag for each option, in a group for each section."""
+    """Add a flag for each option, in a group for each section."""
     groups = {section: parser.add_argument_group(title.lower()) for section, title in sections.items()}
     for option in options:
         _add_option(groups[option.section], option)
@@ -34,7 +33,7 @@ def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
 
 
 def number_of(kind: type) -> Callable[[str], int | float]:
-    """What argparse reads a number of this kind with, however it is typed; it says what else was found."""
+    """A parser of numbers for argparse, which reports what it found instead of a number."""
 
     def read(text: str) -> int | float:
         try:
@@ -46,34 +45,34 @@ def number_of(kind: type) -> Callable[[str], int | float]:
 
 
 def given_options(args: argparse.Namespace, options: Iterable[Option]) -> dict[str, Any]:
-    """The options that were given as flags."""
+    """The options that were given as flags, by name."""
     given = {option.name: getattr(args, option.name) for option in options}
     return {name: value for name, value in given.items() if value is not None}
 
 
 @contextmanager
-def interruptible(said: str, same_press_s: float = 0.0) -> Iterator[Event]:
-    """Ctrl-C, a kill or the terminal's end sets the event, and what comes then is said.
+def interruptible(message: str, same_press_s: float = 0.0) -> Iterator[Event]:
+    """Yield an event that Ctrl-C, SIGTERM or the end of the terminal sets; `message` is printed then.
 
-    A second Ctrl-C, so much later, breaks off.
+    A second Ctrl-C, at least `same_press_s` seconds later, raises KeyboardInterrupt.
     """
-    stop, broken_off, asked_at = Event(), Event(), 0.0
+    stop, aborted, stopped_at = Event(), Event(), 0.0
 
-    def ask(number: int, frame: object) -> None:
-        nonlocal asked_at
-        if broken_off.is_set():
-            return  # what is to be kept is being saved
+    def handle(number: int, frame: object) -> None:
+        nonlocal stopped_at
+        if aborted.is_set():
+            return  # results are being saved
         if not stop.is_set():
-            asked_at = time.monotonic()
+            stopped_at = time.monotonic()
             stop.set()
-            if said:
-                with suppress(OSError):  # a terminal that is closed
-                    print(f"\n{said}", file=sys.stderr)
-        elif number == signal.SIGINT and time.monotonic() - asked_at >= same_press_s:
-            broken_off.set()
+            if message:
+                with suppress(OSError):  # the terminal may be closed
+                    print(f"\n{message}", file=sys.stderr)
+        elif number == signal.SIGINT and time.monotonic() - stopped_at >= same_press_s:
+            aborted.set()
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, ask) for number in end_signals()}
+    before = {number: signal.signal(number, handle) for number in end_signals()}
     try:
         yield stop
     finally:
@@ -82,7 +81,7 @@ def interruptible(said: str, same_press_s: float = 0.0) -> Iterator[Event]:
 
 
 def end_signals() -> Iterator[signal.Signals]:
-    """Signals that ask a program to end, where they exist; not the terminal's end under nohup, which ignores it."""
+    """Signals that ask a program to end, where they exist; without SIGHUP under nohup, which ignores it."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         number = getattr(signal, name, None)
         if number is not None and not (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
@@ -91,12 +90,8 @@ def end_signals() -> Iterator[signal.Signals]:
 
 @contextmanager
 def above_bars() -> Iterator[None]:
-    """What is logged or warned of has lines of its own, above progress bars."""
+    """Print log records on lines of their own, above progress bars."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    logging.captureWarnings(True)
-    try:
-        with logging_redirect_tqdm():
-            yield
-    finally:
-        logging.captureWarnings(False)
+    with logging_redirect_tqdm():
+        yield

@@ -1,4 +1,4 @@
-"""train: teach an embedding what is in a folder of images."""
+"""train: train an embedding on a folder of images."""
 
 from __future__ import annotations
 
@@ -7,71 +7,71 @@ import logging
 import os
 import signal
 import sys
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from tqdm import tqdm
-
-from ti_trainer import formats
 from ti_trainer.commands import INTERRUPTED, PROGRAM
 from ti_trainer.commands.common import add_host_arguments, add_torchscript_argument, host_of, naming_overwrite
-from ti_trainer.commands.terminal import add_options, given_options, interruptible
+from ti_trainer.commands.create import add_start_arguments, create
+from ti_trainer.commands.terminal import above_bars, add_options, given_options, interruptible
 from ti_trainer.config import presets
 from ti_trainer.config.json_text import as_object, object_of
 from ti_trainer.config.training import SECTIONS, TrainConfig, options
-from ti_trainer.embedding import averaged_name, negative_name
 from ti_trainer.errors import ConfigError, LostProcessError, StoppedError, TITrainerError
-from ti_trainer.runs.run_folder import Run
-from ti_trainer.runs.session import Controls, Result, Session
-from ti_trainer.training.distributed import Processes, joined
-from ti_trainer.training.events import Compiling, Event, StepDone
-from ti_trainer.training.selection import summary
-from ti_trainer.training.trainer import Trainer
 from ti_trainer.wording import counted
 
-HELP = "teach an embedding what is in a folder of images"
-READ_EVERY_S = 0.5  # between looks at the losses: each look makes the CPU wait for the GPU
-SAME_PRESS_S = 3.0  # of several processes one may hear of one Ctrl-C twice: from the terminal and from torchrun
+if TYPE_CHECKING:
+    from ti_trainer.runs.session import Result, Session
+    from ti_trainer.training.distributed import Processes
+
+HELP = "train an embedding on a folder of images"
+START = ("init_text", "num_vectors", "negative_vectors", "negative_init_text")  # what a new embedding starts from
+SAME_PRESS_S = 3.0  # a process may receive one Ctrl-C twice: from the terminal and from torchrun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what it takes; the options come from config.py."""
-    parser.add_argument("name", metavar="NAME", help="an embedding that was made with create")
+    """Declare the arguments; the options come from config/."""
+    parser.add_argument("name", metavar="NAME", help="name of the embedding")
     parser.add_argument(
         "--images",
         type=Path,
         required=True,
         metavar="DIR",
-        help="the dataset: a folder of images, or a .toml file that lists several as kohya's dataset_config does",
+        help="the dataset: a folder of images, or a .toml file that lists several, in the format of kohya's dataset_config",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the last run of this embedding, with its settings")
+    parser.add_argument("--resume", action="store_true", help="resume the last run of this embedding, with its settings")
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="with --resume: go on with the run although the embedding was created anew, replaced or trained since",
+        help="with --resume: resume even if the embedding was created again, replaced or trained since then",
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="saved settings (the settings.json of a run); flags go before"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="settings file, such as the settings.json of a run; options on the command line take precedence",
     )
     parser.add_argument(
-        "--preset", metavar="NAME", help=f"options that suit a purpose: {', '.join(presets.BUILT_IN)}, or one that you saved"
+        "--preset", metavar="NAME", help=f"options for a purpose: {', '.join(presets.BUILT_IN)}, or a preset that you saved"
     )
+    start = parser.add_argument_group("new embedding", "With any of these, NAME is created first; it must not exist.")
+    add_start_arguments(start, None, None)
     add_torchscript_argument(parser, "a settings file, preset or earlier run")
     add_host_arguments(parser, logs=True)
     add_options(parser, SECTIONS, options())
 
 
 def config_of(args: argparse.Namespace) -> TrainConfig:
-    """Defaults, over them a preset, over it the saved settings, over them the flags that were given."""
+    """The options by precedence: command line, settings file, the run that is resumed, preset, defaults."""
     if args.overwrite and not args.resume:
-        message = "--overwrite goes with --resume only: add that to go on with the last run, or leave --overwrite out."
+        message = "--overwrite requires --resume: add that to resume the last run, or leave out --overwrite."
         raise ConfigError(message)
     values: dict[str, object] = {}
     if args.preset is not None:
         values |= presets.load(args.log_dir / presets.FOLDER, args.preset).values
     if args.resume:
+        from ti_trainer.runs.run_folder import Run
+
         values |= Run.latest(args.log_dir, args.name).settings().get("train", {})
     if args.config is not None:
         values |= _saved(args.config)
@@ -86,15 +86,17 @@ def _saved(path: Path) -> dict[str, object]:
         why = "it is a folder" if path.is_dir() else error.strerror or str(error)
     except ValueError as error:
         why = str(error)
-    message = f"The settings {path} cannot be read ({why}): expected a JSON file such as the settings.json of a run."
+    message = f"The settings file {path} cannot be read ({why}): expected a JSON file such as the settings.json of a run."
     raise ConfigError(message)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, show the progress, say what was written. Of several processes that torchrun started, process 0 does that."""
+    """Train with a progress bar and print what was written. With torchrun, only process 0 prints."""
+    from ti_trainer.training.distributed import joined
+
     with joined() as processes:
         if processes.size > 1:
-            signal.signal(signal.SIGTERM, lambda number, frame: None)  # where it asks for nothing, we are about to end
+            signal.signal(signal.SIGTERM, lambda number, frame: None)  # torchrun sends it when another process ends
         if processes.is_writer:
             return train(_session(args, processes))
         logging.disable(logging.WARNING)
@@ -103,10 +105,15 @@ def run(args: argparse.Namespace) -> int:
         except LostProcessError:
             raise
         except TITrainerError:
-            return 0  # process 0 says what there is to say, and its exit code is the run's
+            return 0  # process 0 reports the error, and its exit code is that of the run
 
 
 def _session(args: argparse.Namespace, processes: Processes) -> Session:
+    from tqdm import tqdm
+
+    from ti_trainer.runs.run_folder import Run
+    from ti_trainer.runs.session import Session
+
     with processes.together():
         if processes.size > 1:
             args.device = own_device(args.device, int(os.environ.get("LOCAL_RANK", processes.rank)))
@@ -121,13 +128,37 @@ def _session(args: argparse.Namespace, processes: Processes) -> Session:
             processes=processes,
             overwrite=args.overwrite,
         )
+        if processes.is_writer and any(getattr(args, each) is not None for each in START):
+            _create(session, args)
     if not processes.is_writer:
         session.say = session.warn = lambda text: None
     return session
 
 
+def _create(session: Session, args: argparse.Namespace) -> None:
+    """Create the embedding that is to be trained; ConfigError if it exists or if its dataset cannot be used."""
+    from ti_trainer.data.image_files import find_images
+    from ti_trainer.formats import embeddings_dir
+    from ti_trainer.runs.builders import model_options
+    from ti_trainer.runs.datasets import subsets_of
+
+    given = ", ".join("--" + each.replace("_", "-") for each in START if getattr(args, each) is not None)
+    existing = None if args.resume else embeddings_dir.find(session.host.embeddings_dir, args.name)
+    if args.resume or existing is not None:
+        found = "--resume" if args.resume else f"{existing}, which exists"
+        message = (
+            f"{given}: these are for a new embedding; found {found}. Leave them out to train it, or choose another NAME."
+        )
+        raise ConfigError(message)
+    for subset in subsets_of(session.host, session.images):
+        find_images(subset.folder)  # so that a mistyped folder does not leave an embedding behind
+    create(session.host, model_options(session.config), args.name, args)
+
+
 def own_device(device: str, local_rank: int) -> str:
-    """The device of the process that is number `local_rank` on this machine; ConfigError if there is none for it."""
+    """The device of process `local_rank` of this machine; ConfigError if there is none for it."""
+    import torch
+
     if device.startswith("cuda:"):
         message = f"--device: found {device!r} for each of several processes, expected auto, cuda or cpu."
         raise ConfigError(message)
@@ -136,7 +167,7 @@ def own_device(device: str, local_rank: int) -> str:
     if local_rank >= (count := torch.cuda.device_count()):
         message = (
             f"Found {count} GPUs on this machine and at least {local_rank + 1} processes, expected a GPU for each: "
-            f"start torchrun with --nproc-per-node {count}, or give --device cpu."
+            f"start torchrun with --nproc-per-node {count}, or pass --device cpu."
         )
         raise ConfigError(message)
     torch.cuda.set_device(local_rank)
@@ -145,19 +176,25 @@ def own_device(device: str, local_rank: int) -> str:
 
 def _follow(session: Session) -> int:
     """Run a session in a process that does not write."""
+    from ti_trainer.runs.controls import Controls
+
     with interruptible("", SAME_PRESS_S) as stop:
         session.follow(Controls(stop))
     return 0
 
 
 def train(session: Session) -> int:
-    """Run a session on a terminal: Ctrl-C stops it after the step at hand, all kept."""
+    """Run a session in a terminal: Ctrl-C stops it after the current step and saves the result."""
+    from ti_trainer.commands.progress import Progress
+    from ti_trainer.runs.controls import Controls
+
     try:
-        said = "Stopping after this step; press Ctrl-C again to break off."
+        message = "Stopping after this step; press Ctrl-C again to stop immediately."
         with (
-            interruptible(said, SAME_PRESS_S if session.processes.size > 1 else 0.0) as stop,
+            interruptible(message, SAME_PRESS_S if session.processes.size > 1 else 0.0) as stop,
             naming_overwrite(),
-            _Progress() as progress,
+            above_bars(),
+            Progress() as progress,
         ):
             result = session.train(progress.begin, Controls(stop), progress.loading)
     except StoppedError as stopped:
@@ -168,7 +205,10 @@ def train(session: Session) -> int:
 
 
 def report(result: Result) -> None:
-    """Say what was written where."""
+    """Print which files were written."""
+    from ti_trainer import formats
+    from ti_trainer.training.selection import summary
+
     step, run_folder = result.embedding.step, result.run.path
     what = "Stopped" if result.reason == "interrupted" else "Done"
     print(f"{what} after step {step}, on {counted(result.num_images, 'image')}.")
@@ -185,7 +225,7 @@ def report(result: Result) -> None:
     for label, name in (("loss curve", "loss.png"), ("before, after", "before_after.png")):
         if (run_folder / name).is_file():
             print(f"  {label:<14} {run_folder / name}")
-    print(f"  all of the run {run_folder}")
+    print(f"  run folder     {run_folder}")
     if averaged:
         print("To use the moving average:")
     for copy, file in averaged.items():
@@ -193,63 +233,15 @@ def report(result: Result) -> None:
         print(f'  {PROGRAM} convert "{copy}" "{file}"{name}')
     if result.reason == "interrupted":
         name, images = result.embedding.name, result.run.settings()["images"]
-        print(f'Go on with: {PROGRAM} train "{name}" --images "{images}" --resume')
-        print("and --model and the folders as before, where you gave any.")
+        print(f'Resume with: {PROGRAM} train "{name}" --images "{images}" --resume')
+        print("and with the same --model and folders, if you gave any.")
 
 
 def _averaged(result: Result) -> dict[Path, Path]:
-    """The last copy of the moving average, that of the negative after it, and where they can be used as words."""
+    """The last copy of the moving average and of its negative, and the files to convert them to."""
+    from ti_trainer.embedding import averaged_name, negative_name
+
     copies = [copy for _, copy in result.run.copies(averaged=True)[-1:]]
     copies += [negative for copy in copies if (negative := result.run.negative_of(copy))]
-    word, folder = averaged_name(result.embedding.name), result.embedding_file.parent
-    return {copy: folder / f"{name}.safetensors" for copy, name in zip(copies, (word, negative_name(word)), strict=False)}
-
-
-@dataclass
-class _Progress:
-    """Progress bars: reading images, then steps with the smoothed loss, which is read now and then only."""
-
-    bar: tqdm | None = None
-    _losses: list = field(default_factory=list)
-    _smooth: float | None = None
-    _read_at: float = 0.0
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def loading(self, done: int, total: int) -> None:
-        """Reading image `done` of `total`."""
-        if self.bar is None:
-            self.bar = tqdm(total=total, desc="Reading images", unit="image", leave=False)
-        self.bar.update(done - self.bar.n)
-
-    def begin(self, trainer: Trainer, run: Run) -> list:
-        """Called when training starts."""
-        if self.bar is not None:
-            self.bar.close()
-        tqdm.write(f"Dataset: {trainer.dataset.in_words()}.")
-        tqdm.write(f"Training on {trainer.model.name} ({trainer.model.spec}).")
-        sys.stdout.flush()
-        self.bar = tqdm(total=trainer.last_step, initial=trainer.step, desc="Training", unit="step")
-        return [self]
-
-    def __call__(self, event: Event) -> None:
-        """A step is done, or about to take long."""
-        if self.bar is not None and isinstance(event, Compiling):
-            self.bar.set_description("Compiling, a minute or more")
-        if not isinstance(event, StepDone) or self.bar is None:
-            return
-        self._losses.append(event.loss)
-        self.bar.set_description("Training", refresh=False)
-        now = time.monotonic()
-        if self.bar.update() and now - self._read_at > READ_EVERY_S:
-            self._read_at = now
-            for loss in self._losses:
-                value = float(loss)
-                self._smooth = value if self._smooth is None else 0.98 * self._smooth + 0.02 * value
-            self._losses.clear()
-            self.bar.set_postfix_str(f"loss {self._smooth:.4f}, learning rate {event.learning_rate:g}", refresh=False)
+    name, folder = averaged_name(result.embedding.name), result.embedding_file.parent
+    return {copy: folder / f"{each}.safetensors" for copy, each in zip(copies, (name, negative_name(name)), strict=False)}

@@ -1,9 +1,10 @@
-"""Cards: images with an embedding in them, which people pass around like trading cards and the WebUI reads.
+"""Cards: images that contain an embedding, which the WebUI reads and users share.
 
-The WebUI's dict as JSON is in the PNG text chunk `sd-ti-embedding`, base64, and again in the pixels: compressed by zlib, the
-low half of each byte in a block left of the image, the high half in one right of it, a black column on each side of it.
-The halves are the pixels' lower four bits, XORed with a fixed sequence so that no column of a block is black; the upper four
-bits are free for looks. Facts from AUTOMATIC1111 v1.10.1, modules/textual_inversion/image_embedding.py.
+The WebUI's dict is stored twice as JSON: in base64 in the PNG text chunk `sd-ti-embedding`, and compressed with zlib in the
+pixels. There, the low half of each byte is in a block left of the image and the high half in a block right of it, with a
+black column between image and block. The halves are the lower four bits of the pixels, XORed with a fixed sequence so that
+no column of a block is black; the upper four bits hold a pattern.
+Source: AUTOMATIC1111 v1.10.1, modules/textual_inversion/image_embedding.py.
 
 H, W height and width of an image or block, V vectors, D width of a text encoder's token embeddings.
 """
@@ -19,25 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
 
 from ti_trainer import files
 from ti_trainer.embedding import Embedding, negative_name
 from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.formats import webui
 from ti_trainer.formats.card_drawing import captioned
-from ti_trainer.formats.checks import checked, parsed, writable
+from ti_trainer.formats.checks import Array, Vectors, checked, parsed, writable
 from ti_trainer.formats.png_chunks import chunks_of, pixels_only, size_of, text_of
 from ti_trainer.formats.recognition import webp_size
 
 Bytes = NDArray[np.uint8]
 
 _CHUNK = "sd-ti-embedding"
-_NEGATIVE = "ti-trainer-negative"  # the chunk of a negative that goes with it: the WebUI reads one embedding of an image
+_NEGATIVE = "ti-trainer-negative"  # the chunk of the negative; the WebUI does not read it
 _MAX_JSON = 8 * 2**20  # characters: 22 a number
 _MAX_NUMBERS = _MAX_JSON // 16
 _MAX_PIXELS = 4 * 2**20
@@ -50,7 +49,7 @@ def read(content: bytes, kind: str, stem: str) -> Embedding:
     if encoded is not None:
         return _from_json(base64.b64decode(encoded), stem, "text chunk")
     text = b""
-    if kind != "jpeg":  # which keeps no pixel as it was
+    if kind != "jpeg":  # JPEG does not preserve pixels
         width, height = size_of(chunks) if kind == "png" else webp_size(content)
         if width * height > _MAX_PIXELS:
             message = f"it is an image of {width} x {height} pixels, too large for a card. Choose an embedding."
@@ -67,7 +66,7 @@ def read(content: bytes, kind: str, stem: str) -> Embedding:
 
 
 def read_negative(content: bytes, stem: str) -> Embedding | None:
-    """The negative embedding that `write_card` put into a PNG besides; None if there is none."""
+    """The negative embedding that `write_card` stored in a PNG; None if there is none."""
     encoded = text_of(chunks_of(content), _NEGATIVE, _MAX_JSON * 4 // 3)
     return None if encoded is None else _from_json(base64.b64decode(encoded), negative_name(stem), "text chunk")
 
@@ -90,7 +89,7 @@ def make_card(image: Image.Image, embedding: Embedding, title: str | None = None
     packed = np.frombuffer(zlib.compress(_to_json(embedding), 9), np.uint8)  # (bytes,)
     columns = (len(packed) // height + 1) // 3 + 1
     padded = np.resize(packed, (height, columns, 3))  # (H, columns, 3), begun anew at the end: zlib knows where it ends
-    shades = _shades(next(iter(embedding.vectors.values()))[0])
+    shades = _shades(next(iter(embedding.arrays.values()))[0])
     gap = np.zeros((height, 1, 3), np.uint8)
     noise = _noise(padded.shape)
     low = padded & 15 ^ noise | _circles(height, columns, shades)
@@ -106,10 +105,9 @@ def write(embedding: Embedding, path: Path) -> None:
 def write_card(
     image: Image.Image, embedding: Embedding, path: Path, title: str | None = None, negative: Embedding | None = None
 ) -> None:
-    """`make_card` as PNG, or lossless WebP (which has no text chunk) if `path` ends so.
+    """Write the card as PNG or, by the extension of `path`, as lossless WebP, which has no text chunk.
 
-    A PNG has room for the negative that goes with it, too: for `read_negative`, since others do not know of it.
-    EmbeddingFormatError if numbers are not finite.
+    A PNG can also store the negative embedding, for `read_negative`. EmbeddingFormatError if numbers are not finite.
     """
     embedding = writable(embedding)
     card = make_card(image, embedding, title)
@@ -125,20 +123,20 @@ def write_card(
 
 
 def _to_json(embedding: Embedding) -> bytes:
-    """The card's text; EmbeddingFormatError if it would be longer than any that is read."""
-    text = json.dumps(_data_of(embedding), default=_tensor_to_json).encode()
+    """The card's JSON; EmbeddingFormatError if it would be too long to be read."""
+    text = json.dumps(_data_of(embedding), default=_array_to_json).encode()
     if len(text) > _MAX_JSON:
-        numbers = sum(vectors.numel() for vectors in embedding.vectors.values())
+        numbers = sum(each.size for each in embedding.arrays.values())
         message = f"The embedding {embedding.name!r} has too many numbers for a card, {numbers}. Write it as .safetensors."
         raise EmbeddingFormatError(message)
     return text
 
 
 def _data_of(embedding: Embedding) -> dict[str, Any]:
-    """The WebUI's dict; for SDXL the two tensors that the WebUI takes if they are alone, with the rest inside the first."""
-    if len(embedding.vectors) == 1:
-        return webui.to_dict(embedding)
-    data: dict[str, Any] = {encoder: _tensor_to_json(vectors) for encoder, vectors in embedding.vectors.items()}
+    """The WebUI's dict; for SDXL two tensors, as the WebUI expects, with the other data in the first one."""
+    if len(embedding.widths) == 1:
+        return webui.to_dict(embedding, embedding.arrays)
+    data: dict[str, Any] = {encoder: _array_to_json(each) for encoder, each in embedding.arrays.items()}
     data["clip_l"] |= {
         "name": embedding.name,
         "step": embedding.step,
@@ -152,23 +150,27 @@ def _from_json(text: bytes, stem: str, where: str) -> Embedding:
     data = parsed(text, _MAX_NUMBERS)
     about = {"format": "card", "where": where}
     if "string_to_param" in data:
-        data["string_to_param"] = {term: _tensor_from_json(value) for term, value in data["string_to_param"].items()}
+        data["string_to_param"] = {term: _array_from_json(value) for term, value in data["string_to_param"].items()}
         embedding = webui.from_dict(data, stem)
-        return replace(embedding, info=embedding.info | about)
-    vectors = {encoder: checked(_tensor_from_json(data[encoder])) for encoder in ("clip_l", "clip_g")}
+        return replace(embedding, vectors=embedding.arrays, info=embedding.info | about)
+    vectors = {encoder: checked(_array_from_json(data[encoder])) for encoder in ("clip_l", "clip_g")}
     return Embedding(vectors=vectors, info=about, **webui.provenance(data["clip_l"], stem))
 
 
-def _tensor_to_json(vectors: Tensor) -> dict[str, Any]:
+def _array_to_json(vectors: Vectors) -> dict[str, Any]:
     return {"TORCHTENSOR": vectors.tolist()}
 
 
-def _tensor_from_json(value: dict[str, Any]) -> Tensor:
-    return torch.tensor(value["TORCHTENSOR"], dtype=torch.float32)
+def _array_from_json(value: dict[str, Any]) -> Array:
+    numbers = np.array(value["TORCHTENSOR"])
+    if numbers.dtype.kind not in "iuf":
+        message = "its vectors are not numbers. Choose an embedding."
+        raise EmbeddingFormatError(message)
+    return numbers.astype(np.float64)
 
 
 def _hidden(pixels: Bytes) -> bytes | None:
-    """What the two blocks of a card's (H, W, 3) pixels hold, or None if it has no two blocks."""
+    """The data in the two blocks of a card's (H, W, 3) pixels, or None if it does not have two blocks."""
     lit = np.all(pixels > 0, axis=2)  # (H, W)
     rows, columns = np.flatnonzero(np.any(lit, axis=1)), np.flatnonzero(np.any(lit, axis=0))
     if len(rows) == 0:
@@ -180,13 +182,14 @@ def _hidden(pixels: Bytes) -> bytes | None:
     low, high = halves[:, : gaps[0]], halves[:, gaps[-1] + 1 :]
     if low.shape != high.shape:
         return None
-    low, high = low.reshape(-1)[:_MAX_JSON], high.reshape(-1)[:_MAX_JSON]  # packed, it is shorter than unpacked
+    low, high = low.reshape(-1)[:_MAX_JSON], high.reshape(-1)[:_MAX_JSON]  # compressed data is shorter than the JSON
     noise = _noise(low.shape)
-    return (low ^ noise | (high ^ noise) << 4).tobytes()
+    hidden: Bytes = low ^ noise | (high ^ noise) << 4
+    return hidden.tobytes()
 
 
 def _unpacked(hidden: bytes) -> bytes:
-    """The text that was compressed at the start of `hidden`, b"" if damaged; EmbeddingFormatError for a bomb."""
+    """The text that is compressed at the start of `hidden`, b"" if damaged; EmbeddingFormatError if it is too long."""
     unpacking = zlib.decompressobj()
     try:
         text = unpacking.decompress(hidden, _MAX_JSON)
@@ -201,11 +204,11 @@ def _unpacked(hidden: bytes) -> bytes:
 def _noise(shape: tuple[int, ...]) -> Bytes:
     """The lower four bits of `seed % 255` for each seed = 1664525 seed + 1013904223 mod 2^32.
 
-    From seed 0 on, so that the n-th is a geometric series of n terms.
+    Starting from seed 0, so that the n-th seed is a geometric series of n terms.
     """
     seeds = np.full(shape, 1664525, np.uint32).reshape(-1)
     seeds[:1] = 1
-    np.cumprod(seeds, dtype=np.uint32, out=seeds)  # in place: a hostile image is large
+    np.cumprod(seeds, dtype=np.uint32, out=seeds)  # in place, since a malicious image may be large
     np.cumsum(seeds, dtype=np.uint32, out=seeds)
     seeds *= np.uint32(1013904223)
     seeds %= np.uint32(255)
@@ -214,10 +217,11 @@ def _noise(shape: tuple[int, ...]) -> Bytes:
     return noise.reshape(shape)
 
 
-def _shades(vector: Tensor) -> Bytes:
-    """(D,) -> (D,) shades of grey: the absolute numbers, the largest white."""
-    sizes = vector.abs()
-    return (sizes / sizes.max().clamp(min=1e-12) * 255).to(torch.uint8).numpy()
+def _shades(vector: Vectors) -> Bytes:
+    """(D,) -> (D,) shades of gray: the absolute values, the largest one white."""
+    sizes = np.abs(vector)
+    shades: Bytes = (sizes / max(sizes.max(), np.float32(1e-12)) * 255).astype(np.uint8)
+    return shades
 
 
 def _circles(height: int, width: int, shades: Bytes) -> Bytes:

@@ -1,4 +1,4 @@
-"""What is drawn on a card's image: the title above, footers below, on darkened edges. Knows nothing of embeddings."""
+"""The text on a card's image: a title at the top and footers at the bottom, on darkened edges."""
 
 from __future__ import annotations
 

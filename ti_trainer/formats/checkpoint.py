@@ -1,24 +1,28 @@
-"""The weights in a .ckpt, read as embeddings are: nothing in it is run. Knows nothing of what the weights are for."""
+"""The weights in a .ckpt file, read without unpickling."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ti_trainer.errors import ModelError
-from ti_trainer.formats import torch_pickle
 from ti_trainer.formats.recognition import MAX_HEADER, format_of, head_of, stranger
 from ti_trainer.formats.tensor_names import spec_of
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 def read_checkpoint(path: Path, *, only_shapes: bool = False) -> dict[str, Tensor]:
-    """The tensors by name in a checkpoint that torch.save wrote; ModelError if it is damaged, unsafe or something else.
+    """The tensors by name in a checkpoint of torch.save; ModelError if it is damaged, unsafe or not a checkpoint.
 
-    With `only_shapes` tensors are on no device, and no numbers are read.
+    With `only_shapes` the tensors are on the meta device, and their numbers are not read.
     """
+    from torch import Tensor
+
+    from ti_trainer.formats import torch_pickle
+
     try:
         with path.open("rb") as file:
             data = torch_pickle.load(file, torch_pickle.OF_A_CHECKPOINT, only_shapes=only_shapes)
@@ -41,9 +45,9 @@ def _named(data: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a checkpoint was written by torch.save, whatever its ending.
+    """Whether a checkpoint was written by torch.save, whatever its extension.
 
-    ModelError for a file that holds no tensors, which says what it is: a web page, a Git LFS pointer ...
+    ModelError for a file without tensors, with what it is: a web page, a Git LFS pointer ...
     """
     try:
         head, size = head_of(path)
@@ -56,6 +60,6 @@ def is_pickle(path: Path) -> bool:
         raise ModelError(message)
     if kind in ("safetensors", "zip", "pickle"):
         return kind != "safetensors"
-    what = stranger(head, size) or "is damaged, or neither a .safetensors file nor one of torch.save. Choose a checkpoint."
+    what = stranger(head, size) or "is damaged, or neither a .safetensors nor a .ckpt file. Choose a checkpoint."
     message = f"The checkpoint {path} cannot be read: it {what}"
     raise ModelError(message)

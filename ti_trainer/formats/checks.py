@@ -1,4 +1,4 @@
-"""What all formats share: files looked at within bounds, errors in words, vectors checked. Knows no format.
+"""Checks that all formats share: sizes of files and JSON, error messages, and the vectors themselves.
 
 V vectors, D width of a text encoder's token embeddings.
 """
@@ -10,39 +10,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from ti_trainer.embedding import Embedding, encoder_of_width
 from ti_trainer.errors import EmbeddingFormatError
 
-MAX_BYTES = 32 * 2**20  # of a file, and of what is unpacked from it: 1000 vectors of SDXL with Adam's state are 25 MB
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = NDArray[Any]
+Vectors = NDArray[np.float32]  # (V, D)
+
+MAX_BYTES = 32 * 2**20  # of a file, packed and unpacked: 1000 SDXL vectors with Adam's state take 25 MB
 MAX_VECTORS = 1000  # a prompt has 75 tokens
 MAX_WIDTH = 4096
 T5_WIDTH = 4096
-MAX_BRACKETS = 100_000  # in JSON: each is a list or dict to be built, and an embedding has one a vector
+MAX_BRACKETS = 100_000  # in JSON: each makes a list or dict, and an embedding has one per vector
 _MAX_DIGITS = 20
 
 
 def refuse_missing(path: Path) -> None:
-    """EmbeddingFormatError unless it is a file: a pipe of the same name would never end."""
+    """EmbeddingFormatError unless it is a regular file: reading a pipe could block forever."""
     if path.is_file():
         return
-    found = f"{path} is a folder, no file." if path.is_dir() else f"There is no file {path}."
+    found = f"{path} is a folder, not a file." if path.is_dir() else f"There is no file {path}."
     raise EmbeddingFormatError(found)
 
 
 def refuse_large(size: int) -> None:
-    """EmbeddingFormatError for more bytes than any embedding has."""
+    """EmbeddingFormatError for a file that is larger than any embedding."""
     if size > MAX_BYTES:
         message = f"it has {size} bytes, expected at most {MAX_BYTES}. It may be a checkpoint: choose an embedding."
         raise EmbeddingFormatError(message)
 
 
 def content(path: Path) -> bytes:
-    """The whole file, if it is there and not too big; else EmbeddingFormatError."""
+    """The bytes of a file; EmbeddingFormatError if there is no such file or it is too large."""
     refuse_missing(path)
     with path.open("rb") as file:
         found = file.read(MAX_BYTES + 1)
@@ -52,16 +58,16 @@ def content(path: Path) -> bytes:
 
 
 def parsed(text: bytes, max_commas: int | None = None) -> Any:
-    """JSON, if what it builds is bounded; EmbeddingFormatError if not, ValueError if it is none."""
+    """The value of a JSON text; EmbeddingFormatError if it has too many parts, ValueError if it is not JSON."""
     brackets, commas = text.count(b"[") + text.count(b"{"), text.count(b",")
     if brackets > MAX_BRACKETS or (max_commas is not None and commas > max_commas):
-        message = f"its JSON has {brackets} lists and {commas} commas, more than any embedding. Choose an embedding."
+        message = f"its JSON has {brackets} lists and {commas} commas, more than any embedding has. Choose an embedding."
         raise EmbeddingFormatError(message)
     return json.loads(text, parse_int=_parsed_int)
 
 
 def _parsed_int(digits: str) -> int:
-    """Long ones take for ever."""
+    """Converting a very long number to an integer would take too long."""
     if len(digits) > _MAX_DIGITS:
         message = f"its JSON has a number of {len(digits)} digits. Choose an embedding."
         raise EmbeddingFormatError(message)
@@ -84,33 +90,53 @@ def explained(path: Path) -> Iterator[None]:
         raise EmbeddingFormatError(message) from error
 
 
-def checked(tensor: Tensor) -> Tensor:
-    """(V, D) or (D,) of any floating-point type -> (V, D) float32 of its own memory; else EmbeddingFormatError."""
-    if not isinstance(tensor, Tensor):
-        plain = isinstance(tensor, str | int | float | list | tuple | bytes)
-        what = f"something of the type {type(tensor).__name__}" if plain else "an array or object of another library"
-        message = f"it holds {what} where a tensor was expected. Choose an embedding."
-        raise EmbeddingFormatError(message)
-    if tensor.is_meta:  # of a large file only the shapes were read
-        message = f"it has more than {MAX_BYTES} bytes. Choose an embedding."
-        raise EmbeddingFormatError(message)
-    if tensor.ndim == 1:
-        tensor = tensor.unsqueeze(0)  # (1, D)
-    if tensor.ndim != 2 or not tensor.is_floating_point() or len(tensor) > MAX_VECTORS or tensor.shape[1] > MAX_WIDTH:
+def checked(value: object) -> Vectors:
+    """(V, D) or (D,) floating-point array or tensor -> (V, D) float32 in its own memory; else EmbeddingFormatError."""
+    numbers = value if isinstance(value, np.ndarray) else _from_pickle(value)
+    shape = tuple(numbers.shape) if numbers.ndim != 1 else (1, len(numbers))
+    floating = numbers.dtype.kind == "f" if isinstance(numbers, np.ndarray) else numbers.is_floating_point()
+    if len(shape) != 2 or not floating or shape[0] > MAX_VECTORS or shape[1] > MAX_WIDTH:
+        dtype = str(numbers.dtype).removeprefix("torch.")
         message = (
-            f"it holds a {tensor.dtype} tensor of shape {tuple(tensor.shape)}; expected floating-point numbers of shape "
-            f"(vectors, width), at most ({MAX_VECTORS}, {MAX_WIDTH}). Choose an embedding."
+            f"it holds {dtype} numbers of shape {shape}; expected floating-point numbers of shape (vectors, width), at most "
+            f"({MAX_VECTORS}, {MAX_WIDTH}). Choose an embedding."
         )
         raise EmbeddingFormatError(message)
-    vectors = torch.empty(tensor.shape).copy_(tensor.detach())  # (V, D)
-    wrong = int((~torch.isfinite(vectors)).sum())
-    if wrong:  # one of them spoils every image of every prompt that it is in
+    vectors = _as_float32(numbers).reshape(shape)  # (V, D)
+    wrong = vectors.size - int(np.isfinite(vectors).sum())
+    if wrong:  # a single one of them spoils every image whose prompt has it
         message = (
-            f"{wrong} of its {vectors.numel()} numbers are not finite: training diverged. "
+            f"{wrong} of its {vectors.size} numbers are not finite: training diverged. "
             "Use an earlier copy, or train again with a lower learning rate."
         )
         raise EmbeddingFormatError(message)
     return vectors
+
+
+def _from_pickle(value: object) -> Tensor:
+    """The value, if it is a tensor that was read from a pickle; else EmbeddingFormatError."""
+    from torch import Tensor  # reading a pickle has imported torch already
+
+    if not isinstance(value, Tensor):
+        plain = isinstance(value, str | int | float | list | tuple | bytes)
+        what = f"a value of type {type(value).__name__}" if plain else "an array or object of another library"
+        message = f"it holds {what} where a tensor was expected. Choose an embedding."
+        raise EmbeddingFormatError(message)
+    if value.is_meta:  # only the shapes of a large file were read
+        message = f"it has more than {MAX_BYTES} bytes. Choose an embedding."
+        raise EmbeddingFormatError(message)
+    return value
+
+
+def _as_float32(numbers: Array | Tensor) -> Vectors:
+    """A copy; numbers that are too large for float32 become infinite."""
+    if isinstance(numbers, np.ndarray):
+        with np.errstate(over="ignore"):
+            return np.array(numbers, np.float32, order="C")
+    import torch
+
+    copy: Vectors = torch.empty(numbers.shape).copy_(numbers.detach()).numpy()
+    return copy
 
 
 def refuse_t5() -> NoReturn:
@@ -122,18 +148,18 @@ def refuse_t5() -> NoReturn:
     raise EmbeddingFormatError(message)
 
 
-def by_encoder(tensor: Tensor) -> dict[str, Tensor]:
-    """The checked vectors of a lone tensor, under the text encoder that has its width; EmbeddingFormatError if none has."""
-    vectors = checked(tensor)
+def by_encoder(value: object) -> dict[str, Vectors]:
+    """The checked vectors of a single tensor by the text encoder of its width; EmbeddingFormatError if there is none."""
+    vectors = checked(value)
     if vectors.shape[1] == T5_WIDTH:
         refuse_t5()
     return {encoder_of_width(vectors.shape[1]): vectors}
 
 
 def writable(embedding: Embedding) -> Embedding:
-    """The embedding with checked vectors: what was never written, nobody has to refuse; else EmbeddingFormatError."""
+    """A copy with checked vectors, so that every file that is written can be read; else EmbeddingFormatError."""
     try:
-        return replace(embedding, vectors={encoder: checked(vectors) for encoder, vectors in embedding.vectors.items()})
+        return replace(embedding, vectors={encoder: checked(each) for encoder, each in embedding.arrays.items()})
     except EmbeddingFormatError as error:
         message = f"The embedding {embedding.name!r} cannot be written: {error}"
         raise EmbeddingFormatError(message) from error

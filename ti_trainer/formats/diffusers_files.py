@@ -1,6 +1,6 @@
-"""What diffusers' scripts write: the vectors under the placeholder token, SDXL's second text encoder in another file.
+"""Files of diffusers' scripts: vectors under the placeholder token, those of SDXL's second text encoder in a second file.
 
-Reading a single file is `named_tensors`' work; this file knows which files belong together.
+`named_tensors` reads each file; this module finds the files that belong together.
 """
 
 from __future__ import annotations
@@ -14,44 +14,45 @@ from ti_trainer.formats.named_tensors import save
 
 
 def main_file(folder: Path) -> Path:
-    """The file that `load_textual_inversion(folder)` takes; EmbeddingFormatError if there is none."""
+    """The file that `load_textual_inversion(folder)` loads; EmbeddingFormatError if there is none."""
     for ending in (".safetensors", ".bin"):
         path = folder / f"learned_embeds{ending}"
         if path.is_file():
             return path
-    message = f"The folder {folder} holds no learned_embeds.safetensors or .bin. Choose an embedding, or diffusers' folder."
+    message = f"The folder {folder} holds no learned_embeds.safetensors or .bin. Choose another one."
     raise EmbeddingFormatError(message)
 
 
 def second_file(path: Path) -> Path:
-    """Where the vectors for SDXL's second text encoder are, if there are any."""
+    """The path of the file with the vectors for SDXL's second text encoder, whether or not it exists."""
     if path.name.startswith("learned_embeds"):
         return path.with_name(path.name.replace("learned_embeds", "learned_embeds_2", 1))
     return path.with_stem(f"{path.stem}_2")
 
 
 def first_file(path: Path) -> Path | None:
-    """The file that `path` would be the second one of; None if it is not named so."""
+    """The file that `path` would be the second file of, by its name; None if it is not named like one."""
     if path.name.startswith("learned_embeds_2"):
         return path.with_name(path.name.replace("learned_embeds_2", "learned_embeds", 1))
     return path.with_stem(path.stem.removesuffix("_2")) if path.stem.endswith("_2") else None
 
 
 def may_be_first(embedding: Embedding) -> bool:
-    """Whether it may have a second half."""
+    """Whether it may be the first of two files."""
     return "token" in embedding.info and embedding.widths == {"clip_l": 768}
 
 
 def joined(first: Embedding, second: Embedding) -> Embedding:
-    """The SDXL embedding that two files make, or the first if the second does not belong to it."""
+    """The SDXL embedding in two files, or the first one alone if they do not belong together."""
     if second.info.get("token") != first.info["token"] or second.widths != {"clip_g": 1280}:
         return first
-    return replace(first, vectors=first.vectors | second.vectors)
+    return replace(first, vectors=first.arrays | second.arrays)
 
 
 def write(embedding: Embedding, path: Path) -> None:
     """The vectors under `<name>`; SDXL's as two files."""
     token = f"<{embedding.name}>"
-    if set(embedding.vectors) == {"clip_l", "clip_g"}:
-        save({token: embedding.vectors["clip_g"]}, second_file(path))
-    save({token: next(iter(embedding.vectors.values()))}, path)
+    arrays = embedding.arrays
+    if set(arrays) == {"clip_l", "clip_g"}:
+        save({token: arrays["clip_g"]}, second_file(path))
+    save({token: next(iter(arrays.values()))}, path)

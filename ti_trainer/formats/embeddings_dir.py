@@ -7,16 +7,17 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
-
-import torch
+from typing import TYPE_CHECKING
 
 from ti_trainer import __version__, formats
 from ti_trainer.embedding import Embedding, dreamartist_name, initial_vectors, negative_name
 from ti_trainer.errors import ConfigError, EmbeddingFormatError
 from ti_trainer.files import checked_name, free_path
-from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.prompts import CHUNK
 from ti_trainer.wording import counted
+
+if TYPE_CHECKING:
+    from ti_trainer.model import DiffusionModel, Vectors
 
 log = logging.getLogger(__name__)
 Warn = Callable[[str], None]
@@ -321,6 +322,8 @@ def _new(model: DiffusionModel, name: str, init_text: str, num_vectors: int, apa
         encoder: initial_vectors(tokens, num_vectors) for encoder, tokens in model.token_embeddings(init_text).items()
     }
     if apart:
+        import torch
+
         generator = torch.Generator().manual_seed(0)
         vectors = {encoder: each + apart * torch.randn(each.shape, generator=generator) for encoder, each in vectors.items()}
     info = {"init_text": init_text, "ti_trainer": __version__}

@@ -1,6 +1,6 @@
-"""Bare tensors by name, in .safetensors or torch's pickle: what kohya's scripts, OneTrainer and diffusers write.
+"""Tensors by name, in .safetensors or a pickle: what kohya's scripts, OneTrainer and diffusers write.
 
-Such files carry no name, so the embedding has the file's, as the WebUI has it. Knows nothing of what else a file may hold.
+Such files do not store the embedding's name: it is the file's, as in the WebUI.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from torch import Tensor
+import safetensors.numpy
 
 from ti_trainer import files
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import EmbeddingFormatError
-from ti_trainer.formats import torch_pickle
-from ti_trainer.formats.checks import T5_WIDTH, by_encoder, checked, refuse_t5
+from ti_trainer.formats.checks import T5_WIDTH, Vectors, by_encoder, checked, refuse_t5
 from ti_trainer.formats.tensor_names import spec_of
 
 KOHYA_KEY = "emb_params"
@@ -34,9 +32,12 @@ _WIDTHS = {"clip_l": 768, "clip_g": 1280}  # of SDXL
 Shapes = Mapping[Any, Sequence[int]]
 
 
-def from_tensors(tensors: dict[Any, Tensor], stem: str) -> Embedding:
-    """One tensor of any name, whose width tells the text encoder, or `clip_l` with `clip_g`; else EmbeddingFormatError."""
-    refuse_others({key: tuple(tensor.shape) if isinstance(tensor, Tensor) else () for key, tensor in tensors.items()})
+def from_tensors(tensors: Mapping[Any, object], stem: str) -> Embedding:
+    """The embedding in arrays or tensors: a single one with any name, or `clip_l` and `clip_g`; else EmbeddingFormatError.
+
+    The width of a single one determines its text encoder.
+    """
+    refuse_others({key: tuple(getattr(each, "shape", ())) for key, each in tensors.items()})
     tool = "diffusers or cog-sdxl" if set(tensors) <= set(_ALIASES) else "kohya sd-scripts or OneTrainer"
     tensors = _with_encoders(tensors)
     if set(tensors) == set(_ENCODERS):
@@ -44,7 +45,7 @@ def from_tensors(tensors: dict[Any, Tensor], stem: str) -> Embedding:
         info = {"format": "kohya", "tool": tool}
         if {encoder: each.shape[1] for encoder, each in vectors.items()} == {"clip_l": 1280, "clip_g": 768}:
             vectors = {"clip_l": vectors["clip_g"], "clip_g": vectors["clip_l"]}
-            info["repaired"] = "its clip_l and clip_g were exchanged, as their widths tell, and were put right"
+            info["repaired"] = "its clip_l and clip_g were swapped, as their widths show, and were swapped back"
         return Embedding(stem, vectors, info=info)
     key, tensor = next(iter(tensors.items()))
     if key in _ENCODERS:
@@ -55,15 +56,15 @@ def from_tensors(tensors: dict[Any, Tensor], stem: str) -> Embedding:
 
 
 def refuse_others(shapes: Shapes) -> None:
-    """EmbeddingFormatError for tensors of these names and shapes that are no embedding, or none that can be used."""
+    """EmbeddingFormatError if tensors with these names and shapes are not an embedding, or not a supported one."""
     what = spec_of(shapes)
     if what:
         message = f"it is {what}. Choose an embedding."
         raise EmbeddingFormatError(message)
     if any(str(key).endswith("_out") for key in shapes):
         message = (
-            "it holds OneTrainer's output embeddings, which act behind the text encoder: no prompt can use them. "
-            "Train it again without output embedding."
+            "it holds OneTrainer's output embeddings, which are applied after the text encoder: prompts cannot use them. "
+            "Train it again without output embeddings."
         )
         raise EmbeddingFormatError(message)
     wide = any(shape and shape[-1] == T5_WIDTH for shape in shapes.values())
@@ -78,46 +79,49 @@ def refuse_others(shapes: Shapes) -> None:
 
 
 def _with_encoders(tensors: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The tensors, with our names of the text encoders in place of other tools'."""
+    """The tensors by our names of the text encoders instead of other tools' names."""
     if not set(tensors) <= set(_ALIASES):
         return dict(tensors)
     return {_ALIASES[key]: tensor for key, tensor in tensors.items()}
 
 
 def _refuse_wrong_widths(shapes: Shapes) -> None:
-    """A text encoder's vectors with the width of SDXL's other one; both of them exchanged can be put right."""
+    """Refuse one text encoder's vectors under the other one's name; if both are swapped, they can be swapped back."""
     widths = {encoder: shapes[encoder][-1] for encoder in _ENCODERS if shapes.get(encoder)}
     wrong = [encoder for encoder, width in widths.items() if width != _WIDTHS[encoder] and width in _WIDTHS.values()]
     if len(wrong) == 1:
         found = ", ".join(f"{encoder} of width {width}" for encoder, width in widths.items())
-        message = f"it holds {found}; SDXL's clip_l has width 768 and its clip_g 1280. No program can use it: get it anew."
+        message = f"it holds {found}; SDXL's clip_l has width 768 and its clip_g 1280. Download it again."
         raise EmbeddingFormatError(message)
 
 
-def to_tensors(embedding: Embedding, key: str) -> dict[str, Tensor]:
-    """A lone text encoder's vectors under `key`, SDXL's under `clip_l` and `clip_g`."""
-    if len(embedding.vectors) == 1:
-        return {key: next(iter(embedding.vectors.values()))}
-    return embedding.vectors
+def to_arrays(embedding: Embedding, key: str) -> dict[str, Vectors]:
+    """A single text encoder's vectors under `key`, SDXL's under `clip_l` and `clip_g`."""
+    arrays = embedding.arrays
+    return {key: next(iter(arrays.values()))} if len(arrays) == 1 else arrays
 
 
-def save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write .safetensors, or torch's pickle (without metadata) for any other ending; the same bytes for the same tensors."""
+def save(arrays: dict[str, Vectors], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write .safetensors, or a pickle (without metadata) for any other extension; the same bytes for the same arrays."""
     if path.suffix.lower() != ".safetensors":
-        torch_pickle.dump(tensors, path)
+        import torch
+
+        from ti_trainer.formats import torch_pickle
+
+        torch_pickle.dump({name: torch.from_numpy(each) for name, each in arrays.items()}, path)
         return
-    saved = safetensors.torch.save(tensors, metadata)
+    saved = safetensors.numpy.save(arrays, metadata)
     size = int.from_bytes(saved[:8], "little")
-    header = json.dumps(json.loads(saved[8 : 8 + size]), sort_keys=True).encode()  # it comes in random order
+    header = json.dumps(json.loads(saved[8 : 8 + size]), sort_keys=True).encode()  # its order is random
     header += b" " * (-len(header) % 8)
     files.write_bytes(path, len(header).to_bytes(8, "little") + header + saved[8 + size :])
 
 
 def write_kohya(embedding: Embedding, path: Path) -> None:
     """As kohya's train_textual_inversion.py, in float32."""
-    save(to_tensors(embedding, KOHYA_KEY), path)
+    save(to_arrays(embedding, KOHYA_KEY), path)
 
 
 def write_onetrainer(embedding: Embedding, path: Path) -> None:
     """As OneTrainer's embedding savers, in float32."""
-    save(to_tensors(embedding, _ONETRAINER_KEY), path)
+    save(to_arrays(embedding, _ONETRAINER_KEY), path)

@@ -8,15 +8,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from ti_trainer.embedding import word_pattern
 from ti_trainer.errors import ConfigError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.embeddings_dir import IMAGES, Found
-from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.prompts import decimal_commas, escaped, unsupported_syntax
+
+if TYPE_CHECKING:
+    from ti_trainer.model import DiffusionModel, Vectors
 
 STRANDED = (
     "{0} stands at the 75-token limit of the {1}. As in the WebUI, its vectors do not move to the next part with the text "
@@ -40,6 +41,8 @@ def has_word(model: DiffusionModel, prompt: str, name: str) -> bool:
 
 def _words_in(model: DiffusionModel, prompt: str, names: Iterable[str]) -> set[str]:
     """Those of the names that have a place in a prompt: at each place the longest one."""
+    import torch
+
     stand_in = {encoder: torch.zeros(1, width) for encoder, width in model.widths.items()}
     return {place.name for place in model.tokenize(prompt, dict.fromkeys(names, stand_in)).splices}
 

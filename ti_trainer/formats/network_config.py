@@ -1,6 +1,6 @@
-"""What the config.json of a network may ask of transformers and diffusers: no code from elsewhere, and no absurd size.
+"""Checks of the config.json files of networks before transformers and diffusers read them.
 
-Both read these files themselves, and download or run what they name. Imports neither of them, and runs nothing.
+Both libraries download or run what such a file names: it must not ask for other code, nor for an absurd size.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 LARGEST_FILE = 2**24  # bytes
 MOST_LAYERS, MOST_LABELS = 200, 100_000
-ATTENTION = (None, "eager", "sdpa")  # any other name can be a kernel that transformers 5 downloads and runs
-# Each leads to other weights, another config, or packages that are not there. `auto_map` and `custom_pipelines` are not
-# looked at by any of our calls, since none of them trusts remote code.
+ATTENTION = (None, "eager", "sdpa")  # transformers 5 downloads and runs other names as kernels
+# Each leads to other weights, another config, or missing packages. `auto_map` and `custom_pipelines` have no effect in our
+# calls, since none of them trusts remote code.
 REFUSED = (
     "quantization_config",
     "trust_remote_code",
@@ -31,7 +31,7 @@ _offline = threading.RLock()
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The settings in it; ValueError if a library must not be given them, OSError if it cannot be read."""
+    """The settings in a file; ValueError if they are not allowed, OSError if it cannot be read."""
     where = f"{file.parent.name}/{file.name}"
     if file.stat().st_size > LARGEST_FILE:
         message = f"{where} is larger than {LARGEST_FILE:,} bytes."
@@ -47,17 +47,17 @@ def read(file: Path) -> dict[str, Any]:
         message = f"{where} holds {type(settings).__name__}, expected an object of settings."
         raise ValueError(message)  # noqa: TRY004 - it is the file's content
     if (file.parent / ADAPTER).exists():
-        message = f"{file.parent.name} has an {ADAPTER}, so it is not a model of its own."
+        message = f"{file.parent.name} has an {ADAPTER}: it is an adapter, not a model."
         raise ValueError(message)
     return settings
 
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Keep huggingface_hub from the network in this block, whatever the environment says; what came before returns."""
+    """Keep huggingface_hub offline in this block, whatever the environment says, and restore its setting afterwards."""
     from huggingface_hub import constants
 
-    with _offline:  # two loads in two threads must not restore each other's switch
+    with _offline:  # loads in two threads must not restore each other's setting
         before = constants.HF_HUB_OFFLINE
         try:
             _switch_offline(True)
@@ -70,12 +70,12 @@ def _switch_offline(on: bool) -> None:
     from huggingface_hub import constants, utils
 
     constants.HF_HUB_OFFLINE = on
-    if hasattr(utils, "reset_sessions"):  # before 1.0 a session kept what the switch was when it was made
+    if hasattr(utils, "reset_sessions"):  # before 1.0, a session kept the setting from when it was created
         utils.reset_sessions()
 
 
 def _check(value: object, name: str = "") -> None:
-    """ValueError for what must not be asked for, however deep it lies."""
+    """ValueError for settings that are not allowed, at any depth."""
     if isinstance(value, dict):
         for key, each in value.items():
             _check_setting(key, each)
@@ -83,7 +83,7 @@ def _check(value: object, name: str = "") -> None:
     elif isinstance(value, list):
         for each in value:
             _check(each, name)
-    elif type(value) in (int, float) and _COUNTS.search(name):
+    elif isinstance(value, int | float) and not isinstance(value, bool) and _COUNTS.search(name):
         most = MOST_LABELS if name.startswith("num_") and name.endswith(("labels", "classes")) else MOST_LAYERS
         if not 0 <= value <= most:
             message = f"{name} is {value}, expected 0 to {most:,}"
@@ -100,7 +100,7 @@ def _check_setting(name: str, value: object) -> None:
 
 
 def _is_own_attention(value: object) -> bool:
-    """A name, or one for each part of the network."""
+    """Whether it is a built-in implementation, or one for each part of the network."""
     if isinstance(value, dict):
         return all(_is_own_attention(each) for each in value.values())
     return value is None or (isinstance(value, str) and value in ATTENTION)

@@ -1,8 +1,8 @@
-"""The stack machine that a pickle is a program for, as far as tensors need it: nothing is imported or called.
+"""A stack machine that interprets pickles of tensors without importing or calling what they name.
 
-Protocols 2 to 5. What is read is bounded: the bytes, the instructions with what each of them walks through (a list can be
-given to thousands), and the values as whoever walks through them meets them, for a tuple of twice the same tuple, 60 times
-over, would never end. Knows nothing of files and tensors.
+It supports the instructions of protocols 2 to 5 that tensors need. Its work is bounded: the bytes that are read, the
+instructions and the values that each of them visits, and the values of the result, since nested references to the same few
+tuples can describe a result of exponential size.
 """
 
 from __future__ import annotations
@@ -10,43 +10,43 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, islice
-from typing import Any, BinaryIO, NoReturn
+from typing import IO, Any, NoReturn
 
 from ti_trainer.errors import EmbeddingFormatError
 
 Builder = Callable[..., Any]
 
-_MAX_DEPTH = 50  # what is nested deeper, nobody could copy: Python's stack ends
+_MAX_DEPTH = 50  # deeper values would exceed Python's recursion limit when they are copied
 
 
 class Global(str):
-    """The name of a class or function, in place of the thing itself: nothing on the stack can be called."""
+    """The name of a class or function instead of the object itself, so that nothing on the stack can be called."""
 
 
 class Object(dict[str, Any]):
-    """The attributes of an object, in place of it."""
+    """The attributes of an object instead of the object itself."""
 
 
-class Rationed:
-    """A file of which no more than so many bytes are read."""
+class BoundedReader:
+    """A file from which at most a given number of bytes can be read."""
 
-    def __init__(self, file: BinaryIO, ration: int, what: str) -> None:
-        """`what` names what is read, for the error."""
-        self._file, self._left, self._ration, self._what = file, ration, ration, what
+    def __init__(self, file: IO[bytes], limit: int, what: str) -> None:
+        """`what` names the content in errors."""
+        self._file, self._left, self._limit, self._what = file, limit, limit, what
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int = -1) -> bytes:
-        """EmbeddingFormatError instead of more than the ration."""
+        """Like a file's; EmbeddingFormatError beyond the limit."""
         if size > self._left:
             self._refuse()
         return self._counted(self._file.read(self._left + 1 if size < 0 else size))
 
     def readline(self) -> bytes:
-        """The same for a line."""
+        """Like a file's; EmbeddingFormatError beyond the limit."""
         return self._counted(self._file.readline(self._left + 1))
 
     def seekable(self) -> bool:
-        """It is a file."""
+        """Like a file's."""
         return True
 
     def _counted(self, found: bytes) -> bytes:
@@ -56,10 +56,11 @@ class Rationed:
         return found
 
     def _refuse(self) -> None:
-        message = f"its {self._what} has more than {self._ration} bytes. Choose another file."
+        message = f"its {self._what} has more than {self._limit} bytes. Choose another file."
         raise EmbeddingFormatError(message)
 
 
+_OPCODES = {each.code: each for each in pickletools.opcodes}
 _PUSHES: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -67,7 +68,7 @@ _PUSHES: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
     "EMPTY_LIST": list,
     "EMPTY_TUPLE": tuple,
-    "EMPTY_SET": list,  # nobody looks into one
+    "EMPTY_SET": list,  # its values are not used
 }
 _PLAIN = {
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
@@ -77,7 +78,7 @@ _PLAIN = {
 _PUTS = {"BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _GETS = {"BINGET", "LONG_BINGET"}
 _IGNORED = {"PROTO", "FRAME"}
-_TAKES_MARKED = {"TUPLE", "APPENDS", "SETITEMS", "ADDITEMS", "FROZENSET"}  # from the stack, all above the last mark
+_TAKES_MARKED = {"TUPLE", "APPENDS", "SETITEMS", "ADDITEMS", "FROZENSET"}  # pop everything above the last mark
 _TAKES = {
     **dict.fromkeys(("TUPLE1", "APPEND", "BUILD", "BINPERSID", "POP"), 1),
     **dict.fromkeys(("TUPLE2", "SETITEM", "REDUCE", "NEWOBJ", "STACK_GLOBAL"), 2),
@@ -86,20 +87,20 @@ _TAKES = {
 
 
 def set_items(target: dict[Any, Any], taken: list[Any]) -> None:
-    """Keys and values in turn; EmbeddingFormatError for keys that may take for ever to hash or to tell apart."""
+    """Add alternating keys and values; EmbeddingFormatError for keys that may be slow to hash or to compare."""
     if not isinstance(target, dict) or not all(map(_is_key, taken[::2])):
-        message = "it holds a dict whose keys are no names. Choose another file."
+        message = "it holds a dict whose keys are not names. Choose another file."
         raise EmbeddingFormatError(message)
     dict.update(target, zip(taken[::2], taken[1::2], strict=True))
 
 
 def _is_key(key: Any) -> bool:
-    """Larger numbers can all have the same hash."""
+    """Strings and integers, but no large ones, which can be chosen to have the same hash."""
     return isinstance(key, str) or (isinstance(key, int) and abs(key) < 2**60)
 
 
 def _set_state(target: Any, taken: list[Any]) -> None:
-    if isinstance(target, Object) and isinstance(taken[0], dict):  # other attributes are of no interest
+    if isinstance(target, Object) and isinstance(taken[0], dict):  # other states are not needed
         target.update(taken[0])
 
 
@@ -115,7 +116,7 @@ _INSTRUCTIONS = frozenset({*_PUSHES, *_PLAIN, *_PUTS, *_GETS, *_IGNORED, *_TAKES
 
 
 class Machine:
-    """`builders` makes what a pickle calls by name, `values` it may mention, `persistent` resolves its references."""
+    """`builders` stand for what a pickle may call, `values` are names that it may use, `persistent` resolves references."""
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class Machine:
         persistent: Callable[[Any], Any],
         max_instructions: int,
     ) -> None:
-        """One machine may run the several pickles of a file; `max_instructions` is for all of them."""
+        """`max_instructions` is the total for all pickles that the machine runs."""
         self._builders, self._values, self._persistent = builders, values, persistent
         self._max_instructions = self._left = max_instructions
         self._makes: dict[str, Callable[[list[Any]], Any]] = {
@@ -135,8 +136,8 @@ class Machine:
             "STACK_GLOBAL": lambda taken: self._known(f"{taken[0]} {taken[1]}") if _are_short(taken) else self._known("?"),
         }
 
-    def run(self, stream: Rationed) -> Any:
-        """The value that one pickle describes; EmbeddingFormatError for whatever no tensor needs."""
+    def run(self, stream: BoundedReader) -> Any:
+        """The value of one pickle; EmbeddingFormatError for anything that tensors do not need."""
         stack: list[Any] = []
         marks: list[int] = []
         memo: dict[Any, Any] = {}
@@ -175,7 +176,7 @@ class Machine:
             _FILLS[name](stack[-1], taken)
 
     def _charge(self, steps: int) -> None:
-        """EmbeddingFormatError for more than any file needs: an instruction is one, and each value that it walks through."""
+        """Count a step for each instruction and each value that it visits; EmbeddingFormatError beyond the maximum."""
         self._left -= steps
         if self._left < 0:
             message = f"its pickle has more than {self._max_instructions} instructions. Choose another file."
@@ -185,14 +186,14 @@ class Machine:
         message = "its pickle is damaged or cut short. Copy or download it again."
         raise EmbeddingFormatError(message)
 
-    def _instruction(self, stream: Rationed) -> tuple[str, Any]:
-        """Its name and argument, which is read only if the instruction is one of ours."""
+    def _instruction(self, stream: BoundedReader) -> tuple[str, Any]:
+        """The next instruction and its argument, which is read only if the instruction is supported."""
         code = stream.read(1).decode("latin-1")
-        opcode = pickletools.code2op.get(code)
+        opcode = _OPCODES.get(code)
         if opcode is None:
             self._refuse_damaged()
         if opcode.name not in _INSTRUCTIONS:
-            message = f"its pickle has the instruction {opcode.name}, which no tensor needs. Choose another file."
+            message = f"its pickle has the instruction {opcode.name}, which tensors do not need. Choose another file."
             raise EmbeddingFormatError(message)
         return opcode.name, None if opcode.arg is None else opcode.arg.reader(stream)
 
@@ -201,15 +202,15 @@ class Machine:
             return Global(name)
         shown = name[:80].replace(" ", ".")
         message = (
-            f"it asks to run {shown!r}, which no embedding needs: it may be malicious. Nothing of it was run. "
+            f"it asks to run {shown!r}, which no embedding needs: it may be malicious. Nothing in it was run. "
             "Delete it, or get it as .safetensors from a source that you trust."
         )
         raise EmbeddingFormatError(message)
 
     def built(self, name: Any, arguments: Any) -> Any:
-        """What a call makes; EmbeddingFormatError for one that no tensor needs."""
+        """The result of a call; EmbeddingFormatError for one that tensors do not need."""
         if not isinstance(name, Global) or name not in self._builders or not isinstance(arguments, tuple):
-            message = "it asks to run what is no function. Choose another file."
+            message = "it asks to run something that is not a function. Choose another file."
             raise EmbeddingFormatError(message)
         self._charge(len(arguments))
         self._charge(sum(len(each) for each in arguments if isinstance(each, list | tuple)))
@@ -221,7 +222,7 @@ class Machine:
         return self._persistent(taken[0])
 
     def _bounded(self, value: Any) -> Any:
-        """The value, if whoever walks through all of it comes to an end; else EmbeddingFormatError."""
+        """The value, if it is small enough when every reference is followed; else EmbeddingFormatError."""
         left, level = self._max_instructions, [value]
         for _ in range(_MAX_DEPTH):
             level = list(islice(chain.from_iterable(map(_inside, level)), left + 1))

@@ -1,4 +1,4 @@
-"""The chunks of a PNG, walked within bounds: a library would unpack every text in it, and each may be a bomb."""
+"""The chunks of a PNG, read within limits: an image library would decompress every text in it, whatever its size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.formats.recognition import PNG
 
-_MAX_CHUNKS = 20_000  # 64 MB in the smallest that anyone writes have 8000
+_MAX_CHUNKS = 20_000  # a file of 64 MB in the smallest common chunks has 8000
 _PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 
@@ -49,14 +49,15 @@ def size_of(chunks: Chunks) -> tuple[int, int]:
 
 
 def text_of(chunks: Chunks, keyword: str, max_length: int) -> bytes | None:
-    """The text under a keyword, also where an optimizer of PNGs has compressed it; EmbeddingFormatError if it is longer."""
+    """The text under a keyword, compressed or not; EmbeddingFormatError if it is longer than `max_length`."""
     start = keyword.encode() + b"\0"
     for kind, data, _ in chunks:
         if kind not in _TEXTS or bytes(data[: len(start)]) != start:
             continue
-        rest, packed = data[len(start) :], kind == b"zTXt"
+        rest: memoryview | bytes = data[len(start) :]
+        packed = kind == b"zTXt"
         if packed:
-            rest = rest[1:]  # the method, of which there is one
+            rest = rest[1:]  # the method: there is only one
         elif kind == b"iTXt":
             packed = bytes(rest[:1]) == b"\1"
             _, _, rest = bytes(rest[2:]).split(b"\0", 2) if len(rest) <= max_length else (b"", b"", rest)
@@ -69,6 +70,6 @@ def text_of(chunks: Chunks, keyword: str, max_length: int) -> bytes | None:
 
 
 def pixels_only(chunks: Chunks) -> bytes:
-    """The same image without texts, profiles and frames, and without a second header, whose size nobody has checked."""
+    """The same image without texts, profiles, frames and further headers, whose size was not checked."""
     kept = [chunk for number, chunk in enumerate(chunks) if chunk.kind in _PIXELS and (number == 0 or chunk.kind != b"IHDR")]
     return b"".join([PNG, *(chunk.whole for chunk in kept)])

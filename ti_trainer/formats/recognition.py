@@ -1,7 +1,7 @@
-"""What a file is, by its structure: never by its ending, and never by a single byte. Knows nothing of tensors' names.
+"""Detect the format of a file by its structure, not by its extension and not by single bytes.
 
-A number that happens to look like another format's first bytes must not mislead: the length that a .safetensors begins with
-may end in 0x80, as a pickle begins, or read "PK", as a zip archive does.
+The length at the start of a .safetensors file can look like the first bytes of another format: 0x80 is the first byte of a
+pickle, and "PK" are those of a zip archive.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
-HEAD = 4096  # bytes that tell
-MAX_HEADER = 8 * 2**20  # bytes of a .safetensors header: SDXL's is 300 KB, most of a LoRA's is what its trainer noted
+HEAD = 4096  # bytes that are needed
+MAX_HEADER = 8 * 2**20  # bytes of a .safetensors header: 300 KB for SDXL, more for LoRAs with metadata
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 _PACKED = {
@@ -41,7 +41,7 @@ def head_of(path: Path) -> tuple[bytes, int]:
 
 
 def format_of(head: bytes, size: int) -> str | None:
-    """One of safetensors, zip, pickle, png, webp, jpeg; None for anything else."""
+    """One of safetensors, zip, pickle, png, webp and jpeg; None for anything else."""
     length = int.from_bytes(head[:8], "little")
     if 2 <= length <= size - 8 and head[8:9] == b"{":
         return "safetensors"
@@ -57,7 +57,7 @@ def format_of(head: bytes, size: int) -> str | None:
 
 
 def stranger(head: bytes, size: int) -> str | None:
-    """What a file of none of our formats is, and what to do, as the rest of a sentence after "it"; None if unknown."""
+    """What another file is and what to do about it, as the rest of a sentence after "it"; None if unknown."""
     if size == 0:
         return "is empty: the download or copy failed. Download or copy it again."
     if _is_cut_in_header(head, size):
@@ -77,20 +77,20 @@ def stranger(head: bytes, size: int) -> str | None:
 
 
 def _is_cut_in_header(head: bytes, size: int) -> bool:
-    """Whether it begins as a .safetensors, with the length of a header of which only a part follows."""
+    """Whether it is a .safetensors file that ends within its header."""
     length = int.from_bytes(head[:8], "little")
     return head[8:9] == b"{" and size - 8 < length <= MAX_HEADER
 
 
 def _stranger_of_text(text: bytes, size: int) -> str | None:
     if text.startswith(_LFS):
-        return "is a Git LFS pointer, which only stands for the file. Download the file itself (git lfs pull)."
+        return "is a Git LFS pointer, not the file itself. Download the file itself (git lfs pull)."
     if _is_markup(text):
-        return "is a web page, not the file itself. Download the file itself; its site may want you to log in first."
+        return "is a web page, not the file itself. Download the file itself; you may have to log in first."
     shown = " ".join(text[:80].decode("utf-8", "replace").split())
     if _is_json(text, size):
         return (
-            f"is what a web site answered ({shown}), not the file itself. Download it again; you may have to log in first."
+            f"is the answer of a web site ({shown}), not the file itself. Download it again; you may have to log in first."
         )
     if text.isascii() and shown.isprintable():
         return f"is text ({shown}), not the file itself. Download it again; you may have to log in first."
@@ -98,7 +98,7 @@ def _stranger_of_text(text: bytes, size: int) -> str | None:
 
 
 def webp_size(content: bytes) -> tuple[int, int]:
-    """Width and height in pixels, of the canvas or of the only frame, before anything is unpacked; (0, 0) if it is none."""
+    """Width and height in pixels from the header, of the canvas or of the only frame; (0, 0) if there is none."""
     kind, data = content[12:16], content[20:30]
     if kind == b"VP8X":
         return 1 + int.from_bytes(data[4:7], "little"), 1 + int.from_bytes(data[7:10], "little")
@@ -114,7 +114,7 @@ def _is_markup(text: bytes) -> bool:
 
 
 def _is_json(text: bytes, size: int) -> bool:
-    """A whole object or list, if it is small enough to be looked at, or what begins as one."""
+    """Whether it is an object or list, or for a large file, whether it begins like one."""
     if not text.startswith((b"{", b"[")):
         return False
     if size <= HEAD:

@@ -1,51 +1,62 @@
 """Our own format: .safetensors for the WebUI, kohya, ComfyUI and diffusers, with the rest of the embedding as metadata.
 
-They take a single tensor of any name, or `clip_l` with `clip_g`, and go by the file's name. Knows nothing of pickles.
+These programs accept a single tensor with any name, or `clip_l` and `clip_g`, and use the file's name in prompts.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import safetensors.torch
+import numpy as np
+import safetensors
 
 import ti_trainer
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import EmbeddingFormatError
-from ti_trainer.formats.checks import parsed, refuse_large
-from ti_trainer.formats.named_tensors import KOHYA_KEY, from_tensors, refuse_others, save, to_tensors
+from ti_trainer.formats.checks import MAX_VECTORS, MAX_WIDTH, Array, parsed, refuse_large
+from ti_trainer.formats.named_tensors import KOHYA_KEY, from_tensors, refuse_others, save, to_arrays
 from ti_trainer.formats.recognition import MAX_HEADER
 
-_ARCHITECTURES = {  # as kohya's sai_model_spec.py; which SD 2.x an embedding was made for, its vectors do not tell
+_ARCHITECTURES = {  # as in kohya's sai_model_spec.py; the vectors do not show which SD 2.x model they were made for
     "SD 1.x": "stable-diffusion-v1/textual-inversion",
     "SDXL": "stable-diffusion-xl-v1-base/textual-inversion",
 }
 _NOT_INFO = {"ti_trainer", "name", "step", "sd_checkpoint", "sd_checkpoint_name"}
-_ABOUT_FILE = {"format", "tool", "token", "where", "repaired"}  # said by whoever reads
+_ABOUT_FILE = {"format", "tool", "token", "where", "repaired"}  # added when a file is read
 
-_FLOATS = {"F64", "F32", "F16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "BOOL": "?"}
+_DTYPES |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "C64": "<c8"}
+_FLOAT8 = {  # bits of the mantissa, exponent bias, first code that is not a finite number
+    "F8_E4M3": (3, 7, 0x7F),
+    "F8_E5M2": (2, 15, 0x7C),
+    "F8_E4M3FNUZ": (3, 8, 0x80),
+    "F8_E5M2FNUZ": (2, 16, 0x80),
+}
 _MAX_DIMENSIONS = 8
-_MAX_COMMAS = 100_000  # in a note
+_MAX_COMMAS = 100_000  # in a metadata value
 _MAX_DIGITS = 20  # of the step
 
 
 def read(file: BinaryIO, size: int, stem: str) -> Embedding:
-    """Any embedding in .safetensors, by this or another tool; another's metadata is in `info["metadata"]`."""
+    """An embedding in .safetensors by this or another tool; another tool's metadata is in `info["metadata"]`."""
     header = _header(file, size)
     metadata = header.pop("__metadata__", {})
     refuse_others({name: _shape(each) for name, each in header.items()})
     refuse_large(size)
     file.seek(0)
-    embedding = from_tensors(safetensors.torch.load(file.read(size)), stem)
+    tensors = {name: _array(each) for name, each in _deserialized(file.read(size))}
+    embedding = from_tensors(tensors, stem)
     if "ti_trainer" not in metadata:
         foreign = {"metadata": metadata} if set(metadata) - {"format"} else {}
-        return Embedding(embedding.name, embedding.vectors, info=embedding.info | foreign)
+        return Embedding(embedding.name, embedding.arrays, info=embedding.info | foreign)
     step = metadata.get("step", "")
     return Embedding(
         metadata.get("name") or stem,
-        embedding.vectors,
+        embedding.arrays,
         int(step) if step.isdecimal() and len(step) <= _MAX_DIGITS else 0,
         metadata.get("sd_checkpoint_name"),
         metadata.get("sd_checkpoint"),
@@ -55,7 +66,7 @@ def read(file: BinaryIO, size: int, stem: str) -> Embedding:
 
 
 def _header(file: BinaryIO, size: int) -> dict[str, Any]:
-    """What the file says of its tensors; EmbeddingFormatError if that is too much for any file, or is damaged."""
+    """The descriptions of the tensors, and the metadata; EmbeddingFormatError if the header is too large or damaged."""
     length = int.from_bytes(file.read(8), "little")
     if length > min(MAX_HEADER, size - 8):
         message = f"its header has {length} bytes, expected at most {min(MAX_HEADER, size - 8)}. Choose an embedding."
@@ -68,19 +79,55 @@ def _header(file: BinaryIO, size: int) -> dict[str, Any]:
 
 
 def _shape(described: Any) -> list[int]:
-    """Of a tensor in the header; EmbeddingFormatError for one that cannot be read, however it is damaged."""
+    """The shape of a tensor by its entry in the header; EmbeddingFormatError if it cannot be read."""
     shape, dtype = described["shape"], str(described["dtype"])
     if len(shape) > _MAX_DIMENSIONS or not all(type(each) is int and 0 <= each < 2**40 for each in shape):
         message = f"it holds a tensor of {len(shape)} dimensions. Choose an embedding."
         raise EmbeddingFormatError(message)
-    if dtype[:1] == "F" and dtype not in _FLOATS:
-        message = f"its numbers are of the type {dtype[:20]!r}, which cannot be read here. Get it in float16 or float32."
+    if dtype not in _DTYPES and dtype not in _FLOAT8 and dtype != "BF16":
+        message = f"its numbers have the type {dtype[:20]!r}, which is not supported. Get it in float16 or float32."
         raise EmbeddingFormatError(message)
     return list(shape)
 
 
+def _deserialized(content: bytes) -> list[tuple[str, Mapping[str, Any]]]:
+    """Name, dtype, shape and bytes of each tensor; SafetensorError if the file is damaged."""
+    found: list[tuple[str, Mapping[str, Any]]] = safetensors.deserialize(content)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _array(described: Mapping[str, Any]) -> Array:
+    """A tensor's numbers; bfloat16 and 8-bit floats, which NumPy does not have, as float32."""
+    dtype, data, shape = described["dtype"], described["data"], described["shape"]
+    if math.prod(shape) > MAX_VECTORS * MAX_WIDTH:
+        return np.broadcast_to(np.float32(0), shape)  # `checked` refuses it by its shape: do not spend memory on it
+    if dtype == "BF16":
+        numbers = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    elif dtype in _FLOAT8:
+        numbers = _float8_values(dtype)[np.frombuffer(data, np.uint8)]
+    else:
+        numbers = np.frombuffer(data, _DTYPES[dtype])
+    return numbers.reshape(shape)
+
+
+def _float8_values(dtype: str) -> Array:
+    """(256,) float32: the value of each code, NaN for infinite ones, too (arXiv:2209.05433; FNUZ: arXiv:2206.02915)."""
+    mantissa_bits, bias, first_special = _FLOAT8[dtype]
+    codes = np.arange(128)
+    exponent, mantissa = codes >> mantissa_bits, codes & ((1 << mantissa_bits) - 1)
+    normal = exponent > 0
+    fraction = (mantissa / (1 << mantissa_bits)) + normal
+    values = np.ldexp(fraction, np.where(normal, exponent, 1) - bias)
+    values[first_special:] = np.nan
+    negative = -values
+    if dtype.endswith("FNUZ"):
+        negative[0] = np.nan  # in place of a negative zero
+    both: Array = np.concatenate([values, negative]).astype(np.float32)
+    return both
+
+
 def write(embedding: Embedding, path: Path) -> None:
-    """Vectors, and name, step, checkpoint and info as metadata; ModelSpec 1.0.1 keys where they can be known."""
+    """Vectors, with name, step, checkpoint and info as metadata, and ModelSpec 1.0.1 keys where they are known."""
     metadata = {key: _text(value) for key, value in embedding.info.items() if key not in _ABOUT_FILE}
     metadata |= {"ti_trainer": ti_trainer.__version__, "name": embedding.name, "step": str(embedding.step)}
     if embedding.checkpoint is not None:
@@ -93,16 +140,16 @@ def write(embedding: Embedding, path: Path) -> None:
             "modelspec.architecture": _ARCHITECTURES[embedding.family],
             "modelspec.title": embedding.name,
         }
-    save(to_tensors(embedding, KOHYA_KEY), path, metadata)
+    save(to_arrays(embedding, KOHYA_KEY), path, metadata)
 
 
 def _text(value: Any) -> str:
-    """JSON, or plain text where JSON could not be meant."""
+    """JSON, or the text itself where reading it as JSON returns the same text."""
     return value if isinstance(value, str) and _value(value) is value else json.dumps(value, default=str)
 
 
 def _value(text: str) -> Any:
-    """What JSON says, within bounds: brackets may be written so that they could not be counted in the header."""
+    """The value of a JSON text, or else the text; checked again, since escaped brackets are not counted in the header."""
     try:
         return parsed(text.encode(), _MAX_COMMAS)
     except (ValueError, RecursionError, EmbeddingFormatError):

@@ -1,4 +1,4 @@
-"""What a file of tensors is, by their names: people put LoRAs among embeddings, and embeddings where models belong."""
+"""Detect what a file of tensors is by their names: users mix up LoRAs, embeddings and checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LORA = re.compile(
     r"^(base_model\.model\.)?lora_(unet|te\d?|transformer|prior)_|\blora[_.](up|down|A|B|mid|linear_layer|embedding_[AB])\b|_lora\."
 )
 _LYCORIS = re.compile(r"^lycoris_|\.(hada_w[12]|lokr_w[12]|oft_(blocks|diag)|boft_|on_input$|dora_scale|diff_b?$)")
-# what a name must have in it -> what the file is; a whole checkpoint has others' names, too
+# pattern of a name -> what the file is; the order matters, since checkpoints have names of their parts
 _FIRST_THAT_FITS = [
     (re.compile(pattern), what)
     for pattern, what in (
@@ -30,12 +30,12 @@ _FIRST_THAT_FITS = [
         (r"^(RRDB_trunk|body\.\d+\.rdb\d|conv_first\.weight|layers\.\d+\.residual_group|model\.1\.sub\.\d)", "an upscaler"),
     )
 ]
-_LONGEST = 200  # characters of a name that are looked at
+_LONGEST = 200  # characters of a name that are compared
 _HYPERNETWORK_WIDTHS = {"320", "640", "768", "1024", "1280"}
 
 
 def spec_of(names: Iterable[object]) -> str | None:
-    """What a file with tensors of these names is, with its article: "a LoRA"; None if they are unknown."""
+    """What a file with these names of tensors is, with an article: "a LoRA"; None if they are unknown."""
     texts = [str(name)[:_LONGEST] for name in names]
     for pattern, what in _FIRST_THAT_FITS[:1]:
         if any(pattern.match(text) for text in texts):

@@ -1,9 +1,8 @@
-"""Files of torch.save: read without unpickling, and written so that every peer's own safe reader takes them.
+"""Files of torch.save: read without unpickling, and written so that the safe readers of other tools accept them.
 
-A pickle is a program for a stack machine. `pickle_machine` reads its instructions as data: those that build plain values and
-tensors are known, every other one is refused, and nothing that a file names is ever imported or called. So `pickle` and
-`torch.load` are not used, whose `weights_only` could be broken out of before torch 2.6 (CVE-2025-32434). Knows nothing of
-embeddings.
+A pickle is a program for a stack machine. `pickle_machine` interprets the instructions that build plain values and tensors
+and refuses all others; nothing that a file names is imported or called. `pickle` and `torch.load` are not used: code could
+escape the latter's `weights_only` before torch 2.6 (CVE-2025-32434).
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from torch import Tensor
 
 from ti_trainer import files
 from ti_trainer.errors import EmbeddingFormatError
-from ti_trainer.formats.pickle_machine import Builder, Global, Machine, Object, Rationed, set_items
+from ti_trainer.formats.pickle_machine import BoundedReader, Builder, Global, Machine, Object, set_items
 
 StorageReader = Callable[[str, torch.dtype, int], Tensor]  # key, dtype, count -> (count,)
 
 
 class Limits(NamedTuple):
-    """What a file may ask for. An embedding's pickle has 40 instructions, its optimizer's 130."""
+    """Limits for a file. An embedding's pickle has 40 instructions, that of its optimizer 130."""
 
     instructions: int = 100_000
     pickle_bytes: int = 4 * 2**20
@@ -50,7 +49,7 @@ _DTYPES = {
     "torch CharStorage": torch.int8,
     "torch ByteStorage": torch.uint8,
     "torch BoolStorage": torch.bool,
-    "torch.storage UntypedStorage": torch.uint8,  # of those dtypes that came later
+    "torch.storage UntypedStorage": torch.uint8,  # for newer dtypes
 }
 _LATER_DTYPES = {
     f"torch {name}": getattr(torch, name)
@@ -62,7 +61,7 @@ _LATER_DTYPES = {
 def load(file: BinaryIO, limits: Limits = OF_AN_EMBEDDING, *, only_shapes: bool = False) -> Any:
     """The plain values and tensors in a file of torch.save, new (zip) or old; else EmbeddingFormatError.
 
-    What is read takes no more memory than the file has bytes. With `only_shapes` tensors are on no device.
+    They take no more memory than the file has bytes. With `only_shapes` tensors are on the meta device.
     """
     size = file.seek(0, SEEK_END)
     file.seek(0)
@@ -72,9 +71,9 @@ def load(file: BinaryIO, limits: Limits = OF_AN_EMBEDDING, *, only_shapes: bool 
 
 
 def dump(data: Any, path: Path) -> None:
-    """Write with torch.save, whole or not at all, the same bytes for the same data.
+    """Write atomically with torch.save; the same bytes for the same data.
 
-    Newer torch adds records to the archive that no reader needs and the WebUI refuses (its `modules/safe.py` of v1.10.1).
+    Records of newer torch versions that readers do not need are left out: the WebUI refuses them (v1.10.1, modules/safe.py).
     """
     buffer = BytesIO()
     torch.save(data, buffer)
@@ -85,18 +84,18 @@ def dump(data: Any, path: Path) -> None:
 
 
 def _load_zip(file: BinaryIO, size: int, limits: Limits, only_shapes: bool) -> Any:
-    with ZipFile(Rationed(file, limits.directory_bytes, "zip directory")) as directory:
+    with ZipFile(BoundedReader(file, limits.directory_bytes, "zip directory")) as directory:
         members = {member.filename: member for member in directory.infolist()}
     pickles = [name for name in members if re.fullmatch(r"[^/]+/data\.pkl", name)]
     if len(pickles) != 1:
         message = (
-            f"it is a zip archive with {len(pickles)} records data.pkl, expected 1: torch.save did not write it. Unpack it."
+            f"it is a zip archive with {len(pickles)} records data.pkl, expected 1: it is not from torch.save. Unpack it."
         )
         raise EmbeddingFormatError(message)
     unpacked = sum(member.file_size for member in members.values())
     packed = any(member.compress_type != ZIP_STORED or member.flag_bits & 1 for member in members.values())
     if packed or unpacked > size:
-        message = f"its {size} bytes unpack to {unpacked}, or so it says, but torch.save does not pack. Choose another file."
+        message = f"its {size} bytes unpack to {unpacked} by its directory, but torch.save does not compress."
         raise EmbeddingFormatError(message)
     folder = pickles[0].removesuffix(".pkl")
     if f"{folder.removesuffix('/data')}/constants.pkl" in members:
@@ -114,7 +113,7 @@ def _load_zip(file: BinaryIO, size: int, limits: Limits, only_shapes: bool) -> A
         return torch.frombuffer(read[key], dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
 
     with ZipFile(file) as archive, archive.open(pickles[0]) as record:
-        return _machine(storage, limits).run(Rationed(record, limits.pickle_bytes, "pickle"))
+        return _machine(storage, limits).run(BoundedReader(record, limits.pickle_bytes, "pickle"))
 
 
 def _load_legacy(file: BinaryIO, size: int, limits: Limits, only_shapes: bool) -> Any:
@@ -130,21 +129,21 @@ def _load_legacy(file: BinaryIO, size: int, limits: Limits, only_shapes: bool) -
             if count < 0 or room < 0:
                 message = "it names more numbers than it holds. Copy or download it again."
                 raise EmbeddingFormatError(message)
-            raw[key] = bytearray(0 if only_shapes else wanted)  # filled below: the numbers come last
+            raw[key] = bytearray(0 if only_shapes else wanted)  # filled below: the numbers are at the end
         if only_shapes:
             return torch.empty(count, dtype=dtype, device="meta")
         return torch.frombuffer(raw[key], dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
 
-    machine, stream = _machine(storage, limits), Rationed(file, limits.pickle_bytes, "pickle")
+    machine, stream = _machine(storage, limits), BoundedReader(file, limits.pickle_bytes, "pickle")
     if machine.run(stream) != _LEGACY_MAGIC:
-        message = "it is a pickle that torch.save did not write. Choose another file."
+        message = "it is a pickle, but not from torch.save. Choose another file."
         raise EmbeddingFormatError(message)
     _, _, data, keys = (machine.run(stream) for _ in range(4))
     if not isinstance(keys, list) or not all(isinstance(key, str) and key in raw for key in keys):
         message = "it names no storages. Choose another file."
         raise EmbeddingFormatError(message)
     for key in [] if only_shapes else keys:
-        file.read(8)  # its count, known already
+        file.read(8)  # the count, which is known
         _fill(raw[key], file)
     return data
 
@@ -177,14 +176,14 @@ def _tensor_of_later_dtype(storage: Tensor, offset: int, size: Any, stride: Any,
 
 
 def _dict(pairs: Any = (), *_: Any) -> dict[Any, Any]:
-    """An OrderedDict; older Pythons give it its items at once."""
+    """An OrderedDict; older versions of Python pass its items to the constructor."""
     made: dict[Any, Any] = {}
     for key, value in pairs if isinstance(pairs, list | tuple) else ():
         set_items(made, [key, value])
     return made
 
 
-def _nothing(*_: Any) -> Object:
+def _nothing(*_: Any) -> Any:
     return Object()
 
 
@@ -202,7 +201,8 @@ _BUILDERS: dict[str, Builder] = {
     "collections OrderedDict": _dict,
     "collections defaultdict": lambda *_: {},
     "torch Size": lambda size=(), *_: size,
-} | dict.fromkeys(  # these are beside the weights, and of no interest
+}
+_BUILDERS |= dict.fromkeys(  # these are next to the weights and not needed
     (
         "__builtin__ set",
         "builtins set",
@@ -223,7 +223,7 @@ _BUILDERS: dict[str, Builder] = {
     ),
     _nothing,
 )
-_VALUES = frozenset(  # classes and constants that are mentioned, as the type of an array, and never made
+_VALUES = frozenset(  # classes and constants that are named, such as the dtype of an array, but not called
     {
         *_DTYPES,
         *_LATER_DTYPES,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ti_trainer import __version__, formats
+from ti_trainer import __version__
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.images import frame_of
@@ -20,7 +20,7 @@ from ti_trainer.data.subsets import Subset
 from ti_trainer.embedding import Embedding, dreamartist_name, negative_name
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
-from ti_trainer.formats import embeddings_dir
+from ti_trainer.formats import embeddings_dir, webui_optimizer
 from ti_trainer.host import GenerationRequest, ModelOptions
 from ti_trainer.model import DiffusionModel
 from ti_trainer.prompts import escaped
@@ -82,7 +82,7 @@ def webui_state(file: Path, embedding: Embedding, model: DiffusionModel, config:
         return None  # an embedding that may begin as something else was not trained yet
     if config.optimizer != "adamw":
         return None  # the WebUI has no other
-    optimizer = formats.read_optimizer(file, embedding) if file.suffix == ".pt" else None
+    optimizer = webui_optimizer.read_optimizer(file, embedding) if file.suffix == ".pt" else None
     if optimizer is None:
         return None
     vectors = {encoder: each.to(model.device) for encoder, each in embedding.vectors.items()}

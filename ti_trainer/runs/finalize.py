@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ti_trainer import formats
 from ti_trainer.embedding import Embedding
-from ti_trainer.formats import embeddings_dir
+from ti_trainer.formats import embeddings_dir, webui_optimizer
 from ti_trainer.runs import replaced
 from ti_trainer.runs.plots import before_and_after, plot_losses, preview_beside
 from ti_trainer.runs.run_folder import Run
@@ -55,7 +54,7 @@ def keep(
                 warn(f"{file} was changed by somebody else during the run: what it held is kept as {aside}.")
             embeddings_dir.save(embedding, file, warn)
         if files[0].suffix == ".pt" and save_optimizer and len(files) == 1 and trainer.config.optimizer == "adamw":
-            formats.write_optimizer(files[0], copies[0], trainer.best.optimizer.state_dict())
+            webui_optimizer.write_optimizer(files[0], copies[0], trainer.best.optimizer.state_dict())
     except OSError as error:
         return [*problems, _not_written(error, file, run, embedding)]
     with suppress(OSError):  # then the state says what they hold

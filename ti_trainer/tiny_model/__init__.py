@@ -1,4 +1,4 @@
-"""The tiny Stable Diffusion that ships with us, images to train it on, and the code that made both."""
+"""The tiny Stable Diffusion model and the demo images that are included, and the code that made both."""
 
 from pathlib import Path
 

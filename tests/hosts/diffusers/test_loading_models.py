@@ -127,7 +127,7 @@ def test_a_pickle_that_would_run_code_is_refused(
     monkeypatch.chdir(tmp_path)
     for extra, words in ((Malicious(), "mkdir"), (Unknown(), "Unknown")):
         torch.save({"state_dict": {"model.diffusion_model.x": torch.ones(1)}, "callbacks": extra}, "bad.ckpt")
-        with pytest.raises(ModelError, match=rf"bad\.ckpt.*{words}.*Nothing of it was run"):
+        with pytest.raises(ModelError, match=rf"bad\.ckpt.*{words}.*Nothing in it was run"):
             load("bad.ckpt", "cpu")
     assert not Path("marker").exists()
 

@@ -17,6 +17,7 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.files import is_within
 from ti_trainer.host import GenerationRequest, Host, Lease, ModelOptions
 from ti_trainer.hosts.diffusers import loading, sampling
+from ti_trainer.hosts.diffusers.defaults import DEVICE, EMBEDDINGS_DIR, LOG_DIR, MODEL
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import DiffusionModel, Vectors
 
@@ -44,10 +45,10 @@ class StandaloneHost:
     or from none if `is_public`.
     """
 
-    model: str = "embedded"
-    device: str = "auto"
-    embeddings_dir: Path = Path("embeddings")
-    log_dir: Path = Path("textual_inversion")
+    model: str = MODEL
+    device: str = DEVICE
+    embeddings_dir: Path = EMBEDDINGS_DIR
+    log_dir: Path = LOG_DIR
     folders: Sequence[Path] | None = None
     template_dirs: Sequence[Path] = ()
     samplers: Sequence[str] = ()

@@ -1,6 +1,6 @@
 """Prompts through a CLIP of the transformers library, with embeddings' vectors spliced in and a gradient to them.
 
-Components of a prompt are weighed as by the WebUI's emphasis "Original". Knows nothing of which models have one or two of them.
+Parts of a prompt are weighted as by the WebUI's emphasis mode "Original".
 
 B prompts of up to n chunks of T = 77 tokens, V vectors, D width.
 """

@@ -1,1 +1,1 @@
-"""How the tiny model was made and measured."""
+"""Scripts that made the embedded model and that measure it."""

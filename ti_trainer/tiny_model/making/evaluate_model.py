@@ -1,6 +1,6 @@
-"""Judges the embedded model: does it draw what captions say? Run as `python -m ti_trainer.tiny_model.making.evaluate_model`.
+"""Evaluate the embedded model: do generated images show what their prompts say?
 
-The classifier sees drawn scenes and their reconstructions, never an image that the model made up.
+Run `python -m ti_trainer.tiny_model.making.evaluate_model`. A classifier, which is trained on drawn scenes only, answers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ SIZES = {"shape": len(SHAPES), "texture": len(TEXTURES), "background": len(BACKG
 
 
 def labelled_scene(rng: np.random.Generator) -> tuple[Scene, str, dict[str, int | list[int]]]:
-    """A scene in colours with names, a prompt that says all of it, and what it says as numbers."""
+    """A scene in named colours, a prompt that describes it completely, and the same description as class numbers."""
     shape, texture = int(rng.integers(len(SHAPES))), int(rng.integers(len(TEXTURES)))
     colours = rng.choice(len(COLOURS), 2, replace=False).tolist()
     names = [list(COLOURS)[index] for index in colours]
@@ -41,7 +42,7 @@ def labelled_scene(rng: np.random.Generator) -> tuple[Scene, str, dict[str, int 
     return scene, prompt, {"shape": shape, "texture": texture, "background": background, "colours": sorted(seen)}
 
 
-class Judge(nn.Module):
+class Classifier(nn.Module):
     """A small convolutional classifier of (B, 3, 64, 64) in [-1, 1]."""
 
     def __init__(self) -> None:
@@ -54,15 +55,15 @@ class Judge(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(128, size) for name, size in SIZES.items()})
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Logits by question."""
+        """Logits by attribute."""
         hidden = self.body(pixels)
         return {name: head(hidden) for name, head in self.heads.items()}
 
 
-def train_judge(steps: int, batch_size: int = 64) -> Judge:
-    """Learn from drawn scenes, blurred and noised a little so that small faults of an image do not confuse it."""
-    judge = Judge()
-    optimizer = torch.optim.AdamW(judge.parameters(), 2e-3)
+def train_classifier(steps: int, batch_size: int = 64) -> Classifier:
+    """Train on drawn scenes with some blur and noise, so that small defects of generated images do not matter."""
+    classifier = Classifier()
+    optimizer = torch.optim.AdamW(classifier.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         rng = np.random.default_rng((77, step))
@@ -70,11 +71,12 @@ def train_judge(steps: int, batch_size: int = 64) -> Judge:
         pixels = torch.from_numpy(np.stack([draw_array(scene) for scene in scenes])).permute(0, 3, 1, 2) * 2 - 1
         if step % 2:
             pixels = nn.functional.avg_pool2d(nn.functional.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
-        answers = judge(pixels + 0.05 * torch.randn(pixels.shape))
-        loss = sum(
+        answers = classifier(pixels + 0.05 * torch.randn(pixels.shape))
+        shape, texture, background = (
             cross_entropy(answers[q], torch.tensor([label[q] for label in labels]))
             for q in ("shape", "texture", "background")
         )
+        loss = shape + texture + background
         present = torch.stack(
             [nn.functional.one_hot(torch.tensor(label["colours"]), len(COLOURS)).amax(0) for label in labels]
         )
@@ -83,13 +85,13 @@ def train_judge(steps: int, batch_size: int = 64) -> Judge:
         loss.backward()
         optimizer.step()
         schedule.step()
-    return judge.eval()
+    return classifier.eval()
 
 
 @torch.no_grad()
-def score(judge: Judge, pixels: Tensor, labels: list[dict]) -> dict[str, float]:
-    """The share of images (B, 3, 64, 64) that the judge finds as labelled, by question."""
-    answers = judge(pixels)
+def score(classifier: Classifier, pixels: Tensor, labels: list[dict[str, Any]]) -> dict[str, float]:
+    """The accuracy on images (B, 3, 64, 64) by attribute."""
+    answers = classifier(pixels)
     right = {
         q: [int(a.argmax()) == label[q] for a, label in zip(answers[q], labels, strict=True)]
         for q in SIZES
@@ -103,21 +105,21 @@ def score(judge: Judge, pixels: Tensor, labels: list[dict]) -> dict[str, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print, as JSON, the judge's score on drawings, on reconstructions and on generated images, and the VAE's PSNR."""
+    """Print, as JSON, the classifier's accuracy on drawn, reconstructed and generated images, and the VAE's PSNR."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--cfg-scale", type=float, default=4.0)
-    parser.add_argument("--judge", type=Path, help="keep the trained classifier here, or take it from here")
+    parser.add_argument("--classifier", type=Path, help="file of the trained classifier; written if it does not exist")
     parser.add_argument("--steps", type=int, default=1500, help="training steps of the classifier")
     args = parser.parse_args(argv)
-    if args.judge and args.judge.exists():
-        judge = Judge().eval()
-        judge.load_state_dict(torch.load(args.judge, weights_only=True))
+    if args.classifier and args.classifier.exists():
+        classifier = Classifier().eval()
+        classifier.load_state_dict(torch.load(args.classifier, weights_only=True))
     else:
-        judge = train_judge(args.steps)
-        if args.judge:
-            torch.save(judge.state_dict(), args.judge)
+        classifier = train_classifier(args.steps)
+        if args.classifier:
+            torch.save(classifier.state_dict(), args.classifier)
     model = loading.load(args.model, "cpu", ModelOptions("fp32"))
     rng = np.random.default_rng(5)
     scenes, prompts, labels = zip(*(labelled_scene(rng) for _ in range(args.prompts)), strict=True)
@@ -130,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     made = torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in images])).permute(0, 3, 1, 2) / 127.5 - 1
     everything = {"drawings": drawn, "reconstructions": again, "generated": made}
-    scores = {name: score(judge, pixels, list(labels)) for name, pixels in everything.items()}
+    scores = {name: score(classifier, pixels, list(labels)) for name, pixels in everything.items()}
     spread = math.sqrt(0.25 / args.prompts)
     print(
         json.dumps(

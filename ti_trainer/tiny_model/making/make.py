@@ -1,7 +1,7 @@
-"""Makes the embedded model from nothing: `python -m ti_trainer.tiny_model.making.make --out DIR`.
+"""Train the embedded model from scratch: `python -m ti_trainer.tiny_model.making.make --out DIR`.
 
-Takes hours, and survives being cut off: run it again with the same --work to go on. Needs diffusers, and open_clip_torch
-for CLIP's own vocabulary.
+This takes hours. After an interruption, run it again with the same --work to continue. It needs the package open_clip_torch
+for CLIP's vocabulary.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from ti_trainer.tiny_model.making import make_diffusion, make_vae
 from ti_trainer.tiny_model.making.scenes import CONCEPTS, concept, write_images
 
 MERGES = 49152 - 256 - 2
-TOKEN_STD = 0.0083  # SD 1.5's is 0.014; with this the default learning rate of 0.005 teaches best
+TOKEN_STD = 0.0083  # 0.014 in SD 1.5; the default learning rate of 0.005 works best with this value
 
 
 def make_tokenizer(folder: Path) -> CLIPTokenizer:
-    """CLIP's byte-pair vocabulary in the files that transformers reads, from the copy inside the open_clip package."""
+    """Write CLIP's byte-pair vocabulary, a copy of which is in the open_clip package, in transformers' format."""
     package = importlib.util.find_spec("open_clip")
     if package is None or package.origin is None:
         message = (
-            "CLIP's vocabulary comes with the package open_clip_torch, which is not installed: pip install open_clip_torch"
+            "CLIP's vocabulary is part of the package open_clip_torch, which is not installed: pip install open_clip_torch"
         )
         raise RuntimeError(message)
     with gzip.open(Path(package.origin).parent / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as file:
@@ -54,7 +54,7 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def make(work: Path, out: Path, vae_minutes: float, diffusion_minutes: float, decoder_minutes: float, images: int) -> None:
-    """Train what is not trained yet and write the model to `out` in diffusers' layout, half precision."""
+    """Train the parts that are not trained yet and write the model to `out` in diffusers' format, half precision."""
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(work / "tokenizer")
     vae_file, set_file = work / "vae.pt", work / "latents.pt"
@@ -77,7 +77,7 @@ def make(work: Path, out: Path, vae_minutes: float, diffusion_minutes: float, de
 def save(
     out: Path, vae: AutoencoderKL, text_encoder: torch.nn.Module, unet: torch.nn.Module, tokenizer: CLIPTokenizer
 ) -> None:
-    """Write a model folder that every tool which reads Stable Diffusion 1.x in diffusers' layout can open."""
+    """Write a Stable Diffusion 1.x model folder in diffusers' format."""
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -91,28 +91,28 @@ def save(
     if out.exists():
         shutil.rmtree(out)
     pipeline.to(torch.float16).save_pretrained(out)
-    config = out / "text_encoder" / "config.json"  # libraries that keep the files' precision would mix it with the U-Net's
+    config = out / "text_encoder" / "config.json"  # libraries that use the precision in the config would mix two dtypes
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
     shutil.rmtree(out / "tokenizer")
-    make_tokenizer(out / "tokenizer")  # as vocab.json and merges.txt, which older libraries read too
+    make_tokenizer(out / "tokenizer")  # as vocab.json and merges.txt, for older libraries
 
 
 def make_demo() -> None:
-    """Draw the images that the demo learns from."""
+    """Draw the training images of the demo."""
     write_images(DEMO, concept(CONCEPTS[0], 8, seed=36))
 
 
 def main() -> None:
-    """Make the demo's images and the model."""
+    """Make the demo images and the model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--work", type=Path, default=Path("embedded-work"), help="states to go on from (default: %(default)s)"
+        "--work", type=Path, default=Path("embedded-work"), help="folder for the training state (default: %(default)s)"
     )
-    parser.add_argument("--out", type=Path, required=True, help="where the finished model goes; replaced if it is there")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model; replaced if it exists")
     parser.add_argument("--vae-minutes", type=float, default=22)
     parser.add_argument("--diffusion-minutes", type=float, default=64)
     parser.add_argument("--decoder-minutes", type=float, default=45)
-    parser.add_argument("--images", type=int, default=80_000, help="captioned latents to train the diffusion on")
+    parser.add_argument("--images", type=int, default=80_000, help="number of captioned latents to train the U-Net on")
     args = parser.parse_args()
     make_demo()
     make(args.work, args.out, args.vae_minutes, args.diffusion_minutes, args.decoder_minutes, args.images)

@@ -1,4 +1,4 @@
-"""Trains the embedded model's text encoder and U-Net together, on the latents of captioned scenes."""
+"""Train the embedded model's text encoder and U-Net together on latents of captioned scenes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from ti_trainer.tiny_model.making.scenes import (
     random_thing,
 )
 
-NOUNS = 400  # words that each mean one whole thing in colours without a name
+NOUNS = 400  # words each of which stands for one thing with fixed arbitrary colours
 EMPTY_CAPTIONS = 0.1
 
 
 def new_text_encoder() -> CLIPTextModel:
-    """CLIP's text encoder with its vocabulary, narrow and shallow."""
+    """A small CLIP text encoder with the full vocabulary."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=49408,
@@ -51,7 +51,7 @@ def new_text_encoder() -> CLIPTextModel:
 
 
 def new_unet() -> UNet2DConditionModel:
-    """Stable Diffusion 1.x's U-Net of two levels, for latents of 8 x 8."""
+    """A U-Net like Stable Diffusion 1.x's with two levels, for latents of 8 x 8."""
     return UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(64, 128),
@@ -72,7 +72,7 @@ def new_scheduler() -> DDPMScheduler:
 
 
 def nouns(tokenizer: CLIPTokenizer) -> dict[str, Thing]:
-    """Words of one token that no caption uses otherwise, each bound to a thing."""
+    """Words of one token that captions do not use otherwise, and the things that they stand for."""
     words = (token.removesuffix("</w>") for token in tokenizer.get_vocab() if token.endswith("</w>"))
     taken = {
         word for text in [*SHAPES, *COLOURS, *TEXTURES, *SIZES, *POSITIONS, *SCENERY, *PREFIXES] for word in text.split()
@@ -87,8 +87,8 @@ def nouns(tokenizer: CLIPTokenizer) -> dict[str, Thing]:
 def whiten(vae: AutoencoderKL) -> None:
     """Shift and scale each latent channel to mean 0 and, times the scaling factor, variance 1, as the diffusion expects.
 
-    The change is folded into the convolutions around the latents: images stay as they were. A channel that the autoencoder
-    left unused is all noise, which scaling would blow up: its distribution becomes narrow around its mean.
+    The change is folded into the convolutions around the latents, so that images stay the same. A channel that the
+    autoencoder does not use contains only noise, which is not scaled: its distribution becomes narrow around its mean.
     """
     sample = torch.cat([vae.encode(x).latent_dist.mode() for x in images(1024, np.random.default_rng(7)).split(64)])
     mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3))
@@ -106,10 +106,10 @@ def whiten(vae: AutoencoderKL) -> None:
 
 @torch.no_grad()
 def rescale(text_encoder: CLIPTextModel, token_std: float) -> None:
-    """Give token embeddings this standard deviation and change nothing else, so that usual learning rates fit.
+    """Scale the token embeddings to this standard deviation without changing outputs, so that usual learning rates work.
 
-    Every layer reads the residual stream through a LayerNorm, which ignores its scale: so all that is added to the
-    stream is scaled alike, and the norms' epsilon with it.
+    Every layer reads the residual stream through a LayerNorm, which is invariant to scale: everything that is added to the
+    stream is scaled by the same factor, and the epsilon of the norms by its square.
     """
     factor = token_std / text_encoder.get_input_embeddings().weight.std()
     added = ("token_embedding", "position_embedding", "out_proj", "fc2")
@@ -124,7 +124,7 @@ def rescale(text_encoder: CLIPTextModel, token_std: float) -> None:
 
 @torch.no_grad()
 def latent_set(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Latents (count, 4, 8, 8) half precision, times the scaling factor, and token ids (count, 77) of as many scenes."""
+    """Latents (count, 4, 8, 8) of scenes, scaled, in half precision, and token ids (count, 77) of their captions."""
     rng, bound = np.random.default_rng(seed), nouns(tokenizer)
     latents, ids = [], []
     for start in range(0, count, 64):
@@ -139,13 +139,14 @@ def latent_set(vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, seed: i
 def train(
     folder: Path, latents: Tensor, ids: Tensor, empty_ids: Tensor, minutes: float, batch_size: int = 64
 ) -> tuple[CLIPTextModel, UNet2DConditionModel]:
-    """Train for that long, counting from the state in the folder if there is one; keeps the state every two minutes."""
+    """Train for a number of minutes, including those before the state in the folder; saves it every two minutes."""
     state_file = folder / "diffusion.state"
-    net = nn.ModuleDict({"text": new_text_encoder(), "unet": new_unet()})
+    text_encoder = new_text_encoder()
+    net = nn.ModuleDict({"text": text_encoder, "unet": new_unet()})
     scheduler = new_scheduler()
-    embeddings = net["text"].get_input_embeddings().weight
+    embeddings = text_encoder.get_input_embeddings().weight
     nn.init.normal_(embeddings, std=0.5)
-    positions = [p for name, p in net["text"].named_parameters() if "position_embedding" in name]
+    positions = [p for name, p in text_encoder.named_parameters() if "position_embedding" in name]
     optimizer = MuonAndAdam([net], lr=4e-3, adam_lr=2e-3, tables=[embeddings, *positions])
     average = {k: v.detach().clone() for k, v in net.state_dict().items()}
     step, spent = 0, 0.0

@@ -1,6 +1,6 @@
-"""Trains the embedded model's AutoencoderKL on scenes: whole, then, its latents fixed, the decoder alone.
+"""Train the embedded model's AutoencoderKL on drawn scenes, then its decoder alone with fixed latents.
 
-Widths and norms are such that the WebUI's own classes can hold it.
+Widths and normalization are compatible with the WebUI's own classes.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch import Tensor
 from ti_trainer.tiny_model.making.muon import MuonAndAdam
 from ti_trainer.tiny_model.making.scenes import draw_array, random_scene
 
-SCALING_FACTOR = 0.18215  # what every Stable Diffusion 1.x tool multiplies latents by
+SCALING_FACTOR = 0.18215  # of Stable Diffusion 1.x
 
 
 def images(count: int, rng: np.random.Generator) -> Tensor:
-    """Random scenes, half of them in colours without a name. (count, 3, 64, 64) in [-1, 1]."""
+    """Random scenes, half of them in arbitrary colours: (count, 3, 64, 64) in [-1, 1]."""
     drawn = np.stack([draw_array(random_scene(rng, any_colours=0.5)[0]) for _ in range(count)])
     return torch.from_numpy(drawn).permute(0, 3, 1, 2) * 2 - 1
 
 
 def new_vae() -> AutoencoderKL:
-    """Stable Diffusion's autoencoder: 8 times smaller, 4 channels."""
+    """A new autoencoder like Stable Diffusion's: latents of an eighth of the size, 4 channels."""
     return AutoencoderKL(
         block_out_channels=(32, 32, 64, 96),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -41,7 +41,7 @@ def new_vae() -> AutoencoderKL:
 
 
 def reconstruction_loss(decoded: Tensor, wanted: Tensor, squares: float) -> Tensor:
-    """L1 of pixels and of their differences, and squared error times `squares`."""
+    """L1 loss of pixels and of their gradients, plus the squared error times `squares`."""
     error = (decoded - wanted) / 2
     gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     return error.abs().mean() + squares * error.square().mean() + 0.5 * gradient
@@ -49,16 +49,16 @@ def reconstruction_loss(decoded: Tensor, wanted: Tensor, squares: float) -> Tens
 
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, count: int = 256) -> float:
-    """Peak signal-to-noise ratio in dB of unseen images, from their mean squared error."""
+    """Peak signal-to-noise ratio in dB on images that were not trained on."""
     wanted = images(count, np.random.default_rng(12345))
     decoded = torch.cat([vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1) for x in wanted.split(64)])
     return -10 * math.log10(((decoded - wanted) / 2).square().mean().item())
 
 
 def train(folder: Path, minutes: float, whole: AutoencoderKL | None = None) -> AutoencoderKL:
-    """Train a new autoencoder, or the decoder of a whole one, for that long.
+    """Train a new autoencoder, or only the decoder of `whole`, for a number of minutes.
 
-    Goes on from the state in the folder, which is kept every minute.
+    Continues from the state in the folder, which is saved every minute.
     """
     stage = "vae" if whole is None else "decoder"
     state_file = folder / f"{stage}.state"
@@ -96,8 +96,10 @@ def train(folder: Path, minutes: float, whole: AutoencoderKL | None = None) -> A
     return vae
 
 
-def save(path: Path, vae: AutoencoderKL, optimizer: MuonAndAdam, average: dict, step: int, spent: float) -> None:
-    """Keep the state to go on from."""
+def save(
+    path: Path, vae: AutoencoderKL, optimizer: MuonAndAdam, average: dict[str, Tensor], step: int, spent: float
+) -> None:
+    """Save the state to continue from."""
     new = path.with_suffix(".new")
     state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
     torch.save({**state, "step": step, "spent": spent}, new)

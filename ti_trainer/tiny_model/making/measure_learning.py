@@ -1,9 +1,9 @@
-"""Measures learning: every concept that no caption names, at default settings.
+"""Measure how well concepts that the embedded model has not seen are learned with default settings.
 
 Run `python -m ti_trainer.tiny_model.making.measure_learning`.
 
-For each concept: 8 images to learn from, 16 others to measure with; validation loss and colour distance of generated
-images under the learned word, its init text (the shape's name) and random vectors of a word's length.
+For each concept, an embedding is trained on 8 images and measured on 16 others: validation loss and colour distance of
+generated images, for the embedding, its initial text (the name of the shape) and random vectors of usual length.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DIRECTIONS = np.random.default_rng(0).normal(size=(3, 32))
 
 
 def colour_distance(image: np.ndarray, other: np.ndarray) -> float:
-    """Sliced Wasserstein distance of the colours in two images (H, W, 3) in [0, 1], wherever in the image they are."""
+    """Sliced Wasserstein distance between the colours of two images (H, W, 3) in [0, 1], regardless of position."""
     unit = _DIRECTIONS / np.linalg.norm(_DIRECTIONS, axis=0)
     first, second = (np.sort(each.reshape(-1, 3) @ unit, axis=0) for each in (image, other))
     return float(np.abs(first - second).mean())
@@ -45,8 +45,8 @@ def colour_distance(image: np.ndarray, other: np.ndarray) -> float:
 
 def measure(
     host: StandaloneHost, model: DiffusersModel, thing: Thing, config: TrainConfig, num_vectors: int
-) -> dict[str, dict]:
-    """Teach one concept and compare; {"loss": {...}, "colour_distance": {...}} by who speaks."""
+) -> dict[str, dict[str, float]]:
+    """Train one concept and compare; {"loss": {...}, "colour_distance": {...}}, each by `word`, `init_text` and `random`."""
     held_out = concept(thing, MEASURED_WITH, seed=1000)
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder), concept(thing, TRAINED_ON, seed=1))
@@ -63,32 +63,34 @@ def measure(
     random = {
         "clip_l": torch.randn(num_vectors, model.widths["clip_l"], generator=torch.Generator().manual_seed(1)) * table.std()
     }
-    speakers: dict[str, tuple[str, dict[str, Vectors]]] = {
+    texts: dict[str, tuple[str, dict[str, Vectors]]] = {
         "word": (WORD, {WORD: learned}),
         "init_text": (thing.shape, {}),
         "random": (WORD, {WORD: random}),
     }
     return {
         "loss": {
-            who: validation_loss(model, items, [f"a photo of {text}, {where}" for _, where in held_out], words)
-            for who, (text, words) in speakers.items()
+            key: validation_loss(model, items, [f"a photo of {text}, {where}" for _, where in held_out], embeddings)
+            for key, (text, embeddings) in texts.items()
         },
-        "colour_distance": {who: _distance(host, model, text, words, held_out) for who, (text, words) in speakers.items()},
+        "colour_distance": {
+            key: _distance(host, model, text, embeddings, held_out) for key, (text, embeddings) in texts.items()
+        },
     }
 
 
 def _distance(
-    host: StandaloneHost, model: DiffusersModel, text: str, words: dict[str, Vectors], scenes: list[tuple[Scene, str]]
+    host: StandaloneHost, model: DiffusersModel, text: str, embeddings: dict[str, Vectors], scenes: list[tuple[Scene, str]]
 ) -> float:
     distances = []
     for seed, (scene, where) in enumerate(scenes):
-        image = host.generate(model, GenerationRequest(f"a photo of {text} {where}", cfg_scale=3.0, seed=seed), words)
+        image = host.generate(model, GenerationRequest(f"a photo of {text} {where}", cfg_scale=3.0, seed=seed), embeddings)
         distances.append(colour_distance(np.asarray(image) / 255, np.asarray(draw(scene)) / 255))
     return statistics.mean(distances)
 
 
 def main() -> None:
-    """Print a JSON line a concept, then the means and standard deviations over concepts."""
+    """Print a line of JSON for each concept, then means and standard deviations over the concepts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--max-steps", type=int, default=300)

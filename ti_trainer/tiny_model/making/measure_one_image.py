@@ -1,11 +1,10 @@
-"""Measures DreamArtist: concepts that no caption names, each from one image.
+"""Measure how well DreamArtist learns new concepts from one image each.
 
 Run `python -m ti_trainer.tiny_model.making.measure_one_image`.
 
-Plain Textual Inversion and DreamArtist see the image without a caption, in as many U-Net evaluations, each at the
-learning rate that suits it. Measured are images that they generate at CFG scale 3: of the word alone, against the
-image; and in other surroundings, against the thing as it looks there. Distances are of colours
-(`learning.colour_distance`).
+Textual Inversion and DreamArtist are trained on the image without a caption, with the same number of U-Net evaluations,
+each at its own best learning rate. Images are generated with a guidance scale of 3 and compared by colour: of the embedding
+alone with the training image, and on other backgrounds with the concept drawn there.
 """
 
 from __future__ import annotations
@@ -35,26 +34,26 @@ from ti_trainer.tiny_model.making.scenes import CONCEPTS, SIZES, Scene, Thing, c
 
 WORD, CFG_SCALE, MEASURED_WITH = "concept", 3.0, 12
 VECTORS, NEGATIVE_VECTORS = 3, 6
-# The best by the word alone (2026-11-21) of .001 and .003, and for a pair also .0005: pulled apart it moves faster.
+# The best for the embedding alone (2026-11-21) of .001 and .003, for a pair also .0005, which moves faster.
 RATE, RATE_OF_A_PAIR = "0.003", "0.001"
-OF_THE_THING = 12  # of 765: what other surroundings change by less
+OF_THE_THING = 12  # of 765: pixels that differ by less between backgrounds are the concept
 IN_THE_MIDDLE = 0.05  # of the image's width
 PLAIN = TrainConfig(learning_rate=RATE, template="subject", ema_rate=0.97, preview_every=0, csv_every=0, precision="fp32")
 DREAMARTIST = replace(
     PLAIN, learning_rate=RATE_OF_A_PAIR, negative=True, train_cfg_scale=str(CFG_SCALE), reconstruction_weight=1.0
 )
-WAYS = {  # the others say what each part brings
+WAYS = {  # the last two show the effect of each part
     "plain": PLAIN,
     "dreamartist": DREAMARTIST,
     "no reconstruction": replace(DREAMARTIST, reconstruction_weight=0.0),
     "reconstruction alone": replace(PLAIN, reconstruction_weight=1.0),
 }
 AVERAGED = ", moving average"
-Distances = tuple[float, float]  # of the word alone, and in other surroundings
+Distances = tuple[float, float]  # of the embedding alone, and on other backgrounds
 
 
 def measure(model: str, thing: Thing, config: TrainConfig, evaluations: int) -> Iterator[tuple[str, Distances]]:
-    """Mean distances after so many U-Net evaluations: of the vectors, and of their moving average if one is kept."""
+    """Mean distances after a number of U-Net evaluations: of the vectors, and of their moving average if there is one."""
     ((scene, where),) = _scenes(thing, 1, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -73,7 +72,7 @@ def measure(model: str, thing: Thing, config: TrainConfig, evaluations: int) -> 
 def words_of(run: Run, copy: Path) -> dict[str, Vectors]:
     """The vectors of a copy of the word, and of its negative's."""
     negative = run.negative_of(copy)
-    words = {WORD: formats.read(copy).vectors}
+    words: dict[str, Vectors] = {WORD: formats.read(copy).vectors}
     return words if negative is None else words | {negative_name(WORD): formats.read(negative).vectors}
 
 
@@ -137,9 +136,9 @@ def main() -> None:
     first = args.ways[0]
     for number, what in enumerate(("alone", "in other surroundings")):
         for way in rows[0]:
-            found = [row[way][number] for row in rows]
+            errors = [row[way][number] for row in rows]
             nearer = [1 - row[way][number] / row[first][number] for row in rows]
-            print(f"{what}, {way}: {_spread(found)}; nearer than {first} by {_spread(nearer)}, least {min(nearer):.3f}")
+            print(f"{what}, {way}: {_spread(errors)}; nearer than {first} by {_spread(nearer)}, least {min(nearer):.3f}")
 
 
 def _spread(numbers: Sequence[float]) -> str:

@@ -1,20 +1,20 @@
-"""Muon (Keller Jordan, 2024): momentum whose matrices are orthogonalised.
+"""The Muon optimizer (Keller Jordan, 2024): momentum with orthogonalized update matrices.
 
-From scratch it needs a third of Adam's steps here. Used only to make the embedded model;
-torch.optim.Muon takes no convolutions.
+Training the embedded model from scratch takes a third of Adam's steps. torch.optim.Muon does not support convolutions.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
 def orthogonalised(update: Tensor) -> Tensor:
-    """Nearest semi-orthogonal matrix, roughly: five Newton-Schulz steps on (M, N)."""
+    """An approximation of the nearest semi-orthogonal matrix: five Newton-Schulz iterations on (M, N)."""
     tall = update.shape[0] > update.shape[1]
     x = update.T if tall else update
     x = x / (x.norm() + 1e-7)
@@ -25,7 +25,7 @@ def orthogonalised(update: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For weights of two or more dimensions; convolutions count as (out, in * kernel) matrices."""
+    """Muon for weights of two or more dimensions; convolutions are treated as (out, in * kernel) matrices."""
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -44,7 +44,7 @@ class Muon(torch.optim.Optimizer):
 
 
 class MuonAndAdam:
-    """Muon for the matrices of a network, AdamW for its vectors and tables, one cosine schedule for both."""
+    """Muon for the matrices of a network and AdamW for its vectors and tables, with one cosine schedule."""
 
     def __init__(self, modules: Iterable[nn.Module], lr: float, adam_lr: float, tables: Iterable[nn.Parameter] = ()) -> None:
         tables = list(tables)
@@ -56,18 +56,18 @@ class MuonAndAdam:
         self.peaks = [lr, adam_lr]
 
     def step(self, done: float, warm: float = 1.0) -> None:
-        """One update at `done` of the whole run, both in [0, 1]; clears the gradients."""
+        """One update at the fraction `done` of the run, with the warm-up factor `warm`; clears the gradients."""
         for part, peak in zip(self.parts, self.peaks, strict=True):
             for group in part.param_groups:
                 group["lr"] = peak * warm * max(0.005, 0.5 + 0.5 * math.cos(math.pi * min(1.0, done)))
             part.step()
             part.zero_grad()
 
-    def state_dict(self) -> list[dict]:
-        """Of both."""
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The state of both optimizers."""
         return [part.state_dict() for part in self.parts]
 
-    def load_state_dict(self, states: list[dict]) -> None:
-        """Of both."""
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Restore the state of both optimizers."""
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(state)

@@ -1,0 +1,71 @@
+"""Progress bars of a training in a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from ti_trainer.training.events import Compiling, Event, StepDone
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ti_trainer.runs.callbacks import Callback
+    from ti_trainer.runs.run_folder import Run
+    from ti_trainer.training.trainer import Trainer
+
+READ_EVERY_S = 0.5  # reading losses makes the CPU wait for the GPU
+
+
+@dataclass
+class Progress:
+    """A bar for reading images, then one for steps, with the smoothed loss."""
+
+    bar: tqdm | None = None
+    _losses: list[float | Tensor] = field(default_factory=list)
+    _smooth: float | None = None
+    _read_at: float = 0.0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def loading(self, done: int, total: int) -> None:
+        """Image `done` of `total` was read."""
+        if self.bar is None:
+            self.bar = tqdm(total=total, desc="Reading images", unit="image", leave=False)
+        self.bar.update(done - self.bar.n)
+
+    def begin(self, trainer: Trainer, run: Run) -> list[Callback]:
+        """Called when training starts; returns the callback for the steps."""
+        if self.bar is not None:
+            self.bar.close()
+        tqdm.write(f"Dataset: {trainer.dataset.in_words()}.")
+        tqdm.write(f"Training on {trainer.model.name} ({trainer.model.spec}).")
+        sys.stdout.flush()
+        self.bar = tqdm(total=trainer.last_step, initial=trainer.step, desc="Training", unit="step")
+        return [self]
+
+    def __call__(self, event: Event) -> None:
+        """A step was done, or a long one begins."""
+        if self.bar is not None and isinstance(event, Compiling):
+            self.bar.set_description("Compiling, a minute or more")
+        if not isinstance(event, StepDone) or self.bar is None:
+            return
+        self._losses.append(event.loss)
+        self.bar.set_description("Training", refresh=False)
+        now = time.monotonic()
+        if self.bar.update() and now - self._read_at > READ_EVERY_S:
+            self._read_at = now
+            for loss in self._losses:
+                value = float(loss)
+                self._smooth = value if self._smooth is None else 0.98 * self._smooth + 0.02 * value
+            self._losses.clear()
+            self.bar.set_postfix_str(f"loss {self._smooth:.4f}, learning rate {event.learning_rate:g}", refresh=False)
