@@ -13,11 +13,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fakes import TinyHost, TinyModel
+from ti_trainer.ui.board import Board
 
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.job import Job
 from ti_trainer.ui.app import serve
-from ti_trainer.ui.board import Board
 from ti_trainer.ui.layout import build
 from ti_trainer.ui.page import Page
 

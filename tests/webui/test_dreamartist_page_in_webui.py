@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.webui
-SCRIPTS = ("mask_asking", "mask_brush", "mask_sheet")
+SCRIPTS = ("mask_requests", "mask_brush", "mask_layer")
 CANVAS = "#ti_trainer_masks_canvas"
 
 

@@ -179,7 +179,7 @@ def png(losses: Points, validation: Points = (), rates: Points = ()) -> Image.Im
         elif len(shape.points) > 1:
             points = [(scale * x, scale * y) for x, y in shape.points]
             draw.line(points, COLORS[shape.kind], round(scale * shape.width), joint="curve")
-    image = large.resize(size, Image.Resampling.LANCZOS)
+    image = large.reduce(SUPERSAMPLING)
     draw, font = ImageDraw.Draw(image), _font(12 * SCALE)
     baseline = font.getbbox("0")[3]
     for each in texts:

@@ -235,7 +235,6 @@ def _summary(report: Report, shown: int, marked: int) -> str:
 def _bar(done: int, total: int) -> str:
     percent = 100 * done / total if total else 0
     text = f"Checking image {done} of {total}" if total else "Looking for images"
-    return (
-        f'<div class="ti-line ti-numbers">{text}</div>'
-        f'<div class="ti-bar" role="progressbar" aria-valuenow="{percent:.0f}"><div style="width:{percent:.1f}%"></div></div>'
-    )
+    done_part = f'<div style="width:{percent:.1f}%"></div>'
+    bar = f'<div class="ti-bar" role="progressbar" aria-valuenow="{percent:.0f}">{done_part}</div>'
+    return f'<div class="ti-line ti-numbers">{text}</div>{bar}'

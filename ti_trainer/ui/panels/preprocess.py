@@ -126,7 +126,7 @@ class Preprocess:
                 values["blip_model"] = str(path)
             elif self.page.is_public:
                 message = (
-                    f"BLIP model: found {values['blip_model']!r}, expected a folder (a public page downloads no models)."
+                    f"BLIP model: found {values['blip_model']!r}, expected a folder (no downloads on a public page)."
                 )
                 raise ConfigError(message, "blip_model")
         return values
