@@ -23,7 +23,7 @@ from hashlib import sha256
 from pathlib import Path
 
 # Needed beyond the WebUI's own packages; each is imported and installed under one name.
-EXTRAS = ("matplotlib", "imagehash", *(() if sys.version_info >= (3, 11) else ("tomli",)))  # later Pythons have their own
+EXTRAS = ("imagehash", *(() if sys.version_info >= (3, 11) else ("tomli",)))  # later Pythons have their own
 REQUIREMENTS = {  # the last one is installed, and includes those before it
     "run": ["requirements.txt"],
     "test": ["requirements.txt", "requirements-test.txt"],

@@ -177,7 +177,7 @@ def test_one_image_is_written_after_the_other(served: Serve, folder: Path) -> No
         press(tab, "next")
         says(tab, "large", "no caption; its file name says")
         entry(tab, "text").fill("a toy")
-        tab.get_by_label("The selected image").check()
+        tab.get_by_label("The selected image", exact=True).check()
         entry(tab, "new_tags").fill("last")
         press(tab, "add")
         until(lambda: labels(tab)[3] == "a toy, last")
@@ -198,7 +198,7 @@ def test_tags_of_nearly_all_images_are_found_and_removed_at_once(served: Serve, 
         tab.get_by_text("initialization text").first.wait_for()
         press(tab, "find_common")
         until(lambda: tags(tab, "common") == ["my cat (100%)"])
-        tab.get_by_label("The selected image").check()  # does not count for what is said of all images
+        tab.get_by_label("The selected image", exact=True).check()  # does not count for what is said of all images
         press(tab, "remove_common")
         until(lambda: labels(tab) == ["grass, <b>sun</b>", "sofa", "grass", "[file name] red toy"])
         tab.locator("#ti_trainer_captions_remove_common").wait_for(state="hidden")

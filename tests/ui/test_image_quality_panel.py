@@ -173,7 +173,7 @@ def test_a_phone_needs_no_sideways_scrolling(url: str, folder: Path) -> None:
 def test_who_goes_away_stops_the_check_and_sees_how_far_it_is_until_then(tmp_path: Path) -> None:
     for seed in range(40):
         drawn(seed, 700).save(tmp_path / f"{seed}.png")
-    going = image_quality._check(Page(TinyHost(tmp_path), Job()), Findings(), str(tmp_path), 0, 0)
+    going = image_quality._check(Page(TinyHost(tmp_path), Job()), Findings(), str(tmp_path), 1, 1)
     assert "ti-bar" in next(going)[1]
     begin = time.monotonic()
     going.close()
@@ -199,7 +199,7 @@ def test_small_is_what_is_smaller_than_the_model_was_made_for(tmp_path: Path) ->
         *_, (found, *_) = image_quality._check(Page(TinyHost(tmp_path), Job()), Findings(), str(tmp_path), width, width)
         return [path.name for path, reasons in found.report.reasons.items() if any("small" in each for each in reasons)]
 
-    assert (small(None), sorted(small(32)), small(0)) == (["8.png"], ["24.png", "8.png"], [])
+    assert (small(0), small(None), sorted(small(32)), small(1)) == (["8.png"], ["8.png"], ["24.png", "8.png"], [])
 
 
 def main(folder: Path) -> None:

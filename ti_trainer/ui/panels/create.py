@@ -45,7 +45,7 @@ def panel(page: Page) -> Create:
         with gr.Column(elem_classes=["ti-form"]):
             name = gr.Textbox(
                 label="Name",
-                info="The word to use in prompts, and the file name. Choose one that prompts do not contain otherwise.",
+                info="The word to use in prompts, and the file name. Choose one that is not otherwise used in prompts.",
                 placeholder="my-cat",
                 elem_id="ti_trainer_create_name",
                 max_lines=1,
@@ -53,7 +53,7 @@ def panel(page: Page) -> Create:
             about_name = gr.HTML(elem_id="ti_trainer_create_about_name")
             init_text = gr.Textbox(
                 label="Initialization text",
-                info="A word or two for what it is close to, as the vectors' initial value. Empty: zeros.",
+                info="A word or two for something similar, from which the vectors start. Empty: they start at zero.",
                 value=start.init_text if start else "*",
                 elem_id="ti_trainer_create_init_text",
                 max_lines=1,
@@ -88,7 +88,7 @@ def panel(page: Page) -> Create:
                 )
                 negative_text = gr.Textbox(
                     label="Initialization text of the negative embedding",
-                    info="The initial value of its vectors.",
+                    info="The text from which its vectors start.",
                     value="*",
                     elem_id="ti_trainer_create_negative_text",
                     max_lines=1,

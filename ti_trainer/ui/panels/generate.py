@@ -33,7 +33,7 @@ def panel(page: Page) -> Generate:
         with gr.Column(elem_classes=["ti-form"]):
             prompt = gr.Textbox(
                 label="Prompt",
-                info="Use an embedding by its name.",
+                info="Write an embedding's name to use it.",
                 value=default_prompt(page),
                 lines=2,
                 elem_id="ti_trainer_generate_prompt",

@@ -79,10 +79,10 @@ def panel(page: Page) -> ImageQuality:
         )
         sizes = [
             gr.Number(
-                value=None,
+                value=0,
                 precision=0,
                 label=f"Minimum {name}",
-                info="The minimum in px; empty: the model's size, 0: any.",
+                info="In px; 0 is the model's own size, 1 accepts any.",
                 min_width=140,
                 elem_id=f"ti_trainer_quality_{name}",
             )
@@ -137,14 +137,14 @@ def _check(page: Page, before: Findings, folder: str, width: float | None, heigh
 
 
 def _sizes(page: Page, width: float | None, height: float | None) -> tuple[int, int]:
-    """The minimum width and height in px; the model's native size where nothing is entered."""
-    if width is not None and height is not None:
+    """The minimum width and height in px; the model's native size for 0 and for an empty field."""
+    if width and height:
         return int(width), int(height)
     try:
         native = page.host.open_model().default_size_px
     except TITrainerError:  # images can be checked without a model
         native = PreprocessConfig.width
-    return native if width is None else int(width), native if height is None else int(height)
+    return int(width or native), int(height or native)
 
 
 def _exclude(found: Findings, numbers: str) -> list[Any]:

@@ -125,9 +125,7 @@ class Preprocess:
                 host.check_folder(path)
                 values["blip_model"] = str(path)
             elif self.page.is_public:
-                message = (
-                    f"BLIP model: found {values['blip_model']!r}, expected a folder (no downloads on a public page)."
-                )
+                message = f"BLIP model: found {values['blip_model']!r}, expected a folder (no downloads on a public page)."
                 raise ConfigError(message, "blip_model")
         return values
 
