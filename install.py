@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 WINDOWS = os.name == "nt"
 PROGRAM = "Scripts/{}.exe" if WINDOWS else "bin/{}"  # in an environment
-MISSING_IN_WEBUI = ("matplotlib", "imagehash", *(() if sys.version_info >= (3, 11) else ("tomli",)))
+MISSING_IN_WEBUI = ("imagehash", *(() if sys.version_info >= (3, 11) else ("tomli",)))
 DEPENDS_ON = ("install.py", "pyproject.toml", "constraints.txt", "requirements-webui.txt")
 INSTALLS = {  # the arguments of each `pip install`
     "run": ["-c constraints.txt -e ."],

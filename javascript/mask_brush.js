@@ -1,63 +1,63 @@
-// The panel Paint masks: shows a folder's images, paints on one, and keeps what is not saved while the page is open.
-// What painting does is in mask_sheet.js, how the program is asked in mask_asking.js. An image is its name in the folder.
+// The Paint masks panel: shows a folder's images, paints on one, and keeps unsaved masks while the page is open.
+// mask_layer.js does the painting, mask_requests.js talks to the server. Images are identified by their file names.
 (() => {
-    let shelf = { folder: "", images: [] };
-    const drafts = new Map(); // sheets that are not saved, by folder and name
-    let sheet = null; // what is painted on
-    let wanted = ""; // the name of the image to be shown
+    let dataset = { folder: "", images: [] };
+    const drafts = new Map(); // unsaved layers, by folder and name
+    let layer = null; // the layer being painted
+    let wanted = ""; // the name of the image to show next
     let choosing = false;
     let busy = false;
     let stroke = null;
     let tool = "brush";
-    let weight = 1; // of the brush, where the mask has such weights
+    let weight = 1; // of the brush; masks with a lower maximum use that instead
 
     const root = () => document.querySelector("gradio-app")?.shadowRoot ?? document;
     const part = (name) => root().querySelector(`.ti-masks [data-part="${name}"]`);
     const button = (name) => root().querySelector(`.ti-masks [data-do="${name}"]`);
     const value = (name) => Number(part(name).value);
-    const key = (name) => `${shelf.folder}\n${name}`;
-    const painting = () => window.tiTrainerSheet;
-    const asking = () => window.tiTrainerAsking;
+    const key = (name) => `${dataset.folder}\n${name}`;
+    const layers = () => window.tiTrainerMaskLayer;
+    const requests = () => window.tiTrainerRequests;
 
-    const say = (html) => { part("said").innerHTML = html ?? ""; };
+    const showMessage = (html) => { part("message").innerHTML = html ?? ""; };
 
-    // Asks while nothing else can be done; null, and the reason said, if it fails.
+    // Sends a request with the tools disabled; shows the reason and returns null if it fails.
     async function work(what, long) {
         [busy, part("tools").disabled] = [true, true];
-        part("sheet").setAttribute("aria-busy", "true");
+        part("image-area").setAttribute("aria-busy", "true");
         try {
-            return await asking().ask({ folder: shelf.folder, ...what }, long);
+            return await requests().send({ folder: dataset.folder, ...what }, long);
         } catch (failed) {
-            say(failed.said ?? asking().notice("error", String(failed)));
+            showMessage(failed.message ?? requests().notice("error", String(failed)));
             return null;
         } finally {
-            [busy, part("tools").disabled] = [false, !sheet];
-            part("sheet").removeAttribute("aria-busy");
+            [busy, part("tools").disabled] = [false, !layer];
+            part("image-area").removeAttribute("aria-busy");
         }
     }
 
-    // ---- The folder's images, and the one that is chosen.
+    // ---- The folder's images, and the selected one.
 
-    // What could not be opened leaves nothing open, or it would be painted under another folder's name.
+    // A folder that cannot be opened closes the previous one, so that nothing is saved under the wrong name.
     function opened(text) {
         if (!root().querySelector(".ti-masks[data-ready]")) {
-            setTimeout(() => opened(text), 200); // another tab has only just led here
+            setTimeout(() => opened(text), 200); // gradio has not created this tab's content yet
             return;
         }
-        const { said, folder = "", images = [] } = JSON.parse(text || "{}");
-        leave();
-        [shelf, sheet, wanted, stroke] = [{ folder, images }, null, "", null];
-        lay();
-        say(said);
+        const { message, folder = "", images = [] } = JSON.parse(text || "{}");
+        keepDraft();
+        [dataset, layer, wanted, stroke] = [{ folder, images }, null, "", null];
+        layOut();
+        showMessage(message);
         if (folder) {
-            choose((images.find((each) => !each.masked) ?? images[0]).name).then(() => thumbs(shelf));
+            choose((images.find((each) => !each.masked) ?? images[0]).name).then(() => loadThumbs(dataset));
         }
     }
 
-    function lay() {
-        part("room").hidden = !shelf.folder;
-        part("folder").textContent = shelf.folder;
-        part("strip").replaceChildren(...shelf.images.map(({ name, thumb }) => {
+    function layOut() {
+        part("workspace").hidden = !dataset.folder;
+        part("folder").textContent = dataset.folder;
+        part("strip").replaceChildren(...dataset.images.map(({ name, thumb }) => {
             const made = document.createElement("button");
             made.type = "button";
             made.dataset.name = name;
@@ -68,10 +68,10 @@
         show();
     }
 
-    async function thumbs(mine) {
-        for (let from = 0; mine === shelf && from < mine.images.length;) {
-            const answer = await asking().ask({ do: "thumbs", folder: mine.folder, from }).catch(() => null);
-            if (mine !== shelf || !answer?.thumbs.length) {
+    async function loadThumbs(mine) {
+        for (let from = 0; mine === dataset && from < mine.images.length;) {
+            const answer = await requests().send({ do: "thumbs", folder: mine.folder, from }).catch(() => null);
+            if (mine !== dataset || !answer?.thumbs.length) {
                 return;
             }
             answer.thumbs.forEach(([name, thumb], n) => {
@@ -84,46 +84,46 @@
         }
     }
 
-    // Keeps what is not saved for when its image is chosen again.
-    function leave() {
-        if (sheet) {
-            drafts[painting().unsaved(sheet) ? "set" : "delete"](`${sheet.folder}\n${sheet.name}`, sheet);
+    // Keeps an unsaved layer until its image is selected again.
+    function keepDraft() {
+        if (layer) {
+            drafts[layers().unsaved(layer) ? "set" : "delete"](`${layer.folder}\n${layer.name}`, layer);
         }
     }
 
     async function choose(name) {
         wanted = name;
-        say("");
+        showMessage("");
         if (choosing) {
-            return; // the one that loads looks again at the end
+            return; // the loop below picks it up
         }
         choosing = true;
-        while (wanted && wanted !== sheet?.name) {
-            const [next, mine] = [wanted, shelf];
+        while (wanted && wanted !== layer?.name) {
+            const [next, mine] = [wanted, dataset];
             const made = drafts.get(key(next)) ?? (await loaded(next));
-            if (next !== wanted || mine !== shelf) {
-                continue; // another one was chosen meanwhile
+            if (next !== wanted || mine !== dataset) {
+                continue; // another image was selected meanwhile
             }
             if (!made) {
-                told();
-                break; // and the next button leads on from it
+                refresh();
+                break; // Next continues from here
             }
-            leave();
-            [sheet, stroke] = [made, null];
+            keepDraft();
+            [layer, stroke] = [made, null];
             show();
         }
         choosing = false;
     }
 
     async function loaded(name) {
-        const { folder } = shelf;
+        const { folder } = dataset;
         const answer = await work({ do: "load", name });
         if (!answer) {
             return null;
         }
-        say(answer.said);
-        const greys = answer.greys ? await asking().unpacked(answer.greys) : new Uint8Array(answer.width * answer.height);
-        return painting().make(answer, folder, name, greys, drawn);
+        showMessage(answer.message);
+        const levels = answer.levels ? await requests().unpacked(answer.levels) : new Uint8Array(answer.width * answer.height);
+        return layers().make(answer, folder, name, levels, drawn);
     }
 
     function drawn(shown, { left, top, right, bottom }) {
@@ -131,65 +131,65 @@
     }
 
     function show() {
-        const [canvas, holder, row] = [part("canvas"), part("sheet"), part("strip")];
-        [holder.hidden, part("tools").disabled] = [!sheet, busy || !sheet];
-        told();
-        if (!sheet) {
+        const [canvas, holder, row] = [part("canvas"), part("image-area"), part("strip")];
+        [holder.hidden, part("tools").disabled] = [!layer, busy || !layer];
+        refresh();
+        if (!layer) {
             return;
         }
-        [canvas.width, canvas.height] = [sheet.width, sheet.height];
-        part("image").src = sheet.image;
-        holder.style.aspectRatio = `${sheet.width} / ${sheet.height}`;
-        holder.style.width = `min(100%, ${(70 * sheet.width) / sheet.height}vh)`;
-        painting().draw(sheet, sheet.all);
+        [canvas.width, canvas.height] = [layer.width, layer.height];
+        part("image").src = layer.image;
+        holder.style.aspectRatio = `${layer.width} / ${layer.height}`;
+        holder.style.width = `min(100%, ${(70 * layer.width) / layer.height}vh)`;
+        layers().draw(layer, layer.all);
         const chosen = row.querySelector("[aria-current]");
         row.scrollTo({ left: chosen.offsetLeft - (row.clientWidth - chosen.clientWidth) / 2, behavior: "smooth" });
     }
 
-    const place = (name) => shelf.images.findIndex((each) => each.name === name);
+    const indexOf = (name) => dataset.images.findIndex((each) => each.name === name);
 
-    async function beside(by) {
-        const next = shelf.images[place(wanted) + by];
+    async function step(by) {
+        const next = dataset.images[indexOf(wanted) + by];
         if (next) {
             await choose(next.name);
         }
     }
 
-    // What is said of the image, in the strip and by the buttons, as things are now.
-    function told() {
-        const dirty = sheet && painting().unsaved(sheet);
-        const number = place(sheet?.name ?? wanted);
-        const state = dirty ? "not saved yet" : sheet?.mask || "no mask";
-        part("place").textContent = sheet ? `${number + 1} of ${shelf.images.length}: ${sheet.name} (${state})` : "";
-        shelf.images.forEach(({ name, masked }, n) => {
+    // Updates the image's title, the strip and the buttons.
+    function refresh() {
+        const dirty = layer && layers().unsaved(layer);
+        const number = indexOf(layer?.name ?? wanted);
+        const state = dirty ? "unsaved" : layer?.mask || "no mask";
+        part("place").textContent = layer ? `${number + 1} of ${dataset.images.length}: ${layer.name} (${state})` : "";
+        dataset.images.forEach(({ name, masked }, n) => {
             const mark = (n === number ? dirty : drafts.has(key(name))) ? "unsaved" : masked ? "masked" : "";
             const thumb = part("strip").children[n];
             thumb.dataset.mark = mark;
-            thumb.title = name + { unsaved: ": painted, not saved yet", masked: ": has a mask", "": "" }[mark];
+            thumb.title = name + { unsaved: ": unsaved mask", masked: ": has a mask", "": "" }[mark];
             n === number ? thumb.setAttribute("aria-current", "true") : thumb.removeAttribute("aria-current");
         });
-        button("undo").disabled = !sheet?.at;
-        button("redo").disabled = sheet?.at === sheet?.steps.length;
-        button("delete").disabled = !sheet?.mask;
+        button("undo").disabled = !layer?.at;
+        button("redo").disabled = layer?.at === layer?.steps.length;
+        button("delete").disabled = !layer?.mask;
         button("previous").disabled = number < 1;
-        button("next").disabled = number === shelf.images.length - 1;
-        slid();
+        button("next").disabled = number === dataset.images.length - 1;
+        updateSliders();
     }
 
     // ---- The brush.
 
-    const radius = () => Math.max(0.5, (value("size") / 200) * Math.max(sheet.width, sheet.height));
+    const radius = () => Math.max(0.5, (value("size") / 200) * Math.max(layer.width, layer.height));
 
-    const placed = (event) => painting().placed(sheet, event, part("canvas").getBoundingClientRect());
+    const positionOf = (event) => layers().positionOf(layer, event, part("canvas").getBoundingClientRect());
 
     function began(event) {
         const [left, right, pensEnd] = [event.button === 0, event.button === 2, event.button === 5];
-        if (!sheet || busy || stroke || !event.isPrimary || !(left || right || pensEnd)) {
+        if (!layer || busy || stroke || !event.isPrimary || !(left || right || pensEnd)) {
             return;
         }
         const erases = right || pensEnd || tool === "eraser";
-        const grey = erases ? 0 : painting().greyOf(value("weight"), sheet.kind);
-        stroke = painting().begin(sheet, placed(event), grey, radius(), value("soft") / 100);
+        const level = erases ? 0 : layers().levelOf(value("weight"), layer.kind);
+        stroke = layers().begin(layer, positionOf(event), level, radius(), value("soft") / 100);
         stroke.pointer = event.pointerId;
         event.preventDefault();
         part("canvas").setPointerCapture(event.pointerId);
@@ -200,158 +200,158 @@
         ring(event);
         if (stroke?.pointer === event.pointerId) {
             const between = event.getCoalescedEvents?.() ?? [];
-            (between.length ? between : [event]).forEach((each) => painting().paint(stroke, placed(each)));
+            (between.length ? between : [event]).forEach((each) => layers().paint(stroke, positionOf(each)));
         }
     }
 
     function ended(event) {
         if (stroke?.pointer === event.pointerId) {
-            painting().end(stroke, event.type === "pointerup"); // what is cancelled was no painting: two fingers, say
+            layers().end(stroke, event.type === "pointerup"); // a cancelled stroke was a gesture such as pinch zoom
             stroke = null;
-            told();
+            refresh();
         }
     }
 
-    // A ring as large as the brush follows the pointer.
+    // Shows the brush as a circle around the pointer.
     function ring(event) {
-        const [seen, around] = [part("canvas").getBoundingClientRect(), part("ring")];
-        const side = sheet ? (2 * radius() * seen.width) / sheet.width : 0;
-        const [left, top] = [event.clientX - seen.left, event.clientY - seen.top];
-        around.hidden = event.type === "pointerleave" || event.pointerType === "touch";
-        around.style.cssText = `width: ${side}px; height: ${side}px; left: ${left}px; top: ${top}px`;
+        const [rect, circle] = [part("canvas").getBoundingClientRect(), part("ring")];
+        const side = layer ? (2 * radius() * rect.width) / layer.width : 0;
+        const [left, top] = [event.clientX - rect.left, event.clientY - rect.top];
+        circle.hidden = event.type === "pointerleave" || event.pointerType === "touch";
+        circle.style.cssText = `width: ${side}px; height: ${side}px; left: ${left}px; top: ${top}px`;
     }
 
-    // What sliders say, and the weights that this mask can have.
-    function slid(event) {
-        const [slider, most] = [part("weight"), painting().most(sheet?.kind ?? painting().ATTENTION)];
+    // Updates the sliders' values, and the range of weights to that of this mask.
+    function updateSliders(event) {
+        const [slider, max] = [part("weight"), layers().maxWeight(layer?.kind ?? layers().ATTENTION)];
         weight = event?.target === slider ? Number(slider.value) : weight;
-        [slider.max, slider.step] = [most, most === 1 ? 0.05 : 0.1];
-        slider.value = Math.min(weight, most);
-        slider.style.backgroundImage = painting().gradient(most);
-        part("weights").dataset.most = most;
-        const counts = [0, 1].includes(value("weight")) ? ["not at all", "as usual"][value("weight")] : value("weight") < 1 ? "less" : "more";
-        part("weight-said").textContent = tool === "eraser" ? "(the eraser’s is 0)" : `${slider.value}: counts ${counts}`;
-        for (const name of ["size", "soft", "colours"]) {
-            part(`${name}-said`).textContent = `${value(name)} %`;
+        [slider.max, slider.step] = [max, max === 1 ? 0.05 : 0.1];
+        slider.value = Math.min(weight, max);
+        slider.style.backgroundImage = layers().gradient(max);
+        part("weights").dataset.max = max;
+        const effect = value("weight") === 0 ? "ignored" : value("weight") < 1 ? "less" : value("weight") === 1 ? "normal" : "more";
+        part("weight-value").textContent = tool === "eraser" ? "(0 for the eraser)" : `${slider.value} (${effect})`;
+        for (const name of ["size", "soft", "opacity"]) {
+            part(`${name}-value`).textContent = `${value(name)}%`;
         }
-        part("canvas").style.opacity = value("colours") / 100;
+        part("canvas").style.opacity = value("opacity") / 100;
         for (const name of ["brush", "eraser"]) {
             button(name).setAttribute("aria-pressed", tool === name);
         }
     }
 
-    function chosen(name) {
+    function useTool(name) {
         tool = name;
-        slid();
+        updateSliders();
     }
 
-    function changed(fill) {
-        painting().change(sheet, fill);
-        told();
+    function change(fill) {
+        layers().change(layer, fill);
+        refresh();
     }
 
-    function stepped(back) {
-        painting().step(sheet, back);
-        told();
+    function undo(back) {
+        layers().step(layer, back);
+        refresh();
     }
 
-    function resized(by) {
+    function resize(by) {
         part("size").value = by > 1 ? Math.max(value("size") + 0.5, value("size") * by) : value("size") * by;
-        slid();
+        updateSliders();
     }
 
-    // ---- What is asked of the program.
+    // ---- Requests.
 
     async function save() {
-        const [mine, at] = [sheet, sheet.at];
-        const answer = await work({ do: "save", ...painting().saying(mine), greys: await asking().packed(mine.greys) });
-        if (!answer || mine !== sheet) {
+        const [mine, at] = [layer, layer.at];
+        const answer = await work({ do: "save", ...layers().saveRequest(mine), levels: await requests().packed(mine.levels) });
+        if (!answer || mine !== layer) {
             return;
         }
         [mine.saved, mine.mask] = [at, answer.mask];
-        masked(true);
-        told();
-        say("");
-        if (part("on").checked) {
-            await beside(1);
+        setMasked(true);
+        refresh();
+        showMessage("");
+        if (part("advance").checked) {
+            await step(1);
         }
-        part("said").insertAdjacentHTML("afterbegin", answer.said);
+        part("message").insertAdjacentHTML("afterbegin", answer.message);
     }
 
     async function remove() {
-        const mine = sheet;
+        const mine = layer;
         const answer = await work({ do: "delete", name: mine.name });
-        if (answer && mine === sheet) {
-            masked(false);
-            painting().change(mine, (greys) => greys.fill(0)); // an undo brings it back, to be saved again
+        if (answer && mine === layer) {
+            setMasked(false);
+            layers().change(mine, (levels) => levels.fill(0)); // undo restores it, as an unsaved mask
             [mine.mask, mine.saved] = ["", mine.at];
-            told();
-            say(answer.said);
+            refresh();
+            showMessage(answer.message);
         }
     }
 
-    // Images that differ in nothing but their format share a mask.
-    function masked(is) {
+    // Images whose names differ only in the extension share a mask.
+    function setMasked(is) {
         const stem = (name) => name.replace(/\.[^.]*$/, "");
-        shelf.images.filter(({ name }) => stem(name) === stem(sheet.name)).forEach((each) => { each.masked = is; });
+        dataset.images.filter(({ name }) => stem(name) === stem(layer.name)).forEach((each) => { each.masked = is; });
     }
 
     async function spread() {
-        const mine = sheet;
-        say(asking().notice("info", "Waiting for the model, which then looks at the image…"));
-        const answer = await work({ do: "spread", name: mine.name, greys: await asking().packed(mine.greys) }, true);
-        if (answer && mine === sheet) {
-            const greys = await asking().unpacked(answer.greys);
-            changed((here) => here.set(greys));
-            say(answer.said);
+        const mine = layer;
+        showMessage(requests().notice("info", "Waiting for the model…"));
+        const answer = await work({ do: "spread", name: mine.name, levels: await requests().packed(mine.levels) }, true);
+        if (answer && mine === layer) {
+            const levels = await requests().unpacked(answer.levels);
+            change((here) => here.set(levels));
+            showMessage(answer.message);
         }
     }
 
-    // ---- What buttons and keys do.
+    // ---- Buttons and keys.
 
-    const does = {
-        brush: () => chosen("brush"),
-        eraser: () => chosen("eraser"),
-        undo: () => stepped(true),
-        redo: () => stepped(false),
-        fill: () => changed((greys) => greys.fill(painting().greyOf(value("weight"), sheet.kind))),
-        clear: () => changed((greys) => greys.fill(0)),
-        invert: () => changed((greys, before) => greys.set(before.map((grey) => painting().inverted(grey, sheet.kind)))),
+    const actions = {
+        brush: () => useTool("brush"),
+        eraser: () => useTool("eraser"),
+        undo: () => undo(true),
+        redo: () => undo(false),
+        fill: () => change((levels) => levels.fill(layers().levelOf(value("weight"), layer.kind))),
+        clear: () => change((levels) => levels.fill(0)),
+        invert: () => change((levels, before) => levels.set(before.map((level) => layers().inverted(level, layer.kind)))),
         spread,
         save,
         delete: remove,
-        previous: () => beside(-1),
-        next: () => beside(1),
+        previous: () => step(-1),
+        next: () => step(1),
     };
 
-    function pressed(event) {
-        const controls = { z: () => stepped(!event.shiftKey), y: () => stepped(false) };
-        const keys = { ArrowLeft: () => beside(-1), ArrowRight: () => beside(1), "[": () => resized(0.8), "]": () => resized(1.25) };
+    function keyDown(event) {
+        const controls = { z: () => undo(!event.shiftKey), y: () => undo(false) };
+        const keys = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), "[": () => resize(0.8), "]": () => resize(1.25) };
         const act = event.ctrlKey || event.metaKey ? controls[event.key.toLowerCase()] : keys[event.key];
-        if (act && sheet) {
+        if (act && layer) {
             event.preventDefault();
             event.stopPropagation();
-            used(act);
+            run(act);
         }
     }
 
     function clicked(event) {
         const thumb = event.target.closest("[data-name]");
         const made = event.target.closest("[data-do]");
-        if (thumb || (made && (sheet || !part("tools").contains(made)))) {
-            used(thumb ? () => choose(thumb.dataset.name) : does[made.dataset.do]);
+        if (thumb || (made && (layer || !part("tools").contains(made)))) {
+            run(thumb ? () => choose(thumb.dataset.name) : actions[made.dataset.do]);
         }
     }
 
-    // Not within a stroke, nor while something is waited for that is no image.
-    function used(act) {
+    // Ignores clicks and keys during a stroke, and during any request but that of an image.
+    function run(act) {
         if (!stroke && (!busy || choosing)) {
             act();
         }
     }
 
-    // gradio makes a tab's content when it likes: whenever ours is there anew, it is given life.
-    function revive() {
+    // gradio creates a tab's content late, and sometimes again: attaches our listeners whenever it is new.
+    function attach() {
         const here = root().querySelector(".ti-masks:not([data-ready])");
         if (!here) {
             return;
@@ -359,22 +359,22 @@
         here.dataset.ready = "";
         const canvas = part("canvas");
         here.addEventListener("click", clicked);
-        here.addEventListener("input", slid);
+        here.addEventListener("input", updateSliders);
         canvas.addEventListener("pointerdown", began);
         ["pointermove", "pointerleave"].forEach((name) => canvas.addEventListener(name, moved));
         ["pointerup", "pointercancel"].forEach((name) => canvas.addEventListener(name, ended));
-        canvas.addEventListener("keydown", pressed);
+        canvas.addEventListener("keydown", keyDown);
         canvas.addEventListener("contextmenu", (event) => event.preventDefault());
-        lay();
+        layOut();
     }
 
     window.addEventListener("beforeunload", (event) => {
-        leave();
+        keepDraft();
         if (drafts.size) {
             event.preventDefault();
             event.returnValue = "";
         }
     });
-    window.tiTrainerMasks = { opened, answered: (text) => asking().answered(text) };
-    setInterval(revive, 200);
+    window.tiTrainerMasks = { opened, answered: (text) => requests().answered(text) };
+    setInterval(attach, 200);
 })();

@@ -1,75 +1,75 @@
-// Asks for news while our page is seen, or the WebUI's cards of embeddings, each second while a job runs, else each five:
-// first a route that costs little whether there is any, then, by a click on a hidden button, what it is. Knows nothing of
-// what comes back, but that every answer is another text, which ends with the mark that the route had then.
+// Polls the server while our page or the WebUI's embedding cards are visible: every second during a job, else every five.
+// Asks a cheap route for the version of what is shown first, and clicks a hidden button to update the page if it is new.
+// Every answer is a new text that ends with the version.
 (() => {
     const ACTIVE = ["waiting", "loading", "training", "working", "pausing", "stopping"];
-    const [BUSY_MS, IDLE_MS, PATIENCE_MS, FIRST_PATIENCE_MS] = [1000, 5000, 15000, 3000];
+    const [BUSY_MS, IDLE_MS, TIMEOUT_MS, FIRST_TIMEOUT_MS] = [1000, 5000, 15000, 3000];
     const CARDS = ["#txt2img_textual_inversion", "#img2img_textual_inversion"];
-    let asked = null; // the answer that was there when we asked; null: nobody waits for one
-    let at = -Infinity;
-    let asking = false; // the route
-    let route = "./ti_trainer/status"; // "" where there is none
+    let previous = null; // the answer at the time of the click; null: no answer is expected
+    let polledAt = -Infinity;
+    let fetching = false;
+    let route = "./ti_trainer/status"; // "" if the host has none
 
     const root = () => document.querySelector("gradio-app")?.shadowRoot ?? document;
-    const seen = (element) => document.visibilityState === "visible" && element?.getClientRects().length > 0;
+    const visible = (element) => document.visibilityState === "visible" && element?.getClientRects().length > 0;
 
     function tick() {
         const button = root().querySelector("#ti_trainer_poll");
         const page = button?.closest(".ti-trainer");
         const answer = page?.querySelector("#ti_trainer_answer textarea, #ti_trainer_answer input");
-        if (!answer || asking || !(seen(page) || CARDS.some((id) => seen(root().querySelector(id))))) {
+        if (!answer || fetching || !(visible(page) || CARDS.some((id) => visible(root().querySelector(id))))) {
             return;
         }
-        // A click before gradio listens is lost, so less patience until there was a first answer.
-        const patience = answer.value ? PATIENCE_MS : FIRST_PATIENCE_MS;
-        const waited = performance.now() - at;
-        if (asked === answer.value && waited < patience) {
+        // A click before gradio has attached its listeners is lost, so the first timeout is short.
+        const timeout = answer.value ? TIMEOUT_MS : FIRST_TIMEOUT_MS;
+        const waited = performance.now() - polledAt;
+        if (previous === answer.value && waited < timeout) {
             return;
         }
-        asked = null;
+        previous = null;
         const busy = [...page.querySelectorAll("[data-status]")].some((each) => ACTIVE.includes(each.dataset.status));
         if (waited >= (busy ? BUSY_MS : IDLE_MS)) {
-            const forced = at === -Infinity;
-            at = performance.now();
-            if (forced || !route || !told(answer.value)) {
-                asked = answer.value;
+            const forced = polledAt === -Infinity;
+            polledAt = performance.now();
+            const update = () => {
+                previous = answer.value;
                 button.click();
+            };
+            if (forced || !route || !versionIn(answer.value)) {
+                update();
             } else {
-                asking = true;
-                unlessTold(told(answer.value), () => {
-                    asked = answer.value;
-                    button.click();
-                }).finally(() => {
-                    asking = false;
+                fetching = true;
+                updateIfNew(versionIn(answer.value), update).finally(() => {
+                    fetching = false;
                 });
             }
         }
     }
 
-    const told = (answer) => /"mark": "([^"]+)"\}$/.exec(answer)?.[1];
+    const versionIn = (answer) => /"version": "([^"]+)"\}$/.exec(answer)?.[1];
 
-    // Acts where the route has another mark, or is no help.
-    async function unlessTold(mark, act) {
+    // Updates unless the route has the same version; does so too if there is no answer.
+    async function updateIfNew(version, update) {
         const answer = await fetch(route, { cache: "no-store" }).catch(() => null);
-        if (answer?.ok && (await answer.json()).mark === mark) {
+        if (answer?.ok && (await answer.json()).version === version) {
             return;
         }
         if (answer && !answer.ok) {
             route = "";
         }
-        act();
+        update();
     }
 
-    // Asks at once: something was started.
-    window.tiTrainerNow = () => {
-        at = -Infinity;
+    // Updates the page at once, since something was started.
+    window.tiTrainerRefresh = () => {
+        polledAt = -Infinity;
     };
 
-    // Brings one of our tabs to the front, by its words: gradio's own ways differ from version to version.
-    window.tiTrainerShow = (words) => {
-        const places = [".tab-nav button", "[role=tab]", ".overflow-dropdown button"]; // gradio 3; 6; 6 on a phone
+    // Selects one of our tabs by its label, since gradio's own ways differ from version to version.
+    window.tiTrainerShow = (label) => {
+        const places = [".tab-nav button", "[role=tab]", ".overflow-dropdown button"]; // gradio 3; 6; 6 on narrow screens
         const buttons = root().querySelectorAll(places.map((place) => `#ti_trainer_tabs ${place}`).join());
-        [...buttons].find((button) => button.textContent.trim() === words)?.click();
+        [...buttons].find((button) => button.textContent.trim() === label)?.click();
     };
 
     setInterval(tick, 200);

@@ -1,4 +1,4 @@
-"""What the WebUI executes at start and at every "Reload UI": it registers our callbacks, and does nothing else."""
+"""Register our callbacks with the WebUI, which runs this file at start and at every "Reload UI". Does nothing else."""
 
 from modules import script_callbacks
 

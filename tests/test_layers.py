@@ -39,7 +39,7 @@ LAYERS = (  # from the inside out: a module imports from its own folder and from
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 CORE = {name for names in LAYERS[: RANK["ui"]] for name in names}  # independent of hosts, pages and the command line
-LATER = ("matplotlib", "tensorboard", "cv2", "onnxruntime", "imagehash")  # heavy, or not always installed
+LATER = ("tensorboard", "cv2", "onnxruntime", "imagehash")  # heavy, or not always installed
 WHERE_ONLY = {  # a package -> the places that may import it
     "modules": ("hosts/webui",),
     "ldm": ("hosts/webui",),

@@ -48,7 +48,7 @@ def test_what_the_package_needs_is_pinned_within_its_range_and_nothing_else_is(p
 @pytest.mark.parametrize("python", PYTHONS[:2])
 def test_what_both_environments_share_has_the_same_version(python):
     ours, theirs = pins("constraints.txt", python), pins("requirements-webui.txt", python)
-    for name in ("torch", "matplotlib", "pytest", "pytest-timeout", "pytest-xdist", "playwright"):
+    for name in ("torch", "pytest", "pytest-timeout", "pytest-xdist", "playwright"):
         assert ours[name] == theirs[name]
 
 

@@ -106,7 +106,7 @@ def test_a_taken_port_is_one_error(run: Callable[..., object]) -> None:
         outcome = run("page", "--no-browser", "--port", port)
     assert outcome.code == 1
     (line,) = outcome.errors
-    assert f"port {port} taken" in line
+    assert f"Port {port} is already in use" in line
     assert outcome.err.splitlines() == [line]
     assert "The page is at" not in outcome.out
 

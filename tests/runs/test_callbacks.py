@@ -17,7 +17,7 @@ from ti_trainer.data.dataset import Dataset
 from ti_trainer.host import GenerationRequest
 from ti_trainer.runs import callbacks
 from ti_trainer.runs.callbacks import Copies, Evaluation, LossTable, Previews, StateKeeper, TensorBoardLog
-from ti_trainer.runs.plots import plot_losses, preview_beside, smoothed
+from ti_trainer.runs.plots import plot_losses, preview_beside
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.training import selection
 from ti_trainer.training.evaluation import validation_loss
@@ -252,20 +252,13 @@ def test_observers_take_the_end_of_a_run_that_made_no_step(trainer: Callable[...
     assert names(run.path) == ["settings.json"]
 
 
-def test_the_smoothed_curve_starts_at_the_first_value_and_follows() -> None:
-    assert smoothed([]) == []
-    assert smoothed([3.0] * 5) == pytest.approx([3.0] * 5)
-    assert smoothed([1.0, 3.0], weight=0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
-    assert smoothed([0.0] * 50 + [1.0] * 200)[-1] == pytest.approx(1, abs=1e-3)
-
-
 def test_the_loss_curve_is_drawn_from_the_table(trainer: Callable[..., Trainer], run: Run) -> None:
     assert plot_losses(run) is None
     watch(trainer(max_steps=6), LossTable(run, 1))
     path = plot_losses(run)
     assert path == run.path / "loss.png"
     with Image.open(path) as image:
-        assert image.size == (800, 500)
+        assert image.size == (900, 495)
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
     assert {(0x1F, 0x4E, 0x8C), (0xB5, 0x65, 0x1D)} <= colours  # the smoothed line, the rate
     assert (0xC0, 0x39, 0x2B) not in colours

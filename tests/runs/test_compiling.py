@@ -16,7 +16,7 @@ from ti_trainer.runs.job import Job, Snapshot
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.training.events import Compiling, Event, StepDone
-from ti_trainer.ui.panels.train_progress import _bar, _told
+from ti_trainer.ui.panels.train_progress import _bar, _details
 
 
 class Compiled(TinyModel):
@@ -64,7 +64,7 @@ def test_who_watches_sees_it_until_the_step_is_done(session: Session, host: Pupp
     assert all("this step takes a minute or more" in _bar(each) for each in compiling)
     assert not now.compiling
     assert now.computing == "All fits. It is compiled."
-    assert ("Computing", now.computing) in _told(now)
+    assert ("Computing", now.computing) in _details(now)
     assert "minute" not in _bar(now)
 
 

@@ -30,7 +30,7 @@ from ti_trainer.ui.app import serve
 from ti_trainer.ui.gradio_compat import blocks
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import caption_editor, caption_handlers
-from ti_trainer.ui.panels.caption_handlers import PAGE, EditorState
+from ti_trainer.ui.panels.caption_view import PAGE_SIZE, EditorState, Inputs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page as Tab
@@ -136,13 +136,13 @@ def test_tags_are_added_removed_and_renamed_for_what_is_shown_undone_and_saved(s
         sift(tab, "with", "grass")
         until(lambda: len(labels(tab)) == 2)
         says(tab, "summary", "2 shown")
-        entry(tab, "new").fill("outdoors")
+        entry(tab, "new_tags").fill("outdoors")
         press(tab, "add_front")
         until(lambda: labels(tab) == ["outdoors, my cat, grass, <b>sun</b>", "outdoors, my cat, grass"])
-        says(tab, "told", "Changed 2 captions. Unsaved now: 2")
+        says(tab, "edit_message", "2 captions changed. 2 unsaved changes")
         says(tab, "summary", "2 unsaved changes")
         tick(tab, "my cat (2)")
-        entry(tab, "name").fill("tabby")
+        entry(tab, "new_name").fill("tabby")
         press(tab, "rename")
         until(lambda: labels(tab)[1] == "outdoors, tabby, grass")
         tick(tab, "outdoors (2)")
@@ -157,7 +157,7 @@ def test_tags_are_added_removed_and_renamed_for_what_is_shown_undone_and_saved(s
         until(lambda: labels(tab)[1] == "grass, tabby")
         assert on_disk(folder)["2"] == "my cat, grass"
         tab.get_by_role("button", name="Save 2 changes").click()
-        says(tab, "said", "Saved: 2 captions written")
+        says(tab, "message", "Saved: 2 captions written")
         says(tab, "summary", "no unsaved changes")
         assert on_disk(folder) == {"0": "grass, tabby, <b>sun</b>", "1": "my cat, sofa", "2": "grass, tabby"}
         assert len(list(folder.glob("captions-backup/*/*.txt"))) == 2
@@ -177,8 +177,8 @@ def test_one_image_is_written_after_the_other(served: Serve, folder: Path) -> No
         press(tab, "next")
         says(tab, "large", "no caption; its file name says")
         entry(tab, "text").fill("a toy")
-        tab.get_by_label("the image I clicked").check()
-        entry(tab, "new").fill("last")
+        tab.get_by_label("The selected image", exact=True).check()
+        entry(tab, "new_tags").fill("last")
         press(tab, "add")
         until(lambda: labels(tab)[3] == "a toy, last")
         says(tab, "summary", "2 unsaved changes")
@@ -186,7 +186,7 @@ def test_one_image_is_written_after_the_other(served: Serve, folder: Path) -> No
         press(tab, "apply")
         until(lambda: labels(tab)[3] == "[file name] red toy")
         press(tab, "save")
-        says(tab, "said", "Saved: 1 caption written.")
+        says(tab, "message", "Saved: 1 caption written.")
         assert on_disk(folder) == {"0": TEXTS[0], "1": "typed and not applied", "2": TEXTS[2]}
 
 
@@ -194,14 +194,14 @@ def test_tags_of_nearly_all_images_are_found_and_removed_at_once(served: Serve, 
     (folder / "3-red toy.txt").write_text("my cat", encoding="utf-8")
     with launch(1400, 1000) as tab:
         opened(tab, served(), folder)
-        unfold(tab, "What belongs into captions? Tags in nearly all images")
+        unfold(tab, "What to write in captions; tags in nearly all images")
         tab.get_by_text("initialization text").first.wait_for()
-        press(tab, "look")
+        press(tab, "find_common")
         until(lambda: tags(tab, "common") == ["my cat (100%)"])
-        tab.get_by_label("the image I clicked").check()  # does not count for what is said of all images
-        press(tab, "drop")
+        tab.get_by_label("The selected image", exact=True).check()  # does not count for what is said of all images
+        press(tab, "remove_common")
         until(lambda: labels(tab) == ["grass, <b>sun</b>", "sofa", "grass", "[file name] red toy"])
-        tab.locator("#ti_trainer_captions_drop").wait_for(state="hidden")
+        tab.locator("#ti_trainer_captions_remove_common").wait_for(state="hidden")
 
 
 def test_text_is_replaced_and_what_is_wrong_is_said(served: Serve, folder: Path) -> None:
@@ -209,47 +209,47 @@ def test_text_is_replaced_and_what_is_wrong_is_said(served: Serve, folder: Path)
         opened(tab, served(), folder)
         unfold(tab, "Search and replace")
         entry(tab, "search").fill(r"my (\w+")
-        entry(tab, "by").fill(r"\1")
+        entry(tab, "replacement").fill(r"\1")
         tab.get_by_label("Regular expression").check()
         press(tab, "replace")
-        says(tab, "told", "expected a regular expression")
+        says(tab, "edit_message", "expected a regular expression")
         entry(tab, "search").fill(r"my (\w+)")
         press(tab, "replace")
         until(lambda: labels(tab)[1] == "cat, sofa")
-        press(tab, "names")
+        press(tab, "use_names")
         until(lambda: labels(tab)[3] == "red toy")
         press(tab, "remove")
-        says(tab, "told", "Tick the tags")
+        says(tab, "edit_message", "Tick one or more tags")
 
 
 def test_changes_are_given_up_only_after_a_warning_and_other_programs_win(served: Serve, folder: Path) -> None:
     with launch(1400, 1000) as tab:
         opened(tab, served(), folder)
-        entry(tab, "new").fill("new")
+        entry(tab, "new_tags").fill("new")
         press(tab, "add")
         says(tab, "summary", "4 unsaved changes")
         (folder / "1-red toy.txt").write_text("theirs", encoding="utf-8")
         press(tab, "save")
-        says(tab, "said", "Changed on disk since they were loaded: 1-red toy.txt")
+        says(tab, "message", "Changed on disk since they were loaded: 1-red toy.txt")
         press(tab, "load")
-        says(tab, "said", "press Load once more")
+        says(tab, "message", "or Load again to discard")
         press(tab, "load")
         until(lambda: labels(tab)[1] == "theirs")
         says(tab, "summary", "no unsaved changes")
         for wrong, answer in (
-            ("", "expected a folder"),
+            ("", "enter the path of a folder"),
             ("/nowhere/at/all", "does not exist"),
             ("forbidden", "not for the page"),
         ):
             entry(tab, "folder").fill(wrong)
             press(tab, "load")
-            says(tab, "said", answer)
+            says(tab, "message", answer)
 
 
 def test_a_phone_needs_no_sideways_scrolling(served: Serve, folder: Path) -> None:
     with launch(390, 800) as tab:
         opened(tab, served(), folder)
-        for title in ("Search and replace", "What belongs into captions? Tags in nearly all images"):
+        for title in ("Search and replace", "What to write in captions; tags in nearly all images"):
             unfold(tab, title)
         assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
@@ -262,24 +262,21 @@ def test_visitors_may_give_no_regular_expression(served: Serve, folder: Path) ->
         assert not tab.get_by_label("Regular expression").is_visible()
     page = Page(TinyHost(folder, is_public=True), Job())
     loaded = caption_edits.load(folder)
-    with pytest.raises(ConfigError, match="not for visitors"):
-        caption_handlers.replaced(page, loaded, loaded.images, [], "a", "b", True)
+    with pytest.raises(ConfigError, match="public page"):
+        caption_handlers.replace_text(page, loaded, loaded.images, Inputs(search="a", replacement="b", regex=True))
 
 
 def test_who_presses_two_buttons_at_once_takes_back_nothing(folder: Path) -> None:
     """The second press still has the caption from before the first in its box."""
     loaded = caption_edits.load(folder)
-    editor = EditorState(loaded, loaded.images, clicked=loaded.images[1])
-    add = lambda captions, chosen, _: captions.add(chosen, "new")  # noqa: E731
-    editor, *_, sent, _, _, _ = caption_handlers.acted(
-        add, editor, "my cat, sofa", "0", "", [], [], [], False, caption_editor.ALL
-    )
-    assert editor.captions.text(editor.clicked) == "my cat, sofa, new"
-    for box, result in (("0", "my cat, sofa, new"), (sent, "my cat, sofa")):
-        desk_then, *_ = caption_handlers.changed(
-            caption_handlers.applied, editor, "my cat, sofa", box, "", [], [], [], False
-        )
-        assert desk_then.captions.text(editor.clicked) == result
+    state = EditorState(loaded, loaded.images, selected=loaded.images[1])
+    inputs = Inputs(text="my cat, sofa", revision="0")
+    updates = caption_handlers.edit(lambda captions, images, _: captions.add(images, "new"), state, inputs)
+    state = updates["state"]
+    assert state.captions.text(state.selected) == "my cat, sofa, new"
+    for revision, result in (("0", "my cat, sofa, new"), (updates["revision"], "my cat, sofa")):
+        after = caption_handlers.run(caption_handlers.keep_typed, state, replace(inputs, revision=revision))["state"]
+        assert after.captions.text(state.selected) == result
 
 
 def test_a_thousand_images_come_in_pages_and_quickly(tmp_path: Path) -> None:
@@ -291,19 +288,18 @@ def test_a_thousand_images_come_in_pages_and_quickly(tmp_path: Path) -> None:
             Image.effect_noise((1500, 1000), 40).convert("RGB").save(path)
         path.with_suffix(".txt").write_text(f"tag {number % 50}, all", encoding="utf-8")
     page, begin = Page(TinyHost(tmp_path), Job()), time.monotonic()
-    editor, _, gallery, place, *_ = caption_handlers.opened(
-        page, EditorState(), "", "0", "", [], [], [], False, str(tmp_path)
-    )
+    updates = caption_handlers.open_folder(page, EditorState(), Inputs(folder=str(tmp_path)))
+    state = updates["state"]
     assert time.monotonic() - begin < 10
-    assert len(gallery["value"]) == PAGE
-    assert "1 to 60 of 1000" in place
+    assert len(updates["gallery"]["value"]) == PAGE_SIZE
+    assert "1 to 60 of 1000" in updates["place"]
     begin = time.monotonic()
-    new = caption_handlers.changed(caption_handlers.applied, editor, "", "1", "", [], ["tag 7"], [], False)
-    assert (len(new[0].shown), len(new[2]["value"])) == (20, 20)
-    editor = caption_handlers.went(16, True, editor, "", "1", "", [])[0]
-    assert editor.page == 16
-    editor = replace(editor, captions=editor.captions.add(editor.captions.images, "new"))
-    assert len(editor.captions.unsaved) == 1000
+    new = caption_handlers.run(caption_handlers.keep_typed, state, Inputs(all_of=["tag 7"]))
+    assert (len(new["state"].shown), len(new["gallery"]["value"])) == (20, 20)
+    state = caption_handlers.step(16, True, state, Inputs())["state"]
+    assert state.page == 16
+    state = replace(state, captions=state.captions.add(state.captions.images, "new"))
+    assert len(state.captions.unsaved) == 1000
     assert time.monotonic() - begin < 10
 
 

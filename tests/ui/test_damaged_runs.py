@@ -64,12 +64,12 @@ def test_a_damaged_run_is_named_with_the_reason_beside_those_that_can_be_read(pa
     labels = runs.labels(page)
     assert f"{good.id} (step 0 of 7)" in labels
     (label,) = [each for each in labels if each.startswith(f"{bad.id} ")]
-    assert label.endswith("(cannot be read)")
-    said = runs.details(page, label)[0]
-    assert "ti-error" in said
-    assert str(bad.path) in said
-    assert reason in said
-    assert "ti-error" in runs.went_on(page, label, 0, False)
+    assert label.endswith("(unreadable)")
+    about = runs.details(page, label).about
+    assert "ti-error" in about
+    assert str(bad.path) in about
+    assert reason in about
+    assert "ti-error" in runs.continued_message(page, label, 0, False)
     assert Run.all(page.host.log_dir)
 
 
@@ -85,8 +85,8 @@ def test_odd_values_are_shown_as_they_are(page: Page, content: bytes) -> None:
     (run.path / "settings.json").write_bytes(content)
     (label,) = runs.labels(page)
     assert run.id in label
-    assert str(run.path) in runs.details(page, label)[0]
-    assert "ti-error" in runs.went_on(page, label, 0, False)
+    assert str(run.path) in runs.details(page, label).about
+    assert "ti-error" in runs.continued_message(page, label, 0, False)
 
 
 def test_the_page_is_built_with_all_of_them(page: Page) -> None:

@@ -41,8 +41,8 @@ def shown(form: train.TrainForm) -> dict[str, object]:
 
 def handed_over(form: train.TrainForm) -> TrainConfig:
     """The options of a run that is begun without touching anything, by the way that gradio's values take."""
-    values = [None, "", *(widget.preprocess(widget.value) for widget in form.form.widgets.values())]
-    return form.form.config(form.read(*values)[2])
+    values = {widget: widget.preprocess(widget.value) for widget in form.form.widgets.values()}
+    return form.form.config(form.read({form.name: None, form.images: "", **values})[2])
 
 
 def test_without_settings_of_the_host_each_option_is_shown_once_at_its_default(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_what_the_host_decides_is_not_offered_and_counts(tmp_path: Path) -> None
     expected = {**DEFAULTS, **OF_THE_HOST}
     assert shown(form) == {name: value for name, value in expected.items() if name not in fixed}
     assert handed_over(form) == TrainConfig(**OF_THE_HOST)
-    assert len(form.errors) == len(form.form.widgets) + 2
+    assert len(form.slots) == len(form.form.widgets) + 2
 
 
 def test_samplers_are_offered_where_there_are_some(tmp_path: Path) -> None:
@@ -95,16 +95,16 @@ def test_numbers_come_back_as_the_options_have_them(tmp_path: Path) -> None:
 
 def test_trials_are_shown_handed_over_and_refused_beside_their_entry(tmp_path: Path) -> None:
     form = panel(TinyHost(tmp_path))
-    said = {
+    entered = {
         "trials": 3.0,
         "trial_learning_rates": "0.005; 0.01:5, 0.002",
         "trial_init_texts": "cat; a kitten, red",
         "trial_vectors": "",
     }
-    assert said.keys() <= form.form.widgets.keys()
-    config = form.form.config({**DEFAULTS, **said})
+    assert entered.keys() <= form.form.widgets.keys()
+    config = form.form.config({**DEFAULTS, **entered})
     assert (config.trials, config.trial_init_texts) == (3, "cat; a kitten, red")
-    wrong = form.wrong("x-word", tmp_path, {**DEFAULTS, **said, "trials": 1, "trial_vectors": "none"})
+    wrong = form.wrong("x-word", tmp_path, {**DEFAULTS, **entered, "trials": 1, "trial_vectors": "none"})
     assert {"trial_learning_rates", "trial_init_texts", "trial_vectors"} <= wrong.keys()
-    below = form.folded({name: wrong[name] for name in ("trial_vectors",)})
+    below = form.in_accordions({name: wrong[name] for name in ("trial_vectors",)})
     assert below[0].startswith("Trials: trial_vectors: found 'none'")

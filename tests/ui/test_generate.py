@@ -14,8 +14,8 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.prompts import TokenizedPrompt
 from ti_trainer.runs.job import Job
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels.create import about_the_name, create, outcome_of
-from ti_trainer.ui.panels.generate import drawn, said_of
+from ti_trainer.ui.panels.create import check_name, create, outcome_of
+from ti_trainer.ui.panels.generate import generated, report_html
 from ti_trainer.ui.panels.preflight import _chunks
 
 
@@ -27,11 +27,11 @@ def page(tmp_path: Path) -> Page:
 
 
 def test_it_says_which_embeddings_were_used(page: Page) -> None:
-    (_, caption, report), *more = drawn(page, "an x-word", "", 1, 5, 7, 2, 0, 0)
-    assert (caption, len(more)) == ("seed 7", 1)
-    assert "Embeddings used: x-word in the prompt." in said_of(report)
-    ((_, _, report),) = drawn(page, "an xword", None, 1, 5, 7, 1, 0, 0)
-    text = said_of(report, "1 of 1. ")
+    (_, caption, report), *more = generated(page, "an x-word", "", 1, 5, 7, 2, 0, 0)
+    assert (caption, len(more)) == ("Seed 7", 1)
+    assert "Embeddings used: x-word in the prompt." in report_html(report)
+    ((_, _, report),) = generated(page, "an xword", None, 1, 5, 7, 1, 0, 0)
+    text = report_html(report, "1 of 1. ")
     assert "1 of 1. No embedding was used." in text
     assert text.index("Did you mean x-word?") < text.index("1 of 1")
 
@@ -39,11 +39,11 @@ def test_it_says_which_embeddings_were_used(page: Page) -> None:
 def test_a_name_is_warned_of_as_on_the_command_line_and_one_that_no_prompt_can_hold_refused(
     page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "Every prompt that contains the word star would use this embedding. " in about_the_name(page, "star", False)
-    replaced = about_the_name(page, "x-word", True)
+    assert "Every prompt that contains the word star would use this embedding. " in check_name(page, "star", False)
+    replaced = check_name(page, "x-word", True)
     assert "x-word.safetensors will be replaced" in replaced
     monkeypatch.setattr(TinyModel, "tokenize", lambda *_: TokenizedPrompt(((0,) * 77,), ()))
-    assert "No prompt can hold" in about_the_name(page, "my-star", False)
+    assert "No prompt can hold" in check_name(page, "my-star", False)
     with pytest.raises(ConfigError, match="No prompt can hold"):
         create(page, "my-star", "star", 1, False, warn=[].append)
     assert not (page.host.embeddings_dir / "my-star.safetensors").exists()
@@ -62,4 +62,4 @@ def test_create_shows_what_was_set_aside_and_which_text_is_left_out(page: Page) 
     assert "x-word.pt was the same word as x-word.safetensors" in box
     assert "a part of the text is left out" in box
     assert (folder / "x-word.pt.bak").read_bytes() == b"another"
-    assert "without .safetensors" in about_the_name(page, "new.safetensors", False)
+    assert "without .safetensors" in check_name(page, "new.safetensors", False)

@@ -84,22 +84,22 @@ def until(wanted: Callable[[], bool], seconds: float = 20) -> None:
 
 
 def press(tab: Tab, name: str) -> None:
-    tab.click(f"#ti_trainer_check_{name}")
+    tab.click(f"#ti_trainer_quality_{name}")
 
 
 def says(tab: Tab, text: str) -> None:
-    tab.locator("#ti_trainer_check_said").get_by_text(text).first.wait_for()
+    tab.locator("#ti_trainer_quality_message").get_by_text(text).first.wait_for()
 
 
 def labels(tab: Tab) -> list[str]:
     """Each card's mark, name and reasons."""
-    cards = tab.locator("#ti_trainer_check_images .ti-card").all()
+    cards = tab.locator("#ti_trainer_quality_images .ti-card").all()
     marks = {"true": "✕", "false": "✓"}
     return [f"{marks[card.get_attribute('aria-pressed')]} {card.inner_text()}".replace("\n", ": ") for card in cards]
 
 
 def fill(tab: Tab, name: str, text: str) -> None:
-    entry = tab.locator(f"#ti_trainer_check_{name}").locator("textarea, input").first
+    entry = tab.locator(f"#ti_trainer_quality_{name}").locator("textarea, input").first
     entry.wait_for()
     entry.fill(text)
     entry.press("Tab")
@@ -109,7 +109,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
-def test_images_are_found_marked_left_out_and_brought_back(url: str, folder: Path) -> None:
+def test_images_are_found_marked_excluded_and_restored(url: str, folder: Path) -> None:
     before = names(folder)
     with launch(1400, 1000) as tab:
         heard = complaints(tab)
@@ -118,29 +118,29 @@ def test_images_are_found_marked_left_out_and_brought_back(url: str, folder: Pat
         fill(tab, "width", "250")
         fill(tab, "height", "250")
         press(tab, "start")
-        says(tab, "5 images looked at: 4 to look at more closely, 2 of them marked.")
+        says(tab, "5 images checked: 4 with possible problems, 2 of them marked.")
         until(lambda: len(labels(tab)) == 4)
         assert labels(tab)[:2] == ["✓ a.png: the best of 2 alike", "✕ a bright.png: nearly the same as a.png"]
         assert labels(tab)[2].startswith("✕ broken.png: cannot be read")
         assert labels(tab)[3] == "✓ long.png: longer than 2:1"
-        images = tab.locator("#ti_trainer_check_images img")
+        images = tab.locator("#ti_trainer_quality_images img")
         for mark, count in (("✓", 1), ("✕", 2), ("✓", 1)):  # the same image again and again
             images.nth(2).click()
             assert labels(tab)[2].startswith(mark)
-            tab.get_by_role("button", name=f"Leave out the {count} marked").wait_for()
+            tab.get_by_role("button", name=f"Exclude {count} marked").wait_for()
         images.nth(3).click()
-        tab.get_by_role("button", name="Leave out the 2 marked").click()
-        says(tab, "2 images left out")
+        tab.get_by_role("button", name="Exclude 2 marked").click()
+        says(tab, "2 images moved to")
         until(lambda: len(labels(tab)) == 1)
         assert names(folder) == ["a.png", "b.png", "broken.png"]
         assert names(folder / "left out") == ["a bright.png", "a bright.txt", "long.png"]
-        press(tab, "leave")
+        press(tab, "exclude")
         says(tab, "No image is marked")
-        press(tab, "back")
-        says(tab, "2 images brought back")
+        press(tab, "restore")
+        says(tab, "2 images restored")
         assert names(folder) == before
-        press(tab, "back")
-        says(tab, "Nothing is left out")
+        press(tab, "restore")
+        says(tab, "There are no excluded images")
         assert [each for each in heard if "ERR_NAME_NOT_RESOLVED" not in each] == []
 
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_checked_is_said(url: str, folder: Path) -> None:
     with launch(1400, 1000) as tab:
         tab.goto(url)
         for wrong, answer in (
-            ("", "expected a folder"),
+            ("", "enter the path of a folder"),
             (str(folder / "nowhere"), "does not exist"),
             ("forbidden", "not for"),
         ):
@@ -158,7 +158,7 @@ def test_what_cannot_be_checked_is_said(url: str, folder: Path) -> None:
         fill(tab, "folder", str(folder))
         fill(tab, "width", "")
         press(tab, "start")
-        says(tab, "5 images looked at")
+        says(tab, "5 images checked")
 
 
 def test_a_phone_needs_no_sideways_scrolling(url: str, folder: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_phone_needs_no_sideways_scrolling(url: str, folder: Path) -> None:
 def test_who_goes_away_stops_the_check_and_sees_how_far_it_is_until_then(tmp_path: Path) -> None:
     for seed in range(40):
         drawn(seed, 700).save(tmp_path / f"{seed}.png")
-    going = image_quality._checked(Page(TinyHost(tmp_path), Job()), Findings(), str(tmp_path), 0, 0)
+    going = image_quality._check(Page(TinyHost(tmp_path), Job()), Findings(), str(tmp_path), 1, 1)
     assert "ti-bar" in next(going)[1]
     begin = time.monotonic()
     going.close()
@@ -183,11 +183,11 @@ def test_who_goes_away_stops_the_check_and_sees_how_far_it_is_until_then(tmp_pat
 def test_what_is_fine_is_praised(tmp_path: Path) -> None:
     for seed in (1, 2):
         drawn(seed).save(tmp_path / f"{seed}.png")
-    *_, (found, said, cards, numbers, _) = image_quality._checked(
+    *_, (found, message, cards, numbers, _) = image_quality._check(
         Page(TinyHost(tmp_path), Job()), Findings(), str(tmp_path), 0, 0
     )
-    assert "ti-good" in said
-    assert "2 images looked at, and nothing to complain of" in said
+    assert "ti-good" in message
+    assert "2 images checked, no problems found" in message
     assert (found.shown, cards, numbers) == ((), "", "")
 
 
@@ -196,10 +196,10 @@ def test_small_is_what_is_smaller_than_the_model_was_made_for(tmp_path: Path) ->
         drawn(1, 300).resize((size, size)).save(tmp_path / f"{size}.png")
 
     def small(width: int | None) -> list[str]:
-        *_, (found, *_) = image_quality._checked(Page(TinyHost(tmp_path), Job()), Findings(), str(tmp_path), width, width)
-        return [path.name for path, said in found.report.reasons.items() if any("small" in each for each in said)]
+        *_, (found, *_) = image_quality._check(Page(TinyHost(tmp_path), Job()), Findings(), str(tmp_path), width, width)
+        return [path.name for path, reasons in found.report.reasons.items() if any("small" in each for each in reasons)]
 
-    assert (small(None), sorted(small(32)), small(0)) == (["8.png"], ["24.png", "8.png"], [])
+    assert (small(0), small(None), sorted(small(32)), small(1)) == (["8.png"], ["8.png"], ["24.png", "8.png"], [])
 
 
 def main(folder: Path) -> None:

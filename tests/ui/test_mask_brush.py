@@ -84,7 +84,7 @@ def press(tab: Tab, name: str) -> None:
 
 
 def says(tab: Tab, text: str) -> None:
-    tab.locator(".ti-masks [data-part=said]").get_by_text(text).first.wait_for()
+    tab.locator(".ti-masks [data-part=message]").get_by_text(text).first.wait_for()
 
 
 def at(tab: Tab, text: str) -> None:
@@ -147,7 +147,7 @@ def test_what_is_painted_is_saved_where_it_was_painted_and_nothing_elsewhere(url
         stroke(tab, (10, 70), (110, 70))
         press(tab, "undo")
         stroke(tab, (58, 10), (58, 30), button="right")  # erases
-        at(tab, "a.png (not saved yet)")
+        at(tab, "a.png (unsaved)")
         assert marks(tab)[0] == "unsaved"
         press(tab, "save")
         says(tab, "Saved a_att.png.")
@@ -174,7 +174,7 @@ def test_a_mask_is_edited_and_drafts_wait_while_other_images_are_looked_at(url: 
         slide(tab, "weight", 3)
         slide(tab, "size", 10)
         stroke(tab, (90, 40))
-        tab.check("#ti_trainer_masks_on")
+        tab.check("#ti_trainer_masks_advance")
         press(tab, "save")
         at(tab, "3 of 3: c.png (c-masklabel.png)")
         says(tab, "Saved b_att.png.")
@@ -182,8 +182,8 @@ def test_a_mask_is_edited_and_drafts_wait_while_other_images_are_looked_at(url: 
         assert (saved[38:42, 88:92] == 191).all()
         assert (saved[:, :80] == before[:, :80]).all()
         assert not saved[:20, 80:].any()
-        assert tab.locator("#ti_trainer_masks_weight").get_attribute("max") == "1"  # OneTrainer's greys go no further
-        assert tab.get_by_text("its weights end at 1").is_visible()
+        assert tab.locator("#ti_trainer_masks_weight").get_attribute("max") == "1"  # the maximum of OneTrainer's masks
+        assert tab.get_by_text("have weights up to 1").is_visible()
         stroke(tab, (60, 40))
         press(tab, "save")
         says(tab, "Saved c-masklabel.png.")
@@ -191,7 +191,7 @@ def test_a_mask_is_edited_and_drafts_wait_while_other_images_are_looked_at(url: 
         assert (saved[38:42, 58:62] == 255).all()
         assert (saved[:20] == 51).all()
         tab.click(".ti-masks-strip button")
-        at(tab, "1 of 3: a.png (not saved yet)")
+        at(tab, "1 of 3: a.png (unsaved)")
         tab.locator(CANVAS).focus()
         tab.keyboard.press("Control+z")
         at(tab, "a.png (no mask)")
@@ -212,7 +212,7 @@ def test_fill_invert_delete_and_spread(url: str, folder: Path) -> None:
         saved = greys(folder / "a_att.png")
         assert ((saved[38:42, 98:102] == 127).all(), saved[:, :90].any()) == (True, False)
         press(tab, "delete")
-        says(tab, "counts all over")
+        says(tab, "was removed, and moved to")
         at(tab, "a.png (no mask)")
         assert (greys(folder / "left out/masks/a_att.png") == saved).all()
         assert not (folder / "a_att.png").exists()
@@ -220,7 +220,7 @@ def test_fill_invert_delete_and_spread(url: str, folder: Path) -> None:
             press(tab, name)
         stroke(tab, (40, 40))  # in the red ellipse
         press(tab, "spread")
-        says(tab, "Spread over what looks alike")
+        says(tab, "now covers similar areas")
         assert not (folder / "a_att.png").exists()
         press(tab, "save")
         says(tab, "Saved a_att.png.")
@@ -271,15 +271,15 @@ def test_what_cannot_be_opened_is_said(url: str, folder: Path) -> None:
         assert tab.locator(".ti-masks [data-part=folder]").inner_text() == str(folder)
         stroke(tab, (20, 20))
         for wrong, answer in (
-            ("", "expected a folder"),
+            ("", "enter the path of a folder"),
             (str(folder / "nowhere"), "does not exist"),
             ("forbidden", "not for"),
         ):
             enter(tab, wrong)
             says(tab, answer)
-            assert not tab.locator(".ti-masks [data-part=room]").is_visible()  # nothing is painted under a wrong name
+            assert not tab.locator(".ti-masks [data-part=workspace]").is_visible()  # nothing is painted under a wrong name
         enter(tab, str(folder))
-        at(tab, "1 of 4: a.png (not saved yet)")
+        at(tab, "1 of 4: a.png (unsaved)")
         assert marks(tab) == ["unsaved", "masked", "", "masked"]
         press(tab, "next")
         at(tab, "b.png")
@@ -300,7 +300,7 @@ def test_a_first_image_that_cannot_be_read_shows_nothing_in_its_place(url: str, 
         press(tab, "fill")
         enter(tab, str(other))
         says(tab, "1.png cannot be read")
-        says(tab, "Mend it, or move it out of the folder")
+        says(tab, "Repair it, or move it out of the folder")
         assert not tab.locator(".ti-masks [data-part=image]").is_visible()
         assert not tab.locator(CANVAS).is_visible()
         assert tab.locator(".ti-masks [data-part=place]").inner_text() == ""
@@ -340,8 +340,8 @@ def test_a_mask_of_onetrainers_stays_one_when_it_is_deleted_brought_back_or_repl
         enter(tab, str(folder))
         at(tab, "a.png (no mask)")
         tab.click(".ti-masks-strip button >> nth=2")
-        at(tab, "c.png (not saved yet)")
-        assert tab.get_by_text("its weights end at 1").is_visible()
+        at(tab, "c.png (unsaved)")
+        assert tab.get_by_text("have weights up to 1").is_visible()
         press(tab, "save")
         says(tab, "Saved c-masklabel.png.")
         assert mask_files.spec_of(mask_files.mask_of(folder / "c.png")) == "-masklabel"
@@ -373,27 +373,27 @@ def test_what_was_before_a_spread_is_kept_while_a_mask_is_retouched_and_not_when
         assert (folder / "left out/masks/b_att.unspread").exists()
 
 
-def test_questions_that_the_script_would_not_ask_are_refused(tmp_path: Path, folder: Path) -> None:
+def test_requests_that_the_script_would_not_send_are_refused(tmp_path: Path, folder: Path) -> None:
     page = Page(TinyHost(tmp_path), Job())
-    asked = {"id": "1", "do": "save", "folder": str(folder), "name": "a.png", "kind": "_att"}
-    assert json.loads(mask_brush._answered(page, json.dumps({**asked, "do": "load"})))["width"] == WIDTH
+    request = {"id": "1", "do": "save", "folder": str(folder), "name": "a.png", "kind": "_att"}
+    assert json.loads(mask_brush._answer(page, json.dumps({**request, "do": "load"})))["width"] == WIDTH
     whole = mask_files.packed(Image.new("L", (WIDTH, HEIGHT), 9))
     for wrong, reason in (
         ({"name": "../a.png"}, "no image"),
-        ({"name": None}, "not understood"),
-        ({"do": "leave"}, "not understood"),
+        ({"name": None}, "invalid request"),
+        ({"do": "format"}, "invalid request"),
         ({"folder": "forbidden"}, "not for the page"),
-        ({"kind": "/../a_att", "greys": whole}, "expected one of _att"),
-        ({"kind": None, "greys": whole}, "not understood"),
-        ({"greys": mask_files.packed(Image.new("L", (9, 9)))}, "found 81 greys"),
-        ({"greys": "x" * mask_brush.MOST_ASKED}, "not understood"),
+        ({"kind": "/../a_att", "levels": whole}, "expected one of _att"),
+        ({"kind": None, "levels": whole}, "invalid request"),
+        ({"levels": mask_files.packed(Image.new("L", (9, 9)))}, "found 81 greys"),
+        ({"levels": "x" * mask_brush.MAX_REQUEST}, "invalid request"),
     ):
-        answer = json.loads(mask_brush._answered(page, json.dumps({**asked, **wrong})))
-        assert (answer["failed"], reason in answer["said"]) == (True, True), answer
-    assert "not understood" in json.loads(mask_brush._answered(page, "[1"))["said"]
+        answer = json.loads(mask_brush._answer(page, json.dumps({**request, **wrong})))
+        assert (answer["failed"], reason in answer["message"]) == (True, True), answer
+    assert "invalid request" in json.loads(mask_brush._answer(page, "[1"))["message"]
     busy = Page(TinyHost(tmp_path), SimpleNamespace(snapshot=lambda: SimpleNamespace(active=True)))
-    told = json.loads(mask_brush._answered(busy, json.dumps({**asked, "do": "spread"})))
-    assert "A training is going on" in told["said"]
+    answer = json.loads(mask_brush._answer(busy, json.dumps({**request, "do": "spread"})))
+    assert "a training run is active" in answer["message"]
     assert not (folder / "a_att.png").exists()
 
 
@@ -405,10 +405,10 @@ def test_a_thousand_images_are_opened_at_once(tmp_path: Path) -> None:
         else:
             Image.effect_noise((1500, 1000), 40).convert("RGB").save(path)
     begin, page = time.monotonic(), Page(TinyHost(tmp_path), Job())
-    assert len(json.loads(mask_brush._opened(page, str(tmp_path)))["images"]) == 1000
-    question = {"id": "1", "do": "thumbs", "folder": str(tmp_path), "from": 40}
-    thumbs = json.loads(mask_brush._answered(page, json.dumps(question)))["thumbs"]
-    assert (len(thumbs), thumbs[0][0]) == (mask_brush.AT_ONCE, "0040.jpg")
+    assert len(json.loads(mask_brush._open(page, str(tmp_path)))["images"]) == 1000
+    request = {"id": "1", "do": "thumbs", "folder": str(tmp_path), "from": 40}
+    thumbs = json.loads(mask_brush._answer(page, json.dumps(request)))["thumbs"]
+    assert (len(thumbs), thumbs[0][0]) == (mask_brush.THUMBS_PER_REQUEST, "0040.jpg")
     assert time.monotonic() - begin < 5
 
 

@@ -65,14 +65,14 @@ def ticked(page: Page, name: str) -> bool:
 
 
 def refused(page: Page, name: str, message: str, fold: str) -> None:
-    """Press Train: the message stands below its entry, where it is is said, and nothing starts."""
+    """Press Train: the error is shown below its field and beside the button, and nothing starts."""
     page.click("#ti_trainer_train_start")
     error = page.locator(".ti-field-error:visible").get_by_text(message)
     error.wait_for()
     distance = error.bounding_box()["y"] - entry(page, f"train_{name}").bounding_box()["y"]
     assert 0 < distance < 180, f"beside {name}"
-    says(page, "train_said", f"Nothing was started.\nBelow, under {fold}: ")
-    says(page, "train_said", message)
+    says(page, "train_message", f"Training was not started.\nBelow, in {fold}: ")
+    says(page, "train_message", message)
     assert page.locator(".ti-field-error:visible").count() == 1
     assert status(page) == "idle"
 
@@ -94,18 +94,18 @@ def test_wrong_entries_have_their_messages_beside_them(page: Page) -> None:
 
 
 def test_from_a_name_to_images_with_word_and_negative(page: Page, folder: Path) -> None:
-    says(page, "train_said", "teaches the tiny model the word my-thing")
+    says(page, "train_message", "to teach the tiny model the word my-thing")
     show(page, "Create embedding")
     fill(page, "create_name", "my-hero")
     fill(page, "create_init_text", "star")
     unfold(page, "DreamArtist")
     number(page, "create_negative_vectors", 3)
     page.click("#ti_trainer_create_button")
-    says(page, "create_outcome", "my-hero-neg is there, too")
+    says(page, "create_outcome", "my-hero-neg was created too")
 
     show(page, "Train")
     until(lambda: entry(page, "train_name").input_value() == "my-hero")
-    until(lambda: not page.locator("#ti_trainer_train_said").inner_text())
+    until(lambda: not page.locator("#ti_trainer_train_message").inner_text())
     entry(page, "preset").click()
     page.locator("[role=option], .options .item").get_by_text("DreamArtist character").click()
     says(page, "preset_about", "A character from one image")
@@ -124,7 +124,7 @@ def test_from_a_name_to_images_with_word_and_negative(page: Page, folder: Path) 
     page.locator("#ti_trainer_previews img").nth(2).wait_for()
     assert re.search(r"Last prompt\s+\S.*my-hero", page.locator("#ti_trainer_prompt").inner_text())
     shown = page.locator("#ti_trainer_result").inner_text()
-    assert re.search(r"Negative\s+\S+my-hero-neg\.safetensors", shown)
+    assert re.search(r"Negative embedding\s+\S+my-hero-neg\.safetensors", shown)
     assert re.search(rf"Moving average\s+\S+my-hero-ema-{STEPS}\.safetensors", shown)
     (run,) = Run.all(folder / "textual_inversion")
     assert [each for each, _ in run.previews()] == [0, 4, 8]
@@ -137,7 +137,7 @@ def test_from_a_name_to_images_with_word_and_negative(page: Page, folder: Path) 
     page.locator("[role=option], .options .item").get_by_text(f"{STEPS}, moving average").click()
     until(lambda: entry(page, "runs_name").input_value() == f"my-hero-{STEPS}-ema")
     page.click("#ti_trainer_runs_promote")
-    says(page, "runs_said", f"my-hero-{STEPS}-ema and my-hero-{STEPS}-ema-neg are in the embeddings folder now")
+    says(page, "runs_message", f"my-hero-{STEPS}-ema-neg.safetensors")
     assert formats.read(folder / f"embeddings/my-hero-{STEPS}-ema-neg.safetensors").num_vectors == 3
 
     show(page, "Train")
@@ -167,15 +167,15 @@ def test_the_preview_prompt_that_is_filled_in_suits_every_word() -> None:
 
 
 def test_the_welcome_goes_where_it_is_no_longer_true(page: Page) -> None:
-    said = page.locator("#ti_trainer_train_said")
+    message = page.locator("#ti_trainer_train_message")
     for name in ("preset", "train_name"):
         page.reload()
-        says(page, "train_said", "All is filled in for a first trial")
+        says(page, "train_message", "Everything is filled in for a first run")
         if name == "preset":
-            assert "All other options go back to their defaults" in page.locator("#ti_trainer_tabs").inner_text()
+            assert "All other options are reset to their defaults" in page.locator("#ti_trainer_tabs").inner_text()
             entry(page, name).click()
             page.locator("[role=option], .options .item").get_by_text("object").first.click()
         else:
             fill(page, name, "other")
             entry(page, name).press("Enter")
-        until(lambda: not said.inner_text())
+        until(lambda: not message.inner_text())

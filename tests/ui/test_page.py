@@ -127,9 +127,9 @@ def test_names_are_checked_as_they_are_typed_and_a_new_word_is_chosen(served: Se
         served.open(page, "Create embedding")
         for name, answer in (
             ("a/b", "contains /"),
-            ("x-word", "There is an embedding x-word already"),
+            ("x-word", "x-word already exists"),
             ("cat", "Every prompt that contains the word cat would use this embedding"),
-            ("my-cat", "This name is free."),
+            ("my-cat", "This name is available."),
         ):
             fill(page, "create_name", name)
             says(page, "create_about_name", answer)
@@ -137,7 +137,7 @@ def test_names_are_checked_as_they_are_typed_and_a_new_word_is_chosen(served: Se
         says(page, "create_about_text", "4 tokens for only 2 vectors")
         page.click("#ti_trainer_create_button")
         says(page, "create_outcome", "Created my-cat with 2 vectors")
-        assert not page.locator("#ti_trainer_create_about_name").first.inner_text(), "it is free no longer"
+        assert not page.locator("#ti_trainer_create_about_name").first.inner_text(), "the name is not available any more"
         show(page, "Train")
         until(lambda: entry(page, "train_name").input_value() == "my-cat")
         assert (served.folder / "embeddings" / "my-cat.safetensors").is_file()
@@ -153,7 +153,7 @@ def test_a_refusal_goes_when_its_reason_is_over(served: Served) -> None:
         show(page, "Create embedding")
         fill(page, "create_name", "my-cat")
         page.click("#ti_trainer_create_button")
-        refusals = [page.locator(f"#ti_trainer_{place} [data-busy]").first for place in ("create_outcome", "train_said")]
+        refusals = [page.locator(f"#ti_trainer_{place} [data-busy]").first for place in ("create_outcome", "train_message")]
         refusals[0].wait_for()
         page.wait_for_timeout(2500)  # it stays as long as its reason
         assert refusals[0].is_visible()
@@ -170,7 +170,7 @@ def test_embeddings_that_cannot_be_used_are_shown_with_the_reason(served: Served
     (served.folder / "embeddings" / "broken.pt").write_bytes(b"no embedding")
     with launch() as page:
         served.open(page, "Create embedding")
-        page.get_by_text("Embeddings that cannot be used with this model").first.click()
+        page.get_by_text("Embeddings that do not work with this model").first.click()
         page.click("#ti_trainer_survey_button")
         says(page, "survey", "broken.pt")
 
@@ -184,10 +184,10 @@ def test_wrong_entries_get_their_messages_and_nothing_starts(served: Served) -> 
         page.click("#ti_trainer_train_start")
         for message in ("Choose an embedding", "does not exist", "cannot be read at 'fast'"):
             page.locator(".ti-field-error").get_by_text(message).first.wait_for()
-        says(page, "train_said", "Nothing was started: see the messages above.")
+        says(page, "train_message", "Fix the highlighted fields first.")
         assert status(page) == "idle"
         choose(page, "train_name", "x-word")
-        until(lambda: not page.locator("#ti_trainer_train_said").first.inner_text())
+        until(lambda: not page.locator("#ti_trainer_train_message").first.inner_text())
         assert not (served.folder / "logs").exists()
 
 
@@ -196,20 +196,20 @@ def test_a_look_at_the_dataset_shows_images_warnings_and_tokens(served: Served) 
         served.open(page, "Train")
         filled_in(page, served)
         page.click("#ti_trainer_train_check")
-        says(page, "look_found", "6 of 24 x 24")
-        page.locator("#ti_trainer_look_images img").nth(5).wait_for()
-        assert "DreamArtist" not in page.locator("#ti_trainer_look_found").first.inner_text()
-        page.get_by_text("Ten prompts as they will be fed").first.click()
-        page.locator("#ti_trainer_look_prompts .ti-embedding").nth(19).wait_for()
-        assert "<b>bold</b>" in page.locator("#ti_trainer_look_prompts .ti-prompt").first.inner_text()
+        says(page, "preflight_report", "6 of 24 x 24")
+        page.locator("#ti_trainer_preflight_images img").nth(5).wait_for()
+        assert "DreamArtist" not in page.locator("#ti_trainer_preflight_report").first.inner_text()
+        page.get_by_text("Ten prompts as tokens").first.click()
+        page.locator("#ti_trainer_preflight_prompts .ti-embedding").nth(19).wait_for()
+        assert "<b>bold</b>" in page.locator("#ti_trainer_preflight_prompts .ti-prompt").first.inner_text()
         word = served.folder / "embeddings" / "x-word.safetensors"
         word.with_stem("x-word-neg").write_bytes(word.read_bytes())
         page.click("#ti_trainer_train_check")
-        says(page, "look_found", "x-word-neg is there, but 'Train with DreamArtist' is off: x-word alone is trained.")
+        says(page, "preflight_report", "x-word-neg exists, but 'Train with DreamArtist' is off")
         page.locator(".label-wrap").get_by_text("DreamArtist", exact=True).locator("visible=true").click()
         page.locator("#ti_trainer_train_negative input[type=checkbox]").check()
         page.click("#ti_trainer_train_check")
-        page.locator("#ti_trainer_look_found").get_by_text("is off").wait_for(state="detached")
+        page.locator("#ti_trainer_preflight_report").get_by_text("is off").wait_for(state="detached")
 
 
 def test_a_run_is_watched_paused_resumed_and_kept(served: Served) -> None:
@@ -236,7 +236,7 @@ def test_a_run_is_watched_paused_resumed_and_kept(served: Served) -> None:
         until(lambda: status(page) == "training" and step(page) > paused_at)
         page.click("#ti_trainer_stop")
         until(lambda: status(page) == "stopped")
-        says(page, "result", "what was learned is kept")
+        says(page, "result", "The embedding was saved")
         with safe_open(served.folder / "embeddings" / "x-word.safetensors", "pt") as file:
             assert str(step(page)) in json.dumps(file.metadata())
         assert served.run_of("x-word") == run, "it was one run all the time"
@@ -253,7 +253,7 @@ def test_two_pages_watch_one_run_and_cannot_start_another(served: Served) -> Non
         until(lambda: status(second) == "training" and step(second) > 5)
         filled_in(second, served)
         second.click("#ti_trainer_train_start")
-        says(second, "train_said", "A training of 'x-word' is going on")
+        says(second, "train_message", "A training of 'x-word' is going on")
         second.click("#ti_trainer_stop")
         first.bring_to_front()
         until(lambda: status(first) == "stopped")
@@ -275,14 +275,14 @@ def test_runs_can_be_looked_at_continued_and_promoted(served: Served) -> None:
         page.locator("#ti_trainer_runs_previews img").nth(2).wait_for()
         until(lambda: entry(page, "runs_name").input_value() == "x-word-12")
         page.click("#ti_trainer_runs_promote")
-        says(page, "runs_said", "x-word-12 is in the embeddings folder now")
+        says(page, "runs_message", "x-word-12.safetensors")
         assert (served.folder / "embeddings" / "x-word-12.safetensors").is_file()
         page.click("#ti_trainer_runs_continue")
-        says(page, "runs_said", "has been trained for 12 steps already")
+        says(page, "runs_message", "has been trained for 12 steps already")
         fill(page, "runs_max_steps", "20")
         entry(page, "runs_max_steps").press("Tab")
         page.click("#ti_trainer_runs_continue")
-        says(page, "runs_said", "Going on with x-word at step 12")
+        says(page, "runs_message", "Continuing x-word at step 12")
         show(page, "Train")
         until(lambda: status(page) == "done" and step(page) == 20)
 

@@ -61,7 +61,7 @@ def finish(page: Page, wanted: str = "done") -> None:
     try:
         until(lambda: status(page) == wanted, seconds=60)
     except AssertionError as error:
-        said = [page.locator(f"#ti_trainer_preprocess_{part}").inner_text() for part in ("progress", "said", "result")]
+        said = [page.locator(f"#ti_trainer_preprocess_{part}").inner_text() for part in ("progress", "message", "result")]
         message = f"it is {status(page)}, expected {wanted}: {said}"
         raise AssertionError(message) from error
 
@@ -76,7 +76,7 @@ def test_from_photos_to_training(served: Served, page: Page) -> None:
     unfold(page, "Captions")
     choose(page, "preprocess_existing_captions", "copy")
     press(page, "preview")
-    says(page, "preprocess_said", "first 6 of 7 photos")
+    says(page, "preprocess_message", "first 6 of 7 images")
     shown = page.locator("#ti_trainer_preprocess_images img:visible")
     until(lambda: shown.count() == 18)  # each photo, its image, the mirrored one
     assert all(page.evaluate("each => each.naturalWidth > 0", each) for each in shown.element_handles())
@@ -97,7 +97,7 @@ def test_from_photos_to_training(served: Served, page: Page) -> None:
     press(page, "to_captions")
     until(lambda: entry(page, "captions_folder").is_visible())
     assert entry(page, "captions_folder").input_value() == str(made(served))
-    show(page, "Make a dataset")
+    show(page, "Create dataset")
     opened, place = (page.locator(f".ti-masks [data-part={part}]") for part in ("folder", "place"))
     for _ in range(2):  # at first, and in the place of another folder
         press(page, "to_masks")
@@ -107,7 +107,7 @@ def test_from_photos_to_training(served: Served, page: Page) -> None:
         place.get_by_text("1 of 12: 0-flipped.png (no mask)").wait_for()
         choose(page, "masks_folder", str(served.images))
         until(lambda: opened.inner_text() == str(served.images))
-        show(page, "Make a dataset")
+        show(page, "Create dataset")
     press(page, "to_train")
     until(lambda: entry(page, "train_images").is_visible())
     assert entry(page, "train_images").input_value() == str(made(served))
@@ -118,7 +118,7 @@ def test_from_photos_to_training(served: Served, page: Page) -> None:
 def test_what_is_wrong_stands_beside_it(served: Served, page: Page) -> None:
     fill(page, "preprocess_destination", str(served.images))
     press(page, "start")
-    says(page, "preprocess_said", "Nothing was started")
+    says(page, "preprocess_message", "Fix the highlighted fields first.")
     page.get_by_text("is the same as the destination").first.wait_for()
     fill(page, "preprocess_destination", str(made(served)))
     fill(page, "preprocess_width", "65")
@@ -127,7 +127,7 @@ def test_what_is_wrong_stands_beside_it(served: Served, page: Page) -> None:
     fill(page, "preprocess_width", "64")
     fill(page, "preprocess_source", "")
     press(page, "preview")
-    page.get_by_text("Name the source folder").first.wait_for()
+    page.get_by_text("Enter the path of the source directory").first.wait_for()
     assert not made(served).exists()
     assert status(page) == "idle"
 
@@ -140,7 +140,7 @@ def test_interrupted_it_goes_on(served: Served, page: Page) -> None:
     until(lambda: len(list(made(served).glob("*.png"))) > 4)
     press(page, "stop")
     finish(page, "stopped")
-    says(page, "preprocess_result", "Preprocess goes on from here")
+    says(page, "preprocess_result", "Click Preprocess again to continue")
     files = list(made(served).glob("*.png"))
     assert 4 < len(files) < 86
     for path in files:
@@ -158,17 +158,17 @@ def test_a_way_to_crop_explains_itself_and_shows_why(served: Served, page: Page)
     for path in served.images.glob("[0-9].*"):
         path.unlink()
     choose(page, "preprocess_resize", "Auto focal point crop")
-    page.get_by_text("Where faces, edges and detail are").first.wait_for()
+    page.get_by_text("Crop around faces, edges and detail").first.wait_for()
     tick(page, "debug_image")
     press(page, "preview")
-    says(page, "preprocess_images", "how the crop was found")
+    says(page, "preprocess_images", "focal points")
     press(page, "start")
     finish(page)
     assert (made(served) / "debug" / "0 aside-debug.png").exists()
     with Image.open(made(served) / "0 aside.png") as crop:
         assert len(crop.convert("L").getcolors()) > 50  # the noise is in it, the middle of the photo is plain
     choose(page, "preprocess_resize", "Aspect-ratio buckets")
-    page.get_by_text("Nothing is squashed").first.wait_for()
+    page.get_by_text("Keep each image's aspect ratio").first.wait_for()
     fill(page, "preprocess_width", "128")
     fill(page, "preprocess_height", "128")
     press(page, "start")
@@ -191,7 +191,7 @@ def test_a_tagger_writes_captions(served: Served, page: Page, tmp_path: Path) ->
     press(page, "start")
     says(page, "preprocess_result", "selected_tags.csv")
     assert status(page) == "failed"
-    page.locator("#ti_trainer_preprocess_said .ti-notice").wait_for(state="detached")  # before, a press is a double one
+    page.locator("#ti_trainer_preprocess_message .ti-notice").wait_for(state="detached")  # before, a press is a double one
     folder = colour_tagger(tmp_path / "tagger")
     unfold(page, "Tags")
     page.wait_for_timeout(1000)  # gradio 6 empties boxes soon after it has made them
@@ -228,7 +228,7 @@ def test_visitors_from_the_network_get_no_further_than_their_folders(
     def wrong(**changes: object) -> dict[str, str]:
         given = {name: widget.value for name, widget in made.widgets.items()}
         given |= {"source": str(inside / "photos"), "destination": str(inside / "made"), **changes}
-        return made.work(*given.values())[1]
+        return made.work({made.widgets[name]: value for name, value in given.items()})[1]
 
     assert wrong() == {}
     assert "not for visitors" in wrong(source=str(outside / "tagger"))["source"]

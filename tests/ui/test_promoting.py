@@ -48,9 +48,9 @@ def trained(page: Page, images: Callable[..., Path]) -> Callable[..., tuple[Run,
 
 
 def choices(page: Page, label: str) -> tuple[list[str], str | None, str]:
-    """What the list of copies offers, what is chosen of it, and the name that is proposed."""
-    copies, name = runs.details(page, label)[3:5]
-    return copies["choices"], copies["value"], name
+    """The copies in the list, the selected one, and the suggested name."""
+    details = runs.details(page, label)
+    return list(details.copies), details.copies[0] if details.copies else None, details.name
 
 
 def in_use(page: Page) -> set[str]:
@@ -62,11 +62,11 @@ def test_averages_stand_beside_the_copies_of_their_step_and_each_has_a_name_to_g
     offered, chosen, name = choices(page, label)
     assert offered == ["4", "4, moving average", "2", "2, moving average"]
     assert (chosen, name) == ("4", "x-word-4")
-    proposed = [runs.named(page, label, each) for each in offered]
+    proposed = [runs.suggest_name(page, label, each) for each in offered]
     assert proposed == ["x-word-4", "x-word-4-ema", "x-word-2", "x-word-2-ema"]
     for copy, proposal in zip(offered, proposed, strict=True):
         assert checked_name(proposal) == proposal
-        assert runs.promoted(page, label, copy, proposal, overwrite=False).startswith('<div class="ti-notice ti-good"')
+        assert runs.promote_copy(page, label, copy, proposal, overwrite=False).startswith('<div class="ti-notice ti-good"')
     files = {f"{each}{negative}.safetensors" for each in ("x-word", *proposed) for negative in ("", "-neg")}
     assert in_use(page) == files
 
@@ -77,23 +77,23 @@ def test_without_copies_or_without_a_run_no_name_is_proposed(page: Page, trained
         path.unlink()
     assert choices(page, label) == ([], None, "")
     assert choices(page, "2020-01-01/gone (step 1 of 2)") == ([], None, "")
-    assert runs.named(page, "2020-01-01/gone (step 1 of 2)", "4") == runs.gr.update()
-    assert runs.named(page, label, None) == ""
-    assert "Choose a copy" in runs.promoted(page, label, None, "other", False)
+    assert runs.suggest_name(page, "2020-01-01/gone (step 1 of 2)", "4") == runs.gr.update()
+    assert runs.suggest_name(page, label, None) == ""
+    assert "Choose a copy" in runs.promote_copy(page, label, None, "other", False)
 
 
 def test_a_plain_run_has_plain_copies_and_promotes_one_file(page: Page, trained) -> None:
     _, label = trained(ema_rate=0.0)
     assert choices(page, label) == (["4", "2"], "4", "x-word-4")
-    said = runs.promoted(page, label, "2", "other", False)
-    assert "other is in the embeddings folder now:" in said
+    said = runs.promote_copy(page, label, "2", "other", False)
+    assert "other.safetensors" in said
     assert in_use(page) == {"x-word.safetensors", "x-word-neg.safetensors", "other.safetensors"}
 
 
 @pytest.mark.parametrize("copy", ["2", "2, moving average"])
 def test_a_copy_goes_into_use_with_the_negative_that_was_made_with_it(copy: str, page: Page, trained) -> None:
     run, label = trained(negative=True)
-    assert "other and other-neg are in the embeddings folder now" in runs.promoted(page, label, copy, " other ", False)
+    assert "other-neg.safetensors" in runs.promote_copy(page, label, copy, " other ", False)
     kind = "-ema" if "average" in copy else ""
     for name, kept in (("other", f"x-word{kind}-2"), ("other-neg", f"x-word-neg{kind}-2")):
         found, wanted = (
@@ -111,11 +111,11 @@ def test_if_one_name_is_taken_neither_is_written_unless_that_is_allowed(taken: s
     file = page.host.embeddings_dir / f"{taken}.safetensors"
     formats.write(embeddings_dir.load(page.host.embeddings_dir, "x-word")[0], file)
     before, content, changes = in_use(page), file.read_bytes(), page.host.changes
-    said = runs.promoted(page, label, "4", "other", False)
+    said = runs.promote_copy(page, label, "4", "other", False)
     assert f"There is an embedding &#x27;other{'-neg' if 'neg' in taken else ''}&#x27; already" in said
     assert in_use(page) == before
     assert (file.read_bytes(), page.host.changes) == (content, changes)
-    assert "other and other-neg are in" in runs.promoted(page, label, "4", "other", True)
+    assert "other-neg.safetensors" in runs.promote_copy(page, label, "4", "other", True)
     assert file.read_bytes() != content
     assert len(in_use(page)) == len(before) + 1
 
@@ -124,7 +124,7 @@ def test_if_one_name_is_taken_neither_is_written_unless_that_is_allowed(taken: s
 def test_a_name_that_will_not_do_is_refused_and_nothing_is_written(name: str, page: Page, trained) -> None:
     _, label = trained(negative=True)
     before = in_use(page)
-    assert "ti-error" in runs.promoted(page, label, "4", name, False)
+    assert "ti-error" in runs.promote_copy(page, label, "4", name, False)
     assert in_use(page) == before
 
 
@@ -137,7 +137,7 @@ def test_in_the_page_the_name_follows_the_copy_and_the_negative_comes_along(serv
         number.fill("3")
         number.press("Tab")
         page.click("#ti_trainer_create_button")
-        says(page, "create_outcome", "my-pair-neg is there, too")
+        says(page, "create_outcome", "my-pair-neg was created too")
         show(page, "Train")
         until(lambda: entry(page, "train_name").input_value() == "my-pair")
         fill(page, "train_images", str(served.images))
@@ -163,7 +163,7 @@ def test_in_the_page_the_name_follows_the_copy_and_the_negative_comes_along(serv
             page.locator("[role=option], .options .item").get_by_text(re.compile(rf"^\W*{choice}\s*$")).click()
             until(lambda name=name: entry(page, "runs_name").input_value() == name)
         page.click("#ti_trainer_runs_promote")
-        says(page, "runs_said", "my-pair-4-ema and my-pair-4-ema-neg are in the embeddings folder now")
+        says(page, "runs_message", "my-pair-4-ema-neg.safetensors")
 
         show(page, "Train")
         page.click("#ti_trainer_use")

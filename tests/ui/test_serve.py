@@ -165,7 +165,7 @@ def test_ctrl_c_ends_it_quietly() -> None:
 def test_a_port_that_is_taken_is_refused_and_passed_over() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"port {port} taken"):
+        with pytest.raises(ConfigError, match=f"Port {port} is already in use"):
             _listen("127.0.0.1", port)
     with _listen("127.0.0.1", None) as first, _listen("127.0.0.1", None) as second:
         assert 7860 <= first.getsockname()[1] < second.getsockname()[1]

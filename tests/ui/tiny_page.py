@@ -17,9 +17,9 @@ from fakes import TinyHost, TinyModel
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.job import Job
 from ti_trainer.ui.app import serve
-from ti_trainer.ui.board import Board
 from ti_trainer.ui.layout import build
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.status import StatusCache
 
 
 class SlowModel(TinyModel):
@@ -40,7 +40,7 @@ def main(folder: Path, step_s: float) -> None:
     if embeddings_dir.find(host.embeddings_dir, "x-word") is None:
         embeddings_dir.create(host.embeddings_dir, model, "x-word", "red cat", 2)
     page = Page(host, Job())
-    serve(build(page), status=Board(page).told, ready=lambda url: print(url, flush=True))  # noqa: T201
+    serve(build(page), status=StatusCache(page).status, ready=lambda url: print(url, flush=True))  # noqa: T201
 
 
 if __name__ == "__main__":

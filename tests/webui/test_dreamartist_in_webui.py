@@ -258,8 +258,8 @@ def test_a_card_brings_the_word_and_its_negative(webui: Server, model: str, imag
     assert (word in known, f"{word}-neg" in known) == (True, False)
     with opened(webui) as (page, _):
         open_tab(page, "Create embedding")
-        page.locator("#ti_trainer_tabs .label-wrap:visible", has_text="Cards with a negative").click()
-        page.click("#ti_trainer_take_negatives")
-        page.locator("#ti_trainer_taken", has_text=f"{word}-neg.safetensors").first.wait_for()
+        page.locator("#ti_trainer_tabs .label-wrap:visible", has_text="Images with a negative embedding").click()
+        page.click("#ti_trainer_extract_negatives")
+        page.locator("#ti_trainer_extracted", has_text=f"{word}-neg.safetensors").first.wait_for()
     assert f"{word}-neg" in webui.api("/sdapi/v1/embeddings")["loaded"]
     assert np.array_equal(before, used(webui, word))

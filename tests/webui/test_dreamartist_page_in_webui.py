@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.webui
-SCRIPTS = ("mask_asking", "mask_brush", "mask_sheet")
+SCRIPTS = ("mask_requests", "mask_brush", "mask_layer")
 CANVAS = "#ti_trainer_masks_canvas"
 
 
@@ -31,7 +31,7 @@ def test_all_of_it_is_reached_in_the_hosts_page(webui: Server, image: Path) -> N
         page.fill("#ti_trainer_create_negative_vectors input[type=number]", "3")
         page.keyboard.press("Tab")
         page.click("#ti_trainer_create_button")
-        page.locator("#ti_trainer_create_outcome", has_text="my-page-neg is there, too").first.wait_for()
+        page.locator("#ti_trainer_create_outcome", has_text="my-page-neg was created too").first.wait_for()
         open_tab(page, "Train")
         fill(page, "train_images", str(image.parent))
         fill(page, "train_max_steps", "3")
@@ -70,14 +70,14 @@ def test_masks_are_painted_in_the_hosts_page_and_trained_with(webui: Server, ima
         page.locator("#ti_trainer_preprocess_tabs > .tab-nav button", has_text="Paint masks").click()
         fill(page, "masks_folder", str(image.parent))
         page.click("#ti_trainer_masks_open")
-        place, said = (page.locator(f".ti-masks [data-part={part}]") for part in ("place", "said"))
+        place, message = (page.locator(f".ti-masks [data-part={part}]") for part in ("place", "message"))
         place.get_by_text("1 of 1: 01.png (no mask)").wait_for()
         stroke(page, 0.25, 0.75)
-        place.get_by_text("not saved yet").wait_for()
+        place.get_by_text("unsaved").wait_for()
         page.click(".ti-masks [data-do=save]")
-        said.get_by_text("Saved 01_att.png.").wait_for()
+        message.get_by_text("Saved 01_att.png.").wait_for()
         page.click(".ti-masks [data-do=spread]")
-        said.get_by_text("Spread over what looks alike").wait_for()
+        message.get_by_text("now covers similar areas").wait_for()
         page.click(".ti-masks [data-do=undo]")
         place.get_by_text("01_att.png").wait_for()
         assert [each for each in heard if "ERR_NAME_NOT_RESOLVED" not in each] == []

@@ -53,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
     from ti_trainer import tiny_model
     from ti_trainer.runs.job import Job
     from ti_trainer.ui.app import own_images, serve
-    from ti_trainer.ui.board import Board
     from ti_trainer.ui.layout import build
     from ti_trainer.ui.page import Page
+    from ti_trainer.ui.status import StatusCache
 
     host = host_of(args)
     if args.address not in LOCAL:
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
                 address=args.address,
                 port=args.port,
                 allow_hosts=args.allow_host,
-                status=Board(page).told,
+                status=StatusCache(page).status,
                 open_browser=not args.no_browser,
                 ready=lambda url: print(f"The page is at {url} - press Ctrl-C here to quit.", flush=True),
             )

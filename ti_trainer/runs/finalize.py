@@ -72,7 +72,7 @@ def draw_figures(run: Run, embedding: Path, warn: Callable[[str], None]) -> None
     for what, draw in figures:
         try:
             draw()
-        except Exception as error:  # noqa: PERF203 - matplotlib and damaged previews raise anything
+        except Exception as error:  # noqa: PERF203 - damaged previews raise all kinds of errors
             log.debug("The %s:", what, exc_info=error)
             warn(f"The {what} could not be drawn ({str(error).strip() or type(error).__name__}); the training is complete.")
 

@@ -1,55 +1,34 @@
-"""Images that sum a run up, for people who would rather look than read: the loss curve, before and after."""
+"""Write the images that sum up a run: the loss curve, before and after, and the preview of the embedding's card."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ti_trainer.files import atomic
+from ti_trainer.runs import loss_curve
 from ti_trainer.runs.run_folder import Run
 
 PREVIEWS = tuple(f"{kind}.{ending}" for kind in ("", ".preview") for ending in ("png", "jpg", "jpeg", "webp", "gif"))
-OURS = ("Software", "TI Trainer")  # in a preview that we wrote, which we may replace
-
-
-def smoothed(values: list[float], weight: float = 0.9) -> list[float]:
-    """Exponential moving average, corrected for its beginning."""
-    average, smooth = 0.0, []
-    for number, value in enumerate(values, 1):
-        average = weight * average + (1 - weight) * value
-        smooth.append(average / (1 - weight**number))
-    return smooth
+OURS = ("Software", "TI Trainer")  # the text chunk of previews that we wrote, and may replace
 
 
 def plot_losses(run: Run) -> Path | None:
-    """Draw loss.png from the table: what each line says, the smoothed curve, and the learning rate below."""
+    """Write loss.png: the raw and smoothed losses, validation losses, and the learning rate below."""
     rows = run.losses()
     if not rows:
         return None
-    from matplotlib.figure import Figure  # slow to import, and needed once a run
-
-    steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
-    above.plot(steps, losses, ".", color="#9bb3d1", label="loss")
-    above.plot(steps, smoothed(losses), color="#1f4e8c", label="smoothed")
-    if fixed := run.validation_losses():
-        above.plot(*zip(*fixed, strict=True), "o-", color="#c0392b", label="validation")
-    above.set(ylabel="loss", ylim=(0, float(np.quantile(losses, 0.98)) * 1.3))
-    above.legend()
-    below.step(steps, [row["learn_rate"] for row in rows], color="#b5651d", where="pre")
-    below.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
+    losses, rates = ([(row["step"], row[name]) for row in rows] for name in ("loss", "learn_rate"))
     path = run.path / "loss.png"
     with atomic(path) as new:
-        figure.savefig(new, dpi=100, format="png")
+        loss_curve.png(losses, run.validation_losses(), rates).save(new, format="png")
     return path
 
 
 def before_and_after(run: Run) -> Path | None:
-    """before_after.png: the first preview beside the last, if there are two."""
+    """Write before_after.png, the first preview beside the last, if there are two."""
     images = run.previews()
     if len(images) < 2:
         return None
@@ -66,18 +45,18 @@ def before_and_after(run: Run) -> Path | None:
 
 
 def preview_beside(run: Run, embedding: Path) -> Path | None:
-    """NAME.preview.png, which WebUIs show on an embedding's card: the last preview of what was learned, if there is one.
+    """Write NAME.preview.png, which WebUIs show on the embedding's card: the last preview of the trained embedding.
 
-    None, and nothing is written, where somebody has put an image there that a WebUI would show.
+    Writes nothing and returns None if the user has an image there that a WebUI would show.
     """
-    drawn = [path for step, path in run.previews() if step > 0]
+    previews = [path for step, path in run.previews() if step > 0]
     path = embedding.with_name(f"{embedding.stem}.preview.png")
     others = (embedding.with_name(embedding.stem + ending) for ending in PREVIEWS)
-    if not drawn or any(each.exists() for each in others if each != path) or (path.exists() and not _is_ours(path)):
+    if not previews or any(each.exists() for each in others if each != path) or (path.exists() and not _is_ours(path)):
         return None
     info = PngInfo()
     info.add_text(*OURS)
-    with Image.open(drawn[-1]) as last, atomic(path) as new:
+    with Image.open(previews[-1]) as last, atomic(path) as new:
         last.save(new, format="png", pnginfo=info)
     return path
 

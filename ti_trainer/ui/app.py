@@ -1,4 +1,4 @@
-"""Serve the page without the WebUI: a port, our style and scripts, nothing from or for elsewhere. Knows no panels."""
+"""Serve the page without the WebUI, with its own stylesheet and scripts and nothing from other sites."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from fastapi.responses import JSONResponse
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import upload_folders
 from ti_trainer.resources import RESOURCES
-from ti_trainer.ui.board import ROUTE
 from ti_trainer.ui.gradio_compat import MAJOR, light_sessions, refuse_missing_values, theme
 from ti_trainer.ui.guard import Guard
+from ti_trainer.ui.status import ROUTE
 
 PORTS = range(7860, 7960)
-TAKEN = (errno.EADDRINUSE, errno.EACCES)  # the second: Windows keeps ranges of ports for itself
+IN_USE = (errno.EADDRINUSE, errno.EACCES)  # EACCES: Windows reserves ranges of ports
 FOOTER = "footer { display: none !important; }"
 
 
@@ -39,10 +39,10 @@ def serve(
     open_browser: bool = False,
     ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until Ctrl-C. `ready` is told the address to open. ConfigError if the port or the address cannot be had.
+    """Serve until Ctrl-C. `ready` is called with the URL. ConfigError if the address or the port is not available.
 
-    Other web sites are kept out; `allow_hosts` are names that the page has besides its address: see `guard`. `status` is
-    what the route of `board` answers.
+    Requests of other web sites are refused; `allow_hosts` are further host names of the page (see `guard`). `status`
+    answers the route of `status.py`.
     """
     with _listen(address, port) as listener:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104  # only compared with
@@ -54,15 +54,15 @@ def serve(
         if open_browser:
             webbrowser.open(url)
         server = uvicorn.Server(config)
-        # A stream that an open page listens to is cut off at the end: uvicorn would log that as an error.
+        # Shutting down cuts off the event streams of open pages, which uvicorn would log as errors.
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
-        with contextlib.suppress(KeyboardInterrupt):  # newer versions of uvicorn raise it again when they have ended
+        with contextlib.suppress(KeyboardInterrupt):  # newer versions of uvicorn raise it again after shutting down
             server.run(sockets=[listener])
 
 
 @contextlib.contextmanager
 def own_images() -> Iterator[None]:
-    """Have gradio keep what it shows in a folder of this process, gone at the end. Build the page within."""
+    """Make gradio keep the images it shows in a folder of this process, deleted at the end. Build the page inside."""
     before = os.environ.get("GRADIO_TEMP_DIR")
     with tempfile.TemporaryDirectory(prefix="ti-trainer-", dir=before, ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
@@ -75,22 +75,22 @@ def own_images() -> Iterator[None]:
 
 
 def _listen(address: str, port: int | None) -> socket.socket:
-    """A socket that listens already: what asks before the server runs waits, and nobody can take the port meanwhile."""
+    """A socket that already listens: early requests wait for the server, and no other program can take the port."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     for each in PORTS if port is None else (port,):
         try:
             return socket.create_server((address, each), family=family)
         except OSError as error:  # noqa: PERF203  # a hundred times at most
-            if error.errno not in TAKEN:
-                message = f"Address {address}: found that this machine cannot serve there ({error.strerror}); try 127.0.0.1."
+            if error.errno not in IN_USE:
+                message = f"Cannot listen on the address {address} ({error.strerror}); try 127.0.0.1."
                 raise ConfigError(message) from error
-    found = f"ports {PORTS.start} to {PORTS.stop - 1}" if port is None else f"port {port}"
-    message = f"Page: found {found} taken, expected a free one. Choose another, or end the program that uses it."
+    found = f"Ports {PORTS.start} to {PORTS.stop - 1} are" if port is None else f"Port {port} is"
+    message = f"{found} already in use: choose another port, or close the program that uses it."
     raise ConfigError(message)
 
 
 def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None) -> FastAPI:
-    """The page as an app. The WebUI adds style.css and javascript/ by itself, so this is done only here."""
+    """The page as an ASGI app with style.css and javascript/, which the WebUI would add by itself."""
     style = (RESOURCES / "style.css").read_text(encoding="utf-8") + FOOTER
     script = "\n".join(path.read_text(encoding="utf-8") for path in sorted((RESOURCES / "javascript").glob("*.js")))
     app = FastAPI(openapi_url=None)

@@ -1,4 +1,4 @@
-"""The options of a run as a form: widgets made from config.py, and what they hold turned back into a TrainConfig."""
+"""The options of a run as a form: widgets made from their declarations, and a TrainConfig made from the widgets' values."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ti_trainer.host import Host
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.widgets import error_update, widget
 
-FIRST = ("template", "max_steps", "learning_rate", "batch_size")  # what a first run needs stands above the rest
-# Can be wrong in ways worth saying at once.
-AS_TYPED = ("learning_rate", "clip_grad_limit", "filename_word_regex", "width", "height", *LISTS)
-DEPENDED_ON = ("max_steps", "clip_grad", "trials")  # by some of these
+FIRST = ("template", "max_steps", "learning_rate", "batch_size")  # what a first run needs is above the accordions
+# Checked while the user types.
+CHECKED_LIVE = ("learning_rate", "clip_grad_limit", "filename_word_regex", "width", "height", *LISTS)
+DEPENDENCIES = ("max_steps", "clip_grad", "trials")  # of some of these
 
 
 @dataclass
 class Form:
-    """The widgets of every option that the host leaves to its user, and their error slots, in the order they were put."""
+    """The widgets and error slots of every option that the user can set on this host, in the order of their creation."""
 
     host: Host
     values: Mapping[str, Any]
@@ -30,7 +30,7 @@ class Form:
     slots: dict[str, Any] = field(default_factory=dict)
 
     def put(self, *names: str) -> None:
-        """Make the widgets of these options here."""
+        """Add the widgets of these options to the current layout block."""
         for option in offered(self.host):
             if option.name in names:
                 choices = self.choices.get(option.name)
@@ -38,35 +38,35 @@ class Form:
                 self.widgets[option.name], self.slots[option.name] = made
 
     def put_section(self, section: str) -> None:
-        """Make those of a section that do not stand above."""
+        """Add the widgets of a section, except for those in FIRST."""
         self.put(*(option.name for option in offered(self.host) if option.section == section and option.name not in FIRST))
 
-    def listen_as_typed(self) -> None:
-        """Say beside an option what is wrong with it as soon as it is."""
-        for name in AS_TYPED:
+    def check_live(self) -> None:
+        """Show an option's error beside it while the user types."""
+        for name in CHECKED_LIVE:
             if name not in self.widgets:
                 continue
 
             def check(value: Any, *others: Any, name: str = name) -> Any:
-                found = problems(typed({name: value, **dict(zip(DEPENDED_ON, others, strict=True))}))
+                found = problems(typed({name: value, **dict(zip(DEPENDENCIES, others, strict=True))}))
                 return error_update(found.get(name))
 
-            around = [self.widgets[each] for each in (name, *DEPENDED_ON)]
-            listen(self.widgets[name].change, check, around, [self.slots[name]])
+            inputs = [self.widgets[each] for each in (name, *DEPENDENCIES)]
+            listen(self.widgets[name].change, check, inputs, [self.slots[name]])
 
     def config(self, values: Mapping[str, Any]) -> TrainConfig:
-        """The options as they stand, the host's own among them; ConfigError if one is wrong."""
+        """The options with the host's defaults below them; ConfigError if one is invalid."""
         return TrainConfig.from_dict({**self.host.defaults, **typed(values)})
 
 
 def offered(host: Host) -> list[Option]:
-    """Every option but those that are the host's business, or have nothing to choose from."""
-    nothing = {"preview_sampler"} if not host.samplers else set()
-    return [option for option in options() if option.name not in host.fixed | nothing]
+    """The options that the user can set on this host."""
+    unavailable = set() if host.samplers else {"preview_sampler"}
+    return [option for option in options() if option.name not in host.fixed | unavailable]
 
 
 def typed(values: Mapping[str, Any], declared: Iterable[Option] | None = None) -> dict[str, Any]:
-    """Values as the options have them: gradio's whole numbers may be floats, an empty choice None."""
+    """Convert gradio's values to the options' types: whole numbers may come as floats, and an empty choice as None."""
     kinds = {option.name: option.type for option in declared or options()}
     found = dict(values)
     for name, value in values.items():
@@ -78,7 +78,7 @@ def typed(values: Mapping[str, Any], declared: Iterable[Option] | None = None) -
 
 
 def starting_values(host: Host, prefilled: TrainConfig | None) -> dict[str, Any]:
-    """What the form shows at first: defaults, over them the host's settings, over them what a demonstration wants."""
+    """The form's initial values: the defaults, overridden by the host's, overridden by the demonstration's."""
     defaults = TrainConfig().to_dict()
     values = {**defaults, **host.defaults}
     if prefilled is not None:

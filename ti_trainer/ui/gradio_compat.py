@@ -1,4 +1,4 @@
-"""The few differences between gradio 3.41 (the WebUI), 4.40 (Forge) and 6 (standalone). Knows nothing of our panels."""
+"""Bridge the differences between gradio 3.41 (the WebUI), 4.40 (Forge) and 6 (standalone)."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ from ti_trainer.errors import TITrainerError
 
 log = logging.getLogger(__name__)
 MAJOR = int(gr.__version__.partition(".")[0])
-LOCAL_FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # 3 would ask Google
-MOST_SESSIONS = 200  # that are remembered, the last ones; each may hold the captions of a dataset
+LOCAL_FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # 3 loads Google's
+MAX_SESSIONS = 200  # kept in memory; each may hold the captions of a dataset
 
 C = TypeVar("C", bound=gr.blocks.Block)
 
 
 def theme() -> gr.themes.Base:
-    """The WebUI's own theme, with fonts that are there already."""
+    """The WebUI's own theme, with the system's fonts."""
     return gr.themes.Default(**LOCAL_FONTS)
 
 
 def blocks(title: str) -> gr.Blocks:
-    """What panels are put into. A host that renders it inside its own page brings its own theme."""
+    """The root block. A host that renders it inside its own page uses its own theme."""
     if MAJOR < 6:
         return gr.Blocks(title=title, analytics_enabled=False, theme=theme())
-    return gr.Blocks(title=title, analytics_enabled=False)  # 6 takes the theme where the page is served
+    return gr.Blocks(title=title, analytics_enabled=False)  # 6 takes the theme when the page is mounted
 
 
-def light_sessions(made: gr.Blocks) -> None:
-    """Spare 6 a copy of the configuration of every component for each session, also for that of a single call.
+def light_sessions(root: gr.Blocks) -> None:
+    """Keep gradio 6 from copying every component's configuration for each session.
 
-    It keeps them for its deep links, which are not served: 1.2 MB and 70 ms of CPU each.
+    It does so for deep links, which are not served; each copy takes 1.2 MB and 70 ms of CPU.
     """
     if MAJOR < 6:
         return
 
-    class Light(type(made.default_config)):
-        def __copy__(self) -> Light:
+    class LightConfig(gr.blocks.BlocksConfig):
+        def __copy__(self) -> LightConfig:
             copied = super().__copy__()
             copied.config_for_block = lambda *_: {}
             return copied
 
-    made.default_config.__class__ = Light
-    made.state_session_capacity = MOST_SESSIONS
+    root.default_config.__class__ = LightConfig
+    root.state_session_capacity = MAX_SESSIONS
 
 
 def listen(
     event: Callable[..., Any],
     fn: Callable[..., Any] | None,
-    inputs: Sequence[gr.blocks.Block] = (),
+    inputs: Sequence[gr.blocks.Block] | set[gr.blocks.Block] = (),
     outputs: Sequence[gr.blocks.Block] = (),
     *,
     js: str | None = None,
@@ -65,79 +65,81 @@ def listen(
     queue: bool = False,
     show_progress: str = "hidden",
 ) -> Any:
-    """Wire `button.click`, `textbox.input`, `earlier.then`, ...: no overlay, and no endpoint unless it is named.
+    """Wire `button.click`, `textbox.input`, `earlier.then`, ... without an overlay, and without an endpoint unless named.
 
-    Only what takes long goes through gradio's queue: its answers come by a stream of events, and a press just as the
-    last of them ends may go unanswered.
+    If `inputs` is a set, the handler gets one dict of component to value; it may return a dict of component to update.
+    Only slow handlers go through gradio's queue: its answers come as a stream of events, and a click at the very end of
+    the stream may be lost.
     """
     options: dict[str, Any] = {"_js" if MAJOR < 4 else "js": js}
     if MAJOR < 6:
         options["api_name"] = api_name or False
-    else:  # 6 takes False for a name
+    else:  # 6 would treat False as a name
         options |= {"api_name": api_name, "api_visibility": "public" if api_name else "private"}
     fn = fn if fn is None or inspect.isgeneratorfunction(fn) else _refusing(fn)
-    return event(fn, list(inputs), list(outputs), queue=queue, show_progress=show_progress, **options)
+    given = inputs if isinstance(inputs, set) else list(inputs)
+    return event(fn, given, list(outputs), queue=queue, show_progress=show_progress, **options)
 
 
 class Refusal(gr.Error):
-    """Something that the user can mend: the page shows the message, and the console no traceback."""
+    """An error that the user can fix: the page shows the message, and the console gets no traceback."""
 
     def __init__(self, message: str) -> None:
-        """The message is shown as it is."""
+        """Take the message as it will be shown."""
         super().__init__(message)
-        self.print_exception = False  # which gradio 3 does not know
+        self.print_exception = False  # ignored by gradio 3
 
     def __str__(self) -> str:
-        """Without the quotes that gradio 3 puts around it."""
+        """The message without the quotes that gradio 3 adds."""
         return self.message
 
 
-def refuse_missing_values(made: gr.Blocks) -> None:
-    """A call with fewer values than an endpoint takes is the caller's mistake, and no traceback of ours."""
-    check = made.validate_inputs
+def refuse_missing_values(root: gr.Blocks) -> None:
+    """Report a call with too few values as the caller's mistake, without a traceback."""
+    validate = root.validate_inputs
 
-    def checked(*given: Any) -> None:
+    def validate_or_refuse(*args: Any) -> None:
         try:
-            check(*given)
+            validate(*args)
         except ValueError as error:
-            said = str(error).strip().splitlines()[0]
-            log.warning("Refused: %s", said)
-            raise Refusal(said) from None
+            message = str(error).strip().splitlines()[0]
+            log.warning("Refused: %s", message)
+            raise Refusal(message) from None
 
-    made.validate_inputs = checked
+    root.validate_inputs = validate_or_refuse
 
 
 def _refusing(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """What the user can mend, gradio shows, since it shows the words of its own errors only; the console has a line."""
+    """Turn our errors into gradio's, the only ones whose message the page shows; the console gets one line."""
 
     @functools.wraps(fn)
-    def handler(*given: Any) -> Any:
+    def handler(*args: Any) -> Any:
         try:
-            return fn(*given)
+            return fn(*args)
         except (TITrainerError, OSError) as error:
             log.warning("Refused: %s", " ".join(str(error).split()))
             raise Refusal(str(error)) from None
 
-    if not hasattr(fn, "__annotations__"):  # gradio would look for what ours mean in the globals of, say, a partial
+    if not hasattr(fn, "__annotations__"):  # gradio would resolve the annotations in the globals of, say, a partial
         handler.__annotations__ = {}
     return handler
 
 
-def _print_no_refusals() -> None:
-    """Gradio 3 prints a traceback of everything that a handler raises: of everything else it still does."""
+def _skip_traceback_of_refusals() -> None:
+    """Keep gradio 3, which prints a traceback of whatever a handler raises, from printing that of a Refusal."""
 
-    def print_exc(*given: Any, **options: Any) -> None:
+    def print_exc(*args: Any, **options: Any) -> None:
         if not isinstance(sys.exc_info()[1], Refusal):
-            traceback.print_exc(*given, **options)
+            traceback.print_exc(*args, **options)
 
     gradio.routes.traceback = SimpleNamespace(**{**vars(traceback), "print_exc": print_exc})
 
 
 if "print_exception" not in inspect.signature(gr.Error).parameters:
-    _print_no_refusals()
+    _skip_traceback_of_refusals()
 
 
 def unsaved(component: C) -> C:
-    """Keep a component out of the WebUI's ui-config.json, which would bring an old value back at the next start."""
+    """Keep a component out of the WebUI's ui-config.json, which would restore an old value at the next start."""
     component.do_not_save_to_config = True
     return component

@@ -1,4 +1,4 @@
-"""The page: its panels side by side, over a host and the one job that it watches. Runs in the WebUI's tab and standalone."""
+"""What the page's panels share: the host, its two jobs and where values come from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ti_trainer.runs.job import Job
 
 @dataclass(frozen=True)
 class Prefilled:
-    """What a demonstration puts into the form, so that one press on Train shows the whole thing."""
+    """Initial values of the demonstration, so that clicking Train is all it takes."""
 
     name: str
     init_text: str
@@ -28,9 +28,10 @@ class Prefilled:
 
 @dataclass(frozen=True)
 class Page:
-    """What every panel works on. `txt2img` are components of the host's own tab, by the options that they stand for.
+    """What every panel works on.
 
-    `changes` says which words were written to since the start, and when: the host shows them, too, and they look new then.
+    `txt2img` maps options of previews to the components of the host's own txt2img tab. `changes` returns the embeddings
+    written since the start with their time stamps, from which a WebUI refreshes its cards.
     """
 
     host: Host
@@ -41,26 +42,26 @@ class Page:
     changes: Callable[[], Mapping[str, float]] = dict
 
     def refuse_if_busy(self, what: str) -> None:
-        """BusyError while a training goes on: waiting for the model would take as long as that."""
+        """Raise BusyError during a run; waiting for the model would take as long as the run."""
         if self.job.snapshot().active:
-            message = f"A training is going on, and the model is busy with it: {what} before or after."
+            message = f"Cannot {what} while a training run is active: wait until it is finished, or interrupt it."
             raise BusyError(message)
 
     def dataset_dir(self, text: str | None) -> Path:
-        """The folder of a dataset that somebody typed; ConfigError if there is none, or it is not theirs to use."""
+        """The dataset directory that was entered; ConfigError if it is empty or the visitor may not use it."""
         path = entered_path(text)
         if path == Path():
-            message = "Dataset directory: found nothing, expected a folder with images."
+            message = "Dataset directory: empty; enter the path of a folder with images."
             raise ConfigError(message)
         self.host.check_folder(path)
         return path
 
     @property
     def is_public(self) -> bool:
-        """Whether others than this computer's user may use it, who must not hold the program up."""
+        """Whether the page may be used by people other than this computer's user."""
         return self.host.is_public
 
     @property
     def presets_dir(self) -> Path:
-        """Where presets are saved."""
+        """The folder of saved presets."""
         return self.host.log_dir / presets.FOLDER

@@ -1,4 +1,4 @@
-"""What the page shows, as HTML: pure functions of values. All text is escaped. Knows no Gradio and no files."""
+"""Render what the page shows as HTML: pure functions of values, with all text escaped. Independent of Gradio and files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ti_trainer.errors import BusyError
 Kind = Literal["error", "warning", "good", "info"]
 Token = tuple[int, str | None]
 
-SAYS = {
+STATUS_LABELS = {
     "idle": "Nothing is running",
     "waiting": "Waiting for the model",
     "loading": "Loading",
@@ -28,12 +28,12 @@ SAYS = {
 }
 MARKS: dict[Kind, str] = {"error": "✕", "warning": "!", "good": "✓", "info": "i"}
 MINUTE, HOUR = 60, 3600
-_numbers = itertools.count(1)
-QUICK, SLOW = 10.0, 0.5  # its/s from which decimals, and below which its/s themselves, say little
+FAST, SLOW = 10.0, 0.5  # steps/s: without decimals above FAST; as s/it below SLOW
+_refusal_ids = itertools.count(1)
 
 
 def duration(seconds: float | None) -> str:
-    """'45 s', '3 min', '1 h 20 min'; nothing where it is not known."""
+    """Format as '45 s', '3 min' or '1 h 20 min'; an empty string if unknown."""
     if seconds is None or not math.isfinite(seconds):
         return ""
     whole = max(0, round(seconds))
@@ -47,12 +47,12 @@ def duration(seconds: float | None) -> str:
 
 
 def speed(steps_per_second: float | None) -> str:
-    """'3.1 it/s', and '4.2 s/it' where a step takes long."""
+    """Format as '3.1 it/s', or as '4.2 s/it' if a step takes longer than two seconds."""
     if not steps_per_second or not math.isfinite(steps_per_second):
         return ""
     if steps_per_second < SLOW:
         return f"{1 / steps_per_second:.1f} s/it"
-    return f"{steps_per_second:.0f} it/s" if steps_per_second >= QUICK else f"{steps_per_second:.1f} it/s"
+    return f"{steps_per_second:.0f} it/s" if steps_per_second >= FAST else f"{steps_per_second:.1f} it/s"
 
 
 def progress(
@@ -65,7 +65,10 @@ def progress(
     seconds_left: float | None = None,
     message: str = "",
 ) -> str:
-    """A bar, the job's name and state above, its numbers below; as high whatever it says. The script reads its status."""
+    """Render a progress bar with the job's name and status above and its numbers below; its height is constant.
+
+    javascript/ti_trainer.js reads `data-status`.
+    """
     percent = 100 * min(1.0, max(0.0, step / max_steps)) if max_steps else 0.0
     left = duration(seconds_left)
     numbers = [
@@ -76,7 +79,7 @@ def progress(
     ]
     return (
         f'<div class="ti-progress" data-status="{escape(status)}">'
-        f'<div class="ti-line"><b>{escape(name)}</b> <span class="ti-status">{SAYS[status]}</span></div>'
+        f'<div class="ti-line"><b>{escape(name)}</b> <span class="ti-status">{STATUS_LABELS[status]}</span></div>'
         f'<div class="ti-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent:.0f}">'
         f'<div style="width:{percent:.2f}%"></div></div>'
         f'<div class="ti-line ti-numbers">{" · ".join(filter(None, numbers)) or "&nbsp;"}</div>'
@@ -85,7 +88,7 @@ def progress(
 
 
 def notice(kind: Kind, text: str) -> str:
-    """A message in a box; line breaks are kept. Nothing for no text."""
+    """Render a message in a box, with its line breaks; an empty string for an empty text."""
     if not text:
         return ""
     role = "alert" if kind == "error" else "status"
@@ -94,36 +97,36 @@ def notice(kind: Kind, text: str) -> str:
 
 
 def refusal(error: Exception) -> str:
-    """What cannot be done, in a box. The script takes those away that a training was the reason for, when it is over."""
+    """Render an error in a box. javascript/ti_trainer_news.js hides those of a BusyError once the run is over."""
     box = notice("error", str(error))
-    # Numbered, so that the same words, said once more, are another box.
-    return box.replace("<div ", f'<div data-busy="{next(_numbers)}" ', 1) if isinstance(error, BusyError) else box
+    # The number makes a repeated message a new element for the script.
+    return box.replace("<div ", f'<div data-busy="{next(_refusal_ids)}" ', 1) if isinstance(error, BusyError) else box
 
 
 def field_error(message: str | None) -> str:
-    """What is wrong with one entry, to stand below it."""
+    """Render what is wrong with one field, to be shown below it."""
     return f'<div class="ti-field-error" role="alert">{escape(message)}</div>' if message else ""
 
 
 def facts(rows: Iterable[tuple[str, object]]) -> str:
-    """A small table of names and values."""
+    """Render a small table of names and values."""
     cells = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in rows)
     return f'<dl class="ti-facts">{cells}</dl>' if cells else ""
 
 
 def images(items: Sequence[tuple[str, str]]) -> str:
-    """Images side by side with their captions below; `items` are (caption, address), an address may be a data: URI."""
+    """Render images side by side with their captions below; `items` are (caption, URL), and data: URIs are allowed."""
     figures = "".join(
-        f'<figure><img src="{escape(address)}" alt="{escape(caption)}">'
+        f'<figure><img src="{escape(url)}" alt="{escape(caption)}">'
         f'<figcaption title="{escape(caption)}">{escape(caption)}</figcaption></figure>'
-        for caption, address in items
+        for caption, url in items
     )
     return f'<div class="ti-images">{figures}</div>' if figures else ""
 
 
 def prompt_table(rows: Iterable[tuple[str, Sequence[Sequence[Token]]]]) -> str:
-    """Prompts as they are fed: each with its chunks, each chunk with (id, text); no text marks a place of the embedding."""
-    border = '<hr title="a new chunk begins">'
+    """Render tokenized prompts: each with its chunks, each chunk a list of (id, text); None marks an embedding's vector."""
+    border = '<hr title="A new chunk of 75 tokens starts here">'
     body = "".join(
         f"<div class='ti-prompt'>{escape(prompt)}</div><div class='ti-tokens'>{border.join(map(_chunk, chunks))}</div>"
         for prompt, chunks in rows
@@ -135,6 +138,6 @@ def _chunk(tokens: Sequence[Token]) -> str:
     return "".join(
         f"<span class='ti-token'>{escape(text) or '&nbsp;'}<small>{number}</small></span>"
         if text is not None
-        else f"<span class='ti-token ti-embedding' title='a vector of the embedding'>●<small>{number}</small></span>"
+        else f"<span class='ti-token ti-embedding' title='A vector of the embedding'>●<small>{number}</small></span>"
         for number, text in tokens
     )

@@ -1,4 +1,4 @@
-"""An option as a widget with room for its error below. Knows no panel: what options there are, others say."""
+"""Make a widget for an option, with room for an error message below it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from ti_trainer.config.options import Option
 from ti_trainer.ui.gradio_compat import unsaved
 from ti_trainer.ui.render import field_error
 
-FEW = 3  # choices that fit into a line as buttons
+MAX_RADIO_CHOICES = 3  # as many as fit into one line
 
 
 def widget(
     option: Option, value: Any = None, *, choices: Sequence[str] | None = None, elem_prefix: str = "ti_trainer_train_"
 ) -> tuple[gr.blocks.Block, gr.HTML]:
-    """Put the option where the caller stands, in a column of its own; (component, place of its error).
+    """Add the option's widget to the current layout block, in a column of its own; returns (component, error slot).
 
-    `choices` makes a list of a text option, in which other values may be typed too. An emptied Number is None: let
-    `Option.check` refuse it. Bounds are left to it as well, since gradio shows its own refusal far from the widget.
+    `choices` turns a text option into a dropdown that also accepts other values. An empty Number is None, which
+    `Option.check` refuses. Bounds are left to it too, since gradio shows its own error messages far from the widget.
     """
     value = option.default if value is None else value
     common = {"label": option.label, "info": option.help, "elem_id": elem_prefix + option.name, "interactive": True}
     with gr.Column(min_width=160, elem_classes=["ti-field"]):
-        if option.choices and len(option.choices) <= FEW:
+        if option.choices and len(option.choices) <= MAX_RADIO_CHOICES:
             component = gr.Radio(list(option.choices), value=value, **common)
         elif option.choices:
             component = gr.Dropdown(list(option.choices), value=value, **common)
@@ -43,10 +43,10 @@ def widget(
 
 
 def error_slot() -> gr.HTML:
-    """Room for an error; takes none until there is one. To be updated by `error_update`."""
+    """Add an invisible place for an error message, to be updated with `error_update`."""
     return unsaved(gr.HTML(visible=False, elem_classes=["ti-error-slot"]))
 
 
 def error_update(message: str | None) -> dict[str, Any]:
-    """Show the message in an error's place, or take it away."""
+    """Show the message in an error slot, or hide the slot."""
     return gr.update(value=field_error(message), visible=bool(message))

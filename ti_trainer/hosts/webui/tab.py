@@ -13,9 +13,9 @@ from ti_trainer.hosts.webui import cards, console
 from ti_trainer.hosts.webui.host import WebuiHost, is_started_public
 from ti_trainer.preprocess import job as preprocess
 from ti_trainer.runs.job import Job
-from ti_trainer.ui.board import ROUTE, Board
 from ti_trainer.ui.layout import build
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.status import ROUTE, StatusCache
 
 TXT2IMG = {  # our option -> the component of the WebUI's txt2img tab for the same value
     "preview_prompt": "txt2img_prompt",
@@ -30,7 +30,7 @@ TXT2IMG = {  # our option -> the component of the WebUI's txt2img tab for the sa
 SECTION = ("ti_trainer", "TI Trainer")
 JOB, PREPROCESSING = Job(bar=console.bar), preprocess.Job()
 _components: dict[str, Any] = {}
-_boards: list[Board] = []  # that of the current page
+_boards: list[StatusCache] = []  # of the page that was made last
 
 
 def note_component(component: Any, **options: Any) -> None:
@@ -55,11 +55,11 @@ def tabs() -> list[tuple[Any, str, str]]:
     txt2img = {option: _components[elem_id] for option, elem_id in TXT2IMG.items() if elem_id in _components}
     host = WebuiHost(is_public=is_started_public())
     page = Page(host, JOB, txt2img=txt2img, preprocessing=PREPROCESSING, changes=cards.written)
-    _boards[:] = [Board(page)]
+    _boards[:] = [StatusCache(page)]
     return [(build(page), "Textual Inversion", "ti_trainer")]
 
 
 def add_route(_page: Any, app: Any) -> None:
     """For on_app_started: the endpoint that tells our page whether something changed, and no more: it needs no password."""
     if _boards:
-        app.add_api_route(ROUTE, _boards[0].mark, methods=["GET"], include_in_schema=False)
+        app.add_api_route(ROUTE, _boards[0].version, methods=["GET"], include_in_schema=False)

@@ -1,9 +1,10 @@
-"""The panel Create embedding: a name that is checked as it is typed, a text to start from, and a file at the end."""
+"""The Create embedding panel: a name, checked while it is typed, an initialization text, and the number of vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ from ti_trainer.ui.render import facts, notice, refusal
 from ti_trainer.wording import counted
 
 ABOUT_CARDS = (
-    "A card from a DreamArtist run carries the word and its negative. The WebUI reads one embedding of an image, the word: "
-    "put the card into the embeddings folder, and give the negative a file here."
+    "A preview image saved by a DreamArtist run contains the embedding and its negative. The WebUI reads only the first: "
+    "put the image into the embeddings folder, then extract the negative into a file of its own here."
 )
 
 
 @dataclass(frozen=True)
 class Create:
-    """What other panels need of this one."""
+    """The components that `wire` connects to other panels."""
 
     button: Any
     inputs: list[Any]
@@ -38,13 +39,13 @@ class Create:
 
 
 def panel(page: Page) -> Create:
-    """The form and what happens with it."""
+    """Add the form and the results."""
     start = page.prefilled
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-form"]):
             name = gr.Textbox(
                 label="Name",
-                info="The new word, which is also the file's name. Take something that no prompt contains by chance.",
+                info="The word to use in prompts, and the file name. Choose one that is not otherwise used in prompts.",
                 placeholder="my-cat",
                 elem_id="ti_trainer_create_name",
                 max_lines=1,
@@ -52,7 +53,7 @@ def panel(page: Page) -> Create:
             about_name = gr.HTML(elem_id="ti_trainer_create_about_name")
             init_text = gr.Textbox(
                 label="Initialization text",
-                info="What it is near to, in a word or two: the vectors begin as these. Empty: they begin at zero.",
+                info="A word or two for something similar, from which the vectors start. Empty: they start at zero.",
                 value=start.init_text if start else "*",
                 elem_id="ti_trainer_create_init_text",
                 max_lines=1,
@@ -64,12 +65,13 @@ def panel(page: Page) -> Create:
                 step=1,
                 value=2,
                 label="Number of vectors per token",
-                info="Tokens of a prompt that it takes: more can hold more, and want more images. 1 to 8 is usual.",
+                info="How many tokens it takes in a prompt. More vectors learn more detail but need more images; "
+                "1 to 8 is common.",
                 elem_id="ti_trainer_create_num_vectors",
             )
             overwrite = gr.Checkbox(
                 label="Overwrite Old Embedding",
-                info="Replace an embedding of that name; what it had learned is gone.",
+                info="Replace an existing embedding of this name. Its training is lost.",
                 value=False,
                 elem_id="ti_trainer_create_overwrite",
             )
@@ -79,14 +81,14 @@ def panel(page: Page) -> Create:
                     maximum=CHUNK,
                     step=1,
                     value=0,
-                    label="Number of vectors of the negative",
-                    info="Above 0 there is a second embedding, its name and -neg, for what the thing is not: train both "
-                    "with 'Train with DreamArtist', from as little as one image. 3 to 10 is usual, beside 3 of the word.",
+                    label="Number of vectors of the negative embedding",
+                    info="Above 0, a second embedding NAME-neg is created, which learns what to avoid. Train both with "
+                    "'Train with DreamArtist', from as little as one image. 3 to 10 is common, with 3 for the embedding.",
                     elem_id="ti_trainer_create_negative_vectors",
                 )
                 negative_text = gr.Textbox(
-                    label="Initialization text of the negative",
-                    info="What it starts as.",
+                    label="Initialization text of the negative embedding",
+                    info="The text from which its vectors start.",
                     value="*",
                     elem_id="ti_trainer_create_negative_text",
                     max_lines=1,
@@ -94,29 +96,29 @@ def panel(page: Page) -> Create:
             button = gr.Button("Create embedding", variant="primary", elem_id="ti_trainer_create_button")
         with gr.Column(elem_classes=["ti-results"]):
             outcome = gr.HTML(elem_id="ti_trainer_create_outcome")
-            with gr.Accordion("Embeddings that cannot be used with this model", open=False):
-                look = gr.Button("Look through the embeddings folder", elem_id="ti_trainer_survey_button")
+            with gr.Accordion("Embeddings that do not work with this model", open=False):
+                check = gr.Button("Check the embeddings folder", elem_id="ti_trainer_survey_button")
                 skipped = gr.HTML(elem_id="ti_trainer_survey")
-            with gr.Accordion("Cards with a negative embedding in them", open=False):
+            with gr.Accordion("Images with a negative embedding", open=False):
                 gr.HTML(f'<div class="ti-subdued">{ABOUT_CARDS}</div>')
-                take = gr.Button("Take negatives out of cards", elem_id="ti_trainer_take_negatives")
-                taken = gr.HTML(elem_id="ti_trainer_taken")
+                extract = gr.Button("Extract negative embeddings", elem_id="ti_trainer_extract_negatives")
+                extracted = gr.HTML(elem_id="ti_trainer_extracted")
     inputs = [name, init_text, num_vectors, overwrite, negative_vectors, negative_text]
     for each in inputs:
         unsaved(each)
     for each in (name, overwrite):
-        listen(each.change, lambda *given: about_the_name(page, *given), [name, overwrite], [about_name])
+        listen(each.change, partial(check_name, page), [name, overwrite], [about_name])
     for each in (init_text, num_vectors):
-        listen(each.change, lambda *given: about_the_text(page, *given), [init_text, num_vectors], [about_text])
-    listen(look.click, lambda: survey(page), [], [skipped], show_progress="minimal")
-    listen(take.click, lambda: negatives_taken_out(page), [], [taken], show_progress="minimal")
+        listen(each.change, partial(check_init_text, page), [init_text, num_vectors], [about_text])
+    listen(check.click, lambda: survey(page), [], [skipped], show_progress="minimal")
+    listen(extract.click, lambda: extract_negatives(page), [], [extracted], show_progress="minimal")
     return Create(button, inputs, about_name, outcome)
 
 
 def wire(page: Page, created: Create, chosen: Any) -> None:
-    """Create when the button is pressed, and choose it in the Train panel's list `chosen`."""
+    """Create an embedding when the button is clicked, and select it in the Train panel's list `chosen`."""
     outputs = [created.outcome, chosen, created.about_name]
-    listen(created.button.click, lambda *given: outcome_of(page, *given), created.inputs, outputs, show_progress="minimal")
+    listen(created.button.click, partial(outcome_of, page), created.inputs, outputs, show_progress="minimal")
 
 
 def create(
@@ -130,29 +132,28 @@ def create(
     *,
     warn: Callable[[str], None],
 ) -> Path:
-    """Create it, and its negative if that has vectors; TITrainerError if that cannot be."""
+    """Create an embedding, and its negative one if that has vectors; TITrainerError if that is not possible."""
     name, host = (name or "").strip(), page.host
     embeddings_dir.free_file(host.embeddings_dir, name, overwrite=overwrite)
     page.refuse_if_busy("create embeddings")
     names = (name, negative_name(name))[: 2 if negative_vectors else 1]
     with host.lock(), locks.embeddings_held(host.embeddings_dir, names):
         model = host.open_model()
-        folder, word = host.embeddings_dir, (name, init_text or "", int(num_vectors or 0))
-        name_warnings(model, folder, name)  # they were shown as the name was typed; what no prompt can hold is refused
+        folder, embedding = host.embeddings_dir, (name, init_text or "", int(num_vectors or 0))
+        name_warnings(model, folder, name)  # raises for a name that no prompt can use; the warnings were shown before
         if negative_vectors:
-            unwanted = (negative_text or "", int(negative_vectors))
-            path, _ = embeddings_dir.create_pair(folder, model, word, unwanted, overwrite=overwrite, warn=warn)
+            negative = (negative_text or "", int(negative_vectors))
+            path, _ = embeddings_dir.create_pair(folder, model, embedding, negative, overwrite=overwrite, warn=warn)
         else:
-            path = embeddings_dir.create(folder, model, *word, overwrite=overwrite, warn=warn)
+            path = embeddings_dir.create(folder, model, *embedding, overwrite=overwrite, warn=warn)
         host.embeddings_changed()
     return path
 
 
-def said_of(path: Path, init_text: str, num_vectors: float) -> str:
-    """What was created, for people."""
-    start = f"as {init_text!r}" if init_text else "at zero"
-    vectors = counted(int(num_vectors), "vector")
-    return f"Created {path.stem} with {vectors}, which begin{'s' * (num_vectors == 1)} {start}: {path}."
+def created_message(path: Path, init_text: str, num_vectors: float) -> str:
+    """What was created, and where."""
+    source = repr(init_text) if init_text else "zeros"
+    return f"Created {path.stem} with {counted(int(num_vectors), 'vector')}, initialized from {source}: {path}."
 
 
 def outcome_of(
@@ -164,22 +165,21 @@ def outcome_of(
     negative_vectors: float | None,
     negative_text: str,
 ) -> list[Any]:
-    """What came of it, the Train panel's list with the new word chosen, and that nothing is left to say about the name."""
-    warned: list[str] = []
+    """Create it; returns the outcome, an update of the Train panel's list, and an empty message about the name."""
+    warnings: list[str] = []
     try:
-        path = create(page, name, init_text, num_vectors, overwrite, negative_vectors, negative_text, warn=warned.append)
+        path = create(page, name, init_text, num_vectors, overwrite, negative_vectors, negative_text, warn=warnings.append)
     except (TITrainerError, OSError) as error:
         return [refusal(error), gr.update(), gr.update()]
-    said = f"{said_of(path, init_text, num_vectors)} It is chosen on the Train page."
+    message = f"{created_message(path, init_text, num_vectors or 0)} It is selected in the Train tab."
     if negative_vectors:
-        negative = negative_name(path.stem)
-        said += f" {negative} is there, too: tick Train with DreamArtist."
-    box = notice("good", said) + "".join(notice("warning", each) for each in warned)
+        message += f" {negative_name(path.stem)} was created too: tick Train with DreamArtist to train both."
+    box = notice("good", message) + "".join(notice("warning", each) for each in warnings)
     return [box, gr.update(choices=trainable(page), value=path.stem), ""]
 
 
-def about_the_name(page: Page, name: str, overwrite: bool) -> str:
-    """Whether it is legal, free, and no word of common prompts."""
+def check_name(page: Page, name: str, overwrite: bool) -> str:
+    """Whether the name is valid and free, with warnings about common words."""
     name = (name or "").strip()
     if not name:
         return ""
@@ -187,45 +187,46 @@ def about_the_name(page: Page, name: str, overwrite: bool) -> str:
         embeddings_dir.checked_new_name(name)
         existing = embeddings_dir.find(page.host.embeddings_dir, name)
         if existing is not None and not overwrite:
-            return notice("error", f"There is an embedding {name} already: choose another name, or tick Overwrite.")
+            message = f"An embedding named {name} already exists: choose another name, or tick Overwrite Old Embedding."
+            return notice("error", message)
         warnings = name_warnings(page.host.open_model(), page.host.embeddings_dir, name)
     except TITrainerError as error:
         return notice("error", str(error))
     if existing is not None:
-        warnings.append(f"{existing.name} will be replaced; what it has learned is gone then.")
-    return "".join(notice("warning", each) for each in warnings) or notice("good", "This name is free.")
+        warnings.append(f"{existing.name} will be replaced, and its training will be lost.")
+    return "".join(notice("warning", each) for each in warnings) or notice("good", "This name is available.")
 
 
-def about_the_text(page: Page, text: str, num_vectors: float | None) -> str:
-    """How many tokens it has, and what that means for the vectors."""
+def check_init_text(page: Page, text: str, num_vectors: float | None) -> str:
+    """How many tokens the text has, and how they become the initial vectors."""
     num_vectors = int(num_vectors or 1)
     try:
         tokens = len(next(iter(page.host.open_model().token_embeddings(text or "").values())))
     except TITrainerError as error:
         return notice("error", str(error))
     if not tokens:
-        return notice("info", "No token: the vectors begin at zero, and learning takes longer.")
+        return notice("info", "No tokens: the vectors start as zeros, and training takes longer.")
     if left_out := embeddings_dir.text_left_out(page.host.open_model(), text, num_vectors):
         return notice("warning", left_out)
-    said, vectors = counted(tokens, "token"), counted(num_vectors, "vector")
-    return notice("info", said if tokens == num_vectors else f"{said} for {vectors}: tokens are repeated.")
+    found, vectors = counted(tokens, "token"), counted(num_vectors, "vector")
+    return notice("info", found if tokens == num_vectors else f"{found} for {vectors}: the tokens are repeated.")
 
 
 def survey(page: Page) -> str:
-    """Files of the embeddings folder that the model cannot use, each with the reason."""
+    """The files in the embeddings folder that the model cannot use, each with the reason."""
     try:
         found = list(embeddings_dir.survey(page.host.embeddings_dir, page.host.open_model()))
     except TITrainerError as error:
         return notice("error", str(error))
-    cannot = [(each.path.name, each.reason) for each in found if each.embedding is None and not _is_image(each)]
+    unusable = [(each.path.name, each.reason) for each in found if each.embedding is None and not _is_image(each)]
     usable = sum(each.embedding is not None for each in found)
-    if not cannot:
-        return notice("good", f"All can be used with {page.host.describe()}: {counted(usable, 'embedding')}.")
-    return notice("info", f"{usable} can be used, {len(cannot)} cannot:") + facts(cannot)
+    if not unusable:
+        return notice("good", f"All {counted(usable, 'embedding')} can be used with {page.host.describe()}.")
+    return notice("info", f"{usable} can be used with this model, {len(unusable)} cannot:") + facts(unusable)
 
 
-def negatives_taken_out(page: Page) -> str:
-    """Do it, and say what came of it."""
+def extract_negatives(page: Page) -> str:
+    """Extract negative embeddings from images into files of their own; returns a message."""
     host = page.host
     try:
         with host.lock():
@@ -234,10 +235,10 @@ def negatives_taken_out(page: Page) -> str:
     except (TITrainerError, OSError) as error:
         return notice("error", str(error))
     if not files:
-        return notice("info", "No card of the embeddings folder has a negative in it that is not there as a file already.")
-    return notice("good", "Now there are files of their own: " + ", ".join(file.name for file in files))
+        return notice("info", "No image in the embeddings folder has a negative embedding without a file.")
+    return notice("good", f"Extracted: {', '.join(file.name for file in files)}.")
 
 
 def _is_image(found: embeddings_dir.Found) -> bool:
-    """Images beside embeddings are mostly just that."""
+    """Whether it is an image, as most previews in the folder are."""
     return found.path.suffix.lower() in (".png", ".webp")

@@ -1,4 +1,4 @@
-"""The panel Generate, for the standalone page: what a prompt with the new word draws. A WebUI has better ones."""
+"""The Generate panel of the standalone page: try an embedding in a prompt. In a WebUI, txt2img does that."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice, refusal
 
-MOST = 8  # images at a time
+MAX_IMAGES = 8  # at a time
 
 
 @dataclass(frozen=True)
 class Generate:
-    """What other panels need of this one: fields, by the options of previews that say the same."""
+    """What other panels need: fields, by the options of previews that have the same meaning."""
 
     fields: Mapping[str, Any]
 
 
 def panel(page: Page) -> Generate:
-    """Lay it out."""
+    """Add the form and the gallery."""
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-form"]):
             prompt = gr.Textbox(
                 label="Prompt",
-                info="Every embedding of the folder is a word here.",
-                value=proposed(page),
+                info="Write an embedding's name to use it.",
+                value=default_prompt(page),
                 lines=2,
                 elem_id="ti_trainer_generate_prompt",
             )
@@ -58,14 +58,16 @@ def panel(page: Page) -> Generate:
                 )
             with gr.Row():
                 seed = gr.Number(value=1, precision=0, label="Seed", elem_id="ti_trainer_generate_seed")
-                count = gr.Slider(1, MOST, value=4, step=1, label="Images", elem_id="ti_trainer_generate_count")
+                count = gr.Slider(
+                    1, MAX_IMAGES, value=4, step=1, label="Number of images", elem_id="ti_trainer_generate_count"
+                )
             with gr.Row():
-                side = "0 is what the model was made for."
-                width = gr.Number(value=0, precision=0, label="Width", info=side, elem_id="ti_trainer_generate_width")
-                height = gr.Number(value=0, precision=0, label="Height", info=side, elem_id="ti_trainer_generate_height")
+                info = "In px; 0 is the model's own size."
+                width = gr.Number(value=0, precision=0, label="Width", info=info, elem_id="ti_trainer_generate_width")
+                height = gr.Number(value=0, precision=0, label="Height", info=info, elem_id="ti_trainer_generate_height")
             button = gr.Button("Generate", variant="primary", elem_id="ti_trainer_generate_button")
         with gr.Column(elem_classes=["ti-results"]):
-            said = gr.HTML(elem_id="ti_trainer_generate_said")
+            message = gr.HTML(elem_id="ti_trainer_generate_message")
             images = gr.Gallery(
                 show_label=False, columns=4, height=420, object_fit="contain", elem_id="ti_trainer_generate_images"
             )
@@ -73,33 +75,34 @@ def panel(page: Page) -> Generate:
     for each in inputs:
         unsaved(each)
 
-    def generate(*given: Any) -> Iterator[list[Any]]:
+    def generate(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
+        entered = [values[each] for each in inputs]
         done: list[tuple[Any, str]] = []
-        at_last = ""
+        html = ""
         try:
-            for image, caption, report in drawn(page, *given):
+            for image, caption, report in generated(page, *entered):
                 done.append((image, caption))
-                at_last = said_of(report)
-                yield [said_of(report, f"{len(done)} of {int(given[5])}. "), gr.update(value=list(done))]
-            yield [at_last, gr.update()]
+                html = report_html(report)
+                yield {message: report_html(report, f"{len(done)} of {int(values[count])}. "), images: list(done)}
+            yield {message: html}
         except (TITrainerError, OSError) as error:
-            yield [refusal(error), gr.update()]
+            yield {message: refusal(error)}
 
-    listen(button.click, generate, inputs, [said, images], queue=True)
+    listen(button.click, generate, set(inputs), [message, images], queue=True)
     return Generate({"preview_prompt": prompt, "preview_negative_prompt": negative, "preview_cfg_scale": scale})
 
 
-def proposed(page: Page, word: str = "") -> str:
-    """The prompt that stands there, as long as nobody has said anything else, with this word or the first one."""
-    return f"a photo of {escaped(word or (page.prefilled.name if page.prefilled else 'my-thing'))} on grass"
+def default_prompt(page: Page, name: str = "") -> str:
+    """The initial prompt, with this embedding or the demonstration's."""
+    return f"a photo of {escaped(name or (page.prefilled.name if page.prefilled else 'my-thing'))} on grass"
 
 
-def said_of(report: PromptReport, progress: str = "") -> str:
-    """What became of the prompts' names, warnings first."""
+def report_html(report: PromptReport, progress: str = "") -> str:
+    """Which embeddings the prompts use, after warnings about names that could not be used."""
     return "".join(notice("warning", each) for each in report.warnings) + notice("info", f"{progress}{report.used}")
 
 
-def drawn(
+def generated(
     page: Page,
     prompt: str,
     negative: str,
@@ -110,14 +113,14 @@ def drawn(
     width: float | None,
     height: float | None,
 ) -> Iterator[tuple[Any, str, PromptReport]]:
-    """Images with the seeds that follow each other, and what became of the prompts' names.
+    """Generate images with consecutive seeds; yields each with its caption and the report on the prompts' embeddings.
 
-    ConfigError while a training goes on, or for a wrong entry.
+    BusyError during a run, and ConfigError for an invalid value.
     """
-    page.refuse_if_busy("generate")
+    page.refuse_if_busy("generate images")
     first = int(seed or 0)
-    if not 0 <= first < 2**32 - MOST:
-        message = f"Seed: found {first}, expected a number of 0 to {2**32 - MOST - 1}."
+    if not 0 <= first < 2**32 - MAX_IMAGES:
+        message = f"Seed: found {first}, expected a number from 0 to {2**32 - MAX_IMAGES - 1}."
         raise ConfigError(message)
     sides = [int(side or 0) for side in (width, height)]
     if any(side % 8 or not 0 <= side <= 2048 for side in sides):
@@ -125,9 +128,11 @@ def drawn(
         raise ConfigError(message)
     with page.host.lock():
         model = page.host.open_model()
-        words, passed_over = embeddings_dir.usable(page.host.embeddings_dir, model)
+        embeddings, skipped = embeddings_dir.usable(page.host.embeddings_dir, model)
         prompts = {"prompt": prompt or "", "negative prompt": negative or ""}
-        report = prompt_report(model, prompts, words, passed_over)
-        for number in range(min(int(count), MOST)):
-            request = GenerationRequest(*prompts.values(), int(steps), float(scale), first + number, *sides)
-            yield page.host.generate(model, request, words), f"seed {first + number}", report
+        report = prompt_report(model, prompts, embeddings, skipped)
+        for number in range(min(int(count), MAX_IMAGES)):
+            request = GenerationRequest(
+                prompts["prompt"], prompts["negative prompt"], int(steps), float(scale), first + number, *sides
+            )
+            yield page.host.generate(model, request, embeddings), f"Seed {first + number}", report

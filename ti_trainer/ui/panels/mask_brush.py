@@ -1,6 +1,6 @@
-"""The panel Paint masks: what is asked by javascript/mask_brush.js, which holds what is painted until it is saved.
+"""The Paint masks panel: answers the requests of javascript/mask_brush.js, which keeps unsaved masks in the page.
 
-Nothing of a visitor's is kept here: each question names its folder and image. What a mask is, `data.mask_files` knows.
+The server keeps no state of a visitor: each request names its folder and image. `data.mask_files` reads and writes masks.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels.mask_canvas import CANVAS
 from ti_trainer.ui.render import notice, refusal
-from ti_trainer.ui.thumbnails import address_of, small
+from ti_trainer.ui.thumbnails import data_uri, thumbnail_or_grey
 
 Answer = dict[str, Any]
 THUMB_PX = 128
-AT_ONCE = 40  # thumbnails in an answer; the page asks for the next when it has nothing better to do
-MOST_ASKED = 6 << 20  # characters of a question: a mask of 1024 x 1024 greys that are all noise has 1.4 million
+THUMBS_PER_REQUEST = 40
+MAX_REQUEST = 6 << 20  # characters; a mask of 1024 x 1024 px of pure noise takes 1.4 million
 
 
 @dataclass(frozen=True)
 class MaskBrush:
-    """What other panels need of this one: to fill in a folder, and to have it opened at an event of theirs."""
+    """What other panels need: the field for the folder, and a function that opens it at an event of theirs."""
 
     folder: Any
     opens_at: Callable[[Callable[..., Any]], None]
 
 
 def panel(page: Page) -> MaskBrush:
-    """Put it here."""
+    """Add the form, the canvas, and the hidden text boxes for requests."""
     with gr.Row(elem_classes=["ti-lined-up"]):
         folder = gr.Textbox(
             label="Dataset directory",
-            info="The folder with your images. A mask lies beside its image; nothing changes until you press Save.",
+            info="The folder with your images. Masks are saved next to them when you click Save.",
             value=str(page.prefilled.images) if page.prefilled else "",
             max_lines=1,
             scale=3,
@@ -55,134 +55,140 @@ def panel(page: Page) -> MaskBrush:
         start = gr.Button("Open", variant="primary", elem_id="ti_trainer_masks_open", elem_classes=["ti-beside"])
     gr.HTML(CANVAS, elem_id="ti_trainer_masks")
     with gr.Row(elem_classes=["ti-hidden"]):
-        names = ("opened", "asked", "asked_long", "answer")
+        names = ("opened", "request", "request_long", "answer")
         boxes = {name: gr.Textbox(value="", max_lines=1, elem_id=f"ti_trainer_masks_{name}") for name in names}
     for each in (folder, *boxes.values()):
         unsaved(each)
 
     def opens_at(event: Callable[..., Any]) -> None:
-        heard = listen(event, partial(_opened, page), [folder], [boxes["opened"]])
-        listen(heard.then, None, [boxes["opened"]], js="(said) => { window.tiTrainerMasks.opened(said); }")
+        opened = listen(event, partial(_open, page), [folder], [boxes["opened"]])
+        listen(opened.then, None, [boxes["opened"]], js="(text) => { window.tiTrainerMasks.opened(text); }")
 
     for event in (start.click, folder.submit):
         opens_at(event)
-    for name in ("asked", "asked_long"):  # what takes long goes through the queue
-        asked = boxes[name]
-        heard = listen(asked.change, partial(_answered, page), [asked], [boxes["answer"]], queue=name == "asked_long")
-        listen(heard.then, None, [boxes["answer"]], js="(said) => { window.tiTrainerMasks.answered(said); }")
+    for name in ("request", "request_long"):  # slow ones go through the queue
+        box = boxes[name]
+        answered = listen(box.change, partial(_answer, page), [box], [boxes["answer"]], queue=name == "request_long")
+        listen(answered.then, None, [boxes["answer"]], js="(text) => { window.tiTrainerMasks.answered(text); }")
     return MaskBrush(folder, opens_at)
 
 
-def _opened(page: Page, folder: str) -> str:
-    """The images of a folder, and which have a mask; as JSON."""
+def _open(page: Page, folder: str) -> str:
+    """List the images of a folder and whether they have masks, as JSON."""
     try:
         path = page.dataset_dir(folder)
         masked = masks_beside(path)
         images = [{"name": each.name, "masked": each.stem in masked} for each in find_images(path)]
     except (TITrainerError, OSError) as error:
-        return json.dumps({"said": refusal(error)})
+        return json.dumps({"message": refusal(error)})
     return json.dumps({"folder": str(path), "images": images})
 
 
-def _answered(page: Page, asked: str) -> str:
-    """What the page is told: the question's own number, and the answer or, in HTML, why there is none."""
-    if not asked:  # gradio 6 passes on that it has made the box
+def _answer(page: Page, text: str) -> str:
+    """Answer a request: its id, and the result or, as HTML in `message`, the reason why it failed."""
+    if not text:  # gradio 6 sends a change when it creates the text box
         return ""
     number = ""
     try:
-        question = _question(asked)
-        number = question["id"]
-        folder = page.dataset_dir(question["folder"])
-        answer = DOES[question["do"]](page, folder, question)
+        request = _request(text)
+        number = request["id"]
+        folder = page.dataset_dir(request["folder"])
+        answer = HANDLERS[request["do"]](page, folder, request)
     except (TITrainerError, OSError) as error:
-        answer = {"failed": True, "said": refusal(error)}
+        answer = {"failed": True, "message": refusal(error)}
     return json.dumps({**answer, "id": number})
 
 
-def _question(asked: str) -> Mapping[str, Any]:
-    """ConfigError for anything that the script would not ask."""
-    message = "The page asked for something that is not understood: reload it."
+def _request(text: str) -> Mapping[str, Any]:
+    """Parse and validate a request; ConfigError for anything that the script would not send."""
+    message = "The page sent an invalid request: reload the page."
     try:
-        question = json.loads(asked) if len(asked) <= MOST_ASKED else None
+        request = json.loads(text) if len(text) <= MAX_REQUEST else None
     except ValueError as error:
         raise ConfigError(message) from error
-    texts = ("id", "do", "folder", "name", "kind", "greys")
-    if not isinstance(question, dict) or not all(isinstance(question.get(each, ""), str) for each in texts):
+    texts = ("id", "do", "folder", "name", "kind", "levels")
+    if not isinstance(request, dict) or not all(isinstance(request.get(each, ""), str) for each in texts):
         raise ConfigError(message)
-    question = {**dict.fromkeys(texts, ""), **question}
-    if question["do"] not in DOES:
+    request = {**dict.fromkeys(texts, ""), **request}
+    if request["do"] not in HANDLERS:
         raise ConfigError(message)
-    return question
+    return request
 
 
-def _thumbs(_page: Page, folder: Path, question: Mapping[str, Any]) -> Answer:
-    """Small images from a number on."""
-    number = question.get("from")
+def _thumbs(_page: Page, folder: Path, request: Mapping[str, Any]) -> Answer:
+    """Thumbnails from a number on."""
+    number = request.get("from")
     images = find_images(folder)
-    here = images[number : number + AT_ONCE] if isinstance(number, int) and number >= 0 else []
+    batch = images[number : number + THUMBS_PER_REQUEST] if isinstance(number, int) and number >= 0 else []
     with ThreadPoolExecutor(4) as pool:
-        thumbs = pool.map(lambda path: address_of(small(path, THUMB_PX)), here)
-        return {"thumbs": [[path.name, thumb] for path, thumb in zip(here, thumbs, strict=True)]}
+        thumbs = pool.map(lambda path: data_uri(thumbnail_or_grey(path, THUMB_PX)), batch)
+        return {"thumbs": [[path.name, thumb] for path, thumb in zip(batch, thumbs, strict=True)]}
 
 
-def _loaded(_page: Page, folder: Path, question: Mapping[str, Any]) -> Answer:
-    """An image to paint on, and the mask that it has."""
-    path = mask_files.image_of(folder, question["name"])
+def _load(_page: Page, folder: Path, request: Mapping[str, Any]) -> Answer:
+    """An image to paint on, with its mask."""
+    path = mask_files.image_of(folder, request["name"])
     image = _readable(path)
-    mask, said = mask_files.mask_of(path), ""
-    answer = {"kind": mask_files.spec_of(mask), "mask": mask.name if mask else "", "greys": ""}
+    mask, message, levels = mask_files.mask_of(path), "", ""
     try:
         if mask:
-            answer["greys"] = mask_files.packed(mask_files.to_edit(mask, path))
+            levels = mask_files.packed(mask_files.to_edit(mask, path))
     except DatasetError as error:
-        said = notice("warning", f"{path.name}: {error}. Paint a new one, which takes its place, or delete it.")
-    width, height = image.size
-    return {**answer, "image": address_of(image), "width": width, "height": height, "said": said}
+        message = notice("warning", f"{path.name}: {error}. Delete this mask, or paint and save a new one to replace it.")
+    return {
+        "kind": mask_files.spec_of(mask),
+        "mask": mask.name if mask else "",
+        "levels": levels,
+        "image": data_uri(image),
+        "width": image.width,
+        "height": image.height,
+        "message": message,
+    }
 
 
-def _saved(_page: Page, folder: Path, question: Mapping[str, Any]) -> Answer:
-    path = mask_files.image_of(folder, question["name"])
-    painted = mask_files.unpacked(question["greys"], mask_files.size_of_mask(path))
-    mask = mask_files.save_mask(path, painted, question["kind"], anew=question.get("anew") is True)
-    return {"mask": mask.name, "said": notice("good", f"Saved {mask.name}.")}
+def _save(_page: Page, folder: Path, request: Mapping[str, Any]) -> Answer:
+    path = mask_files.image_of(folder, request["name"])
+    painted = mask_files.unpacked(request["levels"], mask_files.size_of_mask(path))
+    mask = mask_files.save_mask(path, painted, request["kind"], anew=request.get("anew") is True)
+    return {"mask": mask.name, "message": notice("good", f"Saved {mask.name}.")}
 
 
-def _deleted(_page: Page, folder: Path, question: Mapping[str, Any]) -> Answer:
-    path = mask_files.image_of(folder, question["name"])
+def _delete(_page: Page, folder: Path, request: Mapping[str, Any]) -> Answer:
+    path = mask_files.image_of(folder, request["name"])
     moved = mask_files.take_away(path)
     if not moved:
-        return {"said": notice("info", f"{path.name} has no mask that was saved.")}
+        return {"message": notice("info", f"{path.name} has no saved mask.")}
     kept = ", ".join(str(each.relative_to(folder)) for each in moved)
-    return {"said": notice("good", f"{path.name} has no mask any more, and counts all over. The file is kept: {kept}.")}
+    return {"message": notice("good", f"The mask of {path.name} was removed, and moved to {kept}.")}
 
 
-def _spread(page: Page, folder: Path, question: Mapping[str, Any]) -> Answer:
-    """What was painted, spread over what looks alike to the model's VAE; nothing is written."""
-    page.refuse_if_busy("spread masks")
-    image = _readable(mask_files.image_of(folder, question["name"]))
-    painted = mask_files.unpacked(question["greys"], image.size)
+def _spread(page: Page, folder: Path, request: Mapping[str, Any]) -> Answer:
+    """Extend the painted mask to areas that look similar to the model's VAE; nothing is written."""
+    page.refuse_if_busy("spread a mask")
+    image = _readable(mask_files.image_of(folder, request["name"]))
+    painted = mask_files.unpacked(request["levels"], image.size)
     if not painted.getbbox():
-        message = "Nothing is marked: paint a part of what shall count, and press Spread again."
+        message = "The mask is empty: paint a part of the object first."
         raise ConfigError(message)
     with page.host.lock():
         spread = spread_mask(page.host.open_model(), image, painted)
-    said = "Spread over what looks alike to the model. Undo takes it back; Save keeps it."
-    return {"greys": mask_files.packed(spread), "said": notice("good", said)}
+    message = "The mask now covers similar areas. Click Undo to revert, or Save to keep it."
+    return {"levels": mask_files.packed(spread), "message": notice("good", message)}
 
 
 def _readable(path: Path) -> Image.Image:
     try:
         return mask_files.to_paint_on(path)
-    except Exception as error:  # a damaged file provokes anything
+    except Exception as error:  # damaged files raise all kinds of errors
         reason = str(error).replace(str(path), path.name) or type(error).__name__
-        message = f"{path.name} cannot be read: {reason}. Mend it, or move it out of the folder."
+        message = f"{path.name} cannot be read: {reason}. Repair it, or move it out of the folder."
         raise DatasetError(message) from error
 
 
-DOES: Mapping[str, Callable[[Page, Path, Mapping[str, Any]], Answer]] = {
+HANDLERS: Mapping[str, Callable[[Page, Path, Mapping[str, Any]], Answer]] = {
     "thumbs": _thumbs,
-    "load": _loaded,
-    "save": _saved,
-    "delete": _deleted,
+    "load": _load,
+    "save": _save,
+    "delete": _delete,
     "spread": _spread,
 }

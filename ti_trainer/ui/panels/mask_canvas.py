@@ -1,21 +1,21 @@
-"""How the panel Paint masks looks: javascript/mask_brush.js finds its parts by data-part, and what buttons do by data-do."""
+"""The HTML of the Paint masks panel. javascript/mask_brush.js finds its parts by data-part, and its buttons by data-do."""
 
 from ti_trainer.ui.render import notice
 
 WELCOME = (
-    "Choose a folder, and paint over what shall count: the word learns that, and less of the rest. "
-    "An image without a mask counts all over."
+    "Open a folder, and paint over what the embedding should learn; the rest then contributes less to the loss. "
+    "Without a mask, the whole image contributes equally."
 )
 HINT = (
-    "On the image: the right mouse button, or a pen’s other end, erases; ← → other image; [ ] size; Ctrl+Z, Ctrl+Y. "
-    "What is not saved stays here while the page is open."
+    "On the image: the right mouse button or a pen’s eraser erases; ← → previous and next image; [ ] brush size; "
+    "Ctrl+Z, Ctrl+Y undo and redo. Unsaved masks are kept while the page is open."
 )
 
 
-def _slider(part: str, label: str, least: float, most: float, step: float, value: float, below: str = "") -> str:
-    bounds = f'min="{least:g}" max="{most:g}" step="{step:g}" value="{value:g}"'
+def _slider(part: str, label: str, low: float, high: float, step: float, value: float, below: str = "") -> str:
+    bounds = f'min="{low:g}" max="{high:g}" step="{step:g}" value="{value:g}"'
     return (
-        f'<label class="ti-masks-slider"><span>{label} <output data-part="{part}-said"></output></span>'
+        f'<label class="ti-masks-slider"><span>{label} <output data-part="{part}-value"></output></span>'
         f'<input type="range" data-part="{part}" id="ti_trainer_masks_{part}" {bounds}>{below}</label>'
     )
 
@@ -26,9 +26,9 @@ def _button(do: str, label: str, title: str = "", more: str = "") -> str:
 
 
 WEIGHTS = (
-    '<span class="ti-masks-weights" data-part="weights" data-most="5">'
+    '<span class="ti-masks-weights" data-part="weights" data-max="5">'
     "<span><i>0</i><i>1</i><i>5</i></span><span><i>0</i><i>1</i></span>"
-    "<small>This mask is one of OneTrainer’s (-masklabel): its weights end at 1.</small></span>"
+    "<small>OneTrainer masks (-masklabel) have weights up to 1.</small></span>"
 )
 TOOLS = "".join(
     [
@@ -38,42 +38,42 @@ TOOLS = "".join(
         "</div>",
         _slider("weight", "Brush weight", 0, 5, 0.1, 1, WEIGHTS),
         _slider("size", "Brush size", 0.5, 60, 0.5, 10),
-        _slider("soft", "Soft edge", 0, 100, 5, 0),
-        _slider("colours", "Show colours", 0, 100, 5, 60),
+        _slider("soft", "Softness", 0, 100, 5, 0),
+        _slider("opacity", "Mask opacity", 0, 100, 5, 60),
         '<div class="ti-masks-two">',
         _button("undo", "Undo"),
         _button("redo", "Redo"),
         '</div><div class="ti-masks-two ti-masks-three">',
-        _button("fill", "Fill all", "Everything counts with the brush’s weight"),
-        _button("clear", "Clear", "Nothing counts: to begin anew"),
-        _button("invert", "Invert", "What counts does not, and what does not counts 1"),
+        _button("fill", "Fill all", "Set the whole mask to the brush weight"),
+        _button("clear", "Clear", "Set the whole mask to 0"),
+        _button("invert", "Invert", "Swap painted and unpainted areas"),
         "</div>",
         _button(
             "spread",
             "Spread by VAE attention",
-            "Paint a part of the thing: the model’s VAE finds what looks like it. An undo takes it back.",
+            "Paint a part of the object: the model’s VAE extends the mask to areas that look like it.",
         ),
         '<div class="ti-masks-two">',
-        _button("save", "Save", "Writes the mask beside its image", ' data-kind="primary"'),
-        _button("delete", "Delete mask", "The file is kept in the sub-folder “left out”"),
+        _button("save", "Save", "Write the mask next to its image", ' data-kind="primary"'),
+        _button("delete", "Delete mask", "The file is moved to the subfolder “left out”"),
         "</div>",
-        '<label class="ti-masks-tick"><input type="checkbox" data-part="on" id="ti_trainer_masks_on">',
-        "Go on after saving</label>",
+        '<label class="ti-masks-tick"><input type="checkbox" data-part="advance" id="ti_trainer_masks_advance">',
+        "Next image after saving</label>",
     ]
 )
 
 PAGER = _button("previous", "◀ Previous") + '<span data-part="place"></span>' + _button("next", "Next ▶")
 CANVAS = f"""<div class="ti-masks">
-<div data-part="said">{notice("info", WELCOME)}</div>
-<div class="ti-masks-room" data-part="room" hidden>
+<div data-part="message">{notice("info", WELCOME)}</div>
+<div class="ti-masks-workspace" data-part="workspace" hidden>
 <div class="ti-subdued ti-masks-hint" data-part="folder" style="overflow-wrap: anywhere"></div>
 <div class="ti-masks-strip" data-part="strip"></div>
-<div class="ti-masks-desk">
+<div class="ti-masks-main">
 <div class="ti-masks-left">
 <div class="ti-masks-pager">{PAGER}</div>
-<div class="ti-masks-sheet" data-part="sheet">
+<div class="ti-masks-image" data-part="image-area">
 <img data-part="image" alt="" draggable="false">
-<canvas data-part="canvas" id="ti_trainer_masks_canvas" tabindex="0" aria-label="The image, to paint its mask on"></canvas>
+<canvas data-part="canvas" id="ti_trainer_masks_canvas" tabindex="0" aria-label="Paint the mask on this image"></canvas>
 <i data-part="ring" hidden></i>
 </div>
 <div class="ti-subdued ti-masks-hint">{HINT}</div>

@@ -1,8 +1,8 @@
-"""The panel Preprocess, its first part: from a folder of photos to a dataset. config/preprocessing.py has the options."""
+"""The Create dataset panel: preprocess a folder of images into a dataset. config/preprocessing.py declares the options."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,61 +22,66 @@ from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels.mask_brush import MaskBrush
 from ti_trainer.ui.panels.preprocess_progress import NEXT, row
-from ti_trainer.ui.panels.train import TrainForm
+from ti_trainer.ui.panels.train import HIGHLIGHTED, TrainForm, Values
 from ti_trainer.ui.render import notice, progress
 from ti_trainer.ui.widgets import error_slot, error_update, widget
+from ti_trainer.wording import counted
 
-FIRST = ("width", "height", "resize", "flip", "split")  # what a first use needs stands above the rest
-PREVIEWED = 6  # photos
-MODES = {  # what people choose, and what it means
-    "centre": ("Centre crop", "The middle of each, of this width and height."),
-    "focal": ("Auto focal point crop", "Where faces, edges and detail are, of this width and height. See below."),
-    "auto-size": ("Auto-sized crop", "For each the best size within the limits below; width and height do not matter."),
+FIRST = ("width", "height", "resize", "flip", "split")  # what a first use needs is above the accordions
+PREVIEWED = 6  # images
+MODES = {  # label and help
+    "centre": ("Center crop", "Crop the center of each image to this width and height."),
+    "focal": ("Auto focal point crop", "Crop around faces, edges and detail to this width and height. See below."),
+    "auto-size": ("Auto-sized crop", "Crop each image to the best size within the limits below. Ignores width and height."),
     "buckets": (
         "Aspect-ratio buckets",
-        "Nothing is squashed, and little cut off: each keeps its shape, in sizes of 64 px steps of about width x "
-        "height pixels. Train with 'Use aspect-ratio buckets'.",
+        "Keep each image's aspect ratio and crop very little. Sizes are multiples of 64 px with about width x height "
+        "pixels. Train with 'Use aspect-ratio buckets'.",
     ),
-    "keep": ("Keep original size", "As it is; width and height do not matter."),
+    "keep": ("Keep original size", "Do not crop or resize. Ignores width and height."),
 }
 LABELS = {label: mode for mode, (label, _) in MODES.items()}
-UNFOLDED = {"focal": "focal", "auto-size": "auto_size"}  # the section that a mode has
-CAPTION_HELP = "What writes captions. Several are joined; without one there are only those that you have."
-WELCOME = "Originals are only read. Preview shows what becomes of the first of them before anything is written."
+UNFOLDED = {"focal": "focal", "auto-size": "auto_size"}  # the section that belongs to a mode
+CAPTION_HELP = "Models that write captions. Several captions are joined; with none, only existing captions are used."
+WELCOME = "Your original images are never changed. Preview shows the results for the first images without writing anything."
 
 
 @dataclass
 class Preprocess:
-    """The panel's components, for those that act on it or keep it up to date."""
+    """The panel's components, for its handlers and for those that keep it up to date."""
 
     page: Page
     widgets: dict[str, Any] = field(default_factory=dict)
     slots: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, Any] = field(default_factory=dict)
-    begun: Any = None
+    message: Any = None
+    images: Any = None
+    started: Any = None
 
     @property
-    def inputs(self) -> list[Any]:
-        """What a handler gets, for `work`."""
-        return list(self.widgets.values())
+    def inputs(self) -> set[Any]:
+        """The components whose values a handler gets, for `work`."""
+        return set(self.widgets.values())
 
     def put(self, names: Sequence[str]) -> None:
-        """Make the widgets of these options here, in the order of their declaration."""
+        """Add the widgets of these options, in the order of their declaration."""
         for option in options():
             if option.name in names:
                 self.widgets[option.name], self.slots[option.name] = _widget(option, self.page)
 
     def folder(self, name: str, label: str, info: str) -> None:
-        """A field for a folder."""
+        """Add a field for a folder."""
         elem_id = f"ti_trainer_preprocess_{name}"
         self.widgets[name] = unsaved(gr.Textbox(label=label, info=info, max_lines=1, elem_id=elem_id))
         self.slots[name] = error_slot()
 
-    def work(self, *given: Any) -> tuple[Preprocessing | None, dict[str, str]]:
-        """What the form describes, or what is wrong with each entry."""
-        values = dict(zip(self.widgets, given, strict=True))
+    def work(self, given: Values) -> tuple[Preprocessing | None, dict[str, str]]:
+        """What the form describes, or what is wrong with each field."""
+        values = {name: given[widget] for name, widget in self.widgets.items()}
         entered = {name: values.pop(name) for name in ("source", "destination")}
-        wrong = {name: f"Name the {name} folder." for name, text in entered.items() if not (text or "").strip()}
+        wrong = {
+            name: f"Enter the path of the {name} directory." for name, text in entered.items() if not (text or "").strip()
+        }
         values["resize"] = LABELS.get(values["resize"])
         labels = captioners.labels(self.page.host.captioners)
         values["captioners"] = ", ".join(name for name, label in labels.items() if label in (values["captioners"] or []))
@@ -97,7 +102,8 @@ class Preprocess:
                 self.page.host.check_folder(folders[name])
             config = PreprocessConfig(**self._with_models_checked(values))
             captioners.chosen(config, self.page.host.captioners)
-            work = Preprocessing(*folders.values(), config, face_models(self.page), self._captioning(config))
+            captioning = self._captioning(config)
+            work = Preprocessing(folders["source"], folders["destination"], config, face_models(self.page), captioning)
             work.check()
         except ConfigError as error:
             return None, {error.option or at: str(error)}
@@ -106,7 +112,7 @@ class Preprocess:
         return work, {}
 
     def _with_models_checked(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The options with folders as they are read; ConfigError for one that is not this visitor's to read."""
+        """The options with absolute paths; ConfigError for a path that the visitor may not use."""
         values, host = dict(values), self.page.host
         for name in ("masks", "tagger"):
             if values[name]:
@@ -119,28 +125,28 @@ class Preprocess:
                 host.check_folder(path)
                 values["blip_model"] = str(path)
             elif self.page.is_public:
-                message = f"BLIP model: found {values['blip_model']!r}, expected a folder: visitors download no others."
+                message = f"BLIP model: found {values['blip_model']!r}, expected a folder (no downloads on a public page)."
                 raise ConfigError(message, "blip_model")
         return values
 
     def _captioning(self, config: PreprocessConfig) -> Any:
-        """Opens the captioners that were chosen; None if there are none."""
+        """A function that opens the chosen captioners; None if none is chosen."""
         if not config.captioners:
             return None
         return partial(captioners.opened, config, self.page.host.captioners)
 
-    def refusals(self, wrong: dict[str, str]) -> list[Any]:
-        """Updates of the slots: each message beside its entry."""
-        return [error_update(wrong.get(name)) for name in self.slots]
+    def errors(self, wrong: Mapping[str, str]) -> dict[Any, Any]:
+        """Updates of all error slots: shows each message beside its field, and hides the other slots."""
+        return {slot: error_update(wrong.get(name)) for name, slot in self.slots.items()}
 
 
 def panel(page: Page) -> Preprocess:
-    """Lay it out."""
+    """Add the form on the left, and progress and results on the right."""
     made = Preprocess(page)
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-form"]):
-            made.folder("source", "Source directory", "The folder with your photos, of any size and format.")
-            made.folder("destination", "Destination directory", "A folder for the dataset; it is made if there is none.")
+            made.folder("source", "Source directory", "The folder with your images, of any size and format.")
+            made.folder("destination", "Destination directory", "The folder for the dataset; created if it does not exist.")
             with gr.Row():
                 made.put(("width", "height"))
             made.put(("resize",))
@@ -162,34 +168,33 @@ def panel(page: Page) -> Preprocess:
             made.parts["preprocess_stop"] = gr.Button(
                 "Interrupt", interactive=False, size="sm", elem_id="ti_trainer_preprocess_stop"
             )
-            said = gr.HTML(notice("info", WELCOME), elem_id="ti_trainer_preprocess_said")
+            made.message = gr.HTML(notice("info", WELCOME), elem_id="ti_trainer_preprocess_message")
             made.parts["preprocess_result"] = gr.HTML(elem_id="ti_trainer_preprocess_result")
             with gr.Row(elem_classes=["ti-buttons"]):
                 for name, label in NEXT.items():
                     elem_id = f"ti_trainer_preprocess_{name}"
                     made.parts[name] = gr.Button(label, interactive=False, size="sm", elem_id=elem_id)
-            shown = gr.HTML(elem_id="ti_trainer_preprocess_images")
-    errors = list(made.slots.values())
-    outputs = [said, shown, *errors]
-    listen(preview.click, lambda *given: _previewed(made, *given), made.inputs, outputs, queue=True, show_progress="full")
-    made.begun = listen(begin.click, lambda *given: _start(made, *given), made.inputs, [said, *errors])
+            made.images = gr.HTML(elem_id="ti_trainer_preprocess_images")
+    outputs = [made.message, made.images, *made.slots.values()]
+    listen(preview.click, partial(_preview, made), made.inputs, outputs, queue=True, show_progress="full")
+    made.started = listen(begin.click, partial(_start, made), made.inputs, [made.message, *made.slots.values()])
     listen(made.parts["preprocess_stop"].click, page.preprocessing.stop)
-    resize, folded = made.widgets["resize"], [folds[each] for each in UNFOLDED.values()]
-    listen(resize.change, _explained, [resize], [resize, *folded])
+    resize, unfolded = made.widgets["resize"], [folds[each] for each in UNFOLDED.values()]
+    listen(resize.change, _explain_mode, [resize], [resize, *unfolded])
     split = made.widgets["split"]
     listen(split.change, lambda wanted: gr.update(open=wanted), [split], [folds["split"]])
     return made
 
 
 def face_models(page: Page) -> list[Path]:
-    """Folders in which a face detector's model may lie."""
+    """Folders that may contain a face detector's model."""
     return [faces.FOLDER, *page.host.face_models]
 
 
-def lead_on(made: Preprocess, form: TrainForm, fields: tuple[Any, Any], masks: MaskBrush, to_tab: str) -> None:
-    """Where to go from a dataset that was made: its folder is filled in there, and its sizes to train on.
+def wire_next_steps(made: Preprocess, form: TrainForm, fields: tuple[Any, Any], masks: MaskBrush, to_tab: str) -> None:
+    """Connect the buttons that use a finished dataset elsewhere: they fill in its folder, and for training its size.
 
-    `fields` are those of the captions and the check for a folder. That of the masks is opened, too.
+    `fields` are the folder fields of the captions and the image quality panels. The masks panel also opens the folder.
     """
 
     def folder() -> str:
@@ -204,21 +209,21 @@ def lead_on(made: Preprocess, form: TrainForm, fields: tuple[Any, Any], masks: M
         return [folder(), config.width, config.height, config.resize in ("auto-size", "buckets", "keep")]
 
     filled = [form.images, *(form.form.widgets[name] for name in ("width", "height", "buckets"))]
-    captions, check = fields
+    captions, quality = fields
     filled_in = {}
     for name, label, fn, outputs in (
         ("to_captions", "Edit captions", folder, [captions]),
-        ("to_check", "Check images", folder, [check]),
+        ("to_quality", "Image quality", folder, [quality]),
         ("to_masks", "Paint masks", folder, [masks.folder]),
         ("to_train", "Train", to_train, filled),
     ):
         filled_in[name] = listen(made.parts[name].click, fn, [], outputs)
-        listen(filled_in[name].then, None, js=to_tab.format(label))  # in gradio 3 nothing follows what is only js
+        listen(filled_in[name].then, None, js=to_tab.format(label))  # gradio 3 fires no .then after an event with only js
     masks.opens_at(filled_in["to_masks"].then)
 
 
 def _widget(option: Option, page: Page) -> tuple[Any, Any]:
-    """As every option's, but for those whose values have names of their own."""
+    """Make an option's widget; the modes and captioners are shown by their labels."""
     prefix = "ti_trainer_preprocess_"
     common = {"label": option.label, "info": option.help, "elem_id": prefix + option.name, "interactive": True}
     if option.name == "resize":
@@ -231,15 +236,15 @@ def _widget(option: Option, page: Page) -> tuple[Any, Any]:
     return widget(option, elem_prefix=prefix)
 
 
-def _explained(label: str) -> list[Any]:
-    """What a way to crop means, and its section unfolded."""
+def _explain_mode(label: str) -> list[Any]:
+    """Show a mode's help, and open its section."""
     mode = LABELS[label]
     return [gr.update(info=MODES[mode][1]), *(gr.update(open=mode == each) for each in UNFOLDED)]
 
 
 def _face_model(page: Page) -> None:
-    """What finds faces, and a button that gets a better one."""
-    said = gr.HTML(notice("info", faces.load(face_models(page))[1]), elem_id="ti_trainer_preprocess_faces")
+    """Add the name of the current face detector, and a button that downloads a better one."""
+    message = gr.HTML(notice("info", faces.load(face_models(page))[1]), elem_id="ti_trainer_preprocess_faces")
     get = gr.Button("Download the face detector (230 kB, from OpenCV)", size="sm", elem_id="ti_trainer_preprocess_get_faces")
 
     def download() -> str:
@@ -249,37 +254,36 @@ def _face_model(page: Page) -> None:
             return notice("error", str(error))
         return notice("good", faces.load(face_models(page))[1])
 
-    listen(get.click, download, [], [said], queue=True, show_progress="minimal")
+    listen(get.click, download, [], [message], queue=True, show_progress="minimal")
 
 
-def _previewed(made: Preprocess, *given: Any) -> list[Any]:
-    """What becomes of the first photos."""
-    work, wrong = made.work(*given)
+def _preview(made: Preprocess, values: Values) -> dict[Any, Any]:
+    """Show the results for the first images."""
+    work, wrong = made.work(values)
     if work is None:
-        return [notice("error", "First mend what is marked on the left." + _folded(wrong)), "", *made.refusals(wrong)]
+        return {made.message: _wrong(wrong), made.images: "", **made.errors(wrong)}
     try:
         rows = "".join(row(*each) for each in work.preview(PREVIEWED))
     except (TITrainerError, OSError) as error:
-        return [notice("error", str(error)), "", *made.refusals({})]
+        return {made.message: notice("error", str(error)), made.images: "", **made.errors({})}
     total = len(work.check())
-    said = f"This becomes of the first {min(PREVIEWED, total)} of {total} photos. Nothing was written."
-    return [notice("info", "\n".join([said, *work.notes()])), rows, *made.refusals({})]
+    message = f"Preview of the first {min(PREVIEWED, total)} of {counted(total, 'image')}. Nothing has been written."
+    return {made.message: notice("info", "\n".join([message, *work.notes()])), made.images: rows, **made.errors({})}
 
 
-def _start(made: Preprocess, *given: Any) -> list[Any]:
-    """Begin, or say beside each entry what is wrong with it."""
-    work, wrong = made.work(*given)
+def _start(made: Preprocess, values: Values) -> dict[Any, Any]:
+    """Start, or show beside each field what is wrong with it."""
+    work, wrong = made.work(values)
     if work is None:
-        said = notice("error", "Nothing was started: see the messages on the left." + _folded(wrong))
-        return [said, *made.refusals(wrong)]
+        return {made.message: _wrong(wrong), **made.errors(wrong)}
     try:
         made.page.preprocessing.start(work)
     except (TITrainerError, OSError) as error:
-        return [notice("error", str(error)), *made.refusals({})]
-    return ["", *made.refusals({})]
+        return {made.message: notice("error", str(error)), **made.errors({})}
+    return {made.message: "", **made.errors({})}
 
 
-def _folded(wrong: dict[str, str]) -> str:
-    """What is wrong where it may be folded away."""
+def _wrong(wrong: Mapping[str, str]) -> str:
+    """The message for invalid fields, with the errors of those that may be folded away."""
     hidden = [message for name, message in wrong.items() if name not in (*FIRST, "source", "destination")]
-    return " Also " + "; ".join(hidden) if hidden else ""
+    return notice("error", "\n".join([HIGHLIGHTED, *hidden]))

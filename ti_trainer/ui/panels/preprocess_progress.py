@@ -1,4 +1,4 @@
-"""The panel Preprocess, its first part, right side: how far it is, what became of photos, and what is shown beforehand."""
+"""The Create dataset panel, right side: progress, the result, and previews of single images."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from ti_trainer.preprocess.job import Snapshot
 from ti_trainer.preprocess.transforms import Result
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import facts, images, notice, progress
-from ti_trainer.ui.thumbnails import address, address_of
+from ti_trainer.ui.thumbnails import data_uri, thumbnail_uri
 
 NEXT = {
-    "to_captions": "Edit its captions",
-    "to_check": "Check its images",
-    "to_masks": "Paint its masks",
-    "to_train": "Train on it",
+    "to_captions": "Edit captions",
+    "to_quality": "Check image quality",
+    "to_masks": "Paint masks",
+    "to_train": "Train",
 }
-SHOWN_FAILED, PREVIEW_PX = 20, 264
-MASK = "what counts"  # white places most
+MAX_FAILED, PREVIEW_PX = 20, 264
 
 
-def news(page: Page) -> dict[str, tuple[Any, Any]]:
-    """For `watch.shown`: the parts that follow a preprocessing, each with what it depends on."""
+def parts_of(page: Page) -> dict[str, tuple[Any, Any]]:
+    """For `train_progress.parts_of`: what each live component depends on, and how to make its update."""
     now = page.preprocessing.snapshot()
     finished = now.summary is not None and not now.active
     bar = progress(
@@ -38,7 +37,7 @@ def news(page: Page) -> dict[str, tuple[Any, Any]]:
         None,
         now.per_second,
         now.seconds_left,
-        "The photos at hand are finished." if now.status == "stopping" else "",
+        "Finishing the images in progress." if now.status == "stopping" else "",
     )
     return {
         "preprocess_bar": (bar, lambda: bar),
@@ -48,35 +47,34 @@ def news(page: Page) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def row(path: Path, results: Sequence[Result], said: str) -> str:
-    """A photo and what it becomes, each with its mask, beside each other; below its caption, or what is wrong with it."""
+def row(path: Path, results: Sequence[Result], text: str) -> str:
+    """An image beside its results and their masks, with its caption below; `text` is the error if there are no results."""
     if not results:
-        return notice("warning", f"{path.name} would be left out: {said}")
-    items = [(path.name, address(path, PREVIEW_PX))]
+        return notice("warning", f"{path.name} would be skipped: {text}")
+    items = [(path.name, thumbnail_uri(path, PREVIEW_PX))]
     for each in results:
-        what = "how the crop was found" if each.is_debug else f"{each.image.width} x {each.image.height}"
+        what = "focal points" if each.is_debug else f"{each.image.width} x {each.image.height}"
         flipped = ", flipped" if each.flipped else ""
-        items.append((what + flipped, _address(each.image)))
+        items.append((what + flipped, _uri(each.image)))
         if each.mask:
-            items.append((MASK + flipped, _address(each.mask)))
-    return images(items) + (facts([("Caption", said)]) if said else "")
+            items.append((f"mask{flipped}", _uri(each.mask)))
+    return images(items) + (facts([("Caption", text)]) if text else "")
 
 
-def _address(image: Image.Image) -> str:
+def _uri(image: Image.Image) -> str:
     small = on_white(image)
     small.thumbnail((PREVIEW_PX, PREVIEW_PX))
-    return address_of(small)
+    return data_uri(small)
 
 
 def _result(now: Snapshot) -> str:
-    """What was done, and what could not be."""
+    """The summary, and the images that failed."""
     if now.status == "failed":
         return notice("error", now.message)
     if now.summary is None or now.active:
         return ""
-    said = "\n".join(now.summary.lines())
-    failed = facts(now.summary.failed[:SHOWN_FAILED])
-    more = len(now.summary.failed) - SHOWN_FAILED
+    failed = facts(now.summary.failed[:MAX_FAILED])
+    more = len(now.summary.failed) - MAX_FAILED
     rest = notice("info", f"and {more} more") if more > 0 else ""
-    again = notice("info", "Interrupted: Preprocess goes on from here.") if now.summary.stopped else ""
-    return notice("warning" if now.summary.failed else "good", said) + failed + rest + again
+    again = notice("info", "Interrupted. Click Preprocess again to continue.") if now.summary.stopped else ""
+    return notice("warning" if now.summary.failed else "good", "\n".join(now.summary.lines())) + failed + rest + again

@@ -1,4 +1,4 @@
-"""Presets on the Train panel: take one, with a word on when it is right, or keep what the form holds under a name."""
+"""Presets on the Train panel: apply one, which shows what it is for, or save the form's options as one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTHING = ""
 
 @dataclass
 class Row:
-    """The widgets."""
+    """The row's widgets."""
 
     preset: Any
     about: Any
@@ -28,36 +28,36 @@ class Row:
 
 
 def put(page: Page) -> Row:
-    """The list of presets."""
+    """Add the list of presets."""
     preset = gr.Dropdown(
         names(page),
         value=NOTHING,
         label="Preset",
-        info="Options as the guides advise for a person, a style or an object, for DreamArtist with a single image, or "
-        "those that you saved. All other options go back to their defaults.",
+        info="Recommended options for a person, a style or an object, for DreamArtist with a single image, or options that "
+        "you saved. All other options are reset to their defaults.",
         elem_id="ti_trainer_preset",
     )
     return Row(unsaved(preset), gr.HTML(elem_id="ti_trainer_preset_about"))
 
 
 def put_save(row: Row) -> None:
-    """The means to add to it."""
+    """Add the controls that save a preset."""
     with gr.Accordion("Save as preset", open=False), gr.Row(elem_classes=["ti-tight"]):
         row.name = unsaved(gr.Textbox(label="Name", max_lines=1, elem_id="ti_trainer_preset_name"))
         row.save = gr.Button("Save options", elem_id="ti_trainer_preset_save")
 
 
 def names(page: Page) -> list[str]:
-    """What can be chosen."""
+    """The presets to choose from."""
     return [NOTHING, *presets.BUILT_IN, *presets.saved(page.presets_dir)]
 
 
 def wire(page: Page, row: Row, form: Form) -> None:
-    """Wire it, when the whole form is there."""
+    """Connect the row to the form, once the form is complete."""
     widgets = form.widgets
 
-    def take(name: str) -> list[Any]:
-        """Options that the preset does not name go back to how they are at first."""
+    def apply(name: str) -> list[Any]:
+        """Options that the preset does not name get their initial values."""
         if not name:
             return ["", *(gr.update() for _ in widgets)]
         try:
@@ -67,12 +67,13 @@ def wire(page: Page, row: Row, form: Form) -> None:
         values = {**starting_values(page.host, None), **found.values}
         return [notice("info", found.about), *(gr.update(value=values[each]) for each in widgets)]
 
-    def keep(name: str, *given: Any) -> list[Any]:
+    def save(values: dict[Any, Any]) -> dict[Any, Any]:
+        name = (values[row.name] or "").strip()
         try:
-            presets.save(page.presets_dir, (name or "").strip(), form.config(dict(zip(widgets, given, strict=True))))
+            presets.save(page.presets_dir, name, form.config({each: values[widget] for each, widget in widgets.items()}))
         except (ConfigError, OSError) as error:
-            return [notice("error", str(error)), gr.update()]
-        return [notice("good", f"Saved as {name.strip()}."), gr.update(choices=names(page))]
+            return {row.about: notice("error", str(error))}
+        return {row.about: notice("good", f"Saved as {name}."), row.preset: gr.update(choices=names(page))}
 
-    listen(row.preset.change, take, [row.preset], [row.about, *widgets.values()])
-    listen(row.save.click, keep, [row.name, *widgets.values()], [row.about, row.preset])
+    listen(row.preset.change, apply, [row.preset], [row.about, *widgets.values()])
+    listen(row.save.click, save, {row.name, *widgets.values()}, [row.about, row.preset])

@@ -1,42 +1,44 @@
-"""The panel Runs: earlier runs with their curves and images; go on with one, or take one of its copies into use."""
+"""The Runs panel: earlier runs with their loss curves and previews; continue one, or use one of its saved copies."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ti_trainer import formats
-from ti_trainer.config.training import TrainConfig
+from ti_trainer.config.training import TrainConfig, options
 from ti_trainer.embedding import averaged_name, negative_name
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs import locks
+from ti_trainer.runs.loss_curve import svg
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
-from ti_trainer.ui.curve import curve
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import facts, notice, refusal
 from ti_trainer.ui.thumbnails import gallery
 
-MOST = 200  # runs in the list, the newest ones
+MAX_RUNS = 200  # in the list
 AVERAGE = ", moving average"
 
 
 @dataclass(frozen=True)
 class Runs:
-    """What other panels need of this one."""
+    """What other panels need: the list, and the event of continuing a run, for `.then`."""
 
     chosen: Any
-    continued: Any  # an event that something may follow with .then
+    continued: Any
 
 
 def panel(page: Page) -> Runs:
-    """Lay it out: the list and what can be done on the left, what a run was like on the right."""
+    """Add the list and the actions on the left, and the run's curve and previews on the right."""
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-form"]):
             with gr.Row(elem_classes=["ti-tight"]):
@@ -49,23 +51,23 @@ def panel(page: Page) -> Runs:
                 value=0,
                 precision=0,
                 label="Max steps",
-                info="How far to go when it goes on; 0 is as far as was planned.",
+                info="The step to train to when the run is continued; 0 keeps the run's own value.",
                 elem_id="ti_trainer_runs_max_steps",
             )
-            go_on = gr.Button("Continue this run", variant="primary", elem_id="ti_trainer_runs_continue")
-            about_copies = "Copies that the run kept, by step; with DreamArtist its negative goes along."
+            resume = gr.Button("Continue this run", variant="primary", elem_id="ti_trainer_runs_continue")
+            about_copies = "A copy saved during the run, by step. A DreamArtist run's negative embedding is included."
             copy = gr.Dropdown([], label="Copy", info=about_copies, elem_id="ti_trainer_runs_copy")
             name = gr.Textbox(
                 label="Name in the embeddings folder",
-                info="Under another name than the run's own, both can be compared in one prompt.",
+                info="Under a different name, both can be compared in prompts.",
                 max_lines=1,
                 elem_id="ti_trainer_runs_name",
             )
             overwrite = gr.Checkbox(label="Overwrite Old Embedding", value=False, elem_id="ti_trainer_runs_overwrite")
-            promote = gr.Button("Put this copy into the embeddings folder", elem_id="ti_trainer_runs_promote")
-            said = gr.HTML(elem_id="ti_trainer_runs_said")
+            promote = gr.Button("Copy to the embeddings folder", elem_id="ti_trainer_runs_promote")
+            message = gr.HTML(elem_id="ti_trainer_runs_message")
         with gr.Column(elem_classes=["ti-results"]):
-            losses = gr.HTML(curve([]), elem_id="ti_trainer_runs_curve")
+            losses = gr.HTML(svg([]), elem_id="ti_trainer_runs_curve")
             gr.HTML('<div class="ti-line ti-subdued">Previews, all with the same seed</div>')
             previews = gr.Gallery(
                 show_label=False,
@@ -76,137 +78,156 @@ def panel(page: Page) -> Runs:
             )
     for each in (chosen, max_steps, copy, name, overwrite):
         unsaved(each)
-    shown = [about, losses, previews, copy, name, said]
+
+    def show(label: str) -> dict[Any, Any]:
+        shown = details(page, label)
+        return {
+            about: shown.about,
+            losses: shown.losses,
+            previews: gr.update(value=shown.previews),
+            copy: gr.update(choices=shown.copies, value=shown.copies[0] if shown.copies else None),
+            name: shown.name,
+            message: "",
+        }
+
     listen(refresh.click, lambda: gr.update(choices=labels(page)), [], [chosen])
-    listen(chosen.change, lambda label: details(page, label), [chosen], shown)
-    listen(copy.change, lambda *given: named(page, *given), [chosen, copy], [name])
+    listen(chosen.change, show, [chosen], [about, losses, previews, copy, name, message])
+    listen(copy.change, partial(suggest_name, page), [chosen, copy], [name])
     inputs = [chosen, max_steps, overwrite]
-    continued = listen(go_on.click, lambda *given: went_on(page, *given), inputs, [said], show_progress="minimal")
-    listen(promote.click, lambda *given: promoted(page, *given), [chosen, copy, name, overwrite], [said])
+    continued = listen(resume.click, partial(continued_message, page), inputs, [message], show_progress="minimal")
+    listen(promote.click, partial(promote_copy, page), [chosen, copy, name, overwrite], [message])
     return Runs(chosen, continued)
 
 
+def select_current(page: Page) -> Any:
+    """An update of the list that selects the current run."""
+    run = page.job.snapshot().run
+    return gr.update(choices=labels(page), value=label_of(run) if run else None)
+
+
 def label_of(run: Run) -> str:
-    """Short, and beginning with what `find` needs."""
+    """A short label that starts with the run's id, for `find`."""
     settings = run.settings()
     if not settings:
-        return f"{run.id} (cannot be read)"
+        return f"{run.id} (unreadable)"
     max_steps = settings.get("train", {}).get("max_steps", "?")
     return f"{run.id} (step {run.step} of {max_steps})"
 
 
 def labels(page: Page) -> list[str]:
-    """The newest runs."""
-    return [label_of(run) for run in Run.all(page.host.log_dir)[:MOST]]
+    """The labels of the newest runs."""
+    return [label_of(run) for run in Run.all(page.host.log_dir)[:MAX_RUNS]]
 
 
 def find(page: Page, label: str) -> Run:
-    """A run by its label, out of those that there are: what is typed is never taken for a path."""
+    """Look up a run by its label among the existing ones; what the user types is never used as a path."""
     wanted = (label or "").rsplit(" (", 1)[0]
     for run in Run.all(page.host.log_dir):
         if run.id == wanted:
             return run
-    message = (
-        "Choose one of the runs in the list." if not wanted else f"There is no run {wanted} any more: refresh the list."
-    )
+    message = f"The run {wanted} no longer exists: refresh the list." if wanted else "Choose a run in the list."
     raise ConfigError(message)
 
 
-def details(page: Page, label: str) -> list[Any]:
-    """What the right side and the lists show of a run."""
+@dataclass(frozen=True)
+class Details:
+    """What the panel shows of a run."""
+
+    about: str = ""
+    losses: str = field(default_factory=lambda: svg([]))
+    previews: Sequence[Any] = ()
+    copies: Sequence[str] = ()
+    name: str = ""
+
+
+def details(page: Page, label: str) -> Details:
+    """Read what the panel shows of a run; the reason instead of the facts if it cannot be read."""
     if not label:
-        return ["", curve([]), gr.update(value=[]), gr.update(choices=[], value=None), "", ""]
+        return Details()
     try:
         run = find(page, label)
     except ConfigError as error:
-        return [notice("error", str(error)), curve([]), gr.update(value=[]), gr.update(choices=[], value=None), "", ""]
+        return Details(notice("error", str(error)))
     settings, rows = run.settings(), run.losses()
     if not settings:
-        said = notice("error", f"The run {run.path} cannot be read: {run.damage or 'settings.json is empty'}.")
-        return [said, curve([]), gr.update(value=gallery(run.previews())), gr.update(choices=[], value=None), "", ""]
+        message = f"The run {run.path} cannot be read: {run.damage or 'settings.json is empty'}."
+        return Details(notice("error", message), previews=gallery(run.previews()))
     copies = list(_copies(run))
-    known = [
+    rows_of_facts = [
         ("Embedding", settings.get("name")),
         ("Step", run.step),
-        ("Last at work", time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed_at))),
+        ("Last active", time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed_at))),
         ("Images", f"{settings.get('num_images')} in {settings.get('images')}"),
         ("Model", settings.get("model")),
-        *_unusual(settings.get("train", {})),
+        *_changed_options(settings.get("train", {})),
         ("Folder", run.path),
     ]
-    drawn = curve(
+    losses = svg(
         [(row["step"], row["loss"]) for row in rows],
         run.validation_losses(),
         [(row["step"], row["learn_rate"]) for row in rows],
     )
-    last = copies[0] if copies else None
-    return [
-        facts(known),
-        drawn,
-        gr.update(value=gallery(run.previews())),
-        gr.update(choices=copies, value=last),
-        name_for(run, last),
-        "",
-    ]
+    name = name_for(run, copies[0] if copies else None)
+    return Details(facts(rows_of_facts), losses, gallery(run.previews()), copies, name)
 
 
 def name_for(run: Run, copy: str | None) -> str:
-    """What a copy may be called in the embeddings folder, so that it stands beside the run's own embedding."""
+    """A name for a copy in the embeddings folder that differs from the run's own embedding."""
     name = run.settings().get("name")
     return f"{name}-{copy.replace(AVERAGE, averaged_name(''))}" if name and copy else ""
 
 
-def named(page: Page, label: str, copy: str | None) -> Any:
-    """The entry for the name, when another copy was chosen."""
+def suggest_name(page: Page, label: str, copy: str | None) -> Any:
+    """The suggested name for the selected copy."""
     try:
         return name_for(find(page, label), copy)
-    except ConfigError:  # of a run that is gone `details` tells
+    except ConfigError:  # `details` reports a run that is gone
         return gr.update()
 
 
 def _copies(run: Run) -> dict[str, Path]:
-    """Copies by what people choose them by, the last step first."""
+    """The run's copies by label, the last step first."""
     live = [(step, "", path) for step, path in run.copies()]
     averaged = [(step, AVERAGE, path) for step, path in run.copies(averaged=True)]
     return {f"{step}{what}": path for step, what, path in sorted(live + averaged, key=lambda each: (-each[0], each[1]))}
 
 
-def go_on_with(page: Page, label: str, max_steps: float | None, overwrite: bool) -> str:
-    """Continue a run; TITrainerError if that cannot be, or if it would undo what the word has learned since."""
+def continue_run(page: Page, label: str, max_steps: float | None, overwrite: bool) -> str:
+    """Continue a run; TITrainerError if that is not possible, or would overwrite later training of the embedding."""
     run = find(page, label)
     settings = run.settings()
     try:
         values = {**settings["train"], **({"max_steps": int(max_steps)} if max_steps else {})}
         name, images = settings["name"], Path(settings["images"])
     except (KeyError, TypeError) as error:
-        message = f"The settings of {run.id} are damaged or missing: it cannot be continued."
+        message = f"The settings of {run.id} are damaged or missing, so it cannot be continued."
         raise ConfigError(message) from error
     config = TrainConfig.from_dict(values)
     page.job.start(Session(page.host, name, images, config, run, overwrite=overwrite))
-    return f"Going on with {name} at step {run.step}: see the Train page."
+    return f"Continuing {name} at step {run.step}: see the Train tab."
 
 
-def went_on(page: Page, *given: Any) -> str:
-    """What came of it, for people."""
+def continued_message(page: Page, label: str, max_steps: float | None, overwrite: bool) -> str:
+    """Continue a run; the message, also if it is refused."""
     try:
-        return notice("good", go_on_with(page, *given))
+        return notice("good", continue_run(page, label, max_steps, overwrite))
     except (TITrainerError, OSError) as error:
         return refusal(error)
 
 
-def promoted(page: Page, label: str, copy: str, name: str, overwrite: bool) -> str:
-    """Put a copy, and the negative that was made with it, into the embeddings folder, and say so or why not."""
+def promote_copy(page: Page, label: str, copy: str, name: str, overwrite: bool) -> str:
+    """Copy a saved copy and its negative embedding into the embeddings folder; the message, also if it is refused."""
     try:
         run, host = find(page, label), page.host
         path = _copies(run).get(str(copy))
         if path is None:
-            message = "Choose a copy: this run has kept none, or it is gone."
+            message = "Choose a copy. If the list is empty, the run has saved none."
             raise ConfigError(message)
-        warned: list[str] = []
+        warnings: list[str] = []
         wanted, negative = {(name or "").strip(): path}, run.negative_of(path)
         if negative is not None:
             wanted[negative_name((name or "").strip())] = negative
-        page.refuse_if_busy("take copies into use")
+        page.refuse_if_busy("copy to the embeddings folder")
         with host.lock(), locks.embeddings_held(host.embeddings_dir, wanted):
             new = [replace(formats.read(path), name=each) for each, path in wanted.items()]
             files = [
@@ -214,16 +235,16 @@ def promoted(page: Page, label: str, copy: str, name: str, overwrite: bool) -> s
                 for each in new
             ]
             for each, file in zip(new, files, strict=True):
-                embeddings_dir.save(each, file, warned.append)
+                embeddings_dir.save(each, file, warnings.append)
             host.embeddings_changed()
     except (TITrainerError, OSError) as error:
         return refusal(error)
-    verb = "are" if len(files) > 1 else "is"
-    said = f"{' and '.join(wanted)} {verb} in the embeddings folder now: {', '.join(map(str, files))}."
-    return notice("good", said) + "".join(notice("warning", each) for each in warned)
+    message = f"Copied to the embeddings folder: {', '.join(map(str, files))}."
+    return notice("good", message) + "".join(notice("warning", each) for each in warnings)
 
 
-def _unusual(train: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Options of a run that were not at their defaults."""
+def _changed_options(train: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The run's options that differ from their defaults, by label."""
     defaults = TrainConfig().to_dict()
-    return [(key.replace("_", " "), value) for key, value in train.items() if key in defaults and value != defaults[key]]
+    labels_by_name = {option.name: option.label for option in options()}
+    return [(labels_by_name[name], value) for name, value in train.items() if name in defaults and value != defaults[name]]

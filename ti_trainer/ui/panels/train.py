@@ -1,4 +1,4 @@
-"""The panel Train, left side: what to train on what, options, presets, and the buttons that begin."""
+"""The Train panel, left side: the embedding, the dataset, options, presets, and the buttons that check and start."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ from ti_trainer.ui.render import notice, refusal
 from ti_trainer.ui.widgets import error_slot, error_update
 
 WELCOME = (
-    "All is filled in for a first try: Train Embedding teaches the tiny model the word {} from eight images, in a minute."
+    "Everything is filled in for a first run: click Train Embedding to teach the tiny model the word {} from eight images. "
+    "It takes about a minute."
 )
-BORROWED = "Read parameters (prompt, etc...) from txt2img tab when making previews"
+FROM_TXT2IMG = "Read parameters (prompt, etc...) from txt2img tab when making previews"  # A1111's label
+HIGHLIGHTED = "Fix the highlighted fields first."
+Values = Mapping[Any, Any]  # of components, as gradio passes them
 
 
 @dataclass
 class TrainForm:
-    """The left side of the panel, for those that act on it."""
+    """The left side of the panel, for the handlers of its buttons."""
 
     page: Page
     form: Form
@@ -42,71 +45,73 @@ class TrainForm:
     name_error: Any
     images: Any
     images_error: Any
-    borrow: Any | None
+    from_txt2img: Any | None
     presets: preset_row.Row
-    said: Any
+    message: Any
     check: Any
     start: Any
 
     @property
-    def inputs(self) -> list[Any]:
-        """What a handler gets, for `read`."""
-        borrowed = [self.borrow, *self.page.txt2img.values()] if self.borrow is not None else []
-        return [self.name, self.images, *self.form.widgets.values(), *borrowed]
+    def inputs(self) -> set[Any]:
+        """The components whose values a handler gets, for `read`."""
+        txt2img = {self.from_txt2img, *self.page.txt2img.values()} if self.from_txt2img is not None else set()
+        return {self.name, self.images, *self.form.widgets.values(), *txt2img}
 
     @property
-    def errors(self) -> list[Any]:
-        """Where messages go, for `refusals`."""
-        return [self.name_error, self.images_error, *self.form.slots.values()]
+    def slots(self) -> dict[str, Any]:
+        """The error slots by field."""
+        return {"name": self.name_error, "images": self.images_error, **self.form.slots}
 
-    def read(self, *given: Any) -> tuple[str, Path, dict[str, Any]]:
-        """Embedding, dataset and options from what `inputs` hold; where wished, previews as in txt2img."""
-        name, images, *rest = given
-        count = len(self.form.widgets)
-        values = typed(dict(zip(self.form.widgets, rest[:count], strict=True)))
-        borrow, *borrowed = rest[count:] or [False]
-        if borrow:
-            values |= typed(dict(zip(self.page.txt2img, borrowed, strict=True)))
-            seed = str(values.get("preview_seed"))  # a text box with some options of the WebUI
-            values["preview_seed"] = int(seed) if seed.isdecimal() else 0  # -1, a new one each time, could not be compared
-        return name or "", entered_path(images), values
+    @property
+    def outputs(self) -> list[Any]:
+        """What `start` updates."""
+        return [self.message, *self.slots.values()]
 
-    def session(self, name: str, images: Path, values: dict[str, Any]) -> Session:
+    def read(self, values: Values) -> tuple[str, Path, dict[str, Any]]:
+        """The embedding, the dataset and the options; on request with the previews' options from txt2img."""
+        entered = typed({name: values[widget] for name, widget in self.form.widgets.items()})
+        if self.from_txt2img is not None and values[self.from_txt2img]:
+            entered |= typed({name: values[component] for name, component in self.page.txt2img.items()})
+            seed = str(entered.get("preview_seed"))  # a text box with some options of the WebUI
+            entered["preview_seed"] = int(seed) if seed.isdecimal() else 0  # -1, a random seed: previews need a fixed one
+        return values[self.name] or "", entered_path(values[self.images]), entered
+
+    def session(self, name: str, images: Path, options: Mapping[str, Any]) -> Session:
         """The run that the form describes."""
-        return Session(self.page.host, name, images, self.form.config(values))
+        return Session(self.page.host, name, images, self.form.config(options))
 
-    def wrong(self, name: str, images: Path, values: dict[str, Any]) -> dict[str, str]:
-        """Everything that is wrong with the form, by entry."""
-        wrong = problems(values)
+    def wrong(self, name: str, images: Path, options: Mapping[str, Any]) -> dict[str, str]:
+        """Everything that is wrong with the form, by field."""
+        wrong = problems(options)
         host = self.page.host
         if not name:
             wrong["name"] = "Choose an embedding, or create one first."
         elif embeddings_dir.find(host.embeddings_dir, name) is None:
-            wrong["name"] = f"There is no embedding {name!r} any more: refresh the list."
+            wrong["name"] = f"The embedding {name!r} no longer exists: refresh the list."
         try:
             if images == Path():
-                message = "Name the folder with the images to learn from."
+                message = "Enter the path of the folder with the training images."
                 raise DatasetError(message)
             for subset in subsets_of(host, images):
                 find_images(subset.folder)
         except (TITrainerError, OSError) as error:
             wrong["images"] = str(error)
-        if find_template(values.get("template", ""), host.template_dirs) is None:
+        if find_template(options.get("template", ""), host.template_dirs) is None:
             wrong["template"] = "Choose one of the templates in the list."
         return wrong
 
-    def refusals(self, wrong: dict[str, str]) -> list[Any]:
-        """Updates of `errors`: each message beside its entry."""
-        return [error_update(wrong.get(each)) for each in ("name", "images", *self.form.slots)]
+    def errors(self, wrong: Mapping[str, str]) -> dict[Any, Any]:
+        """Updates of all error slots: shows each message beside its field, and hides the other slots."""
+        return {slot: error_update(wrong.get(name)) for name, slot in self.slots.items()}
 
-    def folded(self, wrong: dict[str, str]) -> list[str]:
-        """What is wrong where it may be folded away: the title that it stands under, and the message."""
-        folds = {each.name: _title(each.section) for each in offered(self.page.host) if each.name not in FIRST}
-        return [f"{folds[name]}: {message}" for name, message in wrong.items() if name in folds]
+    def in_accordions(self, wrong: Mapping[str, str]) -> list[str]:
+        """The errors of fields that may be folded away, each with the accordion's title."""
+        titles = {each.name: _title(each.section) for each in offered(self.page.host) if each.name not in FIRST}
+        return [f"{titles[name]}: {message}" for name, message in wrong.items() if name in titles]
 
 
 def panel(page: Page) -> TrainForm:
-    """Lay it out; the first screen is a whole first run."""
+    """Add the form; what a first run needs is visible without scrolling."""
     host, start = page.host, page.prefilled
     choices = {"template": list(templates(host.template_dirs)), "preview_sampler": ["", *host.samplers]}
     form = Form(host, starting_values(host, start.config if start else None), choices)
@@ -116,14 +121,14 @@ def panel(page: Page) -> TrainForm:
             value=start.name if start else None,
             label="Embedding",
             elem_id="ti_trainer_train_name",
-            allow_custom_value=True,  # the list may be older than the folder; what is chosen is checked
+            allow_custom_value=True,  # the folder may have newer files than the list; the value is checked
         )
         refresh = gr.Button("↻", elem_id="ti_trainer_train_refresh", elem_classes=["ti-icon"])
     name_error = error_slot()
     images = gr.Textbox(
         label="Dataset directory",
-        info="The folder with the images to learn from; captions in .txt or .caption files of the same names, if there "
-        "are any. Or a .toml file that lists several folders.",
+        info="The folder with the training images, with optional captions in .txt or .caption files of the same names. "
+        "Or a .toml file that lists several folders.",
         placeholder="Path to directory with input images",
         value=str(start.images) if start else "",
         max_lines=1,
@@ -136,73 +141,73 @@ def panel(page: Page) -> TrainForm:
         form.put("max_steps")
         form.put("batch_size")
     row = preset_row.put(page)
-    said = gr.HTML(notice("info", WELCOME.format(start.name)) if start else "", elem_id="ti_trainer_train_said")
+    message = gr.HTML(notice("info", WELCOME.format(start.name)) if start else "", elem_id="ti_trainer_train_message")
     with gr.Row():
         check = gr.Button("Check dataset", elem_id="ti_trainer_train_check")
         begin = gr.Button("Train Embedding", variant="primary", elem_id="ti_trainer_train_start")
-    borrow = None
+    from_txt2img = None
     folder_rows.panel(page, images)
     for section in SECTIONS:
         with gr.Accordion(_title(section), open=False):
             if section == "previews" and page.txt2img:
-                borrow = unsaved(gr.Checkbox(value=False, label=BORROWED, elem_id="ti_trainer_train_borrow"))
+                from_txt2img = unsaved(gr.Checkbox(value=False, label=FROM_TXT2IMG, elem_id="ti_trainer_train_from_txt2img"))
             form.put_section(section)
     preset_row.put_save(row)
     for each in (name, images):
         unsaved(each)
     listen(refresh.click, lambda: gr.update(choices=trainable(page)), [], [name])
-    form.listen_as_typed()
+    form.check_live()
     preset_row.wire(page, row, form)
-    _listen_for_others(page, said, {"name": name, "images": images, "preset": row.preset})
-    return TrainForm(page, form, name, name_error, images, images_error, borrow, row, said, check, begin)
+    _clear_message_on_change(page, message, {"name": name, "images": images, "preset": row.preset})
+    return TrainForm(page, form, name, name_error, images, images_error, from_txt2img, row, message, check, begin)
 
 
-def _listen_for_others(page: Page, said: Any, chosen: Mapping[str, Any]) -> None:
-    """What was said of one embedding, dataset or preset is taken away when another one is chosen."""
+def _clear_message_on_change(page: Page, message: Any, fields: Mapping[str, Any]) -> None:
+    """Clear the message when another embedding, dataset or preset is chosen."""
     start = page.prefilled
-    first = {"name": start.name, "images": str(start.images), "preset": preset_row.NOTHING} if start else {}
-    for what, widget in chosen.items():
-        # In the browser, at once: an answer from here could come after that to Train. Not for what stands there at first.
-        js = f"(now, said) => now === {json.dumps(first.get(what))} ? said : ''"
-        listen(widget.change, None, [widget, said], [said], js=js)
+    initial = {"name": start.name, "images": str(start.images), "preset": preset_row.NOTHING} if start else {}
+    for name, field in fields.items():
+        # In the browser, since the server's answer could arrive after that to Train. The initial value is no change.
+        js = f"(now, message) => now === {json.dumps(initial.get(name))} ? message : ''"
+        listen(field.change, None, [field, message], [message], js=js)
 
 
 def trainable(page: Page) -> list[str]:
-    """Names to choose from. Images count only if they were chosen by name: most are previews of an embedding."""
+    """Names to choose from, without images (most are previews of an embedding) and without negative embeddings."""
     paths = embeddings_dir.embedding_files(page.host.embeddings_dir)
     names = {path.stem for path in paths if path.suffix.lower() not in (".png", ".webp")}
-    return sorted(names - {negative_name(name) for name in names}, key=str.casefold)  # those go along with their words
+    return sorted(names - {negative_name(name) for name in names}, key=str.casefold)
 
 
-def start(form: TrainForm, *given: Any) -> list[Any]:
-    """Begin, or say beside each entry what is wrong with it. Updates of `said` and `errors`."""
-    name, images, values = form.read(*given)
-    wrong = form.wrong(name, images, values)
-    said = ""
+def start(form: TrainForm, values: Values) -> dict[Any, Any]:
+    """Start the run, or show beside each field what is wrong with it."""
+    name, images, options = form.read(values)
+    wrong = form.wrong(name, images, options)
+    message = ""
     if not wrong:
         try:
-            form.page.job.start(form.session(name, images, values))
+            form.page.job.start(form.session(name, images, options))
         except ConfigError as error:
             wrong = {error.option: str(error)} if error.option in form.form.slots else {}
-            said = "" if wrong else refusal(error)
+            message = "" if wrong else refusal(error)
         except (TITrainerError, OSError) as error:
-            said = refusal(error)
+            message = refusal(error)
     if wrong:
-        below = form.folded(wrong)
-        said = "Nothing was started" + (": see the messages above." if len(below) < len(wrong) else ".")
-        said = notice("error", "\n".join([said, *(f"Below, under {each}" for each in below)]))
-    return [said or _about_previews(name, values.get("preview_prompt", "")), *form.refusals(wrong)]
+        below = form.in_accordions(wrong)
+        lines = [HIGHLIGHTED] if len(below) < len(wrong) else ["Training was not started."]
+        message = notice("error", "\n".join([*lines, *(f"Below, in {each}" for each in below)]))
+    return {form.message: message or _preview_warning(name, options.get("preview_prompt", "")), **form.errors(wrong)}
 
 
 def _title(section: str) -> str:
-    """Of the part of the form that a section of options is folded into."""
-    return "More on training" if section == "training" else SECTIONS[section]
+    """The title of a section's accordion."""
+    return "More training options" if section == "training" else SECTIONS[section]
 
 
-def _about_previews(name: str, prompt: str) -> str:
-    """A warning if they will not show the word; with no prompt they take the last one of training, which has it."""
+def _preview_warning(name: str, prompt: str) -> str:
+    """A warning if the preview prompt does not contain the embedding; an empty one falls back to a training prompt."""
     if not prompt or NAME in prompt or name in prompt:
         return ""
     return notice(
-        "warning", f"The preview prompt contains neither {NAME} nor {name}: previews will not show what is learned."
+        "warning", f"The preview prompt contains neither {NAME} nor {name}: previews will not show the trained embedding."
     )

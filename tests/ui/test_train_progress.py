@@ -1,4 +1,4 @@
-"""What a page is told of a run, without a browser."""
+"""What a page is sent of a run, without a browser."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import train_progress
 
 
-def test_the_last_previews_are_told_twice_and_then_no_more(tmp_path: Path) -> None:
+def test_the_last_previews_are_sent_twice_and_then_no_more(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "logs", "x-word", {})
     (run.path / "images").mkdir(exist_ok=True)
     Image.new("RGB", (8, 8)).save(run.path / "images" / "x-word-4.png")
     page = Page(TinyHost(tmp_path), Job(Snapshot("training", "x-word", step=4, max_steps=4, run=run)))
 
-    def told(seen: str) -> tuple[str, bool]:
-        seen, _, previews = train_progress.news(page, seen, ["bar", "previews"])
-        return seen, "value" in previews
+    def refresh(state: str) -> tuple[str, bool]:
+        state, _, previews = train_progress.refresh(page, state, ["bar", "previews"])
+        return state, "value" in previews
 
-    seen, previews = told("")
+    state, previews = refresh("")
     assert previews
-    seen, previews = told(seen)
-    assert not previews, "a run that goes on has more to come"
+    state, previews = refresh(state)
+    assert not previews, "the run continues"
     page.job.tell(status="done")
-    heard = []
+    sent = []
     for _ in range(4):
-        seen, previews = told(seen)
-        heard.append(previews)
-    assert heard == [False, True, False, False]
+        state, previews = refresh(state)
+        sent.append(previews)
+    assert sent == [False, True, False, False]
 
 
-def test_which_try_was_kept_is_told(tmp_path: Path) -> None:
+def test_the_selected_trial_is_shown(tmp_path: Path) -> None:
     trials = tuple(
         TrialResult(number, "0.005", "cat", 1, f"seed 0, trial {number}", 4, loss, loss is None, number == 2)
         for number, loss in ((1, 0.25), (2, 0.125), (3, None))
@@ -53,8 +53,11 @@ def test_which_try_was_kept_is_told(tmp_path: Path) -> None:
     embedding = Embedding("x-word", {"clip_l": torch.zeros(1, 8)}, 4)
     result = Result(embedding, tmp_path / "x-word.safetensors", run, "done", 3, (), trials=trials)
     page = Page(TinyHost(tmp_path), Job())
-    shown = train_progress.shown(page, Snapshot("done", "x-word", step=4, run=run, result=result))["result"][1]()
+    shown = train_progress.parts_of(page, Snapshot("done", "x-word", step=4, run=run, result=result))["result"][1]()
     kept = "trial 2 of 3, validation loss 0.12500; trial 1 validation loss 0.25000, trial 3 was stopped after step 4"
     assert kept in shown
     alone = replace(result, trials=())
-    assert "Kept" not in train_progress.shown(page, Snapshot("done", "x-word", step=4, run=run, result=alone))["result"][1]()
+    assert (
+        "Selected trial"
+        not in train_progress.parts_of(page, Snapshot("done", "x-word", step=4, run=run, result=alone))["result"][1]()
+    )

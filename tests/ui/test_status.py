@@ -19,41 +19,43 @@ from test_api import calls
 from test_page import Served, served, status, until  # noqa: F401, the fixture
 
 from ti_trainer.runs.job import Job
-from ti_trainer.ui import board as boards
-from ti_trainer.ui.board import Board
+from ti_trainer.ui import status as status_module
 from ti_trainer.ui.gradio_compat import MAJOR, blocks, light_sessions, listen
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import train_progress
+from ti_trainer.ui.status import StatusCache
 
 
-def test_what_is_told_is_made_a_few_times_a_second_however_many_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_status_is_computed_a_few_times_a_second_however_many_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = []
-    monkeypatch.setattr(boards, "shown", lambda page, now: made.append(now) or train_progress.shown(page, now))
+    monkeypatch.setattr(status_module, "parts_of", lambda page, now: made.append(now) or train_progress.parts_of(page, now))
     job = Job()
-    board = Board(Page(TinyHost(tmp_path), job))
-    first = board.told()
+    cache = StatusCache(Page(TinyHost(tmp_path), job))
+    first = cache.status()
     begun = time.monotonic()
     while time.monotonic() - begun < 0.6:
-        board.told()
+        cache.status()
     assert 2 <= len(made) <= 4
-    assert board.told() == first
+    assert cache.status() == first
     job.tell(status="loading", loaded=(1, 2))
-    time.sleep(boards.EVERY_S + 0.05)
-    assert board.told()["mark"] != first["mark"]
-    assert (board.told()["status"], board.mark()) == ("loading", {"mark": board.told()["mark"]})
+    time.sleep(status_module.MAX_AGE_S + 0.05)
+    assert cache.status()["version"] != first["version"]
+    assert (cache.status()["status"], cache.version()) == ("loading", {"version": cache.status()["version"]})
 
 
-def test_a_page_that_was_told_has_the_mark_of_the_route(tmp_path: Path) -> None:
+def test_an_updated_page_has_the_version_of_the_route(tmp_path: Path) -> None:
     job = Job()
     page, wanted = Page(TinyHost(tmp_path), job), ["bar", "previews", "stop"]
-    told = train_progress.news(page, "", wanted)[0]
-    assert json.loads(told)["mark"] == Board(page).told()["mark"]
-    assert told.endswith(f'"mark": "{Board(page).told()["mark"]}"}}'), "where the script looks for it"
+    told = train_progress.refresh(page, "", wanted)[0]
+    assert json.loads(told)["version"] == StatusCache(page).status()["version"]
+    assert told.endswith(f'"version": "{StatusCache(page).status()["version"]}"}}'), "where the script looks for it"
     job.tell(status="done")
-    again = train_progress.news(page, told, wanted)[0]
-    assert json.loads(again)["mark"] != Board(page).told()["mark"], "the last images are told twice"
-    last = train_progress.news(page, again, wanted)[0]
-    assert json.loads(last)["mark"] == Board(page).told()["mark"]
+    again = train_progress.refresh(page, told, wanted)[0]
+    assert json.loads(again)["version"] != StatusCache(page).status()["version"], "the last previews are sent twice"
+    last = train_progress.refresh(page, again, wanted)[0]
+    assert json.loads(last)["version"] == StatusCache(page).status()["version"]
 
 
 def test_an_idle_page_asks_the_route_and_leaves_gradio_alone_until_there_is_news(served: Served) -> None:  # noqa: F811
@@ -64,17 +66,17 @@ def test_an_idle_page_asks_the_route_and_leaves_gradio_alone_until_there_is_news
         page.wait_for_timeout(500)
         asked.clear()
         page.wait_for_timeout(13_000)
-        assert 2 <= asked.count(boards.ROUTE) <= 3
-        assert set(asked) <= {boards.ROUTE, "/gradio_api/heartbeat"}, "and nothing else"
+        assert 2 <= asked.count(status_module.ROUTE) <= 3
+        assert set(asked) <= {status_module.ROUTE, "/gradio_api/heartbeat"}, "and nothing else"
         calls(served.url)("train", "x-word", str(served.images), json.dumps({"max_steps": 30, "preview_every": 0}))
         until(lambda: status(page) == "done")
 
 
 def test_the_route_says_what_the_api_says(served: Served) -> None:  # noqa: F811
     connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=20)
-    connection.request("GET", boards.ROUTE)
+    connection.request("GET", status_module.ROUTE)
     told = json.loads(connection.getresponse().read())
-    assert told.pop("mark")
+    assert told.pop("version")
     assert told == calls(served.url)("status")
 
 

@@ -25,11 +25,11 @@ def test_what_a_mask_lets_count_stands_beside_its_image(tmp_path: Path) -> None:
     html = row(photo, [Result("-debug", plain.image), plain, flipped], "")
     assert re.findall(r'alt="([^"]+)"', html) == [
         "a.png",
-        "how the crop was found",
+        "focal points",
         "320 x 160",
-        "what counts",
+        "mask",
         "320 x 160, flipped",
-        "what counts, flipped",
+        "mask, flipped",
     ]
     shown = [Image.open(io.BytesIO(base64.b64decode(each))) for each in re.findall(r"base64,([^\"]+)", html)]
     assert shown[3].size == (264, 132)
@@ -38,4 +38,4 @@ def test_what_a_mask_lets_count_stands_beside_its_image(tmp_path: Path) -> None:
 
 
 def test_a_photo_that_is_refused_has_the_reason_in_its_row(tmp_path: Path) -> None:
-    assert "a.png would be left out: its mask is round" in row(tmp_path / "a.png", [], "its mask is round")
+    assert "a.png would be skipped: its mask is round" in row(tmp_path / "a.png", [], "its mask is round")

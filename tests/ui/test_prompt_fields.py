@@ -1,4 +1,4 @@
-"""What "Use in txt2img" and "Generate with it" put into entries after a run, and what Create does with cards."""
+"""What "Send to txt2img" and "Send to Generate" put into entries after a run, and what Create does with cards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.job import Job, Snapshot
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
-from ti_trainer.ui import layout
+from ti_trainer.ui import prompt_fields
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import create
 
@@ -40,8 +40,8 @@ def ran(tmp_path: Path) -> Callable[..., Snapshot]:
 
 def pressed(now: Snapshot, values: Mapping[str, Any]) -> tuple[Any, ...]:
     """Twice, which adds nothing twice."""
-    once = layout.with_word(now, values)
-    assert layout.with_word(now, once) == once
+    once = prompt_fields.add_embedding(now, values)
+    assert prompt_fields.add_embedding(now, once) == once
     assert list(once) == list(values)
     return tuple(once.values())
 
@@ -106,23 +106,23 @@ def test_a_longer_word_is_another_word(other: str, ran: Callable[..., Snapshot])
     ],
 )
 def test_the_next_word_takes_the_place_of_the_one_before(ran: Callable[..., Snapshot], prompt: str, expected: str) -> None:
-    _, ours = layout.used_after(("", ""), ran(), EMPTY)
+    _, ours = prompt_fields.replace_embedding(("", ""), ran(), EMPTY)
     given = {**EMPTY, "preview_prompt": prompt, "preview_negative_prompt": "blurry, x-word"}
-    used, _ = layout.used_after(ours, replace(ran(), name="y-word"), given)
+    used, _ = prompt_fields.replace_embedding(ours, replace(ran(), name="y-word"), given)
     assert used == {**given, "preview_prompt": expected}
 
 
 def test_negatives_of_the_word_before_go_with_it(ran: Callable[..., Snapshot]) -> None:
     x, y = ran(negative=True), replace(ran(negative=True), name="y-word")
     given = {"preview_prompt": "a drawing", "preview_negative_prompt": "blurry, dark", "preview_cfg_scale": 3.0}
-    after_x, ours = layout.used_after(("", ""), x, given)
-    after_y, ours_y = layout.used_after(ours, y, after_x)
-    assert after_y == layout.with_word(y, given)
-    assert layout.used_after(ours_y, y, after_y) == (after_y, ours_y), "a second press changes nothing"
-    plain, _ = layout.used_after(ours_y, replace(ran(), name="z-word"), after_y)
+    after_x, ours = prompt_fields.replace_embedding(("", ""), x, given)
+    after_y, ours_y = prompt_fields.replace_embedding(ours, y, after_x)
+    assert after_y == prompt_fields.add_embedding(y, given)
+    assert prompt_fields.replace_embedding(ours_y, y, after_y) == (after_y, ours_y), "a second press changes nothing"
+    plain, _ = prompt_fields.replace_embedding(ours_y, replace(ran(), name="z-word"), after_y)
     assert (plain["preview_prompt"], plain["preview_negative_prompt"]) == ("a drawing, a photo of z-word", "blurry, dark")
     edited = {**after_y, "preview_negative_prompt": "old, a photo of y-word-neg, blurry, (dark, y-word-neg:1.2)"}
-    left, _ = layout.used_after(ours_y, replace(ran(), name="z-word"), edited)
+    left, _ = prompt_fields.replace_embedding(ours_y, replace(ran(), name="z-word"), edited)
     assert left["preview_negative_prompt"] == "old, blurry, (dark, y-word-neg:1.2)", "what else is written stays"
 
 
@@ -130,7 +130,7 @@ def test_entries_that_a_host_lacks_are_not_made_up_and_missing_settings_do_no_ha
     ran: Callable[..., Snapshot], tmp_path: Path
 ) -> None:
     now = ran(negative=True)
-    assert layout.with_word(now, {"preview_prompt": None})["preview_prompt"] == "a photo of x-word"
+    assert prompt_fields.add_embedding(now, {"preview_prompt": None})["preview_prompt"] == "a photo of x-word"
     (now.run.path / "settings.json").unlink()
     assert pressed(now, EMPTY) == ("a photo of x-word", "", 7.0)
     assert pressed(Snapshot("done", "x-word"), EMPTY) == ("a photo of x-word", "", 7.0)
@@ -144,10 +144,10 @@ def test_negatives_are_taken_out_of_cards_and_the_host_learns_of_it(tmp_path: Pa
     for name in ("one", "x-word"):
         formats.write_card(Image.new("RGB", (64, 64)), word, host.embeddings_dir / f"{name}.png", negative=negative)
     before = (host.embeddings_dir / "x-word-neg.safetensors").read_bytes()
-    said = create.negatives_taken_out(page)
+    said = create.extract_negatives(page)
     assert "one-neg.safetensors" in said
     assert "x-word-neg" not in said, "that has a file already"
     assert (host.embeddings_dir / "x-word-neg.safetensors").read_bytes() == before
     assert (embeddings_dir.load(host.embeddings_dir, "one-neg")[0].num_vectors, host.changes) == (3, 1)
-    again = create.negatives_taken_out(page)
-    assert "No card of the embeddings folder has a negative" in again
+    again = create.extract_negatives(page)
+    assert "negative embedding without a file" in again

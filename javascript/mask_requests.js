@@ -1,47 +1,47 @@
-// How the panel Paint masks asks the program: through a hidden box, whose change gradio passes on, one question at a time.
-// Greys travel deflated, in base64: a browser that guards against fingerprints alters what it reads of images.
+// Requests of the Paint masks panel to the server, one at a time, through a hidden text box whose changes gradio sends.
+// Masks are sent as deflated gray levels in base64: browsers with fingerprint protection alter pixels read from images.
 (() => {
-    const [SHORT_MS, LONG_MS] = [60000, 1800000]; // how long an answer may take; who waits for the model waits long
-    let waiting = null;
+    const [SHORT_MS, LONG_MS] = [60000, 1800000]; // timeouts; a request that needs the model may have to wait for it
+    let pending = null;
     let last = Promise.resolve();
     let count = 0;
 
     const root = () => document.querySelector("gradio-app")?.shadowRoot ?? document;
 
-    // The answer; what is thrown has a notice in `said`. `long`: one that waits for the model.
-    function ask(what, long = false) {
-        const asked = last.then(() => new Promise((resolve, reject) => {
+    // Resolves to the answer; rejects with an object that has a notice in `message`. `long`: the request needs the model.
+    function send(request, long = false) {
+        const sent = last.then(() => new Promise((resolve, reject) => {
             const id = `${Date.now()}-${++count}`;
-            const late = setTimeout(() => answered("{}"), long ? LONG_MS : SHORT_MS);
+            const timer = setTimeout(() => answered("{}"), long ? LONG_MS : SHORT_MS);
             const put = () => {
-                const name = long ? "asked_long" : "asked";
+                const name = long ? "request_long" : "request";
                 const box = root().querySelector(`#ti_trainer_masks_${name} :is(textarea, input)`);
                 if (!box.value.includes(id)) {
-                    box.value = JSON.stringify({ ...what, id });
+                    box.value = JSON.stringify({ ...request, id });
                     box.dispatchEvent(new Event("input", { bubbles: true }));
                 }
             };
-            waiting = { id, resolve, reject, late, put };
+            pending = { id, resolve, reject, timer, put };
             put();
         }));
-        last = asked.catch(() => null);
-        return asked;
+        last = sent.catch(() => null);
+        return sent;
     }
 
     function answered(text) {
-        if (!waiting) {
+        if (!pending) {
             return;
         }
         if (!text) {
-            waiting.put(); // gradio 6 empties a box soon after it has made it, and passes that on as a question
+            pending.put(); // gradio 6 clears a text box soon after creating it, and sends that as a change
             return;
         }
         const answer = JSON.parse(text);
-        const { id, resolve, reject, late } = waiting;
-        waiting = null;
-        clearTimeout(late);
+        const { id, resolve, reject, timer } = pending;
+        pending = null;
+        clearTimeout(timer);
         if (answer.id !== id) {
-            reject({ said: notice("error", "No answer came: see whether the program still runs, and what it printed.") });
+            reject({ message: notice("error", "The server did not answer. Check that it is still running, and its log.") });
         } else {
             (answer.failed ? reject : resolve)(answer);
         }
@@ -69,5 +69,5 @@
 
     const unpacked = (text) => through(Uint8Array.from(atob(text), (each) => each.charCodeAt(0)), new DecompressionStream("deflate"));
 
-    window.tiTrainerAsking = { ask, answered, notice, packed, unpacked };
+    window.tiTrainerRequests = { send, answered, notice, packed, unpacked };
 })();
