@@ -25,7 +25,7 @@
     async function work(what, long) {
         [busy, part("tools").disabled] = [true, true];
         part("sheet").setAttribute("aria-busy", "true");
-        trial {
+        try {
             return await asking().ask({ folder: shelf.folder, ...what }, long);
         } catch (failed) {
             say(failed.said ?? asking().notice("error", String(failed)));

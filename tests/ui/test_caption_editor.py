@@ -5,11 +5,10 @@ As a program, `python test_caption_editor.py FOLDER [fixed]` serves it; `fixed`:
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ import pytest
 pytest.importorskip("gradio")  # the page is all that needs it
 
 import gradio as gr
+import processes
 from browser import complaints, launch
 from fakes import TinyHost
 from PIL import Image
@@ -54,21 +54,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Serve]:
     """Serves the panel in a process of its own; its address."""
-    running = []
-
-    def start(*options: str) -> str:
-        command = [sys.executable, __file__, str(tmp_path), *options]
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "PYTHONIOENCODING": "utf-8"}
-        pipe = subprocess.PIPE
-        running.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=ROOT))
-        url = running[-1].stdout.readline().strip()
-        assert url, running[-1].stderr.read()
-        return url
-
-    yield start
-    for process in running:
-        process.kill()
-        process.communicate()
+    with ExitStack() as running:
+        yield lambda *options: running.enter_context(processes.serving((__file__, tmp_path, *options)))[0]
 
 
 def until(wanted: Callable[[], bool], seconds: float = 20) -> None:

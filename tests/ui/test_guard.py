@@ -201,7 +201,7 @@ def test_every_route_of_the_real_server_is_closed_to_others(served: Served, head
 ATTACK = """async ([address, folder]) => {
     const done = {};
     const attempt = async (name, ...given) => {
-        trial { done[name] = (await fetch(...given)).status; } catch (error) { done[name] = "" + error; }
+        try { done[name] = (await fetch(...given)).status; } catch (error) { done[name] = "" + error; }
     };
     const body = new FormData();
     body.append("files", new Blob(["x"]), "judge.pt");

@@ -5,8 +5,6 @@ As a program, `python test_image_check.py FOLDER` serves it.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +17,7 @@ pytest.importorskip("gradio")  # the page is all that needs it
 pytest.importorskip("imagehash")
 
 import gradio as gr
+import processes
 from browser import complaints, launch
 from fakes import TinyHost
 from PIL import Image, ImageDraw, ImageEnhance
@@ -65,15 +64,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "PYTHONIOENCODING": "utf-8"}
-    pipe, command = subprocess.PIPE, [sys.executable, __file__, str(tmp_path)]
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=ROOT) as process:
-        try:
-            address = process.stdout.readline().strip()
-            assert address, process.stderr.read()
-            yield address
-        finally:
-            process.kill()
+    with processes.serving((__file__, tmp_path)) as (address, _):
+        yield address
 
 
 def until(wanted: Callable[[], bool], seconds: float = 20) -> None:

@@ -6,9 +6,7 @@ As a program, `python test_mask_brush.py FOLDER` serves it, on the embedded mode
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +21,7 @@ pytest.importorskip("gradio")  # the page is all that needs it
 
 import gradio as gr
 import numpy as np
+import processes
 from browser import complaints, launch
 from fakes import TinyHost, TinyModel
 from PIL import Image, ImageDraw
@@ -61,15 +60,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One page for all: it keeps nothing of those who use it."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "PYTHONIOENCODING": "utf-8"}
-    pipe, command = subprocess.PIPE, [sys.executable, __file__, str(tmp_path_factory.mktemp("host"))]
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=ROOT) as process:
-        try:
-            address = process.stdout.readline().strip()
-            assert address, process.stderr.read()
-            yield address
-        finally:
-            process.kill()
+    with processes.serving((__file__, tmp_path_factory.mktemp("host"))) as (address, _):
+        yield address
 
 
 def until(wanted: Callable[[], bool], seconds: float = 20) -> None:

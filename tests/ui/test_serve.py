@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +15,7 @@ import pytest
 
 pytest.importorskip("gradio")  # the page is all that needs it
 
+import processes
 from browser import complaints, launch
 
 from ti_trainer.errors import ConfigError
@@ -48,19 +47,9 @@ WATCH = """() => {
 }"""
 
 
-@contextmanager
-def served(status: str = "idle") -> Iterator[tuple[str, subprocess.Popen]]:
+def served(status: str = "idle") -> AbstractContextManager[tuple[str, subprocess.Popen[str]]]:
     """The toy page's address and process."""
-    command = [sys.executable, str(TOY), "0", status]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=ROOT) as process:
-        try:
-            url = process.stdout.readline().strip()
-            assert url, process.stderr.read()
-            yield url, process
-        finally:
-            process.kill()
+    return processes.serving((TOY, 0, status))
 
 
 def _steps(page: Page) -> int:
