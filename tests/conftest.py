@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import browser
 import numpy as np
 import pytest
 import torch
@@ -34,10 +35,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--webui-python", metavar="PY", type=Path, help="its Python; DIR/venv/bin/python by default")
 
 
+STARTING_FIXTURES = {"served", "start", "run", "url", "checkout"}
+STARTING_FUNCTIONS = {"launch", "serving", "started", "served"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark a test `slow` where it starts a browser or a program, by its fixtures or by what it calls."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.path.parent.name in ("ui", "commands", "webui"):
+            fixtures, functions = set(item.fixturenames), set(item.function.__code__.co_names)
+            if fixtures & STARTING_FIXTURES or functions & STARTING_FUNCTIONS:
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Small models are faster on one, and sums are then always added up in the same order."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _browsers_of_a_module() -> Iterator[None]:
+    """A module's tests share them."""
+    yield
+    browser.close()
 
 
 @pytest.fixture(scope="session")
