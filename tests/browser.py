@@ -29,6 +29,7 @@ ARGUMENTS = (
 )
 
 
+TIMEOUT_MS = 120_000  # for what takes milliseconds on a machine that has nothing else to do
 _open = ExitStack()  # what `close` closes
 _playwright: list[Playwright] = []
 _browsers: dict[str, Browser] = {}  # by rules of host names
@@ -46,6 +47,7 @@ def launch(width: int = 1280, height: int = 900, *, dark: bool = False, hosts: s
     scheme: Literal["dark", "light"] = "dark" if dark else "light"
     context = _browsers[rules].new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     try:
+        context.set_default_timeout(TIMEOUT_MS)
         yield context.new_page()
     finally:
         context.close()

@@ -48,7 +48,7 @@ with joined() as all:
     @contextmanager
     def facts():
         with all.together() as facts:
-            facts |= {"model": "same", "data set": "same" if first else "other"}
+            facts |= {"model": "same", "dataset": "same" if first else "other"}
             yield
 
     @contextmanager
@@ -149,7 +149,7 @@ def test_whatever_makes_another_run_of_it_is_another_fact(
     next(moved.run())
     assert others(trainer()) == []
     assert others(trainer(seed=4)) == ["set of options"]
-    assert others(trainer(data=dataset((16, 16), (16, 16)))) == ["data set"]
+    assert others(trainer(data=dataset((16, 16), (16, 16)))) == ["dataset"]
     assert others(moved) == ["state of the embedding"]
     assert others(changed) == ["model"]
     assert others(scaled) == ["kind of device"]

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +59,7 @@ def _steps(page: Page) -> int:
 
 def _wait_for(page: Page, step: int) -> None:
     page.wait_for_function(
-        "step => parseInt(document.querySelector('.ti-numbers')?.innerText) >= step", arg=step, timeout=30_000
+        "step => parseInt(document.querySelector('.ti-numbers')?.innerText) >= step", arg=step, timeout=120_000
     )
 
 
@@ -67,9 +68,9 @@ def test_a_running_job_is_followed_without_flicker_or_jumps() -> None:
         page.goto(url)
         _wait_for(page, 1)
         page.evaluate(WATCH)
-        before = _steps(page)
-        page.wait_for_timeout(10_000)
-        assert 6 <= _steps(page) - before <= 11
+        before, begun = _steps(page), time.monotonic()
+        _wait_for(page, before + 5)
+        assert time.monotonic() - begun > 4, "once a second"
         states = page.evaluate("[...window.states]")
         assert len(states) == 1, states
         assert states[0].endswith("overlays 0")
@@ -82,12 +83,14 @@ def test_an_idle_page_asks_every_five_seconds_and_a_hidden_one_never() -> None:
     with served("idle") as (url, _), launch() as page:
         page.goto(url)
         _wait_for(page, 1)
-        page.wait_for_timeout(6_000)
-        assert _steps(page) == 2
+        begun = time.monotonic()
+        _wait_for(page, 2)
+        assert time.monotonic() - begun > 3
         page.evaluate(
             "document.querySelector('.ti-trainer').parentElement.style.display = 'none'"
         )  # another tab of the host
         page.wait_for_timeout(7_000)
+        assert "2 / 1000" in page.text_content(".ti-numbers")
         page.evaluate("document.querySelector('.ti-trainer').parentElement.style.display = ''")
         _wait_for(page, 3)
         assert _steps(page) == 3
@@ -146,7 +149,7 @@ def test_ctrl_c_ends_it_quietly() -> None:
         page.goto(url)
         _wait_for(page, 1)
         process.send_signal(signal.SIGINT)  # while a page is open
-        _, said = process.communicate(timeout=15)
+        _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said
         assert "Traceback" not in said
 

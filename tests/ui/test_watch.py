@@ -36,7 +36,7 @@ def test_the_last_previews_are_told_twice_and_then_no_more(tmp_path: Path) -> No
     assert previews
     seen, previews = told(seen)
     assert not previews, "a run that goes on has more to come"
-    page.job.tell(status="done")
+    page.job.update(status="done")
     heard = []
     for _ in range(4):
         seen, previews = told(seen)
