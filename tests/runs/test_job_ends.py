@@ -300,7 +300,7 @@ def test_a_run_does_not_go_on_with_another_model(session: Session, host: Puppet)
     job.start(session)
     assert ended(job).status == "paused"
     host.model.name = "another"
-    with pytest.raises(ConfigError, match="begun on tiny, and another is loaded now"):
+    with pytest.raises(ConfigError, match="started with the model tiny, and another is loaded"):
         job.resume()
     del host.model.name
     job.resume()
