@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page, Playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # Fonts and scripts that a page takes from elsewhere must neither be waited for nor make a difference.
@@ -29,9 +29,37 @@ ARGUMENTS = (
 )
 
 
+TIMEOUT_MS = 120_000  # for what takes milliseconds on a machine that has nothing else to do
+_open = ExitStack()  # what `close` closes
+_playwright: list[Playwright] = []
+_browsers: dict[str, Browser] = {}  # by rules of host names
+
+
 @contextmanager
 def launch(width: int = 1280, height: int = 900, *, dark: bool = False, hosts: str = "") -> Iterator[Page]:
-    """An empty page of this size, in the light or the dark scheme; `hosts` are rules of names that lead here."""
+    """An empty page of this size, in the light or the dark scheme; `hosts` are rules of names that lead here.
+
+    Each page has its own cookies, storage and cache. The browser stays open until `close`.
+    """
+    rules = ", ".join(filter(None, (hosts, ALONE)))
+    if rules not in _browsers:
+        _browsers[rules] = _started(rules)
+    scheme: Literal["dark", "light"] = "dark" if dark else "light"
+    context = _browsers[rules].new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    try:
+        context.set_default_timeout(TIMEOUT_MS)
+        yield context.new_page()
+    finally:
+        context.close()
+
+
+def close() -> None:
+    """Close the browsers. Until then playwright's event loop runs in this thread, where `asyncio.run` is refused."""
+    _browsers.clear()
+    _open.close()
+
+
+def _started(rules: str) -> Browser:
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if os.environ.get("TI_TRAINER_CI"):
         assert program, f"no browser on PATH: none of {', '.join(NAMES)}"
@@ -40,14 +68,11 @@ def launch(width: int = 1280, height: int = 900, *, dark: bool = False, hosts: s
         sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
     if program is None:
         pytest.skip(f"needs a browser on PATH: one of {', '.join(NAMES)}")
-    rules = ", ".join(filter(None, (hosts, ALONE)))
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=[*ARGUMENTS, f"--host-resolver-rules={rules}"])
-        try:
-            scheme = "dark" if dark else "light"
-            yield browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme).new_page()
-        finally:
-            browser.close()
+    if not _browsers:
+        _playwright.append(_open.enter_context(sync_api.sync_playwright()))
+    browser = _playwright[-1].chromium.launch(executable_path=program, args=[*ARGUMENTS, f"--host-resolver-rules={rules}"])
+    _open.callback(browser.close)
+    return browser
 
 
 def complaints(page: Page) -> list[str]:

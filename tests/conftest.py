@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import browser
 import numpy as np
 import pytest
+import slow_tests
 import torch
 from fakes import TinyModel
 from PIL import Image
@@ -32,13 +34,44 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--webui", metavar="DIR", type=Path, help="a checkout of the WebUI that tests start, with its repositories/"
     )
+    parser.addoption(
+        "--record-slow", metavar="SECONDS", type=float, help="list tests that take more CPU time as slow: slow_tests.py"
+    )
+    parser.addoption(
+        "--webui-timeout", metavar="SECONDS", type=float, default=280, help="how long it may take to start, and to answer"
+    )
     parser.addoption("--webui-python", metavar="PY", type=Path, help="its Python; DIR/venv/bin/python by default")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    limit_s = config.getoption("--record-slow")
+    if limit_s is not None:
+        config.pluginmanager.register(slow_tests.Recorder(limit_s))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow_tests.mark(items)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Small models are faster on one, and sums are then always added up in the same order."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _quick_loss_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's loss.png is an empty image: matplotlib takes longer than a short run. Tests of plots call `plots` itself."""
+    monkeypatch.setattr(
+        "ti_trainer.runs.finalize.plot_losses", lambda run: Image.new("L", (1, 1)).save(run.path / "loss.png"), raising=False
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _browsers_of_a_module() -> Iterator[None]:
+    """A module's tests share them."""
+    yield
+    browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ CONFIG = TrainConfig(
     max_steps=10, batch_size=2, gradient_accumulation_steps=2, do_not_resize=True, latent_sampling="random",
     learning_rate="0.01:3, 0.002", shuffle_tags=True, tag_dropout=0.3, preview_every=5, save_every=0, csv_every=1,
 )  # fmt: skip
-LIMIT_S = 60  # for what takes milliseconds
+LIMIT_S = 240  # for what takes milliseconds on a machine that has nothing else to do
 
 
 @dataclass

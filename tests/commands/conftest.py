@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 
@@ -16,8 +15,6 @@ from ti_trainer import formats
 from ti_trainer.__main__ import main
 from ti_trainer.embedding import Embedding
 from ti_trainer.tiny_model.making import scenes
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -45,10 +42,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def start() -> Callable[..., subprocess.Popen[str]]:
     def started(*arguments: object, cwd: Path, python: tuple[str, ...] = ("-m", "ti_trainer")) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
-        command = [sys.executable, *python, *map(str, arguments)]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True, encoding="utf-8")
+        return processes.start((*python, *arguments), cwd=cwd)
 
     return started
 

@@ -230,7 +230,7 @@ def test_copies_that_cannot_be_written_in_mid_run_are_told_of_and_it_goes_on(
     assert train("--max-steps", 6, "--save-every", 3).code == 0
     assert formats.read(word).step == 6
     (said,) = [each for each in caplog.messages if "could not be written" in each]
-    assert said.startswith("The copy of the embedding could not be written; the training goes on.")
+    assert said.startswith("The copy of the embedding could not be written; training continues.")
     assert "embeddings" in said
 
 

@@ -92,13 +92,13 @@ def test_resuming_with_other_images_warns(
     assert "not exactly" not in caplog.text
     (folder / "02.txt").write_text("another caption", encoding="utf-8")
     assert train("--max-steps", 4, "--resume", images=folder).code == 0
-    assert caplog.text.count("images or captions. It goes on, but not exactly") == 1
+    assert caplog.text.count("images or captions. It is resumed, but not exactly") == 1
     (folder / "03.png").unlink()
     assert train("--max-steps", 5, "--resume", images=folder).code == 0
-    assert caplog.text.count("images or captions. It goes on, but not exactly") == 2
+    assert caplog.text.count("images or captions. It is resumed, but not exactly") == 2
     assert formats.read(word).step == 5
     assert train("--max-steps", 6, "--resume", "--shuffle-tags", images=folder).code == 0
-    assert "Not as at the run's beginning: shuffle_tags. It goes on" in caplog.text
+    assert "started: shuffle_tags. It is resumed" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["мой кот", "猫", "Ça va. no-1_b", "naïve"])

@@ -151,13 +151,11 @@ def test_a_stop_of_one_stops_all_and_a_process_that_is_lost_costs_nothing(
     process = start("train", "thing", "--images", images, "--resume", cwd=tmp_path, python=TORCHRUN)
     wait_for_step(process, tmp_path, stopped // 10 * 10 + 20)
     os.kill(worker(process, 1), signal.SIGKILL)
-    begun = time.monotonic()
     out, err = process.communicate(timeout=120)
-    assert time.monotonic() - begun < 25, "before torchrun kills it"
     assert process.returncode == 1, (out, err)
     (error,) = [line for line in err.splitlines() if line.startswith("Error: ")]
     assert error.startswith("Error: Another process of this training was lost")
-    assert error.endswith("Continue with --resume. What was learned until then is in embeddings/thing.safetensors.")
+    assert error.endswith("Resume with --resume. The embedding as trained until then is in embeddings/thing.safetensors.")
     lost = run_of(tmp_path).step
     assert stopped + 10 < lost < 90
     assert formats.read(word).step == lost == len(run_of(tmp_path).losses())
@@ -209,7 +207,9 @@ def test_what_cannot_go_well_ends_all_alike_and_is_said_once(
     (_, err), (out, silent) = (process.communicate(timeout=120) for process in processes)
     assert [process.returncode for process in processes] == [1, 0], (err, silent)
     (error,) = [line for line in err.splitlines() if line.startswith("Error: ")]
-    assert error.startswith("Error: After 10 steps the vectors have not moved: raise the learning rate. What was learned")
+    assert error.startswith(
+        "Error: After 10 steps the vectors have not moved: raise the learning rate. The embedding as trained"
+    )
     assert (out, silent) == ("", "")
     assert run_of(tmp_path).step == 10
 

@@ -204,9 +204,9 @@ def test_a_thousand_images_are_compared_quickly(tmp_path: Path) -> None:
         path.write_bytes(number.to_bytes(2, "big") * (number + 1))
         bits, colours = rng.random(64) < 0.5, rng.random((4, 4, 2)) * 255
         seen.append(image_quality._Seen(path, (512, 512), 0.5, bits, colours))
-    begin = time.monotonic()
+    begin = time.process_time()
     report = image_quality._report(seen, 512, 512)
-    assert time.monotonic() - begin < 3
+    assert time.process_time() - begin < 3
     assert report.alike == ()
 
 

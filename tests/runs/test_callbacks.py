@@ -151,7 +151,7 @@ def test_without_an_interval_copies_and_previews_come_only_when_asked_for(traine
     training, copy, preview = trainer(max_steps=9), Flag(), Flag()
     copies = Copies(run, training, 0, copy)
     previews = Previews(
-        run, training, lambda *_: Image.new("RGB", (8, 8)), GenerationRequest("x"), 0, cards=True, asked=preview
+        run, training, lambda *_: Image.new("RGB", (8, 8)), GenerationRequest("x"), 0, cards=True, requested=preview
     )
     watch(training, asking({4: copy, 7: preview}), copies, previews)
     assert names(run.path / "embeddings") == ["x-word-4.safetensors"]

@@ -86,7 +86,7 @@ def test_other_repeats_are_told_when_it_is_resumed(session: Session, host: Puppe
     dataset.write_text(dataset.read_text().replace("num_repeats = 2", "num_repeats = 3"))
     told: list[str] = []
     replace(session, resume=run, warn=told.append).train()
-    assert told == ["Not as at the run's beginning: images or captions. It goes on, but not exactly."]
+    assert told == ["Changed since the run was started: images or captions. It is resumed, but not exactly."]
 
 
 def test_what_the_file_says_and_is_not_obeyed_is_told_once(session: Session, dataset: Path) -> None:

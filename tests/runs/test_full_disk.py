@@ -64,7 +64,7 @@ def test_a_state_that_cannot_be_saved_ends_the_run_in_words_and_loses_nothing(
 def test_what_is_said_to_be_left_is_there(session: Session, host: Puppet, room: Callable[[int], None]) -> None:
     host.at = {5: lambda: room(100)}
     with pytest.raises(
-        TrainingError, match=r"no saved state.*could not be written.*no copy and no state.*start it again"
+        TrainingError, match=r"no saved state.*could not be written.*no copy and no saved state.*start it again"
     ) as told:
         replace(session, config=replace(FULL, state_every=100, save_every=0)).train()
     room(resource.RLIM_INFINITY)
@@ -82,10 +82,8 @@ def test_tables_previews_and_copies_are_not_worth_ending_for(
     result = replace(session, config=config, warn=warned.append).train()
     assert result.reason == "done"
     assert formats.read(result.embedding_file).step == 10
-    for what in ("table of losses", "preview", "copy of the embedding", "validation loss"):
-        assert (
-            sum(f"The {what} could not be written; the training goes on. The disk is full" in said for said in warned) == 1
-        )
+    for what in ("loss table", "preview", "copy of the embedding", "validation loss"):
+        assert sum(f"The {what} could not be written; training continues. The disk is full" in said for said in warned) == 1
     rows = result.run.losses()
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 8, 9, 10], "whole lines only"
     assert temporary(host.folder) == []

@@ -49,7 +49,7 @@ def test_vectors_far_longer_than_any_word_are_told_of_once(health: Callable[...,
     for event in (step(9), step(10), step(20), Finished(21, "done")):
         watching(event)
         assert len(watching.signs) == (signs if event.step > 9 else 0), "early, and once"
-    assert all("far longer" in sign and "lower learning rate" in sign for sign in watching.signs)
+    assert all("too long to be useful" in sign and "lower learning rate" in sign for sign in watching.signs)
 
 
 def losses(watching: Health, values: list[float]) -> list[str]:
@@ -92,7 +92,7 @@ def test_a_run_says_it_at_once_and_in_the_end(session: Session, host: Puppet) ->
         config=replace(CONFIG, learning_rate="50", max_steps=12),
         warn=lambda said: warned.append((said, len(host.told))),
     ).train()
-    ((sign, after),) = [each for each in warned if "far longer" in each[0]]
+    ((sign, after),) = [each for each in warned if "too long to be useful" in each[0]]
     assert after == 10, "at the first look"
     assert result.doubts == (sign,)
 

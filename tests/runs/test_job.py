@@ -64,7 +64,7 @@ def test_another_start_is_refused_while_one_goes_on(session: Session, host: Pupp
     host.free.clear()
     job = Job()
     job.start(session)
-    with pytest.raises(ConfigError, match="A training of 'x-word' is going on: stop it first"):
+    with pytest.raises(ConfigError, match="'x-word' is being trained: stop it first"):
         job.start(session)
     with pytest.raises(ConfigError):
         job.resume()
@@ -95,7 +95,7 @@ def test_of_two_starts_at_the_same_time_one_wins(session: Session, host: Puppet,
     for thread in threads:
         thread.join(LIMIT_S)
     assert len(refused) == 1
-    assert "is going on" in refused[0]
+    assert "is being trained" in refused[0]
     host.free.set()
     assert ended(job).status == "done"
     assert len(Run.all(host.log_dir)) == 1
@@ -127,7 +127,7 @@ def refusals(session: Session, tmp_path: Path) -> dict[str, tuple[Session, type[
     return {
         "no folder": (replace(session, images=tmp_path / "no"), DatasetError, "does not exist"),
         "no [name]": (config(template=str(nameless)), ConfigError, r"without \[name\]"),
-        "sampler": (config(preview_sampler="Heun"), ConfigError, r"'Heun'.*\(Euler, DDIM\)"),
+        "sampler": (config(preview_sampler="Heun"), ConfigError, "'Heun'.*Euler, DDIM"),
         "no embedding": (replace(session, name="y-word"), ConfigError, "no embedding 'y-word'"),
         "forbidden": (replace(session, images=tmp_path / "forbidden"), ConfigError, "not for the page"),
         "no model": (config(), ModelError, "no model"),
@@ -156,7 +156,7 @@ def test_snapshots_never_fail_while_all_is_written(
 ) -> None:
     monkeypatch.setattr(job_module, "READ_EVERY_S", 0)
     busy = replace(
-        CONFIG, max_steps=60, learning_rate="0.01", preview_every=1, save_every=1, evaluate_every=1, state_every=1
+        CONFIG, max_steps=25, learning_rate="0.01", preview_every=1, save_every=1, evaluate_every=1, state_every=1
     )
     job, over, errors, steps = Job(), threading.Event(), [], []
 
@@ -178,8 +178,8 @@ def test_snapshots_never_fail_while_all_is_written(
         thread.join(LIMIT_S)
     assert not errors
     assert now.status == "done"
-    assert len(set(steps)) > 10  # it was seen on its way
-    assert len(now.previews) == len(now.validation) == 61
+    assert len(set(steps)) > 5  # it was seen on its way
+    assert len(now.previews) == len(now.validation) == 26
 
 
 def test_a_run_whose_folder_was_removed_can_still_be_looked_at(session: Session, host: Puppet) -> None:

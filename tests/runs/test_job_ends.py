@@ -66,7 +66,7 @@ def test_going_on_twice_and_with_nothing_is_refused(session: Session, host: Pupp
     assert ended(job).status == "paused"
     host.free.clear()
     job.resume()
-    with pytest.raises(ConfigError, match="is going on"):
+    with pytest.raises(ConfigError, match="is being trained"):
         job.resume()
     host.free.set()
     assert (ended(job).status, job.snapshot().step) == ("stopped", 6)
@@ -204,7 +204,7 @@ def test_a_failure_is_told_and_the_next_start_is_possible(
     job.start(replace(session, config=replace(CONFIG, learning_rate="1e-30")))
     now = ended(job)
     assert (now.status, now.result) == ("failed", None)
-    assert "raise the learning rate. What was learned until then is in" in now.message
+    assert "raise the learning rate. The embedding as trained until then is in" in now.message
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
@@ -300,7 +300,7 @@ def test_a_run_does_not_go_on_with_another_model(session: Session, host: Puppet)
     job.start(session)
     assert ended(job).status == "paused"
     host.model.name = "another"
-    with pytest.raises(ConfigError, match="begun on tiny, and another is loaded now"):
+    with pytest.raises(ConfigError, match="started with the model tiny, and another is loaded"):
         job.resume()
     del host.model.name
     job.resume()

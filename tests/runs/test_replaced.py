@@ -102,7 +102,7 @@ def test_an_embedding_created_anew_is_not_overwritten_unasked(
     here = place("here")
     first = here.train(until=4, **options)
     before = here.create(text)
-    with pytest.raises(ConfigError, match=r"created anew or replaced since.*this run is at step 4") as refused:
+    with pytest.raises(ConfigError, match=r"created again or replaced since.*This run is at step 4") as refused:
         here.resume(**options)
     assert refused.value.option == "overwrite"
     assert here.file.read_bytes() == before
@@ -137,7 +137,7 @@ def test_a_negative_that_was_replaced_is_told_of(place: Callable[[str], Place]) 
     here = place("here")
     here.train(until=4, negative=True)
     here.create("green", "x-word-neg")
-    with pytest.raises(ConfigError, match="x-word-neg was created anew or replaced since"):
+    with pytest.raises(ConfigError, match="x-word-neg has been created again or replaced since"):
         here.resume(negative=True)
 
 
@@ -175,7 +175,7 @@ def test_what_another_program_writes_during_a_run_is_kept(place: Callable[[str],
     result = here.train(at={5: lambda: theirs.append(here.create("blue moon"))})
     assert formats.read(here.file).step == 8
     assert [each.read_bytes() for each in (result.run.path / "replaced").iterdir()] == theirs
-    assert any("was changed by somebody else during the run: what it held is kept as" in said for said in here.warned)
+    assert any("was changed during the run. The changed file was copied to" in said for said in here.warned)
     assert embeddings_dir.embedding_files(here.host.embeddings_dir) == [
         here.host.embeddings_dir / name for name in ("x-word-neg.safetensors", "x-word.safetensors")
     ]

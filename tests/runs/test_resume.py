@@ -160,7 +160,7 @@ def test_other_images_are_told_of(two_hosts: tuple[TinyHost, TinyHost, Path], ca
     assert "not exactly" not in caplog.text
     (folder / "0.txt").write_text("another caption")
     session(one, folder, resume=True, until=7)
-    assert "goes on, but not exactly" in caplog.text
+    assert "resumed, but not exactly" in caplog.text
 
 
 def test_a_finished_run_cannot_go_on(two_hosts: tuple[TinyHost, TinyHost, Path]) -> None:

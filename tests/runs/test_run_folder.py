@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ti_trainer.errors import TrainingError
+from ti_trainer.errors import ConfigError, TrainingError
 from ti_trainer.runs.run_folder import CSV_COLUMNS, Run
 from ti_trainer.training.trainer import TrainState
 
@@ -75,7 +75,7 @@ def test_the_latest_run_is_the_one_whose_state_was_saved_last(run: Run, tmp_path
 
 def test_without_a_run_there_is_nothing_to_resume(tmp_path: Path, run: Run) -> None:
     for name in ("another", "x-word"):
-        with pytest.raises(TrainingError, match=f"no run of '{name}' under .* to resume: train it without --resume"):
+        with pytest.raises(TrainingError, match=f"no run of '{name}' under .* to resume"):
             Run.latest(tmp_path, name)
 
 
@@ -214,3 +214,21 @@ def test_a_line_that_a_crash_cut_off_does_not_count(run: Run, cut: str) -> None:
     assert [row["step"] for row in run.losses()] == [10]
     run.forget_after(20)
     assert run.loss_file.read_bytes() == (HEADER + "10,1,0,0.1,0.005\r\n").encode()
+
+
+@pytest.mark.parametrize(
+    ("train", "found"),
+    [
+        ({"tries": 3, "data_set": "a.toml", "max_steps": 9}, "the options data_set, tries"),
+        ({"max_steps": 9, "memory": "card"}, "memory"),
+    ],
+)
+def test_options_of_another_version_are_refused_in_one_message(tmp_path: Path, train: dict, found: str) -> None:
+    run = Run.create(tmp_path, "x-word", {"name": "x-word", "train": train})
+    with pytest.raises(ConfigError, match=f"made by another version of TI Trainer.*{found}.*Start a new run"):
+        run.options()
+
+
+def test_options_that_are_missing_have_their_defaults(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "x-word", {"name": "x-word", "train": {"max_steps": 9}})
+    assert run.options() == {"max_steps": 9}

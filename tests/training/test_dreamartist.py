@@ -217,19 +217,17 @@ def test_a_session_writes_both_and_goes_on_exactly(host: TinyHost, images: Calla
 
 def test_a_missing_negative_is_said_before_anything_starts(host: TinyHost, images: Callable[..., Path]) -> None:
     (host.embeddings_dir / "x-word-neg.safetensors").unlink()
-    with pytest.raises(
-        ConfigError, match=r"no embedding 'x-word-neg'.*create 'x-word-neg', of some 6 vectors, as an embedding of its own"
-    ):
+    with pytest.raises(ConfigError, match=r"no embedding 'x-word-neg'.*Create 'x-word-neg' with about 6 vectors"):
         Session(host, "x-word", images((16, 16)), CONFIG).check()
 
 
 def test_a_word_and_a_negative_that_do_not_belong_together_are_named(host: TinyHost, images: Callable[..., Path]) -> None:
     folder, told = images(*[(16, 16)] * 3), []
     Session(host, "x-word", folder, replace(CONFIG, negative=False), warn=told.append).train()
-    assert told == ["x-word-neg is there, but Train with DreamArtist is off: only x-word is trained."]
+    assert told == ["x-word-neg exists, but 'Train with DreamArtist' is off: only x-word is trained."]
     told.clear()
     Session(host, "x-word", folder, replace(CONFIG, max_steps=9), warn=told.append).train()
-    assert told == ["x-word is at step 6 and x-word-neg at 0: they were not made together."]
+    assert told == ["x-word is at step 6 and x-word-neg at step 0: they were not trained together."]
     told.clear()
     Session(host, "x-word", folder, replace(CONFIG, max_steps=12), warn=told.append).train()
     assert told == []

@@ -9,16 +9,18 @@ import torch
 from ti_trainer import formats
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.embedding import Embedding
-from ti_trainer.runs.builders import apart, words_of
+from ti_trainer.runs.builders import load_embeddings, negative_mismatch
 
 
 def test_its_negative_is_trained_into_a_file_of_our_name_and_that_is_said(tmp_path: Path) -> None:
     for name, value in (("da", 0.5), ("da-uc", 0.25)):
         formats.write(Embedding(name, {"clip_l": torch.full((2, 64), value)}, 7), tmp_path / f"{name}.pt")
     config = TrainConfig(negative=True)
-    loaded = words_of(tmp_path, config, "da")
+    loaded = load_embeddings(tmp_path, config, "da")
     assert [(each.name, file.name) for each, file in loaded] == [("da", "da.pt"), ("da-neg", "da-neg.safetensors")]
     assert loaded[1][0].vectors["clip_l"][0, 0] == 0.25
-    assert apart(tmp_path, config, "da", loaded) == "da-neg begins as DreamArtist's own da-uc, which is left as it is."
+    assert (
+        negative_mismatch(tmp_path, config, "da", loaded) == "da-neg starts from DreamArtist's da-uc, which is not changed."
+    )
     formats.write(*loaded[1])
-    assert apart(tmp_path, config, "da", words_of(tmp_path, config, "da")) == ""
+    assert negative_mismatch(tmp_path, config, "da", load_embeddings(tmp_path, config, "da")) == ""

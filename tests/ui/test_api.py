@@ -37,7 +37,7 @@ def test_a_script_can_create_train_watch_and_stop(served: Served) -> None:  # no
     assert "Created my-api with 3 vectors" in call("create", "my-api", "red cat", 3, False)
     options = json.dumps({"max_steps": 100_000, "preview_every": 0})
     assert call("train", "my-api", str(served.images), options)["name"] == "my-api"
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while call("status")["step"] < 10:
         assert time.monotonic() < end
         time.sleep(0.2)
@@ -55,7 +55,7 @@ def test_a_script_can_create_a_word_with_its_negative_and_train_both(served: Ser
     assert (before.num_vectors, before.info["init_text"]) == (5, "blurry")
     options = {"max_steps": 2, "preview_every": 0, "negative": True, "width": 16, "height": 16}
     call("train", "my-pair", str(served.images), json.dumps(options))
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while call("status")["status"] != "done":
         assert time.monotonic() < end
         time.sleep(0.2)

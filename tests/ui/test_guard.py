@@ -7,6 +7,7 @@ import http.client
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -45,7 +46,8 @@ def status(
     async def send(message: dict) -> None:
         sent.append(message)
 
-    asyncio.run(guard(scope, None, send))
+    with ThreadPoolExecutor() as thread:  # a browser that is open keeps an event loop in this one
+        thread.submit(asyncio.run, guard(scope, None, send)).result()
     return sent[0].get("status", sent[0].get("code"))
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ import pytest
 
 pytest.importorskip("gradio")  # the page is all that needs it
 
+import processes
 from browser import launch
 from PIL import Image
 from safetensors import safe_open
@@ -65,17 +63,9 @@ def served(tmp_path: Path) -> Iterator[Served]:
     for number in range(6):
         Image.new("RGB", (24, 24), (40 * number, 90, 200 - 30 * number)).save(here.images / f"{number}.png")
         (here.images / f"{number}.txt").write_text(f"number {number}, <b>bold</b>", encoding="utf-8")
-    command = [sys.executable, str(PROGRAM), str(tmp_path), STEP_S]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-    options = {"stdout": subprocess.PIPE, "text": True, "env": environment, "cwd": ROOT}
     console = (tmp_path / ".console.txt").open("w", encoding="utf-8")
-    with console, subprocess.Popen(command, stderr=console, **options) as process:
-        try:
-            here.url = process.stdout.readline().strip()
-            assert here.url, here.console
-            yield here
-        finally:
-            process.kill()
+    with console, processes.serving((PROGRAM, tmp_path, STEP_S), stderr=console) as (here.url, _):
+        yield here
 
 
 def show(page: Page, tab: str) -> None:
@@ -105,7 +95,7 @@ def step(page: Page) -> int:
     return int(found.group(1)) if found else 0
 
 
-def until(wanted: Callable[[], bool], seconds: float = 30) -> None:
+def until(wanted: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not wanted():
         assert time.monotonic() < end, "it never came"
@@ -253,7 +243,7 @@ def test_two_pages_watch_one_run_and_cannot_start_another(served: Served) -> Non
         until(lambda: status(second) == "training" and step(second) > 5)
         filled_in(second, served)
         second.click("#ti_trainer_train_start")
-        says(second, "train_message", "A training of 'x-word' is going on")
+        says(second, "train_message", "'x-word' is being trained")
         second.click("#ti_trainer_stop")
         first.bring_to_front()
         until(lambda: status(first) == "stopped")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ import pytest
 
 pytest.importorskip("gradio")  # the page is all that needs it
 
+import processes
 from browser import complaints, launch
 
 from ti_trainer.errors import ConfigError
@@ -48,19 +48,9 @@ WATCH = """() => {
 }"""
 
 
-@contextmanager
-def served(status: str = "idle") -> Iterator[tuple[str, subprocess.Popen]]:
+def served(status: str = "idle") -> AbstractContextManager[tuple[str, subprocess.Popen[str]]]:
     """The toy page's address and process."""
-    command = [sys.executable, str(TOY), "0", status]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=ROOT) as process:
-        try:
-            url = process.stdout.readline().strip()
-            assert url, process.stderr.read()
-            yield url, process
-        finally:
-            process.kill()
+    return processes.serving((TOY, 0, status))
 
 
 def _steps(page: Page) -> int:
@@ -69,7 +59,7 @@ def _steps(page: Page) -> int:
 
 def _wait_for(page: Page, step: int) -> None:
     page.wait_for_function(
-        "step => parseInt(document.querySelector('.ti-numbers')?.innerText) >= step", arg=step, timeout=30_000
+        "step => parseInt(document.querySelector('.ti-numbers')?.innerText) >= step", arg=step, timeout=120_000
     )
 
 
@@ -78,9 +68,9 @@ def test_a_running_job_is_followed_without_flicker_or_jumps() -> None:
         page.goto(url)
         _wait_for(page, 1)
         page.evaluate(WATCH)
-        before = _steps(page)
-        page.wait_for_timeout(10_000)
-        assert 6 <= _steps(page) - before <= 11
+        before, begun = _steps(page), time.monotonic()
+        _wait_for(page, before + 5)
+        assert time.monotonic() - begun > 4, "once a second"
         states = page.evaluate("[...window.states]")
         assert len(states) == 1, states
         assert states[0].endswith("overlays 0")
@@ -93,12 +83,14 @@ def test_an_idle_page_asks_every_five_seconds_and_a_hidden_one_never() -> None:
     with served("idle") as (url, _), launch() as page:
         page.goto(url)
         _wait_for(page, 1)
-        page.wait_for_timeout(6_000)
-        assert _steps(page) == 2
+        begun = time.monotonic()
+        _wait_for(page, 2)
+        assert time.monotonic() - begun > 3
         page.evaluate(
             "document.querySelector('.ti-trainer').parentElement.style.display = 'none'"
         )  # another tab of the host
         page.wait_for_timeout(7_000)
+        assert "2 / 1000" in page.text_content(".ti-numbers")
         page.evaluate("document.querySelector('.ti-trainer').parentElement.style.display = ''")
         _wait_for(page, 3)
         assert _steps(page) == 3
@@ -157,7 +149,7 @@ def test_ctrl_c_ends_it_quietly() -> None:
         page.goto(url)
         _wait_for(page, 1)
         process.send_signal(signal.SIGINT)  # while a page is open
-        _, said = process.communicate(timeout=15)
+        _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said
         assert "Traceback" not in said
 

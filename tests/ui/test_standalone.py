@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +14,7 @@ import pytest
 pytest.importorskip("gradio")  # the page is all that needs it
 pytest.importorskip("diffusers")  # the standalone host needs it; the WebUI does without
 
+import processes
 from browser import complaints, launch
 from PIL import Image
 from test_page import entry, show, status, step, until
@@ -42,10 +40,7 @@ LIMIT_S = 120  # for the whole demonstration
 @contextmanager
 def started(folder: Path) -> Iterator[str]:
     """The address of the page, started in this folder."""
-    command = [sys.executable, "-m", "ti_trainer", "page", "--no-browser"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=folder) as process:
+    with processes.start(("-m", "ti_trainer", "page", "--no-browser"), cwd=folder) as process:
         try:
             said = process.stdout.readline() + process.stdout.readline()
             found = re.search(r"http://\S+", said)

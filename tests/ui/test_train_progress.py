@@ -36,7 +36,7 @@ def test_the_last_previews_are_sent_twice_and_then_no_more(tmp_path: Path) -> No
     assert previews
     state, previews = refresh(state)
     assert not previews, "the run continues"
-    page.job.tell(status="done")
+    page.job.update(status="done")
     sent = []
     for _ in range(4):
         state, previews = refresh(state)

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from ti_trainer.hosts.diffusers.model import DiffusersModel
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test may wait for the WebUI twice: to start, and to answer."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(2 * config.getoption("--webui-timeout") + 60))
+
+
 @pytest.fixture(scope="session")
 def checkout(request: pytest.FixtureRequest) -> Path:
     """Of the WebUI."""
@@ -39,7 +46,8 @@ def serve(request: pytest.FixtureRequest, checkout: Path) -> Callable[..., Abstr
     def serving(data: Path, options: Sequence[str] = ()) -> AbstractContextManager[server.Server]:
         server.install_extension(data, checkout.resolve(), python.absolute())
         checking.install(data)
-        return server.running(checkout.resolve(), python.absolute(), data, options)
+        timeout_s = request.config.getoption("--webui-timeout")
+        return server.running(checkout.resolve(), python.absolute(), data, options, timeout_s=timeout_s)
 
     return serving
 

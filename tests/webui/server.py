@@ -41,6 +41,7 @@ class Server:
     data: Path
     log: Path
     process: subprocess.Popen[bytes]
+    timeout_s: float
 
     @property
     def embeddings(self) -> Path:
@@ -50,12 +51,12 @@ class Server:
     def extension(self) -> Path:
         return self.data / "extensions" / "ti-trainer"
 
-    def api(self, path: str, body: Any = None, timeout_s: float = 280) -> Any:
+    def api(self, path: str, body: Any = None, timeout_s: float | None = None) -> Any:
         """Its JSON API: GET without a body, POST with one. RuntimeError with the answer if it is refused."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})  # noqa: S310 - ours
         try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=timeout_s or self.timeout_s) as answer:  # noqa: S310
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             raise RuntimeError(f"{path}: {error}: {error.read().decode(errors='replace')[:2000]}") from error
@@ -72,9 +73,9 @@ class Server:
     def tail(self, lines: int = 60) -> str:
         return "\n".join(self.printed().splitlines()[-lines:])
 
-    def wait_for(self, words: str, timeout_s: float, after: int = 0) -> None:
+    def wait_for(self, words: str, after: int = 0) -> None:
         """Until the log has the words beyond its first `after` characters; RuntimeError with its end if it never does."""
-        end = time.monotonic() + timeout_s
+        end = time.monotonic() + self.timeout_s
         while words not in self.printed()[after:]:
             if self.process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"The WebUI never said {words!r} (exit status {self.process.poll()}):\n{self.tail()}")
@@ -99,7 +100,7 @@ def install_extension(data: Path, webui: Path, python: Path) -> None:
 
 @contextmanager
 def running(
-    webui: Path, python: Path, data: Path, options: Sequence[str] = (), *, threads: int = 1, ready_s: float = 240
+    webui: Path, python: Path, data: Path, options: Sequence[str] = (), *, threads: int = 1, timeout_s: float = 240
 ) -> Iterator[Server]:
     """The WebUI on a free port, with a model loaded. Its models are expected in `data`/models/Stable-diffusion."""
     if not (webui / "launch.py").is_file() or not (webui / "repositories").is_dir():
@@ -115,10 +116,10 @@ def running(
     command = [str(python), "-u", str(STARTER), *OPTIONS, f"--port={port}", f"--data-dir={data}", *options]
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=webui, env=_environment(threads), stdout=output, stderr=subprocess.STDOUT)
-    server = Server(f"http://127.0.0.1:{port}", data, log, process)
+    server = Server(f"http://127.0.0.1:{port}", data, log, process, timeout_s)
     try:
-        server.wait_for("Startup time:", ready_s)  # a request before that kills it
-        server.wait_for("Model loaded in", ready_s)
+        server.wait_for("Startup time:")  # a request before that kills it
+        server.wait_for("Model loaded in")
         yield server
     finally:
         _stop(process)

@@ -44,7 +44,7 @@ def test_with_medvram_we_train_and_the_host_draws_as_before_and_its_console_has_
         started(webui, "my-medvram", preview_every=20)
         until(lambda: our_status(webui)["step"] > 45)
         assert stopped(webui)["status"] == "stopped"
-        webui.wait_for("TI Trainer: Training my-medvram: stopped after step", 10)
+        webui.wait_for("TI Trainer: Training my-medvram: stopped after step")
         assert "step/s" not in webui.printed()
         assert np.array_equal(before, generate(webui, HOSTS_OWN))
 

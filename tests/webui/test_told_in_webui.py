@@ -60,14 +60,14 @@ def test_the_console_says_how_a_run_goes_and_a_refusal_in_a_line(webui: Server, 
     started(webui, "my-console", max_steps=60)
     for name, given, words in (
         ("create", ("my-console", "red star", 2, False), "Refused: There is an embedding 'my-console' already"),
-        ("train", ("my-console", str(DEMO), "{}"), "Refused: A training of 'my-console' is going on"),
-        ("train", ("my-console", "/nowhere", "{"), "Refused: The options are not valid JSON"),
+        ("train", ("my-console", str(DEMO), "{}"), "Refused: 'my-console' is being trained"),
+        ("train", ("my-console", "/nowhere", "{"), "Refused: The options"),
     ):
         with pytest.raises(RuntimeError, match="500"):
             webui.endpoint(f"ti_trainer_{name}", *given)
         webui.wait_for(f"TI Trainer: {words}", 10, after=said)
     until(lambda: our_status(webui)["status"] == "done")
-    webui.wait_for("Training my-console: done after step 60", 10, after=said)
+    webui.wait_for("Training my-console: done after step 60", after=said)
     printed = webui.printed()[said:]
     assert "Traceback" not in printed
     lines = printed.splitlines()  # what moves a bar begins with a carriage return

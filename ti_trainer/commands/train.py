@@ -72,7 +72,7 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
     if args.resume:
         from ti_trainer.runs.run_folder import Run
 
-        values |= Run.latest(args.log_dir, args.name).settings().get("train", {})
+        values |= Run.latest(args.log_dir, args.name).options()
     if args.config is not None:
         values |= _saved(args.config)
     return TrainConfig.from_dict({**values, **given_options(args, options())})

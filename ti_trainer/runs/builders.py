@@ -1,9 +1,10 @@
-"""What a run consists of, each made of the run's options. Knows no host and no order of things."""
+"""Build the parts of a run from its options: embeddings, dataset, prompts, losses, callbacks, settings."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any
@@ -31,55 +32,55 @@ from ti_trainer.runs.callbacks import (
     FinalEvaluation,
     Generate,
     LossTable,
+    NonEssential,
     Previews,
     StateKeeper,
     TensorBoardLog,
-    Tolerated,
 )
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.training import discriminator
-from ti_trainer.training.pixel_loss import PixelLoss
+from ti_trainer.training.pixel_loss import PixelLoss, latent_pixels_at_once
 from ti_trainer.training.state import TrainState, for_trials
 from ti_trainer.training.trainer import Trainer
 
 
 def model_options(config: TrainConfig) -> ModelOptions:
-    """How a run with these options opens its model."""
+    """The options that the model is opened with."""
     return ModelOptions(config.precision, config.clip_skip, config.prediction_type, config.zero_terminal_snr)
 
 
-def words_of(folder: Path, config: TrainConfig, name: str) -> list[tuple[Embedding, Path]]:
-    """The embedding, and the negative one if it is trained too, with their files; ConfigError if one is not there."""
+def load_embeddings(folder: Path, config: TrainConfig, name: str) -> list[tuple[Embedding, Path]]:
+    """The embedding and, with DreamArtist, its negative, with their files; ConfigError if one does not exist."""
     loaded = [embeddings_dir.load(folder, name)]
     if config.negative:
         negative = negative_name(name)
         if embeddings_dir.find_negative(folder, name) is None:
             message = (
-                f"There is no embedding {negative!r} in {folder}, the negative of {name!r}: create {negative!r}, of some 6 "
-                "vectors, as an embedding of its own, or turn DreamArtist off."
+                f"There is no embedding {negative!r} in {folder}, the negative of {name!r}. Create {negative!r} with about "
+                "6 vectors, or turn DreamArtist off."
             )
             raise ConfigError(message, "negative")
         loaded.append(embeddings_dir.load_negative(folder, name))
     return loaded
 
 
-def apart(folder: Path, config: TrainConfig, name: str, loaded: Sequence[tuple[Embedding, Path]]) -> str:
-    """What to say if a word and its negative no longer belong together."""
+def negative_mismatch(folder: Path, config: TrainConfig, name: str, loaded: Sequence[tuple[Embedding, Path]]) -> str:
+    """A warning if an embedding and its negative do not belong together; "" if they do."""
     negative = negative_name(name)
     if not config.negative and embeddings_dir.find(folder, negative) is not None:
-        return f"{negative} is there, but Train with DreamArtist is off: only {name} is trained."
+        return f"{negative} exists, but 'Train with DreamArtist' is off: only {name} is trained."
     if config.negative and embeddings_dir.find(folder, negative) is None:
-        return f"{negative} begins as DreamArtist's own {dreamartist_name(name)}, which is left as it is."
+        return f"{negative} starts from DreamArtist's {dreamartist_name(name)}, which is not changed."
     steps = [each.step for each, _ in loaded]
     if len(set(steps)) > 1:
-        return f"{name} is at step {steps[0]} and {negative} at {steps[1]}: they were not made together."
+        return f"{name} is at step {steps[0]} and {negative} at step {steps[1]}: they were not trained together."
     return ""
 
 
 def webui_state(file: Path, embedding: Embedding, model: DiffusionModel, config: TrainConfig) -> TrainState | None:
-    """The optimizer state that the WebUI, or we, left beside a .pt, if it belongs to these vectors; for every trial."""
+    """The optimizer state beside a .pt file, as the WebUI writes it, if it belongs to these vectors; for every trial."""
     if config.trial_init_texts or config.trial_vectors:
-        return None  # an embedding that may begin as something else was not trained yet
+        return None  # trials with other starting points begin without a state
     if config.optimizer != "adamw":
         return None  # the WebUI has no other
     optimizer = webui_optimizer.read_optimizer(file, embedding) if file.suffix == ".pt" else None
@@ -91,7 +92,7 @@ def webui_state(file: Path, embedding: Embedding, model: DiffusionModel, config:
 
 
 def settings_of(config: TrainConfig, name: str, images: Path, model: DiffusionModel, dataset: Dataset) -> dict[str, Any]:
-    """What a run's settings.json says."""
+    """The content of a run's settings.json."""
     subsets = [each.to_dict() for each in dataset.subsets]
     return {
         "version": __version__,
@@ -108,7 +109,7 @@ def settings_of(config: TrainConfig, name: str, images: Path, model: DiffusionMo
 
 
 def prompter_of(config: TrainConfig, name: str, template: Sequence[str], plain: Sequence[str]) -> Prompter:
-    """What makes the prompts; `plain` are the template's lines for images without a caption."""
+    """The prompter of a run; `plain` are the template's lines for images without a caption."""
     return Prompter(
         name,
         template,
@@ -127,7 +128,7 @@ def dataset_of(
     subsets: Sequence[Subset],
     loading: Callable[[int, int], None],
 ) -> Dataset:
-    """Read and encode the images; what there is to warn of, `datasets.warnings_of` said before."""
+    """Read and encode the images, without warnings: `datasets.warnings_of` gives them before."""
     return load_dataset(
         subsets,
         model,
@@ -135,12 +136,26 @@ def dataset_of(
         prompter,
         DatasetOptions.of(config),
         progress=loading,
-        warn=lambda said: None,
+        warn=lambda message: None,
     )
 
 
+def fit_memory(config: TrainConfig, model: DiffusionModel, dataset: Dataset, pixel_loss: PixelLoss | None) -> str:
+    """Have the model choose how to save memory for this run's largest batch; a summary of the choice for people."""
+    largest = max(item.latents[0].numel() for item in dataset.items)
+    batch = config.batch_size * config.trials
+    decoded = 0 if pixel_loss is None else latent_pixels_at_once(batch, largest)
+    return model.fit_memory((2 if config.negative else 1) * batch * largest, decoded, config.memory)
+
+
+def described(embedding: Embedding, model: DiffusionModel, dataset: Dataset) -> Embedding:
+    """The embedding with what its file says about the training: the model, the number of images, our version."""
+    info = {**embedding.info, "num_images": len(dataset.items), "ti_trainer": __version__}
+    return replace(embedding, checkpoint=model.name, checkpoint_hash=model.checkpoint_hash, info=info)
+
+
 def facts_of(trainer: Trainer) -> dict[str, str]:
-    """What has to be the same in all processes that train together. Latents are not among it: GPUs differ in last bits."""
+    """Hashes of what must be equal in all processes that train together. Latents are left out: GPUs differ in last bits."""
     model, state = trainer.model, trainer.state()
     images = [
         (each.path.name, each.caption, tuple(each.latents.shape), each.subset.weight, each.subset.is_reg, each.repeats)
@@ -149,7 +164,8 @@ def facts_of(trainer: Trainer) -> dict[str, str]:
     vectors = b"".join(each.cpu().numpy().tobytes() for each in state.vectors.values())
     facts = {
         "dataset": images,
-        "set of options": {**trainer.config.to_dict(), "memory": trainer.config.memory == "8bit"},  # others change no number
+        # Of the memory modes only 8bit changes numbers.
+        "set of options": {**trainer.config.to_dict(), "memory": trainer.config.memory == "8bit"},
         "state of the embedding": (state.step, state.micro_step, vectors),
         "model": model.checkpoint_hash,
         "kind of device": (model.device.type, model.needs_loss_scaling),
@@ -158,17 +174,19 @@ def facts_of(trainer: Trainer) -> dict[str, str]:
 
 
 def pixel_loss_of(config: TrainConfig, device: torch.device, *, torchscript: bool) -> PixelLoss | None:
-    """What compares pixels, if anything does; ConfigError for a discriminator that is none, or not allowed."""
-    judges = ()
+    """The loss on decoded pixels, None if it is off; ConfigError for a discriminator that is not one or not allowed."""
+    discriminators: tuple[tuple[float, discriminator.Discriminator], ...] = ()
     if config.discriminator and config.discriminator_weight:
         path = entered_path(config.discriminator)
-        judge = discriminator.load(path, config.discriminator_class, device, torchscript=torchscript)
-        judges = ((config.discriminator_weight, judge),)
-    return PixelLoss(config.reconstruction_weight, judges) if config.reconstruction_weight or judges else None
+        loaded = discriminator.load(path, config.discriminator_class, device, torchscript=torchscript)
+        discriminators = ((config.discriminator_weight, loaded),)
+    if not config.reconstruction_weight and not discriminators:
+        return None
+    return PixelLoss(config.reconstruction_weight, discriminators)
 
 
 def request_of(config: TrainConfig, name: str) -> GenerationRequest:
-    """What previews show; a DreamArtist run's at the scale of training."""
+    """The request for previews; with DreamArtist at the guidance scale of training."""
     return GenerationRequest(
         config.preview_prompt.replace(NAME, escaped(name)),
         config.preview_negative_prompt.replace(NAME, escaped(name)),
@@ -181,42 +199,44 @@ def request_of(config: TrainConfig, name: str) -> GenerationRequest:
     )
 
 
-def writers_of(
+def run_callbacks(
     config: TrainConfig,
     trainer: Trainer,
     run: Run,
     generate: Generate,
-    asked: tuple[Flag, Flag],
+    requests: tuple[Flag, Flag],
     warn: Callable[[str], None],
     *,
-    ending: bool,
+    stopping: bool,
 ) -> list[Callback]:
-    """All that writes into the run's folder; what is asked for is a copy and a preview.
+    """The callbacks that write into the run folder; `requests` are those for a copy and for a preview.
 
-    Before the first step the preview is drawn and the loss measured, but if it is `ending` already.
+    Unless the run is `stopping` already, the validation loss is measured and a preview generated before the first step.
     """
-    copy_now, preview_now = asked
-    writers: list[Any] = []
-    # First what is measured: of several trials it says which one is copied and drawn.
+    copy_now, preview_now = requests
+    callbacks: list[Callback] = []
+    # Evaluation comes first: it decides which of several trials is copied and previewed.
     if config.evaluate_every:
         evaluation = Evaluation(run, trainer, config.evaluate_every, warn=warn)
-        writers.append(Tolerated(evaluation, "validation loss", warn))
-        if not ending and not run.validation_losses():
-            with writers[-1].tolerating():
+        evaluate = NonEssential(evaluation, "validation loss", warn)
+        callbacks.append(evaluate)
+        if not stopping and not run.validation_losses():
+            with evaluate.tolerating():
                 evaluation.before()
-    writers.append(FinalEvaluation(run, trainer, warn))
+    callbacks.append(FinalEvaluation(run, trainer, warn))
     if config.csv_every:
-        writers.append(Tolerated(LossTable(run, config.csv_every), "table of losses", warn))
-    writers.append(Tolerated(Copies(run, trainer, config.save_every, copy_now), "copy of the embedding", warn))
+        callbacks.append(NonEssential(LossTable(run, config.csv_every), "loss table", warn))
+    callbacks.append(NonEssential(Copies(run, trainer, config.save_every, copy_now), "copy of the embedding", warn))
     if config.tensorboard:
         board = TensorBoardLog(run.path / "tensorboard", max(1, config.csv_every))
-        writers.append(Tolerated(board, "log for TensorBoard", warn))
+        callbacks.append(NonEssential(board, "TensorBoard log", warn))
 
     request = request_of(config, trainer.embedding_name)
     previews = Previews(run, trainer, generate, request, config.preview_every, config.save_cards, preview_now, warn)
-    writers.append(Tolerated(previews, "preview", warn))
-    if config.preview_every and not ending:
-        with writers[-1].tolerating():
+    preview = NonEssential(previews, "preview", warn)
+    callbacks.append(preview)
+    if config.preview_every and not stopping:
+        with preview.tolerating():
             previews.before(f"a photo of {escaped(trainer.embedding_name)}")
-    # The state comes last: what goes on from it does not write anything of its step again.
-    return [*writers, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint)]
+    # The state comes last, so that a resumed run does not write the files of its step again.
+    return [*callbacks, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint)]

@@ -1,4 +1,4 @@
-"""What is written during a run: each observer is called with every event and does one thing."""
+"""The callbacks that write a run's files: each is called with every event and does one thing."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from ti_trainer.offload.plan import ran_out
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.tables import CSV_COLUMNS, VALIDATION_COLUMNS, append_row
 from ti_trainer.runs.trials import evaluate_trials_at_end, write_table
+from ti_trainer.training.events import Event, Finished, StepDone
 from ti_trainer.training.selection import IMAGES, evaluate_trials, trial_results
-from ti_trainer.training.trainer import Event, Finished, StepDone, Trainer
+from ti_trainer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 Callback = Callable[[Event], None]
@@ -34,7 +35,7 @@ Generate = Callable[[GenerationRequest, Mapping[str, Vectors]], Image.Image]
 
 @dataclass
 class LossTable:
-    """A line of the CSV every so many steps and at the end, with the mean loss since the line before."""
+    """A line of the CSV every `every` steps and at the end, with the mean loss since the previous line."""
 
     run: Run
     every: int
@@ -43,7 +44,7 @@ class LossTable:
     _count: int = 0
 
     def __call__(self, event: Event) -> None:
-        """Add the step's loss; reads it from the device only where a line is due."""
+        """Add the step's loss; it is read from the device only when a line is written."""
         if isinstance(event, StepDone):
             self._last, self._sum, self._count = event, self._sum + event.loss, self._count + 1
         if self._last and self._count and (event.step % self.every == 0 or isinstance(event, Finished)):
@@ -55,13 +56,13 @@ class LossTable:
 
 @dataclass
 class HostProgress:
-    """Tells the host how far we are."""
+    """Report progress to the host."""
 
     lease: Lease
     trainer: Trainer
 
     def __call__(self, event: Event) -> None:
-        """Tell it of the step."""
+        """Report a step."""
         if isinstance(event, StepDone):
             name, last = self.trainer.embedding_name, self.trainer.last_step
             self.lease.progress(event.step, last, f"Training {name}: step {event.step} of {last}, epoch {event.epoch}")
@@ -69,7 +70,7 @@ class HostProgress:
 
 @dataclass
 class StateKeeper:
-    """The state to resume from, every so many steps or seconds."""
+    """Save the state to resume from every `every` steps, or after `every_s` seconds."""
 
     run: Run
     trainer: Trainer
@@ -79,7 +80,7 @@ class StateKeeper:
     _saved_at: float = field(default_factory=time.monotonic)
 
     def __call__(self, event: Event) -> None:
-        """Save if it is time."""
+        """Save if it is due."""
         if not isinstance(event, StepDone):
             return
         due = event.step % self.every == 0 or time.monotonic() - self._saved_at > self.every_s
@@ -89,13 +90,13 @@ class StateKeeper:
 
 
 @dataclass
-class Tolerated:
-    """Writes what is not worth ending hours of training for: that it cannot be written is told once."""
+class NonEssential:
+    """A callback whose file errors must not end a run: the first OSError becomes a warning, later ones are ignored."""
 
     write: Callable[[Event], None]
     what: str
     warn: Callable[[str], None] = log.warning
-    _told: bool = False
+    _warned: bool = False
 
     def __call__(self, event: Event) -> None:
         """Pass the event on."""
@@ -109,40 +110,38 @@ class Tolerated:
             yield
         except OSError as error:
             where = f": {error.filename}" if error.filename else ""
-            if not self._told:
-                self.warn(f"The {self.what} could not be written; the training goes on. {error.strerror or error}{where}.")
-            self._told = True
+            if not self._warned:
+                self.warn(f"The {self.what} could not be written; training continues. {error.strerror or error}{where}.")
+            self._warned = True
 
 
-def _due(event: Event, every: int, asked: Flag) -> bool:
-    """Whether something that comes every so many steps (0: never) comes now, or was asked for."""
-    if not isinstance(event, StepDone):
-        return False
-    wanted = asked.is_set()
-    if wanted:  # otherwise one that comes just now would be lost
-        asked.clear()
+def _due(event: StepDone, every: int, requested: Flag) -> bool:
+    """Whether something is due that is written every `every` steps (0: never) and on request. Clears the request."""
+    wanted = requested.is_set()
+    if wanted:  # clear it only then, so that a request that arrives just now is not lost
+        requested.clear()
     return wanted or (every > 0 and event.step % every == 0)
 
 
 @dataclass
 class Copies:
-    """A copy of the embedding every so many steps, 0 for none, and when asked for."""
+    """A copy of the embedding every `every` steps (0: never), and on request."""
 
     run: Run
     trainer: Trainer
     every: int
-    asked: Flag = field(default_factory=Flag)
+    requested: Flag = field(default_factory=Flag)
 
     def __call__(self, event: Event) -> None:
-        """Write one if it is due."""
-        if _due(event, self.every, self.asked):
+        """Write a copy if one is due."""
+        if isinstance(event, StepDone) and _due(event, self.every, self.requested):
             for embedding in self.trainer.copies:
                 self.run.write_copy(embedding)
 
 
 @dataclass
 class Previews:
-    """An image every so many steps, 0 for none, before the first, after the last, and when asked for; also as cards."""
+    """A preview every `every` steps (0: never), before the first step, after the last, and on request; also as cards."""
 
     run: Run
     trainer: Trainer
@@ -150,17 +149,19 @@ class Previews:
     request: GenerationRequest
     every: int
     cards: bool
-    asked: Flag = field(default_factory=Flag)
+    requested: Flag = field(default_factory=Flag)
     warn: Callable[[str], None] = log.warning
 
     def before(self, prompt: str) -> None:
-        """Generate what the word means at the start."""
+        """Generate one before the first step."""
         self._preview(self.trainer.embeddings, prompt)
 
     def __call__(self, event: Event) -> None:
-        """Generate if it is due. Nothing of the run's randomness is used."""
-        last = self.every > 0 and isinstance(event, StepDone) and event.step == self.trainer.last_step
-        if _due(event, self.every, self.asked) or last:
+        """Generate one if it is due. The run's random generators are not used."""
+        if not isinstance(event, StepDone):
+            return
+        last = self.every > 0 and event.step == self.trainer.last_step
+        if _due(event, self.every, self.requested) or last:
             self._preview(self.trainer.embeddings, event.prompts[-1])
 
     def _preview(self, embeddings: Sequence[Embedding], prompt: str) -> None:
@@ -171,7 +172,7 @@ class Previews:
         try:
             image = self.generate(request, {each.name: each.vectors for each in embeddings})
         except Exception as error:
-            if not (isinstance(error, TITrainerError) or ran_out(error)):  # hours of training must not end for an image
+            if not (isinstance(error, TITrainerError) or ran_out(error)):  # a preview must not end the run
                 raise
             self.warn(f"No preview at step {embedding.step}: {error}")
             return
@@ -179,8 +180,8 @@ class Previews:
         with atomic(self.run.path / "images" / name) as new:
             image.save(new)
         if self.cards:
-            for each, negative in zip_longest(embeddings, embeddings[1:]):  # the word's card has its negative with it
-                named = replace(each, name=f"{each.name}-{each.step}")  # the WebUI goes by this name, not by the file's
+            for each, negative in zip_longest(embeddings, embeddings[1:]):  # the card also holds the negative
+                named = replace(each, name=f"{each.name}-{each.step}")  # the WebUI uses this name, not the file's
                 card = self.run.path / "image_embeddings" / f"{named.name}.png"
                 if negative is not None:
                     negative = replace(negative, name=negative_name(named.name))
@@ -189,9 +190,9 @@ class Previews:
 
 @dataclass
 class Evaluation:
-    """The validation loss of some of the images every so many steps, before the first and after the last.
+    """The validation loss every `every` steps, before the first and after the last; of several trials the lowest.
 
-    Of several trials the lowest, with a table of all.
+    It is measured on at most `images` images. A table lists all trials.
     """
 
     run: Run
@@ -201,7 +202,7 @@ class Evaluation:
     warn: Callable[[str], None] = log.warning
 
     def before(self) -> None:
-        """Measure what there is at the start."""
+        """Measure before the first step."""
         self._measure()
 
     def __call__(self, event: Event) -> None:
@@ -214,7 +215,7 @@ class Evaluation:
         try:
             loss = evaluate_trials(self.trainer, self.images)
         except Exception as error:
-            if not ran_out(error):  # hours of training must not end for a figure
+            if not ran_out(error):  # a measurement must not end the run
                 raise
             self.warn(f"The validation loss was not measured at step {step}: {error}")
             return
@@ -224,20 +225,20 @@ class Evaluation:
 
 @dataclass
 class FinalEvaluation:
-    """Which of several trials is the best, found out after the last step, before that one is drawn."""
+    """Evaluate the trials after the last step, before the preview of the best one."""
 
     run: Run
     trainer: Trainer
     warn: Callable[[str], None] = log.warning
 
     def __call__(self, event: Event) -> None:
-        """Measure if it is due, and not done."""
+        """Evaluate after the last step, unless that is done."""
         if isinstance(event, StepDone) and event.step == self.trainer.last_step:
             evaluate_trials_at_end(self.trainer, self.run, self.warn)
 
 
 class TensorBoardLog:
-    """Losses and learning rate for TensorBoard."""
+    """Log losses and the learning rate for TensorBoard."""
 
     def __init__(self, folder: Path, every: int) -> None:
         """ConfigError if the package is missing."""

@@ -1,4 +1,4 @@
-"""What a training is asked for while it goes on, and what it gives back. Knows nothing of how it is made."""
+"""The requests a running session accepts, and the result it returns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ti_trainer.training.selection import TrialResult
 
 @dataclass(frozen=True)
 class Controls:
-    """What is asked of a run while it goes on, from any thread: to stop, to save a copy now, to draw a preview now."""
+    """Requests to a running session, set from any thread: stop, save a copy now, generate a preview now."""
 
     stop: Flag = field(default_factory=Flag)
     copy: Flag = field(default_factory=Flag)
@@ -22,7 +22,7 @@ class Controls:
 
 @dataclass(frozen=True)
 class Result:
-    """What a training left behind."""
+    """What a session produced."""
 
     embedding: Embedding
     embedding_file: Path
@@ -31,5 +31,5 @@ class Result:
     num_images: int
     skipped: tuple[tuple[Path, str], ...]
     negative_file: Path | None = None
-    trials: tuple[TrialResult, ...] = ()  # where there is more than one
-    doubts: tuple[str, ...] = ()  # signs that it may have gone wrong, which were warned of as they came
+    trials: tuple[TrialResult, ...] = ()  # empty for a run of one trial
+    doubts: tuple[str, ...] = ()  # the warnings of `health`: signs that training may have diverged

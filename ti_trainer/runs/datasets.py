@@ -1,4 +1,4 @@
-"""Where datasets come from, as far as the host lets the page read them, and what to warn of before a run on one."""
+"""Find the subsets of a dataset, with the host's checks of folders, and the warnings before a run on it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ti_trainer.formats.naming import about_an_ordinary_word
 from ti_trainer.host import Host
 from ti_trainer.model import DiffusionModel
 
-DATA_SETS = "datasets"  # within the folder of runs
+DATASETS = "datasets"  # a folder within the log folder
 
 
 def datasets_dir(host: Host) -> Path:
-    """Where dataset files that the page saved lie."""
-    return host.log_dir / DATA_SETS
+    """The folder of dataset files that the page saved."""
+    return host.log_dir / DATASETS
 
 
 def subsets_of(host: Host, images: Path, warn: Callable[[str], None] = lambda message: None) -> tuple[Subset, ...]:
-    """What a dataset consists of, a folder or a file that lists some, as far as the host lets the page read all of it.
+    """The subsets of a dataset: one folder of images, or those that a .toml file lists.
 
-    ConfigError for a folder, or a file, that it does not; DatasetError for a file that cannot be read. A file that the page
-    saved itself may be read wherever runs lie.
+    ConfigError for a folder or file that the host does not allow; DatasetError for a file that cannot be read. A dataset
+    file that the page itself saved is always allowed.
     """
     if not is_within(images, datasets_dir(host)):
         host.check_folder(images)
@@ -38,16 +38,16 @@ def subsets_of(host: Host, images: Path, warn: Callable[[str], None] = lambda me
 def warnings_of(
     config: TrainConfig, model: DiffusionModel, embedding: Embedding, prompter: Prompter, subsets: Sequence[Subset]
 ) -> list[str]:
-    """What is likely to go wrong in a run, the same on the page and on the command line; DatasetError if it cannot be."""
+    """Warnings before a run, the same on the page and the command line; DatasetError for a dataset that cannot be used."""
     found = preflight(subsets, prompter, config, model, embedding.vectors)
     return [*about_embedding(model, embedding), *found.warnings]
 
 
 def about_embedding(model: DiffusionModel, embedding: Embedding) -> list[str]:
-    """What there is to say of the word itself, and of the text that one begins as which was not trained yet."""
+    """Warnings about the embedding's name and, before its first step, about its initialization text."""
     name = embedding.name
-    said = about_an_ordinary_word(model, name)
+    warnings = about_an_ordinary_word(model, name)
     text = embedding.info.get("init_text")
     if embedding.step == 0 and isinstance(text, str):
-        said.append(embeddings_dir.text_left_out(model, text, embedding.num_vectors))
-    return list(filter(None, said))
+        warnings.append(embeddings_dir.text_left_out(model, text, embedding.num_vectors))
+    return list(filter(None, warnings))

@@ -1,6 +1,6 @@
-"""The one training that is going on, in a thread of its own: any number of pages may watch it, none needs to stay open.
+"""The job: runs one session at a time in a thread of its own.
 
-Knows nothing of pages: whoever wants to see how far it is asks for a snapshot.
+Any number of pages may follow it through snapshots; none has to stay open.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock, Thread
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 from tqdm import tqdm
 
 from ti_trainer.errors import BusyError, ConfigError, StoppedError, TITrainerError
 from ti_trainer.runs.callbacks import Callback
-from ti_trainer.runs.finalize import why
+from ti_trainer.runs.finalize import describe
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Controls, Result, Session
 from ti_trainer.training.events import Compiling, Event, Finished, StepDone
@@ -31,15 +31,15 @@ from ti_trainer.wording import counted
 log = logging.getLogger(__name__)
 Status = Literal["idle", "waiting", "loading", "training", "pausing", "stopping", "paused", "stopped", "done", "failed"]
 ACTIVE: tuple[Status, ...] = ("waiting", "loading", "training", "pausing", "stopping")
-READ_EVERY_S = 0.5  # between looks at the losses: each look makes the CPU wait for the GPU
-SPEED_OVER = 50  # steps
+READ_EVERY_S = 0.5  # between reads of the losses: each read makes the CPU wait for the GPU
+SPEED_OVER = 50  # steps over which speed and loss are averaged
 NO_BAR = partial(tqdm, disable=True)
 INTERRUPTED = "Stopped by the WebUI's Interrupt, which stops whatever is running, including this training."
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How far the run is. `loss` and `validation` are by step; `rates` the learning rates of `loss`."""
+    """The state of a job. `loss` and `validation` are by step; `rates` are the learning rates of `loss`."""
 
     status: Status = "idle"
     name: str = ""
@@ -50,30 +50,33 @@ class Snapshot:
     loaded: tuple[int, int] = (0, 0)
     steps_per_second: float = 0.0
     prompt: str = ""
-    computing: str = ""  # how the run fits into memory, and whether it is compiled, where there was something to choose
-    compiling: bool = False  # the step at hand takes a minute or more for it
+    computing: str = ""  # how memory is saved and whether the network is compiled, where there was a choice
+    compiling: bool = False  # the current step compiles the network, which takes a minute or more
     loss: Sequence[tuple[int, float]] = ()
     rates: Sequence[tuple[int, float]] = ()
     validation: Sequence[tuple[int, float]] = ()
     previews: Sequence[tuple[int, Path]] = ()
     run: Run | None = None
     result: Result | None = None
-    asked: tuple[str, ...] = ()  # of "copy" and "preview", what was asked for and is not done yet
+    requested: tuple[str, ...] = ()  # "copy", "preview": requested and not done yet
 
     @property
     def active(self) -> bool:
-        """Whether it keeps the model busy, or is about to."""
+        """Whether the job uses the model or is about to."""
         return self.status in ACTIVE
 
     @property
     def seconds_left(self) -> float | None:
-        """At the present speed; None while that is unknown."""
+        """Seconds left at the current speed; None while the speed is unknown."""
         return (self.max_steps - self.step) / self.steps_per_second if self.steps_per_second else None
 
 
 @dataclass
 class Job:
-    """At most one run at a time. Every method may be called from any thread. `bar` makes the console's progress bar."""
+    """Runs at most one session at a time. Every method may be called from any thread.
+
+    `bar` makes the console's progress bar.
+    """
 
     _now: Snapshot = field(default_factory=Snapshot)
     _session: Session | None = None
@@ -83,30 +86,30 @@ class Job:
     bar: Callable[..., tqdm] = NO_BAR
 
     def start(self, session: Session) -> None:
-        """Begin, or go on with an earlier run; TITrainerError if that cannot be, or another run is going on."""
+        """Start a session; TITrainerError if it cannot start, BusyError if another one is running."""
         if self._now.active:
             self._refuse()
         session.check()
-        begun, last_step = session.resume.step if session.resume else 0, session.config.max_steps
+        step, last_step = session.resume.step if session.resume else 0, session.config.max_steps
         with self._lock:
             if self._now.active:
                 self._refuse()
             controls = Controls()
             thread = Thread(target=self._work, args=(session, controls), name="ti-trainer", daemon=True)
-            thread.start()  # what it tells waits for the lock; if it cannot start, all is as before
+            thread.start()  # its updates wait for the lock; if it cannot start, nothing has changed
             self._session, self._controls, self._thread = session, controls, thread
-            self._now = Snapshot("waiting", session.name, step=begun, max_steps=last_step, run=session.resume)
+            self._now = Snapshot("waiting", session.name, step=step, max_steps=last_step, run=session.resume)
 
     def stop(self) -> None:
-        """End after the step at hand and keep what was learned."""
+        """Stop after the current step and save the embedding."""
         self._end("stopping")
 
     def pause(self) -> None:
-        """As stop, but meant to go on: the model is free meanwhile, and `resume` goes on exactly."""
+        """Stop like `stop`, with the status "paused". The model is free until `resume`, which is exact."""
         self._end("pausing")
 
     def resume(self) -> None:
-        """Go on with the run that was paused or stopped; ConfigError if there is none."""
+        """Resume the run that was paused or stopped; ConfigError if there is none."""
         with self._lock:
             session, run = self._session, self._now.run
         if session is None or run is None:
@@ -115,29 +118,29 @@ class Job:
         self.start(replace(session, resume=run))
 
     def save_copy(self) -> None:
-        """Keep a copy of the embedding after the step at hand."""
+        """Save a copy of the embedding after the current step."""
         self._controls.copy.set()
 
     def draw_preview(self) -> None:
-        """Draw a preview after the step at hand."""
+        """Generate a preview after the current step."""
         self._controls.preview.set()
 
     def snapshot(self) -> Snapshot:
-        """How far it is now, what other threads write included."""
+        """The current state, with the files that were written until now."""
         controls, now = self._controls, self._now
-        asked = (("copy", controls.copy), ("preview", controls.preview)) if now.active else ()
-        now = replace(now, asked=tuple(name for name, flag in asked if flag.is_set()))
+        requests = (("copy", controls.copy), ("preview", controls.preview)) if now.active else ()
+        now = replace(now, requested=tuple(name for name, flag in requests if flag.is_set()))
         if now.run is None or not now.run.path.is_dir():
             return now
         return replace(now, previews=now.run.previews(), validation=now.run.validation_losses())
 
     def wait(self, seconds: float | None = None) -> None:
-        """Until it is over."""
+        """Wait until the session has ended, or for this many seconds."""
         if self._thread is not None:
             self._thread.join(seconds)
 
     def _refuse(self) -> None:
-        message = f"A training of {self._now.name!r} is going on: stop it first, or wait for its end."
+        message = f"{self._now.name!r} is being trained: stop it first, or wait until it ends."
         raise BusyError(message)
 
     def _end(self, status: Status) -> None:
@@ -148,7 +151,7 @@ class Job:
 
     def _work(self, session: Session, controls: Controls) -> None:
         def loading(done: int, total: int) -> None:
-            self.tell(status="loading", loaded=(done, total))
+            self.update(status="loading", loaded=(done, total))
 
         def callbacks(trainer: Trainer, run: Run) -> list[Callback]:
             name, first, last = trainer.embedding_name, trainer.step, trainer.last_step
@@ -158,7 +161,7 @@ class Job:
             return [_Watcher(self, trainer, run, bar)]
 
         def say(text: str) -> None:
-            self.tell(computing=f"{self._now.computing} {text}".lstrip())
+            self.update(computing=f"{self._now.computing} {text}".lstrip())
 
         def interrupted() -> str:
             return "" if controls.stop.is_set() else INTERRUPTED
@@ -172,33 +175,34 @@ class Job:
             with self._lock:
                 self._now = replace(self._now, status="stopped", message=message)
         except (TITrainerError, OSError) as error:
-            self._fail(why(error), session.name)
-        except Exception as error:  # whatever it is, the page must say so and the next run be possible
+            self._fail(describe(error), session.name)
+        except Exception as error:  # the page must show any error, and the next run must be possible
             log.exception("Training failed:")
-            self._fail(f"Unexpected {type(error).__name__}: {error}. The log says where.", session.name)
+            self._fail(f"Unexpected {type(error).__name__}: {error}. See the log for details.", session.name)
         else:
             with self._lock:
-                ended = "paused" if self._now.status == "pausing" else "stopped"
-                status = "done" if result.reason == "done" else ended
+                status: Status = "paused" if self._now.status == "pausing" else "stopped"
+                if result.reason == "done":
+                    status = "done"
                 message = _lines(self._now.message, "" if status == "done" else interrupted())
-                changes = {"status": status, "message": message, "result": result, "run": result.run}
-                self._now = replace(self._now, **changes, step=result.embedding.step)
+                self._now = replace(
+                    self._now, status=status, message=message, result=result, run=result.run, step=result.embedding.step
+                )
             where = f"{status} after step {result.embedding.step}. The embedding is {result.embedding_file}."
             log.info("Training %s: %s", session.name, where)
 
     def _warn(self, text: str) -> None:
         log.warning("%s", text)
-        said = self._now.message.splitlines()
-        if text not in said:
-            self.tell(message=_lines(self._now.message, text))
+        if text not in self._now.message.splitlines():
+            self.update(message=_lines(self._now.message, text))
 
     def _fail(self, message: str, name: str) -> None:
         log.error("Training %s: failed. %s", name, message)
         with self._lock:
             self._now = replace(self._now, status="failed", message=message)
 
-    def tell(self, **changes: object) -> None:
-        """Change the snapshot; a wish to stop that came meanwhile stays visible."""
+    def update(self, **changes: Any) -> None:
+        """Change fields of the snapshot; the status stays "stopping" or "pausing" once requested."""
         with self._lock:
             if self._now.status in ("stopping", "pausing"):
                 changes.pop("status", None)
@@ -210,7 +214,7 @@ def _lines(*texts: str) -> str:
 
 
 class _Watcher:
-    """Turns events into snapshots, and moves the bar. Losses are read from the device some at a time."""
+    """A callback that updates the job's snapshot and the progress bar. Losses are read from the device in groups."""
 
     def __init__(self, job: Job, trainer: Trainer, run: Run, bar: tqdm) -> None:
         self._job, self._bar = job, bar
@@ -222,19 +226,19 @@ class _Watcher:
         self._read_at = 0.0
         self._last: StepDone | None = None
         self._compiling = False
-        job.tell(status="training", step=trainer.step, max_steps=trainer.last_step, run=run)
-        job.tell(loss=tuple(self._loss), rates=tuple(self._rates))
+        job.update(status="training", step=trainer.step, max_steps=trainer.last_step, run=run)
+        job.update(loss=tuple(self._loss), rates=tuple(self._rates))
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
         if isinstance(event, Compiling):
             self._compiling = True
-            self._job.tell(compiling=True)
+            self._job.update(compiling=True)
             return
         if self._compiling:
             self._compiling, self._read_at = False, 0.0
-            self._times.clear()  # what it took says nothing of the speed
-            self._job.tell(compiling=False)
+            self._times.clear()  # compiling does not count for the speed
+            self._job.update(compiling=False)
         if isinstance(event, StepDone):
             self._unread.append((event.step, event.loss))
             self._times.append((now, event.step))
@@ -243,18 +247,18 @@ class _Watcher:
             if now - self._read_at < READ_EVERY_S:
                 return
         if self._last is not None:
-            self._job.tell(epoch=self._last.epoch, prompt=self._last.prompts[-1])
+            self._job.update(epoch=self._last.epoch, prompt=self._last.prompts[-1])
         self._read_at = now
         self._loss += [(step, float(loss)) for step, loss in self._unread]
         self._unread.clear()
-        self._job.tell(step=event.step, loss=tuple(self._loss), rates=tuple(self._rates), steps_per_second=self._speed())
+        self._job.update(step=event.step, loss=tuple(self._loss), rates=tuple(self._rates), steps_per_second=self._speed())
         if self._last is not None:
-            latest = [loss for _, loss in self._loss[-SPEED_OVER:]]  # single ones are of single images and timesteps
-            said = f"loss {sum(latest) / len(latest):.4f}, learning rate {self._last.learning_rate:g}"
-            self._bar.set_postfix_str(said, refresh=False)
+            latest = [loss for _, loss in self._loss[-SPEED_OVER:]]  # a single loss depends on its image and timestep
+            text = f"loss {sum(latest) / len(latest):.4f}, learning rate {self._last.learning_rate:g}"
+            self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(event.step - self._bar.n)
         if isinstance(event, Finished):
-            self._bar.close()  # what is written now may make the host say something, on a line of its own
+            self._bar.close()  # later messages get lines of their own
 
     def _speed(self) -> float:
         if not self._times:  # stopped before the first step

@@ -1,7 +1,7 @@
-"""Who writes a run's folder and an embedding's file, across processes: two at once would overwrite each other's work.
+"""Locks on run folders and embedding files, so that two processes do not overwrite each other's work.
 
-The operating system lets a lock go when its process ends, however that is. Lock files lie in this computer's folder for
-temporary files and stay there: where one is deleted, one process could lock the deleted file and another one a new file.
+The operating system releases a lock when its process ends for any reason. Lock files are in this computer's folder for
+temporary files and are never deleted: one process could otherwise lock the deleted file and another one its replacement.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 
 
 def of_embedding(file: Path) -> Path:
-    """The lock file of an embedding's file, whatever its ending."""
+    """The lock file of an embedding file; the same for every file extension."""
     return _of(file.with_suffix(""))
 
 
 def of_run(folder: Path) -> Path:
-    """The lock file of a run."""
+    """The lock file of a run folder."""
     return _of(folder)
 
 
@@ -43,7 +43,7 @@ def _of(path: Path) -> Path:
 
 @contextmanager
 def embeddings_held(folder: Path, names: Iterable[str], warn: Callable[[str], None] = log.info) -> Iterator[None]:
-    """Hold the locks of those of these embeddings that there are; ConfigError if another process trains one of them."""
+    """Lock those of these embeddings that exist; ConfigError if another process is training one of them."""
     with ExitStack() as stack:
         for name in names:
             file = embeddings_dir.find(folder, name)
@@ -54,18 +54,21 @@ def embeddings_held(folder: Path, names: Iterable[str], warn: Callable[[str], No
 
 @contextmanager
 def held(lock_file: Path, what: str, warn: Callable[[str], None]) -> Iterator[None]:
-    """Hold a lock; ConfigError, with who holds it, if another process does. Where there can be no lock a warning is all."""
+    """Hold a lock; ConfigError that names the process if another one holds it.
+
+    Warns instead where the file system has no locks.
+    """
     with ExitStack() as stack:
         try:
             lock_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = FileLock(lock_file, timeout=0)
             lock.acquire()
         except Timeout:
-            message = f"{what} is being trained by another process ({_holder(lock_file)}): stop it, or wait until it ends."
+            message = f"{what} is being trained by another process ({_holder(lock_file)}). Stop it, or wait until it ends."
             raise ConfigError(message) from None
         except (OSError, NotImplementedError) as error:  # a folder that is read only, a network drive without locks
-            why = getattr(error, "strerror", None) or str(error)
-            warn(f"{what} cannot be locked here ({why}): make sure that no other process trains it.")
+            reason = getattr(error, "strerror", None) or str(error)
+            warn(f"{what} cannot be locked ({reason}). Make sure that no other process is training it.")
         else:
             stack.callback(_release, lock, lock_file)
             with suppress(OSError):
@@ -75,7 +78,7 @@ def held(lock_file: Path, what: str, warn: Callable[[str], None]) -> Iterator[No
 
 
 def _about(lock_file: Path) -> Path:
-    """Who holds a lock. A file of its own: on Windows nobody else can read one that is locked."""
+    """The file that names the holder. A separate file, because Windows lets no other process read a locked one."""
     return lock_file.with_name(f"{lock_file.name}.json")
 
 
@@ -89,7 +92,6 @@ def _holder(lock_file: Path) -> str:
 
 
 def _release(lock: FileLock, lock_file: Path) -> None:
-    """Let go."""
     with suppress(OSError):
         _about(lock_file).unlink()
     lock.release()

@@ -1,4 +1,4 @@
-"""Whether an embedding's file is still what a run wrote last, and what becomes of one that is not. Knows no host."""
+"""Detect that an embedding file was changed since a run last wrote it, and back up such a file before overwriting it."""
 
 from __future__ import annotations
 
@@ -16,73 +16,72 @@ from ti_trainer.runs.run_folder import Run
 from ti_trainer.training.state import TrainState, prefix
 from ti_trainer.training.trainable_embedding import NEGATIVE
 
-Loaded = Sequence[tuple[Embedding, Path]]  # the word and, with DreamArtist, its negative, with their files
-ASIDE = "replaced"  # the folder of a run with files that it would have overwritten
+Loaded = Sequence[tuple[Embedding, Path]]  # the embedding and, with DreamArtist, its negative, with their files
+BACKUPS = "replaced"  # the folder within a run folder for files that the run overwrote
 
 
 def digest(vectors: Mapping[str, Tensor]) -> str:
-    """Names what an embedding is, whatever its file's format."""
-    found = hashlib.sha256()
+    """A hash of an embedding's vectors (V, D) by text encoder; the same for every file format."""
+    sha256 = hashlib.sha256()
     for encoder, each in sorted(vectors.items()):
-        found.update(f"{encoder} {tuple(each.shape)}".encode())
-        found.update(each.detach().cpu().float().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        sha256.update(f"{encoder} {tuple(each.shape)}".encode())
+        sha256.update(each.detach().cpu().float().contiguous().numpy().tobytes())
+    return sha256.hexdigest()
 
 
 def digests(embeddings: Sequence[Embedding]) -> dict[str, str]:
-    """By name."""
+    """The digests of several embeddings, by name."""
     return {each.name: digest(each.vectors) for each in embeddings}
 
 
 def check_unchanged(run: Run, state: TrainState, loaded: Loaded) -> None:
-    """ConfigError if a file holds neither what the run noted last, nor the vectors of its state.
+    """ConfigError if a file holds neither the vectors that the run last recorded, nor those of its saved state.
 
-    Its state is saved before the files are written, so that a crash in between is no change. A run of an earlier version
-    noted nothing: of it nobody knows.
+    The state is saved before the files are written, so a crash in between does not count as a change.
     """
     for embedding, file in _changed(run, state, loaded):
-        if embedding.name in _noted(run):
+        if embedding.name in _recorded(run):
             raise ConfigError(_refusal(embedding, file, state.step), "overwrite")
 
 
 def keep_changed(run: Run, state: TrainState, loaded: Loaded, warn: Callable[[str], None]) -> None:
-    """Keep copies of such files, since the run goes on all the same, and say so."""
+    """Back up such files and warn, where the run continues in spite of the change."""
     for _, file in _changed(run, state, loaded):
         warn(
             f"{file.name} was changed since this run last wrote it. The run continues from its own state of step "
-            f"{state.step}; the file was copied to {keep_aside(file, run)}."
+            f"{state.step}; the file was copied to {back_up(file, run)}."
         )
 
 
 def _changed(run: Run, state: TrainState, loaded: Loaded) -> list[tuple[Embedding, Path]]:
-    noted = _noted(run)
+    recorded = _recorded(run)
     return [
         (embedding, file)
         for kind, (embedding, file) in zip(("", NEGATIVE), loaded, strict=False)
-        if file.exists()  # not so where its negative began as DreamArtist's own file
-        and digest(embedding.vectors) not in {noted.get(embedding.name), *_digests_in(state, kind, embedding)}
+        if file.exists()  # a negative that was read from DreamArtist's own file has no file yet
+        and digest(embedding.vectors) not in {recorded.get(embedding.name), *_digests_in(state, kind, embedding)}
     ]
 
 
-def _noted(run: Run) -> dict[str, str]:
-    noted = run.settings().get("embedding_files")
-    return noted if isinstance(noted, dict) else {}
+def _recorded(run: Run) -> dict[str, str]:
+    recorded = run.settings().get("embedding_files")
+    return recorded if isinstance(recorded, dict) else {}
 
 
-def keep_aside(file: Path, run: Run) -> Path:
-    """Copy a file that is about to be overwritten into the run's folder, where no program looks for embeddings."""
-    folder = run.path / ASIDE
+def back_up(file: Path, run: Run) -> Path:
+    """Copy a file that is about to be overwritten into the run folder, where no program looks for embeddings."""
+    folder = run.path / BACKUPS
     folder.mkdir(exist_ok=True)
-    number, kept = 1, folder / file.name
-    while kept.exists():
+    number, copy = 1, folder / file.name
+    while copy.exists():
         number += 1
-        kept = folder / f"{file.stem}-{number}{file.suffix}"
-    shutil.copy2(file, kept)
-    return kept
+        copy = folder / f"{file.stem}-{number}{file.suffix}"
+    shutil.copy2(file, copy)
+    return copy
 
 
-def holds(file: Path, expected: str | None) -> bool:
-    """Whether overwriting the file loses nothing: it is not there, or holds what is expected."""
+def is_unchanged(file: Path, expected: str | None) -> bool:
+    """Whether overwriting the file loses nothing: it does not exist, or its digest is the expected one."""
     if not file.exists():
         return True
     try:
@@ -92,19 +91,22 @@ def holds(file: Path, expected: str | None) -> bool:
 
 
 def _digests_in(state: TrainState, kind: str, embedding: Embedding) -> set[str]:
-    """Of the vectors of all trials."""
+    """Digests of the vectors of every trial in a saved state."""
     keys = [prefix(number) + kind for number in range(1, state.num_trials + 1)]
-    trials = [{encoder: state.vectors.get(key + encoder) for encoder in embedding.vectors} for key in keys]
-    return {digest(each) for each in trials if all(vectors is not None for vectors in each.values())}
+    return {
+        digest({encoder: state.vectors[key + encoder] for encoder in embedding.vectors})
+        for key in keys
+        if all(key + encoder in state.vectors for encoder in embedding.vectors)
+    }
 
 
 def _refusal(embedding: Embedding, file: Path, step: int) -> str:
     what = (
         f"{embedding.name} has been trained to step {embedding.step} since"
         if embedding.step > step
-        else f"{embedding.name} was created anew or replaced since: {file} is at step {embedding.step}"
+        else f"{embedding.name} has been created again or replaced since: {file} is at step {embedding.step}"
     )
     return (
-        f"{what}; this run is at step {step} and would overwrite it. Start a new run to train what the file holds, or "
-        "continue this one and overwrite the file; a copy of it is kept in the run's folder."
+        f"{what}. This run is at step {step} and would overwrite it. Start a new run to train the file as it is now, or "
+        "continue this run and overwrite the file; a copy of it is kept in the run folder."
     )

@@ -1,6 +1,6 @@
-"""A training from beginning to end: open, prepare, run, write. What the command line and the page both call.
+"""A session: one training run from opening the model to saving the results.
 
-Knows nothing of either: they watch through observers and say what they want through `Controls`.
+The command line and the page both use it. They follow it through callbacks and control it through `Controls`.
 """
 
 from __future__ import annotations
@@ -8,61 +8,56 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from ti_trainer import __version__
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.config.trials import check_resumable
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.image_files import find_images
-from ti_trainer.data.images import frame_of
-from ti_trainer.data.plan import Captions, plan
-from ti_trainer.data.prompts import Prompter, load_plain, load_template
 from ti_trainer.embedding import Embedding, negative_name
-from ti_trainer.errors import ConfigError, StoppedError, TrainingError
-from ti_trainer.files import checked_length, entered_path
+from ti_trainer.errors import StoppedError, TrainingError
 from ti_trainer.formats import embeddings_dir
-from ti_trainer.functional import optimizers
 from ti_trainer.host import GenerationRequest, Host, Lease
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.runs import finalize, locks
 from ti_trainer.runs.builders import (
-    apart,
     dataset_of,
+    described,
     facts_of,
+    fit_memory,
+    load_embeddings,
     model_options,
+    negative_mismatch,
     pixel_loss_of,
-    prompter_of,
+    run_callbacks,
     settings_of,
     webui_state,
-    words_of,
-    writers_of,
 )
 from ti_trainer.runs.callbacks import Callback, HostProgress
+from ti_trainer.runs.checks import check_dataset, check_options, check_start, load_prompter
 from ti_trainer.runs.controls import Controls, Result
 from ti_trainer.runs.datasets import subsets_of, warnings_of
 from ti_trainer.runs.health import Health
 from ti_trainer.runs.replaced import check_unchanged, digest, digests, keep_changed
 from ti_trainer.runs.run_folder import Run, changes
 from ti_trainer.runs.trials import evaluate_trials_at_end
-from ti_trainer.training import discriminator
 from ti_trainer.training.distributed import ALONE, Processes
 from ti_trainer.training.events import Compiling, Finished, MemoryReduced, TrialStopped
-from ti_trainer.training.pixel_loss import PixelLoss, latent_pixels_at_once
+from ti_trainer.training.pixel_loss import PixelLoss
 from ti_trainer.training.selection import trial_results
+from ti_trainer.training.state import TrainState
 from ti_trainer.training.trainer import Trainer
-from ti_trainer.training.trials import check_starts, check_steps
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A training before its first step."""
+class _Prepared:
+    """A session before its first step."""
 
     lease: Lease
     trainer: Trainer
@@ -71,21 +66,21 @@ class _Begun:
 
     @property
     def files(self) -> list[Path]:
-        """Where what is learned goes."""
+        """The files that the trained embeddings are written to."""
         return [embeddings_dir.trainable_file(file, len(each.vectors)) for each, file in self.loaded]
 
     @property
-    def known(self) -> dict[Path, str]:
-        """What was in these files, by digests."""
+    def digests(self) -> dict[Path, str]:
+        """The digests of the embedding files as they were read."""
         return {file: digest(each.vectors) for each, file in self.loaded}
 
 
 @dataclass
 class Session:
-    """One training of one embedding, or the rest of the run `resume`.
+    """Train one embedding, in a new run or in the run `resume`.
 
-    `images` is a folder of images, or a .toml file that lists some. `overwrite`: what was done to the embedding since the
-    run was at work does not keep it from going on; a copy of that is kept.
+    `images` is a folder of images, or a .toml file that lists such folders. With `overwrite`, a run is resumed even if its
+    embedding file was changed since; the changed file is backed up.
     """
 
     host: Host
@@ -99,24 +94,14 @@ class Session:
     overwrite: bool = False
 
     def check(self) -> None:
-        """Refuse at once what would be refused later: the folder, the template, the embedding, and its fit to the model."""
-        self._check_cheaply()
-        loaded = words_of(self.host.embeddings_dir, self.config, self.name)
+        """Raise now what `train` would raise after a wait: errors of the options, the dataset, the embedding, the model."""
+        self._check_options()
+        loaded = load_embeddings(self.host.embeddings_dir, self.config, self.name)
         model = self.host.open_model(model_options(self.config))
         for each, _ in loaded:
             check_fits(model, each)
-        frame_of(self.config, model.default_size_px)
-        captions = Captions(self._prompter(), self.config.filename_word_regex, self.config.filename_join_string)
-        plan(subsets_of(self.host, self.images), model, captions, lambda said: None)
-        if self.resume is None:
-            check_starts(self.config, loaded[0][0])
-        begun_on = self.resume.settings().get("model", model.name) if self.resume else model.name
-        if begun_on != model.name:
-            message = f"This run was begun on {begun_on}, and {model.name} is loaded now: choose {begun_on} again to go on."
-            raise ConfigError(message)
-        check_steps(self.name, self.resume.step if self.resume else loaded[0][0].step, self.config)
-        if self.resume is not None and not self.overwrite:
-            check_unchanged(self.resume, self.resume.load_state()[0], loaded)
+        check_dataset(self.host, self.name, self.images, self.config, model)
+        check_start(self.config, model, loaded, self.resume, overwrite=self.overwrite)
 
     def train(
         self,
@@ -124,60 +109,57 @@ class Session:
         controls: Controls | None = None,
         loading: Callable[[int, int], None] = lambda done, total: None,
     ) -> Result:
-        """Train and write the embedding, also when stopped. On TrainingError what was learned before it is written first.
+        """Train, and save the embedding also when stopped or when training fails.
 
-        StoppedError if that comes before the first step.
+        `loading` is called with the number of images read and their total, from when the host's lock is held.
 
-        `loading` is told how many images are read, of how many, from when it is our turn with the host.
+        Raises:
+            StoppedError: stopped before the first step; nothing was written.
+            TrainingError: training or saving failed. The message says where the results are.
         """
         controls = controls or Controls()
-        with self._begun(controls, loading) as begun, ExitStack() as locks_held:
-            trainer, lease, files = begun.trainer, begun.lease, begun.files
-            run = self._folder(trainer, begun.loaded)
-            if self.resume is None:  # one that goes on is held already
-                locks_held.enter_context(locks.held(locks.of_run(run.path), "The run's folder", self.warn))
+        with self._prepared(controls, loading) as prepared, ExitStack() as locks_held:
+            trainer, lease, files = prepared.trainer, prepared.lease, prepared.files
+            run = self._folder(trainer, prepared.loaded)
+            if self.resume is None:  # a run that is resumed is locked already
+                locks_held.enter_context(locks.held(locks.of_run(run.path), "The run folder", self.warn))
 
-            def generate(request: GenerationRequest, words: Mapping[str, Vectors]) -> Image.Image:
-                image = self.host.generate(trainer.model, request, words)
+            def generate(request: GenerationRequest, embeddings: Mapping[str, Vectors]) -> Image.Image:
+                image = self.host.generate(trainer.model, request, embeddings)
                 lease.show(image)
                 return image
 
-            asked, health = (controls.copy, controls.preview), Health(run, trainer, self.warn)
-            watching = [
+            requests, health = (controls.copy, controls.preview), Health(run, trainer, self.warn)
+            stopping = prepared.should_stop()
+            all_callbacks: list[Callback] = [
                 *callbacks(trainer, run),
                 HostProgress(lease, trainer),
-                *writers_of(self.config, trainer, run, generate, asked, self.warn, ending=begun.should_stop()),
+                *run_callbacks(self.config, trainer, run, generate, requests, self.warn, stopping=stopping),
                 health,
             ]
-            self._compile(trainer, watching)
-            reason = self._run(begun, run, watching)
-        finalize.draw_figures(run, files[0], self.warn)
+            self._compile(trainer, all_callbacks)
+            reason = self._run(prepared, run, all_callbacks)
+        finalize.draw_plots(run, files[0], self.warn)
         dataset, negative = trainer.dataset, files[1] if len(files) > 1 else None
-        return Result(
-            trainer.embedding,
-            files[0],
-            run,
-            reason,
-            len(dataset.items),
-            dataset.skipped,
-            negative,
-            trial_results(trainer),
-            tuple(health.signs),
-        )
+        counts = (len(dataset.items), dataset.skipped)
+        signs, trials = tuple(health.signs), trial_results(trainer)
+        return Result(trainer.embedding, files[0], run, reason, *counts, negative, trials, signs)
 
     def follow(self, controls: Controls) -> None:
-        """What `train` is in a process that does not write: its own parts of each update, and not a file."""
-        with self._begun(controls) as begun:
-            self._compile(begun.trainer)
-            for _ in begun.trainer.run(begun.should_stop):
+        """Train in a process other than process 0: compute a share of each update and write no files."""
+        with self._prepared(controls) as prepared:
+            self._compile(prepared.trainer)
+            for _ in prepared.trainer.run(prepared.should_stop):
                 pass
 
     @contextmanager
-    def _begun(self, controls: Controls, loading: Callable[[int, int], None] = lambda done, total: None) -> Iterator[_Begun]:
-        """Our turn with the host, all read that is needed, nothing written yet."""
+    def _prepared(
+        self, controls: Controls, loading: Callable[[int, int], None] = lambda done, total: None
+    ) -> Iterator[_Prepared]:
+        """Hold the host's lock with everything read and nothing written yet."""
         config, processes = self.config, self.processes
         with processes.together():
-            self._check_cheaply()
+            self._check_options()
         with self.host.lock() as lease, ExitStack() as locks_held:
 
             def should_stop() -> bool:
@@ -191,38 +173,33 @@ class Session:
 
             with processes.together() as facts:
                 if processes.is_writer:
-                    self._hold(locks_held)
-                for said in config.schedule_notes():
-                    self.warn(said)
-                # Not before: somebody else's turn may have made it anew.
-                loaded = words_of(self.host.embeddings_dir, config, self.name)
-                if said := apart(self.host.embeddings_dir, config, self.name, loaded):
-                    self.warn(said)
+                    self._lock(locks_held)
+                # Only now: the previous holder of the lock may have written the embedding.
+                loaded = load_embeddings(self.host.embeddings_dir, config, self.name)
+                mismatch = negative_mismatch(self.host.embeddings_dir, config, self.name, loaded)
+                for message in filter(None, (*config.schedule_notes(), mismatch)):
+                    self.warn(message)
                 subsets = subsets_of(self.host, self.images, self.warn)
                 total = sum(len(find_images(subset.folder)) for subset in subsets)
                 still_loading(0, total)
                 model = self.host.open_model(model_options(config))
-                prompter = self._prompter()
-                # A run that goes on said it at its beginning.
-                for said in [] if self.resume else warnings_of(config, model, loaded[0][0], prompter, subsets):
-                    self.warn(said)
+                prompter = load_prompter(self.host, self.name, config)
+                if self.resume is None:  # a resumed run gave these warnings at its start
+                    for warning in warnings_of(config, model, loaded[0][0], prompter, subsets):
+                        self.warn(warning)
                 dataset = dataset_of(config, model, prompter, subsets, still_loading)
                 still_loading(total, total)
-                largest = max(item.latents[0].numel() for item in dataset.items)
                 pixel_loss = pixel_loss_of(config, model.device, torchscript=self.host.torchscript)
-                at_once = config.batch_size * config.trials
-                decoded = 0 if pixel_loss is None else latent_pixels_at_once(at_once, largest)
-                places = (2 if config.negative else 1) * at_once * largest
-                if said := model.fit_memory(places, decoded, config.memory):
-                    self.say(said)
+                if summary := fit_memory(config, model, dataset, pixel_loss):
+                    self.say(summary)
                 trainer = self._trainer(model, dataset, loaded, pixel_loss)
                 if processes.size > 1:
                     facts |= facts_of(trainer)
             processes.meet_on(model.device)
-            yield _Begun(lease, trainer, loaded, should_stop)
+            yield _Prepared(lease, trainer, loaded, should_stop)
 
-    def _hold(self, locks_held: ExitStack) -> None:
-        """Nobody else trains this embedding, or goes on with this run, meanwhile; ConfigError if somebody does already."""
+    def _lock(self, locks_held: ExitStack) -> None:
+        """Lock the embeddings and the run to resume; ConfigError if another process is training one of them."""
         if self.resume is not None:
             run = self.resume
             locks_held.enter_context(locks.held(locks.of_run(run.path), f"The run {run.id}", self.warn))
@@ -236,45 +213,39 @@ class Session:
         loaded: Sequence[tuple[Embedding, Path]],
         pixel_loss: PixelLoss | None,
     ) -> Trainer:
-        """The trainer, where the run to go on with has come to."""
-        embedding, *others = (
-            replace(
-                each,
-                checkpoint=model.name,
-                checkpoint_hash=model.checkpoint_hash,
-                info={**each.info, "num_images": len(dataset.items), "ti_trainer": __version__},
-            )
-            for each, _ in loaded
-        )
+        """The trainer, with the state of the run to resume."""
+        embedding, *others = (described(each, model, dataset) for each, _ in loaded)
         negative = others[0] if others else None
-        if self.resume is None:
-            state = None if negative is not None else webui_state(loaded[0][1], embedding, model, self.config)
-        else:
+        state: TrainState | None = None
+        if self.resume is None and negative is None:
+            state = webui_state(loaded[0][1], embedding, model, self.config)
+        elif self.resume is not None:
             check_resumable(self.resume.settings().get("train", {}), self.config)
             state, fingerprint = self.resume.load_state()
             settings = settings_of(self.config, self.name, self.images, model, dataset)
             if changed := changes(self.resume.settings(), settings, fingerprint != dataset.fingerprint):
-                self.warn(f"Not as at the run's beginning: {', '.join(changed)}. It goes on, but not exactly.")
+                self.warn(f"Changed since the run was started: {', '.join(changed)}. It is resumed, but not exactly.")
         trainer = Trainer(model, dataset, embedding, self.config, state, negative, pixel_loss, self.processes)
-        if self.resume is not None and not self.overwrite:
-            check_unchanged(self.resume, state, loaded)
-        if self.resume is not None and self.processes.is_writer:
-            keep_changed(self.resume, state, loaded, self.warn)
+        if self.resume is not None and state is not None:
+            if not self.overwrite:
+                check_unchanged(self.resume, state, loaded)
+            if self.processes.is_writer:
+                keep_changed(self.resume, state, loaded, self.warn)
         return trainer
 
-    def _compile(self, trainer: Trainer, watching: Sequence[Callback] = ()) -> None:
-        """The network, if that is wanted; who watches is told when a step takes longer for it."""
+    def _compile(self, trainer: Trainer, callbacks: Sequence[Callback] = ()) -> None:
+        """Have the network compiled, if wanted; callbacks receive `Compiling` before a step that takes longer for it."""
 
         def begins() -> None:
-            for callback in watching:
+            for callback in callbacks:
                 callback(Compiling(trainer.step))
 
         sizes = len({item.latents.shape for item in trainer.dataset.items})
-        if said := trainer.model.compile(self.config.compile, trainer.last_step - trainer.step, sizes, begins):
-            self.say(said)
+        if summary := trainer.model.compile(self.config.compile, trainer.last_step - trainer.step, sizes, begins):
+            self.say(summary)
 
     def _folder(self, trainer: Trainer, loaded: Sequence[tuple[Embedding, Path]]) -> Run:
-        """The run's folder, as it is to be before the first step."""
+        """Create the run folder, or bring the one to resume back to its saved step."""
         settings = settings_of(self.config, self.name, self.images, trainer.model, trainer.dataset)
         settings["embedding_files"] = digests([each for each, _ in loaded])
         if self.resume is None:
@@ -283,61 +254,42 @@ class Session:
         self.resume.save_settings({**self.resume.settings(), **settings})
         return self.resume
 
-    def _check_cheaply(self) -> None:
-        """What can be refused before a model is loaded."""
-        config = self.config
-        checked_length(self.name)
-        self.processes.check(config.gradient_accumulation_steps)
-        for subset in subsets_of(self.host, self.images):
-            find_images(subset.folder)
-        optimizers.check_available(config.optimizer)
-        if config.discriminator:
-            path = entered_path(config.discriminator)
-            self.host.check_folder(path if path.is_dir() else path.parent)
-            discriminator.check(path, torchscript=self.host.torchscript)
-        if config.preview_sampler and config.preview_sampler not in self.host.samplers:
-            have = ", ".join(self.host.samplers) or "no choice here: leave it empty"
-            message = (
-                f"Preview sampling method: found {config.preview_sampler!r}, expected one of those that there are ({have})."
-            )
-            raise ConfigError(message, "preview_sampler")
-        self._prompter()
+    def _check_options(self) -> None:
+        self.processes.check(self.config.gradient_accumulation_steps)
+        check_options(self.host, self.name, self.images, self.config)
 
-    def _prompter(self) -> Prompter:
-        """What makes the prompts; ConfigError for a template that cannot."""
-        folders = self.host.template_dirs
-        template, plain = load_template(self.config.template, folders), load_plain(self.config.template, folders)
-        return prompter_of(self.config, self.name, template, plain)
-
-    def _run(self, begun: _Begun, run: Run, watching: Sequence[Callback]) -> str:
-        """Train, and keep what was learned however that ends."""
+    def _run(self, prepared: _Prepared, run: Run, callbacks: Sequence[Callback]) -> str:
+        """Train, and save the results however training ends; the reason of its end."""
         try:
-            reason = self._steps(begun, run, watching)
+            reason = self._steps(prepared, run, callbacks)
         except (TrainingError, OSError, torch.cuda.OutOfMemoryError) as error:
-            raise TrainingError(finalize.failed(error, self._keep(begun, run), begun.files[0])) from error
+            problems = self._save_results(prepared, run)
+            raise TrainingError(finalize.failure_message(error, problems, prepared.files[0])) from error
         except BaseException:
-            for problem in self._keep(begun, run):
+            for problem in self._save_results(prepared, run):
                 self.warn(problem)
             raise
-        if problems := self._keep(begun, run):
-            raise TrainingError(finalize.failed(None, problems, begun.files[0]))
+        if problems := self._save_results(prepared, run):
+            raise TrainingError(finalize.failure_message(None, problems, prepared.files[0]))
         return reason
 
-    def _steps(self, begun: _Begun, run: Run, watching: Sequence[Callback]) -> str:
+    def _steps(self, prepared: _Prepared, run: Run, callbacks: Sequence[Callback]) -> str:
         reason = "failed"
-        for event in begun.trainer.run(begun.should_stop):
-            for callback in watching:
+        for event in prepared.trainer.run(prepared.should_stop):
+            for callback in callbacks:
                 callback(event)
             if isinstance(event, MemoryReduced | TrialStopped):
                 self.warn(event.message)
             elif isinstance(event, Finished):
                 reason = event.reason
-        evaluate_trials_at_end(begun.trainer, run, self.warn)
+        evaluate_trials_at_end(prepared.trainer, run, self.warn)
         return reason
 
-    def _keep(self, begun: _Begun, run: Run) -> list[str]:
-        save_optimizer = self.config.save_optimizer
+    def _save_results(self, prepared: _Prepared, run: Run) -> list[str]:
+        trainer, save_optimizer = prepared.trainer, self.config.save_optimizer
         try:
-            return finalize.keep(begun.trainer, run, begun.files, begun.known, self.warn, save_optimizer=save_optimizer)
+            return finalize.save_results(
+                trainer, run, prepared.files, prepared.digests, self.warn, save_optimizer=save_optimizer
+            )
         finally:
             self.host.embeddings_changed()

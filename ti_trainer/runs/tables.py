@@ -1,4 +1,4 @@
-"""A run's tables: CSV files that grow by a line at a time, and are read again after crashes and full disks."""
+"""The CSV tables of a run: append a line, and read them again after crashes and full disks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ti_trainer.files import described, free_path, write_bytes
 
 CSV_COLUMNS = ("step", "epoch", "epoch_step", "loss", "learn_rate")
 VALIDATION_COLUMNS = ("step", "loss")
-LARGEST_BYTES = 256 * 2**20  # ten million steps, a line each
+LARGEST_BYTES = 256 * 2**20  # about ten million lines
 
 
 def append_row(path: Path, columns: Sequence[str], row: Sequence[object]) -> None:
-    """Add a line to a table, under the names of its columns if it is the first; all of it, or OSError and nothing."""
+    """Append a line to a table, after a header if the table is new. On OSError nothing of the line is left in the file."""
     text = io.StringIO(newline="")
     table = csv.writer(text)
     with path.open("ab", buffering=0) as file:
@@ -29,14 +29,14 @@ def append_row(path: Path, columns: Sequence[str], row: Sequence[object]) -> Non
             while line:
                 line = line[file.write(line) :]
         except OSError as error:
-            os.truncate(path, size)  # half a line would spoil the one after it
+            os.truncate(path, size)  # half a line would damage the next one
             raise described(error, path) from error
 
 
 def rows_of(path: Path, columns: Sequence[str]) -> tuple[list[dict[str, str]], str]:
-    """The lines of a table that can be used, and what is wrong with the others, "" if nothing.
+    """The valid lines of a table, and what is wrong with the others ("" if nothing is).
 
-    A last line without its end, which a crash cut off, is left out in silence.
+    A last line without a line break, as a crash leaves it, is skipped without a message.
     """
     if not path.exists():
         return [], ""
@@ -53,32 +53,30 @@ def rows_of(path: Path, columns: Sequence[str]) -> tuple[list[dict[str, str]], s
     rows = [row for row in found if row is not None]
     wrong = len(found) - len(rows)
     if lines and lines[0].split(",") != list(columns):
-        first = _row(lines[0], columns)  # somebody cut the names off
+        first = _row(lines[0], columns)  # the header may have been removed
         return ([first] if first else []) + rows, "its first line does not name the columns"
     return rows, f"{wrong} of its {len(found)} lines cannot be read" if wrong else ""
 
 
 def forget_after(path: Path, columns: Sequence[str], step: int) -> str:
-    """Leave out lines beyond this step: they will be written again. What could not be read is set aside; then says so."""
+    """Remove lines beyond this step, which will be written again. A damaged file is renamed first, with a warning."""
     rows, wrong = rows_of(path, columns)
-    said = ""
+    warning = ""
     if wrong:
-        aside = free_path(path.with_name(f"{path.name}.damaged"), "-")
-        path.replace(aside)
-        said = (
-            f"{path.name} is damaged ({wrong}): it goes on with {len(rows)} lines that can be read. The old file is {aside}."
-        )
+        renamed = free_path(path.with_name(f"{path.name}.damaged"), "-")
+        path.replace(renamed)
+        warning = f"{path.name} is damaged ({wrong}). Its {len(rows)} valid lines are kept; the old file is {renamed}."
     if rows:
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, columns, extrasaction="ignore")
         table.writeheader()
         table.writerows(row for row in rows if int(row["step"]) <= step)
         write_bytes(path, text.getvalue().encode())
-    return said
+    return warning
 
 
 def _row(line: str, columns: Sequence[str]) -> dict[str, str] | None:
-    """A line's values by column; None unless each is a number and the step a whole one."""
+    """A line's values by column; None unless each is a number and the step an integer."""
     values = line.split(",")
     try:
         numbers = [float(value) for value in values]

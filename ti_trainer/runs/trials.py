@@ -1,4 +1,4 @@
-"""The trials of a run on disk: measured at its end, and listed in the run's trials.csv."""
+"""Evaluate the trials of a run at its end, and write them to the run's trials.csv."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_trials_at_end(trainer: Trainer, run: Run, warn: Callable[[str], None]) -> None:
-    """Measure the trials, if there are several, unless they were measured at this step; their state is kept before."""
+    """Evaluate the trials, if there are several, unless that was done at this step already."""
     if trainer.has_trials and trainer.best.status.measured_at != trainer.step:
-        run.save_state(trainer.state(), trainer.dataset.fingerprint)  # it takes a while, and a stop may be in a hurry
-        log.info("The trials are compared")
+        run.save_state(trainer.state(), trainer.dataset.fingerprint)  # evaluation takes a while and may be interrupted
+        log.info("Comparing the trials")
         try:
             evaluate_trials(trainer)
         except Exception as error:
             if not ran_out(error):
                 raise
-            warn(f"The trials could not be compared in the end ({error}): what was measured before decides.")
+            warn(f"The trials could not be compared at the end ({error}). The last measurement before decides.")
 
 
 def write_table(run: Run, found: Sequence[TrialResult]) -> None:
-    """The run's trials.csv, anew; nothing of a run without trials."""
+    """Write the run's trials.csv; nothing for a run of one trial."""
     if not found:
         return
     text = io.StringIO(newline="")

@@ -197,7 +197,7 @@ def continue_run(page: Page, label: str, max_steps: float | None, overwrite: boo
     run = find(page, label)
     settings = run.settings()
     try:
-        values = {**settings["train"], **({"max_steps": int(max_steps)} if max_steps else {})}
+        values = {**run.options(), **({"max_steps": int(max_steps)} if max_steps else {})}
         name, images = settings["name"], Path(settings["images"])
     except (KeyError, TypeError) as error:
         message = f"The settings of {run.id} are damaged or missing, so it cannot be continued."

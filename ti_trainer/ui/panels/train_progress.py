@@ -169,7 +169,7 @@ def _model(page: Page) -> str:
 
 
 def _bar(now: Snapshot) -> str:
-    message = MESSAGES.get(now.asked[-1] if now.asked else now.status, "")
+    message = MESSAGES.get(now.requested[-1] if now.requested else now.status, "")
     if now.status == "loading" and now.loaded[1]:
         message = f"Loading image {now.loaded[0]} of {now.loaded[1]}"
     elif now.status in ("stopping", "pausing") and not now.step:
