@@ -29,7 +29,7 @@ from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import Vectors
 from ti_trainer.offload.plan import GIB
 from ti_trainer.training.evaluation import validation_loss
-from ti_trainer.training.trainer import MemoryReduced
+from ti_trainer.training.events import MemoryReduced
 
 log = logging.getLogger(__name__)
 TURNS = 10  # of each trainer

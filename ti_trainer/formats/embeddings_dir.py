@@ -166,7 +166,7 @@ def usable(folder: Path, model: DiffusionModel) -> tuple[dict[str, Vectors], lis
         first, _ = used.setdefault(path.stem.casefold(), (path, embedding))
         if first != path and path.suffix.lower() not in IMAGES:
             passed_over.append(Found(path, None, f"{path}, since {first} is the same word in prompts."))
-    found = {path.stem: embedding.vectors for path, embedding in used.values()}
+    found: dict[str, Vectors] = {path.stem: embedding.vectors for path, embedding in used.values()}
     for path, negative in negatives_in_cards(folder):
         if negative.widths == dict(model.widths) and negative.num_vectors <= CHUNK:
             found.setdefault(negative_name(path.stem), negative.vectors)
@@ -175,7 +175,7 @@ def usable(folder: Path, model: DiffusionModel) -> tuple[dict[str, Vectors], lis
 
 def _negatives_of_dreamartist(used: Mapping[str, tuple[Path, Embedding]]) -> dict[str, Vectors]:
     """Those of its own extension under the names that ours have, where there is none of ours."""
-    found = {}
+    found: dict[str, Vectors] = {}
     for path, _ in used.values():
         ours, theirs = negative_name(path.stem), dreamartist_name(path.stem).casefold()
         if theirs in used and ours.casefold() not in used:

@@ -107,7 +107,8 @@ def _array(described: Mapping[str, Any]) -> Array:
         numbers = _float8_values(dtype)[np.frombuffer(data, np.uint8)]
     else:
         numbers = np.frombuffer(data, _DTYPES[dtype])
-    return numbers.reshape(shape)
+    values: np.ndarray[Any, Any] = numbers.reshape(shape)
+    return values
 
 
 def _float8_values(dtype: str) -> Array:

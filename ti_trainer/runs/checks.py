@@ -11,13 +11,14 @@ from ti_trainer.data.plan import Captions, plan
 from ti_trainer.data.prompts import Prompter, load_plain, load_template
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import checked_length, entered_path
+from ti_trainer.functional import optimizers
 from ti_trainer.host import Host
 from ti_trainer.model import DiffusionModel
 from ti_trainer.runs.builders import prompter_of
 from ti_trainer.runs.datasets import subsets_of
 from ti_trainer.runs.replaced import Loaded, check_unchanged
 from ti_trainer.runs.run_folder import Run
-from ti_trainer.training import discriminator, optimizers
+from ti_trainer.training import discriminator
 from ti_trainer.training.trials import check_starts, check_steps
 
 

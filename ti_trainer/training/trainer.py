@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -141,7 +141,7 @@ class Trainer:
         trials = tuple(each.status for each in self.trials) if self.has_trials else ()
         return TrainState(self.step, self.micro_step, vectors, optimizers, scaler, average, trials)
 
-    def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+    def run(self, should_stop: Callable[[], bool] = lambda: False) -> Generator[Event, None, None]:
         """Train to the end, with an event after every update.
 
         TrainingError, at the last good vectors, if training cannot succeed. All processes of a distributed run make the
