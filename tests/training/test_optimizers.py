@@ -124,6 +124,12 @@ def test_a_rate_of_zero_is_no_obstacle(optimizer: str, make: Callable[..., Train
     assert not torch.equal(training.state().vectors["clip_l"], before)
 
 
+def test_a_rate_too_low_for_prodigy_is_noted() -> None:
+    assert "use a learning rate of about 1" in TrainConfig(optimizer="prodigy").schedule_notes()[0]
+    assert TrainConfig(optimizer="prodigy", learning_rate="1:500, 0.01").schedule_notes() == []
+    assert TrainConfig().schedule_notes() == []
+
+
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_missing_package_is_named_with_the_command_that_installs_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, PACKAGES[name], None)

@@ -106,6 +106,11 @@ class TrainConfig(OutputOptions, LearningOptions):
             for what, schedule in [*schedules.values(), *clipping]
             for unused in schedule.unused
         ]
+        if (
+            self.optimizer == "prodigy"
+            and max(rate for each in self.trial_list for rate, _ in each.learning_rate.stages) < 0.1
+        ):
+            notes.append("Prodigy multiplies its own step size by the learning rate: use a learning rate of about 1.")
         if self.last_step < self.max_steps:
             end = f"The learning rate schedule ends at step {self.last_step} of {self.max_steps}, and the run ends there."
             notes.insert(0, end)

@@ -82,9 +82,8 @@ def check(path: Path, *, torchscript: bool = False) -> None:
         message = f"Discriminator: found {path}, expected a TorchScript file ({', '.join(TORCHSCRIPT)}), or {wanted}."
     elif is_script:
         message = (
-            f"Discriminator: found {path}, a TorchScript file, which can run any code; expected {wanted}. Save your "
-            "classifier like that. TorchScript is run only by our command line, and only if it is named there itself or "
-            "allowed there with --allow-torchscript."
+            f"Discriminator: found {path}, a TorchScript file, which can run any code; expected {wanted}. TorchScript files "
+            "are used only if the person who started the program has named the file or allowed them on the command line."
         )
     else:
         message = f"Discriminator: found {path}, expected {wanted}."
