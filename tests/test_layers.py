@@ -93,7 +93,7 @@ def is_core(path: Path) -> bool:
 
 def test_this_looks_at_the_code() -> None:
     assert len(FILES) > 30
-    assert "diffusers.AutoencoderKL" in set(imports(ROOT / "ti_trainer/hosts/diffusers/model.py"))
+    assert "transformers" in set(imports(ROOT / "ti_trainer/hosts/diffusers/library.py"))
     assert {layer(path) for path in FILES} == {*RANK, "__init__"}
     assert "ti_trainer.training.step" in ours(ROOT / "ti_trainer/training/trainer.py")
 
