@@ -34,15 +34,15 @@ def test_the_embedded_model_is_described(name: object, capsys: pytest.CaptureFix
 
 def test_a_file_has_the_word_of_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, said = info(capsys, put(tmp_path / "cat.pt"))
-    assert (code, said) == (0, f"{tmp_path / 'cat.pt'}: cat, SD 1.x, vectors clip_l 2 x 768, no steps known\n")
+    assert (code, said) == (0, f"{tmp_path / 'cat.pt'}: cat, SD 1.x, vectors clip_l 2 x 768, steps unknown\n")
     _, said = info(capsys, put(tmp_path / "learned_embeds.safetensors", "cat-toy"))
-    assert "its word in prompts is learned_embeds, the file's name, though inside it is called cat-toy" in said
+    assert "its name in prompts is the file's, learned_embeds, but the name stored in it is cat-toy" in said
     _, said = info(capsys, put(tmp_path / "card.png", "cat-toy"))
-    assert "its word in prompts is card" in said
+    assert "its name in prompts is the file's, card" in said
     assert "cat-toy (the word in AUTOMATIC1111's WebUI)" in said
     put(tmp_path / "cat.safetensors")
     _, said = info(capsys, tmp_path / "cat.pt")
-    assert "the word cat means cat.safetensors, not this file" in said
+    assert "cat in a prompt means cat.safetensors, not this file" in said
     _, said = info(capsys, tmp_path / "learned_embeds.safetensors", "--json")
     assert (json.loads(said)["word"], json.loads(said)["name"]) == ("learned_embeds", "cat-toy")
 
@@ -63,7 +63,7 @@ def test_what_is_no_embedding_is_named_once_and_never_written(tmp_path: Path, ca
         assert not list(tmp_path.glob("out*"))
 
 
-def test_swapped_vectors_are_corrected_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exchanged_vectors_are_corrected_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_file({"clip_g": torch.ones(2, 768), "clip_l": torch.ones(2, 1280)}, tmp_path / "a.safetensors")
     code, said = info(capsys, tmp_path / "a.safetensors")
     assert code == 0

@@ -38,11 +38,13 @@ def lines(shown: io.StringIO) -> list[str]:
 def test_what_is_logged_or_warned_of_is_not_on_the_bars_line() -> None:
     with terminal() as shown:
         logging.basicConfig(format="%(message)s")
+        logging.captureWarnings(True)  # as main does
         with above_bars(), tqdm(total=9, desc="Working") as bar:
             bar.update()
             logging.getLogger("ti_trainer").warning("An image is skipped")
             warnings.warn("a library's", UserWarning, stacklevel=1)
             bar.update()
+        logging.captureWarnings(False)
     assert "An image is skipped" in lines(shown)
     assert any("UserWarning: a library's" in line and "Working" not in line for line in lines(shown))
 
@@ -77,7 +79,7 @@ def test_overwrite_without_resume_is_refused(train: Callable[..., object], word:
     before = word.read_bytes()
     outcome = train("--max-steps", 1, "--overwrite")
     assert (outcome.code, word.read_bytes()) == (1, before)
-    assert "--overwrite goes with --resume only" in outcome.errors[0]
+    assert "--overwrite requires --resume" in outcome.errors[0]
 
 
 @pytest.mark.parametrize("debug", [True, False])

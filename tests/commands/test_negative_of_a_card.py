@@ -31,7 +31,7 @@ def card(tmp_path: Path) -> Path:
 def test_info_says_what_a_card_carries_besides(cli: Cli, card: Path, word: Path) -> None:
     outcome = cli("info", card)
     assert outcome.code == 0
-    assert "vectors clip_l 2 x 64, trained 30 steps, on embedded, with its negative thing-neg" in outcome.out
+    assert "vectors clip_l 2 x 64, trained 30 steps, on embedded, with the negative thing-neg" in outcome.out
     facts = [json.loads(line) for line in cli("info", card, word, "--json").out.splitlines()]
     assert [each["negative"] for each in facts] == ["thing-neg", None]
     assert "negative" not in cli("info", word).out
@@ -74,6 +74,6 @@ def test_convert_says_what_has_no_negative(cli: Cli, card: Path, word: Path, tmp
     for source in (word, plain):
         outcome = cli("convert", source, tmp_path / "out.pt", "--negative")
         assert outcome.code == 1
-        assert f"{source} carries no negative embedding: expected the .png card" in outcome.errors[0]
+        assert f"{source} has no negative embedding; expected the .png card" in outcome.errors[0]
     assert "There is no file" in cli("convert", tmp_path / "missing.pt", tmp_path / "out.pt", "--negative").errors[0]
     assert not (tmp_path / "out.pt").exists()

@@ -19,7 +19,7 @@ def test_masks_are_spread_once_and_what_they_were_is_kept(run: Callable, tmp_pat
     before = (folder / "a_att.png").read_bytes()
     done = run("spread", "images")
     assert done.code == 0, done.err
-    assert "1 mask was spread" in done.out
+    assert "1 mask extended" in done.out
     assert (folder / "a_att.unspread").read_bytes() == before
     with Image.open(folder / "a_att.png") as now:
         assert (now.mode, now.size) == ("L", (128, 96))
@@ -28,7 +28,7 @@ def test_masks_are_spread_once_and_what_they_were_is_kept(run: Callable, tmp_pat
     again = run("spread", "images")
     assert (again.code, (folder / "a_att.png").read_bytes()) == (0, now)
     assert "a_att.png was spread before" in again.err
-    assert again.out.strip() == "No mask was spread."
+    assert again.out.strip() == "No mask was extended."
     assert run("spread", "images", "--again").code == 0
     assert (folder / "a_att-2.unspread").read_bytes() == now
 

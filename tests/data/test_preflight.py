@@ -225,7 +225,7 @@ def test_prompts_that_are_too_long_for_one_part_are_warned_of(images: Images) ->
 def test_a_word_whose_vectors_stay_behind_is_warned_of_by_its_name() -> None:
     astray = TokenizedPrompt(((1, *range(2, CHUNK + 3)),), (Splice(0, CHUNK, "x-word"),))
     (warning,) = about_prompts([("a prompt", astray)])
-    assert warning.startswith("x-word stands at the 75-token limit of the prompt.")
+    assert warning.startswith("x-word is at the 75-token limit of the prompt.")
 
 
 def test_a_word_that_another_one_swallows_is_warned_of(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def test_a_name_means_the_file_of_that_name(tmp_path: Path) -> None:
     assert (embedding.name, embedding.step) == ("thing", 4)
     meant = embeddings_dir.words(tmp_path, MODEL)["thing"]["clip_l"]
     assert torch.equal(meant, embedding.vectors["clip_l"])
-    with pytest.raises(ConfigError, match=r"no embedding 'thin' .*\(there: thing, things\)"):
+    with pytest.raises(ConfigError, match=r"no embedding 'thin' .*\(found: thing, things\)"):
         embeddings_dir.load(tmp_path, "thin")
     with pytest.raises(ConfigError, match="none yet"):
         embeddings_dir.load(tmp_path / "missing", "thing")
@@ -144,7 +144,9 @@ def test_nothing_that_was_set_aside_is_overwritten_and_it_is_told(tmp_path: Path
         embeddings_dir.save(Embedding("thing", {"clip_l": torch.ones(1, 8)}), tmp_path / "thing.safetensors", told.append)
     kept = [tmp_path / f"thing.pt.bak{number}" for number in ("", 2, 3)]
     assert [path.read_bytes() for path in kept] == [b"\0", b"\1", b"\2"]
-    assert told == [f"thing.pt was the same word as thing.safetensors: it is kept as {path}." for path in kept]
+    assert told == [
+        f"thing.pt had the same name in prompts as thing.safetensors: it was renamed to {path}." for path in kept
+    ]
 
 
 def test_a_name_that_ends_like_a_file_is_refused_for_what_is_new_and_else_a_hint(tmp_path: Path) -> None:
@@ -167,6 +169,6 @@ def test_create_tells_of_text_that_is_left_out(tmp_path: Path) -> None:
     assert told == []
     embeddings_dir.create_pair(tmp_path, MODEL, ("a", "red star", 1), ("red star moon", 2), warn=told.append)
     assert told == [
-        "The init text 'red star' has 2 tokens for only 1 vector: a part of the text is left out.",
-        "The init text 'red star moon' has 3 tokens for only 2 vectors: a part of the text is left out.",
+        "The initial text 'red star' has 2 tokens for only 1 vector: a part of the text is left out.",
+        "The initial text 'red star moon' has 3 tokens for only 2 vectors: a part of the text is left out.",
     ]

@@ -116,9 +116,9 @@ def test_of_several_files_of_a_word_the_one_that_is_used_is_said(tmp_path: Path,
     assert embeddings_dir.find(tmp_path, "cat") == tmp_path / "cat.pt"
     said = sorted(record.getMessage() for record in caplog.records)
     assert [each.partition(", since")[0] for each in said] == [
-        f"Passed over: {tmp_path / name}" for name in ("a/Cat.pt", "b/CAT.bin")
+        f"Skipped: {tmp_path / name}" for name in ("a/Cat.pt", "b/CAT.bin")
     ]
-    assert all(f"{tmp_path / 'cat.pt'} is the same word" in each for each in said)
+    assert all(f"{tmp_path / 'cat.pt'} has the same name" in each for each in said)
 
 
 def test_a_pti_file_is_an_embedding_that_training_leaves_for_a_safetensors(tmp_path: Path) -> None:

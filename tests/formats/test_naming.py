@@ -44,15 +44,15 @@ def test_other_names_are_not(embedded_model: DiffusersModel, tmp_path: Path, nam
 def test_names_that_prompts_cannot_tell_apart_are_warned_of(embedded_model: DiffusersModel, tmp_path: Path) -> None:
     kept(tmp_path, "my - cat", "my.cat")
     (warning,) = name_warnings(embedded_model, tmp_path, "my-cat")
-    assert warning == "Prompts cannot tell my-cat from my - cat, which is there already: choose another name."
+    assert warning == "Prompts cannot distinguish my-cat from the existing my - cat: choose another name."
 
 
 def test_names_that_stand_for_something_in_prompts(embedded_model: DiffusersModel, tmp_path: Path) -> None:
     for name in ("BREAK", "x BREAK y"):
-        with pytest.raises(ConfigError, match="No prompt can hold the name"):
+        with pytest.raises(ConfigError, match="No prompt can contain the name"):
             name_warnings(embedded_model, tmp_path, name)
     (warning,) = name_warnings(embedded_model, tmp_path, "my-zx AND my-zy")
-    assert "AND begins another prompt" in warning
+    assert "AND separates prompts" in warning
     assert name_warnings(embedded_model, tmp_path, "zxBREAK") == []
 
 
@@ -74,7 +74,7 @@ def test_a_name_within_a_word_is_told(embedded_model: DiffusersModel, tmp_path: 
     kept(tmp_path, "w", "w-neg")
     said = report(embedded_model, tmp_path, "a W2x, w, w-neg at night")
     assert said.used == "Embeddings used: w, w-neg in the prompt."
-    assert said.warnings == ("w was used for a part of W2x in the prompt: names are found inside of words, too.",)
+    assert said.warnings == ("w was used for a part of W2x in the prompt: names are also found within words.",)
 
 
 @pytest.mark.parametrize(
@@ -145,4 +145,4 @@ def test_what_only_the_webui_does_and_vectors_left_behind_are_told(embedded_mode
     assert syntax == f"<lora:x:1> in the prompt {only} extra networks."
     assert other == f"[a|b] in the negative prompt {only} alternating words."
     (behind,) = report(embedded_model, tmp_path, f"{'red ' * 70}, zx {'blue ' * 9}").warnings
-    assert behind.startswith("zx stands at the 75-token limit of the prompt.")
+    assert behind.startswith("zx is at the 75-token limit of the prompt.")

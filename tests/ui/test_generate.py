@@ -43,8 +43,8 @@ def test_a_name_is_warned_of_as_on_the_command_line_and_one_that_no_prompt_can_h
     replaced = check_name(page, "x-word", True)
     assert "x-word.safetensors will be replaced" in replaced
     monkeypatch.setattr(TinyModel, "tokenize", lambda *_: TokenizedPrompt(((0,) * 77,), ()))
-    assert "No prompt can hold" in check_name(page, "my-star", False)
-    with pytest.raises(ConfigError, match="No prompt can hold"):
+    assert "No prompt can contain" in check_name(page, "my-star", False)
+    with pytest.raises(ConfigError, match="No prompt can contain"):
         create(page, "my-star", "star", 1, False, warn=[].append)
     assert not (page.host.embeddings_dir / "my-star.safetensors").exists()
 
@@ -59,7 +59,7 @@ def test_create_shows_what_was_set_aside_and_which_text_is_left_out(page: Page) 
     (folder / "x-word.pt").write_bytes(b"another")
     box, *_ = outcome_of(page, "x-word", "red cat on a mat", 2, True, 0, "*")
     assert "Created x-word" in box
-    assert "x-word.pt was the same word as x-word.safetensors" in box
+    assert "x-word.pt had the same name in prompts as x-word.safetensors" in box
     assert "a part of the text is left out" in box
     assert (folder / "x-word.pt.bak").read_bytes() == b"another"
     assert "without .safetensors" in check_name(page, "new.safetensors", False)

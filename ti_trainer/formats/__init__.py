@@ -22,6 +22,7 @@ from ti_trainer.formats import (
 )
 from ti_trainer.formats.card import make_card, write_card
 from ti_trainer.formats.checkpoint import is_pickle, read_checkpoint
+from ti_trainer.formats.tensor_names import spec_of
 
 __all__ = [
     "FORMATS",
@@ -32,6 +33,7 @@ __all__ = [
     "read",
     "read_checkpoint",
     "read_negative",
+    "spec_of",
     "write",
     "write_card",
 ]

@@ -1,4 +1,4 @@
-"""Names of embeddings in prompts: whether a prompt can hold one, which ones it holds, and which one may have been meant."""
+"""Names of embeddings in prompts: whether a prompt can contain one, which ones it contains, and likely typos."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from ti_trainer.model import DiffusionModel, Vectors
 
 STRANDED = (
-    "{0} stands at the 75-token limit of the {1}. As in the WebUI, its vectors do not move to the next part with the text "
+    "{0} is at the 75-token limit of the {1}. As in the WebUI, its vectors do not move to the next chunk with the text "
     "around it: shorten the {1}, or put BREAK before it."
 )
-LONG_ENOUGH = 4  # letters; of shorter names one typo makes any other word
+LONG_ENOUGH = 4  # letters; shorter names are too similar to other words
 
 
 @dataclass(frozen=True)
 class PromptReport:
-    """What became of a prompt's names: one sentence of those that were used, and warnings."""
+    """The embeddings used in prompts as a sentence, and warnings."""
 
     used: str
     warnings: tuple[str, ...]
 
 
 def has_word(model: DiffusionModel, prompt: str, name: str) -> bool:
-    """Whether an embedding of this name has its place in a prompt: without, nothing could be learned from it."""
+    """Whether a prompt contains the name of an embedding: otherwise training on it has no effect."""
     return bool(_words_in(model, prompt, [name]))
 
 
 def _words_in(model: DiffusionModel, prompt: str, names: Iterable[str]) -> set[str]:
-    """Those of the names that have a place in a prompt: at each place the longest one."""
+    """The names that a prompt contains: at each position the longest one."""
     import torch
 
     stand_in = {encoder: torch.zeros(1, width) for encoder, width in model.widths.items()}
@@ -48,22 +48,22 @@ def _words_in(model: DiffusionModel, prompt: str, names: Iterable[str]) -> set[s
 
 
 def name_warnings(model: DiffusionModel, folder: Path, name: str) -> list[str]:
-    """What is to be said of the name of a new embedding; ConfigError if no prompt could hold it."""
+    """Warnings about the name of a new embedding; ConfigError if no prompt can contain it."""
     if not has_word(model, escaped(name), name):
-        message = f"No prompt can hold the name {name!r}: the text encoder reads nothing in it, or BREAK. Choose another."
+        message = f"No prompt can contain the name {name!r}: it has no tokens, or is BREAK. Choose another."
         raise ConfigError(message)
     warnings = about_an_ordinary_word(model, name)
     if re.search(r"\bAND\b", name):
-        warnings.append(f"In the WebUI's prompts AND begins another prompt, so they cannot hold {name}: use small letters.")
+        warnings.append(f"AND separates prompts in the WebUI, so they cannot contain {name}: use lowercase letters.")
     others = {path.stem for path in embeddings_dir.embedding_files(folder) if path.stem.casefold() != name.casefold()}
     same = sorted(each for each in others if _bare(each) == _bare(name) and _same_tokens(model, name, each))
     if same:
-        warnings.append(f"Prompts cannot tell {name} from {same[0]}, which is there already: choose another name.")
+        warnings.append(f"Prompts cannot distinguish {name} from the existing {same[0]}: choose another name.")
     return warnings
 
 
 def about_an_ordinary_word(model: DiffusionModel, name: str) -> list[str]:
-    """A warning of a name that prompts contain anyway."""
+    """A warning if the name consists of ordinary words."""
     if not embeddings_dir.swallows(model, name):
         return []
     what, better = ("words", name.replace(" ", "-")) if " " in name else ("word", f"my-{name}")
@@ -74,24 +74,24 @@ def about_an_ordinary_word(model: DiffusionModel, name: str) -> list[str]:
 
 
 def prompt_report(
-    model: DiffusionModel, prompts: Mapping[str, str], words: Mapping[str, Vectors], passed_over: Sequence[Found]
+    model: DiffusionModel, prompts: Mapping[str, str], embeddings: Mapping[str, Vectors], skipped: Sequence[Found]
 ) -> PromptReport:
-    """Which embeddings are used in prompts, by what people call these, and what they may have expected besides.
+    """Which embeddings are used in prompts, given by their labels, with warnings about likely mistakes.
 
-    `words` are those that can be used, `passed_over` files of the folder that cannot.
+    `embeddings` can be used, `skipped` are files in the folder that cannot.
     """
     used, warnings = [], []
-    reasons = {each.path.stem: each.reason for each in passed_over if each.path.suffix.lower() not in IMAGES}
+    reasons = {each.path.stem: each.reason for each in skipped if each.path.suffix.lower() not in IMAGES}
     for what, prompt in prompts.items():
-        tokenized = model.tokenize(prompt, words)
+        tokenized = model.tokenize(prompt, embeddings)
         names = Counter(place.name for place in tokenized.splices)
         if names:
             used.append(f"{', '.join(names)} in the {what}")
         for name, count in names.items():
-            warnings += _inside_words(what, prompt, name, count, words)
-        unused = _words_in(model, prompt, (each for each in reasons if each not in words))
+            warnings += _inside_words(what, prompt, name, count, embeddings)
+        unused = _words_in(model, prompt, (each for each in reasons if each not in embeddings))
         warnings += [f"{each} in the {what} was not used: {reasons[each]}" for each in reasons if each in unused]
-        near = None if names or unused else near_name(prompt, words)
+        near = None if names or unused else near_name(prompt, embeddings)
         if near is not None:
             warnings.append(f"No embedding was used in the {what}. Did you mean {escaped(near)}?")
         warnings += [STRANDED.format(each, what) for each in tokenized.stranded]
@@ -101,7 +101,7 @@ def prompt_report(
 
 
 def syntax_warnings(what: str, *prompts: str) -> list[str]:
-    """What of prompts is read as plain text, though the WebUI's generation does something else with it."""
+    """Warnings about syntax that only the WebUI's image generation supports: here it is plain text."""
     found = {kind: example for prompt in prompts for kind, example in unsupported_syntax(prompt).items()}
     said = [
         f"{example} in the {what} is read as plain text: only the WebUI's image generation supports {kind.lower()}."
@@ -116,14 +116,14 @@ def syntax_warnings(what: str, *prompts: str) -> list[str]:
 
 
 def near_name(prompt: str, names: Iterable[str]) -> str | None:
-    """The name that a prompt nearly contains: with other signs between its letters, or with one letter wrong."""
+    """The name that a prompt almost contains: with other punctuation, or with a typo of one letter."""
     bare = {_bare(each): each for each in names if _bare(each)}
     pieces = [_bare(each) for each in re.split(r"[\s,]+", prompt)]
     windows = ["".join(pieces[at : at + count]) for count in (1, 2, 3) for at in range(len(pieces) - count + 1)]
     exact = next((bare[each] for each in windows if each in bare), None)
     if exact is not None:
         return exact
-    shortened: dict[str, list[str]] = defaultdict(list)  # of two that differ by a letter some are the same
+    shortened: dict[str, list[str]] = defaultdict(list)  # two words that differ by a letter share some of these
     for each in bare:
         if len(each) >= LONG_ENOUGH:
             for shorter in _less_a_letter(each):
@@ -139,22 +139,22 @@ def near_name(prompt: str, names: Iterable[str]) -> str | None:
 
 
 def _less_a_letter(word: str) -> set[str]:
-    """The word, and what it is without one of its letters."""
+    """The word, and the word without each of its letters."""
     return {word, *(word[:at] + word[at + 1 :] for at in range(len(word)))}
 
 
 def _inside_words(what: str, prompt: str, name: str, count: int, words: Iterable[str]) -> list[str]:
-    """A warning if a name that was found so many times stands in longer words, too, which are no names."""
+    """A warning if a name, which was found `count` times, was found within longer words."""
     if count <= len(re.findall(word_pattern(name), prompt)):
         return []
     known = {each.casefold() for each in words}
     around = re.findall(rf"(?i)[\w-]*{re.escape(escaped(name))}[\w-]*", prompt)
     longer = [each for each in dict.fromkeys(around) if each.casefold() not in known]
-    return [f"{name} was used for a part of {each} in the {what}: names are found inside of words, too." for each in longer]
+    return [f"{name} was used for a part of {each} in the {what}: names are also found within words." for each in longer]
 
 
 def _bare(name: str) -> str:
-    """Its letters and digits."""
+    """The letters and digits of a name, in lowercase."""
     return "".join(each for each in name.casefold() if each.isalnum())
 
 
