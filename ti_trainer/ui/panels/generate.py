@@ -133,6 +133,6 @@ def generated(
         report = prompt_report(model, prompts, embeddings, skipped)
         for number in range(min(int(count), MAX_IMAGES)):
             request = GenerationRequest(
-                prompts["prompt"], prompts["negative prompt"], int(steps), float(scale), first + number, *sides
+                prompts["prompt"], prompts["negative prompt"], int(steps), float(scale), first + number, sides[0], sides[1]
             )
             yield page.host.generate(model, request, embeddings), f"Seed {first + number}", report
