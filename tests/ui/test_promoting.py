@@ -115,7 +115,7 @@ def test_if_one_name_is_taken_neither_is_written_unless_that_is_allowed(taken: s
     assert f"There is an embedding &#x27;other{'-neg' if 'neg' in taken else ''}&#x27; already" in said
     assert in_use(page) == before
     assert (file.read_bytes(), page.host.changes) == (content, changes)
-    assert "other-neg.safetensors" in runs.promote_copy(page, label, "4", "other", True)
+    assert "other-neg.safetensors" in runs.promote_copy(page, label, "4", "other", True).lower()
     assert file.read_bytes() != content
     assert len(in_use(page)) == len(before) + 1
 
