@@ -156,6 +156,11 @@ def damaged_states() -> dict[str, object]:
         "no json": (vectors, {"state": "{"}),
         "nothing in it": (vectors, {"state": "{}"}),
         "no dict": (vectors, {"state": "[]"}),
+        "no optimizer": (vectors, {"state": json.dumps(
+            {"step": 1, "micro_step": 1, "dataset": "", "scaler": None, "trials": [], "optimizers": []})}),
+        "half an optimizer": (vectors, {"state": json.dumps(
+            {"step": 1, "micro_step": 1, "dataset": "", "scaler": None, "trials": [], "optimizers": [
+                {"dict": [["state", {"dict": []}]]}]})}),
         "no tensor of this name": (vectors, {"state": json.dumps(
             {"step": 1, "micro_step": 1, "dataset": "", "scaler": None, "trials": [], "optimizers": [{"tensor": "a"}]})}),
     }  # fmt: skip

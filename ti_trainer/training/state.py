@@ -65,7 +65,7 @@ class TrainState:
             {key.removeprefix(kind): each for key, each in tensors.items() if key.startswith(kind)}
             for kind in ("vectors.", "average.")
         )
-        return cls(
+        state = cls(
             counts["step"],
             counts["micro_step"],
             vectors,
@@ -74,6 +74,14 @@ class TrainState:
             average,
             tuple(TrialStatus(**each) for each in counts["trials"]),
         )
+        for each in state.optimizers:
+            if not all(isinstance(part, kind) for part, kind in ((each["state"], dict), (each["param_groups"], list))):
+                message = "an optimizer's state is damaged"
+                raise TypeError(message)
+        if len(state.optimizers) != state.num_trials:
+            message = f"found {len(state.optimizers)} optimizers for {state.num_trials} trials"
+            raise ValueError(message)
+        return state
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
