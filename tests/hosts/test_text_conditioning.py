@@ -153,10 +153,10 @@ def test_emphasis_has_a_gradient_and_accumulated_it_equals_that_of_a_batch(embed
 
 
 def test_emphasis_in_half_precision_is_reckoned_in_float32(embedded_model: DiffusersModel) -> None:
-    from ti_trainer.hosts.diffusers.text import _weighed
+    from ti_trainer.hosts.diffusers.text import _weighted
 
     hidden, weights = torch.randn(1, 77, 64).half() + 900, torch.full((1, 77), 70.0)  # their product is no half any more
-    torch.testing.assert_close(_weighed(hidden, weights), hidden, rtol=2e-3, atol=0)
+    torch.testing.assert_close(_weighted(hidden, weights), hidden, rtol=2e-3, atol=0)
 
 
 def test_the_gradient_reaches_every_vector_of_the_prompts_words_only(embedded_model: DiffusersModel) -> None:

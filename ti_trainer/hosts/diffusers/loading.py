@@ -1,4 +1,4 @@
-"""From the name of a checkpoint to a DiffusersModel, without any network."""
+"""Loads a DiffusersModel from a name or path, without downloads."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def load(model: str, device: str = "auto", options: ModelOptions | None = None) 
 def assembled(
     parts: Components, place: torch.device, dtype: torch.dtype, name: str, weights: Path, options: ModelOptions
 ) -> DiffusersModel:
-    """The model of these parts, where and as it computes."""
+    """The model made of these components, on its device and in its dtypes."""
     unet = parts.unet.to(place, dtype, memory_format=torch.channels_last).eval()
     if place.type == "cpu":
         prefer_products(unet)
     if dtype == torch.float16 and needs_fp32_attention(unet):
         unet.set_attn_processor(Float32Attention())
     for each in parts.text_encoders:
-        each.module.to(place, torch.float32).eval()  # half precision would round the vectors
+        each.module.to(place, torch.float32).eval()  # half precision would round the embeddings' vectors
     return DiffusersModel(
         unet=unet,
-        vae=parts.vae.to(place, torch.float32).eval(),  # SDXL's own gives no numbers in half precision
+        vae=parts.vae.to(place, torch.float32).eval(),  # SDXL's own overflows in half precision
         text_encoders=parts.text_encoders,
         scheduler=parts.scheduler,
         name=name,
@@ -57,15 +57,15 @@ def assembled(
 
 
 def look(model: str) -> tuple[ModelSpec, Components]:
-    """What a model is, and its parts without weights where they need not be read to tell; ModelError if there is none."""
+    """A model's spec, and its components, without weights unless they are needed for it; ModelError if there is none."""
     parts, _ = read(model, torch.float16, only_shapes=True)
     return spec_of(parts.unet, parts.text_encoders, parts.scheduler, ModelOptions()), parts
 
 
 def read(model: str, dtype: torch.dtype, *, only_shapes: bool = False) -> tuple[Components, Path]:
-    """The parts of a model that can be trained, and the file whose hash is its own; ModelError if there is none.
+    """A trainable model's components, and the file whose hash identifies it; ModelError if there is none.
 
-    A folder's U-Net is read as `dtype`, that of a file as it is there.
+    A folder's U-Net is read in `dtype`, that of a file in the file's dtype.
     """
     be_quiet()
     try:
@@ -73,7 +73,7 @@ def read(model: str, dtype: torch.dtype, *, only_shapes: bool = False) -> tuple[
         path.stat()
     except FileNotFoundError:
         pass
-    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, of a stranger's home, ...
+    except (OSError, RuntimeError, ValueError) as error:  # the name is too long, the folder not readable, ...
         message = f"There is no model at {model[:200]!r}: {getattr(error, 'strerror', None) or error}."
         raise ModelError(message) from error
     if (path / folder.INDEX).is_file():
@@ -88,7 +88,7 @@ def read(model: str, dtype: torch.dtype, *, only_shapes: bool = False) -> tuple[
 
 
 def _no_model(model: str, path: Path) -> str:
-    """What is there instead, and what was expected."""
+    """The error message for a path without a model."""
     found = ""
     if path.is_dir():
         lora = (path / "adapter_config.json").is_file()
@@ -102,7 +102,7 @@ def _no_model(model: str, path: Path) -> str:
 
 
 def _what_is(path: Path) -> str:
-    """A file with another ending than a checkpoint's; ModelError if it is damaged, a web page and the like."""
+    """The kind of a file that has not a checkpoint's ending; ModelError if it is damaged or, for example, a web page."""
     formats.is_pickle(path)
     with suppress(EmbeddingFormatError, OSError):
         return f"an embedding for {formats.read(path).family}"
@@ -111,7 +111,7 @@ def _what_is(path: Path) -> str:
 
 
 def pick_device(device: str) -> torch.device:
-    """A torch device by name; auto takes CUDA, then Apple's, then the CPU."""
+    """A torch device by name; auto: CUDA, otherwise MPS, otherwise the CPU."""
     if device != "auto":
         try:
             return torch.empty(0, device=device).device
@@ -124,7 +124,7 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The numbers to compute with; ModelError for fp16 on a CPU, which cannot train in it."""
+    """The U-Net's dtype; ModelError for fp16 without CUDA."""
     if precision == "auto":
         if device.type != "cuda":
             return torch.float32
@@ -136,7 +136,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def be_quiet() -> None:
-    """The libraries tell of things that a user can do nothing about."""
+    """Silence the libraries: users can do nothing about what they log."""
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""What a loaded checkpoint is: its family, what it predicts, its noise schedule. Knows nothing of files."""
+"""The spec of loaded components: family, prediction type and noise schedule."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ti_trainer.model import INPAINTING_CHANNELS, ModelSpec
 
 EXPECTED = "expected Stable Diffusion 1.x, 2.x or SDXL, or one of their inpainting models"
 OTHER_CHANNELS = {5: "a depth or upscaling model", 7: "an upscaling model", 8: "an InstructPix2Pix model"}
-SD2_V_MEAN = -1.0  # below it lies what a U-Net that predicts v says of a constant, see `predicts_v`
+SD2_V_MEAN = -1.0  # the mean output for a constant is below this if a U-Net predicts v, see `predicts_v`
 
 
 def spec_of(
     unet: UNet2DConditionModel, text_encoders: Sequence[TextEncoder], scheduler: DDPMScheduler, options: ModelOptions
 ) -> ModelSpec:
-    """What it is, where the options do not say otherwise; ConfigError if they cannot be."""
+    """The spec with the user's choices; ConfigError if these contradict each other."""
     config = scheduler.config
     spec = ModelSpec(
         _family(unet, text_encoders),
@@ -41,21 +41,21 @@ def noise_schedule(scheduler: DDPMScheduler, spec: ModelSpec) -> Tensor:
 
 
 def takes_clip_skip(spec: ModelSpec) -> bool:
-    """SD 2.x and SDXL were trained on the last layer but one, and the WebUI has no other for them either."""
+    """False for SD 2.x and SDXL: they use a fixed layer, in the WebUI as well."""
     return spec.family not in ("SD 2.x", "SDXL")
 
 
 def refuse_unknown(
     unet: UNet2DConditionModel, text_encoders: Sequence[TextEncoder], scheduler: DDPMScheduler, name: str
 ) -> None:
-    """ModelError for a U-Net with inputs that we do not give it, or that tells neither the noise nor v."""
+    """ModelError for a U-Net with other inputs, or that predicts neither the noise nor v."""
     channels = unet.config.in_channels
     if channels not in (4, INPAINTING_CHANNELS):
         what = OTHER_CHANNELS.get(channels, f"a model with {channels} input channels")
         message = f"{name} is {what}; {EXPECTED}."
         raise ModelError(message)
     if unet.config.class_embed_type or unet.config.addition_embed_type not in (None, "text_time"):
-        message = f"{name} wants to be told of more than text and size (unCLIP?), which cannot be trained."
+        message = f"{name} is conditioned on more than text and sizes (unCLIP?), which cannot be trained."
         raise ModelError(message)
     width = sum(each.width for each in text_encoders)
     if unet.config.cross_attention_dim != width:
@@ -68,11 +68,11 @@ def refuse_unknown(
 
 @torch.no_grad()
 def predicts_v(unet: UNet2DConditionModel) -> bool:
-    """Whether a U-Net of SD 2.x predicts v: its files do not say, so it is asked, as in the WebUI, about a constant."""
+    """Whether a U-Net of SD 2.x predicts v. Its files do not say, so, as in the WebUI, it is run on a constant."""
     ones = torch.full((1, unet.config.in_channels, 8, 8), 0.5)
     text = torch.full((1, 2, unet.config.cross_attention_dim), 0.5)
-    said = unet(ones, torch.tensor([999]), text, return_dict=False)[0]
-    return (said - 0.5).mean().item() < SD2_V_MEAN
+    output = unet(ones, torch.tensor([999]), text, return_dict=False)[0]
+    return (output - 0.5).mean().item() < SD2_V_MEAN
 
 
 def _family(unet: UNet2DConditionModel, text_encoders: Sequence[TextEncoder]) -> str:

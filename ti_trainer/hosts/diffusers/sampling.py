@@ -1,4 +1,4 @@
-"""Images from a model: classifier-free guidance with DPM-Solver++ (2M) of the diffusers library."""
+"""Generates images: classifier-free guidance with diffusers' DPM-Solver++ (2M)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ti_trainer.host import GenerationRequest
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import Conditioning, ImageConditioning, Vectors
 
-NEARLY_NOISE = 2**-24  # what is left of the image at the end of a schedule that leaves nothing: samplers divide by it
+NEARLY_NOISE = 2**-24  # the smallest alphas_cumprod: samplers divide by it, and it is 0 for a zero terminal SNR
 
 
 @torch.no_grad()
-def generate(model: DiffusersModel, request: GenerationRequest, words: Mapping[str, Vectors]) -> Image.Image:
-    """One image. Its randomness is all its own: the same request gives the same image, whatever went before."""
+def generate(model: DiffusersModel, request: GenerationRequest, embeddings: Mapping[str, Vectors]) -> Image.Image:
+    """One image. It has its own random generator: the same request gives the same image."""
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler  # imports scipy
 
     scheduler = DPMSolverMultistepScheduler(
@@ -26,8 +26,10 @@ def generate(model: DiffusersModel, request: GenerationRequest, words: Mapping[s
         timestep_spacing="trailing",
     )
     scheduler.set_timesteps(request.steps, device=model.device)
-    cond = model.encode_prompts([request.negative_prompt, request.prompt], words)
-    if not request.negative_prompt and cond.pooled is not None:  # for SDXL nothing is zero, as in the WebUI and diffusers
+    cond = model.encode_prompts([request.negative_prompt, request.prompt], embeddings)
+    if (
+        not request.negative_prompt and cond.pooled is not None
+    ):  # SDXL's empty negative prompt is zeros, as in the WebUI and diffusers
         of_text = torch.tensor([0.0, 1.0], device=model.device)
         cond = Conditioning(cond.hidden * of_text[:, None, None], cond.pooled * of_text[:, None])
     width, height = (side or model.default_size_px for side in (request.width, request.height))
@@ -42,7 +44,7 @@ def generate(model: DiffusersModel, request: GenerationRequest, words: Mapping[s
 
 
 def whole_image(model: DiffusersModel, width: int, height: int) -> ImageConditioning:
-    """Of an image that is drawn anew: of this size, nothing cut off, and all of it to be painted."""
+    """Conditioning for a new image of this size, not cropped, and with all of it masked."""
     sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=model.device)
     return ImageConditioning(sizes, model.encode_masked(torch.zeros(1, 3, height, width), None))
 

@@ -1,4 +1,4 @@
-"""Models in the published shapes with random weights, which cost what real ones do. Knows nothing of what is measured."""
+"""Models of the published shapes with random weights, for benchmarks: they cost what real ones do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TOKENIZER = tiny_model.MODEL / "tokenizer"  # CLIP's own
 
 @dataclass(frozen=True)
 class Shape:
-    """What differs between the families, beside the U-Net's own arguments."""
+    """What differs between the families, besides the U-Net's arguments."""
 
     unet: Callable[[], UNet2DConditionModel]
     scaling_factor: float
@@ -66,7 +66,7 @@ SHAPES = {"sd15": Shape(sd15_unet, 0.18215, False), "sdxl": Shape(sdxl_unet, 0.1
 
 
 def random_model(shape: str, device: str = "auto", precision: str = "auto", seed: int = 0) -> DiffusersModel:
-    """A model of one of SHAPES, the same for the same seed and device; prepared as one that is loaded."""
+    """A model of one of SHAPES, prepared like a loaded one; the same for the same seed and device."""
     be_quiet()
     place = pick_device(device)
     dtype = pick_dtype(precision, place)
@@ -79,7 +79,7 @@ def random_model(shape: str, device: str = "auto", precision: str = "auto", seed
 def save(model: DiffusersModel, folder: Path, tokenizer: Path = TOKENIZER) -> None:
     """Write a model with one text encoder as a folder in diffusers' layout, for other programs to open.
 
-    The tokenizer's files are copied as they are, so that older libraries read them, too.
+    The tokenizer's files are copied, so that older libraries can read them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (encoder,) = model.text_encoders
@@ -107,7 +107,7 @@ def _parts(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int) ->
 
 
 def vae(scaling_factor: float) -> AutoencoderKL:
-    """That of SD 1.x and SDXL, which differ in their weights."""
+    """The VAE of SD 1.x and SDXL, which differ in their weights only."""
     return AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
         layers_per_block=2,
@@ -136,7 +136,7 @@ def clip_config(width: int, layers: int, activation: str, pad_token_id: int) -> 
 
 @torch.no_grad()
 def _fill(module: nn.Module, generator: torch.Generator) -> None:
-    """As torch begins its layers: numbers neither overflow nor become so small that computing with them is slow."""
+    """Fill with weights of torch's default scale, so that values neither overflow nor become denormal, which is slow."""
     for name, each in module.named_parameters():
         if each.ndim > 1:
             each.uniform_(-1, 1, generator=generator).mul_(each[0].numel() ** -0.5)

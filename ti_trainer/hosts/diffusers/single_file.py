@@ -1,6 +1,6 @@
 """Single-file checkpoints (.safetensors, .ckpt) of SD 1.x, SD 2.x and SDXL in the layout of the original code and the WebUI.
 
-As in the WebUI, a configuration `<checkpoint>.yaml` beside the file tells its shape; without one it is that of its family.
+As in the WebUI, a configuration `<checkpoint>.yaml` next to the file gives its shape; without one it is its family's.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _SDXL = {
 }
 SIZES_PX = {"SD 1.x": 512, "SD 2.x": 512, "SDXL": 1024}
 SD2_V_SIZE_PX = 768
-SIZE_EMBEDDING = 256  # numbers for each of the six that tell SDXL's U-Net of sizes
+SIZE_EMBEDDING = 256  # channels for each of SDXL's six size values
 SHAPES: dict[str, Config] = {
     family: {
         **_NOISE,
@@ -71,12 +71,12 @@ SHAPES: dict[str, Config] = {
         ("SDXL", 0.13025, _SDXL),
     )
 }
-FAMILIES = {  # a key that tells the family
+FAMILIES = {  # a key that only this family has
     "conditioner.embedders.1.model.ln_final.weight": "SDXL",
     "cond_stage_model.model.ln_final.weight": "SD 2.x",
     "model.diffusion_model.input_blocks.0.0.weight": "SD 1.x",
 }
-FOREIGN = {  # a key that only other kinds of file have -> what they are
+FOREIGN = {  # a key of another kind of file -> its kind
     "emb_params": "an embedding",
     "conditioner.embedders.0.model.ln_final.weight": "an SDXL refiner",
     "model.diffusion_model.x_embedder.proj.weight": "a Stable Diffusion 3 checkpoint",
@@ -94,16 +94,16 @@ EXPECTED = "expected a whole checkpoint of SD 1.x, SD 2.x or SDXL"
 
 
 def read(path: Path, *, only_shapes: bool = False) -> Components:
-    """The parts of a checkpoint in the file's precision; ModelError if it is damaged, unsafe, or of another kind.
+    """A checkpoint's components in the file's dtype; ModelError if it is damaged, unsafe, or of another kind.
 
-    With `only_shapes` weights are left out where it can be told without them what it is, and the parts are on no device.
+    With `only_shapes` weights are read only if its spec depends on them, and the components are on the meta device.
     """
     weights, metadata = _state_dict(path, only_shapes)
     family = _family(weights, path)
     config = _config(path, family)
     unet_config, vae_config = _shapes(config, weights, path)
     try:
-        with torch.device("meta"):  # random numbers for a whole U-Net take longer than reading the file
+        with torch.device("meta"):  # initialising a U-Net takes longer than reading the file
             unet, vae = UNet2DConditionModel.from_config(unet_config), AutoencoderKL.from_config(vae_config)
         unet = filled(unet, convert_ldm_unet_checkpoint(weights, unet_config))
         vae = filled(vae, convert_ldm_vae_checkpoint(weights, vae_config))
@@ -111,7 +111,7 @@ def read(path: Path, *, only_shapes: bool = False) -> Components:
     except (KeyError, RuntimeError, IndexError, ValueError, OSError, AttributeError) as error:
         message = (
             f"{path} is not a whole {family} checkpoint: {' '.join(str(error).split())[:200]} ... If its shape is unusual, "
-            f"put its configuration beside it as {path.with_suffix('.yaml').name}."
+            f"put its configuration next to it as {path.with_suffix('.yaml').name}."
         )
         raise ModelError(message) from error
     is_v = _says_v(config, weights, metadata)
@@ -132,19 +132,19 @@ def read(path: Path, *, only_shapes: bool = False) -> Components:
 
 
 def what_is(path: Path) -> str | None:
-    """What a file is by its tensors' names, with its article: "a VAE"; None if unknown, ModelError if it has no tensors."""
+    """The kind of a file by its tensors' names, such as "a VAE"; None if unknown, ModelError if it has no tensors."""
     weights = formats.read_checkpoint(path, only_shapes=True) if formats.is_pickle(path) else _state_dict(path, True)[0]
     return tensor_names.spec_of(weights) or _embedding(weights)
 
 
 def _sample_size(config: Config, family: str, is_v: bool) -> int:
-    """Of latents; the published configuration of SD 2's 768 px models says 64, as that of their smaller kin."""
+    """The size of latents; the published configuration of SD 2's 768 px models gives 64, like that of the 512 px models."""
     said = config.get("image_size", SIZES_PX[family] // 8)
     return SD2_V_SIZE_PX // 8 if family == "SD 2.x" and is_v and said == SIZES_PX[family] // 8 else said
 
 
 def _state_dict(path: Path, only_shapes: bool) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    """The weights, and what a .safetensors file says of itself."""
+    """The weights, and the metadata of a .safetensors file."""
     if formats.is_pickle(path):
         return formats.read_checkpoint(path), {}
     try:
@@ -174,14 +174,14 @@ def _family(weights: Mapping[str, Tensor], path: Path) -> str:
 
 
 def _embedding(weights: Mapping[str, Tensor]) -> str | None:
-    """Few vectors of a text encoder's width, or under its name."""
+    """`an embedding` if there are few tensors, of a text encoder's width or name."""
     few = len(weights) <= 3 and all(each.ndim in (1, 2) for each in weights.values())
     known = any(key.startswith("clip_") or each.shape[-1:] in _WIDTHS for key, each in weights.items())
     return "an embedding" if few and known else None
 
 
 def _config(path: Path, family: str) -> Config:
-    """The family's, over it that beside the file."""
+    """The family's configuration, updated with the one next to the file."""
     beside = path.with_suffix(".yaml")
     if not beside.is_file():
         return SHAPES[family]
@@ -201,7 +201,7 @@ def _shapes(config: Config, weights: Mapping[str, Tensor], path: Path) -> tuple[
     ldm = {"model": {"params": config}}
     try:
         unet = create_unet_diffusers_config_from_ldm(ldm, weights, image_size=None)
-        unet["in_channels"] = weights["model.diffusion_model.input_blocks.0.0.weight"].shape[1]  # 9 tell an inpainting model
+        unet["in_channels"] = weights["model.diffusion_model.input_blocks.0.0.weight"].shape[1]  # 9 for an inpainting model
         if "conditioner.embedders.1.model.ln_final.weight" in weights:  # the library goes by the width of the text
             unet |= {"class_embed_type": None, "addition_embed_type": "text_time"}
             unet["addition_time_embed_dim"] = SIZE_EMBEDDING
@@ -233,7 +233,7 @@ def _embedders(config: Config) -> list[Config]:
 
 
 def _says_v(config: Config, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool | None:
-    """Whether it predicts v, by its configuration, a mark among the weights, or its metadata; None if nothing says so."""
+    """Whether it predicts v, by its configuration, a marker tensor, or its metadata; None if they do not say."""
     scaling = config.get("denoiser_config", {}).get("params", {}).get("scaling_config", {}).get("target", "")
     if "parameterization" in config or scaling:
         return config.get("parameterization") == "v" or scaling.endswith("VScaling")

@@ -1,6 +1,6 @@
 """Text encoders of single-file checkpoints: CLIP as transformers names its weights, and OpenCLIP.
 
-Their shapes are those of the weights. The vocabulary is everybody's, and comes with the package. D width of a token.
+Their shapes are taken from the weights. The vocabulary is the same for all, and part of this package. D width of a token.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ti_trainer.embedding import encoder_of_width
 from ti_trainer.hosts.diffusers.library import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from ti_trainer.hosts.diffusers.text import TextEncoder
 
-HEAD = 64  # numbers a head in all text encoders of CLIP and OpenCLIP
+HEAD = 64  # channels of an attention head in all CLIP and OpenCLIP text encoders
 ID_0 = "!"
 VIT_H_USED = 23  # of its 24 layers, SD 2.x uses these; some files leave the last one out
 
 
 def clip(weights: Mapping[str, Tensor], prefix: str, folder: str | None = None) -> tuple[CLIPTextModel, CLIPTokenizer]:
-    """CLIP, of the weights' shape or as the configuration in a folder says; KeyError or RuntimeError if it is not whole."""
+    """CLIP, with the weights' shape or the configuration in a folder; KeyError or RuntimeError if weights are missing."""
     found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    known = {key.removeprefix("text_model."): value for key, value in found.items()}  # which old files leave out
+    known = {key.removeprefix("text_model."): value for key, value in found.items()}  # old files leave it out
     if folder and Path(folder).is_dir():
         config = CLIPTextConfig.from_pretrained(folder)
     else:
@@ -38,7 +38,7 @@ def clip(weights: Mapping[str, Tensor], prefix: str, folder: str | None = None) 
 
 
 def open_clip(weights: dict[str, Tensor], prefix: str) -> tuple[CLIPTextModelWithProjection, CLIPTokenizer]:
-    """OpenCLIP with its projection, as SDXL has it; KeyError or RuntimeError if it is not whole."""
+    """OpenCLIP with its projection, as SDXL has it; KeyError or RuntimeError if weights are missing."""
     config = _open_clip_config(weights, prefix)
     config.projection_dim = weights[f"{prefix}text_projection"].shape[1]
     known = convert_open_clip_checkpoint(SimpleNamespace(config=config), weights, prefix)
@@ -46,7 +46,7 @@ def open_clip(weights: dict[str, Tensor], prefix: str) -> tuple[CLIPTextModelWit
 
 
 def open_clip_penultimate(weights: dict[str, Tensor], prefix: str) -> tuple[CLIPTextModel, CLIPTokenizer]:
-    """OpenCLIP without its last layer, as SD 2.x uses it; KeyError or RuntimeError if it is not whole."""
+    """OpenCLIP without its last layer, as SD 2.x uses it; KeyError or RuntimeError if weights are missing."""
     config = _open_clip_config(weights, prefix)
     if config.num_hidden_layers != VIT_H_USED:
         config.num_hidden_layers -= 1
@@ -55,12 +55,12 @@ def open_clip_penultimate(weights: dict[str, Tensor], prefix: str) -> tuple[CLIP
 
 
 def alone(module: CLIPTextModel, tokenizer: CLIPTokenizer) -> TextEncoder:
-    """A model's only one."""
+    """The TextEncoder of a model that has only one."""
     return TextEncoder(encoder_of_width(module.get_input_embeddings().embedding_dim), module, tokenizer)
 
 
 def filled(module: nn.Module, weights: Mapping[str, Tensor]) -> Any:
-    """A module made on no device with these weights, as they are; RuntimeError if they are not its own."""
+    """A module from the meta device with these weights, not copied; RuntimeError if they do not fit."""
     module.load_state_dict(weights, assign=True)
     return module
 
@@ -88,7 +88,7 @@ def _layers(weights: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def _filled(kind: type[nn.Module], config: CLIPTextConfig, weights: Mapping[str, Tensor]) -> Any:
-    with torch.device("meta"):  # random numbers would take longer than reading the file
+    with torch.device("meta"):  # initialising it takes longer than reading the file
         module = kind(config)
     names = {name.removeprefix("text_model."): name for name in module.state_dict()}  # newer libraries leave it out
     bare = {key.removeprefix("text_model."): value.to(torch.float32) for key, value in weights.items()}
@@ -100,5 +100,5 @@ def _filled(kind: type[nn.Module], config: CLIPTextConfig, weights: Mapping[str,
 
 
 def _zero_padded() -> CLIPTokenizer:
-    """OpenCLIP fills up with zeros."""
+    """OpenCLIP's tokenizer: it pads with id 0."""
     return CLIPTokenizer.from_pretrained(tiny_model.MODEL / "tokenizer", pad_token=ID_0)

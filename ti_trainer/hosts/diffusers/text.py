@@ -1,4 +1,4 @@
-"""Prompts through a CLIP of the transformers library, with embeddings' vectors spliced in and a gradient to them.
+"""Encodes prompts with a CLIP of transformers; the result is differentiable in the embeddings' vectors.
 
 Parts of a prompt are weighted as by the WebUI's emphasis mode "Original".
 
@@ -22,14 +22,14 @@ from ti_trainer.hosts.diffusers.library import CLIPTextModel, CLIPTextModelWithP
 from ti_trainer.model import Vectors
 from ti_trainer.prompts import PromptTokenizer, TokenizedPrompt
 
-REMEMBERED = 4096  # prompts; shuffled tags make nearly every one a new one
+REMEMBERED = 4096  # prompts; with shuffled tags nearly every prompt is new
 SPECIAL = re.compile(r"<\|(startoftext|endoftext)\|>", re.IGNORECASE)
 SPECIAL_OF_OPEN_CLIP = re.compile(r"<(start_of_text|end_of_text)>", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class _Encoded:
-    """A prompt's chunks and places of embeddings, their ids (n, T), and their weights (n, T) if there are some."""
+    """A tokenized prompt, its ids (n, T), and its weights (n, T) if it has any."""
 
     tokenized: TokenizedPrompt
     ids: Tensor
@@ -38,7 +38,7 @@ class _Encoded:
 
 @dataclass
 class TextEncoder:
-    """`name` is its key in an embedding. What it gives is the last layer's output, normalised, or `layer` before the end."""
+    """`name` is its key in an embedding. Its output is that of the last layer, or of the one `layer - 1` before it."""
 
     name: str
     module: CLIPTextModel | CLIPTextModelWithProjection
@@ -48,14 +48,14 @@ class TextEncoder:
     _known: dict[tuple[object, ...], _Encoded] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        """Find the parts that are needed, whatever the library's version calls them."""
+        """Find the modules that are needed; their names depend on the library's version."""
         self.table = self.module.get_input_embeddings()
         self.width = self.table.embedding_dim
-        self._cutter = lru_cache(4)(self._make_cutter)  # names are tokenized once, not for each prompt
+        self._tokenizer_for = lru_cache(4)(self._make_tokenizer)  # so that names are tokenized once, not for each prompt
         self._final_norm = next(m for n, m in self.module.named_modules() if n.endswith("final_layer_norm"))
 
     def ending(self, layer: int) -> TextEncoder:
-        """The same, ending `layer - 1` layers earlier than at the last; ConfigError if it has no such layer."""
+        """This encoder with the output `layer - 1` layers before the last; ConfigError if it has no such layer."""
         layers = self.module.config.num_hidden_layers
         if not 1 <= layer <= layers:
             found = f"Clip skip (clip_skip): found {layer}"
@@ -64,9 +64,9 @@ class TextEncoder:
         return replace(self, layer=layer)
 
     def token_ids(self, text: str) -> list[int]:
-        """Ids of a text without special tokens, but where they are written out; as the WebUI's tokenizers read it.
+        """A text's ids, with special tokens only where they are written out, as by the WebUI's tokenizers.
 
-        They mend what was decoded wrongly, and OpenCLIP's what comes of web pages. `!`, its filler, is a word in a text.
+        Those repair wrongly decoded text, and OpenCLIP's also HTML entities. `!`, its padding token, is a normal token here.
         """
         text, special = ftfy.fix_text(text), SPECIAL
         if self.tokenizer.pad_token_id != self.tokenizer.eos_token_id:
@@ -74,55 +74,55 @@ class TextEncoder:
         pieces = special.split(text)  # every second one is a special token's name
         ids = self._ids_of(pieces[0])
         for name, piece in zip(pieces[1::2], pieces[2::2], strict=True):
-            begins = name.lower().startswith("start")
-            ids += [self.tokenizer.bos_token_id if begins else self.tokenizer.eos_token_id, *self._ids_of(piece)]
+            is_start = name.lower().startswith("start")
+            ids += [self.tokenizer.bos_token_id if is_start else self.tokenizer.eos_token_id, *self._ids_of(piece)]
         return ids
 
     def _ids_of(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
 
     def token_text(self, token_id: int) -> str:
-        """Its letters; the end of a word is not marked."""
+        """The text of a token, without the mark at the end of a word."""
         return self.tokenizer.convert_ids_to_tokens(token_id).removesuffix("</w>")
 
     def token_embeddings(self, text: str) -> Tensor:
         """(m, D) float32 on the CPU for the m tokens of a text."""
         return self.table.weight[self.token_ids(text)].detach().float().cpu()
 
-    def tokenize(self, prompt: str, words: Mapping[str, Vectors]) -> TokenizedPrompt:
-        """A prompt's chunks of token ids, and where the words' vectors go."""
-        return self._encode(prompt, words).tokenized
+    def tokenize(self, prompt: str, embeddings: Mapping[str, Vectors]) -> TokenizedPrompt:
+        """A prompt's chunks of token ids, and the positions of embeddings."""
+        return self._encode(prompt, embeddings).tokenized
 
     def __call__(
-        self, prompts: Sequence[str], words: Mapping[str, Vectors], at_least: int = 1
+        self, prompts: Sequence[str], embeddings: Mapping[str, Vectors], min_chunks: int = 1
     ) -> tuple[Tensor, Tensor | None]:
-        """Hidden states (B, n T, D), each chunk encoded alone, and those pooled at the first one's end of text (B, width).
+        """Hidden states (B, n T, D), each chunk encoded on its own, and the pooled states of the first chunks (B, width).
 
-        Only an encoder with a projection pools. There are `at_least` so many chunks.
+        Only an encoder with a projection pools. Prompts are padded to at least `min_chunks` chunks.
         """
-        encoded = [self._encode(prompt, words) for prompt in prompts]
-        rows = max(at_least, *(len(each.ids) for each in encoded))
+        encoded = [self._encode(prompt, embeddings) for prompt in prompts]
+        rows = max(min_chunks, *(len(each.ids) for each in encoded))
         parts = [each.ids for each in encoded]
         if any(len(ids) < rows for ids in parts):
-            empty = self._encode("", words).ids
+            empty = self._encode("", embeddings).ids
             parts = [torch.cat([ids, *[empty] * (rows - len(ids))]) for ids in parts]
 
-        def splice(_module: nn.Module, _inputs: object, embedded: Tensor) -> Tensor:
+        def insert_vectors(_module: nn.Module, _inputs: object, embedded: Tensor) -> Tensor:
             for number, each in enumerate(encoded):
-                for place in each.tokenized.splices:
-                    vectors = words[place.name][self.name]
-                    row, end = number * rows + place.chunk, place.offset + len(vectors)
-                    embedded[row, place.offset : end] = vectors.to(embedded)
+                for splice in each.tokenized.splices:
+                    vectors = embeddings[splice.name][self.name]
+                    row, end = number * rows + splice.chunk, splice.offset + len(vectors)
+                    embedded[row, splice.offset : end] = vectors.to(embedded)
             return embedded  # (B n, T, D)
 
-        hook = self.table.register_forward_hook(splice)
+        hook = self.table.register_forward_hook(insert_vectors)
         try:
             hidden, pooled = self.states(torch.cat(parts))
         finally:
             hook.remove()
         if any(each.weights is not None for each in encoded):
             weights = [each.weights for each in encoded]
-            hidden = torch.cat([_weighed(*each) for each in zip(hidden.split(rows), weights, strict=True)])
+            hidden = torch.cat([_weighted(*each) for each in zip(hidden.split(rows), weights, strict=True)])
         hidden = hidden.reshape(len(prompts), -1, self.width)
         return hidden, None if pooled is None else pooled[::rows]
 
@@ -134,12 +134,12 @@ class TextEncoder:
             hidden = self._final_norm(hidden)
         return hidden, getattr(out, "text_embeds", None)
 
-    def _encode(self, prompt: str, words: Mapping[str, Vectors]) -> _Encoded:
-        """A prompt's chunks, cut once for each number of vectors of each embedding."""
-        counts = tuple((name, len(vectors[self.name])) for name, vectors in words.items())
+    def _encode(self, prompt: str, embeddings: Mapping[str, Vectors]) -> _Encoded:
+        """A prompt's chunks, cached by the embeddings' numbers of vectors."""
+        counts = tuple((name, len(vectors[self.name])) for name, vectors in embeddings.items())
         known = self._known.get((prompt, counts))
         if known is None:
-            tokenized, device = self._cutter(counts)(prompt), self.table.weight.device
+            tokenized, device = self._tokenizer_for(counts)(prompt), self.table.weight.device
             weights = torch.tensor(tokenized.weights, device=device) if tokenized.weights else None
             known = _Encoded(tokenized, torch.tensor(tokenized.chunks, device=device), weights)
             if len(self._known) >= REMEMBERED:
@@ -147,21 +147,21 @@ class TextEncoder:
             self._known[prompt, counts] = known
         return known
 
-    def _make_cutter(self, counts: tuple[tuple[str, int], ...]) -> PromptTokenizer:
+    def _make_tokenizer(self, counts: tuple[tuple[str, int], ...]) -> PromptTokenizer:
         special = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
         return PromptTokenizer(self.token_ids, *special, self.token_ids(",")[0], dict(counts))
 
 
-def _weighed(hidden: Tensor, weights: Tensor | None) -> Tensor:
-    """Hidden states (n, T, D) times weights (m <= n, T), with the mean that each chunk had before; None: as they are."""
+def _weighted(hidden: Tensor, weights: Tensor | None) -> Tensor:
+    """Hidden states (n, T, D) times weights (m <= n, T), each chunk scaled to its mean before; None: unchanged."""
     if weights is None:
         return hidden
-    rows = [_weighed_chunk(chunk, weight) for chunk, weight in zip(hidden, weights)]  # noqa: B905 - short ones are filled up
+    rows = [_weighted_chunk(chunk, weight) for chunk, weight in zip(hidden, weights)]  # noqa: B905 - padding has no weights
     return torch.cat([torch.stack(rows), hidden[len(rows) :]])
 
 
-def _weighed_chunk(hidden: Tensor, weights: Tensor) -> Tensor:
-    """(T, D), in float32 between."""
+def _weighted_chunk(hidden: Tensor, weights: Tensor) -> Tensor:
+    """(T, D), computed in float32."""
     before = hidden.float()
     after = before * weights[:, None]  # (T, D)
     return (after * (before.mean() / after.mean())).to(hidden)
