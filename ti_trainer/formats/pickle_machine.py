@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, islice
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 from ti_trainer.errors import EmbeddingFormatError
 
@@ -195,7 +195,7 @@ class Machine:
         if opcode.name not in _INSTRUCTIONS:
             message = f"its pickle has the instruction {opcode.name}, which tensors do not need. Choose another file."
             raise EmbeddingFormatError(message)
-        return opcode.name, None if opcode.arg is None else opcode.arg.reader(stream)
+        return opcode.name, None if opcode.arg is None else opcode.arg.reader(cast("IO[bytes]", stream))
 
     def _known(self, name: str) -> Global:
         if name in self._builders or name in self._values:
