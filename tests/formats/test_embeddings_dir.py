@@ -151,7 +151,7 @@ def test_nothing_that_was_set_aside_is_overwritten_and_it_is_told(tmp_path: Path
 
 def test_a_name_that_ends_like_a_file_is_refused_for_what_is_new_and_else_a_hint(tmp_path: Path) -> None:
     for name in ("catx.safetensors", "catx.PT", "cat.png"):
-        with pytest.raises(ConfigError, match=rf"without \.\w+, as '{name.split('.')[0]}'"):
+        with pytest.raises(ConfigError, match=rf"leave out \.\w+, as in '{name.split('.')[0]}'"):
             embeddings_dir.create(tmp_path, MODEL, name, "star", 1)
     assert not list(tmp_path.iterdir())
     assert embeddings_dir.create(tmp_path, MODEL, "v1.5 cat", "star", 1).name == "v1.5 cat.safetensors"
