@@ -170,7 +170,7 @@ def test_very_long_and_deep_prompts_are_read_in_time() -> None:
     for prompt in ("(w1" * 500, "(a)" * 20_000, " " * 100_000 + "BREAK", ":" * 100_000, "(:1)" * 20_000, "\\" * 100_001):
         assert weighted_parts(prompt)
     for prompt in ("(" * 100_000, "[a" * 100_000):
-        with pytest.raises(ConfigError, match="more than 500 brackets in each other"):
+        with pytest.raises(ConfigError, match="more than 500 nested brackets"):
             weighted_parts(prompt)
 
 

@@ -1,8 +1,8 @@
-"""From a prompt to the token ids that a text encoder is fed, their weights, and where in them an embedding's vectors go.
+"""Tokenize prompts: token ids for the text encoder, their weights, and the positions of embeddings.
 
-As the WebUI 1.10.1 does it: `(text:1.2)` weighs a part of the prompt, and `BREAK` starts another chunk; an embedding is
-found by its name's tokens anywhere in a part, longest name first, and takes one token a vector; long prompts are cut into
-chunks of 75 tokens, at a comma where one is near. Knows nothing of tensors.
+This follows the WebUI 1.10.1: `(text:1.2)` sets the weight of a part, and `BREAK` starts a new chunk; an embedding is found
+by its name's tokens anywhere in a part, longest name first, and takes one token per vector; long prompts are split into
+chunks of 75 tokens, at a comma if there is one nearby.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from math import isfinite
 from ti_trainer.errors import ConfigError
 
 CHUNK = 75
-PLACEHOLDER_ID = 0  # below every end-of-text id, so that encoders which pool at the highest id are not misled
-COMMA_BACKTRACK = 20  # the WebUI's default: how far back a chunk may be cut at a comma
-UP, DOWN = 1.1, 1 / 1.1  # what brackets without a number do
-DEEPEST = 500  # brackets in each other: each multiplies, and numbers have an end
-BREAK = ("BREAK", -1.0)  # as a part; the WebUI lets brackets around it change the number, and then it is a word
+PLACEHOLDER_ID = 0  # below every end-of-text id, since some encoders pool at the highest id
+COMMA_BACKTRACK = 20  # the WebUI's default: a chunk is split at a comma within the last 20 tokens
+UP, DOWN = 1.1, 1 / 1.1  # weights of brackets without a number
+DEEPEST = 500  # nested brackets: their weights multiply, and would overflow
+BREAK = ("BREAK", -1.0)  # as a part; in the WebUI, brackets around it change the number, and then it is a word
 
 Tokenizer = Callable[[str], list[int]]
 
@@ -42,7 +42,7 @@ _DECIMAL_COMMA = re.compile(r":\s*(?P<whole>[+-]?\d+),(?P<part>\d+)\s*\)")
 
 @dataclass(frozen=True)
 class Splice:
-    """`name`'s vectors stand at `offset` of chunk `chunk`, counted with the beginning-of-text token."""
+    """The vectors of `name` start at `offset` in a chunk, counted with the beginning-of-text token."""
 
     chunk: int
     offset: int
@@ -51,7 +51,7 @@ class Splice:
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """Chunks of 77 ids each, at least one, the places of embeddings in them, and the ids' weights; none: all are 1."""
+    """At least one chunk of 77 ids, the positions of embeddings, and the weights of the ids; none if all are 1."""
 
     chunks: tuple[tuple[int, ...], ...]
     splices: tuple[Splice, ...]
@@ -59,14 +59,14 @@ class TokenizedPrompt:
 
     @property
     def stranded(self) -> tuple[str, ...]:
-        """Embeddings whose place moved on to the next chunk without their vectors, as the WebUI does it behind a comma."""
-        astray = (each.name for each in self.splices if self.chunks[each.chunk][each.offset] != PLACEHOLDER_ID)
-        return tuple(dict.fromkeys(astray))
+        """Embeddings whose tokens moved to the next chunk without their vectors, as happens in the WebUI after a comma."""
+        names = (each.name for each in self.splices if self.chunks[each.chunk][each.offset] != PLACEHOLDER_ID)
+        return tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True)
 class PromptTokenizer:
-    """Turns prompts into chunks. `tokenize` gives ids without special tokens; `num_vectors` is by embedding name."""
+    """Splits prompts into chunks. `tokenize` returns ids without special tokens; `num_vectors` is by embedding name."""
 
     tokenize: Tokenizer
     begin_id: int
@@ -76,14 +76,14 @@ class PromptTokenizer:
     num_vectors: Mapping[str, int]
 
     def __post_init__(self) -> None:
-        """Refuse embeddings that fit into no prompt; ConfigError."""
+        """Raise ConfigError for embeddings that are too long for a chunk."""
         for name, count in self.num_vectors.items():
             if count > CHUNK:
-                message = f"The embedding {name!r} has {count} vectors: a prompt has room for {CHUNK} at a time."
+                message = f"The embedding {name!r} has {count} vectors; a prompt has room for {CHUNK} at a time."
                 raise ConfigError(message)
 
     def __call__(self, prompt: str) -> TokenizedPrompt:
-        """Split one prompt; ConfigError for a weight that is no number."""
+        """Tokenize one prompt; ConfigError for a weight that is not a number."""
         rows = _Rows(self.comma_id)
         for part in weighted_parts(prompt):
             if part == BREAK:
@@ -100,12 +100,12 @@ class PromptTokenizer:
         )
 
     def padding(self) -> tuple[int, ...]:
-        """The chunk of an empty prompt: what shorter prompts of a batch are filled up with."""
+        """The chunk of an empty prompt, with which shorter prompts of a batch are padded."""
         return self._padded([])
 
     @cached_property
     def _names(self) -> dict[int, list[tuple[list[int], str]]]:
-        """Tokens of names and the names, by the first token, longest first."""
+        """Names with their tokens, by the first token, longest first."""
         found: dict[int, list[tuple[list[int], str]]] = defaultdict(list)
         for name in self.num_vectors:
             if ids := self.tokenize(name):
@@ -113,7 +113,7 @@ class PromptTokenizer:
         return {first: sorted(pairs, key=lambda pair: -len(pair[0])) for first, pairs in found.items()}
 
     def _items(self, ids: list[int]) -> Iterator[tuple[int, str | None]]:
-        """Each id with no name, and in place of a name's ids their first with the name."""
+        """Each id with None, but for the ids of a name only the first one with the name."""
         position = 0
         while position < len(ids):
             known = self._names.get(ids[position], ())
@@ -124,7 +124,7 @@ class PromptTokenizer:
             position += length
 
     def _padded(self, ids: list[int]) -> tuple[int, ...]:
-        """77 ids: SD 1.x fills up with the end of text, SD 2.x with zeros after the first one."""
+        """77 ids: SD 1.x pads with the end-of-text token, SD 2.x with zeros after the first one."""
         row = [self.begin_id, *ids, self.end_id]
         if self.pad_id != self.end_id:
             row = row[: row.index(self.end_id) + 1]
@@ -133,7 +133,7 @@ class PromptTokenizer:
 
 @dataclass
 class _Row:
-    """A chunk in the making. Offsets in `places` are counted with the beginning of text."""
+    """An unfinished chunk. Offsets in `places` are counted with the beginning-of-text token."""
 
     ids: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
@@ -141,24 +141,24 @@ class _Row:
 
 
 class _Rows:
-    """Chunks in the making."""
+    """The unfinished chunks of a prompt."""
 
     def __init__(self, comma_id: int) -> None:
-        self._comma_id, self._comma = comma_id, -1  # where the last one stands in the current chunk
+        self._comma_id, self._comma = comma_id, -1  # its last position in the current chunk
         self._rows = [_Row()]
 
     def begin(self, ids: list[int] | None = None, weights: list[float] | None = None) -> None:
-        """The next chunk, with these in it."""
+        """Start the next chunk with these ids."""
         self._rows.append(_Row(ids or [], weights or []))
         self._comma = -1
 
     def add(self, first_id: int, weight: float, name: str | None, length: int) -> None:
-        """An id, or the places of an embedding whose name begins with it."""
+        """Add an id, or an embedding whose name starts with it."""
         row = self._rows[-1]
         if first_id == self._comma_id:
             self._comma = len(row.ids)
         elif len(row.ids) == CHUNK and self._comma != -1 and CHUNK - self._comma <= COMMA_BACKTRACK:
-            # As in the WebUI vectors stay behind, in what fills the chunk up, and their placeholders move on without them.
+            # As in the WebUI, vectors stay in the padding of this chunk, and their placeholders move on without them.
             end = self._comma + 1
             self.begin(row.ids[end:], row.weights[end:])
             del row.ids[end:], row.weights[end:]
@@ -171,16 +171,16 @@ class _Rows:
         row.weights += [weight] * length
 
     def done(self) -> list[_Row]:
-        """All of them, at least one; none after a BREAK at the end."""
+        """All chunks, at least one; no empty one after a BREAK at the end."""
         return self._rows if self._rows[-1].ids or len(self._rows) == 1 else self._rows[:-1]
 
 
 def weighted_parts(prompt: str) -> list[tuple[str, float]]:
-    """A prompt's parts, at least one, and how much each counts; `BREAK` is a part of its own.
+    """The parts of a prompt, at least one, with their weights; `BREAK` is a separate part.
 
-    `(text)` counts 1.1 times as much, `[text]` that much less, `(text:1.2)` as the number says, and in each other they
-    multiply; a bracket that is never closed reaches to the end, one that was never opened is text, as is one after a
-    backslash. ConfigError for a number that is none, on which the WebUI fails.
+    `(text)` has the weight 1.1, `[text]` 1 / 1.1, and `(text:1.2)` the given one; weights of nested brackets multiply. A
+    bracket that is not closed extends to the end; one that was not opened, or is after a backslash, is text. ConfigError for
+    a weight that is not a number, on which the WebUI fails.
     """
     parts: list[tuple[str, float]] = []
     begun: dict[str, list[int]] = {"(": [], "[": []}
@@ -192,11 +192,11 @@ def weighted_parts(prompt: str) -> list[tuple[str, float]]:
     for found in _SYNTAX.finditer(prompt):
         whole, bracket = found[0], found["bracket"]
         if found["escaped"] is not None:
-            parts.append((found["escaped"], 1.0))  # a backslash before anything else is nothing
+            parts.append((found["escaped"], 1.0))  # a backslash before anything else is dropped
         elif bracket in begun:
             begun[bracket].append(len(parts))
             if len(begun[bracket]) > DEEPEST:
-                message = f"The prompt {_shown(prompt)}: found more than {DEEPEST} brackets in each other, expected a few."
+                message = f"The prompt {_shown(prompt)}: found more than {DEEPEST} nested brackets, expected a few."
                 raise ConfigError(message)
         elif whole.endswith(")") and begun["("]:
             weigh("(", UP if bracket else _number(found["weight"], prompt))
@@ -212,14 +212,14 @@ def weighted_parts(prompt: str) -> list[tuple[str, float]]:
 
 
 def escaped(name: str) -> str:
-    """A text as it is written in a prompt: brackets and backslashes would else be read as emphasis."""
+    """A text with escaped brackets and backslashes, which would be read as emphasis in a prompt."""
     return re.sub(r"[\\()\[\]]", r"\\\g<0>", name)
 
 
 def unsupported_syntax(prompt: str) -> dict[str, str]:
-    """What in a prompt only the WebUI's generation understands; training reads it as plain text. Kinds -> example."""
+    """Syntax in a prompt that only the WebUI's image generation supports, with an example of each kind."""
     found: dict[str, str] = {}
-    begun: list[tuple[int, bool]] = []  # where a [ stands, and whether there was a | since
+    begun: list[tuple[int, bool]] = []  # position of a [, and whether a | followed
     for each in _OTHER_SYNTAX.finditer(prompt):
         kind = each.lastgroup
         if kind == "network":
@@ -239,7 +239,7 @@ def unsupported_syntax(prompt: str) -> dict[str, str]:
 
 
 def decimal_commas(prompt: str) -> Iterator[tuple[str, str]]:
-    """What seems to be weights with a decimal comma, which are none, and how they are written: (hat:1,3), (hat:1.3)."""
+    """Likely weights with a decimal comma, which are plain text, and the correct form: (hat:1,3), (hat:1.3)."""
     for found in _DECIMAL_COMMA.finditer(prompt):
         begin = prompt.rfind("(", 0, found.start())
         if begin >= 0 and prompt[begin - 1 : begin] != "\\":
@@ -248,7 +248,7 @@ def decimal_commas(prompt: str) -> Iterator[tuple[str, str]]:
 
 
 def _apart_at_breaks(text: str) -> Iterator[tuple[str, float]]:
-    """A text without brackets at each BREAK, less the white space beside it."""
+    """Split a text without brackets at each BREAK, and strip the white space around it."""
     pieces = re.split(r"\bBREAK\b", text)
     for number, piece in enumerate(pieces):
         if number:
@@ -265,8 +265,8 @@ def _number(text: str, prompt: str) -> float:
     if isfinite(number):
         return number
     message = (
-        f"The prompt {_shown(prompt)}: found {text}), expected a number before the bracket, as in (text:1.2). Where "
-        r"brackets are meant to be read, write \( and \)."
+        f"The prompt {_shown(prompt)}: found {text}), expected a number before the bracket, as in (text:1.2). For "
+        r"literal brackets, write \( and \)."
     )
     raise ConfigError(message)
 

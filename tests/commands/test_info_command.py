@@ -39,7 +39,7 @@ def test_a_file_has_the_word_of_its_name(tmp_path: Path, capsys: pytest.CaptureF
     assert "its name in prompts is the file's, learned_embeds, but the name stored in it is cat-toy" in said
     _, said = info(capsys, put(tmp_path / "card.png", "cat-toy"))
     assert "its name in prompts is the file's, card" in said
-    assert "cat-toy (the word in AUTOMATIC1111's WebUI)" in said
+    assert "cat-toy (AUTOMATIC1111's WebUI uses that one)" in said
     put(tmp_path / "cat.safetensors")
     _, said = info(capsys, tmp_path / "cat.pt")
     assert "cat in a prompt means cat.safetensors, not this file" in said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import Vectors
 from ti_trainer.offload.plan import GIB
 from ti_trainer.training.evaluation import validation_loss
-from ti_trainer.training.events import MemoryReduced
+from ti_trainer.training.events import Event, MemoryReduced
+from ti_trainer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 TURNS = 10  # of each trainer
@@ -112,10 +113,15 @@ def measure(setting: Setting, against: Sequence[peers.Peer]) -> dict[str, Any]:
     return row
 
 
+def _events(trainer: Trainer) -> Generator[Event, None, None]:
+    """The trainer's events, as a generator that can be closed early."""
+    yield from trainer.run()
+
+
 def _measure_ourselves(setting: Setting, row: dict[str, Any]) -> None:
     """Memory and time by part, which are measured separately, since measuring them takes time."""
     count = max(5, min(20, setting.steps // 2))
-    events = new_trainer(setting.model, setting.dataset, setting.batch_size, 3 * count).run()
+    events = _events(new_trainer(setting.model, setting.dataset, setting.batch_size, 3 * count))
     peak = peak_memory(lambda: next(events), setting.warm_up)
     row["milliseconds_by_part"] = time_by_part(setting.model, lambda: next(events), count)
     events.close()
@@ -126,7 +132,7 @@ def _series(setting: Setting, peer: peers.Peer | None, row: dict[str, Any], lear
     """Run ours, the bare loop and a peer in turns; adds the peer's figures to the row."""
     model, turns, times = setting.model, _turns(setting.steps), Times()
     trainer = new_trainer(model, setting.dataset, setting.batch_size, setting.warm_up + setting.steps)
-    events, bare = trainer.run(), bare_step(model, setting.dataset, setting.batch_size)
+    events, bare = _events(trainer), bare_step(model, setting.dataset, setting.batch_size)
     runners: dict[str, Runner] = {
         "ours": lambda steps: turn(lambda: next(events), steps),
         "bare_loop": lambda steps: turn(bare, steps),
@@ -159,7 +165,7 @@ def _compiled(setting: Setting, model: DiffusersModel, row: dict[str, Any]) -> d
     steps = setting.warm_up + setting.steps
     words = "" if "compile_seconds" in row else model.compile("on", steps, 1, lambda: None)
     trainer = new_trainer(model, setting.dataset, setting.batch_size, steps)
-    events, bare = trainer.run(), bare_step(model, setting.dataset, setting.batch_size)
+    events, bare = _events(trainer), bare_step(model, setting.dataset, setting.batch_size)
     log.info("Compiling: a minute or more")
     begun = time.perf_counter()
     while trainer.step < setting.warm_up:

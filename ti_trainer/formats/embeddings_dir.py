@@ -213,20 +213,6 @@ def take_negatives_out(folder: Path) -> list[Path]:
     return files
 
 
-def swallows(model: DiffusionModel, name: str) -> bool:
-    """Whether a name consists of ordinary words, so that every prompt with these words would use the embedding.
-
-    Ordinary are words of one token, numbers, and combinations such as 3d or 1girl.
-    """
-
-    def plain(word: str) -> bool:
-        letters = word.lstrip("0123456789")
-        return not letters or (letters.isalpha() and len(next(iter(model.token_embeddings(letters).values()))) == 1)
-
-    words = name.split()
-    return bool(words) and all(map(plain, words))
-
-
 def trainable_file(file: Path, encoders: int) -> Path:
     """The file to save a trained embedding to: the same one, or a .safetensors if its format cannot store everything."""
     holds_all = file.suffix.lower() in TRAINABLE[: 1 if encoders > 1 else 2]

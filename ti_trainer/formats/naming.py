@@ -64,13 +64,27 @@ def name_warnings(model: DiffusionModel, folder: Path, name: str) -> list[str]:
 
 def about_an_ordinary_word(model: DiffusionModel, name: str) -> list[str]:
     """A warning if the name consists of ordinary words."""
-    if not embeddings_dir.swallows(model, name):
+    if not _is_ordinary(model, name):
         return []
     what, better = ("words", name.replace(" ", "-")) if " " in name else ("word", f"my-{name}")
     return [
         f"Every prompt that contains the {what} {name} would use this embedding. Choose a name that is not a word, such as "
         f"{better}."
     ]
+
+
+def _is_ordinary(model: DiffusionModel, name: str) -> bool:
+    """Whether a name consists of ordinary words, so that every prompt with these words would use the embedding.
+
+    Ordinary are words of one token, numbers, and combinations such as 3d or 1girl.
+    """
+
+    def plain(word: str) -> bool:
+        letters = word.lstrip("0123456789")
+        return not letters or (letters.isalpha() and len(next(iter(model.token_embeddings(letters).values()))) == 1)
+
+    words = name.split()
+    return bool(words) and all(map(plain, words))
 
 
 def prompt_report(

@@ -99,9 +99,10 @@ def _deserialized(content: bytes) -> list[tuple[str, Mapping[str, Any]]]:
 def _array(described: Mapping[str, Any]) -> Array:
     """A tensor's numbers; bfloat16 and 8-bit floats, which NumPy does not have, as float32."""
     dtype, data, shape = described["dtype"], described["data"], described["shape"]
+    numbers: Array
     if math.prod(shape) > MAX_VECTORS * MAX_WIDTH:
-        return np.broadcast_to(np.float32(0), shape)  # `checked` refuses it by its shape: do not spend memory on it
-    if dtype == "BF16":
+        numbers = np.broadcast_to(np.float32(0), shape)  # `checked` refuses it by its shape: do not spend memory on it
+    elif dtype == "BF16":
         numbers = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     elif dtype in _FLOAT8:
         numbers = _float8_values(dtype)[np.frombuffer(data, np.uint8)]

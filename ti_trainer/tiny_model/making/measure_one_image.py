@@ -101,7 +101,7 @@ def where_the_thing_is(scene: Scene) -> np.ndarray:
 
 
 def _scenes(thing: Thing, count: int, seed: int) -> list[tuple[Scene, str]]:
-    """In so many surroundings, always as large and in the middle: prompts say nothing of either."""
+    """The thing on `count` backgrounds, always of the same size and in the middle, which prompts do not mention."""
     placed = concept(thing, 8 * count, seed)
     middle = [(scene, where) for scene, where in placed if max(map(abs, scene.position)) < IN_THE_MIDDLE]
     return [(replace(scene, size=SIZES[""], position=(0.0, 0.0), angle=0.0), where) for scene, where in middle[:count]]

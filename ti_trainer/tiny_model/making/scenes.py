@@ -1,6 +1,6 @@
 """Captioned images of coloured shapes: what the embedded model was trained on, the demo concept and all test data.
 
-An image is drawn from signed distances, so edges are smooth at any size. Knows nothing of torch or of training.
+An image is drawn from signed distances, so edges are smooth at any size.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def _jitter(colour: Rgb, rng: np.random.Generator) -> Rgb:
 
 
 def random_thing(rng: np.random.Generator) -> Thing:
-    """A thing in any two colours that can be told apart, most of them colours without a name here."""
+    """A thing in two arbitrary colours that are easy to distinguish; most of them have no name here."""
     first, second = rng.uniform(0.05, 0.95, 3), rng.uniform(0.05, 0.95, 3)
     while np.abs(first - second).max() < 0.35:
         second = rng.uniform(0.05, 0.95, 3)
