@@ -17,7 +17,8 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.files import atomic
 from ti_trainer.preprocess import faces
 from ti_trainer.preprocess.contact_sheet import sheet
-from ti_trainer.preprocess.runner import Caption, Preprocessing, Summary
+from ti_trainer.preprocess.runner import Caption, Preprocessing
+from ti_trainer.preprocess.summary import Summary
 
 HELP = "make a dataset of a folder of photos: crop, resize, split, flip, caption"
 FIRST = 8
