@@ -51,7 +51,7 @@ def test_photos_become_a_dataset(photos: Path, run: Callable, tmp_path: Path) ->
     done = run("preprocess", "some", "made", "--flip", "--split", "--split-threshold", "0.8")
     assert done.code == 0, done.err
     assert whole_images(tmp_path / "made") == 8
-    assert "2 photos became 8 images" in done.out
+    assert "Made 8 images from 2 source images" in done.out
     assert "broken.jpg: it is not an image, or damaged" in done.err
     assert 'train NAME --images "made"' in done.out
 
@@ -139,5 +139,5 @@ def test_interrupted_or_killed_it_goes_on(photos: Path, start: Callable, run: Ca
     assert whole_images(tmp_path / "made") == 2 * COUNT
     assert hidden(tmp_path / "made") == []
     again = run("preprocess", photos, "made", "--flip")
-    assert f"{COUNT} photos had been done before" in again.out
+    assert f"the same options: {COUNT} source images" in again.out
     assert whole_images(tmp_path / "made") == 2 * COUNT

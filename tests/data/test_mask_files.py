@@ -138,7 +138,7 @@ def test_what_was_spread_goes_with_its_mask(tmp_path: Path) -> None:
 
 
 def test_who_marks_nothing_is_told_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Nothing is marked"):
+    with pytest.raises(ConfigError, match="The mask is empty"):
         mask_files.save_mask(image(tmp_path), grey(value=0), ATTENTION)
     assert names(tmp_path) == ["a.png"]
 

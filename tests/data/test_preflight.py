@@ -276,7 +276,7 @@ def test_several_folders_are_looked_at_as_they_will_be_fed(images: Images, tmp_p
     assert found.prompts[0][0].startswith("a photo of x-word, ")
     instead, unread, same, again = found.warnings
     assert unread == f"{kind.name}: Not used, because captions of this dataset end with .none: 0.txt, 1.txt."
-    assert "resolution: Width (--width), Height (--height)" in instead
+    assert "resolution: Width, Height" in instead
     assert f"the same image: {thing.name}/0.png, {kind.name}/0.png." in same
     assert f"{kind.name}/1.png." in again
     (thing / "0.caption").unlink()

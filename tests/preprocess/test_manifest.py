@@ -173,7 +173,7 @@ def test_a_caption_that_fails_is_named_and_the_rest_goes_on(source: Path) -> Non
 def test_when_all_captions_fail_it_ends(source: Path) -> None:
     for number in range(20):
         photo(source / f"more {number}.png")
-    with pytest.raises(DatasetError, match="5 captions failed one after the other: out of memory"):
+    with pytest.raises(DatasetError, match="5 captions in a row failed: out of memory"):
         failing(source, set(range(99))).run()
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from ti_trainer.config.preprocessing import PreprocessConfig
 from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.preprocess.job import Job
-from ti_trainer.preprocess.runner import Preprocessing, Summary
+from ti_trainer.preprocess.runner import Preprocessing
+from ti_trainer.preprocess.summary import Summary
 
 
 @pytest.fixture

@@ -166,9 +166,9 @@ def test_the_summary_knows_one_from_many(tmp_path: Path) -> None:
     source = masked(tmp_path / "photos")
     (source / "b.png").write_bytes(b"nothing")
     summary = work(source).run()
-    assert summary.lines()[0].startswith("1 photo became 1 image in ")
+    assert summary.lines()[0].startswith("Made 1 image from 1 source image in ")
     assert summary.lines()[-1] == "1 file could not be used."
-    assert work(source).run().lines()[1].startswith("1 photo had been done before")
+    assert work(source).run().lines()[1].startswith("Already done with the same options: 1 source image")
 
 
 def test_transparency_is_cut_and_mirrored_with_its_image(tmp_path: Path) -> None:
@@ -390,4 +390,4 @@ def test_a_photo_is_never_named_as_another_ones_mask(tmp_path: Path) -> None:
 def test_the_summary_says_how_many_masks_there_are(tmp_path: Path) -> None:
     summary = work(masked(tmp_path / "photos"), flip=True).run()
     assert summary.lines()[0].endswith(", 2 with a mask.")
-    assert "2 photos became 4 images" in summary.lines()[0]
+    assert "Made 4 images from 2 source images" in summary.lines()[0]

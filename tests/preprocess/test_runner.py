@@ -115,7 +115,7 @@ def test_files_that_were_there_are_never_overwritten(source: Path) -> None:
     summary = work(source).run()
     assert (made / "IMG 1.png").read_bytes() == before
     assert [name for name, _ in summary.failed] == ["IMG 1.jpg"]
-    assert "not made here" in summary.failed[0][1]
+    assert "not made by preprocessing" in summary.failed[0][1]
     assert summary.photos == 2
 
 
@@ -288,7 +288,7 @@ def test_what_cannot_be_written_ends_it_with_one_message(source: Path) -> None:
     plain.destination.mkdir()
     (plain.destination / "debug").write_text("no folder")
     broken = work(source, resize="focal", debug_image=True)
-    with pytest.raises(DatasetError, match=r"debug.*goes on from there"):
+    with pytest.raises(DatasetError, match=r"debug.*start again"):
         broken.run()
     assert (plain.destination / "debug").read_text() == "no folder"
 

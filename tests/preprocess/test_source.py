@@ -69,7 +69,7 @@ def test_folders_of_kohya_give_captions_and_names_without_their_repeats(source: 
         *("1_2_01.png", "7_01.png", "a.png", "b.png", "sks star_01.png", "sks star_01_2.png", "sks star_02.png")
     ]
     assert captions(made) == {"sks star_01.txt": "sks star", "sks star_01_2.txt": "sks star", "sks star_02.txt": "a hat"}
-    assert any("Repeats are not taken over" in line and "10_sks star, 5_sks star" in line for line in summary.lines())
+    assert any("Repeats are not used" in line and "10_sks star, 5_sks star" in line for line in summary.lines())
     work(source, recursive=True, existing_captions="ignore").run()
     assert captions(made) == {}
 
@@ -145,5 +145,5 @@ def test_a_pipe_in_the_place_of_what_we_note_is_refused(source: Path) -> None:
     made = source.parent / "data set"
     made.mkdir()
     os.mkfifo(made / FILE)
-    with pytest.raises(ConfigError, match="is no file"):
+    with pytest.raises(ConfigError, match="is not a regular file"):
         work(source).run()

@@ -95,7 +95,7 @@ def test_what_the_file_says_and_is_not_obeyed_is_told_once(session: Session, dat
     session = replace(session, warn=told.append)
     session.check()
     session.train()
-    assert sum("resolution: Width (--width)" in each for each in told) == 1
+    assert sum("resolution: Width" in each for each in told) == 1
     assert len(set(told)) == len(told)
 
 

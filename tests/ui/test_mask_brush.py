@@ -131,7 +131,7 @@ def test_what_is_painted_is_saved_where_it_was_painted_and_nothing_elsewhere(url
         heard = open_folder(tab, url, folder, "1 of 3: a.png (no mask)")
         assert marks(tab) == ["", "masked", "masked"]
         press(tab, "save")
-        says(tab, "Nothing is marked")
+        says(tab, "The mask is empty")
         slide(tab, "size", 10)  # 12 px
         stroke(tab, (20, 20), (60, 20))
         slide(tab, "weight", 5)

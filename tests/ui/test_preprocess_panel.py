@@ -85,14 +85,14 @@ def test_from_photos_to_training(served: Served, page: Page) -> None:
 
     press(page, "start")
     finish(page)
-    says(page, "preprocess_result", "6 photos became 12 images")
+    says(page, "preprocess_result", "Made 12 images from 6 source images")
     says(page, "preprocess_result", "broken.png")
     assert len(list(made(served).glob("*.png"))) == len(list(made(served).glob("*.txt"))) == 12
     with Image.open(made(served) / "3.png") as image:
         assert image.size == (64, 64)
 
     press(page, "start")
-    says(page, "preprocess_result", "6 photos had been done before")
+    says(page, "preprocess_result", "the same options: 6 source images")
 
     press(page, "to_captions")
     until(lambda: entry(page, "captions_folder").is_visible())

@@ -15,7 +15,8 @@ from ti_trainer.config.preprocessing import SECTIONS, PreprocessConfig, options
 from ti_trainer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ti_trainer.preprocess.runner import Caption, Summary
+    from ti_trainer.preprocess.runner import Caption
+    from ti_trainer.preprocess.summary import Summary
 
 HELP = "make a dataset from a folder of images: crop, resize, split, flip, caption"
 FIRST = 8

@@ -1,6 +1,6 @@
-"""Masks spread over what belongs to what was painted, by a VAE's attention: DreamArtist's "Process Att-Map".
+"""Spread painted masks over the whole object, by the attention of a VAE: DreamArtist's "Process Att-Map".
 
-Knows a DiffusionModel, no host. C latent channels, H W latent height and width; sizes are (width, height) in pixels.
+C latent channels, H W latent height and width; sizes are (width, height) in pixels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PER_PLACE_PX = 8
 
 
 def spread(mask: Tensor, attention: Tensor) -> Tensor:
-    """A mask (1, H, W) in [0, 1] with, at each place, how much that attends (H W, H W) to what is marked, less the mean.
+    """Spread a mask (1, H, W) in [0, 1]: each position gets its attention (H W, H W) to the marked ones, less the mean.
 
     clamp(v A^T - mean(v) + v, 0, 1), as DreamArtist-sd-webui-extension has it.
     """
@@ -55,7 +55,7 @@ def spread_folder(
     """Spread the masks beside the images of a folder, a_att.png and a-masklabel.png, and yield each that was.
 
     What a mask was before is kept as a_att.unspread. One that was spread is passed over, unless `again`: then what it is now
-    is kept besides, as a_att-2.unspread. `tell` gets a sentence about each that stays as it is. The model is opened only if
+    is kept besides, as a_att-2.unspread. `tell` gets a sentence for each skipped mask. The model is opened only if
     it is needed. DatasetError if there is no mask, ModelError if the model's VAE cannot.
     """
     images = find_images(folder)
@@ -69,11 +69,11 @@ def spread_folder(
             tell(f"{mask.name} was spread before: {mask.stem}{UNSPREAD} is what it was.")
             continue
         try:
-            photo, painted = _read(next(each for each in images if each.stem == stem), mask)
+            upright_image, painted = _read(next(each for each in images if each.stem == stem), mask)
         except Exception as error:  # a damaged file provokes anything
             tell(f"{mask.name} stays as it is: {error}")
         else:
-            yield _replaced(mask, spread_mask(opened(), photo, painted))
+            yield _replaced(mask, spread_mask(opened(), upright_image, painted))
 
 
 def _read(image: Path, mask: Path) -> tuple[Image.Image, Image.Image]:
@@ -81,12 +81,12 @@ def _read(image: Path, mask: Path) -> tuple[Image.Image, Image.Image]:
         message = f"{_spread_name(mask).name} is there besides: take one of them away."
         raise DatasetError(message)
     with opened_image(image) as opened:
-        photo = on_white(upright(opened))
-    return photo, read_mask(mask, photo.size)
+        shown = on_white(upright(opened))
+    return shown, read_mask(mask, shown.size)
 
 
 def _replaced(mask: Path, made: Image.Image) -> Path:
-    """Put it in the place of a mask, whose file is kept before; where it lies."""
+    """Replace a mask, after a backup of its file; returns the new path."""
     kept, number = mask.with_suffix(UNSPREAD), 1
     while kept.exists():
         number += 1

@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: for each shape of an image the size nearest to it, of about the pixels that a square would have."""
+"""Aspect-ratio buckets: sizes of about the same number of pixels, from which each image gets the closest one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The captions of a folder, edited: every change makes a new state, and nothing is written until it is saved.
+"""Edit the captions of a folder. Each change makes a new state; nothing is written until it is saved.
 
 A caption is the text file beside an image, a new one a .txt file; its tags are what commas separate, so a sentence is one
-tag. Knows no page.
+tag.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Captions:
         return self._tags_changed(selection, lambda old: [tag for tag in old if tag not in tags])
 
     def rename(self, selection: Iterable[Path], tag: str, to: str) -> Captions:
-        """Put another tag, or several, in the place of one; where they are already, it only goes."""
+        """Replace a tag by one or several others; in captions that have them already it is removed."""
 
         def renamed(old: list[str]) -> list[str]:
             new = [each for each in dict.fromkeys(tags_of(to)) if each == tag or each not in old]
@@ -120,9 +120,9 @@ class Captions:
         return self._tags_changed(selection, moved)
 
     def replace(self, selection: Iterable[Path], search: str, by: str, *, regex: bool = False) -> Captions:
-        """Replace text within captions; ConfigError for a regular expression that is wrong or slow, or makes too much."""
+        """Replace text within captions; ConfigError for a regular expression that is invalid or slow, or gives too much."""
         if not search:
-            message = "Search: found nothing, expected the text that is to be replaced."
+            message = "Search: the field is empty, expected the text to replace."
             raise ConfigError(message)
         replaced = replacing(search, by, "Search and replace", is_regex=regex)
         olds = {stem: self.texts[stem] for stem in _stems(selection)}
@@ -153,7 +153,7 @@ class Captions:
     def save(self) -> tuple[Captions, Saved]:
         """Write what was changed, after putting what was there into a folder of its own within captions-backup.
 
-        DatasetError, and nothing is written, if somebody else changed one of these files meanwhile.
+        DatasetError, and nothing is written, if one of these files was changed by another program meanwhile.
         """
         unsaved = self.unsaved
         wanted = {stem: None if (text := self.texts[stem]) is None else text.encode() for stem in unsaved}

@@ -1,4 +1,4 @@
-"""Which text file beside an image is its caption, by name alone. Reads no file."""
+"""Match caption files to images by name, without reading them."""
 
 from __future__ import annotations
 

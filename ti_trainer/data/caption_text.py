@@ -1,4 +1,4 @@
-"""What caption files say. Knows no tensors: workers load this."""
+"""Read caption files. Needs no torch, because preprocessing workers import it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOST_BYTES = 1_000_000  # of a caption, or of a template
 
 
 def read_caption(file: Path) -> str:
-    """What a caption file says; DatasetError if it is no text, or far too long to be a caption."""
+    """The text of a caption file; DatasetError if it is not text, or far too long for a caption."""
     if (size := file.stat().st_size) > MOST_BYTES:
         message = f"The caption {file} has {size} bytes, expected at most {MOST_BYTES}: is it something else?"
         raise DatasetError(message)

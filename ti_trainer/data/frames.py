@@ -1,4 +1,4 @@
-"""Whether an image file has more than one frame or page, from its first bytes: opening each would take far longer."""
+"""Detect files with several frames or pages from their first bytes, which is much faster than opening them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def has_frames(path: Path) -> bool:
-    """Whether it is animated, or has several pages; every .gif may be, and what cannot be told is not."""
+    """Whether a file is animated or has several pages. True for every .gif; False if it is unknown."""
     ending = path.suffix.lower()
     if ending == ".gif":
         return True
@@ -21,7 +21,7 @@ def has_frames(path: Path) -> bool:
                 file.seek(struct.unpack(f"{order}I", begin[4:8])[0])
                 file.seek(12 * struct.unpack(f"{order}H", file.read(2))[0], 1)  # over the tags of the first page
                 return struct.unpack(f"{order}I", file.read(4))[0] != 0
-    except (OSError, struct.error):  # damaged: whoever opens it says so
+    except (OSError, struct.error):  # damaged, which is reported when it is opened
         return False
     if begin[8:16] == b"WEBPVP8X":
         return bool(begin[20] & 2) if len(begin) > 20 else False

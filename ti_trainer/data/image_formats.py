@@ -1,6 +1,6 @@
-"""Which image formats can be opened here: Pillow's own, and those of its plug-ins, which nobody has to have.
+"""The image formats that can be opened: those of Pillow and of its optional plug-ins.
 
-Plug-ins are registered here and nowhere else, once, when somebody first asks.
+Plug-ins are registered only here, once, at first use.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def image_endings() -> frozenset[str]:
 def readable_formats() -> tuple[str, ...]:
     """What Pillow calls these formats, for its `open`."""
     missing = {each.format for each in _PLUGINS if not _registered(each)}
-    # Whether an image is too large is for whoever opens it to say, in one line, and not for a warning on a console.
+    # opened_image refuses images that are too large; a warning on the console is not needed.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     Image.init()
     unwanted = missing | {Image.EXTENSION.get(ending) for ending in NO_IMAGES}

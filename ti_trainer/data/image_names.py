@@ -1,4 +1,4 @@
-"""What the names of image files say: words, or only what cameras, phones and programs call them. Reads no file."""
+"""Find out whether the name of an image file describes it, or is only the name that a camera or program gave it."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def _is_word(part: str) -> bool:
         return False
     if re.search(r"\d", word) or word.lower() in EMPTY_WORDS:
         return False
-    pieces = re.split("(?<=[a-z])(?=[A-Z])", word)  # of camel case, if there are not so many that it is random
+    pieces = re.split("(?<=[a-z])(?=[A-Z])", word)  # of camel case, unless there are too many: then it is random
     return len(pieces) < 4 and any(piece.lower() not in EMPTY_WORDS for piece in pieces)

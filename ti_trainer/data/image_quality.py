@@ -1,6 +1,6 @@
-"""Images that may harm a training: alike, small, blurred, long, unreadable. How they are left out, left_out.py knows.
+"""Image quality: find images that may harm training, because they are alike, small, blurred, long or unreadable.
 
-Knows nothing of captions but that they lie beside their images. Sizes are (width, height) in pixels, held upright.
+left_out.py moves them out of the dataset. Sizes are (width, height) in pixels of the upright image.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PROBE_PX = 1.5  # how much an image is blurred to see what that changes
 
 @dataclass(frozen=True)
 class Report:
-    """What was found. The best of each group of `alike` comes first; `suggested` are those that are best left out."""
+    """The result. The best of each group of `alike` comes first; `suggested` are the images to leave out."""
 
     count: int
     alike: tuple[tuple[Path, ...], ...]
@@ -46,7 +46,7 @@ class Report:
 
     @property
     def suspects(self) -> list[Path]:
-        """Every image there is something to say of: those alike side by side, then the others by name."""
+        """All images with a finding: first those that are alike, side by side, then the others by name."""
         grouped = [path for group in self.alike for path in group]
         return grouped + sorted(set(self.reasons) - set(grouped))
 
@@ -77,9 +77,9 @@ def check(
     progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Look at every image of the folder once. Width or height 0: small ones are not looked for.
+    """Check every image of a folder. With width or height 0, small images are not reported.
 
-    DatasetError if there is none, ConfigError without the package imagehash, StoppedError if it was stopped.
+    DatasetError if there is none, ConfigError without the package imagehash, StoppedError if stopped.
     """
     paths, seen = find_images(folder), list[_Seen]()
     look = partial(_looked_at, imagehash=_imagehash(), captioned=captions_among(files_in(folder), paths))

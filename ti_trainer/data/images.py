@@ -1,4 +1,4 @@
-"""What of an image is trained on: fitted to a frame, upright, with how much each place counts. Knows nothing of latents.
+"""Load an image for training: upright, fitted to a frame, with the weights of its pixels.
 
 H, W in pixels; sizes are (width, height).
 """
@@ -28,9 +28,9 @@ MULTIPLE = 8  # the VAE works on blocks of 8 px
 
 @dataclass(frozen=True)
 class Frame:
-    """How images are fitted: to a size, or, where it is None, not resized but cut to multiples of 8 px.
+    """How images are fitted: to a size, or, if it is None, not resized but cropped to multiples of 8 px.
 
-    With `buckets` an image keeps its shape: it is fitted to the bucket nearest to it, of about the pixels of `size`.
+    With `buckets` an image is fitted to the closest bucket of about the pixels of `size`.
     """
 
     size: tuple[int, int] | None
@@ -51,13 +51,13 @@ class Frame:
 
 
 def frame_of(config: TrainConfig, default_size_px: int) -> Frame:
-    """How a run with these options fits images, on a model that was made for this side."""
+    """The frame of a run with these options; `default_size_px` is that of the model."""
     size = (config.width or default_size_px, config.height or default_size_px)
     return Frame(None if config.do_not_resize else size, config.use_alpha_weight, config.buckets)
 
 
 class Loaded(NamedTuple):
-    """Pixels (3, H, W) in [-1, 1], upright, and how much each counts, (1, H, W) from 0 on, or None if all the same.
+    """Upright pixels (3, H, W) in [-1, 1], and their weights `counts` (1, H, W) from 0, or None if all are equal.
 
     `sizes` are original height and width, top and left of the crop in the resized image, height and width, in px.
     """
@@ -68,10 +68,10 @@ class Loaded(NamedTuple):
 
 
 def load_image(path: Path, frame: Frame, mask: Path | None = None) -> Loaded:
-    """An image, fitted. How much its places count says its mask, or else its alpha, where that is used and there is some.
+    """Load and fit an image. The weights of its pixels come from its mask, or else from its alpha channel, if that is used.
 
-    Where alpha does not say it, what is transparent is white. An image of another shape than its frame is cropped at its
-    middle, never squashed, and its mask with it. DatasetError for a mask of another shape, and for a broken file.
+    Otherwise transparent pixels become white. An image of another aspect ratio is cropped to the centre with its mask, never
+    stretched. DatasetError for a mask of another aspect ratio, and for a broken file.
     """
     with opened_image(path) as opened:
         original = upright_size(opened)

@@ -1,4 +1,4 @@
-"""The size that a JPEG XL file says it has, read before its plug-in, which decodes all of it at once. Knows no pixels.
+"""Read the size of a JPEG XL file from its header, because the plug-in decodes the whole file when it opens it.
 
 Source: ISO/IEC 18181-1, SizeHeader; 18181-2, boxes.
 """

@@ -1,4 +1,4 @@
-"""Images moved out of a dataset with all that belongs to them, and brought back; nothing is ever overwritten or deleted."""
+"""Move images out of a dataset with their captions and masks, and back. Nothing is ever overwritten or deleted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BELONGINGS = (".txt", ".caption", ".npz")  # captions, and latents as kohya's tr
 def leave_out(folder: Path, paths: Iterable[Path], tell: Callable[[str], None] = lambda sentence: None) -> list[Path]:
     """Move images, with their captions and masks, into the sub-folder "left out"; where they are now.
 
-    Nothing is ever overwritten: a name that is taken gets a number. `tell` gets a sentence about each that cannot be moved;
+    Nothing is ever overwritten: a name that is taken gets a number. `tell` gets a sentence for each that cannot be moved;
     DatasetError if none can.
     """
     files = _files(folder)
@@ -54,7 +54,7 @@ def leave_out(folder: Path, paths: Iterable[Path], tell: Callable[[str], None] =
 def bring_back(folder: Path, tell: Callable[[str], None] = lambda sentence: None) -> tuple[list[Path], list[Path]]:
     """Move everything that was left out back to where it was; images that are back, and those whose names are taken.
 
-    `tell` gets a sentence about each that cannot be moved.
+    `tell` gets a sentence for each that cannot be moved.
     """
     files = _files(folder / LEFT_OUT)
     by_stem: dict[str, list[Path]] = defaultdict(list)
@@ -92,7 +92,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _by_stem(files: Sequence[Path]) -> Mapping[str, list[Path]]:
-    """By an image's stem what lies beside it and is its own: captions and the like, and masks. Not model.yaml beside it."""
+    """Captions, latents and masks by the stem of their image. Other files, such as model.yaml, are not moved."""
     found: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         if stem := _belongs_to(path):

@@ -1,6 +1,6 @@
-"""Masks as somebody paints them: of what size, as text between a page and us, saved beside their images, taken away.
+"""Masks that are painted on the page: their size, their encoding as text, saving and deleting.
 
-Knows no page and no weights. Sizes are (width, height) in pixels, held upright.
+Sizes are (width, height) in pixels of the upright image.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def image_of(folder: Path, name: str) -> Path:
 
 
 def mask_of(image: Path) -> Path | None:
-    """The mask that counts for an image, if one lies beside it."""
+    """The mask next to an image, if there is one."""
     return masks_beside(image.parent).get(image.stem)
 
 
@@ -102,7 +102,7 @@ def save_mask(image: Path, mask: Image.Image, kind: str, *, anew: bool = False) 
         message = f"Mask: found the kind {kind!r}, expected one of {', '.join(MASKS)}: reload the page."
         raise ConfigError(message)
     if not mask.getbbox():
-        message = "Nothing is marked: paint where the image shall count. Without a mask it counts all over: Delete mask."
+        message = "The mask is empty: paint the areas to train on. To train on the whole image, delete its mask."
         raise ConfigError(message)
     before = _masks(image)
     path = image.with_name(f"{image.stem}{kind}.png")

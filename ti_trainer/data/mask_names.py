@@ -1,4 +1,4 @@
-"""Which files are masks, by their names alone. Reads no file."""
+"""Decide by name which files are masks, without reading them."""
 
 from __future__ import annotations
 

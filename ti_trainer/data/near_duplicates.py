@@ -1,4 +1,4 @@
-"""Which images are alike, by 64 bits of their structure and a few colours; found without comparing each with each. Pure."""
+"""Group near-duplicates by a 64-bit perceptual hash and a few colours, without comparing every pair."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class _Near:
         self._hues = colours.mean(axis=(1, 2))  # (N, 2)
         self._packed = np.packbits(bits, axis=1)  # (N, 8)
         parts = self._packed.view(">u2").astype(np.int64)  # (N, 4)
-        self._keys = parts + (np.arange(_PARTS) << _PART_BITS)  # of a place in the table: which quarter, which bits
+        self._keys = parts + (np.arange(_PARTS) << _PART_BITS)  # an index of the table: quarter and bits
         flat = self._keys.ravel()
         self._owners = np.argsort(flat, kind="stable")
         self._ends = np.searchsorted(flat[self._owners], np.arange(_PARTS << _PART_BITS), "right")
@@ -57,7 +57,7 @@ class _Near:
         self._changes = np.array(list(_changes()), np.int64)
 
     def __call__(self, one: int, among: np.ndarray) -> np.ndarray:
-        """Numbers of those, rising, of which `among` (N,) is true."""
+        """Sorted indices of similar images where `among` (N,) is true."""
         keys = (self._keys[one][:, None] ^ self._changes).ravel()  # the quarter's number is in bits that never change
         ends = self._ends[keys]
         begins = np.where(keys > 0, self._ends[keys - 1], 0)

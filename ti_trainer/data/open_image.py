@@ -1,4 +1,4 @@
-"""Image files opened, and told in one line why one cannot be; and what is transparent, on white. Knows no tensors."""
+"""Open image files with one-line errors, and flatten transparency. Needs no torch."""
 
 from __future__ import annotations
 

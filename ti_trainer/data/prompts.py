@@ -1,4 +1,4 @@
-"""What is said about an image in training: captions, their tags, and the templates they are put into."""
+"""Make the prompts of training from captions, tags and templates."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Several folders as one dataset, each with repeats, weight, captions and masks; read from kohya's dataset_config files.
+"""Datasets of several folders, each with repeats, weight, captions and masks; reads kohya's dataset_config files.
 
-Knows no images, no model and no host: who may read a folder, others say.
+The caller checks which folders may be read.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Subset:
         return {key: str(value) if isinstance(value, Path) else value for key, value in named.items()}
 
     def captioned(self, text: str | None) -> str | None:
-        """What is said of one of its images, with its prefix and suffix; None if that is nothing."""
+        """The caption of one of its images with prefix and suffix; None if there is none."""
         parts = [part for part in (self.caption_prefix, text, self.caption_suffix) if part]
         return " ".join(parts) if parts or text is not None else None
 
@@ -103,7 +103,7 @@ def read_subsets(path: Path, warn: Callable[[str], None] = lambda message: None)
 
     A folder whose images lie in sub-folders such as "10_sks star" has these as subsets. Relative folders start at the
     file's. A caption file ends with .txt unless caption_extension says otherwise; subsets of all [[datasets]] make up one
-    dataset. `warn` is told which keys are not obeyed. DatasetError if it cannot be read.
+    dataset. `warn` is called with the keys that are not used. DatasetError if it cannot be read.
     Source: https://github.com/kohya-ss/sd-scripts/blob/main/docs/config_README-en.md
     """
     if path.is_dir():
@@ -273,14 +273,14 @@ def _foreign(table: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
 
 def _about(path: Path, passed_over: Mapping[str, Any]) -> Iterator[str]:
     """What to say of keys that are not obeyed."""
-    labels = {option.name: f"{option.label.rstrip('.')} ({option.flag})" for option in options()}
+    labels = {option.name: f"{option.label.rstrip('.')}" for option in options()}
     instead = [f"{key}: {', '.join(labels[name] for name in INSTEAD[key])}" for key in passed_over if key in INSTEAD]
     if instead:
-        yield f"{path.name} has keys that are options here and count only as such. {'; '.join(instead)}."
+        yield f"Keys of {path.name} that are not used, because they are options of the run here: {'; '.join(instead)}."
     others = [key for key in passed_over if key not in INSTEAD]
     if others:
-        hint = " A loss_weight belongs into custom_attributes of its subset." if "loss_weight" in others else ""
-        yield f"{path.name} has keys that are not obeyed here: {', '.join(others)}.{hint}"
+        hint = " Put loss_weight into custom_attributes of its subset." if "loss_weight" in others else ""
+        yield f"Keys of {path.name} that are not used: {', '.join(others)}.{hint}"
 
 
 def _whole(value: Any, low: int, high: int) -> bool:

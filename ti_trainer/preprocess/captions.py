@@ -1,4 +1,4 @@
-"""The captions that images have already: text files beside them, or, in a folder such as kohya's 10_cat, its name."""
+"""Existing captions of source images: text files, or the name of a folder such as kohya's 10_cat."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pathlib import Path
 from ti_trainer.data.caption_files import captions_among
 from ti_trainer.data.caption_text import read_caption
 from ti_trainer.data.listing import files_in
-from ti_trainer.preprocess.manifest import stamp_of
+from ti_trainer.preprocess.manifest import signature_of
 from ti_trainer.preprocess.source import words_of
 
 
 @dataclass(frozen=True)
 class Existing:
-    """What an image is captioned with before anything is written: a file, and the words of its folder for want of any."""
+    """The existing caption of an image: its caption file, or else the class tokens of its folder."""
 
     file: Path | None = None
     words: str = ""
 
     def text(self) -> str | None:
-        """What the file says, None if there is none; DatasetError if it is no text."""
+        """The text of the file, None if there is none; DatasetError if it is not text."""
         return None if self.file is None else read_caption(self.file)
 
     def signature(self) -> str:
-        """Another one once the caption has changed."""
-        return "-".join(map(str, stamp_of(self.file))) if self.file else self.words
+        """A string that changes with the caption."""
+        return "-".join(map(str, signature_of(self.file))) if self.file else self.words
 
 
 def captions_of(photos: Iterable[Path], source: Path) -> dict[Path, Existing]:
-    """Those of images in a folder and its sub-folders."""
+    """The existing captions of images in a folder and its subfolders."""
     by_folder: dict[Path, list[Path]] = defaultdict(list)
     for path in photos:
         by_folder[path.parent].append(path)

@@ -1,4 +1,4 @@
-"""A sheet of photos beside what becomes of them, as an image."""
+"""Draw a contact sheet: source images next to their results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROW_PX, GAP_PX, TEXT_PX = 200, 8, 16
 
 
 def sheet(rows: Iterable[tuple[Path, Sequence[Result], str]]) -> Image.Image:
-    """A row for each photo: itself, then its results at one scale; below, its name, and its caption or what is wrong."""
+    """One row per source image: the image and its results at one scale; below, its name, and its caption or error."""
     drawn = [_row(*each) for each in rows]
     width = max(each.width for each in drawn)
     page = Image.new("RGB", (width, sum(each.height for each in drawn)), "white")
@@ -45,7 +45,7 @@ def _row(path: Path, made: Sequence[Result], said: str) -> Image.Image:
 
 
 def _write(row: Image.Image, text: str) -> None:
-    """Below. Pillow's own font has but Latin-1 before Pillow 10.1, or without FreeType: then ? stands for the rest."""
+    """Write below. Pillow's own font has only Latin-1 before Pillow 10.1 or without FreeType: other letters become ?."""
     draw, at = ImageDraw.Draw(row), (2, row.height - TEXT_PX - GAP_PX)
     try:
         draw.text(at, text, "black")

@@ -1,6 +1,6 @@
-"""Which part of a photo becomes an image of which size: pure geometry, with the WebUI's rules. Knows nothing of contents.
+"""The geometry of crops: which part of an image is resized to which size.
 
-Sizes are (width, height), boxes (left, top, right, bottom), in pixels of the photo held upright. The rules are those of the
+Sizes are (width, height), boxes (left, top, right, bottom), in pixels of the upright image. The rules are those of the
 WebUI's last Preprocess tab, the parent of its commit 11d23e8c.
 """
 
@@ -17,21 +17,21 @@ from ti_trainer.errors import DatasetError
 
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]
-LONGEST = 16  # times as long as wide; longer ones would be enlarged to gigantic images, or split into thousands
+LONGEST = 16  # times as long as wide; longer images would become gigantic, or thousands of parts
 STEP = 64  # px between sizes of an auto-sized crop
-DRAFT_RESERVE = 1.4  # a decoder's own reduction is coarse: so much is left to the filter, which then hides it (40 dB)
+DRAFT_RESERVE = 1.4  # a decoder reduces coarsely; this factor is left to the filter, which hides it (40 dB)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The part of the photo within `box`, resized to `size`."""
+    """The part of an image within `box`, resized to `size`."""
 
     box: Box
     size: Size
 
 
 def whole(source: Size) -> Cut:
-    """All of it, as it is."""
+    """The whole image, not resized."""
     return Cut((0, 0, *source), source)
 
 
@@ -48,7 +48,7 @@ def bucket(source: Size, budget: int) -> Cut:
 
 
 def focal(source: Size, wanted: Size, focus: tuple[float, float]) -> Cut:
-    """As near around a point as the frame allows; the point is one of the photo scaled to `covering(source, wanted)`.
+    """A crop around a point, within the image; the point is in the image scaled to `covering(source, wanted)`.
 
     DatasetError as for that.
     """
@@ -58,14 +58,14 @@ def focal(source: Size, wanted: Size, focus: tuple[float, float]) -> Cut:
 
 
 def covering(source: Size, wanted: Size) -> Size:
-    """The smallest size of the photo's shape that covers the wanted one; the longer side is rounded down.
+    """The smallest size with the image's aspect ratio that covers the wanted one; the longer side is rounded down.
 
-    DatasetError for a photo more than 16 times as long as wide.
+    DatasetError for an image more than 16 times as long as wide.
     """
     if max(source) > LONGEST * min(source):
         message = (
-            f"the photo has {source[0]} x {source[1]} px; for a focal crop, or to be split, its shape must not be more "
-            f"extreme than {LONGEST}:1: crop it first, or take the middle, without splitting"
+            f"the image is {source[0]} x {source[1]} px; focal crops and splitting need an aspect ratio of at most "
+            f"{LONGEST}:1: crop it first, or use a centre crop without splitting"
         )
         raise DatasetError(message)
     return _scaled(source, wanted)
@@ -78,9 +78,9 @@ def _scaled(source: Size, wanted: Size) -> Size:
 
 
 def parts(source: Size, wanted: Size, threshold: float, overlap: float) -> list[Cut]:
-    """A photo so long that one part would show no more than `threshold` of it: parts that overlap by at least that ratio.
+    """The parts of a long image, of which one part shows at most `threshold`; they overlap by at least `overlap`.
 
-    Empty for other photos; DatasetError as for `covering`.
+    Empty for other images; DatasetError as for `covering`.
     """
     width, height = source
     upright = height > width
@@ -101,9 +101,9 @@ def parts(source: Size, wanted: Size, threshold: float, overlap: float) -> list[
 def auto_sized(
     source: Size, *, min_side: int, max_side: int, min_area: int, max_area: int, objective: str, max_error: float
 ) -> Cut | None:
-    """The best size within the limits, in steps of 64 px from `min_side`, and its middle; None if there is none.
+    """The centre crop to the best size within the limits, in steps of 64 px from `min_side`; None if no size fits.
 
-    The error of a size is by how much its aspect ratio differs from the photo's; equal sizes are decided by the other aim.
+    The error of a size is the difference between its aspect ratio and the image's. The other objective breaks ties.
     """
 
     def error(size: Size) -> float:
@@ -123,7 +123,7 @@ def auto_sized(
 def render(
     photo: Image.Image, cut: Cut, source: Size, resampling: Image.Resampling = Image.Resampling.LANCZOS
 ) -> Image.Image:
-    """The image. `photo` may have been decoded smaller than its `source` size is."""
+    """Crop and resize. `photo` may have been decoded at a smaller size than `source`."""
     across, down = photo.width / source[0], photo.height / source[1]
     left, top, right, bottom = cut.box
     box = (left * across, top * down, min(right * across, photo.width), min(bottom * down, photo.height))
@@ -133,14 +133,14 @@ def render(
 
 
 def draft_size(source: Size, cuts: Iterable[Cut]) -> Size:
-    """The least size that a photo may be decoded at for all its cuts still to be reduced, not enlarged."""
+    """The smallest size to decode an image at, so that none of its cuts is enlarged."""
     largest = max(cut.size[0] / (cut.box[2] - cut.box[0]) for cut in cuts)  # a cut keeps its shape: height says the same
     scale = min(1.0, DRAFT_RESERVE * largest)
     return (math.ceil(source[0] * scale), math.ceil(source[1] * scale))
 
 
 def _cut(source: Size, scaled: Size, at: tuple[int, int], wanted: Size) -> Cut:
-    """What lies at `at` in the photo scaled to `scaled`."""
+    """The crop at the point `at` of the image scaled to `scaled`."""
     across, down = source[0] / scaled[0], source[1] / scaled[1]
     return Cut((at[0] * across, at[1] * down, (at[0] + wanted[0]) * across, (at[1] + wanted[1]) * down), wanted)
 

@@ -1,4 +1,4 @@
-"""Where faces are in an image, by what OpenCV has for it, and where its detector's model comes from. Knows no crops.
+"""Find faces in an image with OpenCV, and download the model of its detector.
 
 The detector is YuNet (MIT licence, from OpenCV's model zoo), 230 kB, which the WebUI keeps in models/opencv; without it, the
 Haar cascades that are part of OpenCV 4. Positions are in pixels of the image given.

@@ -1,7 +1,7 @@
-"""The point of an image that a crop should be around: among its edges, its faces, and where it is least even.
+"""Find the focal point of an image, around which to crop, from its edges, faces and regions of high contrast.
 
 The rules and their numbers are those of the WebUI's last autocrop, the parent of its commit 11d23e8c. Positions and sizes
-are in pixels of the image given: the photo scaled until it covers the crop. Knows no files.
+are in pixels of the image given: the source image scaled until it covers the crop.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Focus:
 
 
 def find(image: Image.Image, wanted: Size, weights: Weights, faces: Faces | None) -> Focus:
-    """The focal point of an RGB image of which `wanted` will be cut out; its middle if there is nothing to see in it."""
+    """The focal point of an RGB image for a crop of size `wanted`; its centre if nothing is found."""
     looks: tuple[tuple[str, float, Callable[[], list[Point]]], ...] = (
         ("Edge", weights.edges, lambda: _corners(image)),
         ("Entropy", weights.entropy, lambda: _most_uneven(image, wanted)),
@@ -101,7 +101,7 @@ def _around(point: Point, size: float) -> Box:
 
 
 def _corners(image: Image.Image) -> list[Point]:
-    """Where the greys change in two directions (Shi and Tomasi 1994), up to 100 places."""
+    """Where the greys change in two directions (Shi and Tomasi 1994), up to 100 points."""
     if text := missing():
         _warn(text)
         return []

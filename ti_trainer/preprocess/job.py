@@ -1,4 +1,4 @@
-"""The one preprocessing that is going on, in a thread of its own; whoever wants to see how far it is asks for a snapshot."""
+"""Run preprocessing in a background thread; the page polls a snapshot of its progress."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from threading import Event, Lock, Thread
 from typing import Any, Literal
 
 from ti_trainer.errors import ConfigError, TITrainerError
-from ti_trainer.preprocess.runner import Preprocessing, Summary
+from ti_trainer.preprocess.runner import Preprocessing
+from ti_trainer.preprocess.summary import Summary
 
 log = logging.getLogger(__name__)
 Status = Literal["idle", "working", "stopping", "stopped", "done", "failed"]
@@ -17,12 +18,12 @@ Status = Literal["idle", "working", "stopping", "stopped", "done", "failed"]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How far it is, in photos."""
+    """Progress, in source images."""
 
     status: Status = "idle"
     done: int = 0
     total: int = 0
-    before: int = 0  # of those, done before it began
+    before: int = 0  # of `done`, those of earlier runs
     message: str = ""
     work: Preprocessing | None = None
     summary: Summary | None = None
@@ -30,24 +31,24 @@ class Snapshot:
 
     @property
     def active(self) -> bool:
-        """Whether it goes on."""
+        """Whether it is running."""
         return self.status in ("working", "stopping")
 
     @property
     def per_second(self) -> float:
-        """Photos, since it began."""
+        """Source images per second."""
         made, took = self.done - self.before, time.monotonic() - self.begun_at
         return made / took if made and self.active else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """At the present speed; None while that is unknown."""
+        """Estimated; None while the speed is unknown."""
         return (self.total - self.done) / self.per_second if self.per_second else None
 
 
 @dataclass
 class Job:
-    """At most one at a time. Every method may be called from any thread."""
+    """Runs one preprocessing at a time. Thread-safe."""
 
     _now: Snapshot = field(default_factory=Snapshot)
     _stop: Event = field(default_factory=Event)
@@ -55,31 +56,31 @@ class Job:
     _lock: Lock = field(default_factory=Lock)
 
     def start(self, work: Preprocessing) -> None:
-        """Begin; TITrainerError if that cannot be, or another one is going on."""
+        """Start; TITrainerError if it is not possible, or another one is running."""
         work.check()
         with self._lock:
             if self._now.active:
-                message = "Images are being preprocessed: wait for the end, or interrupt it first."
+                message = "Preprocessing is already running. Wait until it is done, or interrupt it."
                 raise ConfigError(message)
             stop = Event()
             thread = Thread(target=self._work, args=(work, stop), name="ti-trainer-preprocess", daemon=True)
-            thread.start()  # what it tells waits for the lock; if it cannot start, all is as before
+            thread.start()  # its first update waits for the lock; if it cannot start, nothing changes
             self._stop, self._thread = stop, thread
             self._now = Snapshot("working", work=work, begun_at=time.monotonic())
 
     def stop(self) -> None:
-        """End after the photos at hand."""
+        """Stop after the images in progress."""
         with self._lock:
             if self._now.active:
                 self._now = replace(self._now, status="stopping")
                 self._stop.set()
 
     def snapshot(self) -> Snapshot:
-        """How far it is now."""
+        """The current progress."""
         return self._now
 
     def wait(self, seconds: float | None = None) -> None:
-        """Until it is over."""
+        """Wait until it ends."""
         if self._thread is not None:
             self._thread.join(seconds)
 
@@ -95,7 +96,7 @@ class Job:
         except (TITrainerError, OSError) as error:
             log.error("%s", error)  # noqa: TRY400
             self._update(status="failed", message=str(error))
-        except Exception as error:  # whatever it is, the page must say so and the next one be possible
+        except Exception as error:  # shown on the page; the next run stays possible
             log.exception("Preprocessing failed:")
             self._update(status="failed", message=f"Unexpected {type(error).__name__}: {error}. The log says where.")
         else:

@@ -1,7 +1,8 @@
-"""What was made of which photo, kept in the destination: so that a second time doubles and overwrites nothing.
+"""The manifest in the destination: which files were made from which source image, so that a second run repeats nothing.
 
-A photo is the same one if it lies where it lay, or has the same name, length and time of change. A file is ours as long as
-it is as we wrote it, which is noted before it gets its name: so a killed process forgets nothing.
+A source image is recognised by its path, or by its name, length and modification time. A file is ours while its signature
+is the one we wrote. The signature is recorded in a journal before the file is renamed into place, so that a killed process
+loses nothing.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from ti_trainer.files import write_bytes
 from ti_trainer.preprocess.source import without_repeats
 
 FILE = ".ti_trainer-preprocess.json"
-JOURNAL = ".ti_trainer-preprocess.journal"  # what came since, a line each; there only while we work, or after a kill
-LONGEST_STEM = 180  # bytes: most file systems end at 255, and endings come on top
-FileSignature = list[int]  # length in bytes, time of change in ns
-NOT_OURS: FileSignature = [0, 0]  # no image's
+JOURNAL = ".ti_trainer-preprocess.journal"  # one JSON line per change since; exists only during a run, or after a kill
+LONGEST_STEM = 180  # bytes; most file systems allow 255 for the whole name
+FileSignature = list[int]  # length in bytes, modification time in ns
+NOT_OURS: FileSignature = [0, 0]  # the signature of no file
 
 
 @dataclass
 class Entry:
-    """One photo, its images and their masks, by their names the stamps they were written with.
+    """One source image, and the signatures of its images and masks by file name.
 
-    `settings` only once all is done. A mask that was there before, and is not ours, has the stamp NOT_OURS.
+    `settings` is set once all is done. A mask that the user made has the signature NOT_OURS.
     """
 
     path: str
@@ -44,24 +45,24 @@ class Entry:
     stem: str
     settings: str = ""
     images: dict[str, FileSignature] = field(default_factory=dict)
-    captions: dict[str, str] = field(default_factory=dict)  # a .txt file's name: hash of what we wrote
+    captions: dict[str, str] = field(default_factory=dict)  # hash of what we wrote, by file name
     masks: dict[str, FileSignature] = field(default_factory=dict)
 
 
 @dataclass
 class Manifest:
-    """Every photo that this folder has images of."""
+    """The source images that this folder has results of."""
 
     folder: Path
     entries: list[Entry] = field(default_factory=list)
 
     @classmethod
     def of(cls, folder: Path) -> Manifest:
-        """Read it, empty if there is none; ConfigError if it is damaged."""
+        """Read the manifest; empty if there is none, ConfigError if it is damaged."""
         file = folder / FILE
         for each in (file, folder / JOURNAL):
             if os.path.lexists(each) and not each.is_file():
-                message = f"{each} is no file: take it away, or take another destination."
+                message = f"{each} is not a regular file. Move it away, or choose another destination."
                 raise ConfigError(message)
         try:
             manifest = cls(folder, [Entry(**each) for each in json.loads(file.read_text(encoding="utf-8"))])
@@ -71,18 +72,18 @@ class Manifest:
         except FileNotFoundError:
             return cls(folder)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            message = f"{file} is damaged ({error}): without it nobody knows what was made here. Take another destination."
+            message = f"{file} is damaged ({error}). It records which files were made here. Choose another destination."
             raise ConfigError(message) from error
         return manifest
 
     def save(self) -> None:
-        """Write it, the journal in it."""
+        """Write the manifest, and delete the journal."""
         content = json.dumps([dataclasses.asdict(each) for each in self.entries], indent=1)
         write_bytes(self.folder / FILE, content.encode())
         (self.folder / JOURNAL).unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Remove what a killed process was writing."""
+        """Remove temporary files of a killed process."""
         if not (self.folder / JOURNAL).exists():
             return
         stems, marks = "|".join(re.escape(each.stem) for each in self.entries), "|".join(MASKS)
@@ -92,7 +93,7 @@ class Manifest:
                 path.unlink(missing_ok=True)
 
     def enter(self, photos: Iterable[tuple[Path, str, FileSignature]]) -> dict[Path, Entry]:
-        """The entry of each photo (path, path within its source, stamp); new ones get a name that nothing else has."""
+        """The entry of each source image (path, path within the source, signature); new ones get a unique stem."""
         by_path = {each.path: each for each in self.entries}
         by_file = {(each.relative, *each.signature): each for each in self.entries}
         taken = set().union(*(_names_like(each.stem.casefold()) for each in self.entries))
@@ -112,14 +113,14 @@ class Manifest:
         return found
 
     def changed(self, entry: Entry) -> set[str]:
-        """Names, without their endings, of its images that somebody changed, or left out: they are not made again."""
+        """Stems of its images that the user changed or left out; they are not made again."""
         images = entry.images.items()
         return {
             Path(name).stem for name, signature in images if self._is_left_out(name) or self._is_changed(name, signature)
         }
 
     def is_done(self, entry: Entry, settings: str) -> bool:
-        """Whether all was made with these settings and is still there."""
+        """Whether everything was made with these settings and still exists."""
         if entry.settings != settings:
             return False
         out = {Path(name).stem for name in entry.images if self._is_left_out(name)}
@@ -127,11 +128,11 @@ class Manifest:
         return all((self.folder / name).exists() or self._is_left_out(name) for name in (*entry.images, *masks))
 
     def was_edited(self, entry: Entry, caption: Path) -> bool:
-        """Whether somebody has changed a caption since it was written, or wrote it in the first place."""
+        """Whether the user wrote a caption, or changed it since we did."""
         return os.path.lexists(caption) and _hash_in(caption) != entry.captions.get(caption.name)
 
     def masks_to_keep(self, entry: Entry, kept: Collection[str]) -> dict[str, FileSignature]:
-        """Its masks that somebody painted over, and those of images that are `kept`, by their stems."""
+        """Its masks that the user changed, and those of images whose stems are in `kept`."""
         masks = entry.masks.items()
         there = {name for name in entry.masks if (self.folder / name).exists() or self._is_left_out(name)}
         return {
@@ -141,9 +142,9 @@ class Manifest:
         }
 
     def leftovers(self, entry: Entry, made: Collection[str]) -> list[str]:
-        """Names of what earlier settings made, that nobody changed and that is not among what was `made` now.
+        """Names of files of earlier settings that the user did not change and that are not in `made`.
 
-        A mask that somebody painted keeps its image: alone it would be taken for one.
+        The image of a mask that the user painted stays: the mask alone would be taken for an image.
         """
         images = [name for name, signature in (entry.images | entry.masks).items() if not self._is_changed(name, signature)]
         captions = [name for name in entry.captions if not self.was_edited(entry, self.folder / name)]
@@ -158,7 +159,7 @@ class Manifest:
         return (self.folder / LEFT_OUT / name).exists() or is_taken_away(self.folder, name)
 
     def _is_changed(self, name: str, signature: FileSignature) -> bool:
-        return (self.folder / name).exists() and stamp_of(self.folder / name) != signature
+        return (self.folder / name).exists() and signature_of(self.folder / name) != signature
 
     def _read_journal(self) -> None:
         journal = self.folder / JOURNAL
@@ -166,12 +167,12 @@ class Manifest:
         for line in journal.read_text(encoding="utf-8").splitlines() if journal.exists() else ():
             try:
                 noted = json.loads(line)
-            except ValueError:  # cut off by a kill: then the file that it is about has not got its name
+            except ValueError:  # cut off by a kill: then its file was not renamed yet
                 continue
             self._take_in(by_stem[noted["stem"]], noted)
 
     def _take_in(self, entry: Entry, noted: dict[str, Any]) -> None:
-        """A line of the journal. What it says is not so yet where the file that was there before is there still."""
+        """Apply a line of the journal, unless its file was not replaced yet."""
         entry.settings = noted.get("settings", "")
         if "settings" in noted:
             entry.images, entry.captions = noted["images"], noted["captions"]
@@ -180,57 +181,56 @@ class Manifest:
         path, is_caption = self.folder / noted["name"], "hash" in noted
         known = entry.captions if is_caption else entry.masks if "mask" in noted else entry.images
         if path.exists() and path.name in known:
-            present = _hash_in(path) if is_caption else stamp_of(path)
+            present = _hash_in(path) if is_caption else signature_of(path)
             if present == known[path.name]:
                 return
         known[path.name] = noted["hash" if is_caption else "stamp"]
 
 
 def image_of(mask: str) -> str:
-    """The stem of the image that a mask of this name belongs to."""
+    """The stem of the image of a mask with this name."""
     stem = Path(mask).stem
     return stem.removesuffix(mark_of(stem))
 
 
 def mask_names(image: str) -> list[str]:
-    """What masks beside an image of this stem may be called, whoever made them."""
+    """All possible names of masks of an image with this stem."""
     return [f"{image}{mark}{ending}" for mark in MASKS for ending in sorted(image_endings())]
 
 
 def is_taken_away(folder: Path, mask: str) -> bool:
-    """Whether somebody took a mask of this name away in the panel where they are painted."""
+    """Whether the user deleted a mask of this name on the page."""
     return (folder / LEFT_OUT / KEPT / mask).exists()
 
 
 def note(folder: Path, stem: str, **line: Any) -> None:
-    """Add a line to the journal, from any process."""
+    """Append a line to the journal; any process may do so."""
     with (folder / JOURNAL).open("ab", buffering=0) as journal:
         journal.write(json.dumps({"stem": stem, **line}).encode() + b"\n")
 
 
-def stamp_of(path: Path) -> FileSignature:
-    """What tells that a file was changed."""
+def signature_of(path: Path) -> FileSignature:
+    """The signature of a file, which changes with it."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns]
 
 
 def caption_hash(content: bytes) -> str:
-    """Of a caption's file."""
+    """The hash of a caption file's content."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _hash_in(caption: Path) -> str:
-    """Of a caption's file; none for what is no file, such as a pipe, which would keep us waiting."""
+    """The hash of a caption file; "" if it is not a regular file: a pipe would block."""
     return caption_hash(caption.read_bytes()) if caption.is_file() else ""
 
 
 def free_stem(relative: str, taken: set[str]) -> str:
-    """A name for a photo's images: its own, its sub-folder's before it, a number behind where images would collide.
+    """The stem for the results of a source image: its subfolder's name, its own, and a number if that is taken.
 
-    It is never hidden, and has not the number of repeats that kohya's trainers put before a folder's name.
-
-    `taken`, in lower case, are those of others: a second part of `a` is `a-2`, which no photo of that name may have too, and
-    `a_att` is its mask. Nor may the image of a sub-folder, such as a/mask.png, become one by its name.
+    It is never hidden, and has no repeats as in kohya's folder names. `taken` are other stems in lower case. A name must not
+    collide with results of another image either: `a-2` is the second part of `a`, and `a_att` its mask. And the name of an
+    image in a subfolder, such as a/mask.png, must not become that of a mask.
     """
     *folders, name = Path(relative).with_suffix("").parts
     wanted = "_".join((*map(without_repeats, folders), name)).replace("\\", "_").lstrip(".") or "image"
@@ -244,15 +244,15 @@ def free_stem(relative: str, taken: set[str]) -> str:
 
 
 def _names_like(stem: str) -> set[str]:
-    """The stem, and stems whose images' names it may have."""
+    """The stem, and the stems whose results could have this name."""
     unmarked = stem.removesuffix(mark_of(stem))
     plain = unmarked.removesuffix("-flipped")
     return {stem, unmarked, plain, re.sub(r"-\d+$", "", plain)}
 
 
 def _check(entry: Entry) -> None:
-    """ValueError if it names files elsewhere: leftovers are removed by these names."""
+    """ValueError if it names files outside the folder: leftovers are deleted by these names."""
     for name in (entry.stem, *entry.images, *entry.captions, *entry.masks):
         if name != Path(name).name or "\\" in name:
-            message = f"{name!r} is no name of a file"
+            message = f"{name!r} is not a file name"
             raise ValueError(message)

@@ -1,6 +1,6 @@
-"""Which photo has which mask. Reads none of them.
+"""Find the masks of source images, without reading them.
 
-A photo's mask lies beside it, or has its name in a folder of masks, which goes before, as in training.
+A mask is next to its image, or has its name in a folder of masks, which has priority, as in training.
 """
 
 from __future__ import annotations
@@ -14,45 +14,45 @@ from pathlib import Path
 from ti_trainer.data.mask_names import mark_of
 from ti_trainer.data.masks import find_masks, masks_beside
 from ti_trainer.errors import ConfigError
-from ti_trainer.preprocess.manifest import stamp_of
+from ti_trainer.preprocess.manifest import signature_of
 
-FROM_FOLDER = "-masklabel"  # whose greys mean the same as those of a mask folder
+FROM_FOLDER = "-masklabel"  # the greys of this kind mean the same as in a folder of masks
 
 
 @dataclass(frozen=True)
 class Mask:
-    """The file, and how the names of masks made of it end, before their ending."""
+    """A mask file, and the suffix of the stems of masks made from it."""
 
     path: Path
     mark: str
 
     def signature(self) -> str:
-        """Another one once the mask has changed."""
+        """A string that changes with the mask."""
         try:
-            return "-".join((self.mark, *map(str, stamp_of(self.path))))
-        except OSError:  # a link to nowhere: whoever reads it says so
+            return "-".join((self.mark, *map(str, signature_of(self.path))))
+        except OSError:  # a broken link, which is reported when it is read
             return self.mark
 
 
 def check_folder(folder: Path, source: Path) -> None:
-    """ConfigError unless it can be the folder of masks of the source's photos."""
+    """ConfigError if the folder cannot be the folder of masks."""
     if not folder.is_dir():
-        message = f"The mask directory {folder} does not exist: name a folder with a grey image for each image."
+        message = f"The mask directory {folder} does not exist. Choose a folder with a grey image for each image."
         raise ConfigError(message, "masks")
     if os.path.realpath(folder) == os.path.realpath(source):
-        message = f"The mask directory {folder} is the source: masks that lie beside their images are found without it."
+        message = f"The mask directory {folder} is the source. Leave it empty: masks next to their images are found."
         raise ConfigError(message, "masks")
 
 
 def masks_of(photos: Iterable[Path], source: Path, folder: Path | None) -> dict[Path, Mask]:
-    """The masks of photos of the source and its sub-folders; `folder` has masks by their names, in like sub-folders."""
+    """The masks of source images; `folder` is a folder of masks with the same subfolders as the source."""
     by_folder: dict[Path, list[Path]] = defaultdict(list)
     for path in photos:
         by_folder[path.parent].append(path)
     found: dict[Path, Mask] = {}
-    for place, here in by_folder.items():
-        named = {stem: Mask(path, mark_of(path.stem)) for stem, path in masks_beside(place).items()}
-        if folder and (like := folder / place.relative_to(source)).is_dir():
+    for parent, here in by_folder.items():
+        named = {stem: Mask(path, mark_of(path.stem)) for stem, path in masks_beside(parent).items()}
+        if folder and (like := folder / parent.relative_to(source)).is_dir():
             named |= {stem: Mask(path, FROM_FOLDER) for stem, path in find_masks(like).items()}
         found |= {path: named[path.stem] for path in here if path.stem in named}
     return found

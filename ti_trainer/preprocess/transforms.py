@@ -1,6 +1,6 @@
-"""One photo, and its mask, become images of a dataset: cut, resized, flipped. Knows no folders and no captions.
+"""Crop, resize and flip a source image and its mask.
 
-Sizes are (width, height) in pixels of the photo held upright.
+Sizes are (width, height) in pixels of the upright image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ti_trainer.preprocess import crops, focal
 from ti_trainer.preprocess.faces import Faces
 
 DEBUG = "-debug"
-SAVING: dict[str, dict[str, Any]] = {  # PNG: level 1 is several times as fast as the default and a few percent larger
+SAVING: dict[str, dict[str, Any]] = {  # PNG level 1 is several times faster than the default
     "png": {"format": "PNG", "compress_level": 1},
     "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     "webp": {"format": "WEBP", "quality": 95},
@@ -31,9 +31,9 @@ SAVING: dict[str, dict[str, Any]] = {  # PNG: level 1 is several times as fast a
 
 @dataclass(frozen=True)
 class Result:
-    """An image that was made, and what its file's name has after the photo's: "", "-2", "-flipped", "-2-flipped".
+    """An image that was made, and the suffix of its file name: "", "-2", "-flipped" or "-2-flipped".
 
-    `mask` is grey and of the image's size.
+    `mask` is grey and has the size of the image.
     """
 
     suffix: str
@@ -42,19 +42,19 @@ class Result:
 
     @property
     def flipped(self) -> bool:
-        """Whether it mirrors the one before it."""
+        """Whether it is the mirrored copy of the result before."""
         return self.suffix.endswith(FLIPPED)
 
     @property
     def is_debug(self) -> bool:
-        """Whether it explains the crop and is no part of the dataset."""
+        """Whether it only shows how the crop was found, and is not part of the dataset."""
         return self.suffix.endswith(DEBUG)
 
 
 def results(path: Path, config: PreprocessConfig, faces: Faces | None, mask: Path | None = None) -> list[Result]:
-    """Every image that the photo becomes, each with its part of the mask.
+    """All results of a source image, each with its part of the mask.
 
-    DatasetError if there is none, the mask has another shape, or a file is broken.
+    DatasetError if no size fits, the mask has another aspect ratio, or a file is broken.
     """
     with opened_image(path) as opened:
         size = upright_size(opened)
@@ -80,7 +80,7 @@ def results(path: Path, config: PreprocessConfig, faces: Faces | None, mask: Pat
 
 
 def _cut(size: crops.Size, config: PreprocessConfig) -> crops.Cut:
-    """What of a photo is taken, where that depends on its size alone."""
+    """The crop, for modes in which it depends only on the size of the image."""
     wanted = (config.width, config.height)
     if config.resize == "keep":
         return crops.whole(size)
@@ -98,9 +98,7 @@ def _cut(size: crops.Size, config: PreprocessConfig) -> crops.Cut:
         max_error=config.max_error,
     )
     if cut is None:
-        message = (
-            f"no size within the limits is near enough to {size[0]} x {size[1]}: raise the error threshold, or widen them"
-        )
+        message = f"no size within the limits fits {size[0]} x {size[1]}: raise the error threshold, or widen the limits"
         raise DatasetError(message)
     return cut
 
@@ -119,5 +117,5 @@ def _within(cut: crops.Cut, size: crops.Size, scaled: crops.Size) -> crops.Box:
 
 
 def _without_alpha(image: Image.Image, *, keep: bool) -> Image.Image:
-    """RGB, what is transparent being white; or RGBA if transparency is kept and there is any."""
+    """RGB on white; or RGBA, if transparency is kept and the image has any."""
     return image.convert("RGBA") if keep and has_alpha(image) else on_white(image)
