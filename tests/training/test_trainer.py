@@ -208,9 +208,7 @@ def test_an_embedding_of_another_model_is_refused(trainer: Callable[..., Trainer
         widths = {"clip_l": 768}  # noqa: RUF012
 
     training = trainer()
-    with pytest.raises(
-        ConfigError, match=r"another kind of model \(unknown \(clip_l 8\): clip_l 8\) than tiny \(tiny: clip_l 768\)"
-    ):
+    with pytest.raises(ConfigError, match=r"is for unknown \(clip_l 8\) \(clip_l 8\), but tiny is tiny \(clip_l 768\)"):
         Trainer(Wide(), training.dataset, training.embedding, training.config)
 
 

@@ -127,7 +127,7 @@ def test_a_word_is_created_trained_drawn_and_gone_on_with(families_webui: Server
 
 def test_a_word_of_another_family_is_refused_by_name(families_webui: Server) -> None:
     choose(families_webui, "sdxl")
-    with pytest.raises(RuntimeError, match=r"my-sd2.*another kind of model.*SDXL: clip_l 64, clip_g 128"):
+    with pytest.raises(RuntimeError, match=r"my-sd2.*is for .*SDXL \(clip_l 64, clip_g 128\)"):
         begin(families_webui, "my-sd2", 3)
 
 

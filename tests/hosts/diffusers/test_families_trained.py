@@ -86,7 +86,7 @@ def _holds(card: Path, embedding: Embedding) -> bool:
 def test_an_embedding_of_another_family_is_refused_by_name(images: Path, tmp_path: Path) -> None:
     host = StandaloneHost(str(families.save("sdxl", tmp_path / "xl")), "cpu", tmp_path / "embeddings", tmp_path / "log")
     formats.write(Embedding("old", {"clip_l": torch.ones(2, 768)}), host.embeddings_dir / "old.safetensors")
-    with pytest.raises(ConfigError, match=r"'old' is for another kind of model \(SD 1\.x: clip_l 768\) than xl \(SDXL: "):
+    with pytest.raises(ConfigError, match=r"'old' is for SD 1\.x \(clip_l 768\), but xl is SDXL \("):
         Session(host, "old", images, CONFIG).check()
 
 
