@@ -1,16 +1,15 @@
-"""The command line: `python -m ti_trainer COMMAND`. Exit codes: 0 success, 1 error, 2 usage error, 130 interrupted."""
+"""The command line: `ti-trainer COMMAND`. Exit codes: 0 success, 1 error, 2 usage error, 130 interrupted."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import logging
-import shlex
 import sys
 from collections.abc import Sequence
 
 from ti_trainer import __version__
-from ti_trainer.commands import INTERRUPTED
+from ti_trainer.commands import INTERRUPTED, PROGRAM
 from ti_trainer.errors import TITrainerError
 
 COMMANDS = ("preprocess", "spread", "create", "train", "generate", "evaluate", "convert", "info", "bench", "demo", "page")
@@ -20,7 +19,7 @@ FAILED = 1
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser with all commands, or, to start faster, with the arguments of this command only."""
     parser = argparse.ArgumentParser(
-        prog="python -m ti_trainer",
+        prog=PROGRAM,
         description="Train Textual Inversion embeddings for Stable Diffusion. Without a command, the page opens.",
     )
     parser.add_argument("--version", action="version", version=f"TI Trainer {__version__}")
@@ -29,7 +28,13 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         if command not in (None, name):
             commands.add_parser(name)
             continue
-        module = importlib.import_module(f"ti_trainer.commands.{name}")
+        try:
+            module = importlib.import_module(f"ti_trainer.commands.{name}")
+        except ModuleNotFoundError:  # --help and --version work without the packages
+            if command:
+                raise
+            commands.add_parser(name)
+            continue
         each = commands.add_parser(name, help=module.HELP, description=module.HELP[0].upper() + module.HELP[1:] + ".")
         module.add_arguments(each)
         each.add_argument("--debug", action="store_true", help="print the traceback of an error")
@@ -47,9 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser(arguments[0] if arguments[0] in COMMANDS else None).parse_args(arguments)
         return _run(args)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("", "ti_trainer"):
+        if (error.name or "ti_trainer").partition(".")[0] == "ti_trainer":
             raise
-        message = f"This Python does not have the package {error.name!r}. Run: python install.py run {shlex.join(arguments)}"
+        message = (
+            f"This Python ({sys.executable}) does not have the package {error.name}. "
+            f"Run `python install.py run {arguments[0]} ...`, which installs what is needed."
+        )
         return _failed(message, debug="--debug" in arguments)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -4,6 +4,9 @@ Only the module of the command that runs is imported, and it imports heavy packa
 """
 
 import os
+import sys
+from pathlib import Path
 
-PROGRAM = os.environ.get("TI_TRAINER_PROGRAM", "python -m ti_trainer")  # as the user calls it; install.py sets it
+_STARTED_AS = "ti-trainer" if Path(sys.argv[0]).stem == "ti-trainer" else "python -m ti_trainer"
+PROGRAM = os.environ.get("TI_TRAINER_PROGRAM", _STARTED_AS)  # the program's name in messages; install.py sets the variable
 INTERRUPTED = 130  # exit code: stopped by the user, everything is saved
