@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -53,9 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser(arguments[0] if arguments[0] in COMMANDS else None).parse_args(arguments)
         return _run(args)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("", "ti_trainer"):
+        if (error.name or "ti_trainer").partition(".")[0] == "ti_trainer":
             raise
-        message = f"This Python does not have the package {error.name!r}. Run: python install.py run {shlex.join(arguments)}"
+        message = (
+            f"This Python ({sys.executable}) does not have the package {error.name}. "
+            f"Run `python install.py run {arguments[0]} ...`, which installs what is needed."
+        )
         return _failed(message, debug="--debug" in arguments)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

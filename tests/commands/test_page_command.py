@@ -32,7 +32,7 @@ from ti_trainer.ui import api, app, layout  # noqa: E402
 from ti_trainer.ui.page import Page  # noqa: E402
 
 WORD = "embeddings/my-thing.safetensors"
-SAYS = re.compile(r"The page is at (http://127\.0\.0\.1:(\d+)/) - Ctrl-C here ends it\.")
+SAYS = re.compile(r"The page is at (http://127\.0\.0\.1:(\d+)/) - press Ctrl-C here to quit\.")
 no_signals = pytest.mark.skipif(sys.platform == "win32", reason="a signal cannot be sent to one process there")
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -124,7 +124,7 @@ def test_what_ends_it_during_a_run_keeps_what_was_learned(start: Start, tmp_path
             assert time.monotonic() < end
             time.sleep(0.1)
         said = ended_by(number, process)
-    assert "Stopping the training; what was learned is kept." in said
+    assert "Stopping the training; its result is saved." in said
     learned, run = formats.read(tmp_path / WORD), Run.latest(tmp_path / "textual_inversion", "my-thing")
     assert learned.step >= 5
     assert run.step == learned.step == run.losses()[-1]["step"]

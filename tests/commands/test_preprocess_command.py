@@ -91,9 +91,7 @@ def test_a_preview_that_is_no_image_is_refused_before_any_work(
 ) -> None:
     done = run("preprocess", photos, "made", "--resize", "focal", "--preview", name)
     assert done.code == 1
-    assert done.errors == [
-        f"Error: The preview is an image: found the file name '{name}', expected one that ends in .png or .jpg."
-    ]
+    assert done.errors == [f"Error: Preview: found the file name '{name}', expected one that ends in .png or .jpg."]
     assert done.out == ""  # not even which face detector there is
     assert not list(tmp_path.iterdir())
 

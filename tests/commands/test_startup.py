@@ -79,8 +79,8 @@ def test_what_is_declared_without_imports_agrees_with_what_it_stands_for() -> No
 
 def test_a_python_without_the_packages_is_told_what_to_run() -> None:
     (_,), printed = loaded_by(["create", "my cat"], missing="torch")
-    expected = "Error: This Python does not have the package 'torch'. Run: python install.py run create 'my cat'"
-    assert printed.splitlines() == [expected]
+    (line,) = printed.splitlines()
+    assert "does not have the package torch. Run `python install.py run create ...`" in line
 
 
 def test_startup_is_measured_in_processes(tmp_path: Path) -> None:

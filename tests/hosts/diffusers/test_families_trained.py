@@ -104,7 +104,7 @@ def test_the_command_line_says_what_a_model_is(images: Path, tmp_path: Path, cap
     model = str(families.save("sdxl-v", tmp_path / "noob"))
     assert main(["info", model]) == 0
     said = "SDXL, v prediction, zero terminal SNR"
-    assert f"{model}: a checkpoint, {said}, made for 64 px" in capsys.readouterr().out
+    assert f"{model}: a checkpoint, {said}, for images of 64 px" in capsys.readouterr().out
     places = ["--model", model, "--device", "cpu", "--embeddings-dir", str(tmp_path / "words")]
     assert main(["create", "zz-cat", *places]) == 0
     train = ["train", "zz-cat", "--images", str(images), "--max-steps", "1", "--preview-every", "0"]
