@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -178,7 +179,6 @@ def _received(connection: socket.socket, size: int) -> bytes:
 def _serve(address: str) -> None:
     """Fork for each request until stdin ends. Returns only in a fork, which is to become the program."""
     import importlib
-    import select
 
     for name in LARGE_PACKAGES:
         with contextlib.suppress(ImportError):  # each environment has some of them
@@ -212,6 +212,9 @@ def _become_program(connection: socket.socket) -> None:
         for each in outputs:
             os.close(each)
         connection.sendall(pid.to_bytes(4, "big"))
+        ended = os.pidfd_open(pid)
+        if ended not in select.select([connection, ended], [], [])[0]:  # the test has ended, or pytest was killed
+            os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         with contextlib.suppress(OSError):
             connection.sendall(status.to_bytes(4, "big"))

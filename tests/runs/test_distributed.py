@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from fakes import TinyModel
@@ -185,17 +183,8 @@ def test_two_agree_add_up_in_order_and_notice_a_loss() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {**os.environ, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
-            env={**shared, "RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in "01"
-    ]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    started = [processes.start(("-c", PROGRAM), environment={**shared, "RANK": rank}) for rank in "01"]
     ends = [process.communicate(timeout=120) for process in started]
     assert [process.returncode for process in started] == [0, -9], ends
     first, second = (json.loads(out.splitlines()[-1]) for out, _ in ends)

@@ -213,7 +213,7 @@ def test_a_failure_is_told_and_the_next_start_is_possible(
         patched.setattr(host.model, "predict", broken)
         job.start(longer)
         assert ended(job).status == "failed"
-        assert job.snapshot().message == "Unexpected ZeroDivisionError: a bug. The log says where."
+        assert job.snapshot().message == "Unexpected ZeroDivisionError: a bug. See the log for details."
     job.start(longer)
     assert (ended(job).status, job.snapshot().message, job.snapshot().step) == ("done", "", 20)
 

@@ -127,7 +127,7 @@ def test_an_earlier_copy_in_its_place_is_told_of_and_the_copy_of_the_state_is_no
     run = here.train(until=6).run
     copies = dict(run.copies())
     shutil.copy(copies[2], here.file)
-    with pytest.raises(ConfigError, match="is at step 2; this run is at step 6"):
+    with pytest.raises(ConfigError, match=r"is at step 2\. This run is at step 6"):
         here.resume()
     shutil.copy(copies[6], here.file)
     assert here.resume().embedding.step == 8
@@ -145,7 +145,7 @@ def test_a_later_run_is_not_undone_by_an_earlier_one(place: Callable[[str], Plac
     here = place("here")
     earlier = here.train(until=3).run
     here.train(until=6)
-    with pytest.raises(ConfigError, match="x-word has been trained to step 6 since; this run is at step 3"):
+    with pytest.raises(ConfigError, match=r"x-word has been trained to step 6 since\. This run is at step 3"):
         Session(here.host, "x-word", here.images, CONFIG, earlier).train()
 
 
