@@ -112,7 +112,7 @@ def test_a_wish_to_end_while_images_are_read_ends_it_at_once_and_leaves_nothing(
     seen = wish_at_image(at, job, wish, host, monkeypatch)
     job.start(session)
     now = ended(job)
-    shown = [*(("loading", (number, 5)) for number in range(1, at)), (meanwhile, (at, 5))]
+    shown = [*(("loading", (number, 5)) for number in range(at - 1)), (meanwhile, (at - 1, 5))]  # loaded before that
     assert [(each.status, each.loaded) for each in seen] == shown, "no other image is read"
     assert (now.status, now.step, now.message, now.run, now.result) == ("stopped", 0, STOPPED, None, None)
     assert contents(host) == before

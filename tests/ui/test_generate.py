@@ -62,4 +62,4 @@ def test_create_shows_what_was_set_aside_and_which_text_is_left_out(page: Page) 
     assert "x-word.pt had the same name in prompts as x-word.safetensors" in box
     assert "a part of the text is left out" in box
     assert (folder / "x-word.pt.bak").read_bytes() == b"another"
-    assert "without .safetensors" in check_name(page, "new.safetensors", False)
+    assert "leave out .safetensors" in check_name(page, "new.safetensors", False)

@@ -105,7 +105,13 @@ class _StandInFinder(MetaPathFinder, Loader):
 
 @contextmanager
 def _light_imports() -> Iterator[None]:
-    """Within it, PACKAGES are deferred, REPLACED are stand-ins and OPTIONAL are missing; afterwards all import as usual."""
+    """Within it, PACKAGES are deferred, REPLACED are stand-ins and OPTIONAL are missing; afterwards all import as usual.
+
+    If other code has imported the libraries already, they know which packages are installed: then nothing is changed.
+    """
+    if "diffusers" in sys.modules or "transformers" in sys.modules:
+        yield
+        return
     finder = _StandInFinder([name for name in REPLACED if name not in sys.modules])
     missing = [name for name in OPTIONAL if name not in sys.modules]
     sys.meta_path.insert(0, finder)
