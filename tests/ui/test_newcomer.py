@@ -108,7 +108,7 @@ def test_from_a_name_to_images_with_word_and_negative(page: Page, folder: Path) 
     until(lambda: not page.locator("#ti_trainer_train_message").inner_text())
     entry(page, "preset").click()
     page.locator("[role=option], .options .item").get_by_text("DreamArtist character").click()
-    says(page, "preset_about", "A character from one image")
+    says(page, "preset_about", "For a character from one")
     unfold(page, "DreamArtist")
     until(lambda: ticked(page, "train_negative"))
     assert float(entry(page, "train_ema_rate").input_value()) == 0.97
