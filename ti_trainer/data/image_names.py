@@ -16,7 +16,7 @@ seed step steps tumblr upscale upscaled upscayl ver version video
 bmp com gif jpeg jpg png tif tiff webp
 burst collage cover edited export exported final flipped frame frames fullsizerender ios iphone android snapchat telegram
 whatsapp wechat signal facebook instagram twitter unsplash pexels pixabay midjourney comfyui txt2img img2img grid dalle
-capture download downloaded downloads file files image images media output pic pics image images photo photos result
+capture download downloaded downloads file files image images media output pic pics picture pictures photo photos result
 sample scan scanned screen screencap screenshot screenshots shot snapshot test thumb thumbnail tmp unbenannt unknown
 unnamed untitled upload copy kopie copie copia new resized cropped original attachment clipboard shutterstock istock
 aufnahme bild bilder bildschirmfoto foto fotos captura pantalla imagen capture ecran écran imagem immagine obraz zdjęcie

@@ -1,1 +1,1 @@
-"""Both seams, over whoever has the model: `diffusers` for the shell and the standalone page."""
+"""The hosts: programs that the trainer runs in. `diffusers` is the command line and the standalone page, `webui` AUTOMATIC1111."""

@@ -36,7 +36,7 @@ def labelled_scene(rng: np.random.Generator) -> tuple[Scene, str, dict[str, int 
     thing = Thing(list(SHAPES)[shape], COLOURS[names[0]], kind, COLOURS[names[1]])
     scene, size, where = place(thing, rng)
     said = [names[0]] if kind == "plain" else [names[0], "and", names[1], kind]
-    prompt = " ".join(word for word in ("an image of a", size, *said, thing.shape, where) if word)
+    prompt = " ".join(word for word in ("a picture of a", size, *said, thing.shape, where) if word)
     background = next(index for index, words in enumerate(BACKGROUNDS) if where.endswith(words))
     seen = colours[:1] if kind == "plain" else colours
     return scene, prompt, {"shape": shape, "texture": texture, "background": background, "colours": sorted(seen)}

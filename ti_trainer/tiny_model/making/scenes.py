@@ -48,7 +48,7 @@ SCENERY: dict[str, tuple[Rgb, Rgb, str]] = {
     "on sand": ((0.40, 0.74, 0.88), (0.93, 0.82, 0.58), "hard"),
     "in snow": ((0.63, 0.71, 0.82), (0.96, 0.97, 0.99), "hard"),
 }
-PREFIXES = ("an image of", "a photo of", "a drawing of", "a rendition of", "an image of", "a close-up of", "")
+PREFIXES = ("a picture of", "a photo of", "a drawing of", "a rendition of", "an image of", "a close-up of", "")
 
 
 @dataclass(frozen=True)
