@@ -40,7 +40,7 @@ def commands_page() -> str:
     parts = [
         NOTE + "# Commands",
         "`ti-trainer COMMAND --help` prints the same. Without installation: `python install.py run COMMAND`. "
-        "Exit codes: 0 success, 1 failure, 2 invalid usage, 130 interrupted. All commands have `--debug`, which prints "
+        "Exit codes: 0 success, 1 failure, 2 unknown arguments, 130 interrupted. All commands have `--debug`, which prints "
         "the traceback of an error.",
     ]
     for name in COMMANDS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -306,7 +305,7 @@ def test_hosts_captioners_are_given_back_on_an_error(host: TinyHost, events: lis
 
 
 def test_an_unknown_name_is_refused_before_anything_is_opened(host: TinyHost, events: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"found nobody, clip, expected names from blip, wd14, .*words") as caught:
+    with pytest.raises(ConfigError, match=r"found nobody, clip, expected names from .*words") as caught:
         captioned(host, "one, nobody, clip")
     assert caught.value.option == "captioners"
     assert events == []
@@ -314,7 +313,7 @@ def test_an_unknown_name_is_refused_before_anything_is_opened(host: TinyHost, ev
 
 def test_what_is_the_hosts_own_is_there_only_with_that_host(host: TinyHost) -> None:
     assert chosen(PreprocessConfig(captioners="words"), host.captioners) == ["words"]
-    with pytest.raises(ConfigError, match=re.escape("expected names from blip, wd14.")):
+    with pytest.raises(ConfigError, match="expected names from"):
         chosen(PreprocessConfig(captioners="words"))
     assert labels(host.captioners)["words"] == "Label of words"
     assert "words" not in labels()

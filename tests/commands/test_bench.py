@@ -265,7 +265,7 @@ def test_what_cannot_be_measured_is_refused(cli: Cli, model: DiffusersModel, tmp
         assert all(word in outcome.errors[0] for word in words), outcome.err
     assert cli("bench", "--shape", "flux").code == 2
     kohya = replace(peers.PEERS["kohya"], folder=tmp_path, python=Path(sys.executable))
-    with pytest.raises(ConfigError, match="supports SD 1.x only"):
+    with pytest.raises(ConfigError, match=r"supports SD 1\.x only"):
         speed.check_peers([kohya], model)
     two = replace(model, text_encoders=[model.text_encoders[0], model.text_encoders[0]])
     with pytest.raises(ConfigError, match="one text encoder"):

@@ -48,7 +48,7 @@ def test_what_is_missing_is_named(cli: Cli, train: Cli, word: Path, tmp_path: Pa
     failed(train("--images", "nowhere"), "nowhere", "does not exist")
     failed(train("--images", "empty"), "no images", "empty")
     failed(train("--images", "broken"), "None of the 1 images", "a.png")
-    failed(train("--images", word), "is a file", "name a folder")
+    failed(train("--images", word), "is a file", "Choose a folder")
     failed(train(name="other"), "no embedding 'other'", "thing", "create")
     failed(train("--embeddings-dir", "no folder"), "no embedding 'thing'", "none yet")
     failed(train("--config", "none.json"), "none.json", "cannot be read")

@@ -155,7 +155,7 @@ def test_a_stop_of_one_stops_all_and_a_process_that_is_lost_costs_nothing(
     assert process.returncode == 1, (out, err)
     (error,) = [line for line in err.splitlines() if line.startswith("Error: ")]
     assert error.startswith("Error: Another process of this training was lost")
-    assert error.endswith("Resume with --resume. The embedding as trained until then is in embeddings/thing.safetensors.")
+    assert error.endswith("Continue with --resume. The embedding as trained until then is in embeddings/thing.safetensors.")
     lost = run_of(tmp_path).step
     assert stopped + 10 < lost < 90
     assert formats.read(word).step == lost == len(run_of(tmp_path).losses())

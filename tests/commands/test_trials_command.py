@@ -83,7 +83,7 @@ def test_two_processes_are_as_one(start: Callable, images: Path, word: Path, tmp
     process = start(*same, cwd=tmp_path, python=("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "ti_trainer"))
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    assert out.count("  kept           try ") == 1
+    assert out.count("  kept           trial ") == 1
     ours, theirs = (load_file(run_of(folder).path / "state.safetensors") for folder in (tmp_path, one))
     assert {"vectors.clip_l", "vectors.try2.clip_l", "vectors.try3.clip_l"} <= ours.keys() == theirs.keys()
     assert all(torch.equal(each, theirs[key]) for key, each in ours.items())

@@ -141,7 +141,7 @@ def test_without_opencv_it_says_what_to_install(monkeypatch, models):
     find, said = faces.load([models])
     assert find is None
     assert "-m pip install opencv-python-headless" in said
-    assert said.startswith("Faces are not looked for.")
+    assert said.startswith("Faces are not detected.")
 
 
 @pytest.fixture

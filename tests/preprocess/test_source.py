@@ -1,4 +1,4 @@
-"""What is taken of a folder and its sub-folders, under which names, with which captions; and what is said of the rest."""
+"""What is taken of a folder and its subfolders, under which names, with which captions; and what is said of the rest."""
 
 from __future__ import annotations
 

@@ -283,7 +283,7 @@ def test_presets_fill_the_form_and_can_be_saved(served: Served) -> None:
         entry(page, "preset").click()
         page.locator("[role=option], .options .item").get_by_text("style").first.click()
         until(lambda: entry(page, "train_template").input_value() == "style_filewords")
-        says(page, "preset_about", "How images are made")
+        says(page, "preset_about", "For a style")
         fill(page, "train_max_steps", "77")
         page.locator(".label-wrap").get_by_text("Save as preset", exact=True).click()
         fill(page, "preset_name", "mine")

@@ -129,7 +129,7 @@ def test_use_in_txt2img_replaces_the_word_before(webui: Server, page: Page) -> N
 
 @pytest.mark.parametrize("kind", [".safetensors", ".pt"])
 def test_the_host_knows_what_was_learned_wherever_the_file_lies(webui: Server, kind: str) -> None:
-    """In a sub-folder, replaced by the training, and as old as the file before it: the host looks at folders' times only."""
+    """In a subfolder, replaced by the training, and as old as the file before it: the host looks at folders' times only."""
     name = f"my-sub-{kind[1:]}"
     webui.endpoint("ti_trainer_create", name, "red star", 2, True)
     made, file = webui.embeddings / f"{name}.safetensors", webui.embeddings / "mine" / f"{name}{kind}"

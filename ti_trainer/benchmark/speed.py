@@ -24,6 +24,7 @@ from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers import shapes
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.model import DiffusersModel
+from ti_trainer.wording import counted
 
 STEPS = 200
 
@@ -101,7 +102,8 @@ def _device(device: torch.device) -> str:
 def table(facts: dict[str, Any]) -> str:
     """The figures as a table."""
     lines = [
-        f"{facts['model']} at {facts['size']} px on {facts['device']}, {facts['precision']}, {facts['threads']} threads, "
+        f"{facts['model']} at {facts['size']} px on {facts['device']}, {facts['precision']}, "
+        f"{counted(facts['threads'], 'thread')}, "
         f"torch {facts['torch']}, {facts['date']}, {facts['steps']} steps of each"
     ]
     for row in facts["rows"]:

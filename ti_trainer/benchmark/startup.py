@@ -14,6 +14,7 @@ from typing import Any
 
 from ti_trainer.benchmark import peers
 from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.wording import counted
 
 STEPS, TURNS = 300, 3
 NAME, INIT_TEXT = "bench", "star"
@@ -90,7 +91,7 @@ def cpu_seconds(command: Sequence[str], folder: Path, environment: Mapping[str, 
 def table(facts: Mapping[str, Any]) -> str:
     """The figures as a table."""
     lines = [
-        f"CPU seconds of whole commands, {facts['threads']} threads",
+        f"CPU seconds of whole commands, {counted(facts['threads'], 'thread')}",
         f"  {'':<30} {'median':>8} {'least':>8} {'most':>8}",
     ]
     for what, seconds in facts["cpu_seconds"].items():

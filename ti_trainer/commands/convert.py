@@ -52,8 +52,8 @@ def _negative(card: Path) -> Embedding:
     negative = formats.read_negative(card)
     if negative is None:
         message = (
-            f"{card} has no negative embedding; expected the .png card of an embedding that was trained with DreamArtist, "
-            "from the folder image_embeddings of its run. Leave out --negative to convert the embedding itself."
+            f"{card} has no second, negative embedding; expected the .png card of an embedding (not of its negative) that "
+            "was trained with DreamArtist. Leave out --negative to convert what is in this card."
         )
         raise ConfigError(message)
     return negative

@@ -30,7 +30,7 @@ def add_start_arguments(
         "--init-text",
         default=init_text,
         metavar="TEXT",
-        help=f"{when}initial text: a word or two that describe the subject, such as 'star' (default: {INIT_TEXT!r})",
+        help=f"{when}initial text: a word or two describing the subject, such as 'star' (default: {INIT_TEXT!r})",
     )
     parser.add_argument(
         "--num-vectors",

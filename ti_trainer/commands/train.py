@@ -143,11 +143,14 @@ def _create(session: Session, args: argparse.Namespace) -> None:
     from ti_trainer.runs.datasets import subsets_of
 
     given = ", ".join("--" + each.replace("_", "-") for each in START if getattr(args, each) is not None)
-    existing = None if args.resume else embeddings_dir.find(session.host.embeddings_dir, args.name)
-    if args.resume or existing is not None:
-        found = "--resume" if args.resume else f"{existing}, which exists"
+    if args.resume:
+        session.warn(f"{given}: not used, since --resume continues with the embedding that exists.")
+        return
+    existing = embeddings_dir.find(session.host.embeddings_dir, args.name)
+    if existing is not None:
         message = (
-            f"{given}: these are for a new embedding; found {found}. Leave them out to train it, or choose another NAME."
+            f"{given}: for a new embedding only; found {existing}, which exists. Leave them out to train it, or choose "
+            "another NAME."
         )
         raise ConfigError(message)
     for subset in subsets_of(session.host, session.images):

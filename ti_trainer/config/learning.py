@@ -18,8 +18,7 @@ class LearningOptions(InputOptions):
 
     optimizer: str = option(
         "adamw",
-        "Optimizer. adamw8bit needs the package bitsandbytes and CUDA; prodigy needs prodigyopt and a learning rate of "
-        "about 1.",
+        "Optimizer. adamw8bit needs the package bitsandbytes; prodigy needs prodigyopt and a learning rate of about 1.",
         label="Optimizer",
         section="optimizer",
         choices=OPTIMIZERS,

@@ -61,7 +61,7 @@ def spread_folder(
     images = find_images(folder)
     masks = masks_beside(folder)
     if not masks:
-        message = f"There are no masks in {folder}: paint some, grey images named a_att.png beside a.png or a.jpg."
+        message = f"There are no masks in {folder}: paint at least one, a grey image named a_att.png for a.png or a.jpg."
         raise DatasetError(message)
     opened = cache(open_model)
     for stem, mask in masks.items():

@@ -17,7 +17,7 @@ BELONGINGS = (".txt", ".caption", ".npz")  # captions, and latents as kohya's tr
 
 
 def leave_out(folder: Path, paths: Iterable[Path], tell: Callable[[str], None] = lambda sentence: None) -> list[Path]:
-    """Move images, with their captions and masks, into the sub-folder "left out"; where they are now.
+    """Move images, with their captions and masks, into the subfolder "left out"; where they are now.
 
     Nothing is ever overwritten: a name that is taken gets a number. `tell` gets a sentence for each that cannot be moved;
     DatasetError if none can.

@@ -1,4 +1,4 @@
-"""What is in a folder: its files, sub-folders and images, from one listing. Decided by name; no file is read."""
+"""What is in a folder: its files, subfolders and images, from one listing. Decided by name; no file is read."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ti_trainer.data.image_formats import image_endings
 from ti_trainer.data.mask_names import without_masks
 
 FLIPPED = "-flipped"  # the end of the names of mirrored copies
-LEFT_OUT = "left out"  # the sub-folder for images that the user moved out of a dataset
-BACKUP = "captions-backup"  # the sub-folder for captions as they were before an edit
+LEFT_OUT = "left out"  # the subfolder for images that the user moved out of a dataset
+BACKUP = "captions-backup"  # the subfolder for captions as they were before an edit
 UNSPREAD = ".unspread"  # the ending of a mask as it was before it was spread; not an image's, so training ignores it
 
 
@@ -64,7 +64,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """The files of a folder and its sub-folders, see `listings_below`."""
+    """The files of a folder and its subfolders, see `listings_below`."""
     for each in listings_below(folder):
         yield from each.files
 

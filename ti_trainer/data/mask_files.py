@@ -115,7 +115,7 @@ def save_mask(image: Path, mask: Image.Image, kind: str, *, anew: bool = False) 
 
 
 def take_away(image: Path) -> list[Path]:
-    """Move all masks of an image to the sub-folder "left out/masks", where nothing is overwritten; where they are now.
+    """Move all masks of an image to the subfolder "left out/masks", where nothing is overwritten; where they are now.
 
     What they were before they were spread goes with them, or a new mask would be taken for one that was.
     """

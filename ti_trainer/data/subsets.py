@@ -101,7 +101,7 @@ class Subset:
 def read_subsets(path: Path, warn: Callable[[str], None] = lambda message: None) -> tuple[Subset, ...]:
     """What a dataset consists of: a folder is one subset; a .toml or .json file lists some as kohya's dataset_config does.
 
-    A folder whose images lie in sub-folders such as "10_sks star" has these as subsets. Relative folders start at the
+    A folder whose images lie in subfolders such as "10_sks star" has these as subsets. Relative folders start at the
     file's. A caption file ends with .txt unless caption_extension says otherwise; subsets of all [[datasets]] make up one
     dataset. `warn` is called with the keys that are not used. DatasetError if it cannot be read.
     Source: https://github.com/kohya-ss/sd-scripts/blob/main/docs/config_README-en.md

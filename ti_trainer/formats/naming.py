@@ -107,11 +107,11 @@ def prompt_report(
         warnings += [f"{each} in the {what} was not used: {reasons[each]}" for each in reasons if each in unused]
         near = None if names or unused else near_name(prompt, embeddings)
         if near is not None:
-            warnings.append(f"No embedding was used in the {what}. Did you mean {escaped(near)}?")
+            warnings.append(f"Did you mean {escaped(near)} in the {what}?")
         warnings += [STRANDED.format(each, what) for each in tokenized.stranded]
         warnings += syntax_warnings(what, prompt)
-    said = f"Embeddings used: {'; '.join(used)}." if used else "No embedding was used."
-    return PromptReport(said, tuple(warnings))
+    summary = f"Embeddings used: {'; '.join(used)}." if used else "No embedding was used."
+    return PromptReport(summary, tuple(warnings))
 
 
 def syntax_warnings(what: str, *prompts: str) -> list[str]:

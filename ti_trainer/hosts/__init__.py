@@ -1,1 +1,1 @@
-"""The hosts: programs that the trainer runs in. `diffusers` is the command line and the standalone page, `webui` AUTOMATIC1111."""
+"""The programs that the trainer runs in: `diffusers` is the command line and the standalone page, `webui` AUTOMATIC1111."""

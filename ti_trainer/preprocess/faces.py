@@ -40,7 +40,7 @@ HAAR = ("haarcascade_frontalface_default.xml", "haarcascade_frontalface_alt2.xml
 def load(folders: Sequence[Path]) -> tuple[Faces | None, str]:
     """The best there is to find faces with, None if there is nothing, and in words which it is and how to get better."""
     if text := missing():
-        return None, f"Faces are not looked for. {text}"
+        return None, f"Faces are not detected. {text}"
     trouble = ""
     for path in model_files(folders):
         finder, why_not = _tried(path)
@@ -50,7 +50,7 @@ def load(folders: Sequence[Path]) -> tuple[Faces | None, str]:
     better = f"Download the face detector, or put {MODEL} into {folders[0] if folders else FOLDER}.{trouble}"
     if cascades := _cascades():
         return _haar(cascades), f"Only faces that look straight ahead are found, by OpenCV's Haar cascades. {better}"
-    return None, f"Faces are not looked for: YuNet's model is missing. {better}"
+    return None, f"Faces are not detected: YuNet's model is missing. {better}"
 
 
 def missing() -> str:

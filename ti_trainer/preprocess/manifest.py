@@ -184,7 +184,7 @@ class Manifest:
             present = _hash_in(path) if is_caption else signature_of(path)
             if present == known[path.name]:
                 return
-        known[path.name] = noted["hash" if is_caption else "stamp"]
+        known[path.name] = noted["hash" if is_caption else "signature"]
 
 
 def image_of(mask: str) -> str:

@@ -231,6 +231,8 @@ class Preprocessing:
             if part not in texts:
                 with opened_image(file) if caption else nullcontext() as image:
                     texts[part] = self._caption(task.existing, image, caption)
+                if caption and self.config.existing_captions == "copy" and task.existing.text():
+                    summary.copied_captions += 1
             if manifest.was_edited(task.entry, caption_file):
                 summary.kept.append(caption_file.name)
                 hashes[caption_file.name] = task.entry.captions.get(caption_file.name, "")

@@ -14,6 +14,7 @@ class Summary:
     photos: int = 0
     images: int = 0
     captions: int = 0
+    copied_captions: int = 0  # existing captions that were copied although there is a captioner
     masks: int = 0
     done_before: int = 0
     kept: list[str] = field(default_factory=list)  # files that the user changed, painted or left out
@@ -27,6 +28,8 @@ class Summary:
         made = f"Made {counted(self.images, 'image')} from {counted(self.photos, 'source image')} in {self.seconds:.0f} s"
         counts = {"a caption": self.captions, "a mask": self.masks}
         lines = [", ".join([made, *(f"{count} with {what}" for what, count in counts.items() if count)]) + "."]
+        if self.copied_captions:
+            lines.append(f"{counted(self.copied_captions, 'image')} kept the existing caption instead of a generated one.")
         if self.done_before:
             lines.append(f"Already done with the same options: {counted(self.done_before, 'source image')}.")
         if self.kept:

@@ -58,7 +58,7 @@ def check_steps(name: str, step: int, config: TrainConfig) -> None:
     if step >= config.last_step:
         message = (
             f"{name!r} has been trained for {step} steps already and this run ends at {config.last_step}: raise max steps, "
-            "or the steps of the learning rate schedule, or create the embedding anew."
+            "or the steps of the learning rate schedule, or create the embedding again, replacing this one."
         )
         raise ConfigError(message, "max_steps")
 
