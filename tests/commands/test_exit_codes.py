@@ -52,7 +52,7 @@ def test_what_is_missing_is_named(cli: Cli, train: Cli, word: Path, tmp_path: Pa
     failed(train(name="other"), "no embedding 'other'", "thing", "create")
     failed(train("--embeddings-dir", "no folder"), "no embedding 'thing'", "none yet")
     failed(train("--config", "none.json"), "none.json", "cannot be read")
-    failed(train("--resume"), "no run of 'thing'", "without --resume")
+    failed(train("--resume"), "no run of 'thing'", "Start a new run")
     failed(train("--template", "no template"), "no template", "subject_filewords")
     failed(cli("evaluate", "other", "--images", images), "no embedding 'other'")
     failed(cli("evaluate", "thing", "--images", "nowhere"), "nowhere")

@@ -178,7 +178,7 @@ def test_generate_says_which_embeddings_it_used(cli: Cli, word: Path, foreign: E
     )
     assert said("a thign") == (
         "Wrote a.png. No embedding was used.\n",
-        ["No embedding was used in the prompt. Did you mean thing?"],
+        ["Did you mean thing in the prompt?"],
     )
     used, (warning,) = said("wide thing")
     assert used == "Wrote a.png. Embeddings used: thing in the prompt.\n"

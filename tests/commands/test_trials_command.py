@@ -85,7 +85,7 @@ def test_two_processes_are_as_one(start: Callable, images: Path, word: Path, tmp
     assert process.returncode == 0, err
     assert out.count("  kept           trial ") == 1
     ours, theirs = (load_file(run_of(folder).path / "state.safetensors") for folder in (tmp_path, one))
-    assert {"vectors.clip_l", "vectors.try2.clip_l", "vectors.try3.clip_l"} <= ours.keys() == theirs.keys()
+    assert {"vectors.clip_l", "vectors.trial2.clip_l", "vectors.trial3.clip_l"} <= ours.keys() == theirs.keys()
     assert all(torch.equal(each, theirs[key]) for key, each in ours.items())
     tables = [(run_of(folder).path / "trials.csv").read_text(encoding="utf-8") for folder in (tmp_path, one)]
     assert tables[0] == tables[1]

@@ -101,7 +101,7 @@ def test_a_near_name_is_found(prompt: str, name: str | None) -> None:
 def test_a_near_name_is_suggested_as_it_has_to_be_written(embedded_model: DiffusersModel, tmp_path: Path) -> None:
     kept(tmp_path, "zx (v2)")
     (warning,) = report(embedded_model, tmp_path, "a photo of zx (v2)").warnings
-    assert warning == r"No embedding was used in the prompt. Did you mean zx \(v2\)?"
+    assert warning == r"Did you mean zx \(v2\) in the prompt?"
 
 
 def test_an_embedding_that_cannot_be_used_is_told_with_the_reason(embedded_model: DiffusersModel, tmp_path: Path) -> None:

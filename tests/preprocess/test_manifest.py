@@ -183,11 +183,11 @@ def test_after_a_kill_the_journal_tells_what_is_ours(source: Path) -> None:
     manifest = json.loads((made(source) / FILE).read_text())
     lines = []
     for entry in manifest[:2]:
-        lines += [{"stem": entry["stem"], "name": name, "stamp": signature} for name, signature in entry["images"].items()]
+        lines += [{"stem": entry["stem"], "name": name, "signature": signature} for name, signature in entry["images"].items()]
         lines += [{"stem": entry["stem"], "name": name, "hash": each} for name, each in entry["captions"].items()]
         entry |= {"settings": "", "images": {}, "captions": {}}
     manifest[2]["settings"] = ""
-    lines.append({"stem": manifest[2]["stem"], "name": "IMG 2.png", "stamp": [1, 1]})
+    lines.append({"stem": manifest[2]["stem"], "name": "IMG 2.png", "signature": [1, 1]})
     (made(source) / FILE).write_text(json.dumps(manifest))
     (made(source) / JOURNAL).write_text("\n".join(map(json.dumps, lines)) + '\n{"stem": "IMG 0", "na')
     retouched = own(made(source) / "IMG 1.png")

@@ -349,7 +349,7 @@ def test_after_a_kill_the_journal_tells_which_masks_are_ours(tmp_path: Path) -> 
     work(source).run()
     manifest = json.loads((made(source) / FILE).read_text())
     lines = [
-        {"stem": entry["stem"], "name": name, "stamp": signature, **({"mask": True} if kind == "masks" else {})}
+        {"stem": entry["stem"], "name": name, "signature": signature, **({"mask": True} if kind == "masks" else {})}
         for entry in manifest
         for kind in ("images", "masks")
         for name, signature in entry[kind].items()
