@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.webui
-DEMO = Path(__file__).parents[2] / "ti_trainer" / "embedded" / "demo"
+DEMO = Path(__file__).parents[2] / "ti_trainer" / "tiny_model" / "demo"
 HOSTS_OWN = "a photo of a blue circle on sand"
 ENDPOINTS = ("create", "train", "status", "stop", "pause", "resume")
 LONG = 100_000  # steps: until it is stopped
