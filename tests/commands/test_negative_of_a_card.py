@@ -74,6 +74,6 @@ def test_convert_says_what_has_no_negative(cli: Cli, card: Path, word: Path, tmp
     for source in (word, plain):
         outcome = cli("convert", source, tmp_path / "out.pt", "--negative")
         assert outcome.code == 1
-        assert f"{source} has no negative embedding; expected the .png card" in outcome.errors[0]
+        assert f"{source} has no second, negative embedding; expected the .png card" in outcome.errors[0]
     assert "There is no file" in cli("convert", tmp_path / "missing.pt", tmp_path / "out.pt", "--negative").errors[0]
     assert not (tmp_path / "out.pt").exists()
