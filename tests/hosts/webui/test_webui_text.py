@@ -142,7 +142,7 @@ def test_a_prompt_is_cut_once(webui_model: Callable[..., Any], stage: Any, words
 
 
 def test_what_cannot_stand_in_a_prompt_is_refused(webui_model: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError, match="76 vectors; a prompt has room for 75"):
+    with pytest.raises(ConfigError, match="76 vectors: a prompt has room for 75"):
         webui_model().tokenize("zz-cat", {"zz-cat": {"clip_l": torch.zeros(76, 32)}})
 
 
