@@ -65,7 +65,7 @@ def test_the_console_says_how_a_run_goes_and_a_refusal_in_a_line(webui: Server, 
     ):
         with pytest.raises(RuntimeError, match="500"):
             webui.endpoint(f"ti_trainer_{name}", *given)
-        webui.wait_for(f"TI Trainer: {words}", 10, after=said)
+        webui.wait_for(f"TI Trainer: {words}", after=said)
     until(lambda: our_status(webui)["status"] == "done")
     webui.wait_for("Training my-console: done after step 60", after=said)
     printed = webui.printed()[said:]

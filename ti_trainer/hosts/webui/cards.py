@@ -1,6 +1,6 @@
 """Which embeddings were written since the WebUI started, so that open pages update their cards. Imported only inside it.
 
-javascript/ti_trainer_news.js updates the cards one by one: the WebUI's own Refresh lists the checkpoints again as well, and
+javascript/ti_trainer_updates.js updates the cards one by one: the WebUI's own Refresh lists the checkpoints again as well, and
 for a moment there are none.
 """
 
