@@ -183,7 +183,8 @@ def test_after_a_kill_the_journal_tells_what_is_ours(source: Path) -> None:
     manifest = json.loads((made(source) / FILE).read_text())
     lines = []
     for entry in manifest[:2]:
-        lines += [{"stem": entry["stem"], "name": name, "signature": signature} for name, signature in entry["images"].items()]
+        images = entry["images"].items()
+        lines += [{"stem": entry["stem"], "name": name, "signature": signature} for name, signature in images]
         lines += [{"stem": entry["stem"], "name": name, "hash": each} for name, each in entry["captions"].items()]
         entry |= {"settings": "", "images": {}, "captions": {}}
     manifest[2]["settings"] = ""
