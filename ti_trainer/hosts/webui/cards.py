@@ -1,7 +1,7 @@
 """Which embeddings were written since the WebUI started, so that open pages update their cards. Imported only inside it.
 
-javascript/ti_trainer_updates.js updates the cards one by one: Refresh of the WebUI also lists the checkpoints again, and hides
-all cards for a moment.
+javascript/ti_trainer_updates.js updates the cards one by one: Refresh of the WebUI also lists the checkpoints again, and
+hides all cards for a moment.
 """
 
 from __future__ import annotations
