@@ -87,7 +87,7 @@ class Shots:
         self.part(name).click()
 
     def images(self, name: str, count: int) -> None:
-        """Wait until so many images are shown there."""
+        """Wait until this number of images is shown there."""
         self.until(lambda: self.part(name).locator("img").count() >= count)
         self.settle()
 

@@ -59,14 +59,6 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def _quick_loss_plot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run's loss.png is an empty image: matplotlib takes longer than a short run. Tests of plots call `plots` itself."""
-    monkeypatch.setattr(
-        "ti_trainer.runs.finalize.plot_losses", lambda run: Image.new("L", (1, 1)).save(run.path / "loss.png"), raising=False
-    )
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _browsers_of_a_module() -> Iterator[None]:
     """A module's tests share them."""

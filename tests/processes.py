@@ -33,7 +33,6 @@ LARGE_PACKAGES = (
         "numpy",
         "PIL.Image",
         "safetensors.torch",
-        "matplotlib.figure",
         "transformers",
         "diffusers",
         "gradio",

@@ -138,7 +138,7 @@ def _of_url(url: str) -> str:
 
 
 def upload_folders() -> list[Path]:
-    """Where gradio keeps uploads and files that it shows, the folder in use last; web sites may have put files there."""
+    """Where gradio keeps uploads and files that it shows, the folder in use last; websites may have put files there."""
     chosen = os.environ.get("GRADIO_TEMP_DIR")
     return [Path(each) for each in (Path(tempfile.gettempdir(), "gradio"), chosen) if each]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from ti_trainer.errors import ConfigError
 
 SIZE_PX = 8
 CPU = torch.device("cpu")
+OURS = ", ".join(available())
 
 
 def one_pixel(x: int, y: int, channel: int, weight: float) -> np.ndarray:
@@ -305,7 +307,7 @@ def test_hosts_captioners_are_given_back_on_an_error(host: TinyHost, events: lis
 
 
 def test_an_unknown_name_is_refused_before_anything_is_opened(host: TinyHost, events: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"found nobody, clip, expected names from .*words") as caught:
+    with pytest.raises(ConfigError, match=f"found nobody, clip, expected names from {OURS}, .*words") as caught:
         captioned(host, "one, nobody, clip")
     assert caught.value.option == "captioners"
     assert events == []
@@ -313,7 +315,7 @@ def test_an_unknown_name_is_refused_before_anything_is_opened(host: TinyHost, ev
 
 def test_what_is_the_hosts_own_is_there_only_with_that_host(host: TinyHost) -> None:
     assert chosen(PreprocessConfig(captioners="words"), host.captioners) == ["words"]
-    with pytest.raises(ConfigError, match="expected names from"):
+    with pytest.raises(ConfigError, match=re.escape(f"expected names from {OURS}.")):
         chosen(PreprocessConfig(captioners="words"))
     assert labels(host.captioners)["words"] == "Label of words"
     assert "words" not in labels()

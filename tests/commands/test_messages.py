@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import shutil
 import signal
 import warnings
@@ -72,7 +73,7 @@ def test_a_training_that_went_wrong_does_not_just_say_done(train: Callable[..., 
     outcome = train("--max-steps", 12, "--learning-rate", 5)
     assert outcome.code == 0
     done = outcome.out.index("Done after step 12")
-    assert "the vectors of thing are" in outcome.out[done:]
+    assert re.search(r"^Warning: At step \d+ the vectors of thing are", outcome.out[done:], re.MULTILINE)
 
 
 def test_overwrite_without_resume_is_refused(train: Callable[..., object], word: Path) -> None:

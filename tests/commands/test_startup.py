@@ -108,7 +108,7 @@ def test_every_measured_command_can_be_parsed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_train_creates_its_embedding_as_create_does(tmp_path: Path, images: Path, monkeypatch, capsys) -> None:
+def test_train_creates_its_embedding_as_create_does(tmp_path: Path, images: Path, monkeypatch, capsys, caplog) -> None:
     monkeypatch.chdir(tmp_path)
     start = ["--init-text", "cat", "--num-vectors", "3"]
     assert main(["create", "one", *start]) == 0
@@ -129,6 +129,7 @@ def test_train_creates_its_embedding_as_create_does(tmp_path: Path, images: Path
     assert "two.safetensors" in error
     assert main(["train", "two", *train, "--resume", "--init-text", "cat", "--max-steps", "3"]) == 0
     assert formats.read(tmp_path / "embeddings/two.safetensors").step == 3
+    assert "--init-text: not used, since --resume continues" in caplog.text
 
 
 def test_the_arguments_of_a_new_embedding_are_no_training_options() -> None:

@@ -65,7 +65,7 @@ def test_every_image_is_held_upright(tmp_path: Path, name: str, orientation: int
             assert upright_size(opened) == SIZE
             image = upright(opened, at_least)
             assert image.size == SIZE
-            assert upright_size(image) == SIZE, "nobody turns it once more"
+            assert upright_size(image) == SIZE, "it is not turned again"
         apart = np.abs(np.asarray(image.convert("RGB"), int) - np.asarray(quarters(), int))
         assert apart.mean() < 6
 

@@ -43,7 +43,7 @@ def read(path: Path) -> Image.Image:
     with opened_image(path) as opened:
         size = upright_size(opened)
         image = upright(opened)
-    assert image.size == size == upright_size(image), "nobody turns it once more"
+    assert image.size == size == upright_size(image), "it is not turned again"
     return on_white(image)
 
 

@@ -24,7 +24,7 @@ def made(source: Path) -> Path:
 
 
 def own(path: Path) -> bytes:
-    """An image that somebody put there."""
+    """An image that the user put there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (30, 30), "white").save(path)
     return path.read_bytes()

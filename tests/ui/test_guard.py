@@ -1,4 +1,4 @@
-"""Other web sites are kept out of the page: by name, by sender, by route; and in Chromium, as an attack would be made."""
+"""Other websites are kept out of the page: by name, by sender, by route; and in Chromium, as an attack would be made."""
 
 from __future__ import annotations
 

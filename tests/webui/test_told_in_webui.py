@@ -61,7 +61,7 @@ def test_the_console_says_how_a_run_goes_and_a_refusal_in_a_line(webui: Server, 
     for name, given, words in (
         ("create", ("my-console", "red star", 2, False), "Refused: There is an embedding 'my-console' already"),
         ("train", ("my-console", str(DEMO), "{}"), "Refused: 'my-console' is being trained"),
-        ("train", ("my-console", "/nowhere", "{"), "Refused: The options"),
+        ("train", ("my-console", "/nowhere", "{"), "Refused: The options are not valid JSON"),
     ):
         with pytest.raises(RuntimeError, match="500"):
             webui.endpoint(f"ti_trainer_{name}", *given)

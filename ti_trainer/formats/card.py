@@ -59,7 +59,7 @@ def read(content: bytes, kind: str, stem: str) -> Embedding:
     if not text:
         message = (
             f"no embedding can be found in this {kind.upper()} image. If it is a card, it was re-encoded or resized on "
-            "its way, as many web sites do, and what was in its pixels is lost. Get the original PNG, .safetensors or .pt."
+            "its way, as many websites do, and what was in its pixels is lost. Get the original PNG, .safetensors or .pt."
         )
         raise EmbeddingFormatError(message)
     return _from_json(text, stem, "pixels")

@@ -90,7 +90,7 @@ def _stranger_of_text(text: bytes, size: int) -> str | None:
     shown = " ".join(text[:80].decode("utf-8", "replace").split())
     if _is_json(text, size):
         return (
-            f"is the response of a web site ({shown}), not the file itself. Download it again; you may have to log in first."
+            f"is the response of a website ({shown}), not the file itself. Download it again; you may have to log in first."
         )
     if text.isascii() and shown.isprintable():
         return f"is text ({shown}), not the file itself. Download it again; you may have to log in first."

@@ -41,7 +41,7 @@ def serve(
 ) -> None:
     """Serve until Ctrl-C. `ready` is called with the URL. ConfigError if the address or the port is not available.
 
-    Requests of other web sites are refused; `allow_hosts` are further host names of the page (see `guard`). `status`
+    Requests of other websites are refused; `allow_hosts` are further host names of the page (see `guard`). `status`
     answers the route of `status.py`.
     """
     with _listen(address, port) as listener:

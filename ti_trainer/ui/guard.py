@@ -1,4 +1,4 @@
-"""Protect the served page from other web sites that are open in the same browser.
+"""Protect the served page from other websites that are open in the same browser.
 
 Any site can make the browser send requests to this machine, even under one of the site's own host names (DNS rebinding).
 The page therefore answers only under its own names (the Host header), only to requests of its own pages (Origin,
@@ -59,7 +59,7 @@ class Guard:
     """ASGI middleware.
 
     `address` is the one the server listens on. On a loopback address, the loopback names are accepted; on any other, every
-    numeric address, which no web site can use as its own name, and this computer's names. `allowed` are further names,
+    numeric address, which no website can use as its own name, and this computer's names. `allowed` are further names,
     NAME or NAME:PORT, such as that of a proxy. `images` is the folder of the only files that are served.
     """
 
@@ -114,7 +114,7 @@ class Guard:
         if host.host not in self.names and not (self.accepts_numeric and _is_numeric(host.host)):
             message = (
                 f"The request used the name {host.host!r:.200}, which is not one of this page's names "
-                f"({', '.join(sorted(self.names))}). If another web site sent it, nothing has happened. If you gave this "
+                f"({', '.join(sorted(self.names))}). If another website sent it, nothing has happened. If you gave this "
                 f"computer that name yourself, start the page with --allow-host {host.host:.200}"
             )
             raise Refused(400, message)

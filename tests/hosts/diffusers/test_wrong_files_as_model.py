@@ -30,7 +30,7 @@ def refused(path: Path, said: str) -> None:
     [
         (b"", "it is empty"),
         (b"<!DOCTYPE html><html>log in</html>", "it is a web page"),
-        (b'{"error":"Unauthorized"}', "the response of a web site"),
+        (b'{"error":"Unauthorized"}', "the response of a website"),
         (LFS, "it is a Git LFS pointer"),
         (b"\xd0\x07\0\0\0\0\0\0{" + b'"a":', r"it is a \.safetensors file that was cut short"),
         (b"\x01\x02\x03\x04 something", "it is damaged"),
