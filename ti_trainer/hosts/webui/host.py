@@ -1,4 +1,4 @@
-"""The Host inside the WebUI: its folders, settings, queue and loaded checkpoint. Imported only inside the WebUI."""
+"""The Host inside the WebUI: its queue and loaded checkpoint. Imported only inside the WebUI."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import torch
 from modules import (
@@ -19,7 +17,6 @@ from modules import (
     processing,
     sd_emphasis,
     sd_models,
-    sd_samplers,
     sd_unet,
     shared,
 )
@@ -27,83 +24,19 @@ from modules.sd_hijack import model_hijack
 from PIL import Image
 from torch import Tensor
 
-from ti_trainer.captioning.captioner import HostCaptioner
 from ti_trainer.errors import ConfigError, ModelError
-from ti_trainer.files import is_within
 from ti_trainer.host import GenerationRequest, Host, ModelOptions
-from ti_trainer.hosts.webui import captioners, cards, generation, lease
+from ti_trainer.hosts.webui import cards, generation, lease
 from ti_trainer.hosts.webui.model import RuntimeSettings, WebuiModel
 from ti_trainer.hosts.webui.model_spec import spec_of
+from ti_trainer.hosts.webui.settings import WebuiSettings
 from ti_trainer.hosts.webui.text import REMEMBERED, Emphasize, prompt_encoders
 from ti_trainer.model import DiffusionModel, Vectors
 
-SETTINGS = {  # our option -> the WebUI's setting, which is used if the user has changed it
-    "csv_every": "training_write_csv_every",
-    "filename_word_regex": "dataset_filename_word_regex",
-    "filename_join_string": "dataset_filename_join_string",
-    "repeats": "training_image_repeats_per_epoch",
-    "save_optimizer": "save_optimizer_state",
-    "tensorboard": "training_enable_tensorboard",
-}
-
 
 @dataclass(frozen=True)
-class WebuiHost:
-    """Everything but `is_public` is looked up when it is used, since settings change while the WebUI runs.
-
-    `is_public`: others than this computer's user reach the page, see `is_started_public`.
-    """
-
-    is_public: bool
-    torchscript: bool = False  # users of the WebUI's endpoints may name any file
-
-    @property
-    def embeddings_dir(self) -> Path:
-        """The WebUI's folder of embeddings."""
-        return Path(shared.cmd_opts.embeddings_dir)
-
-    @property
-    def log_dir(self) -> Path:
-        """As on the WebUI's Train tab, unless our setting names another; a relative one starts at its data folder."""
-        return Path(paths.data_path) / (getattr(shared.opts, "ti_trainer_log_dir", "") or "textual_inversion")
-
-    @property
-    def template_dirs(self) -> Sequence[Path]:
-        """The WebUI's folder of prompt templates, if it exists."""
-        folder = Path(shared.cmd_opts.textual_inversion_templates_dir)
-        return [folder] if folder.is_dir() else []
-
-    @property
-    def samplers(self) -> Sequence[str]:
-        """The samplers on the WebUI's own page."""
-        return [each.name for each in sd_samplers.visible_samplers()]
-
-    @property
-    def face_models(self) -> Sequence[Path]:
-        """The folder in which the WebUI's own focal point crop stored YuNet."""
-        return [Path(paths.models_path) / "opencv"]
-
-    @property
-    def captioners(self) -> Mapping[str, HostCaptioner]:
-        """The WebUI's interrogator and DeepDanbooru, if it has them."""
-        return captioners.offered()
-
-    @property
-    def fixed(self) -> frozenset[str]:
-        """What the WebUI decides. On a public page also the regular expression: matching can block the server for ever."""
-        own = {"clip_skip", "precision"}
-        return frozenset(own | {"filename_word_regex"} if self.is_public else own)
-
-    @property
-    def defaults(self) -> Mapping[str, Any]:
-        """Clip skip as for generating, and the settings for training that the user has changed."""
-        opts, values = shared.opts, {"clip_skip": int(shared.opts.CLIP_stop_at_last_layers), "precision": "auto"}
-        for name, setting in SETTINGS.items():
-            label = opts.data_labels.get(setting)
-            value = getattr(opts, setting, None)
-            if label is not None and value != label.default:
-                values[name] = type(label.default)(value)  # the settings page stores whole numbers as floats
-        return values
+class WebuiHost(WebuiSettings):
+    """AUTOMATIC1111's WebUI, and the forks of it that keep its loaded model: reForge and Forge Classic."""
 
     def describe(self) -> str:
         """The loaded checkpoint, or else the chosen one; ModelError if it cannot be trained."""
@@ -157,19 +90,6 @@ class WebuiHost:
             _prepare_checkpoint()
             yield acquired
 
-    def check_folder(self, folder: Path) -> None:
-        """ConfigError on a public page, for a folder that the WebUI does not show to its visitors."""
-        if not self.is_public:
-            return
-        shown = (paths.data_path, *(shared.cmd_opts.gradio_allowed_path or ()))
-        roots = list(dict.fromkeys(map(Path, shown)))
-        if not any(is_within(folder, root) for root in roots):
-            message = (
-                f"The folder {folder} is outside the folders that this WebUI shows to visitors "
-                f"({', '.join(map(str, roots))}): move it there, or start the WebUI with --gradio-allowed-path for it."
-            )
-            raise ConfigError(message)
-
     def generate(self, model: DiffusionModel, request: GenerationRequest, embeddings: Mapping[str, Vectors]) -> Image.Image:
         """Generate an image with the WebUI's own sampling and a model that `open_model` returned. Call it within `lock`."""
         if not isinstance(model, WebuiModel):
@@ -186,11 +106,6 @@ class WebuiHost:
 
 
 _: type[Host] = WebuiHost
-
-
-def is_started_public() -> bool:
-    """Whether the WebUI was started so that others reach it: it hides its folders, or refuses extensions' installation."""
-    return bool(shared.cmd_opts.disable_extension_access or shared.cmd_opts.hide_ui_dir_config)
 
 
 def _check_settings() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from modules import shared
 
 from ti_trainer.hosts.webui import cards, console
-from ti_trainer.hosts.webui.host import WebuiHost, is_started_public
+from ti_trainer.hosts.webui.host import WebuiHost
+from ti_trainer.hosts.webui.settings import is_started_public
 from ti_trainer.preprocess import job as preprocess
 from ti_trainer.runs.job import Job
 from ti_trainer.ui.layout import build
