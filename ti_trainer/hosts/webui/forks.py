@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from modules import scripts, shared
+from modules import shared
 
 from ti_trainer.hosts.webui.model_spec import text_stages
 from ti_trainer.hosts.webui.patches import replace_inference_tensors
@@ -73,4 +73,6 @@ def bring(sd_model: Any) -> None:
 def without_scripts(p: Any) -> None:
     """Run no scripts for an image; reForge fails without a list of them."""
     if is_fork(p.sd_model):
+        from modules import scripts
+
         p.scripts, p.script_args = scripts.ScriptRunner(), []
