@@ -6,6 +6,7 @@ reForge is checked by running it. Forge Classic was read (1f95d717): it lacks mo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from modules import shared
 
 from ti_trainer.hosts.webui.model_spec import text_stages
-from ti_trainer.hosts.webui.patches import replace_inference_tensors
+from ti_trainer.hosts.webui.patches import replace_inference_tensors, without_inplace_additions
+from ti_trainer.offload.patching import Change
 
 FP8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name))
 
@@ -68,6 +70,12 @@ def bring(sd_model: Any) -> None:
     load_models_gpu([objects.clip.patcher, objects.unet])
     for network in (objects.unet.model, objects.clip.cond_stage_model, objects.vae.first_stage_model):
         replace_inference_tensors(network)
+
+
+def unet_changes(unet: torch.nn.Module) -> Iterator[Change]:
+    """Changes for `patched` without which a U-Net of `ldm_patched` cannot be trained; reForge's could."""
+    if type(unet).__module__.startswith("ldm_patched."):
+        yield from without_inplace_additions(unet)
 
 
 def without_scripts(p: Any) -> None:

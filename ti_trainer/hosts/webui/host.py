@@ -82,6 +82,7 @@ class WebuiHost(WebuiSettings):
             vae_to_ram=forks.setting("unload_models_when_training"),
             clear_networks=_clear_networks,
             empty_device=forks.empty_device,
+            unet_changes=forks.unet_changes,
         )
         return WebuiModel(sd_model, spec, texts, settings)
 
