@@ -58,6 +58,7 @@ class RuntimeSettings:
     vae_to_ram: bool = False  # its setting "Move VAE and CLIP to RAM when training"
     clear_networks: Callable[[], None] = lambda: None  # deactivates the LoRAs of the last image
     empty_device: Callable[[], None] = lambda: None  # with --medvram: moves everything off the GPU
+    weights_in_ram: bool = False  # after `clear_networks` all weights are in RAM, from where they are moved to the device
     unet_changes: Callable[[nn.Module], Iterable[Change]] = lambda unet: ()  # without which it cannot be trained through
 
 
@@ -94,7 +95,7 @@ class WebuiModel:
                 dtype=self.settings.unet_dtype,
                 autocast=self.settings.autocast,
                 host_offloads_weights=getattr(network, "lowvram", False),  # the WebUI's mark of --medvram
-                host_offloads_vae=self.settings.vae_to_ram,
+                host_offloads_vae=self.settings.vae_to_ram or self.settings.weights_in_ram,
             )
         )
 
@@ -239,7 +240,7 @@ class WebuiModel:
         stack.enter_context(patched(without_host_patches(unet, fp32_attention=self._fp32_attention)))
         stack.enter_context(patched(settings.unet_changes(unet)))
         stack.enter_context(self.memory.active())
-        for part in trained if medvram else ():  # all that the memory plan leaves on the device
+        for part in trained if medvram or settings.weights_in_ram else ():  # all that the memory plan leaves on the device
             stack.enter_context(moved_to(self.device, part))
 
 
