@@ -60,8 +60,8 @@ def clip_l_skips(sd_model: Any, clip_skip: int) -> bool:
 def take_networks(sd_model: Any) -> None:
     """Take a fork's networks out of its memory management, into RAM, without LoRAs and fit for training.
 
-    The fork brings them back by itself. It generates in inference mode, and weights that were moved or merged there cannot be
-    used for gradients. They are moved in that mode here too, since they cannot be changed outside of it.
+    The fork brings them back by itself. It generates in inference mode, and autograd cannot save weights that were moved or
+    merged there. They are moved in that mode here too, since they cannot be changed outside of it.
     """
     if not is_fork(sd_model):
         return
