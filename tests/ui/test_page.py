@@ -30,7 +30,7 @@ BOXES = """() => ["progress", "curve", "previews", "stop"].map((name) => {
     const { x, y, width } = document.querySelector("#ti_trainer_" + name).getBoundingClientRect();
     return [x, y, width].map(Math.round).join(" ");
 })"""
-STICK_OUT = """() => [...document.querySelectorAll(".ti-trainer button")].filter((each) => {
+STICK_OUT = """() => [...document.querySelectorAll(".ti-columns button")].filter((each) => {
     const around = each.closest(".grid-container") ?? each.parentElement;
     return each.offsetParent && each.getBoundingClientRect().right > around.getBoundingClientRect().right + 1;
 }).map((each) => each.innerText)"""
