@@ -22,7 +22,7 @@ from test_page import Served, served  # noqa: F401, the fixture
 from ti_trainer.ui import gradio_compat
 from ti_trainer.ui.guard import Guard, checked_allowed
 
-PREFIX = "/gradio_api" if gradio_compat.MAJOR >= 4 else ""
+PREFIX = "/gradio_api" if gradio_compat.MAJOR >= 5 else ""
 OURS = {"host": "127.0.0.1:7860"}
 FOREIGN = ("http://evil.test", "https://evil.test:7860", "null", "http://127.0.0.1", "http://127.0.0.1:9999", "file://", "x")
 

@@ -27,7 +27,7 @@ App = Callable[[Scope, Any, Send], Awaitable[None]]
 log = logging.getLogger(__name__)
 NOT_FOUND = 404
 LOCAL = ("localhost", "127.0.0.1", "::1")
-API = "/gradio_api"  # gradio 3 has none
+API = "/gradio_api"  # gradio 3 and 4 have none
 ROUTES = {  # the first part of a path, with or without API before it
     *("", "config", "info", "theme.css", "static", "assets", "svelte", "favicon.ico", "manifest.json", "robots.txt"),
     *("queue", "run", "api", "call", "cancel", "reset", "heartbeat", "startup-events"),
