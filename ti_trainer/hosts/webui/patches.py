@@ -30,6 +30,29 @@ def frozen(network: nn.Module) -> Iterator[None]:
                 each.requires_grad_()
 
 
+def replace_inference_tensors(network: nn.Module) -> None:
+    """Replace weights and buffers that were made in inference mode by equal ones, as autograd cannot save those.
+
+    They stay replaced: for the host nothing changes. Not `each.data = ...`, after which they would have no version counter.
+    """
+    replaced: dict[int, tuple[Tensor, Tensor]] = {}  # keeps the old ones alive, so that no id is used twice
+
+    def ordinary(old: Tensor) -> Tensor:
+        if id(old) not in replaced:
+            new = old.detach().clone()
+            if isinstance(old, nn.Parameter):
+                new = nn.Parameter(new, requires_grad=old.requires_grad and new.is_floating_point())
+            vars(new).update(vars(old))
+            replaced[id(old)] = old, new
+        return replaced[id(old)][1]
+
+    for module in network.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, each in tensors.items():
+                if each is not None and each.is_inference():
+                    tensors[name] = ordinary(each)
+
+
 @contextmanager
 def cast_to(dtype: torch.dtype, module: nn.Module) -> Iterator[None]:
     """Cast a module's weights to a wider dtype, and afterwards back to that of the first of them."""
