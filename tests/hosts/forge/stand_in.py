@@ -24,6 +24,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from ti_trainer import tiny_model
 
 WIDTH, WIDTH_G, CHUNK, CPU = 32, 64, 75, torch.device("cpu")
+OURS = [f"ti_trainer.hosts.{name}" for name in ("forge.host", "forge.sampling")]
+OURS += [f"ti_trainer.hosts.webui.{name}" for name in ("captioners", "cards", "generation", "lease", "settings")]
 SHARED_OPTIONS: dict[str, Any] = {}  # Forge's default argument
 
 
@@ -432,13 +434,10 @@ class Host:
             self._module(monkeypatch, name, fields)
         monkeypatch.setitem(sys.modules, "backend.memory_management", self.memory)
         monkeypatch.setattr(sys.modules["backend"], "memory_management", self.memory, raising=False)
-        for name in [each for each in sys.modules if each.startswith(("ti_trainer.hosts.forge.", "ti_trainer.hosts.webui."))]:
-            if {"modules", "backend"} & {each.split(".")[0] for each in _imports(sys.modules[name])}:
-                monkeypatch.delitem(sys.modules, name)
 
     def _module(self, monkeypatch: Any, name: str, fields: dict[str, Any]) -> None:
         package, _, last = name.rpartition(".")
-        if package not in sys.modules:
+        if package and package not in sys.modules:
             self._module(monkeypatch, package, {"__path__": []})
         module = ModuleType(name)
         vars(module).update(fields)
@@ -447,5 +446,10 @@ class Host:
             monkeypatch.setattr(sys.modules[package], last, module, raising=False)
 
 
-def _imports(module: ModuleType) -> list[str]:
-    return [each.__name__ if isinstance(each, ModuleType) else getattr(each, "__module__", "") or "" for each in vars(module).values()]
+
+def forget_ours() -> None:
+    """Modules of ours that have imported those of a host are imported again the next time."""
+    for name in OURS:
+        sys.modules.pop(name, None)
+        package, _, last = name.rpartition(".")
+        vars(sys.modules.get(package, SimpleNamespace())).pop(last, None)
