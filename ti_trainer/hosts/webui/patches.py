@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from ti_trainer.offload.patching import Change, patched
 
+NORMS = ("norm1", "norm2", "norm3")  # of a transformer block
+
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
@@ -47,7 +49,8 @@ def replace_inference_tensors(network: nn.Module) -> None:
         return replaced[id(old)][1]
 
     for module in network.modules():
-        for tensors in (module._parameters, module._buffers):
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in tables:
             for name, each in tensors.items():
                 if each is not None and each.is_inference():
                     tensors[name] = ordinary(each)
@@ -117,6 +120,28 @@ def without_host_patches(network: nn.Module, *, fp32_attention: bool = False) ->
         for flag in ("checkpoint", "use_checkpoint"):
             if vars(module).get(flag) is True:
                 yield module, flag, False
+
+
+def without_inplace_additions(unet: nn.Module) -> Iterator[Change]:
+    """Changes for `patched`: no in-place addition changes what autograd has saved. Forge and Forge Classic need them.
+
+    Their transformer blocks add to their input in place, which is also what gradient checkpointing saves. So the copy is
+    made within the block, where it is computed again.
+    """
+    for module in unet.modules():
+        if hasattr(module, "_forward") and all(isinstance(getattr(module, name, None), nn.Module) for name in NORMS):
+            yield module, "_forward", MethodType(_on_a_copy, module)
+            for name in NORMS:
+                norm = getattr(module, name)
+                yield norm, "forward", MethodType(_of_a_copy, norm)
+
+
+def _on_a_copy(block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    return type(block)._forward(block, x.clone(), *args, **kwargs)
+
+
+def _of_a_copy(norm: Any, x: Tensor) -> Any:
+    return type(norm).forward(norm, x.clone())
 
 
 def timesteps_on_device(unet: nn.Module) -> Iterator[Change]:
