@@ -6,7 +6,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -353,3 +353,25 @@ def test_zero_terminal_snr_and_inpainting_are_found(forge: Any, tmp_path: Path) 
     assert spec.zero_terminal_snr
     assert spec.inpainting
     assert not spec_of(engine, ModelOptions(zero_terminal_snr="off")).zero_terminal_snr
+
+
+def test_a_variant_that_prints_in_each_forward_pass_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    from ti_trainer.hosts.forge.variants import silent
+    from ti_trainer.offload.patching import patched
+
+    module = ModuleType("classic_engine")
+    exec("def forward():\n    print('[Textual Inversion]')", vars(module))  # noqa: S102
+    with patched(silent(module)):
+        module.forward()
+    assert capsys.readouterr().out == ""
+    module.forward()
+    assert capsys.readouterr().out == "[Textual Inversion]\n"
+
+
+def test_attention_is_computed_in_float32_if_forge_is_set_so() -> None:
+    from ti_trainer.hosts.forge.variants import upcasts_attention
+
+    forced = SimpleNamespace(get_attn_precision=lambda precision: torch.float32)
+    assert upcasts_attention(forced)
+    assert not upcasts_attention(SimpleNamespace(get_attn_precision=lambda precision: precision))
+    assert not upcasts_attention(SimpleNamespace()), "Neo has no such function"
