@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_in import Host, TextEngine, forget_ours
+from forge_modules import Host, forget_ours
+from forge_networks import TextEngine
 
 
 @pytest.fixture
