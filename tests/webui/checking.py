@@ -1,10 +1,18 @@
-"""A second extension, for tests: lets them ask the WebUI's process to compare numbers. Put into its data folder."""
+"""A second extension, for tests, put into the data folder. It lets them ask the WebUI's process to compare numbers.
+
+It also teaches the WebUI's loader small models where it needs to be taught.
+"""
 
 from pathlib import Path
 
 SCRIPT = """
 import sys
+from pathlib import Path
 from modules import call_queue, script_callbacks
+
+sys.path.append({tests!r})
+import small_models
+small_models.teach(Path({data!r}))
 
 def ours():
     sys.path.append({folder!r})  # not earlier: the host takes back what scripts add to it
@@ -43,4 +51,4 @@ def install(data: Path) -> None:
     script = data / "extensions" / "ti-check" / "scripts" / "check.py"
     script.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(__file__).parents[1] / "hosts" / "webui"
-    script.write_text(SCRIPT.format(folder=str(folder)), encoding="utf-8")
+    script.write_text(SCRIPT.format(folder=str(folder), tests=str(Path(__file__).parent), data=str(data)), encoding="utf-8")
