@@ -94,7 +94,7 @@ def install_extension(data: Path, webui: Path, python: Path) -> None:
 def running(
     webui: Path, python: Path, data: Path, options: Sequence[str] = (), *, threads: int = 1, timeout_s: float = 240
 ) -> Iterator[Server]:
-    """The WebUI on a free port, with a model loaded if it loads one at start. Its models are expected in `data`/models/Stable-diffusion."""
+    """The WebUI on a free port; A1111 and reForge have loaded a model then. Models are in `data`/models/Stable-diffusion."""
     kind = hosts.kind_of(webui)
     if not python.is_file():
         raise RuntimeError(f"There is no Python at {python}: name the WebUI's own with --webui-python.")
