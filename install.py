@@ -1,6 +1,6 @@
 """Set up and start TI Trainer.
 
-python install.py              what the AUTOMATIC1111 WebUI runs at its start, in its own Python: installs the few packages
+python install.py              what a WebUI runs at its start, in its own Python: installs the few packages
                                that the WebUI does not bring, and changes no other package
 python install.py run [ARGS]   without a WebUI: sets up .venv beside this file on first use, then runs `ti-trainer ARGS`
 python install.py test [ARGS]  sets up .venv for development and runs `pytest ARGS` in it, then the tests of the WebUI host
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,14 +54,17 @@ def install_into_host(_: list[str]) -> int:
     missing = [name for name in MISSING_IN_WEBUI if importlib.util.find_spec(name) is None]
     if not missing:
         return 0
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    pip, where, uv = [sys.executable, "-m", "pip"], [], shutil.which("uv")
+    if uv and importlib.util.find_spec("pip") is None:  # uv makes environments without pip, Forge Neo's for one
+        pip, where = [uv, "pip"], ["--python", sys.executable]
+    options = {"capture_output": True, "env": {**ENVIRONMENT, "PIP_PREFER_BINARY": "1"}}
     with tempfile.TemporaryDirectory() as folder:
         installed = Path(folder, "installed.txt")
-        result = subprocess.run([*pip, "list", "--format=freeze"], capture_output=True)
+        result = subprocess.run([*pip, "list", "--format=freeze", *where], **options)
         if result.returncode == 0:  # without this list nothing would hold the host's packages
             installed.write_bytes(result.stdout)
-            options = ["--quiet", "--prefer-binary", "--constraint", str(installed)]
-            result = subprocess.run([*pip, "install", *options, *missing], capture_output=True)
+            command = [*pip, "install", "--quiet", "--constraint", str(installed), *where, *missing]
+            result = subprocess.run(command, **options)
     if result.returncode:
         reason = (result.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {result.returncode}"])[-1]
         sys.exit(f"TI Trainer could not install {', '.join(missing)}; the next start tries again. pip says: {reason}")

@@ -1,5 +1,6 @@
 """install.py as the WebUI runs it, and the files beside it."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -76,8 +77,25 @@ def test_bare_would_rather_fail_than_move_a_package_of_the_host(host):
     assert not (host.packages / "imagehash.py").exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for uv is a shell script")
+def test_bare_uses_uv_where_that_made_the_environment(host, tmp_path):
+    del host.env["PYTHONPATH"]
+    uv, calls = tmp_path / "bin" / "uv", tmp_path / "calls.txt"
+    uv.parent.mkdir()
+    uv.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n[ "$2" = list ] && echo numpy==2.3.5 || cat "$5" >> {calls}\n')
+    uv.chmod(0o755)
+    host.env["PATH"] = f"{uv.parent}{os.pathsep}{os.environ['PATH']}"
+    result = host.install()
+    assert (result.returncode, result.stdout, result.stderr) == (0, "TI Trainer: installed imagehash.\n", "")
+    listed, installed, held = calls.read_text().splitlines()
+    assert listed == f"pip list --format=freeze --python {host.python}"
+    assert re.fullmatch(rf"pip install --quiet --constraint \S+ --python {re.escape(host.python)} imagehash", installed)
+    assert held == "numpy==2.3.5"
+
+
 def test_bare_says_in_one_line_that_there_is_no_pip(host):
     del host.env["PYTHONPATH"]
+    host.env["PATH"] = ""  # nor uv
     result = host.install()
     assert result.returncode == 1
     assert re.fullmatch(r"TI Trainer could not install imagehash; .*No module named pip\n", result.stderr)

@@ -43,6 +43,7 @@ LATER = ("tensorboard", "cv2", "onnxruntime", "imagehash")  # heavy, or not alwa
 WHERE_ONLY = {  # a package -> the places that may import it
     "modules": ("hosts/webui",),
     "ldm": ("hosts/webui",),
+    "ldm_patched": ("hosts/webui",),
     "sgm": ("hosts/webui",),
     "gradio": ("ui",),
     "diffusers": ("hosts/diffusers", "tiny_model/making"),

@@ -19,7 +19,7 @@ from ti_trainer.captioning.captioners import opened
 from ti_trainer.config.preprocessing import PreprocessConfig
 from ti_trainer.errors import ConfigError
 
-OURS = ("ti_trainer.hosts.webui.captioners", "ti_trainer.hosts.webui.lease")
+OURS = tuple(f"ti_trainer.hosts.webui.{name}" for name in ("captioners", "forks", "lease"))
 RED = Image.new("RGB", (30, 20), "red")
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from modules import devices, images, lowvram, paths, shared
+from modules import devices, images, paths, shared
 from modules.call_queue import queue_lock
 from PIL import Image
 
 from ti_trainer.captioning.captioner import Captioner, HostCaptioner, Tags
 from ti_trainer.config.preprocessing import PreprocessConfig
 from ti_trainer.errors import ConfigError
+from ti_trainer.hosts.webui.forks import empty_device
 from ti_trainer.hosts.webui.lease import rng_kept
 
 BLIP_FILES = "BLIP/model_base_caption_capfilt_large.pth (CLIP's ViT-L-14.pt: in ~/.cache/clip)"
@@ -27,7 +28,7 @@ DEEPBOORU_PX, FILL = 512, 2  # DeepDanbooru's side, and the host's number for: t
 def offered() -> Mapping[str, HostCaptioner]:
     """The captioners of this WebUI. It loads, and downloads, their models only when they are opened."""
     found = {}
-    if shared.interrogator is not None and "BLIP" in paths.paths:
+    if getattr(shared, "interrogator", None) is not None and "BLIP" in getattr(paths, "paths", ()):
         found["webui-blip"] = HostCaptioner("BLIP of the WebUI (a sentence)", _blip)
     if _deepbooru() is not None:
         found["deepbooru"] = HostCaptioner("DeepDanbooru of the WebUI (tags)", _danbooru)
@@ -63,7 +64,8 @@ def _danbooru(config: PreprocessConfig) -> Iterator[Captioner]:
         pixels = np.array(images.resize_image(FILL, image, DEEPBOORU_PX, DEEPBOORU_PX), np.float32) / 255
         with _queue_held(), torch.no_grad(), devices.autocast():
             host.start()
-            batch = torch.from_numpy(pixels)[None].to(devices.device, devices.dtype)  # (1, H, W, 3)
+            dtype = getattr(host, "dtype", devices.dtype)  # Forge and its relatives choose one for each model
+            batch = torch.from_numpy(pixels)[None].to(devices.device, dtype)  # (1, H, W, 3)
             scores = host.model(batch)[0].tolist()
         found = [(tag, score) for tag, score in zip(host.model.tags, scores, strict=True) if not tag.startswith("rating:")]
         return [(tag, score) for tag, score in found if score >= config.general_threshold]
@@ -82,7 +84,7 @@ def _danbooru(config: PreprocessConfig) -> Iterator[Captioner]:
 def _queue_held() -> Iterator[None]:
     """Hold the queue; with --medvram the GPU is emptied first, as for the WebUI's own interrogator."""
     with queue_lock, rng_kept():
-        lowvram.send_everything_to_cpu()
+        empty_device()
         yield
 
 

@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from modules import ui_extra_networks
-from modules.sd_hijack import model_hijack
 
 _started = time.time()
 _written: dict[str, float] = {}
@@ -21,6 +20,8 @@ _announced: dict[str, float] = {}
 
 def update() -> None:
     """To be called after the WebUI has read its embeddings again."""
+    from modules.sd_hijack import model_hijack  # not in all forks
+
     found = {}
     for name, embedding in list(model_hijack.embedding_db.word_embeddings.items()):
         with suppress(OSError, TypeError):  # an embedding without a file belongs to another extension

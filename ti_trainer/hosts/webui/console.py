@@ -17,7 +17,7 @@ class Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
         try:
-            tqdm.write(self.format(record), file=shared.progress_print_out)
+            tqdm.write(self.format(record), file=getattr(shared, "progress_print_out", None))
         except Exception:  # a closed console must not end a training run
             self.handleError(record)
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ti_trainer.errors import TITrainerError, TrainingError
 from ti_trainer.host import GenerationRequest
+from ti_trainer.hosts.webui import forks
 from ti_trainer.hosts.webui.lease import rng_kept, state_kept
 from ti_trainer.hosts.webui.model import WebuiModel
 from ti_trainer.hosts.webui.model_spec import PREDICTIONS
@@ -102,12 +103,13 @@ def _processing(model: WebuiModel, request: GenerationRequest) -> StableDiffusio
         seed=request.seed,
         width=request.width or model.default_size_px,
         height=request.height or model.default_size_px,
-        sampler_name=request.sampler or sd_samplers.visible_samplers()[0].name,
+        sampler_name=request.sampler or sd_samplers.visible_sampler_names()[0],
         scheduler="Automatic",
         restore_faces=False,
         tiling=False,
         override_settings=_same_checkpoint(model),
     )
+    forks.without_scripts(p)
     p.cached_c, p.cached_uc = [None, None], [None, None]  # instead of the shared caches, which ignore vectors
     return p
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from modules import (
     devices,
     extra_networks,
-    lowvram,
     paths,
     processing,
     sd_emphasis,
@@ -26,7 +26,8 @@ from torch import Tensor
 
 from ti_trainer.errors import ConfigError, ModelError
 from ti_trainer.host import GenerationRequest, Host, ModelOptions
-from ti_trainer.hosts.webui import cards, generation, lease
+from ti_trainer.hosts.detection import reports_failures
+from ti_trainer.hosts.webui import cards, forks, generation, lease
 from ti_trainer.hosts.webui.model import RuntimeSettings, WebuiModel
 from ti_trainer.hosts.webui.model_spec import spec_of
 from ti_trainer.hosts.webui.settings import WebuiSettings
@@ -36,19 +37,21 @@ from ti_trainer.model import DiffusionModel, Vectors
 
 @dataclass(frozen=True)
 class WebuiHost(WebuiSettings):
-    """AUTOMATIC1111's WebUI, and the forks of it that keep its loaded model: reForge and Forge Classic."""
+    """AUTOMATIC1111's WebUI, and the forks of it that keep its model classes: reForge and Forge Classic."""
 
+    @reports_failures
     def describe(self) -> str:
         """The loaded checkpoint, or else the chosen one; ModelError if it cannot be trained."""
         _check_settings()
         sd_model = sd_models.model_data.sd_model
         if sd_model is None:
             return f"{_chosen().model_name}, not loaded yet"
-        _check_whole()
+        _check_whole(sd_model)
         spec = spec_of(sd_model, zero_terminal_snr=generation.samples_zero_terminal_snr())
-        _check_computing()
+        _check_computing(sd_model)
         return f"{sd_model.sd_checkpoint_info.model_name} ({spec})"
 
+    @reports_failures
     def open_model(self, options: ModelOptions | None = None) -> WebuiModel:
         """The loaded checkpoint; ModelError if it cannot be trained.
 
@@ -65,21 +68,21 @@ class WebuiHost(WebuiSettings):
         if sd_model is None:
             message = "No checkpoint is loaded. Wait if one is being loaded, or choose one at the top of the page."
             raise ModelError(message)
-        _check_whole()
+        _check_whole(sd_model)
         spec = spec_of(sd_model, options, zero_terminal_snr=generation.samples_zero_terminal_snr())
-        _check_computing()
+        _check_computing(sd_model)
         device, opts = torch.device(devices.device), shared.opts
-        texts = prompt_encoders(
-            sd_model, device, _emphasis(opts.emphasis), options.clip_skip, clip_l_skip=opts.sdxl_clip_l_skip is True
-        )
+        clip_l_skip = spec.family == "SDXL" and forks.clip_l_skips(sd_model, options.clip_skip)
+        texts = prompt_encoders(sd_model, device, _emphasis(opts.emphasis), options.clip_skip, clip_l_skip=clip_l_skip)
         settings = RuntimeSettings(
             device=device,
-            unet_dtype=devices.dtype_unet,
+            unet_dtype=forks.unet_dtype(sd_model, devices.dtype_unet),
             autocast=devices.autocast,
             fp32_attention=opts.upcast_attn,
-            vae_to_ram=opts.unload_models_when_training,
+            vae_to_ram=forks.setting("unload_models_when_training"),
             clear_networks=_clear_networks,
-            empty_device=lowvram.send_everything_to_cpu,
+            empty_device=forks.empty_device,
+            unet_changes=forks.unet_changes,
         )
         return WebuiModel(sd_model, spec, texts, settings)
 
@@ -110,17 +113,17 @@ _: type[Host] = WebuiHost
 
 def _check_settings() -> None:
     """Raise ModelError for settings that rule out training, before a checkpoint is loaded."""
-    if shared.cmd_opts.lowvram:
+    if forks.setting("lowvram"):
         message = "With --lowvram the U-Net is never whole on the GPU, so it cannot be trained: start with --medvram."
         raise ModelError(message)
-    if shared.opts.use_old_emphasis_implementation:
+    if forks.setting("use_old_emphasis_implementation"):
         message = "The old emphasis implementation is not supported: turn it off in Settings, Compatibility."
         raise ModelError(message)
 
 
-def _check_whole() -> None:
-    """Raise ModelError while the WebUI loads a checkpoint or VAE: it takes the loaded one apart for that."""
-    if model_hijack.clip is None:
+def _check_whole(sd_model: Any) -> None:
+    """Raise ModelError while the WebUI loads a checkpoint or VAE: it takes the loaded one apart for that. Forks do not."""
+    if model_hijack.clip is None and not forks.is_fork(sd_model):
         message = "A checkpoint or VAE is being loaded: wait until it is loaded."
         raise ModelError(message)
 
@@ -147,15 +150,16 @@ def _prepare_checkpoint() -> None:
     sd_unet.apply_unet()
 
 
-def _check_computing() -> None:
+def _check_computing(sd_model: Any) -> None:
     """Raise ModelError for a loaded checkpoint that cannot be trained through."""
     if sd_unet.current_unet is not None:
         message = "The setting SD Unet replaces the U-Net by one that cannot be trained: set it to None and generate once."
         raise ModelError(message)
-    if devices.fp8:
+    if devices.fp8 or forks.is_stored_in_8_bits(sd_model):
         message = "The checkpoint is stored in 8 bits, which is too coarse for training: set FP8 weight to Disable."
         raise ModelError(message)
-    if torch.device(devices.device).type == "cpu" and devices.dtype_unet == torch.float16:
+    dtype = forks.unet_dtype(sd_model, devices.dtype_unet)
+    if torch.device(devices.device).type == "cpu" and dtype == torch.float16:
         message = "Training in half precision does not work on a CPU: start the WebUI with --no-half."
         raise ModelError(message)
 
@@ -188,6 +192,7 @@ def _clear_networks() -> None:
     finally:
         settings.update(always)
     _unmerge_networks(shared.sd_model)
+    forks.bring(shared.sd_model)
 
 
 def _unmerge_networks(sd_model: torch.nn.Module) -> None:

@@ -8,14 +8,14 @@ B batch, C latent channels, H W latent height and width, V vectors, D width, T =
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ti_trainer.functional.objective import zero_terminal_snr
 from ti_trainer.hosts.webui.model_spec import is_sdxl, size_embedders
@@ -40,7 +40,7 @@ from ti_trainer.model import (
 )
 from ti_trainer.offload.kernels import fast_kernels
 from ti_trainer.offload.manager import MemoryManager, Networks
-from ti_trainer.offload.patching import moved_to, patched
+from ti_trainer.offload.patching import Change, moved_to, patched
 from ti_trainer.offload.streaming import CPU
 from ti_trainer.prompts import TokenizedPrompt
 
@@ -58,6 +58,7 @@ class RuntimeSettings:
     vae_to_ram: bool = False  # its setting "Move VAE and CLIP to RAM when training"
     clear_networks: Callable[[], None] = lambda: None  # deactivates the LoRAs of the last image
     empty_device: Callable[[], None] = lambda: None  # with --medvram: moves everything off the GPU
+    unet_changes: Callable[[nn.Module], Iterable[Change]] = lambda unet: ()  # without which it cannot be trained through
 
 
 @dataclass
@@ -236,6 +237,7 @@ class WebuiModel:
         stack.enter_context(fast_kernels(self.device))
         stack.enter_context(patched(timesteps_on_device(unet)))
         stack.enter_context(patched(without_host_patches(unet, fp32_attention=self._fp32_attention)))
+        stack.enter_context(patched(settings.unet_changes(unet)))
         stack.enter_context(self.memory.active())
         for part in trained if medvram else ():  # all that the memory plan leaves on the device
             stack.enter_context(moved_to(self.device, part))

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from ti_trainer.offload.patching import Change, patched
 
+NORMS = ("norm1", "norm2", "norm3")  # of a transformer block
+
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
@@ -28,6 +30,30 @@ def frozen(network: nn.Module) -> Iterator[None]:
         finally:
             for each in trainable:
                 each.requires_grad_()
+
+
+def replace_inference_tensors(network: nn.Module) -> None:
+    """Replace weights and buffers that were made in inference mode by equal ones, as autograd cannot save those.
+
+    They stay replaced: for the host nothing changes. Not `each.data = ...`, after which they would have no version counter.
+    """
+    replaced: dict[int, tuple[Tensor, Tensor]] = {}  # keeps the old ones alive, so that no id is used twice
+
+    def ordinary(old: Tensor) -> Tensor:
+        if id(old) not in replaced:
+            new = old.detach().clone()
+            if isinstance(old, nn.Parameter):
+                new = nn.Parameter(new, requires_grad=old.requires_grad and new.is_floating_point())
+            vars(new).update(vars(old))
+            replaced[id(old)] = old, new
+        return replaced[id(old)][1]
+
+    for module in network.modules():
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in tables:
+            for name, each in tensors.items():
+                if each is not None and each.is_inference():
+                    tensors[name] = ordinary(each)
 
 
 @contextmanager
@@ -94,6 +120,28 @@ def without_host_patches(network: nn.Module, *, fp32_attention: bool = False) ->
         for flag in ("checkpoint", "use_checkpoint"):
             if vars(module).get(flag) is True:
                 yield module, flag, False
+
+
+def without_inplace_additions(unet: nn.Module) -> Iterator[Change]:
+    """Changes for `patched`: no in-place addition changes what autograd has saved. Forge and Forge Classic need them.
+
+    Their transformer blocks add to their input in place, which is also what gradient checkpointing saves. So the copy is
+    made within the block, where it is computed again.
+    """
+    for module in unet.modules():
+        if hasattr(module, "_forward") and all(isinstance(getattr(module, name, None), nn.Module) for name in NORMS):
+            yield module, "_forward", MethodType(_on_a_copy, module)
+            for name in NORMS:
+                norm = getattr(module, name)
+                yield norm, "forward", MethodType(_of_a_copy, norm)
+
+
+def _on_a_copy(block: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    return type(block)._forward(block, x.clone(), *args, **kwargs)
+
+
+def _of_a_copy(norm: Any, x: Tensor) -> Any:
+    return type(norm).forward(norm, x.clone())
 
 
 def timesteps_on_device(unet: nn.Module) -> Iterator[Change]:

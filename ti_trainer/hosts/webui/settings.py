@@ -48,14 +48,14 @@ class WebuiSettings:
 
     @property
     def template_dirs(self) -> Sequence[Path]:
-        """The WebUI's folder of prompt templates, if it exists."""
-        folder = Path(shared.cmd_opts.textual_inversion_templates_dir)
-        return [folder] if folder.is_dir() else []
+        """The WebUI's folder of prompt templates, if it has one: some forks have removed theirs."""
+        folder = getattr(shared.cmd_opts, "textual_inversion_templates_dir", None)
+        return [Path(folder)] if folder and Path(folder).is_dir() else []
 
     @property
     def samplers(self) -> Sequence[str]:
         """The samplers on the WebUI's own page."""
-        return [each.name for each in sd_samplers.visible_samplers()]
+        return list(sd_samplers.visible_sampler_names())
 
     @property
     def face_models(self) -> Sequence[Path]:

@@ -1,22 +1,23 @@
 """The tab in the WebUI and the section of its settings. Imported only inside the WebUI.
 
-This module stays imported when the user clicks Reload UI, so a run continues and the new page shows it.
+This module stays imported when the user clicks Reload UI, so a run continues and the new page shows it. All other modules of
+ours are imported in `tabs`: what cannot be imported in a WebUI then becomes a message in the tab.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from modules import shared
 
-from ti_trainer.hosts.webui import cards, console
-from ti_trainer.hosts.webui.host import WebuiHost
-from ti_trainer.hosts.webui.settings import is_started_public
-from ti_trainer.preprocess import job as preprocess
-from ti_trainer.runs.job import Job
-from ti_trainer.ui.layout import build
-from ti_trainer.ui.page import Page
-from ti_trainer.ui.status import ROUTE, StatusCache
+from ti_trainer.errors import TITrainerError
+from ti_trainer.hosts import detection
+
+if TYPE_CHECKING:
+    from ti_trainer.preprocess import job as preprocess
+    from ti_trainer.runs.job import Job
+    from ti_trainer.ui.status import StatusCache
 
 TXT2IMG = {  # our option -> the component of the WebUI's txt2img tab for the same value
     "preview_prompt": "txt2img_prompt",
@@ -29,7 +30,6 @@ TXT2IMG = {  # our option -> the component of the WebUI's txt2img tab for the sa
     "preview_height": "txt2img_height",
 }
 SECTION = ("ti_trainer", "TI Trainer")
-JOB, PREPROCESSING = Job(bar=console.bar), preprocess.Job()
 _components: dict[str, Any] = {}
 _boards: list[StatusCache] = []  # of the page that was made last
 
@@ -43,6 +43,8 @@ def note_component(component: Any, **options: Any) -> None:
 
 def add_settings() -> None:
     """Add the settings of the installation, which are not those of a run."""
+    if not detection.detect().host:
+        return
     about = "relative to the WebUI's data folder; empty: textual_inversion"
     folder = shared.OptionInfo("", "Folder for training runs", component_args=shared.hide_dirs, section=SECTION).info(about)
     shared.opts.add_option("ti_trainer_log_dir", folder)
@@ -51,16 +53,46 @@ def add_settings() -> None:
 
 
 def tabs() -> list[tuple[Any, str, str]]:
-    """For on_ui_tabs: the page, the tab's label and its id."""
+    """For on_ui_tabs: the page, the tab's label and its id. Never raises: the WebUI would leave the tab out."""
+    _boards.clear()
+    try:
+        page = _page()
+    except Exception as error:  # anything that another version of the WebUI may raise
+        from ti_trainer.ui import unavailable
+
+        page = unavailable.build(str(error) if isinstance(error, TITrainerError) else detection.explain(error))
+    return [(page, "Textual Inversion", "ti_trainer")]
+
+
+def _page() -> Any:
+    host = detection.find_host()
+    from ti_trainer.hosts.webui import cards, console
+    from ti_trainer.ui.layout import build
+    from ti_trainer.ui.page import Page
+    from ti_trainer.ui.status import StatusCache
+
     console.listen()
+    job, preprocessing = _jobs()
     txt2img = {option: _components[elem_id] for option, elem_id in TXT2IMG.items() if elem_id in _components}
-    host = WebuiHost(is_public=is_started_public())
-    page = Page(host, JOB, txt2img=txt2img, preprocessing=PREPROCESSING, changes=cards.written)
-    _boards[:] = [StatusCache(page)]
-    return [(build(page), "Textual Inversion", "ti_trainer")]
+    page = Page(host, job, txt2img=txt2img, preprocessing=preprocessing, changes=cards.written)
+    built = build(page)
+    _boards.append(StatusCache(page))
+    return built
+
+
+@lru_cache(1)
+def _jobs() -> tuple[Job, preprocess.Job]:
+    """The WebUI's one training and its one preprocessing, the same on all pages."""
+    from ti_trainer.hosts.webui import console
+    from ti_trainer.preprocess import job as preprocess
+    from ti_trainer.runs.job import Job
+
+    return Job(bar=console.bar), preprocess.Job()
 
 
 def add_route(_page: Any, app: Any) -> None:
     """For on_app_started: the endpoint that tells our page whether something changed, and no more: it needs no password."""
     if _boards:
+        from ti_trainer.ui.status import ROUTE
+
         app.add_api_route(ROUTE, _boards[0].version, methods=["GET"], include_in_schema=False)

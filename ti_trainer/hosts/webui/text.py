@@ -205,7 +205,7 @@ def prompt_encoders(
             if is_sdxl(sd_model)
             else encoder_of_width(_table(stage).embedding_dim)
         )
-        if not hasattr(stage.wrapped, "transformer"):
+        if "OpenCLIP" in type(stage.wrapped).__name__:  # in forks too, where its `transformer` is a CLIP
             layers = _open_clip(stage)
         elif not is_sdxl(sd_model):
             layers = _clip(stage, None if _checked(stage, clip_skip) == 1 else -clip_skip, normalised=True)
