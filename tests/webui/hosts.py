@@ -16,18 +16,22 @@ ALWAYS = (
 
 @dataclass(frozen=True)
 class Kind:
-    """A host. `options` are its command line's, without those of a run; `loads_at_start`: a model, before it answers."""
+    """A host. `options` are those it needs on its command line; `loaded` is what it prints when a model is loaded."""
 
     name: str
     options: tuple[str, ...]
-    loads_at_start: bool = True
+    loaded: str | None
     yaml_beside: bool = True  # builds the model from the .yaml beside a checkpoint
     is_gradio4: bool = False
 
 
-A1111 = Kind("A1111", (*ALWAYS, "--no-download-sd-model", "--do-not-download-clip", "--no-half", "--use-cpu=all"))
-REFORGE = Kind("reForge", (*ALWAYS, "--no-download-sd-model", "--always-cpu"))
-FORGE = Kind("Forge", (*ALWAYS, "--always-cpu"), loads_at_start=False, yaml_beside=False, is_gradio4=True)
+A1111 = Kind(
+    "A1111",
+    (*ALWAYS, "--no-download-sd-model", "--do-not-download-clip", "--no-half", "--use-cpu=all"),
+    loaded="Model loaded in",
+)
+REFORGE = Kind("reForge", (*ALWAYS, "--no-download-sd-model", "--always-cpu"), loaded="] loaded in")
+FORGE = Kind("Forge", (*ALWAYS, "--always-cpu"), loaded=None, yaml_beside=False, is_gradio4=True)
 
 
 def kind_of(checkout: Path) -> Kind:

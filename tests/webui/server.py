@@ -112,8 +112,8 @@ def running(
     server = Server(kind, f"http://127.0.0.1:{port}", data, log, process, timeout_s)
     try:
         server.wait_for("Startup time:")  # a request before that kills it
-        if kind.loads_at_start:
-            server.wait_for("Model loaded in")
+        if kind.loaded:
+            server.wait_for(kind.loaded)
         yield server
     finally:
         _stop(process)
