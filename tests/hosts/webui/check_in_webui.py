@@ -32,8 +32,9 @@ def compare(clip_skip: int | None = None) -> dict[str, float]:
     from modules.sd_hijack import model_hijack
 
     from ti_trainer.host import ModelOptions
-    from ti_trainer.hosts.webui.generation import _embedding
+    from ti_trainer.hosts.webui.generation import host_embedding
     from ti_trainer.hosts.webui.host import WebuiHost
+    from ti_trainer.hosts.webui.sampling import SAMPLING
 
     host = WebuiHost(is_public=False)
     model = host.open_model(ModelOptions(clip_skip=clip_skip or host.defaults["clip_skip"]))
@@ -43,7 +44,7 @@ def compare(clip_skip: int | None = None) -> dict[str, float]:
         encoder: (torch.randn(3, width, generator=generator) * 0.02).to(model.device)
         for encoder, width in model.widths.items()
     }
-    embedding = _embedding(WORD, vectors, model)
+    embedding = host_embedding(SAMPLING, WORD, vectors, model)
     database = model_hijack.embedding_db
     database.register_embedding(embedding, network)
     try:

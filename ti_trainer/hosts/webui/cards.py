@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from modules import ui_extra_networks
 
@@ -18,12 +19,10 @@ _written: dict[str, float] = {}
 _announced: dict[str, float] = {}
 
 
-def update() -> None:
-    """To be called after the WebUI has read its embeddings again."""
-    from modules.sd_hijack import model_hijack  # not in all forks
-
+def update(embeddings: Mapping[str, Any]) -> None:
+    """To be called after the WebUI has read its embeddings again, with what it found."""
     found = {}
-    for name, embedding in list(model_hijack.embedding_db.word_embeddings.items()):
+    for name, embedding in list(embeddings.items()):
         with suppress(OSError, TypeError):  # an embedding without a file belongs to another extension
             found[name] = Path(embedding.filename).stat().st_mtime
     _written.clear()

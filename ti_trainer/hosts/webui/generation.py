@@ -1,18 +1,18 @@
-"""Generates an image with the WebUI's own sampling and our embeddings. Imported only inside the WebUI.
+"""Generates an image with the WebUI's own sampling and our embeddings. Imported only inside a WebUI.
 
 The caller holds the queue; the WebUI's `process_images` does not acquire it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from modules import sd_models, sd_samplers, shared
+from modules import sd_samplers, shared
 from modules.processing import StableDiffusionProcessingTxt2Img, process_images
-from modules.sd_hijack import model_hijack
-from modules.textual_inversion.textual_inversion import Embedding
 from PIL import Image
 
 from ti_trainer.errors import TITrainerError, TrainingError
@@ -20,7 +20,6 @@ from ti_trainer.host import GenerationRequest
 from ti_trainer.hosts.webui import forks
 from ti_trainer.hosts.webui.lease import rng_kept, state_kept
 from ti_trainer.hosts.webui.model import WebuiModel
-from ti_trainer.hosts.webui.model_spec import PREDICTIONS
 from ti_trainer.hosts.webui.text import registered
 from ti_trainer.model import Vectors
 from ti_trainer.offload.patching import patched
@@ -28,26 +27,42 @@ from ti_trainer.offload.patching import patched
 SCHEDULE, DEFAULT, ZERO_TERMINAL_SNR = "sd_noise_schedule", "Default", "Zero Terminal SNR"  # the host's setting
 
 
-def generate(model: WebuiModel, request: GenerationRequest, embeddings: Mapping[str, Vectors]) -> Image.Image:
+@dataclass(frozen=True)
+class Sampling:
+    """How one WebUI samples.
+
+    `embedding(vec, name)` makes an entry of its database. Within `as_trained(model)` it samples with the model's spec; that
+    gives the settings of the image, and restores everything afterwards.
+    """
+
+    embedding: Callable[[Any, str], Any]
+    as_trained: Callable[[WebuiModel], AbstractContextManager[Mapping[str, Any]]]
+
+
+def generate(
+    model: WebuiModel, request: GenerationRequest, embeddings: Mapping[str, Vectors], sampling: Sampling
+) -> Image.Image:
     """Generate an image, also in the middle of training, which it does not affect.
 
     TrainingError if it fails or is interrupted: an unfinished image shows nothing.
     """
-    host_embeddings = {name: _embedding(name, vectors, model) for name, vectors in embeddings.items()}
-    tiling, finder = model_hijack.circular_enabled, model.texts[0].finder
-    no_history = patched([(shared.cmd_opts, "no_prompt_history", True)])  # keep the user's last prompt
-    with model.restored(), rng_kept(), state_kept(), no_history, _as_trained(model), registered(finder, host_embeddings):
+    host_embeddings = {name: host_embedding(sampling, name, vectors, model) for name, vectors in embeddings.items()}
+    with ExitStack() as stack:
+        for context in (model.restored(), rng_kept(), state_kept()):
+            stack.enter_context(context)
+        stack.enter_context(patched([(shared.cmd_opts, "no_prompt_history", True)]))  # keep the user's last prompt
+        settings = stack.enter_context(sampling.as_trained(model))
+        for finder in {id(each.finder): each.finder for each in model.texts}.values():
+            stack.enter_context(registered(finder, host_embeddings))
         try:
             shared.state.job_no, shared.state.job_count = 0, 1  # or its console would count an image for every step
-            images = process_images(_processing(model, request)).images
+            images = process_images(_processing(model, request, settings)).images
         except (TITrainerError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:  # no error in the WebUI may end hours of training
             message = f"The image could not be generated: {error or type(error).__name__}"
             raise TrainingError(message) from error
         finally:
-            model_hijack.apply_circular(tiling)
-            model_hijack.clear_comments()
             shared.total_tqdm.clear()
         if shared.state.interrupted or shared.state.stopping_generation or not images:
             message = "the WebUI was interrupted."
@@ -61,25 +76,21 @@ def samples_zero_terminal_snr() -> bool:
 
 
 @contextmanager
-def _as_trained(model: WebuiModel) -> Iterator[None]:
-    """Make the WebUI sample with the model's spec, where it has not detected it; then restore its settings."""
-    sd_model, settings, spec = model.sd_model, shared.opts.data, model.spec
-    alphas_cumprod, schedule = sd_model.alphas_cumprod, settings.get(SCHEDULE)
-    wanted = ZERO_TERMINAL_SNR if spec.zero_terminal_snr else DEFAULT
-    parameterization = next(name for name, ours in PREDICTIONS.items() if ours == spec.prediction_type)
-    with patched([(sd_model, "parameterization", parameterization)]):
-        try:
-            if spec.zero_terminal_snr != samples_zero_terminal_snr():
-                settings[SCHEDULE] = wanted
-            yield
-        finally:
-            if settings.get(SCHEDULE) != wanted:
-                pass  # it was changed in the meantime
-            elif schedule is None:
-                del settings[SCHEDULE]
-            else:
-                settings[SCHEDULE] = schedule
-            sd_model.alphas_cumprod = alphas_cumprod
+def zero_terminal_snr_set(wanted: bool) -> Iterator[None]:
+    """Within it the WebUI's setting for sampling with a zero terminal SNR is on or off."""
+    settings, schedule = shared.opts.data, shared.opts.data.get(SCHEDULE)
+    name = ZERO_TERMINAL_SNR if wanted else DEFAULT
+    try:
+        if wanted != samples_zero_terminal_snr():
+            settings[SCHEDULE] = name
+        yield
+    finally:
+        if settings.get(SCHEDULE) != name:
+            pass  # it was changed in the meantime
+        elif schedule is None:
+            del settings[SCHEDULE]
+        else:
+            settings[SCHEDULE] = schedule
 
 
 def forget_conditioning() -> None:
@@ -90,7 +101,9 @@ def forget_conditioning() -> None:
             setattr(owner, name, [None, None])
 
 
-def _processing(model: WebuiModel, request: GenerationRequest) -> StableDiffusionProcessingTxt2Img:
+def _processing(
+    model: WebuiModel, request: GenerationRequest, settings: Mapping[str, Any]
+) -> StableDiffusionProcessingTxt2Img:
     p = StableDiffusionProcessingTxt2Img(
         sd_model=model.sd_model,
         do_not_save_samples=True,
@@ -107,24 +120,17 @@ def _processing(model: WebuiModel, request: GenerationRequest) -> StableDiffusio
         scheduler="Automatic",
         restore_faces=False,
         tiling=False,
-        override_settings=_same_checkpoint(model),
+        override_settings=dict(settings),
     )
     forks.without_scripts(p)
     p.cached_c, p.cached_uc = [None, None], [None, None]  # instead of the shared caches, which ignore vectors
     return p
 
 
-def _same_checkpoint(model: WebuiModel) -> dict[str, str]:
-    """Keep the checkpoint: one that was chosen in the meantime is loaded once the queue is released."""
-    ours = model.sd_model.sd_checkpoint_info
-    chosen = sd_models.select_checkpoint()
-    return {} if chosen.filename == ours.filename else {"sd_model_checkpoint": ours.title}
-
-
-def _embedding(name: str, vectors: Vectors, model: WebuiModel) -> Embedding:
+def host_embedding(sampling: Sampling, name: str, vectors: Vectors, model: WebuiModel) -> Any:
     """As the WebUI makes it from a file: a dict of two encoders' vectors, or one encoder's tensor."""
     on_device = {text.encoder: vectors[text.encoder].detach().to(model.device) for text in model.texts}
     first = next(iter(on_device.values()))
-    embedding = Embedding(on_device if len(on_device) > 1 else first, name)
+    embedding = sampling.embedding(on_device if len(on_device) > 1 else first, name)
     embedding.vectors, embedding.shape = len(first), sum(each.shape[1] for each in on_device.values())
     return embedding

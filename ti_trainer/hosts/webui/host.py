@@ -30,6 +30,7 @@ from ti_trainer.hosts.detection import reports_failures
 from ti_trainer.hosts.webui import cards, forks, generation, lease
 from ti_trainer.hosts.webui.model import RuntimeSettings, WebuiModel
 from ti_trainer.hosts.webui.model_spec import spec_of
+from ti_trainer.hosts.webui.sampling import SAMPLING
 from ti_trainer.hosts.webui.settings import WebuiSettings
 from ti_trainer.hosts.webui.text import REMEMBERED, Emphasize, prompt_encoders
 from ti_trainer.model import DiffusionModel, Vectors
@@ -98,13 +99,13 @@ class WebuiHost(WebuiSettings):
         if not isinstance(model, WebuiModel):
             message = f"expected a WebuiModel, found {type(model).__name__}"
             raise TypeError(message)
-        return generation.generate(model, request, embeddings)
+        return generation.generate(model, request, embeddings, SAMPLING)
 
     def embeddings_changed(self) -> None:
         """Read the folder again: the WebUI does not notice an overwritten file. Call it within `lock`."""
         if sd_models.model_data.sd_model is not None:  # otherwise they are read when a checkpoint is loaded
             model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
-            cards.update()
+            cards.update(model_hijack.embedding_db.word_embeddings)
         generation.forget_conditioning()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import itertools
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from modules.call_queue import queue_lock
 from PIL import Image
 
 _numbers = itertools.count(1)
+_holders: list[int] = []  # the thread that holds the queue for us, if one does
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,16 @@ class WebuiLease:
         shared.state.assign_current_image(image)
 
 
+def is_held() -> bool:
+    """Whether a lease is held, in whichever thread."""
+    return bool(_holders)
+
+
+def is_held_here() -> bool:
+    """Whether this thread holds a lease. The queue's lock is not reentrant."""
+    return threading.get_ident() in _holders
+
+
 @contextmanager
 def acquired() -> Iterator[WebuiLease]:
     """Wait in the queue and hold it. Nothing within may acquire it again, as changing the checkpoint or the API would."""
@@ -48,9 +60,11 @@ def acquired() -> Iterator[WebuiLease]:
             shared.state.begin(job=lease.task)
             shared.state.sampling_steps = 0
             progress.start_task(lease.task)
+            _holders.append(threading.get_ident())
             try:
                 yield lease
             finally:
+                _holders.clear()
                 shared.state.end()
                 shared.state.skipped = shared.state.interrupted = shared.state.stopping_generation = False
     finally:

@@ -58,6 +58,9 @@ class RuntimeSettings:
     vae_to_ram: bool = False  # its setting "Move VAE and CLIP to RAM when training"
     clear_networks: Callable[[], None] = lambda: None  # deactivates the LoRAs of the last image
     empty_device: Callable[[], None] = lambda: None  # with --medvram: moves everything off the GPU
+    # Forge's only:
+    weights_in_ram: bool = False  # after `clear_networks` all weights are in RAM, from where they are moved to the device
+    prepare_vae: Callable[[], None] = lambda: None  # before the VAE is moved, cast or used
     unet_changes: Callable[[nn.Module], Iterable[Change]] = lambda unet: ()  # without which it cannot be trained through
 
 
@@ -82,7 +85,7 @@ class WebuiModel:
         in_half = self.settings.unet_dtype == torch.float16
         self.needs_loss_scaling = in_half
         self._fp32_attention = self.settings.fp32_attention or (in_half and self.spec.family == "SD 2.x")
-        self._vae = Vae(network, self.device)
+        self._vae = Vae(network, self.device, self.settings.prepare_vae)
         self._patches: ExitStack | None = None  # what `training` has changed, to be undone
         self.memory = MemoryManager(
             Networks(
@@ -92,9 +95,9 @@ class WebuiModel:
                 family=self.spec.family,
                 device=self.device,
                 dtype=self.settings.unet_dtype,
-                autocast=self.settings.autocast,
+                autocast=None if self.settings.autocast is nullcontext else self.settings.autocast,
                 host_offloads_weights=getattr(network, "lowvram", False),  # the WebUI's mark of --medvram
-                host_offloads_vae=self.settings.vae_to_ram,
+                host_offloads_vae=self.settings.vae_to_ram or self.settings.weights_in_ram,
             )
         )
 
@@ -199,8 +202,9 @@ class WebuiModel:
             y = None
             if is_sdxl(self.sd_model) and cond.pooled is not None:
                 y = self._vector_conditioning(cond.pooled, images)
-            latents, times, context = (each.to(self.settings.unet_dtype) for each in (noisy_latents, timesteps, cond.hidden))
-            prediction: Tensor = self.memory.unet(latents, times, context=context, y=y)
+            dtype = self.settings.unet_dtype
+            times = timesteps.to(torch.float32 if dtype == torch.bfloat16 else dtype)  # bfloat16 has no 999
+            prediction: Tensor = self.memory.unet(noisy_latents.to(dtype), times, context=cond.hidden.to(dtype), y=y)
             return prediction
 
     def _vector_conditioning(self, pooled: Tensor, images: ImageConditioning) -> Tensor:
@@ -239,7 +243,7 @@ class WebuiModel:
         stack.enter_context(patched(without_host_patches(unet, fp32_attention=self._fp32_attention)))
         stack.enter_context(patched(settings.unet_changes(unet)))
         stack.enter_context(self.memory.active())
-        for part in trained if medvram else ():  # all that the memory plan leaves on the device
+        for part in trained if medvram or settings.weights_in_ram else ():  # all that the memory plan leaves on the device
             stack.enter_context(moved_to(self.device, part))
 
 

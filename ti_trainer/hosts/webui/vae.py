@@ -24,9 +24,9 @@ MEDVRAM_HOOK = "send_me_to_gpu"  # the name of --medvram's hook, which moves a m
 class Vae:
     """Computes in float32 from the first result on that is not finite in half precision, which some VAEs need."""
 
-    def __init__(self, sd_model: Any, device: torch.device) -> None:
-        """Move nothing yet."""
-        self._sd_model, self._device = sd_model, device
+    def __init__(self, sd_model: Any, device: torch.device, prepare: Callable[[], None] = lambda: None) -> None:
+        """Move nothing yet. `prepare` is called each time before the VAE is used."""
+        self._sd_model, self._device, self._prepare = sd_model, device, prepare
         self._needs_float32 = self._decodes_well = False
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,6 +78,7 @@ class Vae:
     def _ready(self) -> Iterator[Any]:
         """The VAE as published and on the device; with --medvram the WebUI's hook moves it there."""
         vae, medvram = self._sd_model.first_stage_model, getattr(self._sd_model, "lowvram", False)
+        self._prepare()
         with nullcontext() if medvram else moved_to(self._device, vae), patched(without_host_patches(vae)):
             yield vae
 
