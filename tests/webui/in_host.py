@@ -1,4 +1,4 @@
-"""Routes by which tests ask the host's own process for numbers. Imported only inside a host, by the extension of `checking`."""
+"""Routes by which tests ask the host's own process for numbers. Imported only inside a host, by `checking`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def describe() -> str:
 
 def compare(clip_skip: int = 1) -> dict[str, Any]:
     """Our numbers against the host's own: see check_in_webui and check_in_forge."""
-    from modules import call_queue, shared
+    from modules import call_queue
 
     if is_forge():  # which takes the lock itself
         return _with_clip_skip(clip_skip, _module("forge", "check_in_forge").compare)
