@@ -51,37 +51,38 @@ def fork(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 class Manager:
-    """A fork's memory manager: it moves networks in inference mode, and LoRAs of the last image are in the weights."""
+    """A fork's memory manager, which has loaded a U-Net with a LoRA, and moves networks in inference mode."""
 
     def __init__(self, network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.network, self.loaded = network, 0
-        merged = network.model.diffusion_model.out[2].weight
-        self.backup = [(merged, merged.detach().clone())]
-        with torch.no_grad():
-            merged.add_(0.1)
         unet, clip, vae = network.model.diffusion_model, network.cond_stage_model, network.first_stage_model
-        unet.dtype = torch.float32
+        self.networks, self.lora, self.original = (unet, clip, vae), unet.out[2], unet.out[2].weight.detach().clone()
+        unet.dtype, unet.manual_cast_dtype, unet.get_dtype = torch.float32, None, lambda: torch.float32
+        patchers = [SimpleNamespace(model=each) for each in self.networks]
         network.forge_objects_original = SimpleNamespace(
-            unet=SimpleNamespace(
-                model=SimpleNamespace(
-                    manual_cast_dtype=None, get_dtype=lambda: unet.dtype, modules=unet.modules, diffusion_model=unet
-                )
-            ),
-            clip=SimpleNamespace(patcher="clip", cond_stage_model=clip),
-            vae=SimpleNamespace(first_stage_model=vae),
+            unet=patchers[0], clip=SimpleNamespace(patcher=patchers[1]), vae=SimpleNamespace(first_stage_model=vae)
         )
-        module = SimpleNamespace(load_models_gpu=self.load_models_gpu)
-        monkeypatch.setitem(sys.modules, "ldm_patched.modules.model_management", module)
+        self.others = SimpleNamespace(model=SimpleNamespace(model=nn.Linear(1, 1))), SimpleNamespace(model=None)
+        self.loaded: list[Any] = list(self.others)
+        management = SimpleNamespace(current_loaded_models=self.loaded)
+        monkeypatch.setitem(sys.modules, "ldm_patched.modules.model_management", management)
+        self.load()
 
-    def load_models_gpu(self, patchers: list[Any]) -> None:
-        objects = self.network.forge_objects_original
-        assert patchers == [objects.clip.patcher, objects.unet]
-        self.loaded += 1
+    def load(self) -> None:
+        """As generating does. The LoRA's patcher is a clone of that of the network."""
         with torch.inference_mode():
-            for weight, original in self.backup:
-                weight.data = original
-            self.backup.clear()
-            for module in self.network.modules():
+            self._move()
+            self.lora.weight = nn.Parameter(self.lora.weight + 0.1)
+        clones = [SimpleNamespace(model=each) for each in self.networks]
+        self.loaded += [SimpleNamespace(model=each, model_unload=self.unload) for each in clones]
+
+    def unload(self) -> None:
+        assert torch.is_inference_mode_enabled()
+        self._move()
+        self.lora.weight = nn.Parameter(self.original.clone())
+
+    def _move(self) -> None:
+        for network in self.networks:
+            for module in network.modules():
                 for name, each in module._parameters.items():
                     if each is not None:
                         module._parameters[name] = nn.Parameter(each.detach().clone())
@@ -125,16 +126,17 @@ def test_a_fork_trains_as_the_webui_does(
     wanted = gradient(webui_model(), words)
     manager = Manager(sd_model, monkeypatch)
     make_classic(unet)
-    changed = {name: vars(module).keys() - {"training"} for name, module in sd_model.named_modules()}
-    model = webui_model(clear_networks=lambda: fork.bring(sd_model), unet_changes=fork.unet_changes)
+    attributes = {name: vars(module).keys() - {"training"} for name, module in sd_model.named_modules()}
+    model = webui_model(
+        clear_networks=lambda: fork.take_networks(sd_model), weights_in_ram=True, unet_changes=fork.unet_changes
+    )
     model.fit_memory(64, mode=mode)
-    for _ in range(2):  # the second time after an image, which leaves inference tensors
-        found = gradient(model, words)
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
-        manager.load_models_gpu([manager.network.forge_objects_original.clip.patcher, sd_model.forge_objects_original.unet])
+    for _ in range(2):  # the second time after an image
         assert next(unet.parameters()).is_inference()
-    assert manager.loaded >= 3
-    assert changed == {name: vars(module).keys() - {"training"} for name, module in sd_model.named_modules()}
+        torch.testing.assert_close(gradient(model, words), wanted, rtol=1e-5, atol=1e-7)
+        assert tuple(manager.loaded) == manager.others
+        manager.load()
+    assert attributes == {name: vars(module).keys() - {"training"} for name, module in sd_model.named_modules()}
 
 
 def test_without_its_changes_it_could_not_be_trained(
@@ -144,10 +146,7 @@ def test_without_its_changes_it_could_not_be_trained(
     make_classic(sd_model.model.diffusion_model)
     with pytest.raises(RuntimeError, match="inplace operation"):
         gradient(webui_model(), words)
-    manager = Manager(sd_model, monkeypatch)
-    fork.bring(sd_model)
-    gradient(webui_model(unet_changes=fork.unet_changes), words)
-    manager.load_models_gpu([sd_model.forge_objects_original.clip.patcher, sd_model.forge_objects_original.unet])
+    Manager(sd_model, monkeypatch)
     with pytest.raises(RuntimeError, match=r"[Ii]nference"):
         gradient(webui_model(unet_changes=fork.unet_changes), words)
 

@@ -1,7 +1,7 @@
 """What reForge and Forge Classic do differently from AUTOMATIC1111's WebUI, which they were made from.
 
 Both keep its model classes, around networks of `ldm_patched` that a memory manager moves and that LoRAs are merged into.
-reForge is checked by running it. Forge Classic was read (1f95d717): it lacks modules and settings that are optional here.
+Forge Classic also lacks modules and settings of the WebUI, which are optional here.
 """
 
 from __future__ import annotations
@@ -57,18 +57,24 @@ def clip_l_skips(sd_model: Any, clip_skip: int) -> bool:
     return setting("sdxl_clip_l_skip") is True if least is None else clip_skip > least
 
 
-def bring(sd_model: Any) -> None:
-    """Move a fork's networks to the device, without LoRAs, and make gradients through their weights possible.
+def take_networks(sd_model: Any) -> None:
+    """Take a fork's networks out of its memory management, into RAM, without LoRAs and fit for training.
 
-    Generations run in inference mode. A weight that was moved or merged there cannot be used for gradients.
+    The fork brings them back by itself. It generates in inference mode, and autograd cannot save weights that were moved or
+    merged there. They are moved in that mode here too, since they cannot be changed outside of it.
     """
     if not is_fork(sd_model):
         return
-    from ldm_patched.modules.model_management import load_models_gpu
+    from ldm_patched.modules.model_management import current_loaded_models
 
     objects = sd_model.forge_objects_original
-    load_models_gpu([objects.clip.patcher, objects.unet])
-    for network in (objects.unet.model, objects.clip.cond_stage_model, objects.vae.first_stage_model):
+    networks = (objects.unet.model, objects.clip.patcher.model, objects.vae.first_stage_model)
+    with torch.inference_mode():
+        for loaded in list(current_loaded_models):
+            if loaded.model is not None and any(loaded.model.model is each for each in networks):
+                loaded.model_unload()
+                current_loaded_models.remove(loaded)
+    for network in networks:
         replace_inference_tensors(network)
 
 

@@ -83,6 +83,7 @@ class WebuiHost(WebuiSettings):
             vae_to_ram=forks.setting("unload_models_when_training"),
             clear_networks=_clear_networks,
             empty_device=forks.empty_device,
+            weights_in_ram=forks.is_fork(sd_model),
             unet_changes=forks.unet_changes,
         )
         return WebuiModel(sd_model, spec, texts, settings)
@@ -193,7 +194,7 @@ def _clear_networks() -> None:
     finally:
         settings.update(always)
     _unmerge_networks(shared.sd_model)
-    forks.bring(shared.sd_model)
+    forks.take_networks(shared.sd_model)
 
 
 def _unmerge_networks(sd_model: torch.nn.Module) -> None:
