@@ -41,7 +41,8 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 CORE = {name for names in LAYERS[: RANK["ui"]] for name in names}  # independent of hosts, pages and the command line
 LATER = ("tensorboard", "cv2", "onnxruntime", "imagehash")  # heavy, or not always installed
 WHERE_ONLY = {  # a package -> the places that may import it
-    "modules": ("hosts/webui",),
+    "modules": ("hosts/webui", "hosts/forge"),
+    "backend": ("hosts/forge",),
     "ldm": ("hosts/webui",),
     "ldm_patched": ("hosts/webui",),
     "sgm": ("hosts/webui",),
