@@ -106,8 +106,11 @@ def _condition(network: Any, prompt: str) -> dict[str, Tensor]:
 def _images(model: Any, network: Any, generator: torch.Generator) -> dict[str, float]:
     from modules import devices
 
+    from ti_trainer.hosts.webui.forks import is_fork
+    from ti_trainer.hosts.webui.vae import dtype_of
     from ti_trainer.model import ImageConditioning
 
+    dtype = dtype_of(network.first_stage_model)
     latents = torch.randn(2, 4, 8, 8, generator=generator).to(model.device)
     masked = torch.randn(2, 5, 8, 8, generator=generator).to(model.device)
     pixels = (torch.rand(2, 3, SIZE_PX, SIZE_PX, generator=generator) * 2 - 1).to(model.device)
@@ -122,12 +125,15 @@ def _images(model: Any, network: Any, generator: torch.Generator) -> dict[str, f
         noise = torch.randn(mean.shape)
         torch.manual_seed(1)
         with devices.without_autocast():
-            sample = network.get_first_stage_encoding(network.encode_first_stage(pixels.to(network.first_stage_model.dtype)))
-            decoded = network.decode_first_stage(latents.to(network.first_stage_model.dtype))
+            sample = network.get_first_stage_encoding(network.encode_first_stage(pixels.to(dtype)))
+            decoded = network.decode_first_stage(latents.to(dtype))
+        encoded, restored = mean + std * noise.to(mean.device), model.decode(latents)
+        if is_fork(network):  # reForge encodes without noise, and limits what it decodes
+            encoded, restored = mean, restored.clamp(-1, 1)
         return {
             "prediction": _difference(ours, hosts),
-            "latents": _difference(mean + std * noise.to(mean.device), sample),
-            "pixels": _difference(model.decode(latents), decoded),
+            "latents": _difference(encoded, sample),
+            "pixels": _difference(restored, decoded),
         }
 
 

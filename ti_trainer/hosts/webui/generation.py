@@ -117,11 +117,12 @@ def _processing(
         width=request.width or model.default_size_px,
         height=request.height or model.default_size_px,
         sampler_name=request.sampler or sd_samplers.visible_sampler_names()[0],
-        scheduler="Automatic",
         restore_faces=False,
         tiling=False,
         override_settings=dict(settings),
     )
+    if hasattr(p, "scheduler"):  # in Forge Classic it is part of the sampler
+        p.scheduler = "Automatic"
     forks.without_scripts(p)
     p.cached_c, p.cached_uc = [None, None], [None, None]  # instead of the shared caches, which ignore vectors
     return p
