@@ -157,7 +157,7 @@ def _gradients(model: Any, vectors: dict[str, Tensor], modes: tuple[str, ...]) -
         found[f"gradient, {mode}"] = max(_difference(gradient[key], exact[key]) for key in exact) / scale
     model.fit_memory(64, mode="none")
     with model.training(), torch.no_grad():
-        measured = (loss(0.005, vectors) - loss(-0.005, vectors)).item() / 0.01
+        measured = (loss(0.002, vectors) - loss(-0.002, vectors)).item() / 0.004
     along = sum((exact[key] * direction[key]).sum().item() for key in exact)
     return found | {"gradient": along, "finite difference": measured, "relative": abs(along / measured - 1)}
 

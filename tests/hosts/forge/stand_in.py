@@ -24,6 +24,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from ti_trainer import tiny_model
 
 WIDTH, WIDTH_G, CHUNK, CPU = 32, 64, 75, torch.device("cpu")
+OURS = [f"ti_trainer.hosts.{name}" for name in ("forge.host", "forge.sampling")]
+OURS += [f"ti_trainer.hosts.webui.{name}" for name in ("captioners", "cards", "generation", "lease", "settings")]
 SHARED_OPTIONS: dict[str, Any] = {}  # Forge's default argument
 
 
@@ -35,7 +37,9 @@ class Attention(nn.Module):
         self.to_k, self.to_v = nn.Linear(context, width, bias=False), nn.Linear(context, width, bias=False)
         self.to_out = nn.Sequential(nn.Linear(width, width))
 
-    def forward(self, x: Tensor, context: Tensor | None = None, value: Any = None, transformer_options: Any = None) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, value: Any = None, transformer_options: Any = None
+    ) -> Tensor:
         context = x if context is None else context
         q, k, v = (
             each.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -141,7 +145,7 @@ class Database:
         self.word_embeddings.clear()
         for file in self.folder.glob("*.txt"):
             try:
-                number = torch.load(str(file))
+                number = getattr(torch, "load")(str(file))  # noqa: B009
             except ValueError:
                 continue
             self.word_embeddings[file.stem] = SimpleNamespace(vec=number, filename=str(file))
@@ -284,9 +288,7 @@ class MemoryManagement(ModuleType):
                 self.current_loaded_models.append(SimpleNamespace(model=patcher))
 
     def unload_model_clones(self, patcher: Patcher) -> None:
-        self.current_loaded_models = [
-            each for each in self.current_loaded_models if each.model.model is not patcher.model
-        ]
+        self.current_loaded_models = [each for each in self.current_loaded_models if each.model.model is not patcher.model]
 
     def unload_all_models(self) -> None:
         self.current_loaded_models = []
@@ -297,7 +299,9 @@ def make_engine(kind: str, folder: Path, *, in_channels: int = 4, text_engine: t
     """A loaded engine of a family (SD 1.x, SDXL), always the same, as Forge's loader leaves it."""
     torch.manual_seed(2)
     sdxl = kind == "SDXL"
-    vae = Vae(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)
+    vae = Vae(
+        block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2
+    )
     unet = Unet(WIDTH + WIDTH_G if sdxl else WIDTH, WIDTH_G + 6 * 16 if sdxl else 0, in_channels)
     kmodel = nn.Module()
     kmodel.diffusion_model, kmodel.predictor = unet, Predictor()
@@ -348,7 +352,9 @@ class Host:
         self.ersatz, self.text_engine, self.folder = ersatz, text_engine, folder
         self.loads, self.kind, self.processed = 0, "SD 1.x", []
         self.memory = MemoryManagement()
-        self.data = SimpleNamespace(sd_model=SimpleNamespace(cond_stage_model=None), forge_hash="", forge_loading_parameters={})
+        self.data = SimpleNamespace(
+            sd_model=SimpleNamespace(cond_stage_model=None), forge_hash="", forge_loading_parameters={}
+        )
         self.choose("tiny")
 
     def choose(self, name: str) -> None:
@@ -386,7 +392,8 @@ class Host:
 
     def install(self, monkeypatch: Any) -> None:
         class Processing:
-            cached_c = cached_uc = [None, None, None]
+            cached_c: Any = None
+            cached_uc: Any = None
 
             def __init__(self, **fields: Any) -> None:
                 vars(self).update(fields)
@@ -405,7 +412,9 @@ class Host:
             "backend.stream": {"stream_activated": True},
             "backend.text_processing": {"__path__": []},
             "backend.text_processing.emphasis": {"get_current_option": lambda name: emphasis},
-            "backend.text_processing.textual_inversion": {"Embedding": lambda vec, name: SimpleNamespace(vec=vec, name=name)},
+            "backend.text_processing.textual_inversion": {
+                "Embedding": lambda vec, name: SimpleNamespace(vec=vec, name=name)
+            },
             "backend.text_processing.classic_engine": {},
             "modules.call_queue": {"queue_lock": Lock()},
             "modules.devices": {"device": CPU, "autocast": nullcontext},
@@ -432,13 +441,10 @@ class Host:
             self._module(monkeypatch, name, fields)
         monkeypatch.setitem(sys.modules, "backend.memory_management", self.memory)
         monkeypatch.setattr(sys.modules["backend"], "memory_management", self.memory, raising=False)
-        for name in [each for each in sys.modules if each.startswith(("ti_trainer.hosts.forge.", "ti_trainer.hosts.webui."))]:
-            if {"modules", "backend"} & {each.split(".")[0] for each in _imports(sys.modules[name])}:
-                monkeypatch.delitem(sys.modules, name)
 
     def _module(self, monkeypatch: Any, name: str, fields: dict[str, Any]) -> None:
         package, _, last = name.rpartition(".")
-        if package not in sys.modules:
+        if package and package not in sys.modules:
             self._module(monkeypatch, package, {"__path__": []})
         module = ModuleType(name)
         vars(module).update(fields)
@@ -447,5 +453,9 @@ class Host:
             monkeypatch.setattr(sys.modules[package], last, module, raising=False)
 
 
-def _imports(module: ModuleType) -> list[str]:
-    return [each.__name__ if isinstance(each, ModuleType) else getattr(each, "__module__", "") or "" for each in vars(module).values()]
+def forget_ours() -> None:
+    """Modules of ours that have imported those of a host are imported again the next time."""
+    for name in OURS:
+        sys.modules.pop(name, None)
+        package, _, last = name.rpartition(".")
+        vars(sys.modules.get(package, SimpleNamespace())).pop(last, None)

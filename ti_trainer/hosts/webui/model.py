@@ -60,8 +60,8 @@ class RuntimeSettings:
     empty_device: Callable[[], None] = lambda: None  # with --medvram: moves everything off the GPU
     # Forge's and its relatives' only:
     weights_in_ram: bool = False  # after `clear_networks` all weights are in RAM, from where they are moved to the device
-    prepare_vae: Callable[[], None] = lambda: None  # before the VAE is moved, cast or used
     unet_changes: Callable[[nn.Module], Iterable[Change]] = lambda unet: ()  # without which it cannot be trained through
+    prepare_vae: Callable[[], None] = lambda: None  # called each time before the VAE is moved, cast or used
 
 
 @dataclass
