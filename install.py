@@ -4,7 +4,8 @@ python install.py              what a WebUI runs at its start, in its own Python
                                that the WebUI does not bring, and changes no other package
 python install.py run [ARGS]   without a WebUI: sets up .venv beside this file on first use, then runs `ti-trainer ARGS`
 python install.py test [ARGS]  sets up .venv for development and runs `pytest ARGS` in it, then the tests of the WebUI host
-                               and of the page in .venv-webui with the WebUI's packages; without ARGS, linters and mypy first
+                               and of the page in .venv-webui with the WebUI's packages, and some of the page in .venv-forge
+                               with Forge's; without ARGS, linters and mypy first
 """
 
 from __future__ import annotations
@@ -23,17 +24,21 @@ ROOT = Path(__file__).resolve().parent
 WINDOWS = os.name == "nt"
 PROGRAM = "Scripts/{}.exe" if WINDOWS else "bin/{}"  # in an environment
 MISSING_IN_WEBUI = ("imagehash", *(() if sys.version_info >= (3, 11) else ("tomli",)))
-DEPENDS_ON = ("install.py", "pyproject.toml", "constraints.txt", "requirements-webui.txt")
+DEPENDS_ON = ("install.py", "pyproject.toml", "constraints.txt", "requirements-webui.txt", "requirements-forge.txt")
 INSTALLS = {  # the arguments of each `pip install`
     "run": ["-c constraints.txt -e ."],
     "test": ["-c constraints.txt -e .[dev]"],
     # The kit holds Stable Diffusion's `ldm`; it asks for old packages that `ldm` does not need.
     "webui": ["-r requirements-webui.txt", "--no-deps -e . stable-diffusion-sdkit==2.1.5"],
+    "forge": ["-r requirements-forge.txt", "--no-deps -e ."],
 }
 CHECKS = ("ruff check .", "ruff format --check .", "mypy")
 PYTEST = "pytest -n auto --maxprocesses 8 --dist loadfile"
-WEBUI_TESTS = ("tests/hosts/webui", "tests/ui")
-WEBUI_PYTHONS = ((3, 10), (3, 11))  # tokenizers 0.13.3 has wheels for these
+WEBUI_TESTS = {  # whose packages -> the tests that run with them, and options for when none are named
+    "webui": (("tests/hosts/webui", "tests/ui"), ()),
+    "forge": (("tests/ui",), ("-m", "gradio4")),
+}
+WEBUI_PYTHONS = ((3, 10), (3, 11))  # tokenizers 0.13.3 and pillow 9.5 have wheels for these
 NOTHING_COLLECTED = 5  # pytest's exit code
 ENVIRONMENT = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
@@ -83,23 +88,26 @@ def run(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Run the checks and both runs of pytest; returns the first exit code that is not 0."""
+    """Run the checks, and pytest in each environment; returns the first exit code that is not 0."""
     venv = set_up(".venv", "test")
     commands = [(venv, each.split()) for each in (() if arguments else CHECKS)]
     commands.append((venv, [*PYTEST.split(), *arguments]))
     named = [each for each in arguments if each.startswith("tests") and Path(ROOT, each.partition("::")[0]).exists()]
-    theirs = [each for each in named if each.startswith(WEBUI_TESTS)]
-    if sys.version_info[:2] not in WEBUI_PYTHONS:
+    options = [each for each in arguments if each not in named]
+    supported = sys.version_info[:2] in WEBUI_PYTHONS
+    if not supported:
         print(f"LEFT OUT: tests with the WebUI's packages, which need Python 3.10 or 3.11, not {sys.version.split()[0]}.")
-    elif theirs or not named:
-        options = [each for each in arguments if each not in named]
-        commands.append((set_up(".venv-webui", "webui"), [*PYTEST.split(), *(theirs or WEBUI_TESTS), *options]))
+    for kind, (tests, selection) in WEBUI_TESTS.items() if supported else ():
+        theirs = [each for each in named if each.startswith(tests)]
+        if theirs or not named:
+            chosen = theirs or [*tests, *selection]
+            commands.append((set_up(f".venv-{kind}", kind), [*PYTEST.split(), *chosen, *options]))
     ENVIRONMENT.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel
     codes = []
     for venv, command in commands:
         print(f"{venv.name}: {' '.join(command)}", flush=True)
         code = call([str(venv / PROGRAM.format("python")), "-m", *command], cwd=ROOT)
-        codes.append(0 if venv.name == ".venv-webui" and code == NOTHING_COLLECTED else code)
+        codes.append(0 if venv.name != ".venv" and code == NOTHING_COLLECTED else code)
     return next(filter(None, codes), 0)
 
 

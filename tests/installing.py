@@ -82,13 +82,14 @@ def make_project(folder):
     (folder / "code" / "program.py").write_text(TI_TRAINER)
     for tool in ("pytest", "ruff", "mypy"):
         (folder / f"{tool}.py").write_text(TOOL)
-    for name in ("wanted", "for_tests", "for_webui"):
+    for name in ("wanted", "for_tests", "for_webui", "for_forge"):
         make_wheel(folder / "wheels", name, "1.0")
     make_wheel(folder / "wheels", "stable_diffusion_sdkit", "2.1.5", requires=["not-there"])
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "backend.py").write_text(BACKEND)
     (folder / "constraints.txt").write_text("wanted==1.0\nfor_tests==1.0\n")
-    (folder / "requirements-webui.txt").write_text("for_webui==1.0\n")
+    for name in ("webui", "forge"):
+        (folder / f"requirements-{name}.txt").write_text(f"for_{name}==1.0\n")
     declare(folder)
     return folder
 

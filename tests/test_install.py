@@ -14,16 +14,17 @@ from installing import declare, install, make_project, make_wheel, offline
 
 pytestmark = pytest.mark.slow
 needs_process_groups = pytest.mark.skipif(os.name == "nt", reason="sends the signal that Ctrl-C sends to a process group")
-OURS, THEIRS = ".venv", ".venv-webui"
+OURS, THEIRS, FORGES = ".venv", ".venv-webui", ".venv-forge"
 CHECKS = [("ruff", ["check", "."]), ("ruff", ["format", "--check", "."]), ("mypy", [])]
 PARALLEL = ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
 WEBUI_TESTS = ["tests/hosts/webui", "tests/ui"]
+FORGE_TESTS = ["tests/ui", "-m", "gradio4"]
 HERE = {"WEBUI_PYTHONS": (sys.version_info[:2],)}  # whatever Python this is, it may
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """In a folder with an awkward name, with both environments and a few tests."""
+    """In a folder with an awkward name, with all environments and a few tests."""
     project = make_project(tmp_path_factory.mktemp("project") / "Für Größe & Träume")
     for path in (*(f"{folder}/test_a.py" for folder in WEBUI_TESTS), "tests/test_b.py"):
         (project / path).parent.mkdir(parents=True, exist_ok=True)
@@ -166,15 +167,21 @@ def test_unknown_command_and_help(project, env):
     assert "install.py test [ARGS]" in asked.stdout == unknown.stdout
 
 
-def test_tests_run_after_the_checks_in_both_environments_each_with_what_it_needs(tested, env):
+def test_tests_run_after_the_checks_in_all_environments_each_with_what_it_needs(tested, env):
     assert [(each["venv"], each["tool"], each["args"]) for each in tools(run_tests(tested, env))] == [
         *((OURS, *check) for check in CHECKS),
         (OURS, "pytest", PARALLEL),
         (THEIRS, "pytest", [*PARALLEL, *WEBUI_TESTS]),
+        (FORGES, "pytest", [*PARALLEL, *FORGE_TESTS]),
     ]
-    for venv, packages in {OURS: {"wanted", "for_tests"}, THEIRS: {"for_webui", "stable_diffusion_sdkit"}}.items():
+    installed = {
+        OURS: {"wanted", "for_tests"},
+        THEIRS: {"for_webui", "stable_diffusion_sdkit"},
+        FORGES: {"for_forge"},
+    }
+    for venv, packages in installed.items():
         found = {path.stem for path in (tested / venv).rglob("site-packages/*.py")}
-        assert found & {"wanted", "for_tests", "for_webui", "stable_diffusion_sdkit"} == packages
+        assert found & set().union(*installed.values()) == packages
     assert install(tested, "run", env=env).stderr == ""  # what the tests need includes what a run needs
 
 
@@ -185,31 +192,37 @@ def test_tests_run_after_the_checks_in_both_environments_each_with_what_it_needs
         ({f"{OURS} mypy": 3, f"{OURS} pytest": 1}, 3),
         ({f"{THEIRS} pytest": 2}, 2),
         ({f"{THEIRS} pytest": 5}, 0),
+        ({f"{FORGES} pytest": 1}, 1),
+        ({f"{FORGES} pytest": 5}, 0),
         ({f"{OURS} pytest": 5}, 5),
     ],
 )
 def test_the_exit_code_is_the_first_that_is_not_0_and_all_is_run(tested, env, wants, code):
     result = run_tests(tested, {**env, "WANTS": json.dumps(wants)})
     assert result.returncode == code
-    assert len(tools(result)) == len(CHECKS) + 2
+    assert len(tools(result)) == len(CHECKS) + 3
 
 
 @pytest.mark.parametrize(
-    ("arguments", "second"),
+    ("arguments", "webui", "forge"),
     [
-        (["-x", "-k", "a b"], [*WEBUI_TESTS, "-x", "-k", "a b"]),
-        (["--webui", "/"], [*WEBUI_TESTS, "--webui", "/"]),
-        (["tests/test_b.py::test_x", "-x"], None),
-        (["tests/ui"], ["tests/ui"]),
-        (["-x", "tests/test_b.py", "tests/hosts/webui/test_a.py::test_x"], ["tests/hosts/webui/test_a.py::test_x", "-x"]),
+        (["-x", "-k", "a b"], [*WEBUI_TESTS, "-x", "-k", "a b"], [*FORGE_TESTS, "-x", "-k", "a b"]),
+        (["--webui", "/"], [*WEBUI_TESTS, "--webui", "/"], [*FORGE_TESTS, "--webui", "/"]),
+        (["tests/test_b.py::test_x", "-x"], None, None),
+        (["tests/ui"], ["tests/ui"], ["tests/ui"]),
+        (
+            ["-x", "tests/test_b.py", "tests/hosts/webui/test_a.py::test_x"],
+            ["tests/hosts/webui/test_a.py::test_x", "-x"],
+            None,
+        ),
     ],
 )
-def test_arguments_go_to_both_and_tests_that_are_named_run_where_they_belong(tested, env, arguments, second):
-    runs = [[*PARALLEL, *arguments], *([[*PARALLEL, *second]] if second else [])]
+def test_arguments_go_to_all_and_tests_that_are_named_run_where_they_belong(tested, env, arguments, webui, forge):
+    runs = [[*PARALLEL, *each] for each in (arguments, webui, forge) if each]
     assert [each["args"] for each in tools(run_tests(tested, env, *arguments))] == runs
 
 
-def test_on_a_newer_python_the_second_part_is_left_out_and_the_output_says_so(tested, env):
+def test_on_a_newer_python_these_parts_are_left_out_and_the_output_says_so(tested, env):
     result = run_tests(tested, env, "-x", changes={"WEBUI_PYTHONS": ((2, 7),)})
     assert [each["venv"] for each in tools(result)] == [OURS]
     assert "LEFT OUT: tests with the WebUI's packages" in result.stdout

@@ -46,8 +46,9 @@ def test_what_the_package_needs_is_pinned_within_its_range_and_nothing_else_is(p
 
 
 @pytest.mark.parametrize("python", PYTHONS[:2])
-def test_what_both_environments_share_has_the_same_version(python):
-    ours, theirs = pins("constraints.txt", python), pins("requirements-webui.txt", python)
+@pytest.mark.parametrize("host", ["webui", "forge"])
+def test_what_all_environments_share_has_the_same_version(python, host):
+    ours, theirs = pins("constraints.txt", python), pins(f"requirements-{host}.txt", python)
     for name in ("torch", "pytest", "pytest-timeout", "pytest-xdist", "playwright"):
         assert ours[name] == theirs[name]
 

@@ -32,6 +32,7 @@ def calls(url: str) -> Callable[..., object]:
     return call
 
 
+@pytest.mark.gradio4
 def test_a_script_can_create_train_watch_and_stop(served: Served) -> None:  # noqa: F811
     call = calls(served.url)
     assert "Created my-api with 3 vectors" in call("create", "my-api", "red cat", 3, False)

@@ -1,4 +1,4 @@
-"""The caption editor in Chromium as people use it, on a page of its own. Runs under the WebUI's gradio and under ours.
+"""The caption editor in Chromium as people use it, on a page of its own. Runs under every gradio that is supported.
 
 As a program, `python test_caption_editor.py FOLDER [fixed]` serves it; `fixed`: as for visitors from the network.
 """
@@ -114,6 +114,7 @@ def on_disk(folder: Path) -> dict[str, str]:
     return {path.stem[0]: path.read_text(encoding="utf-8") for path in folder.glob("*.txt")}
 
 
+@pytest.mark.gradio4
 def test_tags_are_added_removed_and_renamed_for_what_is_shown_undone_and_saved(served: Serve, folder: Path) -> None:
     with launch(1400, 1000) as tab:
         heard = opened(tab, served(), folder)
@@ -151,6 +152,7 @@ def test_tags_are_added_removed_and_renamed_for_what_is_shown_undone_and_saved(s
         assert heard == []
 
 
+@pytest.mark.gradio4
 def test_one_image_is_written_after_the_other(served: Serve, folder: Path) -> None:
     with launch(1400, 1000) as tab:
         opened(tab, served(), folder)

@@ -1,4 +1,4 @@
-"""The check of images in Chromium as people use it, on a page of its own. Runs under the WebUI's gradio and under ours.
+"""The check of images in Chromium as people use it, on a page of its own. Runs under every gradio that is supported.
 
 As a program, `python test_image_check.py FOLDER` serves it.
 """
@@ -101,6 +101,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
+@pytest.mark.gradio4
 def test_images_are_found_marked_excluded_and_restored(url: str, folder: Path) -> None:
     before = names(folder)
     with launch(1400, 1000) as tab:

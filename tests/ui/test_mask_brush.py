@@ -1,4 +1,4 @@
-"""Masks painted in Chromium as people do it, on a page of its own. Runs under the WebUI's gradio and under ours.
+"""Masks painted in Chromium as people do it, on a page of its own. Runs under every gradio that is supported.
 
 As a program, `python test_mask_brush.py FOLDER` serves it, on the embedded model where diffusers is there.
 """
@@ -126,6 +126,7 @@ def marks(tab: Tab) -> list[str]:
     return [each.get_attribute("data-mark") for each in tab.locator(".ti-masks-strip button").all()]
 
 
+@pytest.mark.gradio4
 def test_what_is_painted_is_saved_where_it_was_painted_and_nothing_elsewhere(url: str, folder: Path) -> None:
     with launch(1300, 1000) as tab:
         heard = open_folder(tab, url, folder, "1 of 3: a.png (no mask)")
@@ -191,6 +192,7 @@ def test_a_mask_is_edited_and_drafts_wait_while_other_images_are_looked_at(url: 
         assert not (folder / "a_att.png").exists()
 
 
+@pytest.mark.gradio4
 def test_fill_invert_delete_and_spread(url: str, folder: Path) -> None:
     with launch(1300, 1000) as tab:
         heard = open_folder(tab, url, folder, "a.png (no mask)")

@@ -1,4 +1,4 @@
-"""The whole page over a tiny model, used in Chromium as people do. Runs under the WebUI's gradio and under ours."""
+"""The whole page over a tiny model, used in Chromium as people do. Runs under every gradio that is supported."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ BOXES = """() => ["progress", "curve", "previews", "stop"].map((name) => {
     const { x, y, width } = document.querySelector("#ti_trainer_" + name).getBoundingClientRect();
     return [x, y, width].map(Math.round).join(" ");
 })"""
+STICK_OUT = """() => [...document.querySelectorAll(".ti-trainer button")].filter((each) => {
+    const around = each.closest(".grid-container") ?? each.parentElement;
+    return each.offsetParent && each.getBoundingClientRect().right > around.getBoundingClientRect().right + 1;
+}).map((each) => each.innerText)"""
 
 
 @dataclass
@@ -112,6 +116,7 @@ def filled_in(page: Page, served: Served, steps: int = 100_000) -> None:
     fill(page, "train_max_steps", str(steps))
 
 
+@pytest.mark.gradio4
 def test_names_are_checked_as_they_are_typed_and_a_new_word_is_chosen(served: Served) -> None:
     with launch() as page:
         served.open(page, "Create embedding")
@@ -181,6 +186,7 @@ def test_wrong_entries_get_their_messages_and_nothing_starts(served: Served) -> 
         assert not (served.folder / "logs").exists()
 
 
+@pytest.mark.gradio4
 def test_a_look_at_the_dataset_shows_images_warnings_and_tokens(served: Served) -> None:
     with launch() as page:
         served.open(page, "Train")
@@ -202,6 +208,7 @@ def test_a_look_at_the_dataset_shows_images_warnings_and_tokens(served: Served) 
         page.locator("#ti_trainer_preflight_report").get_by_text("is off").wait_for(state="detached")
 
 
+@pytest.mark.gradio4
 def test_a_run_is_watched_paused_resumed_and_kept(served: Served) -> None:
     with launch() as page:
         served.open(page, "Train")
@@ -249,6 +256,7 @@ def test_two_pages_watch_one_run_and_cannot_start_another(served: Served) -> Non
         until(lambda: status(first) == "stopped")
 
 
+@pytest.mark.gradio4
 def test_runs_can_be_looked_at_continued_and_promoted(served: Served) -> None:
     with launch() as page:
         served.open(page, "Train")
@@ -277,6 +285,7 @@ def test_runs_can_be_looked_at_continued_and_promoted(served: Served) -> None:
         until(lambda: status(page) == "done" and step(page) == 20)
 
 
+@pytest.mark.gradio4
 def test_presets_fill_the_form_and_can_be_saved(served: Served) -> None:
     with launch() as page:
         served.open(page, "Train")
@@ -300,3 +309,25 @@ def test_a_phone_needs_no_sideways_scrolling(served: Served) -> None:
             page.evaluate("tab => tiTrainerShow(tab)", tab)
             page.locator(f"#ti_trainer_{SEEN_IN[tab]}").first.wait_for()
             assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), tab
+
+
+@pytest.mark.gradio4
+def test_nothing_sticks_out_on_a_phone(served: Served) -> None:
+    with launch(390, 800) as page:
+        served.open(page, "Train")
+        filled_in(page, served)
+        page.locator(".label-wrap").get_by_text("Several folders in one dataset", exact=True).click()
+        page.click("#ti_trainer_train_check")
+        page.locator("#ti_trainer_preflight_images img").nth(5).wait_for()
+        page.locator("#ti_trainer_rows_save").wait_for()
+        assert page.evaluate(STICK_OUT) == []
+
+
+@pytest.mark.gradio4
+def test_images_are_generated_with_an_embedding(served: Served) -> None:
+    with launch() as page:
+        served.open(page, "Generate")
+        fill(page, "generate_prompt", "an x-word")
+        page.click("#ti_trainer_generate_button")
+        says(page, "generate_message", "Embeddings used: x-word in the prompt.")
+        page.locator("#ti_trainer_generate_images img").nth(3).wait_for()

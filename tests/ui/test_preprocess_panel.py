@@ -1,4 +1,4 @@
-"""The panel Preprocess in Chromium, from photos to the Train panel. Runs under the WebUI's gradio and under ours."""
+"""The panel Preprocess in Chromium, from photos to the Train panel. Runs under every gradio that is supported."""
 
 from __future__ import annotations
 
@@ -70,6 +70,7 @@ def unfold(page: Page, words: str) -> None:
     page.locator(".label-wrap:visible").get_by_text(words, exact=True).first.click()
 
 
+@pytest.mark.gradio4
 def test_from_photos_to_training(served: Served, page: Page) -> None:
     (served.images / "broken.png").write_text("no image")
     tick(page, "flip")

@@ -63,6 +63,7 @@ def _wait_for(page: Page, step: int) -> None:
     )
 
 
+@pytest.mark.gradio4
 def test_a_running_job_is_followed_without_flicker_or_jumps() -> None:
     with served("training") as (url, _), launch() as page:
         page.goto(url)
@@ -104,6 +105,7 @@ def test_a_reloaded_page_finds_everything_again() -> None:
             assert _steps(page) < 3, "a new page starts from nothing seen"
 
 
+@pytest.mark.gradio4
 def test_nothing_is_fetched_from_elsewhere_and_nothing_goes_wrong() -> None:
     with served() as (url, _), launch() as page:
         asked, heard = [], complaints(page)
@@ -119,6 +121,7 @@ def test_nothing_is_fetched_from_elsewhere_and_nothing_goes_wrong() -> None:
         assert not page.locator("footer").first.is_visible()
 
 
+@pytest.mark.gradio4
 def test_an_error_stands_below_its_entry() -> None:
     with served() as (url, _), launch() as page:
         page.goto(url)
