@@ -47,7 +47,7 @@ def fill_train(page: Page, images: Path, max_steps: int) -> None:
 
 
 def known(webui: Server) -> dict[str, Any]:
-    """The embeddings that the host says it has loaded. Forge's API reads the folder by itself, and only when it is asked to."""
+    """The embeddings that the host says it has loaded. Forge's API reads the folder by itself, when asked to."""
     if webui.kind.is_gradio4:
         webui.api("/sdapi/v1/refresh-embeddings", {})
     return webui.api("/sdapi/v1/embeddings")["loaded"]
