@@ -44,6 +44,9 @@ def _small(models: Any, shape: dict[str, Any], **more: Any) -> type:
 def _teach_forge(model_list: Any, shapes: list[dict[str, Any]]) -> None:
     from modules import sd_models
 
+    from ti_trainer.hosts.forge.engine import EngineView
+
+    EngineView.image_size = 8  # latent pixels: Forge knows no checkpoint's own size, so ours is that of the published models
     small = [_small(model_list, shape, huggingface_repo=shape["folder"]) for shape in shapes]
     model_list.models[:0] = small
     load = sd_models.forge_loader

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from server import Server
 from test_dreamartist_in_webui import OPTIONS, begin, created, ended, opened
-from test_extension import fill, fill_train, open_tab, our_status, until
+from test_extension import fill, open_tab, our_status, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -33,7 +33,8 @@ def test_all_of_it_is_reached_in_the_hosts_page(webui: Server, image: Path) -> N
         page.click("#ti_trainer_create_button")
         page.locator("#ti_trainer_create_outcome", has_text="my-page-neg was created too").first.wait_for()
         open_tab(page, "Train")
-        fill_train(page, image.parent, 3)
+        fill(page, "train_images", str(image.parent))
+        fill(page, "train_max_steps", "3")
         for title in ("DreamArtist", "Pixel loss"):
             unfold(page, title)
         page.locator("#ti_trainer_train_negative input").check()

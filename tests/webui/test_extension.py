@@ -25,7 +25,6 @@ DEMO = Path(__file__).parents[2] / "ti_trainer" / "tiny_model" / "demo"
 HOSTS_OWN = "a photo of a blue circle on sand"
 ENDPOINTS = ("create", "train", "status", "stop", "pause", "resume")
 LONG = 100_000  # steps: until it is stopped
-SIZE = {"width": 64, "height": 64}  # the embedded model's, which not every host knows
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -36,14 +35,6 @@ def open_tab(page: Page, name: str) -> None:
 
 def fill(page: Page, name: str, text: str) -> None:
     page.fill(f"#ti_trainer_{name} :is(textarea, input)", text)
-
-
-def fill_train(page: Page, images: Path, max_steps: int) -> None:
-    """On the Train panel: what to train on and how long, at the embedded model's size."""
-    fill(page, "train_images", str(images))
-    fill(page, "train_max_steps", str(max_steps))
-    for side, size_px in SIZE.items():
-        fill(page, f"train_{side}", str(size_px))
 
 
 def known(webui: Server) -> dict[str, Any]:
@@ -77,7 +68,7 @@ def stopped(webui: Server) -> dict[str, Any]:
 def started(webui: Server, name: str, **options: Any) -> None:
     """A word, and a training of it that has begun."""
     webui.endpoint("ti_trainer_create", name, "red star", 2, True)
-    given = {"max_steps": LONG, "preview_every": 0, "save_every": 0, **SIZE, **options}
+    given = {"max_steps": LONG, "preview_every": 0, "save_every": 0, **options}
     webui.endpoint("ti_trainer_train", name, str(DEMO), json.dumps(given))
     until(lambda: our_status(webui)["step"] > 0)
 
@@ -104,7 +95,8 @@ def test_a_word_is_created_trained_and_used_in_the_browser(webui: Server, page: 
 
     open_tab(page, "Train")
     assert page.input_value("#ti_trainer_train_name input") == "my-star"
-    fill_train(page, DEMO, LONG)
+    fill(page, "train_images", str(DEMO))
+    fill(page, "train_max_steps", str(LONG))
     page.click("#ti_trainer_train_start")
     until(lambda: status(page) == "training" and our_status(webui)["step"] > 50)
 
@@ -223,7 +215,8 @@ def test_previews_read_the_txt2img_tab(webui: Server, page: Page) -> None:
     page.click("#ti_trainer_train_refresh")
     page.fill("#ti_trainer_train_name input", "my-preview")
     page.press("#ti_trainer_train_name input", "Enter")
-    fill_train(page, DEMO, 5)
+    fill(page, "train_images", str(DEMO))
+    fill(page, "train_max_steps", "5")
     page.locator("#ti_trainer_tabs .label-wrap", has_text="Previews and copies").click()
     page.click("#ti_trainer_train_from_txt2img input")
     page.click("#ti_trainer_train_start")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from server import Server
-from test_extension import DEMO, SIZE, our_status, until
+from test_extension import DEMO, our_status, until
 from test_host_alone import generate
 
 pytestmark = pytest.mark.webui
@@ -37,7 +37,7 @@ def lora(webui: Server) -> str:
 def trained(webui: Server, name: str, **options: Any) -> dict[str, torch.Tensor]:
     """The vectors after a few steps."""
     webui.endpoint("ti_trainer_create", name, "red star", 2, True)
-    given = {"max_steps": 6, "preview_every": 0, "save_every": 0, "evaluate_every": 0, **SIZE, **options}
+    given = {"max_steps": 6, "preview_every": 0, "save_every": 0, "evaluate_every": 0, **options}
     webui.endpoint("ti_trainer_train", name, str(DEMO), json.dumps(given))
     until(lambda: our_status(webui)["status"] in ("done", "failed"))
     assert our_status(webui)["status"] == "done", our_status(webui)

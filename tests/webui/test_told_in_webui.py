@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from server import Server
-from test_extension import DEMO, HOSTS_OWN, SIZE, fill, open_tab, our_status, started, status, stopped, until
+from test_extension import DEMO, HOSTS_OWN, fill, open_tab, our_status, started, status, stopped, until
 
 from ti_trainer import formats
 
@@ -41,7 +41,7 @@ def test_the_hosts_cards_show_a_new_word_and_its_last_preview_by_themselves(webu
     card.wait_for()
     assert card.locator("img.preview").count() == 0
     # By a script, while somebody looks at the cards.
-    webui.endpoint("ti_trainer_train", "my-card", str(DEMO), json.dumps({"max_steps": 4, "preview_every": 4, **SIZE}))
+    webui.endpoint("ti_trainer_train", "my-card", str(DEMO), json.dumps({"max_steps": 4, "preview_every": 4}))
     card.locator("img.preview").wait_for()
     until(lambda: our_status(webui)["status"] == "done")
     preview, file = webui.embeddings / "my-card.preview.png", webui.embeddings / "my-card.safetensors"
@@ -135,7 +135,7 @@ def test_the_host_knows_what_was_learned_wherever_the_file_lies(webui: Server, k
     made, file = webui.embeddings / f"{name}.safetensors", webui.embeddings / "mine" / f"{name}{kind}"
     formats.write(formats.read(made), file)
     made.unlink()
-    webui.endpoint("ti_trainer_train", name, str(DEMO), json.dumps({"max_steps": 5, "preview_every": 0, **SIZE}))
+    webui.endpoint("ti_trainer_train", name, str(DEMO), json.dumps({"max_steps": 5, "preview_every": 0}))
     until(lambda: our_status(webui)["status"] == "done")
     assert Path(our_status(webui)["embedding"]) == file
     assert formats.read(file).step == 5
