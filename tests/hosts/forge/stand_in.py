@@ -262,6 +262,9 @@ class Patcher:
     def __init__(self, model: nn.Module, lora: float = 0.0) -> None:
         self.model, self.lora = model, lora
 
+    def unload(self) -> None:
+        assert torch.is_inference_mode_enabled(), "weights that are moved outside of inference mode become unusable"
+
     def refresh_loras(self) -> None:
         merged = getattr(self.model, "merged", 0.0)
         if merged != self.lora:
@@ -285,13 +288,13 @@ class MemoryManagement(ModuleType):
             if not any(each.model is patcher for each in self.current_loaded_models):
                 self.unload_model_clones(patcher)
                 patcher.refresh_loras()
-                self.current_loaded_models.append(SimpleNamespace(model=patcher))
+                self.current_loaded_models.append(SimpleNamespace(model=patcher, model_unload=patcher.unload))
 
     def unload_model_clones(self, patcher: Patcher) -> None:
         self.current_loaded_models = [each for each in self.current_loaded_models if each.model.model is not patcher.model]
 
     def unload_all_models(self) -> None:
-        self.current_loaded_models = []
+        """Of another device than this: a text encoder may be on the CPU."""
 
 
 @torch.inference_mode()
@@ -409,12 +412,9 @@ class Host:
         self.opts = opts
         for name, fields in {
             "backend.attention": {"get_attn_precision": lambda precision: None},
-            "backend.stream": {"stream_activated": True},
+            "backend.stream": {"mover_stream": "a stream"},
             "backend.text_processing": {"__path__": []},
             "backend.text_processing.emphasis": {"get_current_option": lambda name: emphasis},
-            "backend.text_processing.textual_inversion": {
-                "Embedding": lambda vec, name: SimpleNamespace(vec=vec, name=name)
-            },
             "backend.text_processing.classic_engine": {},
             "modules.call_queue": {"queue_lock": Lock()},
             "modules.devices": {"device": CPU, "autocast": nullcontext},

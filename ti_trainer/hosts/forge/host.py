@@ -69,7 +69,7 @@ class ForgeHost(WebuiSettings):
         settings = RuntimeSettings(
             device=device,
             unet_dtype=objects.unet.model.diffusion_model.computation_dtype,
-            fp32_attention=attention.get_attn_precision(None) == torch.float32,
+            fp32_attention=variants.upcasts_attention(attention),
             clear_networks=partial(_take_networks, engine),
             weights_in_ram=True,
             prepare_vae=partial(_take, objects.vae.patcher),
@@ -146,7 +146,7 @@ def _load() -> tuple[Any, Mapping[str, Any]]:
 
 
 def _take_networks(engine: Any) -> None:
-    """Take U-Net and text encoders out of Forge's memory management, without LoRAs and fit for training."""
+    """Take all networks out of Forge's memory management, without LoRAs and fit for training, and free its device."""
     objects = engine.forge_objects_original
     with torch.inference_mode():  # see _take
         memory_management.unload_all_models()
@@ -163,17 +163,18 @@ def _take(patcher: Any) -> None:
 
     Its weights are moved in inference mode: outside of it, moved inference tensors are unusable in either mode.
     """
-    if any(each.model.model is patcher.model for each in memory_management.current_loaded_models):
-        with torch.inference_mode():
-            memory_management.unload_model_clones(patcher)
-            patcher.model.to(patcher.offload_device)
+    for loaded in list(memory_management.current_loaded_models):
+        if loaded.model is not None and loaded.model.model is patcher.model:
+            with torch.inference_mode():
+                loaded.model_unload()
+            memory_management.current_loaded_models.remove(loaded)
     patcher.refresh_loras()  # LoRAs of the last image are still in the weights
     replace_inference_tensors(patcher.model)
 
 
 def _unet_changes(unet: nn.Module) -> Iterator[Change]:
     yield from trainable_unet(unet)
-    yield stream, "stream_activated", False  # training offloads weights by itself
+    yield stream, "mover_stream", None  # no asynchronous copies of weights: training offloads them by itself
     for name in ("classic_engine", "sd_engine"):  # the second is the newest Neo's
         if module := _imported(f"backend.text_processing.{name}"):
             yield from variants.silent(module)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
-from backend.text_processing.textual_inversion import Embedding
 from modules import sd_models
 
 from ti_trainer.hosts.webui.generation import Sampling, zero_terminal_snr_set
@@ -31,7 +31,7 @@ def as_trained(model: WebuiModel) -> Iterator[Mapping[str, str]]:
             predictor.sigmas, predictor.log_sigmas = sigmas  # Forge does not restore them after an error
 
 
-SAMPLING = Sampling(Embedding, as_trained)
+SAMPLING = Sampling(lambda vec, name: SimpleNamespace(vec=vec, name=name), as_trained)
 
 
 @contextmanager

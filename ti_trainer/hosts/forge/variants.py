@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ti_trainer.offload.patching import Change
@@ -37,6 +38,12 @@ def apply_emphasis(emphasis: Any, hidden: Tensor, ids: list[int], multipliers: T
         emphasis.after_transformers()
         weighted = emphasis.z
     return weighted
+
+
+def upcasts_attention(attention: Any) -> bool:
+    """Whether attention is set to compute in float32. Neo has another function for it, and upcasts by itself."""
+    precision = getattr(attention, "get_attn_precision", lambda _: None)
+    return precision(None) is torch.float32
 
 
 def read_cards(database: Any) -> Mapping[str, Any]:
