@@ -40,6 +40,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--webui-timeout", metavar="SECONDS", type=float, default=280, help="how long it may take to start, and to answer"
     )
+    parser.addoption(
+        "--webui-other",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        default=[],
+        help="another checkout, with its venv/, where embeddings that are trained in the first one must load",
+    )
     parser.addoption("--webui-python", metavar="PY", type=Path, help="its Python; DIR/venv/bin/python by default")
 
 

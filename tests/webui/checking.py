@@ -1,46 +1,23 @@
-"""A second extension, for tests: lets them ask the WebUI's process to compare numbers. Put into its data folder."""
+"""A second extension, for tests, put into the data folder: adds the routes of `in_host` and teaches `small_models`."""
 
 from pathlib import Path
 
 SCRIPT = """
 import sys
-from modules import call_queue, script_callbacks
+from pathlib import Path
+from modules import script_callbacks
 
-def ours():
-    sys.path.append({folder!r})  # not earlier: the host takes back what scripts add to it
-    import check_in_webui
-    return check_in_webui
+sys.path.append({tests!r})
+import in_host
+import small_models
 
-def add(_, app):
-    def compare(clip_skip: int):
-        from modules import shared
-        before = shared.opts.CLIP_stop_at_last_layers
-        with call_queue.queue_lock:
-            shared.opts.data["CLIP_stop_at_last_layers"] = clip_skip
-            try:
-                return ours().compare(clip_skip)
-            finally:
-                shared.opts.data["CLIP_stop_at_last_layers"] = before
-
-    def compare_file(name: str):
-        with call_queue.queue_lock:
-            return ours().compare_file(name)
-
-    def describe():
-        from ti_trainer.hosts.webui.host import WebuiHost
-        return WebuiHost(is_public=False).describe()
-
-    app.add_api_route("/ti-check/describe", describe, methods=["GET"])
-    app.add_api_route("/ti-check/compare", compare, methods=["GET"])
-    app.add_api_route("/ti-check/compare-file", compare_file, methods=["GET"])
-
-script_callbacks.on_app_started(add)
+small_models.teach(Path({data!r}))
+script_callbacks.on_app_started(lambda _, app: in_host.add_routes(app))
 """
 
 
 def install(data: Path) -> None:
-    """Write it, pointing at the comparison among our tests."""
+    """Write it, pointing at the modules among our tests."""
     script = data / "extensions" / "ti-check" / "scripts" / "check.py"
     script.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(__file__).parents[1] / "hosts" / "webui"
-    script.write_text(SCRIPT.format(folder=str(folder)), encoding="utf-8")
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), data=str(data)), encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import browser
 import checking
+import hosts
 import pytest
 import server
 from export import export
@@ -22,11 +23,20 @@ if TYPE_CHECKING:
     from ti_trainer.hosts.diffusers.model import DiffusersModel
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "not_in(*hosts, reason): does not apply to these hosts of tests/webui/hosts.py")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A test may wait for the WebUI twice: to start, and to answer."""
+    """A test may wait for the WebUI twice: to start, and to answer. Some do not apply to every host, and say why."""
+    checkout: Path | None = config.getoption("--webui")
     for item in items:
-        if item.path.parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.timeout(2 * config.getoption("--webui-timeout") + 60))
+        if item.path.parent != Path(__file__).parent:
+            continue
+        item.add_marker(pytest.mark.timeout(2 * config.getoption("--webui-timeout") + 60))
+        for marker in item.iter_markers("not_in"):
+            if checkout and hosts.kind_of(checkout).name in marker.args:
+                item.add_marker(pytest.mark.skip(f"not in {hosts.kind_of(checkout).name}: {marker.kwargs['reason']}"))
 
 
 @pytest.fixture(scope="session")
@@ -38,16 +48,26 @@ def checkout(request: pytest.FixtureRequest) -> Path:
     return found
 
 
+@pytest.fixture
+def other_checkouts(request: pytest.FixtureRequest) -> list[Path]:
+    """Of other WebUIs, each with its own Python in venv/."""
+    found: list[Path] = request.config.getoption("--webui-other")
+    if not found:
+        pytest.skip("needs a second checkout: --webui-other=DIR")
+    return found
+
+
 @pytest.fixture(scope="session")
 def serve(request: pytest.FixtureRequest, checkout: Path) -> Callable[..., AbstractContextManager[server.Server]]:
     """Starts one on a data folder, with our extension and with what checks numbers within it."""
-    python = request.config.getoption("--webui-python") or checkout / "venv" / "bin" / "python"
+    first, python = checkout, request.config.getoption("--webui-python")
 
-    def serving(data: Path, options: Sequence[str] = ()) -> AbstractContextManager[server.Server]:
-        server.install_extension(data, checkout.resolve(), python.absolute())
+    def serving(data: Path, options: Sequence[str] = (), checkout: Path = first) -> AbstractContextManager[server.Server]:
+        own = python if python and checkout == first else checkout / "venv" / "bin" / "python"
+        server.install_extension(data, checkout.resolve(), own.absolute())
         checking.install(data)
         timeout_s = request.config.getoption("--webui-timeout")
-        return server.running(checkout.resolve(), python.absolute(), data, options, timeout_s=timeout_s)
+        return server.running(checkout.resolve(), own.absolute(), data, options, timeout_s=timeout_s)
 
     return serving
 

@@ -16,7 +16,9 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(each) for each in (TESTS.parent, TESTS / "hosts" / "diffusers") if str(each) not in sys.path]
 
 import families  # noqa: E402 - of the neighbouring tests
+import hosts  # noqa: E402
 import ldm_export  # noqa: E402
+import small_models  # noqa: E402
 
 from ti_trainer import tiny_model  # noqa: E402
 from ti_trainer.hosts.diffusers.loading import load  # noqa: E402
@@ -32,11 +34,21 @@ MARKS = {"v_prediction": "v_pred", "zero_terminal_snr": "ztsnr"}  # how SDXL fil
 def export_family(name: str, webui: Path, data: Path) -> None:
     """A tiny random model of a family of `families`, as data/models/Stable-diffusion/<name>.safetensors."""
     folder = families.save(name, data / "diffusers" / name)
-    export(load(str(folder), "cpu"), webui, data / "models" / "Stable-diffusion" / f"{name}.safetensors")
+    checkpoint = data / "models" / "Stable-diffusion" / f"{name}.safetensors"
+    export(load(str(folder), "cpu"), webui, checkpoint, folder=folder)
 
 
-def export(model: DiffusersModel, webui: Path, checkpoint: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write the checkpoint, its .yaml and `<checkpoint>-clip/`; the .yaml completes that of its family in the WebUI."""
+def export(
+    model: DiffusersModel,
+    webui: Path,
+    checkpoint: Path,
+    dtype: torch.dtype = torch.float32,
+    folder: Path = tiny_model.MODEL,
+) -> None:
+    """Write the checkpoint and what the host needs to build the model: see `_write_yaml` and `small_models`.
+
+    `folder` is the model in diffusers' layout.
+    """
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     weights = {key: value.to(dtype).contiguous() for key, value in ldm_export.checkpoint(model).items()}
     if model.spec.family == "SDXL" and model.spec.prediction_type == "v_prediction":
@@ -44,6 +56,32 @@ def export(model: DiffusersModel, webui: Path, checkpoint: Path, dtype: torch.dt
         if model.spec.zero_terminal_snr:
             weights[MARKS["zero_terminal_snr"]] = torch.zeros(0)
     save_file(weights, checkpoint)
+    _list_shape(model, checkpoint, folder)
+    if hosts.kind_of(webui).yaml_beside:
+        _write_yaml(model, webui, checkpoint)
+
+
+def _list_shape(model: DiffusersModel, checkpoint: Path, folder: Path) -> None:
+    """Add the model to those that Forge's and reForge's loaders are taught."""
+    unet = ldm_export.configuration(model, folder)["model"]["params"]["unet_config"]["params"]
+    config = {
+        "context_dim": unet["context_dim"],
+        "model_channels": unet["model_channels"],
+        "in_channels": unet["in_channels"],
+        "use_linear_in_transformer": model.unet.config.use_linear_projection,
+        "adm_in_channels": unet.get("adm_in_channels"),
+        "use_temporal_attention": False,
+    }
+    heads = {name: unet.get(name, -1) for name in ("num_heads", "num_head_channels")}
+    like = {"SDXL": "SDXL", "SD 2.x": "SD20"}.get(model.spec.family, "SD15")
+    file = checkpoint.parents[2] / small_models.FILE
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    shape = {"like": like, "unet_config": config, "unet_extra_config": heads, "folder": str(folder)}
+    file.write_text(json.dumps([*known, shape]), encoding="utf-8")
+
+
+def _write_yaml(model: DiffusersModel, webui: Path, checkpoint: Path) -> None:
+    """The .yaml and `<checkpoint>-clip/`; the .yaml completes that of its family in the WebUI."""
     clip = checkpoint.with_name(f"{checkpoint.stem}-clip")  # instead of the name of a model to be downloaded
     shutil.copytree(tiny_model.MODEL / "tokenizer", clip, dirs_exist_ok=True)
     model.text_encoders[0].module.config.save_pretrained(clip)

@@ -17,19 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hosts
+
 REPOSITORY = Path(__file__).parents[2]
 STARTER = Path(__file__).with_name("start_host.py")
-OPTIONS = (
-    "--skip-torch-cuda-test",
-    "--skip-python-version-check",
-    "--skip-version-check",
-    "--skip-prepare-environment",  # which would run git and pip
-    "--no-download-sd-model",
-    "--do-not-download-clip",
-    "--no-half",
-    "--use-cpu=all",
-    "--api",
-)
 SETTINGS = {"samples_save": False, "grid_save": False, "show_progress_type": "Approx cheap"}
 
 
@@ -37,6 +28,7 @@ SETTINGS = {"samples_save": False, "grid_save": False, "show_progress_type": "Ap
 class Server:
     """A running WebUI. `data` holds models, embeddings, extensions and outputs; `log` what it printed."""
 
+    kind: hosts.Kind
     url: str
     data: Path
     log: Path
@@ -102,9 +94,8 @@ def install_extension(data: Path, webui: Path, python: Path) -> None:
 def running(
     webui: Path, python: Path, data: Path, options: Sequence[str] = (), *, threads: int = 1, timeout_s: float = 240
 ) -> Iterator[Server]:
-    """The WebUI on a free port, with a model loaded. Its models are expected in `data`/models/Stable-diffusion."""
-    if not (webui / "launch.py").is_file() or not (webui / "repositories").is_dir():
-        raise RuntimeError(f"{webui} is no checkout of the WebUI that has its repositories/: start it once by itself.")
+    """The WebUI on a free port; A1111 and reForge have loaded a model then. Models are in `data`/models/Stable-diffusion."""
+    kind = hosts.kind_of(webui)
     if not python.is_file():
         raise RuntimeError(f"There is no Python at {python}: name the WebUI's own with --webui-python.")
     for folder in ("embeddings", "extensions"):
@@ -113,13 +104,16 @@ def running(
     if not settings.exists():
         settings.write_text(json.dumps(SETTINGS), encoding="utf-8")
     port, log = _free_port(), data / "log.txt"
-    command = [str(python), "-u", str(STARTER), *OPTIONS, f"--port={port}", f"--data-dir={data}", *options]
+    command = [str(python), "-u", str(STARTER), *kind.options, f"--port={port}", f"--data-dir={data}", *options]
+    if kind.is_gradio4:
+        command.append(f"--gradio-allowed-path={webui}")  # or its own scripts are refused, with the data elsewhere
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=webui, env=_environment(threads), stdout=output, stderr=subprocess.STDOUT)
-    server = Server(f"http://127.0.0.1:{port}", data, log, process, timeout_s)
+    server = Server(kind, f"http://127.0.0.1:{port}", data, log, process, timeout_s)
     try:
         server.wait_for("Startup time:")  # a request before that kills it
-        server.wait_for("Model loaded in")
+        if kind.loaded:
+            server.wait_for(kind.loaded)
         yield server
     finally:
         _stop(process)

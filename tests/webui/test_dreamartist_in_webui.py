@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 from server import Server
-from test_extension import open_tab, our_status, until
+from test_extension import known, open_tab, our_status, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -151,7 +151,7 @@ def test_a_word_and_its_negative_are_learned_from_one_image(
     name = f"my-{model}"
     negative = f"{name}-neg"
     created(webui, model, name)
-    assert {name, negative} <= webui.api("/sdapi/v1/embeddings")["loaded"].keys()
+    assert {name, negative} <= known(webui).keys()
     files = {each: webui.embeddings / f"{each}.safetensors" for each in (name, negative)}
     before, created_as = host_as_it_is(webui, image), vectors(files)
     used_at_first = used(webui, name)
@@ -168,9 +168,9 @@ def test_a_word_and_its_negative_are_learned_from_one_image(
         assert differences.pop("the word does nothing") == 0
         assert {kind: value for kind, value in differences.items() if not value < 1e-5} == {}
 
-    known = webui.api("/sdapi/v1/embeddings")
-    assert [known["loaded"][each]["vectors"] for each in (name, negative)] == [2, 3]
-    assert not known["skipped"].keys() & {name, negative}
+    loaded = known(webui)
+    assert [loaded[each]["vectors"] for each in (name, negative)] == [2, 3]
+    assert not webui.api("/sdapi/v1/embeddings")["skipped"].keys() & {name, negative}
     learned = vectors(files)
     assert learned.keys() == created_as.keys()
     assert not any(torch.equal(learned[key], each) for key, each in created_as.items())
@@ -254,12 +254,12 @@ def test_a_card_brings_the_word_and_its_negative(webui: Server, model: str, imag
     word = f"{name}-3"
     shutil.copyfile(cards / f"{word}.png", webui.embeddings / f"{word}.png")
     webui.api("/sdapi/v1/refresh-embeddings", {})
-    known = webui.api("/sdapi/v1/embeddings")["loaded"].keys()
-    assert (word in known, f"{word}-neg" in known) == (True, False)
+    loaded = known(webui)
+    assert (word in loaded, f"{word}-neg" in loaded) == (True, False)
     with opened(webui) as (page, _):
         open_tab(page, "Create embedding")
         page.locator("#ti_trainer_tabs .label-wrap:visible", has_text="Images with a negative embedding").click()
         page.click("#ti_trainer_extract_negatives")
         page.locator("#ti_trainer_extracted", has_text=f"{word}-neg.safetensors").first.wait_for()
-    assert f"{word}-neg" in webui.api("/sdapi/v1/embeddings")["loaded"]
+    assert f"{word}-neg" in known(webui)
     assert np.array_equal(before, used(webui, word))

@@ -37,6 +37,13 @@ def fill(page: Page, name: str, text: str) -> None:
     page.fill(f"#ti_trainer_{name} :is(textarea, input)", text)
 
 
+def known(webui: Server) -> dict[str, Any]:
+    """The embeddings that the host says it has loaded. Forge's API reads the folder by itself, when asked to."""
+    if webui.kind.is_gradio4:
+        webui.api("/sdapi/v1/refresh-embeddings", {})
+    return webui.api("/sdapi/v1/embeddings")["loaded"]
+
+
 def status(page: Page) -> str:
     return page.locator("#ti_trainer_progress .ti-progress").get_attribute("data-status")
 
@@ -82,7 +89,7 @@ def test_a_word_is_created_trained_and_used_in_the_browser(webui: Server, page: 
     page.locator("#ti_trainer_create_about_text", has_text="2 tokens").first.wait_for()
     page.click("#ti_trainer_create_button")
     page.locator("#ti_trainer_create_outcome", has_text="Created my-star").first.wait_for()
-    assert "my-star" in webui.api("/sdapi/v1/embeddings")["loaded"]
+    assert "my-star" in known(webui)
     before = generate(webui, "a photo of my-star")
     assert not np.array_equal(text, before), "the word means its initialization text now"
 
@@ -202,6 +209,7 @@ def test_reload_ui_keeps_what_was_learned_and_registers_nothing_twice(webui: Ser
 def test_previews_read_the_txt2img_tab(webui: Server, page: Page) -> None:
     webui.endpoint("ti_trainer_create", "my-preview", "red star", 2, True)
     page.fill("#txt2img_prompt textarea", "a drawing of my-preview at night")
+    sampler = page.input_value("#txt2img_sampling input")
     for side in ("width", "height"):
         page.fill(f"#txt2img_{side} input[type=number]", "128")
     open_tab(page, "Train")
@@ -217,6 +225,6 @@ def test_previews_read_the_txt2img_tab(webui: Server, page: Page) -> None:
     run = Path(our_status(webui)["run"])
     settings = (run / "settings.json").read_text(encoding="utf-8")
     assert '"preview_prompt": "a drawing of my-preview at night"' in settings
-    assert '"preview_sampler": "DPM++ 2M"' in settings
+    assert f'"preview_sampler": "{sampler}"' in settings
 
     assert Image.open(run / "images" / "my-preview-5.png").size == (128, 128)

@@ -17,6 +17,7 @@ from test_host_alone import generate
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 
 pytestmark = pytest.mark.webui
+FORGES = ("Forge", "reForge")  # which remove these options from their command line
 Start = Callable[..., AbstractContextManager[Server]]
 
 
@@ -38,6 +39,7 @@ def start(request: pytest.FixtureRequest, tmp_path: Path, embedded_model: Diffus
     return starting
 
 
+@pytest.mark.not_in(*FORGES, reason="they have no --medvram")
 def test_with_medvram_we_train_and_the_host_draws_as_before_and_its_console_has_no_bars(start: Start) -> None:
     with start("--medvram", "--disable-console-progressbars") as webui:
         before = generate(webui, HOSTS_OWN)
@@ -49,6 +51,7 @@ def test_with_medvram_we_train_and_the_host_draws_as_before_and_its_console_has_
         assert np.array_equal(before, generate(webui, HOSTS_OWN))
 
 
+@pytest.mark.not_in(*FORGES, reason="they have no --lowvram")
 def test_with_lowvram_it_says_so_before_anything_starts(start: Start) -> None:
     with start("--lowvram") as webui:
         with pytest.raises(RuntimeError, match="With --lowvram"):

@@ -12,6 +12,7 @@ PROMPTS = Path(__file__).parents[1] / "fixtures" / "prompts"
 pytestmark = pytest.mark.webui
 
 
+@pytest.mark.not_in("Forge", "reForge", reason="the file was made by A1111's own parser")
 def test_expected_prompts_are_the_webuis(checkout: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     python = request.config.getoption("--webui-python") or checkout / "venv" / "bin" / "python"
     again = tmp_path / "again.json"

@@ -58,6 +58,7 @@ class RuntimeSettings:
     vae_to_ram: bool = False  # its setting "Move VAE and CLIP to RAM when training"
     clear_networks: Callable[[], None] = lambda: None  # deactivates the LoRAs of the last image
     empty_device: Callable[[], None] = lambda: None  # with --medvram: moves everything off the GPU
+    # Forge's and its relatives' only:
     weights_in_ram: bool = False  # after `clear_networks` all weights are in RAM, from where they are moved to the device
     unet_changes: Callable[[nn.Module], Iterable[Change]] = lambda unet: ()  # without which it cannot be trained through
     prepare_vae: Callable[[], None] = lambda: None  # called each time before the VAE is moved, cast or used
