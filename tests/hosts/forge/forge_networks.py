@@ -1,7 +1,7 @@
 """Stand-ins for Forge's networks and engines, written by us to behave like them; `check_in_forge.py` compares with the real.
 
-Weights are inference tensors, LoRAs stay merged into them, transformer blocks add in place, and options of a U-Net's call are
-one dict for all calls unless they are given.
+Weights are inference tensors, LoRAs stay merged into them, transformer blocks add in place, and a U-Net's calls share their
+options unless they are given.
 """
 
 from __future__ import annotations

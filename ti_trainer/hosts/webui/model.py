@@ -95,7 +95,7 @@ class WebuiModel:
                 family=self.spec.family,
                 device=self.device,
                 dtype=self.settings.unet_dtype,
-                autocast=None if self.settings.autocast is nullcontext else self.settings.autocast,
+                autocast=self.settings.autocast,
                 host_offloads_weights=getattr(network, "lowvram", False),  # the WebUI's mark of --medvram
                 host_offloads_vae=self.settings.vae_to_ram or self.settings.weights_in_ram,
             )
