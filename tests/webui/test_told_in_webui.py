@@ -83,7 +83,7 @@ def test_the_console_says_how_a_run_goes_and_a_refusal_in_a_line(webui: Server, 
 def test_a_refusal_goes_when_its_reason_is_over(webui: Server, page: Page) -> None:
     open_tab(page, "Create embedding")
     started(webui, "my-reason")
-    fill(page, "create_name", "my-other")
+    fill(page, "create_name", "my-second")
     refusal = page.locator("#ti_trainer_create_outcome [data-busy]").first
     for _ in range(2):  # the same words once more are news
         page.click("#ti_trainer_create_button")
