@@ -53,9 +53,11 @@ def _with_clip_skip(clip_skip: int, call: Any) -> Any:
 
 
 def compare_file(name: str) -> dict[str, float]:
-    """The same of conditioning alone, with an embedding's file. Not in Forge."""
+    """The same of conditioning alone, with an embedding's file."""
     from modules import call_queue
 
+    if is_forge():
+        return _module("forge", "check_in_forge").compare_file(name)
     with call_queue.queue_lock:
         return _module("webui", "check_in_webui").compare_file(name)
 

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from export import export_family
+from hosts import A1111
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from server import Server
 from test_extension import DEMO, our_status, stopped, until
+from test_numbers import check
 
 pytestmark = pytest.mark.webui
 NAMES = ("sd1-inpainting", "sd2", "sd2-v", "sdxl", "sdxl-v", "sdxl-inpainting")
@@ -86,9 +88,8 @@ def trained(webui: Server, name: str, max_steps: int) -> dict[str, Any]:
 def test_numbers_are_the_hosts_own(families_webui: Server, name: str) -> None:
     choose(families_webui, name)
     differences = families_webui.api("/ti-check/compare?clip_skip=2")
-    assert differences.pop("the word does nothing") == 0
     assert ("pooled, end" in differences) == ("sdxl" in name)
-    assert {kind: value for kind, value in differences.items() if not value < 1e-5} == {}
+    check(differences)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -103,13 +104,11 @@ def test_a_word_is_created_trained_drawn_and_gone_on_with(families_webui: Server
     run = Path(done["run"])
     assert json.loads((run / "settings.json").read_text(encoding="utf-8"))["model"] == name
 
-    differences = webui.api(f"/ti-check/compare-file?name={word}")
-    assert differences.pop("the word does nothing") == 0
-    assert {kind: value for kind, value in differences.items() if not value < 1e-5} == {}
+    check(webui.api(f"/ti-check/compare-file?name={word}"), least=5)
     assert np.array_equal(own, drawn(webui, "a photo of a blue circle")), "the host draws as before"
 
     preview = np.asarray(Image.open(run / "images" / f"{word}-6.png"))
-    if name == "sdxl-v":  # which the host cannot draw by itself: neither its schedule nor its prediction were found out
+    if name == "sdxl-v" and webui.kind is A1111:  # whose schedule and prediction the forks find out
         assert not np.array_equal(preview, drawn(webui, f"a photo of {word}"))
         choose(webui, V_BY_YAML, "Zero Terminal SNR")
     now = drawn(webui, f"a photo of {word}")

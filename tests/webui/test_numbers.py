@@ -15,10 +15,10 @@ def test_text_predictions_and_latents_are_the_hosts_own(webui: Server, clip_skip
     check(webui.api(f"/ti-check/compare?clip_skip={clip_skip}"))
 
 
-def check(found: dict[str, Any]) -> None:
-    """Fail if a number differs from the host's, or if something was left behind in it."""
+def check(found: dict[str, Any], least: int = 10) -> None:
+    """Fail if a number differs from the host's, or if something was left behind in it; or if there are too few numbers."""
     assert found.pop("the word does nothing", 0) == 0
-    assert len(found) > 10
+    assert len(found) > least
     if "gradient" in found:
         check_training(found)
     assert {name: value for name, value in found.items() if not value < 1e-5} == {}

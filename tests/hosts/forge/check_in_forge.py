@@ -17,6 +17,8 @@ from torch import Tensor
 NAME = "zz-probe"
 PROMPTS = {
     "middle": "a photo of {}, sitting",
+    "end": "a photo of {}",
+    "plain": "a photo of",
     "twice": "{0} beside {0}",
     "emphasised": "a (photo:1.3) of ({}:1.2), [old] house",
     "after a break": "a red house BREAK a photo of {}",
@@ -51,26 +53,52 @@ def compare(modes: tuple[str, ...] = MODES) -> dict[str, Any]:
         return found
 
 
+def compare_file(name: str) -> dict[str, float]:
+    """The same of text alone, with the vectors of an embedding's file: read by us, and by Forge as it found it."""
+    from ti_trainer.formats import embeddings_dir
+    from ti_trainer.hosts.forge.host import ForgeHost
+
+    host = ForgeHost(is_public=False)
+    vectors = embeddings_dir.load(host.embeddings_dir, name)[0].vectors
+    with host.lock():
+        model = host.open_model()
+        hosts = _conditioning(model.sd_model.engine, name)
+        differences = _differences(model, name, vectors, hosts)
+    return differences | {
+        "the word does nothing": float(_difference(hosts["end"]["crossattn"], hosts["plain"]["crossattn"]) == 0)
+    }
+
+
 def _texts(model: Any, vectors: dict[str, Tensor]) -> dict[str, float]:
     """What Forge makes of prompts while it knows the embedding, and what we make of them when it has forgotten it."""
-    from modules.prompt_parser import SdConditioning
-
     from ti_trainer.hosts.forge.sampling import SAMPLING
     from ti_trainer.hosts.webui.generation import host_embedding
     from ti_trainer.hosts.webui.text import registered
 
-    engine, prompts = model.sd_model.engine, {kind: prompt.format(NAME) for kind, prompt in PROMPTS.items()}
     with ExitStack() as stack:
         for text in model.texts:
             stack.enter_context(registered(text.finder, {NAME: host_embedding(SAMPLING, NAME, vectors, model)}))
-        hosts = {}
-        for kind, prompt in prompts.items():
-            found = engine.get_learned_conditioning(SdConditioning([prompt], width=SIZE_PX, height=SIZE_PX))
-            hosts[kind] = found if isinstance(found, dict) else {"crossattn": found}
+        hosts = _conditioning(model.sd_model.engine, NAME)
+    return _differences(model, NAME, vectors, hosts)
+
+
+def _conditioning(engine: Any, name: str) -> dict[str, dict[str, Tensor]]:
+    """Forge's own, by kind of prompt."""
+    from modules.prompt_parser import SdConditioning
+
+    hosts = {}
+    for kind, prompt in PROMPTS.items():
+        asked = SdConditioning([prompt.format(name)], width=SIZE_PX, height=SIZE_PX)
+        found = engine.get_learned_conditioning(asked)
+        hosts[kind] = found if isinstance(found, dict) else {"crossattn": found}
+    return hosts
+
+
+def _differences(model: Any, name: str, vectors: dict[str, Tensor], hosts: dict[str, dict[str, Tensor]]) -> dict[str, float]:
     differences = {}
     with torch.no_grad():
-        for kind, prompt in prompts.items():
-            cond = model.encode_prompts([prompt], {NAME: vectors})
+        for kind, prompt in PROMPTS.items():
+            cond = model.encode_prompts([prompt.format(name)], {name: vectors})
             differences[f"text, {kind}"] = _difference(cond.hidden, hosts[kind]["crossattn"])
             if cond.pooled is not None:
                 pooled = hosts[kind]["vector"][:, : cond.pooled.shape[1]]
