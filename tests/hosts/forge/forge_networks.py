@@ -168,6 +168,7 @@ class TextEngine:
     def __init__(self, encoder: Any, key: str, folder: Path, *, sdxl: bool = False) -> None:
         self.tokenizer = CLIPTokenizer.from_pretrained(tiny_model.MODEL / "tokenizer")
         self.embeddings, self.embedding_key = Database(self.tokenizer, folder), key
+        self.embeddings.load_textual_inversion_embeddings()
         self.text_encoder, self.emphasis = encoder, Emphasis()
         self.text_projection = self.return_pooled = key == "clip_g"
         self.minimal_clip_skip, self.clip_skip, self.final_layer_norm = (2, 2, False) if sdxl else (1, 1, True)

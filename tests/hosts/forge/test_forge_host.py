@@ -254,7 +254,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_last_one_can_be_loaded_again(f
 def test_no_checkpoint(forge: Any, ours: Any) -> None:
     forge.data.forge_loading_parameters = {"checkpoint_info": None}
     for call in (ours.describe, ours.open_model):
-        with pytest.raises(ModelError, match="There is no checkpoint to train on"):
+        with pytest.raises(ModelError, match="No checkpoint is chosen: choose one"):
             call()
 
 
@@ -287,7 +287,7 @@ def test_changed_embeddings_are_read_again_and_no_damaged_file_is_renamed(
     (tmp_path / "good.txt").write_text("1")
     (tmp_path / "damaged.txt").write_text("one")
     ours.embeddings_changed()  # before anything is loaded
-    ours.open_model()
+    ours.open_model()  # which loads the embeddings too
     ours.embeddings_changed()
     from ti_trainer.hosts.webui import cards
 

@@ -110,7 +110,10 @@ _: type[Host] = ForgeHost
 def _chosen() -> sd_models.CheckpointInfo:
     found = sd_models.model_data.forge_loading_parameters.get("checkpoint_info")
     if found is None:
-        message = f"There is no checkpoint to train on: put one into {paths.models_path}/Stable-diffusion and refresh."
+        message = (
+            "No checkpoint is chosen: choose one at the top of the page. "
+            f"If none is listed, put one into {paths.models_path}/Stable-diffusion and refresh the list first."
+        )
         raise ModelError(message)
     return found
 
@@ -137,7 +140,8 @@ def _load() -> tuple[Any, Mapping[str, Any]]:
     data = sd_models.model_data
     loaded_with = data.forge_loading_parameters
     try:
-        engine, _ = sd_models.forge_model_reload()
+        with patched(_loaders_that_rename_nothing()):
+            engine, _ = sd_models.forge_model_reload()
     except Exception as error:  # whatever a file can cause
         data.forge_hash = ""  # otherwise Forge would take the last checkpoint, which is gone, for loaded
         message = f"{_chosen().model_name} could not be loaded: {error or type(error).__name__}"
@@ -191,7 +195,7 @@ def _imported(name: str) -> Any:
 
 
 def _loaders_that_rename_nothing() -> Sequence[Change]:
-    """Changes for `patched`. Forge's own loaders rename a file that cannot be loaded, such as a damaged embedding."""
+    """Changes for `patched`. Forge's own loaders rename a file that cannot be loaded: an embedding, or the checkpoint."""
     loaders = ((torch, "load"), (safetensors.torch, "load_file"))
     return [(module, name, vars(module)[f"{name}_origin"]) for module, name in loaders if f"{name}_origin" in vars(module)]
 

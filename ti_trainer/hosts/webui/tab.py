@@ -1,7 +1,7 @@
 """The tab in the WebUI and the section of its settings. Imported only inside the WebUI.
 
-This module stays imported when the user clicks Reload UI, so a run continues and the new page shows it. All other modules of
-ours are imported in `tabs`: what cannot be imported in a WebUI then becomes a message in the tab.
+This module stays imported when the user clicks Reload UI, so the new page shows the same jobs. Modules that need the
+WebUI's are imported in `tabs`: one that cannot be imported becomes a message in the tab.
 """
 
 from __future__ import annotations
