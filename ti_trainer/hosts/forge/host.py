@@ -148,7 +148,9 @@ def _load() -> tuple[Any, Mapping[str, Any]]:
         message = f"{_chosen().model_name} could not be loaded ({reason}): choose another checkpoint."
         raise ModelError(message) from error
     if not variants.is_engine(engine):
-        message = f"{_chosen().model_name} could not be loaded (Forge does not recognize its type): choose another checkpoint."
+        message = (
+            f"{_chosen().model_name} could not be loaded (Forge does not recognize its type): choose another checkpoint."
+        )
         raise ModelError(message)
     return engine, loaded_with
 
