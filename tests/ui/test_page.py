@@ -317,6 +317,10 @@ def test_a_phone_needs_no_sideways_scrolling_and_cuts_nothing_off(served: Served
         page.locator("#ti_trainer_preflight_images img").nth(5).wait_for()
         page.locator("#ti_trainer_rows_save").wait_for()
         assert page.evaluate(STICK_OUT) == []
+        narrowest = page.evaluate(
+            "Math.min(...[...document.querySelectorAll('.grid-container button')].map(b => b.offsetWidth))"
+        )
+        assert narrowest > 90, "captions of images would be cut off"
 
 
 @pytest.mark.gradio4

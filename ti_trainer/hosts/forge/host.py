@@ -144,10 +144,13 @@ def _load() -> tuple[Any, Mapping[str, Any]]:
             engine, _ = sd_models.forge_model_reload()
     except Exception as error:  # whatever a file can cause
         data.forge_hash = ""  # otherwise Forge would take the last checkpoint, which is gone, for loaded
-        message = f"{_chosen().model_name} could not be loaded: {error or type(error).__name__}"
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        message = f"{_chosen().model_name} could not be loaded ({reason}): choose another checkpoint."
         raise ModelError(message) from error
     if not variants.is_engine(engine):
-        message = f"{_chosen().model_name} could not be loaded: Forge does not recognize its type."
+        message = (
+            f"{_chosen().model_name} could not be loaded (Forge does not recognize its type): choose another checkpoint."
+        )
         raise ModelError(message)
     return engine, loaded_with
 
