@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from export import export_family
-from hosts import A1111
+from hosts import A1111, kind_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from server import Server
@@ -49,7 +49,8 @@ def families_webui(checkout: Path, serve: Callable[..., Any], tmp_path_factory: 
     data = tmp_path_factory.mktemp("families")
     for name in NAMES:
         export_family(name, checkout, data)
-    _tell_the_host(data / "models" / "Stable-diffusion")
+    if kind_of(checkout).yaml_beside:
+        _tell_the_host(data / "models" / "Stable-diffusion")
     with serve(data) as running:
         yield running
 
