@@ -34,6 +34,9 @@ MARKS = {"v_prediction": "v_pred", "zero_terminal_snr": "ztsnr"}  # how SDXL fil
 def export_family(name: str, webui: Path, data: Path) -> None:
     """A tiny random model of a family of `families`, as data/models/Stable-diffusion/<name>.safetensors."""
     folder = families.save(name, data / "diffusers" / name)
+    for tokenizer in folder.glob("tokenizer*"):  # transformers 5 leaves out what Forge's older one reads
+        for file in ("vocab.json", "merges.txt"):
+            shutil.copyfile(tiny_model.MODEL / "tokenizer" / file, tokenizer / file)
     checkpoint = data / "models" / "Stable-diffusion" / f"{name}.safetensors"
     export(load(str(folder), "cpu"), webui, checkpoint, folder=folder)
 
@@ -59,6 +62,8 @@ def export(
     _list_shape(model, checkpoint, folder)
     if hosts.kind_of(webui).yaml_beside:
         _write_yaml(model, webui, checkpoint)
+    elif model.spec.prediction_type == "v_prediction" and model.spec.family != "SDXL":
+        checkpoint.with_suffix(".yaml").write_text("model: {params: {parameterization: v}}\n", encoding="utf-8")
 
 
 def _list_shape(model: DiffusersModel, checkpoint: Path, folder: Path) -> None:
