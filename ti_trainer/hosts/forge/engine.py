@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ti_trainer.embedding import encoder_of_width
 from ti_trainer.errors import ConfigError
 from ti_trainer.hosts.forge.variants import uses_emphasis
 from ti_trainer.hosts.webui.model_spec import SDXL_SIZES
@@ -118,7 +119,9 @@ def prompt_encoders(
     for each in text_engines(engine):
         stage = TextStage(each, emphasis)
         layers = _layers(each, clip_skip)
-        found.append(PromptEncoder(each.embedding_key, stage, stage, layers, device, emphasize))
+        width = each.text_encoder.transformer.config.hidden_size
+        encoder = each.embedding_key if engine.is_sdxl else encoder_of_width(width)
+        found.append(PromptEncoder(encoder, stage, stage, layers, device, emphasize))
     return tuple(found)
 
 
