@@ -18,7 +18,9 @@ class LearningOptions(InputOptions):
 
     optimizer: str = option(
         "adamw",
-        "Optimizer. adamw8bit needs the package bitsandbytes; prodigy needs prodigyopt and a learning rate of about 1.",
+        "Optimizer. sphere keeps the vectors as long as those of the model's vocabulary, so that the rest of a prompt "
+        "counts more; use a learning rate of 'auto' or about 0.03. adamw8bit needs the package bitsandbytes; prodigy "
+        "needs prodigyopt and a learning rate of about 1.",
         label="Optimizer",
         section="optimizer",
         choices=OPTIMIZERS,

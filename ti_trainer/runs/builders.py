@@ -148,6 +148,15 @@ def fit_memory(config: TrainConfig, model: DiffusionModel, dataset: Dataset, pix
     return model.fit_memory((2 if config.negative else 1) * batch * largest, decoded, config.memory)
 
 
+def auto_note(trainer: Trainer) -> str:
+    """What a learning rate of `auto` comes to with this model, as a sentence; "" if no trial uses it."""
+    rates = [each.learning_rate for each in trainer.trials if each.learning_rate.schedule.relative]
+    if not rates:
+        return ""
+    unit = " radians" if trainer.config.optimizer == "sphere" else ""
+    return f"Learning rate auto: {rates[0].unit:.2g}{unit} for this model, falling to 0 at step {trainer.last_step}."
+
+
 def described(embedding: Embedding, model: DiffusionModel, dataset: Dataset) -> Embedding:
     """The embedding with what its file says about the training: the model, the number of images, our version."""
     info = {**embedding.info, "num_images": len(dataset.items), "ti_trainer": __version__}

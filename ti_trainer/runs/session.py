@@ -25,6 +25,7 @@ from ti_trainer.host import GenerationRequest, Host, Lease
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.runs import finalize, locks
 from ti_trainer.runs.builders import (
+    auto_note,
     dataset_of,
     described,
     facts_of,
@@ -190,9 +191,10 @@ class Session:
                 dataset = dataset_of(config, model, prompter, subsets, still_loading)
                 still_loading(total, total)
                 pixel_loss = pixel_loss_of(config, model.device, torchscript=self.host.torchscript)
-                if summary := fit_memory(config, model, dataset, pixel_loss):
-                    self.say(summary)
+                summary = fit_memory(config, model, dataset, pixel_loss)
                 trainer = self._trainer(model, dataset, loaded, pixel_loss)
+                for note in filter(None, (summary, auto_note(trainer))):
+                    self.say(note)
                 if processes.size > 1:
                     facts |= facts_of(trainer)
             processes.meet_on(model.device)
