@@ -16,6 +16,7 @@ from ti_trainer.wording import counted
 if TYPE_CHECKING:
     from ti_trainer.data.dataset import Item
     from ti_trainer.functional.guidance import GuidanceScale
+    from ti_trainer.hosts.diffusers.host import StandaloneHost
     from ti_trainer.model import DiffusionModel, Vectors
 
 HELP = "measure the validation loss of an embedding, ideally on images that it was not trained on"
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
+def measure(args: argparse.Namespace, host: StandaloneHost | None = None) -> tuple[dict[str, Any], dict[str, str]]:
     """Losses and more for --json, and the texts that were compared, by the same keys as their losses."""
     from ti_trainer.embedding import negative_name
     from ti_trainer.formats import embeddings_dir
@@ -72,7 +73,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     from ti_trainer.model import check_fits
     from ti_trainer.prompts import escaped
 
-    host = host_of(args)
+    host = host or host_of(args)
     embedding, _ = embeddings_dir.load(host.embeddings_dir, args.name)
     embeddings, scale, negative_text = {embedding.name: embedding.vectors}, None, None
     negative = negative_name(embedding.name)
