@@ -7,6 +7,7 @@ be run in parts and continued.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -72,8 +73,7 @@ def measure(
             else:
                 result = measure_cell(learner, cell, configs[record["variant"]])
             found = {**record, "version": __version__, "result": result}
-            with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(found) + "\n")
+            _append(results, found)
             progress(found, number, len(planned))
         records.append({**found, "variant": record["variant"]})
     return records
@@ -117,6 +117,15 @@ def _key(record: Record) -> Key:
     is_init = record["variant"] == INIT_TEXT
     options = json.dumps(record["options"], sort_keys=True)
     return (is_init, options, *(record[name] for name in Cell.__dataclass_fields__))
+
+
+def _append(path: Path, record: Record) -> None:
+    """Add a line; one that an interrupted run left incomplete is ended first."""
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        start = b"\n" if size and file.read(1) != b"\n" else b""
+        file.write(start + json.dumps(record).encode() + b"\n")
 
 
 def read_records(path: Path) -> list[Record]:
