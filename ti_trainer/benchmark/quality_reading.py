@@ -118,7 +118,8 @@ def _templates() -> tuple[list[tuple[str, str, str]], Array, Array]:
 def _pattern(kind: str, size: str, position: str) -> Array:
     """How much of the second colour a texture shows at each pixel, (64, 64)."""
     axis = (np.arange(SIZE_PX, dtype=np.float32) + 0.5) / SIZE_PX - 0.5
-    x, y = ((axis - offset) / SIZES[size] for offset in POSITIONS[position])
-    amount = pattern(kind, *np.broadcast_arrays(x[None, :], y[:, None]), 1 / (SIZE_PX * SIZES[size]))
+    left, top = POSITIONS[position]
+    x, y = np.meshgrid((axis - left) / SIZES[size], (axis - top) / SIZES[size])  # (64, 64) each
+    amount = pattern(kind, x, y, 1 / (SIZE_PX * SIZES[size]))
     assert amount is not None, f"{kind} has no pattern"  # noqa: S101
     return amount.astype(np.float32)

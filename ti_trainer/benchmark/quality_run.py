@@ -49,11 +49,6 @@ class Cell:
     vectors: int
     steps: int
 
-    @property
-    def pair(self) -> tuple[int, int]:
-        """What is compared between variants, as one pair."""
-        return self.concept, self.seed
-
 
 class Concept:
     """A thing with its held-out images, and the model that learns it."""
@@ -79,7 +74,7 @@ class Concept:
         )
 
     def measure(self, word: str, embeddings: Mapping[str, Vectors]) -> dict[str, float]:
-        """All measures of a word. Shares are between 0 and 1; `loss_...` are relative to that of another text."""
+        """All measures of a word. Shares are between 0 and 1; a gain is over the loss of another text."""
         loss = self.loss(word, embeddings)
         against = {f"gain_over_{key}": 1 - loss / value for key, value in self.references.items()}
         norms = [_norm(each, Vocabulary.of(self.model)) for each in embeddings.values()][:1]
