@@ -53,15 +53,16 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(facts))
         return 0
-    losses, gain = facts["loss"], facts["better_than_init_text"]
+    losses = facts["loss"]
     how = f", with a guidance scale of {args.train_cfg_scale}" if args.negative else ""
     print(f"Validation loss on {counted(facts['images'], 'image')}, each with its caption{how} (lower is better):")
     for key, text in texts.items():
         print(f"  {losses[key]:.5f}  {text}")
-    if gain is not None:
-        print(
-            f"The loss of the embedding is {abs(gain):.0%} {'lower' if gain >= 0 else 'higher'} than that of its init text."
-        )
+    gains = ((facts["better_than_init_text"], "of its init text"), (facts["better_than_no_word"], "without it"))
+    compared = [
+        f"{abs(gain):.1%} {'lower' if gain >= 0 else 'higher'} than that {what}" for gain, what in gains if gain is not None
+    ]
+    print(f"The loss of the embedding is {' and '.join(compared)}.")
     return 0
 
 
@@ -101,6 +102,7 @@ def measure(args: argparse.Namespace, host: StandaloneHost | None = None) -> tup
         "images": len(items),
         "loss": losses,
         "better_than_init_text": gain,
+        "better_than_no_word": 1 - losses["word"] / losses["no_word"],
     }
     return facts, texts
 
