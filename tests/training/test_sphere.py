@@ -168,3 +168,18 @@ def test_a_session_resumes_exactly(tmp_path: Path, images: Callable[..., Path]) 
 def test_a_rate_that_is_meant_for_adamw_is_pointed_out() -> None:
     assert not any("Sphere" in each for each in TrainConfig(optimizer="sphere", learning_rate="auto").schedule_notes())
     assert any("0.03" in each for each in TrainConfig(optimizer="sphere").schedule_notes())
+
+
+def test_long_vectors_that_are_shortened_are_pointed_out(tmp_path: Path, images: Callable[..., Path]) -> None:
+    """As those that AdamW trained: only their directions are kept."""
+    host, folder, said = TinyHost(tmp_path), images((16, 16), (16, 16)), []
+    usual = Vocabulary.of(host.model).norms["clip_l"]
+    for name, factor in (("x-word", 7.0), ("y-word", 1.0)):
+        start = on_sphere(torch.ones(2, 8), factor * usual)
+        host.embeddings_dir.mkdir(exist_ok=True)
+        embeddings_dir.save(Embedding(name, {"clip_l": start}, 3), host.embeddings_dir / f"{name}.safetensors")
+        config = TrainConfig(max_steps=5, optimizer="sphere", learning_rate="auto", width=16, height=16, preview_every=0)
+        Session(host, name, folder, config, say=said.append).train()
+    assert (
+        [each for each in said if "times as long" in each] == [each for each in said if "x-word were 7 times" in each] != []
+    )

@@ -25,7 +25,6 @@ from ti_trainer.host import GenerationRequest, Host, Lease
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.runs import finalize, locks
 from ti_trainer.runs.builders import (
-    auto_note,
     dataset_of,
     described,
     facts_of,
@@ -36,6 +35,7 @@ from ti_trainer.runs.builders import (
     pixel_loss_of,
     run_callbacks,
     settings_of,
+    start_notes,
     webui_state,
 )
 from ti_trainer.runs.callbacks import Callback, HostProgress
@@ -193,7 +193,7 @@ class Session:
                 pixel_loss = pixel_loss_of(config, model.device, torchscript=self.host.torchscript)
                 summary = fit_memory(config, model, dataset, pixel_loss)
                 trainer = self._trainer(model, dataset, loaded, pixel_loss)
-                for note in filter(None, (summary, auto_note(trainer))):
+                for note in filter(None, (summary, *start_notes(trainer, loaded[0][0]))):
                     self.say(note)
                 if processes.size > 1:
                     facts |= facts_of(trainer)
