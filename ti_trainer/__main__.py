@@ -17,6 +17,7 @@ COMMANDS = (
     "spread",
     "create",
     "train",
+    "distill",
     "generate",
     "evaluate",
     "quality",

@@ -102,6 +102,21 @@ class LearningOptions(InputOptions):
         numbers=True,
     )
 
+    teacher_prompt: str = option(
+        "",
+        "Learn to mean the same as this prompt, instead of what the images show. Noise is still added to the images: use "
+        "images that the model has generated from the prompt.",
+        label="Learn from a prompt",
+        section="teacher",
+    )
+    opposite_prompt: str = option(
+        "",
+        "Learn the direction from this prompt to 'Learn from a prompt', as a slider: (NAME:1.3) goes further, (NAME:-1) the "
+        "other way.",
+        label="Opposite prompt",
+        section="teacher",
+    )
+
     negative: bool = option(
         False,
         "Also train a negative embedding, NAME-neg, for use in the negative prompt. Learns from as little as one image; "

@@ -25,6 +25,7 @@ SECTIONS = {
     "prompts": "Prompts",
     "optimizer": "Optimizer and loss",
     "trials": "Trials",
+    "teacher": "Learn from prompts",
     "dreamartist": "DreamArtist",
     "pixels": "Pixel loss",
     "previews": "Previews and copies",
@@ -72,6 +73,18 @@ class TrainConfig(OutputOptions, LearningOptions):
             raise ConfigError(message, "lr_warmup_steps")
         if self.negative:
             _ = self.guidance_scale
+        self._check_teacher()
+
+    def _check_teacher(self) -> None:
+        """What learning from prompts cannot be combined with."""
+        if self.opposite_prompt and not self.teacher_prompt:
+            message = "Opposite prompt: found one without a prompt to learn from; expected both, or neither."
+            raise ConfigError(message, "opposite_prompt")
+        others = {"negative": "DreamArtist", "reconstruction_weight": "a pixel loss", "discriminator": "a discriminator"}
+        found = [what for name, what in others.items() if getattr(self, name)]
+        if self.teacher_prompt and found:
+            message = f"Learn from a prompt: found {found[0]} as well, expected one of them: both say what is to be learned."
+            raise ConfigError(message, "teacher_prompt")
 
     @cached_property
     def trial_list(self) -> tuple[Trial, ...]:

@@ -43,6 +43,8 @@ from ti_trainer.training.pixel_loss import PixelLoss, latent_pixels_at_once
 from ti_trainer.training.state import TrainState, for_trials
 from ti_trainer.training.trainer import Trainer
 
+SLIDER_WEIGHTS = (-1.0, 1.0)  # of a slider's name in training
+
 
 def model_options(config: TrainConfig) -> ModelOptions:
     """The options that the model is opened with."""
@@ -118,6 +120,7 @@ def prompter_of(config: TrainConfig, name: str, template: Sequence[str], plain: 
         negative_name(name) if config.negative else "",
         config.positive_filewords_only,
         plain,
+        SLIDER_WEIGHTS if config.opposite_prompt else (),
     )
 
 
