@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="images of the prompt to add noise to (default: the model generates some)",
     )
-    parser.add_argument("--init-text", metavar="TEXT", help="initial text (default: the nouns and adjectives of the prompt)")
+    parser.add_argument(
+        "--init-text", metavar="TEXT", help="initial text (default: the prompt without articles and prepositions)"
+    )
     parser.add_argument(
         "--num-vectors",
         type=number_of(int),

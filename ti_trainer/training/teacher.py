@@ -15,18 +15,16 @@ from torch import Tensor
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Batch
 from ti_trainer.embedding import word_pattern
-from ti_trainer.model import Conditioning, DiffusionModel
+from ti_trainer.model import DiffusionModel
 from ti_trainer.training.step import encode_distinct
-
-HALF = 0.5  # a slider at 1 goes halfway from one prompt to its opposite, from the middle between them
 
 
 @dataclass(frozen=True)
 class Teacher:
     """Predicts the noise for the batch's prompts with `prompt` in place of the embedding's name.
 
-    With an `opposite`, the embedding is a slider (after Prompt Sliders, arXiv:2409.16535): the target is the prediction
-    without the name, plus half of the difference between `prompt` and `opposite`, times the name's weight in the prompt.
+    With an `opposite`, the embedding is a slider (after Prompt Sliders, arXiv:2409.16535): where its name has a negative
+    weight in a prompt, `opposite` takes its place.
     """
 
     name: str
@@ -46,28 +44,19 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, model: DiffusionModel, noisy_latents: Tensor, batch: Batch) -> Tensor:
         """The target (B, C, H, W) float32 for noisy latents of the same shape."""
-        if not self.opposite:
-            return self._predict(model, noisy_latents, batch, [self._with(self.prompt, each) for each in batch.prompts])
-        prompts = [self._with(text, each) for text in ("", self.prompt, self.opposite) for each in batch.prompts]
-        neutral, towards, away = self._predict(model, noisy_latents, batch, prompts).chunk(3)
-        weights = torch.tensor([self._weight(each) for each in batch.prompts]).to(neutral.device, non_blocking=True)
-        return neutral + HALF * weights[:, None, None, None] * (towards - away)
-
-    def _predict(self, model: DiffusionModel, noisy_latents: Tensor, batch: Batch, prompts: list[str]) -> Tensor:
-        times = len(prompts) // len(batch.prompts)
-        cond: Conditioning = encode_distinct(model, prompts, {})
-        repeated = noisy_latents.repeat(times, 1, 1, 1), batch.timesteps.repeat(times)  # (times B, C, H, W), (times B,)
-        return model.predict(*repeated, cond, batch.images.repeat(times)).float()
+        prompts = [self._with(self.opposite if self._is_opposite(each) else self.prompt, each) for each in batch.prompts]
+        cond = encode_distinct(model, prompts, {})
+        return model.predict(noisy_latents, batch.timesteps, cond, batch.images).float()
 
     def without_name(self, prompt: str) -> str:
         """A prompt without the embedding."""
         return self._with("", prompt)
 
     def _with(self, text: str, prompt: str) -> str:
-        """The prompt with a text in place of the name and its weight, without the commas around an empty one."""
-        parts = self._name.sub(lambda _: text, prompt).split(",") if not text else [self._name.sub(lambda _: text, prompt)]
-        return ", ".join(filter(None, map(str.strip, parts)))
+        """The prompt with a text in place of the name and its weight; without the commas around it if the text is empty."""
+        found = self._name.sub(lambda _: text, prompt)
+        return found if text else ", ".join(filter(None, map(str.strip, found.split(","))))
 
-    def _weight(self, prompt: str) -> float:
+    def _is_opposite(self, prompt: str) -> bool:
         found = self._name.search(prompt)
-        return 1.0 if found is None or found["weight"] is None else float(found["weight"])
+        return bool(self.opposite) and found is not None and (found["weight"] or "").startswith("-")
