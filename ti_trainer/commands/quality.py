@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="VARIANT",
-        help="NAME OPTION=VALUE ...: training options under a name, such as 'sphere optimizer=sphere learning_rate=auto'; may "
-        "be repeated. The others are compared with the first (default: one variant with default options)",
+        help="NAME OPTION=VALUE ...: training options under a name, such as 'sphere optimizer=sphere learning_rate=auto'; "
+        "may be repeated. The others are compared with the first (default: one variant with default options)",
     )
     grid.add_argument(
         "--results",
