@@ -58,8 +58,7 @@ class Similarity:
             tokenizer = AutoTokenizer.from_pretrained(folder, **safe) if has_text else None
         network.to(device, torch.float32).eval()
         side, mean, std = input_format(folder)
-        as_planes = (torch.tensor(each, dtype=torch.float32, device=device).view(3, 1, 1) for each in (mean, std))
-        return cls(network, tokenizer, side, *as_planes, device)
+        return cls(network, tokenizer, side, _plane(mean, device), _plane(std, device), device)
 
     @torch.no_grad()
     def of_images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -87,6 +86,10 @@ class Similarity:
         values = interpolate(values, size, mode="bicubic", antialias=True).clamp(0, 1)
         top, left = ((each - self.side) // 2 for each in size)
         return (values[..., top : top + self.side, left : left + self.side] - self.mean) / self.std
+
+
+def _plane(values: Sequence[float], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
 
 
 def _features(output: Any) -> Tensor:

@@ -45,16 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="append",
         default=[],
-        metavar=("NAME", "OPTION=VALUE"),
-        help="a name, and training options such as optimizer=sphere learning_rate=auto; may be repeated. The others are "
-        "compared with the first (default: one variant with default options)",
+        metavar="VARIANT",
+        help="NAME OPTION=VALUE ...: training options under a name, such as 'sphere optimizer=sphere learning_rate=auto'; "
+        "may be repeated. The others are compared with the first (default: one variant with default options)",
     )
     grid.add_argument(
         "--results",
         type=Path,
         default=RESULTS,
         metavar="FILE",
-        help="file of results; runs in it are not repeated (%(default)s)",
+        help="file of results; runs in it are not repeated (default: %(default)s)",
     )
     whole = number_of(int)
     for flag, default, what in (
@@ -88,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
         return _compare(args)
     if args.name is None or args.images is None:
         message = "To measure an embedding, give its NAME and --images; to compare training options, give neither."
+        raise ConfigError(message)
+    if args.samples < 1:
+        message = f"--samples: found {args.samples}, expected at least 1."
         raise ConfigError(message)
     if (args.prompts is None) != (args.similarity is None):
         message = "--prompts and --similarity belong together: give both, or neither to measure the loss only."
