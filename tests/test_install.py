@@ -103,7 +103,7 @@ def test_ctrl_c_reaches_the_program_and_its_exit_code_is_passed_on(ready, env, w
     with start_in_group(with_globals({"WINDOWS": windows}, ready, "run", "wait"), env) as process:
         assert process.stdout.readline() == "ready\n"
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (130, "interrupted\n", "")
 
 
@@ -139,7 +139,7 @@ def test_interrupted_set_up_is_repeated(ready, env):
         while not (ready / "building").exists() and process.poll() is None:
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=120)
     assert process.returncode not in (0, None)
     assert out == ""
     assert "Setting up" in install(ready, "run", env=env).stderr
@@ -228,7 +228,7 @@ def test_ctrl_c_and_kill_reach_the_pytest_at_work_and_nothing_runs_after_it(test
             os.kill(process.pid, signal.SIGTERM)
         else:
             os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (code, "")
     assert "Traceback" not in err
 

@@ -98,7 +98,7 @@ class PromptTokenizer:
         weights = tuple((1.0, *row.weights, *[1.0] * (CHUNK + 1 - len(row.ids))) for row in done)
         return TokenizedPrompt(
             tuple(self._padded(row.ids) for row in done),
-            tuple(Splice(number, offset, name) for number, row in enumerate(done) for offset, name in row.places),
+            tuple(Splice(number, offset, name) for number, row in enumerate(done) for offset, name in row.splices),
             weights if any(each != 1 for row in weights for each in row) else (),
         )
 
@@ -136,11 +136,11 @@ class PromptTokenizer:
 
 @dataclass
 class _Row:
-    """An unfinished chunk. Offsets in `places` are counted with the beginning-of-text token."""
+    """An unfinished chunk. Offsets in `splices` are counted with the beginning-of-text token."""
 
     ids: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
-    places: list[tuple[int, str]] = field(default_factory=list)
+    splices: list[tuple[int, str]] = field(default_factory=list)
 
 
 class _Rows:
@@ -169,7 +169,7 @@ class _Rows:
             self.begin()
         row = self._rows[-1]
         if name is not None:
-            row.places.append((len(row.ids) + 1, name))
+            row.splices.append((len(row.ids) + 1, name))
         row.ids += [first_id] if name is None else [PLACEHOLDER_ID] * length
         row.weights += [weight] * length
 

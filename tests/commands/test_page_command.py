@@ -59,7 +59,7 @@ def serving(start: Start, folder: Path, *arguments: object) -> Iterator[tuple[st
 def ended_by(number: signal.Signals, process: subprocess.Popen[str]) -> str:
     """What it says when a signal has ended it as it should."""
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert "Traceback" not in said
     assert "Error" not in said
@@ -67,7 +67,7 @@ def ended_by(number: signal.Signals, process: subprocess.Popen[str]) -> str:
 
 
 def answer(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=30) as response:  # noqa: S310 - ours
+    with urllib.request.urlopen(url, timeout=120) as response:  # noqa: S310 - ours
         return response.read().decode()
 
 

@@ -119,7 +119,7 @@ def test_a_changed_photo_is_made_anew_however_its_folder_is_called(source: Path,
     relative = Preprocessing(Path(source.name), made(source), work(source).config)
     relative.run()
     photo(source / "IMG 1.jpg", colour="white")
-    assert work(source).run().photos == 1
+    assert work(source).run().sources == 1
     assert shown(made(source)) == ["IMG 0.png", "IMG 1.png", "IMG 2.png"]
 
 
@@ -139,7 +139,7 @@ def test_a_link_to_nowhere_is_named(source: Path) -> None:
     (source / "gone.jpg").symlink_to(source / "nowhere.jpg")
     summary = work(source).run()
     assert any("gone.jpg" in each for each in summary.notes)
-    assert (summary.photos, summary.failed) == (3, [])
+    assert (summary.sources, summary.failed) == (3, [])
 
 
 def failing(source: Path, fails: set[int]) -> Preprocessing:
@@ -164,9 +164,9 @@ def failing(source: Path, fails: set[int]) -> Preprocessing:
 def test_a_caption_that_fails_is_named_and_the_rest_goes_on(source: Path) -> None:
     summary = failing(source, {2}).run()
     assert [reason for _, reason in summary.failed] == ["out of memory"]
-    assert (summary.photos, summary.captions) == (2, 2)
+    assert (summary.sources, summary.captions) == (2, 2)
     again = failing(source, set()).run()
-    assert (again.done_before, again.photos, again.kept) == (2, 1, [])
+    assert (again.done_before, again.sources, again.kept) == (2, 1, [])
     assert len(list(made(source).glob("*.txt"))) == 3
 
 

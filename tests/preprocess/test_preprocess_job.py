@@ -33,7 +33,7 @@ class Held(Preprocessing):
         progress(2, 4)
         while not self.go_on.wait(0.01) and not should_stop():
             pass
-        return Summary(photos=2, stopped=should_stop())
+        return Summary(sources=2, stopped=should_stop())
 
 
 def held(work: Preprocessing) -> Preprocessing:
@@ -55,7 +55,7 @@ def test_it_works_in_the_background_and_tells_its_end(work: Preprocessing) -> No
     job.wait(60)
     now = job.snapshot()
     assert (now.status, now.done, now.total, now.active) == ("done", 3, 3, False)
-    assert now.summary.photos == 3
+    assert now.summary.sources == 3
     assert now.work is work
 
 
@@ -68,7 +68,7 @@ def test_it_says_how_far_it_is_and_can_be_stopped(work: Preprocessing) -> None:
     with pytest.raises(ConfigError, match="interrupt"):
         job.start(work)
     job.stop()
-    job.wait(10)
+    job.wait(60)
     assert job.snapshot().status == "stopped"
     job.start(work)
     job.wait(60)
@@ -87,6 +87,6 @@ def test_a_failure_is_told(work: Preprocessing) -> None:
 
     job = Job()
     job.start(Broken(work.source, work.destination, work.config))
-    job.wait(10)
+    job.wait(60)
     assert job.snapshot().status == "failed"
     assert "ValueError: whatever" in job.snapshot().message

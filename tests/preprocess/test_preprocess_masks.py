@@ -109,13 +109,13 @@ def test_a_mask_folder_goes_before_and_has_like_sub_folders(tmp_path: Path) -> N
         place.mkdir()
         Image.new("RGB", (160, 96), (shade,) * 3).save(place / "a.jpg", quality=95)
     summary = work(source, recursive=True, masks=str(folders)).run()
-    assert (summary.photos, summary.masks, summary.failed) == (4, 2, [])
+    assert (summary.sources, summary.masks, summary.failed) == (4, 2, [])
     assert [path.name for path in sorted(masks_beside(made(source)).values())] == ["a-masklabel.png", "sub_a-masklabel.png"]
     for name, shade in (("a", 10), ("sub_a", 20)):
         assert abs(grey(made(source) / f"{name}-masklabel.png") - shade).max() <= 1
     assert work(source, recursive=True, masks=str(folders)).run().done_before == 4
     folders.rename(tmp_path / "masks")
-    assert work(source, recursive=True).run().photos == 2
+    assert work(source, recursive=True).run().sources == 2
     assert shown(made(source)) == ["a.png", "a_att.png", "b.png", "sub_a.png", "sub_b.png"]
 
 
@@ -204,13 +204,13 @@ def test_a_new_a_changed_and_a_removed_mask_are_made_again_each_for_its_photo_al
     Image.new("L", (320, 192), 9).save(source / "a_att.png")
     Image.new("L", (320, 192), 8).save(source / "b-masklabel.png")
     summary = work(source).run()
-    assert (summary.photos, summary.masks, summary.kept) == (2, 2, [])
+    assert (summary.sources, summary.masks, summary.kept) == (2, 2, [])
     assert before.std() > 20
     assert np.unique(grey(made(source) / "a_att.png")) == [9]
     assert np.unique(grey(made(source) / "b-masklabel.png")) == [8]
     (source / "a_att.png").unlink()
     summary = work(source).run()
-    assert (summary.photos, summary.done_before) == (1, 1)
+    assert (summary.sources, summary.done_before) == (1, 1)
     assert shown(made(source)) == ["a.png", "b-masklabel.png", "b.png"]
     (made(source) / "b-masklabel.png").unlink()
     assert work(source).run().masks == 1
@@ -285,7 +285,7 @@ def test_a_mask_that_was_taken_away_stays_away(tmp_path: Path) -> None:
         assert work(source, **options).run().masks == 0
         assert shown(made(source)) == ["a.png", "b.png", LEFT_OUT]
     onwards = Preprocessing(made(source), tmp_path / "onwards", work(source, recursive=True).config)
-    assert onwards.run().photos == 2  # what was taken away is no photo
+    assert onwards.run().sources == 2  # what was taken away is no photo
 
 
 def test_leftovers_of_earlier_options_go_with_their_masks(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_a_retouched_image_keeps_its_mask_and_gets_another_only_where_it_fits(tm
     assert np.unique(grey(made(source) / "a_att.png")) == [9]
     (made(source) / "a_att.png").unlink()
     (source / "a_att.png").unlink()
-    assert work(source).run().photos == 1
+    assert work(source).run().sources == 1
     assert work(source).run().done_before == 2
 
 
@@ -340,7 +340,7 @@ def test_a_ledger_of_an_earlier_version_goes_on_working(tmp_path: Path) -> None:
     assert work(source).run().done_before == 2
     (tmp_path / "later.png").rename(source / "a_att.png")
     summary = work(source).run()
-    assert (summary.done_before, summary.photos, summary.masks) == (1, 1, 1)
+    assert (summary.done_before, summary.sources, summary.masks) == (1, 1, 1)
 
 
 def test_after_a_kill_the_journal_tells_which_masks_are_ours(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_photos_become_images_of_the_size_and_originals_stay(source: Path) -> No
         *("IMG 0-flipped.png", "IMG 0-flipped.txt", "IMG 0.png", "IMG 0.txt"),
         *("IMG 1-flipped.png", "IMG 1.png", "IMG 2-flipped.png", "IMG 2.png"),
     ]
-    assert (summary.photos, summary.images, summary.captions, summary.failed) == (3, 6, 2, [])
+    assert (summary.sources, summary.images, summary.captions, summary.failed) == (3, 6, 2, [])
     with Image.open(made / "IMG 1.png") as plain, Image.open(made / "IMG 1-flipped.png") as flipped:
         assert plain.size == flipped.size == (64, 64)
         assert plain.getpixel((5, 30))[1] < 20 < plain.getpixel((58, 30))[1]
@@ -73,7 +73,7 @@ def test_a_second_time_makes_nothing_twice(source: Path) -> None:
     made = contents(again.destination)
     signatures = {each: each.stat().st_mtime_ns for each in again.destination.glob("*.png")}
     summary = again.run()
-    assert (summary.done_before, summary.photos) == (3, 0)
+    assert (summary.done_before, summary.sources) == (3, 0)
     assert contents(again.destination) == made
     assert {each: each.stat().st_mtime_ns for each in again.destination.glob("*.png")} == signatures
 
@@ -82,7 +82,7 @@ def test_a_photo_that_came_later_is_added(source: Path) -> None:
     work(source).run()
     photo(source / "IMG 00.jpg")
     summary = work(source).run()
-    assert (summary.done_before, summary.photos) == (3, 1)
+    assert (summary.done_before, summary.sources) == (3, 1)
     assert shown(source.parent / "data set") == ["IMG 0.png", "IMG 00.png", "IMG 1.png", "IMG 2.png"]
 
 
@@ -116,7 +116,7 @@ def test_files_that_were_there_are_never_overwritten(source: Path) -> None:
     assert (made / "IMG 1.png").read_bytes() == before
     assert [name for name, _ in summary.failed] == ["IMG 1.jpg"]
     assert "not made by preprocessing" in summary.failed[0][1]
-    assert summary.photos == 2
+    assert summary.sources == 2
 
 
 def test_names_that_would_collide_are_told_apart(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_names_that_would_collide_are_told_apart(tmp_path: Path) -> None:
         photo(source / name)
     summary = work(source, recursive=True, split=True, split_threshold=1.0).run()
     names = shown(source.parent / "data set")
-    assert summary.photos == 6
+    assert summary.sources == 6
     assert summary.images == len(names)
     assert len({name.casefold() for name in names}) == len(names)
 
@@ -134,14 +134,14 @@ def test_sub_folders_only_if_asked(source: Path) -> None:
     photo(source / "holiday" / "beach.jpg")
     for name in ("left out/IMG 9.jpg", "debug/IMG 0-debug.png", "holiday/beach_att.png"):
         photo(source / name)
-    assert work(source).run().photos == 3
-    assert work(source, recursive=True).run().photos == 1
+    assert work(source).run().sources == 3
+    assert work(source, recursive=True).run().sources == 1
     assert "holiday_beach.png" in shown(source.parent / "data set")
 
 
 def test_a_destination_within_the_source_is_not_read_again(source: Path) -> None:
     inside = Preprocessing(source, source / "made", PreprocessConfig(**SMALL, recursive=True))
-    assert [inside.run().photos, inside.run().photos] == [3, 0]
+    assert [inside.run().sources, inside.run().sources] == [3, 0]
 
 
 @pytest.mark.parametrize("destination", [".", "..", "../.."])
@@ -168,7 +168,7 @@ def test_broken_files_are_named_and_passed_over(source: Path) -> None:
     summary = work(source, flip=True).run()
     assert sorted(name for name, _ in summary.failed) == ["broken.jpg", "empty.gif", "text.png"]
     assert all(reason for _, reason in summary.failed)
-    assert summary.photos == 3
+    assert summary.sources == 3
     assert len(shown(source.parent / "data set")) == 6
 
 
@@ -251,7 +251,7 @@ def test_a_caption_that_is_no_text_is_named(source: Path) -> None:
     summary = work(source, existing_captions="copy").run()
     assert [name for name, _ in summary.failed] == ["IMG 1.jpg"]
     assert "UTF-8" in summary.failed[0][1]
-    assert summary.photos == 2
+    assert summary.sources == 2
 
 
 def test_stopped_it_leaves_whole_files_and_goes_on_from_there(tmp_path: Path) -> None:
@@ -261,14 +261,14 @@ def test_stopped_it_leaves_whole_files_and_goes_on_from_there(tmp_path: Path) ->
     done: list[int] = []
     summary = work(source, flip=True).run(lambda now, total: done.append(now), lambda: bool(done) and done[-1] >= 5)
     assert summary.stopped
-    assert 5 <= summary.photos < 30
+    assert 5 <= summary.sources < 30
     made = shown(tmp_path / "data set")
-    assert len(made) == 2 * summary.photos
+    assert len(made) == 2 * summary.sources
     for name in made:
         with Image.open(tmp_path / "data set" / name) as image:
             image.load()
     again = work(source, flip=True).run()
-    assert (again.done_before, again.photos) == (summary.photos, 30 - summary.photos)
+    assert (again.done_before, again.sources) == (summary.sources, 30 - summary.sources)
     assert len(shown(tmp_path / "data set")) == 60
 
 
@@ -297,7 +297,7 @@ def test_a_caption_that_changed_beside_the_photo_is_taken_over(source: Path) -> 
     work(source, existing_captions="copy").run()
     (source / "IMG 0.txt").write_text("another caption")
     summary = work(source, existing_captions="copy").run()
-    assert (summary.photos, summary.done_before) == (1, 2)
+    assert (summary.sources, summary.done_before) == (1, 2)
     assert (source.parent / "data set" / "IMG 0.txt").read_text() == "another caption"
 
 

@@ -39,7 +39,7 @@ def test_captions_are_copied_unless_told_otherwise(source: Path, name: str) -> N
     assert (summary.captions, captions(source.parent / "data set")) == (1, {"a.txt": "a hat"})
     assert work(source).run().done_before == 2
     (source / name).write_text("a scarf", encoding="utf-8")
-    assert work(source).run().photos == 1
+    assert work(source).run().sources == 1
     assert captions(source.parent / "data set") == {"a.txt": "a scarf"}
     work(source, existing_captions="ignore").run()
     assert captions(source.parent / "data set") == {}
@@ -56,7 +56,7 @@ def test_hidden_files_and_folders_are_passed_over(source: Path, recursive: bool)
         photo(source / name)
     summary = work(source, recursive=recursive).run()
     assert shown(source.parent / "data set") == ["a.png", "b.png", *(["sub_f.png"] if recursive else [])]
-    assert summary.photos == (3 if recursive else 2)
+    assert summary.sources == (3 if recursive else 2)
 
 
 def test_folders_of_kohya_give_captions_and_names_without_their_repeats(source: Path) -> None:
@@ -126,7 +126,7 @@ def test_pipes_and_links_in_circles_neither_stop_us_nor_repeat_anything(source: 
     (source / "sub" / "c.txt").write_text("a hat")
     (source / "b.txt").write_text("a scarf")
     summary = work(source, recursive=True).run()
-    assert (summary.photos, summary.failed) == (3, [])
+    assert (summary.sources, summary.failed) == (3, [])
     assert sorted(path.name for path in made.glob("*.png")) == ["a.png", "b.png", "sub_c.png"]
     assert summary.kept == ["b.txt", "sub_c.txt"], "what somebody put there stays"
     assert work(source, recursive=True).run().done_before == 3

@@ -192,7 +192,7 @@ def test_every_route_of_the_real_server_is_closed_to_others(served: Served, head
     place = urlsplit(served.url).netloc
     for path in ("/", "/config", "/theme.css", "/nowhere", *(PREFIX + each for each in ("/info", "/upload", "/queue/join"))):
         for method in ("GET", "POST", "OPTIONS", "HEAD", "PUT"):
-            connection = http.client.HTTPConnection(place, timeout=20)
+            connection = http.client.HTTPConnection(place, timeout=120)
             connection.request(method, path, headers={"Access-Control-Request-Method": "POST", **headers})
             answer = connection.getresponse()
             assert answer.status in (400, 403), (method, path)

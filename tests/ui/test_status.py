@@ -77,7 +77,7 @@ def test_an_idle_page_asks_the_route_and_leaves_gradio_alone_until_there_is_news
 
 
 def test_the_route_says_what_the_api_says(served: Served) -> None:  # noqa: F811
-    connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=120)
     connection.request("GET", status_module.ROUTE)
     told = json.loads(connection.getresponse().read())
     assert told.pop("version")

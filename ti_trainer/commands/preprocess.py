@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     report(summary, args)
     if summary.stopped:
         return INTERRUPTED
-    return 0 if summary.photos or summary.done_before else 1
+    return 0 if summary.sources or summary.done_before else 1
 
 
 def _check(preview: Path | None, config: PreprocessConfig) -> None:

@@ -145,11 +145,11 @@ class Prompter:
         lines = self.uncaptioned if caption is None else self.template
         line = lines[int(rng.integers(len(lines)))]
         tags = "" if caption is None else self._tags(caption, rng, line)
-        said = line.replace(FILEWORDS, tags).replace(NAME, self._named(rng))
+        prompt = line.replace(FILEWORDS, tags).replace(NAME, self._named(rng))
         if not self.negative:
-            return said, ""
-        return said, self._against(
-            _without_filewords(line).replace(NAME, escaped(self.name)) if self.positive_filewords_only else said
+            return prompt, ""
+        return prompt, self._against(
+            _without_filewords(line).replace(NAME, escaped(self.name)) if self.positive_filewords_only else prompt
         )
 
     def first(self, count: int) -> list[str]:
@@ -169,8 +169,8 @@ class Prompter:
 
     def alone(self, caption: str | None, *, negative: bool = False) -> str:
         """The prompt of an image of the class: its caption as it is, without the template."""
-        said = (caption or "").replace(NAME, escaped(self.name))
-        return self._against(said) if negative else said
+        prompt = (caption or "").replace(NAME, escaped(self.name))
+        return self._against(prompt) if negative else prompt
 
     def has_word(self, text: str) -> bool:
         """Whether a caption has the word in it."""

@@ -262,8 +262,8 @@ def create(
     """Create an embedding from the tokens of an initial text; ConfigError if the name is invalid or taken."""
     path = _checked(folder, model, name, num_vectors, overwrite)
     save(_new(model, name, init_text, num_vectors), path, warn)
-    if said := text_left_out(model, init_text, num_vectors):
-        warn(said)
+    if sentence := text_left_out(model, init_text, num_vectors):
+        warn(sentence)
     return path
 
 
@@ -288,9 +288,9 @@ def create_pair(
     )
     save(_new(model, name, init_text, num_vectors), paths[0], warn)
     save(_new(model, unwanted, *negative, apart=NEGATIVE_NOISE), paths[1], warn)
-    for said in (text_left_out(model, init_text, num_vectors), text_left_out(model, *negative)):
-        if said:
-            warn(said)
+    for sentence in (text_left_out(model, init_text, num_vectors), text_left_out(model, *negative)):
+        if sentence:
+            warn(sentence)
     return paths
 
 

@@ -117,16 +117,16 @@ def prompt_report(
 def syntax_warnings(what: str, *prompts: str) -> list[str]:
     """Warnings about syntax that only the WebUI's image generation supports: here it is plain text."""
     found = {kind: example for prompt in prompts for kind, example in unsupported_syntax(prompt).items()}
-    said = [
+    sentences = [
         f"{example} in the {what} is read as plain text: only the WebUI's image generation supports {kind.lower()}."
         for kind, example in found.items()
     ]
     comma = next((example for prompt in prompts for example in decimal_commas(prompt)), None)
     if comma is not None:
-        said.append(
+        sentences.append(
             f"{comma[0]} in the {what} is read as plain text: weights are written with a decimal point, as in {comma[1]}."
         )
-    return said
+    return sentences
 
 
 def near_name(prompt: str, names: Iterable[str]) -> str | None:

@@ -30,10 +30,10 @@ class Existing:
         return "-".join(map(str, signature_of(self.file))) if self.file else self.words
 
 
-def captions_of(photos: Iterable[Path], source: Path) -> dict[Path, Existing]:
+def captions_of(images: Iterable[Path], source: Path) -> dict[Path, Existing]:
     """The existing captions of images in a folder and its subfolders."""
     by_folder: dict[Path, list[Path]] = defaultdict(list)
-    for path in photos:
+    for path in images:
         by_folder[path.parent].append(path)
     found: dict[Path, Existing] = {}
     for folder, here in by_folder.items():

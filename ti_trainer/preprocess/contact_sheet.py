@@ -26,7 +26,7 @@ def sheet(rows: Iterable[tuple[Path, Sequence[Result], str]]) -> Image.Image:
     return page
 
 
-def _row(path: Path, made: Sequence[Result], said: str) -> Image.Image:
+def _row(path: Path, made: Sequence[Result], caption: str) -> Image.Image:
     images = [on_white(each.image) for each in made]
     if made:
         with opened_image(path) as opened:
@@ -40,7 +40,7 @@ def _row(path: Path, made: Sequence[Result], said: str) -> Image.Image:
         row.paste(each, (left, 0))
         left += each.width + GAP_PX
     sizes = ", ".join(f"{each.image.width} x {each.image.height}" for each in made)
-    _write(row, " - ".join(filter(None, (path.name, sizes, said))))
+    _write(row, " - ".join(filter(None, (path.name, sizes, caption))))
     return row
 
 

@@ -121,15 +121,15 @@ def auto_sized(
 
 
 def render(
-    photo: Image.Image, cut: Cut, source: Size, resampling: Image.Resampling = Image.Resampling.LANCZOS
+    image: Image.Image, cut: Cut, source: Size, resampling: Image.Resampling = Image.Resampling.LANCZOS
 ) -> Image.Image:
-    """Crop and resize. `photo` may have been decoded at a smaller size than `source`."""
-    across, down = photo.width / source[0], photo.height / source[1]
+    """Crop and resize. `image` may have been decoded at a smaller size than `source`."""
+    across, down = image.width / source[0], image.height / source[1]
     left, top, right, bottom = cut.box
-    box = (left * across, top * down, min(right * across, photo.width), min(bottom * down, photo.height))
-    if box == (0, 0, *cut.size) == (0, 0, *photo.size):
-        return photo
-    return photo.resize(cut.size, resampling, box)
+    box = (left * across, top * down, min(right * across, image.width), min(bottom * down, image.height))
+    if box == (0, 0, *cut.size) == (0, 0, *image.size):
+        return image
+    return image.resize(cut.size, resampling, box)
 
 
 def draft_size(source: Size, cuts: Iterable[Cut]) -> Size:

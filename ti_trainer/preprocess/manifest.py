@@ -92,14 +92,14 @@ class Manifest:
             if half.fullmatch(path.name):
                 path.unlink(missing_ok=True)
 
-    def enter(self, photos: Iterable[tuple[Path, str, FileSignature]]) -> dict[Path, Entry]:
+    def enter(self, images: Iterable[tuple[Path, str, FileSignature]]) -> dict[Path, Entry]:
         """The entry of each source image (path, path within the source, signature); new ones get a unique stem."""
         by_path = {each.path: each for each in self.entries}
         by_file = {(each.relative, *each.signature): each for each in self.entries}
         taken = set().union(*(_names_like(each.stem.casefold()) for each in self.entries))
         found: dict[Path, Entry] = {}
         used: set[int] = set()
-        for path, relative, signature in photos:
+        for path, relative, signature in images:
             entry = by_path.get(str(path)) or by_file.get((relative, *signature))
             if entry is None or id(entry) in used:
                 entry = Entry(str(path), relative, signature, free_stem(relative, taken))

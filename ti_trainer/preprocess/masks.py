@@ -44,10 +44,10 @@ def check_folder(folder: Path, source: Path) -> None:
         raise ConfigError(message, "masks")
 
 
-def masks_of(photos: Iterable[Path], source: Path, folder: Path | None) -> dict[Path, Mask]:
+def masks_of(images: Iterable[Path], source: Path, folder: Path | None) -> dict[Path, Mask]:
     """The masks of source images; `folder` is a folder of masks with the same subfolders as the source."""
     by_folder: dict[Path, list[Path]] = defaultdict(list)
-    for path in photos:
+    for path in images:
         by_folder[path.parent].append(path)
     found: dict[Path, Mask] = {}
     for parent, here in by_folder.items():

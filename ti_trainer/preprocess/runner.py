@@ -99,11 +99,11 @@ class Preprocessing:
 
     def preview(self, count: int) -> Iterator[tuple[Path, list[Result], str]]:
         """The first source images, each with its results and its caption or error; writes nothing."""
-        photos = self.check()[:count]
-        source, masks, captions = real(self.source), self._masks(photos), self._captions(photos)
+        images = self.check()[:count]
+        source, masks, captions = real(self.source), self._masks(images), self._captions(images)
         finder = faces.load(self.face_models)[0] if self.config.resize == "focal" else None
         with self.captioning() if self.captioning else nullcontext() as caption:
-            for path in photos:
+            for path in images:
                 absolute = source / path.relative_to(self.source)
                 yield path, *self._previewed(path, masks.get(absolute), captions[absolute], finder, caption)
 
@@ -118,12 +118,12 @@ class Preprocessing:
 
     def run(self, progress: Progress = lambda done, total: None, should_stop: Callable[[], bool] = lambda: False) -> Summary:
         """Process all source images. When stopped, those that have begun are finished."""
-        started_at, photos = time.monotonic(), self.check()
+        started_at, images = time.monotonic(), self.check()
         summary, manifest = Summary(notes=self.notes()), Manifest.of(self.destination)
         manifest.tidy()
         common, tasks = self._settings(), []
-        masks, captions = self._masks(photos), self._captions(photos)
-        for path, entry in manifest.enter(self._entered(photos, summary)).items():
+        masks, captions = self._masks(images), self._captions(images)
+        for path, entry in manifest.enter(self._entered(images, summary)).items():
             mask = masks.get(path)
             signature = "" if self.config.existing_captions == "ignore" else captions[path].signature()
             settings = common + signature + (mask.signature() if mask else "")
@@ -131,18 +131,18 @@ class Preprocessing:
                 summary.done_before += 1
             else:
                 tasks.append(_Task(path, mask, captions[path], entry, manifest.changed(entry), settings))
-        progress(before := len(photos) - len(tasks), len(photos))
+        progress(before := len(images) - len(tasks), len(images))
         if tasks:
-            self._run_tasks(tasks, manifest, summary, should_stop, lambda done: progress(before + done, len(photos)))
+            self._run_tasks(tasks, manifest, summary, should_stop, lambda done: progress(before + done, len(images)))
         summary.kept.sort()
         summary.stopped = should_stop()
         summary.seconds = time.monotonic() - started_at
         return summary
 
-    def _entered(self, photos: list[Path], summary: Summary) -> Iterator[tuple[Path, str, FileSignature]]:
+    def _entered(self, images: list[Path], summary: Summary) -> Iterator[tuple[Path, str, FileSignature]]:
         """Absolute path, path within the source, and signature for the manifest; links are not resolved."""
         source = real(self.source)
-        for path in photos:
+        for path in images:
             relative = path.relative_to(self.source)
             try:
                 yield source / relative, relative.as_posix(), signature_of(path)
@@ -213,7 +213,7 @@ class Preprocessing:
         entry.captions, entry.masks, entry.settings = captions, masks, task.settings
         now = {"images": entry.images, "captions": captions, "masks": masks}
         note(self.destination, entry.stem, settings=entry.settings, **now)
-        summary.photos += 1
+        summary.sources += 1
         summary.images += len(written)
         summary.masks += len(answer["masks"])
         summary.kept += [*kept, *painted]
@@ -252,17 +252,17 @@ class Preprocessing:
         new = merged(text, caption(image) if caption and image else "", action)
         return new or ("" if action == "ignore" else existing.words)
 
-    def _masks(self, photos: list[Path]) -> dict[Path, Mask]:
+    def _masks(self, images: list[Path]) -> dict[Path, Mask]:
         """Masks of source images, by their paths as in `_entered`."""
-        return masks_of(self._absolute(photos), real(self.source), self._masks_folder)
+        return masks_of(self._absolute(images), real(self.source), self._masks_folder)
 
-    def _captions(self, photos: list[Path]) -> dict[Path, Existing]:
+    def _captions(self, images: list[Path]) -> dict[Path, Existing]:
         """Captions of source images, by the same paths."""
-        return captions_of(self._absolute(photos), real(self.source))
+        return captions_of(self._absolute(images), real(self.source))
 
-    def _absolute(self, photos: list[Path]) -> list[Path]:
+    def _absolute(self, images: list[Path]) -> list[Path]:
         source = real(self.source)
-        return [source / path.relative_to(self.source) for path in photos]
+        return [source / path.relative_to(self.source) for path in images]
 
     @property
     def _elsewhere(self) -> set[Path]:

@@ -11,7 +11,7 @@ from ti_trainer.wording import counted
 class Summary:
     """The result of a run: numbers of source images and of files written, and the files that failed, with reasons."""
 
-    photos: int = 0
+    sources: int = 0
     images: int = 0
     captions: int = 0
     copied_captions: int = 0  # existing captions that were copied although there is a captioner
@@ -25,7 +25,7 @@ class Summary:
 
     def lines(self) -> list[str]:
         """The summary as sentences, without the reasons of failures."""
-        made = f"Made {counted(self.images, 'image')} from {counted(self.photos, 'source image')} in {self.seconds:.0f} s"
+        made = f"Made {counted(self.images, 'image')} from {counted(self.sources, 'source image')} in {self.seconds:.0f} s"
         counts = {"a caption": self.captions, "a mask": self.masks}
         lines = [", ".join([made, *(f"{count} with {what}" for what, count in counts.items() if count)]) + "."]
         if self.copied_captions:

@@ -139,8 +139,8 @@ def what_is(path: Path) -> str | None:
 
 def _sample_size(config: Config, family: str, is_v: bool) -> int:
     """The size of latents; the published configuration of SD 2's 768 px models gives 64, like that of the 512 px models."""
-    said = config.get("image_size", SIZES_PX[family] // 8)
-    return SD2_V_SIZE_PX // 8 if family == "SD 2.x" and is_v and said == SIZES_PX[family] // 8 else said
+    stated = config.get("image_size", SIZES_PX[family] // 8)
+    return SD2_V_SIZE_PX // 8 if family == "SD 2.x" and is_v and stated == SIZES_PX[family] // 8 else stated
 
 
 def _state_dict(path: Path, only_shapes: bool) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -239,5 +239,5 @@ def _says_v(config: Config, weights: Mapping[str, Tensor], metadata: Mapping[str
         return config.get("parameterization") == "v" or scaling.endswith("VScaling")
     if "v_pred" in weights:
         return True
-    said = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key")
-    return SAYS_V.get(said or "")
+    stated = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key")
+    return SAYS_V.get(stated or "")
