@@ -48,7 +48,13 @@ WHERE_ONLY = {  # a package -> the places that may import it
     "sgm": ("hosts/webui",),
     "gradio": ("ui",),
     "diffusers": ("hosts/diffusers", "tiny_model/making"),
-    "transformers": ("hosts/diffusers", "tiny_model/making", "captioning", "training/discriminator.py"),
+    "transformers": (
+        "hosts/diffusers",
+        "tiny_model/making",
+        "captioning",
+        "training/discriminator.py",
+        "benchmark/similarity.py",
+    ),
 }
 
 

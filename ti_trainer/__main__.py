@@ -12,7 +12,21 @@ from ti_trainer import __version__
 from ti_trainer.commands import INTERRUPTED, PROGRAM
 from ti_trainer.errors import TITrainerError
 
-COMMANDS = ("preprocess", "spread", "create", "train", "generate", "evaluate", "convert", "info", "bench", "demo", "page")
+COMMANDS = (
+    "preprocess",
+    "spread",
+    "create",
+    "train",
+    "distill",
+    "generate",
+    "evaluate",
+    "quality",
+    "convert",
+    "info",
+    "bench",
+    "demo",
+    "page",
+)
 FAILED = 1
 
 

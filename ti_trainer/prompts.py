@@ -17,6 +17,9 @@ from math import isfinite
 
 from ti_trainer.errors import ConfigError
 
+FUNCTION_WORDS = frozenset(
+    "a an and at by for from in into its of on or over photo picture the to under with".split()  # noqa: SIM905 - shorter
+)
 CHUNK = 75
 PLACEHOLDER_ID = 0  # below every end-of-text id, since some encoders pool at the highest id
 COMMA_BACKTRACK = 20  # the WebUI's default: a chunk is split at a comma within the last 20 tokens
@@ -209,6 +212,12 @@ def weighted_parts(prompt: str) -> list[tuple[str, float]]:
             weigh(bracket, factor)
     together = [("".join(text for text, _ in same), weight) for weight, same in groupby(parts, key=lambda part: part[1])]
     return together or [("", 1.0)]
+
+
+def content_words(prompt: str) -> str:
+    """The words of a prompt that name something, without its syntax; the prompt itself if there are none."""
+    words = [word for text, _ in weighted_parts(prompt) for word in text.replace(",", " ").split()]
+    return " ".join(word for word in words if word.lower() not in FUNCTION_WORDS) or prompt
 
 
 def escaped(name: str) -> str:

@@ -238,6 +238,7 @@ def test_evaluate_measures_three_losses_and_always_the_same(cli: Cli, word: Path
     assert set(facts["loss"]) == {"word", "init_text", "no_word"}
     assert len(set(facts["loss"].values())) == 3
     assert facts["better_than_init_text"] == pytest.approx(1 - facts["loss"]["word"] / facts["loss"]["init_text"])
+    assert facts["better_than_no_word"] == pytest.approx(1 - facts["loss"]["word"] / facts["loss"]["no_word"])
     assert json.loads(cli("evaluate", "thing", "--images", images, "--json").out) == facts
     other = json.loads(cli("evaluate", "thing", "--images", images, "--init-text", "red moon", "--json").out)["loss"]
     assert (other["word"], other["no_word"]) == (facts["loss"]["word"], facts["loss"]["no_word"])

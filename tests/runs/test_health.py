@@ -10,12 +10,13 @@ import pytest
 import torch
 from puppet import CONFIG, Puppet
 
-from ti_trainer.runs.health import FAR, WINDOW, Health, usual_lengths
+from ti_trainer.runs.health import FAR, WINDOW, Health
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.runs.tables import VALIDATION_COLUMNS, append_row
 from ti_trainer.training.events import Finished, StepDone
 from ti_trainer.training.trainer import Trainer
+from ti_trainer.training.vocabulary import Vocabulary
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def stretched(health: Health, factor: float) -> None:
     """The longest vector becomes so many times as long as the model's words."""
     vectors = health.trainer.best.vectors["x-word"]["clip_l"]
     with torch.no_grad():
-        vectors.mul_(factor * usual_lengths(health.trainer.model)["clip_l"] / vectors.norm(dim=1).max())
+        vectors.mul_(factor * Vocabulary.of(health.trainer.model).norms["clip_l"] / vectors.norm(dim=1).max())
 
 
 def step(number: int, loss: float = 1.0) -> StepDone:

@@ -16,6 +16,7 @@ from ti_trainer.wording import counted
 if TYPE_CHECKING:
     from ti_trainer.data.dataset import Item
     from ti_trainer.functional.guidance import GuidanceScale
+    from ti_trainer.hosts.diffusers.host import StandaloneHost
     from ti_trainer.model import DiffusionModel, Vectors
 
 HELP = "measure the validation loss of an embedding, ideally on images that it was not trained on"
@@ -52,19 +53,20 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(facts))
         return 0
-    losses, gain = facts["loss"], facts["better_than_init_text"]
+    losses = facts["loss"]
     how = f", with a guidance scale of {args.train_cfg_scale}" if args.negative else ""
     print(f"Validation loss on {counted(facts['images'], 'image')}, each with its caption{how} (lower is better):")
     for key, text in texts.items():
         print(f"  {losses[key]:.5f}  {text}")
-    if gain is not None:
-        print(
-            f"The loss of the embedding is {abs(gain):.0%} {'lower' if gain >= 0 else 'higher'} than that of its init text."
-        )
+    gains = ((facts["better_than_init_text"], "of its init text"), (facts["better_than_no_word"], "without it"))
+    compared = [
+        f"{abs(gain):.1%} {'lower' if gain >= 0 else 'higher'} than that {what}" for gain, what in gains if gain is not None
+    ]
+    print(f"The loss of the embedding is {' and '.join(compared)}.")
     return 0
 
 
-def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
+def measure(args: argparse.Namespace, host: StandaloneHost | None = None) -> tuple[dict[str, Any], dict[str, str]]:
     """Losses and more for --json, and the texts that were compared, by the same keys as their losses."""
     from ti_trainer.embedding import negative_name
     from ti_trainer.formats import embeddings_dir
@@ -72,7 +74,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     from ti_trainer.model import check_fits
     from ti_trainer.prompts import escaped
 
-    host = host_of(args)
+    host = host or host_of(args)
     embedding, _ = embeddings_dir.load(host.embeddings_dir, args.name)
     embeddings, scale, negative_text = {embedding.name: embedding.vectors}, None, None
     negative = negative_name(embedding.name)
@@ -100,6 +102,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
         "images": len(items),
         "loss": losses,
         "better_than_init_text": gain,
+        "better_than_no_word": 1 - losses["word"] / losses["no_word"],
     }
     return facts, texts
 

@@ -22,8 +22,9 @@ class InputOptions:
     )
     learning_rate: str = option(
         "0.005",
-        "A number, or a schedule such as '0.005:100, 1e-3:1000, 1e-5', where each rate applies until its step. Steps below "
-        "1 are fractions of the maximum, -1 is the end; training stops after the last stage.",
+        "A number, a schedule such as '0.005:100, 1e-3:1000, 1e-5', or 'auto': a rate that fits the model and falls to 0. "
+        "Each rate of a schedule applies until its step. Steps below 1 are fractions of the maximum, -1 is the end; "
+        "training stops after the last stage.",
         label="Embedding Learning rate",
         section="training",
         numbers=True,

@@ -18,7 +18,9 @@ class LearningOptions(InputOptions):
 
     optimizer: str = option(
         "adamw",
-        "Optimizer. adamw8bit needs the package bitsandbytes; prodigy needs prodigyopt and a learning rate of about 1.",
+        "Optimizer. sphere keeps the vectors as long as those of the model's vocabulary, so that the rest of a prompt "
+        "counts more; use a learning rate of 'auto' or about 0.03. adamw8bit needs the package bitsandbytes; prodigy "
+        "needs prodigyopt and a learning rate of about 1.",
         label="Optimizer",
         section="optimizer",
         choices=OPTIMIZERS,
@@ -98,6 +100,21 @@ class LearningOptions(InputOptions):
         label="Numbers of vectors of the trials",
         section="trials",
         numbers=True,
+    )
+
+    teacher_prompt: str = option(
+        "",
+        "Learn to mean the same as this prompt, instead of what the images show. Noise is still added to the images: use "
+        "images that the model has generated from the prompt.",
+        label="Learn from a prompt",
+        section="teacher",
+    )
+    opposite_prompt: str = option(
+        "",
+        "Learn the direction from this prompt to 'Learn from a prompt', as a slider: (NAME:1.3) goes further, (NAME:-1) the "
+        "other way.",
+        label="Opposite prompt",
+        section="teacher",
     )
 
     negative: bool = option(

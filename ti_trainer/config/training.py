@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from ti_trainer.config.output import OutputOptions
 from ti_trainer.config.trials import LISTS, Trial, trials_of
 from ti_trainer.errors import ConfigError
 from ti_trainer.functional.guidance import GuidanceScale
-from ti_trainer.functional.lr_scheduler import LearningRate
+from ti_trainer.functional.lr_scheduler import LearningRate, auto_rate, parse_rate
 from ti_trainer.functional.schedule import Schedule
 
 SECTIONS = {
@@ -25,6 +25,7 @@ SECTIONS = {
     "prompts": "Prompts",
     "optimizer": "Optimizer and loss",
     "trials": "Trials",
+    "teacher": "Learn from prompts",
     "dreamartist": "DreamArtist",
     "pixels": "Pixel loss",
     "previews": "Previews and copies",
@@ -61,9 +62,9 @@ class TrainConfig(OutputOptions, LearningOptions):
             message = "Use aspect-ratio buckets: found on, expected off together with Do not resize images: buckets resize."
             raise ConfigError(message, "buckets")
         patterns.compiled(self.filename_word_regex, *patterns.WORD_REGEX)
-        self._check_schedule("learning_rate", "rate")
+        self._check_schedule("learning_rate", parse_rate)
         if self.clip_grad != "disabled":
-            self._check_schedule("clip_grad_limit", "limit")
+            self._check_schedule("clip_grad_limit", parse_limit)
         if self.ema_every and not self.ema_rate:
             message = "EMA interval: found one without an EMA rate; expected a rate such as 0.97, or 0 for the interval."
             raise ConfigError(message, "ema_every")
@@ -72,6 +73,18 @@ class TrainConfig(OutputOptions, LearningOptions):
             raise ConfigError(message, "lr_warmup_steps")
         if self.negative:
             _ = self.guidance_scale
+        self._check_teacher()
+
+    def _check_teacher(self) -> None:
+        """What learning from prompts cannot be combined with."""
+        if self.opposite_prompt and not self.teacher_prompt:
+            message = "Opposite prompt: found one without a prompt to learn from; expected both, or neither."
+            raise ConfigError(message, "opposite_prompt")
+        others = {"negative": "DreamArtist", "reconstruction_weight": "a pixel loss", "discriminator": "a discriminator"}
+        found = [what for name, what in others.items() if getattr(self, name)]
+        if self.teacher_prompt and found:
+            message = f"Learn from a prompt: found {found[0]} as well, expected one of them: both say what is to be learned."
+            raise ConfigError(message, "teacher_prompt")
 
     @cached_property
     def trial_list(self) -> tuple[Trial, ...]:
@@ -93,9 +106,15 @@ class TrainConfig(OutputOptions, LearningOptions):
         """The CFG scale of DreamArtist's training; ConfigError if it is invalid, which is allowed without DreamArtist."""
         return GuidanceScale.parse(self.train_cfg_scale)
 
-    def learning_rate_of(self, trial: Trial) -> LearningRate:
-        """The learning rate of a trial, with warmup and decay."""
-        return LearningRate(trial.learning_rate, self.lr_scheduler, self.lr_warmup_steps, self.last_step)
+    def learning_rate_of(self, trial: Trial, spread: float = 1.0) -> LearningRate:
+        """The learning rate of a trial, with warmup and decay; `auto` decays linearly if no decay was chosen.
+
+        `spread` is the standard deviation of the elements of the model's vocabulary, which only `auto` depends on.
+        """
+        schedule, decay, unit = trial.learning_rate, self.lr_scheduler, 1.0
+        if schedule.relative:
+            decay, unit = "linear" if decay == "constant" else decay, auto_rate(self.optimizer, spread)
+        return LearningRate(schedule, decay, self.lr_warmup_steps, self.last_step, unit)
 
     def schedule_notes(self) -> list[str]:
         """Messages for the user about the schedules: an early end, and stages that are never reached."""
@@ -106,20 +125,20 @@ class TrainConfig(OutputOptions, LearningOptions):
             for what, schedule in [*schedules.values(), *clipping]
             for unused in schedule.unused
         ]
-        if (
-            self.optimizer == "prodigy"
-            and max(rate for each in self.trial_list for rate, _ in each.learning_rate.stages) < 0.1
-        ):
+        highest = max(rate for each in self.trial_list for rate, _ in each.learning_rate.stages)  # of auto 1
+        if self.optimizer == "prodigy" and highest < 0.1:
             notes.append("Prodigy multiplies its own step size by the learning rate: use a learning rate of about 1.")
+        if self.optimizer == "sphere" and highest < 0.01:
+            notes.append("Sphere turns the vectors by the learning rate, in radians: use auto, or a rate of about 0.03.")
         if self.last_step < self.max_steps:
             end = f"The learning rate schedule ends at step {self.last_step} of {self.max_steps}, and the run ends there."
             notes.insert(0, end)
         return notes
 
-    def _check_schedule(self, name: str, what: str) -> None:
+    def _check_schedule(self, name: str, parse: Callable[[str, int], Schedule]) -> None:
         label = next(each.label for each in options() if each.name == name)
         try:
-            Schedule.parse(getattr(self, name), self.max_steps).check_positive(what)
+            parse(getattr(self, name), self.max_steps)
         except ConfigError as error:
             message = f"{label} ({name}): {error}"
             raise ConfigError(message, name) from error
@@ -137,6 +156,13 @@ class TrainConfig(OutputOptions, LearningOptions):
         known = {each.name: each for each in options()}
         check_known(values, known)
         return cls(**{name: known[name].read(value) for name, value in values.items()})
+
+
+def parse_limit(text: str, max_steps: int) -> Schedule:
+    """A limit of gradient clipping; ConfigError if it is invalid or 0."""
+    limit = Schedule.parse(text, max_steps)
+    limit.check_positive("limit")
+    return limit
 
 
 def check_known(values: Iterable[str], known: Collection[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from ti_trainer.config.learning import LearningOptions
 from ti_trainer.errors import ConfigError
+from ti_trainer.functional.lr_scheduler import parse_rate
 from ti_trainer.functional.numbers import check_commas, plain
 from ti_trainer.functional.schedule import Schedule
 from ti_trainer.prompts import CHUNK
@@ -31,10 +32,10 @@ def trials_of(config: LearningOptions) -> tuple[Trial, ...]:
 
     Lists are repeated after their last entry.
     """
-    rates = _entries(config, "trial_learning_rates", lambda text: _schedule(text, config.max_steps))
+    rates = _entries(config, "trial_learning_rates", lambda text: parse_rate(text, config.max_steps))
     texts = _entries(config, "trial_init_texts", str)
     counts = _entries(config, "trial_vectors", _num_vectors)
-    default = Schedule.parse(config.learning_rate, config.max_steps)
+    default = parse_rate(config.learning_rate, config.max_steps)
     return tuple(
         Trial(index + 1, _entry(rates, index) or default, _entry(texts, index), _entry(counts, index))
         for index in range(config.trials)
@@ -84,12 +85,6 @@ def _split(name: str, text: str) -> list[str]:
     # Commas also occur inside a text or a schedule.
     semicolons = ";" in text or name == "trial_init_texts" or (name == "trial_learning_rates" and ":" in text)
     return [part.strip() for part in text.split(";" if semicolons else ",")]
-
-
-def _schedule(text: str, max_steps: int) -> Schedule:
-    schedule = Schedule.parse(text, max_steps)
-    schedule.check_positive("rate")
-    return schedule
 
 
 def _num_vectors(text: str) -> int:

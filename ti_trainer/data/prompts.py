@@ -118,6 +118,7 @@ class Prompter:
 
     A caption None is that of an image without one: its line comes from `plain`, or from the template, without [filewords].
     With a word `negative`, also the prompt to be guided away from: the same with that word, and, if so wished, uncaptioned.
+    With `weights`, the name has a random one of them.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Prompter:
     negative: str = ""
     positive_filewords_only: bool = False
     plain: Sequence[str] = ()
+    weights: Sequence[float] = ()
 
     def __call__(self, caption: str | None, rng: np.random.Generator) -> str:
         """The prompt for one sample; what is left to chance comes from rng."""
@@ -143,12 +145,23 @@ class Prompter:
         lines = self.uncaptioned if caption is None else self.template
         line = lines[int(rng.integers(len(lines)))]
         tags = "" if caption is None else self._tags(caption, rng, line)
-        prompt = line.replace(FILEWORDS, tags).replace(NAME, escaped(self.name))
+        prompt = line.replace(FILEWORDS, tags).replace(NAME, self._named(rng))
         if not self.negative:
             return prompt, ""
         return prompt, self._against(
             _without_filewords(line).replace(NAME, escaped(self.name)) if self.positive_filewords_only else prompt
         )
+
+    def first(self, count: int) -> list[str]:
+        """The prompts of `count` images without captions: the template's lines and weights in turn."""
+        names = [weighted(self.name, each) for each in self.weights] or [escaped(self.name)]
+        prompts = [line.replace(NAME, name) for line in self.uncaptioned for name in names]
+        return [prompts[index % len(prompts)] for index in range(count)]
+
+    def _named(self, rng: np.random.Generator) -> str:
+        if not self.weights:
+            return escaped(self.name)
+        return weighted(self.name, self.weights[int(rng.integers(len(self.weights)))])
 
     def longest(self, caption: str) -> str:
         """The longest prompt that a caption may become."""
@@ -179,6 +192,11 @@ class Prompter:
         if self.shuffle_tags:
             kept = [kept[index] for index in rng.permutation(len(kept))]
         return ", ".join(kept)
+
+
+def weighted(name: str, weight: float) -> str:
+    """An embedding's name with a weight, as in a prompt."""
+    return f"({escaped(name)}:{weight:g})"
 
 
 def _without_filewords(line: str) -> str:

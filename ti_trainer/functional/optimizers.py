@@ -53,7 +53,14 @@ def prodigy(groups: list[ParameterGroup], learning_rate: float) -> Optimizer:
     return optimizer
 
 
-OPTIMIZERS: dict[str, Builder] = {"adamw": adamw, "adamw8bit": adamw_8bit, "prodigy": prodigy}
+def sphere(groups: list[ParameterGroup], learning_rate: float) -> Optimizer:
+    """Directional Textual Inversion (arXiv:2512.13672): vectors keep their norm, and the rate is an angle in radians."""
+    from ti_trainer.functional.sphere import Sphere
+
+    return Sphere(groups, learning_rate)
+
+
+OPTIMIZERS: dict[str, Builder] = {"adamw": adamw, "adamw8bit": adamw_8bit, "prodigy": prodigy, "sphere": sphere}
 
 
 def check_available(name: str) -> None:

@@ -14,12 +14,14 @@ from ti_trainer.functional.numbers import check_commas, plain
 class Schedule:
     """Stages as (value, last step it applies to), in the order of their steps; the run ends with the last stage.
 
-    `unused` are the stages that are never reached, as they were typed; `text` is all of it, as typed.
+    `unused` are the stages that are never reached, as they were typed; `text` is all of it, as typed. The values of a
+    `relative` one are factors of a rate that depends on the model.
     """
 
     stages: tuple[tuple[float, int], ...]
     unused: tuple[str, ...] = ()
     text: str = field(default="", compare=False)
+    relative: bool = False
 
     @classmethod
     def parse(cls, text: str, max_steps: int) -> Schedule:

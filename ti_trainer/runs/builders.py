@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event as Flag
@@ -42,6 +42,8 @@ from ti_trainer.training import discriminator
 from ti_trainer.training.pixel_loss import PixelLoss, latent_pixels_at_once
 from ti_trainer.training.state import TrainState, for_trials
 from ti_trainer.training.trainer import Trainer
+
+SLIDER_WEIGHTS = (-1.0, 1.0)  # of a slider's name in training
 
 
 def model_options(config: TrainConfig) -> ModelOptions:
@@ -118,6 +120,7 @@ def prompter_of(config: TrainConfig, name: str, template: Sequence[str], plain: 
         negative_name(name) if config.negative else "",
         config.positive_filewords_only,
         plain,
+        SLIDER_WEIGHTS if config.opposite_prompt else (),
     )
 
 
@@ -146,6 +149,24 @@ def fit_memory(config: TrainConfig, model: DiffusionModel, dataset: Dataset, pix
     batch = config.batch_size * config.trials
     decoded = 0 if pixel_loss is None else latent_pixels_at_once(batch, largest)
     return model.fit_memory((2 if config.negative else 1) * batch * largest, decoded, config.memory)
+
+
+def start_notes(trainer: Trainer, embedding: Embedding) -> Iterator[str]:
+    """What the options come to with this model and the embedding as it was loaded, as sentences for the user."""
+    sphere = trainer.config.optimizer == "sphere"
+    rates = [each.learning_rate for each in trainer.trials if each.learning_rate.schedule.relative]
+    if rates:
+        unit = " radians" if sphere else ""
+        yield f"Learning rate auto: {rates[0].unit:.2g}{unit} for this model, falling to 0 at step {trainer.last_step}."
+    if sphere and embedding.step == trainer.step > 0:
+        before, after = (
+            max(float(x.norm(dim=1).mean()) for x in each.vectors.values()) for each in (embedding, trainer.embedding)
+        )
+        if before > 2 * after:
+            yield (
+                f"The vectors of {embedding.name} were {before / after:.0f} times as long as those of the model's "
+                "vocabulary: sphere starts from their directions at the usual length, so the embedding is weaker at first."
+            )
 
 
 def described(embedding: Embedding, model: DiffusionModel, dataset: Dataset) -> Embedding:

@@ -22,11 +22,15 @@ from ti_trainer.training import discriminator
 from ti_trainer.training.trials import check_starts, check_steps
 
 
-def check_options(host: Host, name: str, images: Path, config: TrainConfig) -> None:
-    """Refuse what can be refused before a model is loaded: the name, folders, template, discriminator and sampler."""
-    checked_length(name)
+def check_images(host: Host, images: Path) -> None:
+    """Refuse a dataset without images."""
     for subset in subsets_of(host, images):
         find_images(subset.folder)
+
+
+def check_options(host: Host, name: str, config: TrainConfig) -> None:
+    """Refuse what can be refused before a model is loaded: the name, template, discriminator and sampler."""
+    checked_length(name)
     optimizers.check_available(config.optimizer)
     if config.discriminator:
         path = entered_path(config.discriminator)

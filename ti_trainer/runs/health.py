@@ -6,16 +6,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from ti_trainer.model import DiffusionModel
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.training.events import Event, Finished, StepDone
 from ti_trainer.training.trainer import Trainer
+from ti_trainer.training.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
-WORDS = "a photo of the old house with two small red dogs on green grass near water and a big white car under blue sky"
 # At default settings vectors are 9 times as long as those of the vocabulary after 300 steps, and 13 times after 1,000.
 # They are useless long before they reach this factor. In long runs they grow at most with the square root of the step.
 FAR, FAR_UNTIL = 50.0, 2000
@@ -39,7 +37,7 @@ class Health:
 
     def __post_init__(self) -> None:
         """Measure the vocabulary's vectors, and read the first losses of a run that is resumed."""
-        self._usual = usual_lengths(self.trainer.model)
+        self._usual = Vocabulary.of(self.trainer.model).norms
         earlier = [row["loss"] for row in self.run.losses() if row["step"] <= WINDOW]
         if self.trainer.step >= WINDOW and earlier:
             self._windows.append(sum(earlier) / len(earlier))
@@ -94,11 +92,3 @@ class Health:
     def _warn(self, sign: str) -> None:
         self.signs.append(sign)
         self.warn(sign)
-
-
-def usual_lengths(model: DiffusionModel) -> dict[str, float]:
-    """The median length of the vectors of common words, by text encoder."""
-    return {
-        encoder: max(float(tokens.float().norm(dim=1).median()), torch.finfo(torch.float32).tiny)
-        for encoder, tokens in model.token_embeddings(WORDS).items()
-    }

@@ -35,7 +35,7 @@ DECISIVE = (  # options whose change makes a resumed run inexact; rates, limits 
     *("template", "shuffle_tags", "tag_dropout", "clip_skip", "precision", "compile"),
     *("use_alpha_weight", "mask_outside", "normalize_masks"),
     *("negative", "train_cfg_scale", "positive_filewords_only", "ema_rate", "ema_every"),
-    *("loss_weighting", "snr_gamma"),
+    *("loss_weighting", "snr_gamma", "teacher_prompt", "opposite_prompt"),
     *("reconstruction_weight", "discriminator", "discriminator_class", "discriminator_weight"),
 )
 

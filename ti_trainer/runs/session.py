@@ -35,12 +35,14 @@ from ti_trainer.runs.builders import (
     pixel_loss_of,
     run_callbacks,
     settings_of,
+    start_notes,
     webui_state,
 )
 from ti_trainer.runs.callbacks import Callback, HostProgress
-from ti_trainer.runs.checks import check_dataset, check_options, check_start, load_prompter
+from ti_trainer.runs.checks import check_dataset, check_images, check_options, check_start, load_prompter
 from ti_trainer.runs.controls import Controls, Result
 from ti_trainer.runs.datasets import subsets_of, warnings_of
+from ti_trainer.runs.generated import GeneratedImages
 from ti_trainer.runs.health import Health
 from ti_trainer.runs.replaced import check_unchanged, digest, digests, keep_changed
 from ti_trainer.runs.run_folder import Run, changes
@@ -48,7 +50,7 @@ from ti_trainer.runs.trials import evaluate_trials_at_end
 from ti_trainer.training.distributed import ALONE, Processes
 from ti_trainer.training.events import Compiling, Finished, MemoryReduced, TrialStopped
 from ti_trainer.training.pixel_loss import PixelLoss
-from ti_trainer.training.selection import trial_results
+from ti_trainer.training.selection import gap_summary, trial_results
 from ti_trainer.training.state import TrainState
 from ti_trainer.training.trainer import Trainer
 
@@ -79,8 +81,9 @@ class _Prepared:
 class Session:
     """Train one embedding, in a new run or in the run `resume`.
 
-    `images` is a folder of images, or a .toml file that lists such folders. With `overwrite`, a run is resumed even if its
-    embedding file was changed since; the changed file is backed up.
+    `images` is a folder of images, or a .toml file that lists such folders. `generated` images are made before the first
+    step where they are missing. With `overwrite`, a run is resumed even if its embedding file was changed since; the
+    changed file is backed up.
     """
 
     host: Host
@@ -92,6 +95,7 @@ class Session:
     say: Callable[[str], None] = log.info
     processes: Processes = ALONE
     overwrite: bool = False
+    generated: GeneratedImages | None = None
 
     def check(self) -> None:
         """Raise now what `train` would raise after a wait: errors of the options, the dataset, the embedding, the model."""
@@ -100,7 +104,8 @@ class Session:
         model = self.host.open_model(model_options(self.config))
         for each, _ in loaded:
             check_fits(model, each)
-        check_dataset(self.host, self.name, self.images, self.config, model)
+        if self.generated is None:
+            check_dataset(self.host, self.name, self.images, self.config, model)
         check_start(self.config, model, loaded, self.resume, overwrite=self.overwrite)
 
     def train(
@@ -179,10 +184,10 @@ class Session:
                 mismatch = negative_mismatch(self.host.embeddings_dir, config, self.name, loaded)
                 for message in filter(None, (*config.schedule_notes(), mismatch)):
                     self.warn(message)
+                model = self._open_model(still_loading)
                 subsets = subsets_of(self.host, self.images, self.warn)
                 total = sum(len(find_images(subset.folder)) for subset in subsets)
                 still_loading(0, total)
-                model = self.host.open_model(model_options(config))
                 prompter = load_prompter(self.host, self.name, config)
                 if self.resume is None:  # a resumed run gave these warnings at its start
                     for warning in warnings_of(config, model, loaded[0][0], prompter, subsets):
@@ -190,13 +195,21 @@ class Session:
                 dataset = dataset_of(config, model, prompter, subsets, still_loading)
                 still_loading(total, total)
                 pixel_loss = pixel_loss_of(config, model.device, torchscript=self.host.torchscript)
-                if summary := fit_memory(config, model, dataset, pixel_loss):
-                    self.say(summary)
+                summary = fit_memory(config, model, dataset, pixel_loss)
                 trainer = self._trainer(model, dataset, loaded, pixel_loss)
+                for note in filter(None, (summary, *start_notes(trainer, loaded[0][0]))):
+                    self.say(note)
                 if processes.size > 1:
                     facts |= facts_of(trainer)
             processes.meet_on(model.device)
             yield _Prepared(lease, trainer, loaded, should_stop)
+
+    def _open_model(self, loading: Callable[[int, int], None]) -> DiffusionModel:
+        """The model, which generates the images that the run needs and that are missing."""
+        model = self.host.open_model(model_options(self.config))
+        if self.generated is not None:
+            self.generated.generate(self.host, model, loading)
+        return model
 
     def _lock(self, locks_held: ExitStack) -> None:
         """Lock the embeddings and the run to resume; ConfigError if another process is training one of them."""
@@ -256,7 +269,9 @@ class Session:
 
     def _check_options(self) -> None:
         self.processes.check(self.config.gradient_accumulation_steps)
-        check_options(self.host, self.name, self.images, self.config)
+        if self.generated is None:
+            check_images(self.host, self.images)
+        check_options(self.host, self.name, self.config)
 
     def _run(self, prepared: _Prepared, run: Run, callbacks: Sequence[Callback]) -> str:
         """Train, and save the results however training ends; the reason of its end."""
@@ -283,6 +298,8 @@ class Session:
             elif isinstance(event, Finished):
                 reason = event.reason
         evaluate_trials_at_end(prepared.trainer, run, self.warn)
+        if gap := gap_summary(prepared.trainer):
+            self.say(gap)
         return reason
 
     def _save_results(self, prepared: _Prepared, run: Run) -> list[str]:

@@ -53,7 +53,7 @@ def load(path: Path, wanted: int, device: torch.device, *, torchscript: bool = F
     path = path.parent if path.name == WEIGHTS else path
     try:
         logits = _from_folder(path, device) if path.is_dir() else _from_script(path, device)
-        side, *normalization = _input_format(path) if path.is_dir() else (SIDE, *IMAGENET)
+        side, *normalization = input_format(path) if path.is_dir() else (SIDE, *IMAGENET)
         mean, std = (torch.tensor(each, dtype=torch.float32, device=device).view(3, 1, 1) for each in normalization)
         found = Discriminator(logits, wanted, side, mean, std)
         classes = _classes(found, device)
@@ -155,7 +155,7 @@ def _check_size(weights: Path, config: Any) -> None:
         raise ValueError(message)
 
 
-def _input_format(folder: Path) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+def input_format(folder: Path) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
     """Size, mean and standard deviation of the images that the classifier was trained on."""
     file = folder / "preprocessor_config.json"
     settings = network_config.read(file) if file.is_file() else {}

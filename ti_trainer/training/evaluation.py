@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ti_trainer.data.dataset import Batch, Item, image_conditioning, sample_rng
 from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.model import DiffusionModel, Vectors
-from ti_trainer.training.step import training_loss
+from ti_trainer.training.step import Teaching, training_loss
+from ti_trainer.training.teacher import Teacher
 
 NUM_TIMESTEPS = 10
 NOISE_SEED = 20_240_229  # any number will do, as long as it never changes
@@ -58,11 +61,38 @@ def validation_loss(
     scale: GuidanceScale | None = None,
     negative_prompts: Sequence[str] = (),
     at_once: int = NUM_TIMESTEPS,
+    teacher: Teaching | None = None,
 ) -> float:
     """Mean denoising loss of images, weighted by their masks, with one prompt for each.
 
     With a scale, predictions are guided away from one negative prompt for each. At most `at_once` samples are computed
-    together, to limit memory. Weights by timestep, such as min-SNR's, do not apply, so that all runs can be compared.
+    together, to limit memory. A teacher gives the targets, if there is one. Weights by timestep, such as min-SNR's, do not
+    apply, so that all runs can be compared.
     """
     batches = fixed_batches(items, prompts, len(model.alphas_cumprod), negative_prompts, at_once)
-    return torch.cat([training_loss(model, batch, embeddings, scale) for batch in batches]).mean().item()
+    return torch.cat([training_loss(model, batch, embeddings, scale, teacher=teacher) for batch in batches]).mean().item()
+
+
+@torch.no_grad()
+def gap_closed(
+    model: DiffusionModel,
+    items: Sequence[Item],
+    prompts: Sequence[str],
+    embeddings: Mapping[str, Vectors],
+    teacher: Teacher,
+    at_once: int = NUM_TIMESTEPS,
+) -> float:
+    """How much of the way from no text to the teacher an embedding goes: 1 - MSE(embedding, teacher) / MSE(none, teacher).
+
+    Measured on the noise of the validation loss, which training does not use, with one prompt for each image.
+    """
+    reached = empty = 0.0
+    for batch in fixed_batches(items, prompts, len(model.alphas_cumprod), at_once=at_once):
+        without = replace(batch, prompts=tuple(map(teacher.without_name, batch.prompts)))
+
+        def target(model: DiffusionModel, noisy_latents: Tensor, _: Batch, batch: Batch = batch) -> Tensor:
+            return teacher(model, noisy_latents, batch)
+
+        reached += training_loss(model, batch, embeddings, teacher=target).sum().item()
+        empty += training_loss(model, without, {}, teacher=target).sum().item()
+    return 1 - reached / empty if empty else 0.0

@@ -22,6 +22,7 @@ from ti_trainer.model import DiffusionModel
 from ti_trainer.offload.plan import ran_out
 from ti_trainer.training.pixel_loss import PixelLoss
 from ti_trainer.training.step import training_loss
+from ti_trainer.training.teacher import Teacher
 from ti_trainer.training.trainable_embedding import TrainableEmbedding
 
 if TYPE_CHECKING:
@@ -32,22 +33,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Objective:
-    """What a run minimizes. `scale`, `pixel_loss` and `weighting` as for `training_loss`."""
+    """What a run minimizes. `scale`, `pixel_loss`, `weighting` and `teacher` as for `training_loss`."""
 
     model: DiffusionModel
     scale: GuidanceScale | None
     pixel_loss: PixelLoss | None
     weighting: Callable[[Tensor, PredictionType], Tensor] | None
+    teacher: Teacher | None = None
 
     @classmethod
-    def of(cls, config: TrainConfig, model: DiffusionModel, pixel_loss: PixelLoss | None, *, guided: bool) -> Objective:
-        """The objective that the options of a run describe; `guided` with a negative embedding."""
+    def of(
+        cls, config: TrainConfig, model: DiffusionModel, pixel_loss: PixelLoss | None, name: str, *, guided: bool
+    ) -> Objective:
+        """The objective that the options of a run describe, for an embedding's name; `guided` with a negative embedding."""
         weighting = LOSS_WEIGHTINGS[config.loss_weighting]
         return cls(
             model,
             config.guidance_scale if guided else None,
             pixel_loss,
             None if weighting is None else partial(weighting, gamma=config.snr_gamma),
+            Teacher.of(config, name),
         )
 
     def gradients(
@@ -83,7 +88,8 @@ class Objective:
         self, trials: Sequence[TrainableEmbedding], batch: Batch, divisor: int, scaler: GradScaler | None
     ) -> tuple[Tensor, Sequence[Tensor]]:
         embeddings = [each.vectors for each in trials]
-        loss = training_loss(self.model, batch, embeddings, self.scale, self.pixel_loss, self.weighting)  # (N B,)
+        options = (self.scale, self.pixel_loss, self.weighting, self.teacher)
+        loss = training_loss(self.model, batch, embeddings, *options)  # (N B,)
         losses = torch.stack([each.mean() for each in loss.chunk(len(trials))]) / divisor  # (N,)
         total = losses.sum()  # a trial's loss depends on its own vectors only
         scaled = total if scaler is None else scaler.scale(total)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ti_trainer.embedding import Embedding
 from ti_trainer.prompts import escaped
-from ti_trainer.training.evaluation import described, validation_loss
+from ti_trainer.training.evaluation import described, gap_closed, validation_loss
 from ti_trainer.training.trainer import Trainer
 
 IMAGES = 8
@@ -65,6 +65,18 @@ def summary(results: Sequence[TrialResult]) -> str:
     return f"trial {kept.number} of {len(results)}, {_outcome(kept)}; {others}"
 
 
+def gap_summary(trainer: Trainer, images: int = IMAGES) -> str:
+    """How well an embedding that learns from a prompt does, as a sentence; "" if it learns from images."""
+    if trainer.teacher is None:
+        return ""
+    model, items = trainer.model, trainer.dataset.images_of_the_thing[:images]
+    embeddings = {trainer.embedding_name: {key: each.to(model.device) for key, each in trainer.embedding.vectors.items()}}
+    prompts = trainer.dataset.prompter.first(len(items))
+    with model.training():
+        closed = gap_closed(model, items, prompts, embeddings, trainer.teacher, trainer.config.batch_size)
+    return f"The embedding closes {closed:.1%} of the gap between no text and the prompt, on noise that is not trained on."
+
+
 def _outcome(result: TrialResult) -> str:
     if result.stopped:
         return f"was stopped after step {result.step}"
@@ -85,7 +97,11 @@ def _loss(trainer: Trainer, trial: Sequence[Embedding], images: int) -> float:
         [described(f"a photo of {escaped(name)}", caption) for caption in those]
         for name, those in zip(embeddings, captions, strict=True)
     ]
+    if trainer.teacher is not None:
+        prompts[0] = trainer.dataset.prompter.first(len(some))
     at_once = trainer.config.batch_size * len(trainer.trials)  # what memory was planned for
     negative_prompts = prompts[1] if len(trial) > 1 else ()
     with model.training():
-        return validation_loss(model, some, prompts[0], embeddings, trainer.scale, negative_prompts, at_once)
+        return validation_loss(
+            model, some, prompts[0], embeddings, trainer.scale, negative_prompts, at_once, trainer.teacher
+        )

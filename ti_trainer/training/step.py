@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch.amp import GradScaler
 
 Embeddings = Mapping[str, Vectors]  # by the names that they have in prompts
+Teaching = Callable[[DiffusionModel, Tensor, Batch], Tensor]  # noisy latents (B, C, H, W) -> target (B, C, H, W)
 
 
 def training_loss(
@@ -27,16 +28,21 @@ def training_loss(
     scale: GuidanceScale | None = None,
     pixel_loss: PixelLoss | None = None,
     weighting: Callable[[Tensor, PredictionType], Tensor] | None = None,
+    teacher: Teaching | None = None,
 ) -> Tensor:
     """The loss of each sample (B,), differentiable in the embeddings' vectors.
 
     With a scale, the prediction is guided away from the batch's negative prompts. `weighting` gives the denoising loss
-    weights (B,) by alphas_cumprod (B,) and prediction type. The pixel loss of the estimated clean latents is added. With
-    several `embeddings`, each gets an equal part of the batch, in which its vectors stand for their names.
+    weights (B,) by alphas_cumprod (B,) and prediction type. The pixel loss of the estimated clean latents is added. A
+    teacher gives the target instead of the noise that was added. With several `embeddings`, each gets an equal part of the
+    batch, in which its vectors stand for their names.
     """
     alphas_cumprod = model.alphas_cumprod[batch.timesteps]  # (B,)
     noisy_latents = add_noise(batch.latents, batch.noise, alphas_cumprod)
-    wanted = target(batch.latents, batch.noise, alphas_cumprod, model.spec.prediction_type)
+    if teacher is None:
+        wanted = target(batch.latents, batch.noise, alphas_cumprod, model.spec.prediction_type)
+    else:
+        wanted = teacher(model, noisy_latents, batch)
     several = [embeddings] if isinstance(embeddings, Mapping) else embeddings
     prediction = _prediction(model, batch, noisy_latents, several, scale)
     loss = denoising_loss(prediction, wanted, batch.weight)

@@ -29,10 +29,15 @@ IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")  # how a g
 class TrainableEmbedding:
     """One trial of a run. The vectors of each text encoder are (V, D) in fp32."""
 
-    def __init__(self, trial: Trial, embeddings: Sequence[Embedding], config: TrainConfig, device: torch.device) -> None:
-        """Start at the vectors of the embedding and its negative, which keep their names in the prompts."""
+    def __init__(
+        self, trial: Trial, embeddings: Sequence[Embedding], config: TrainConfig, device: torch.device, spread: float = 1.0
+    ) -> None:
+        """Start at the vectors of the embedding and its negative, which keep their names in the prompts.
+
+        `spread`: the standard deviation of the elements of the model's vocabulary.
+        """
         self.trial, self.embeddings, self._config = trial, tuple(embeddings), config
-        self.learning_rate = config.learning_rate_of(trial)
+        self.learning_rate = config.learning_rate_of(trial, spread)
         self.status = TrialStatus(self.embeddings[0].info.get("init_text"))
         self._factors = (1.0, config.negative_lr)  # of the learning rate, by embedding
         self._use(device)
@@ -47,7 +52,7 @@ class TrainableEmbedding:
             for each in self.embeddings
         }
         self.parameters = [vectors for each in self.vectors.values() for vectors in each.values()]
-        rate = self.trial.learning_rate.at(1)
+        rate = self.learning_rate.unit * self.trial.learning_rate.at(1)
         groups = [
             {"params": list(each.values()), "lr": rate * factor}
             for each, factor in zip(self.vectors.values(), self._factors, strict=False)

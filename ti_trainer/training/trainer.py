@@ -23,6 +23,7 @@ from ti_trainer.training.gradients import Objective, parameters_of
 from ti_trainer.training.pixel_loss import PixelLoss
 from ti_trainer.training.state import TrainState, check_moved
 from ti_trainer.training.step import grad_scaler
+from ti_trainer.training.teacher import Teacher
 from ti_trainer.training.trainable_embedding import TrainableEmbedding
 from ti_trainer.training.trials import build_trials, check_state, check_steps
 
@@ -61,7 +62,7 @@ class Trainer:
         self.model, self.dataset, self.config = model, dataset, config
         self._processes = processes
         self.step, self.micro_step, self.last_step = embedding.step, 0, config.last_step
-        self._objective = Objective.of(config, model, pixel_loss, guided=negative is not None)
+        self._objective = Objective.of(config, model, pixel_loss, embedding.name, guided=negative is not None)
         self.trials = build_trials(config, model, self._embeddings, state)
         self._scaler: GradScaler | None = grad_scaler(model.device) if model.needs_loss_scaling else None
         self._settling = SCALE_SETTLES * config.gradient_accumulation_steps
@@ -78,6 +79,11 @@ class Trainer:
     def scale(self) -> GuidanceScale | None:
         """The CFG scale of DreamArtist's training; None without a negative embedding."""
         return self._objective.scale
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """What the embedding learns from instead of images, if it does."""
+        return self._objective.teacher
 
     @property
     def embedding_name(self) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.config.trials import Trial
 from ti_trainer.embedding import Embedding, initial_vectors
 from ti_trainer.errors import ConfigError, TrainingError
+from ti_trainer.functional.sphere import on_sphere
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.training.state import TrainState, prefix
 from ti_trainer.training.trainable_embedding import TrainableEmbedding
+from ti_trainer.training.vocabulary import Vocabulary
 
 
 def build_trials(
@@ -19,6 +21,7 @@ def build_trials(
 ) -> list[TrainableEmbedding]:
     """All trials of a run at their start, with as many vectors as in the state if the run is resumed."""
     first, *others = embeddings
+    vocabulary = Vocabulary.of(model)
     trials = []
     for trial in config.trial_list:
         if state is None:
@@ -27,7 +30,10 @@ def build_trials(
             start = _with_shape_of(state, trial, first)
         else:
             start = first
-        trials.append(TrainableEmbedding(trial, [start, *others], config, model.device))
+        starts = [start, *others]
+        if state is None and config.optimizer == "sphere":
+            starts = [_with_norms(each, vocabulary.norms, config.seed + trial.number) for each in starts]
+        trials.append(TrainableEmbedding(trial, starts, config, model.device, vocabulary.spread))
     return trials
 
 
@@ -97,6 +103,12 @@ def _check_start(trial: Trial, embedding: Embedding) -> None:
                 "the embedding anew."
             )
             raise ConfigError(message, name)
+
+
+def _with_norms(embedding: Embedding, norms: Mapping[str, float], seed: int) -> Embedding:
+    """The embedding with vectors of these norms, by text encoder."""
+    vectors = {encoder: on_sphere(each, norms[encoder], seed) for encoder, each in embedding.vectors.items()}
+    return replace(embedding, vectors=vectors)
 
 
 def _shapes(vectors: Vectors) -> dict[str, tuple[int, ...]]:

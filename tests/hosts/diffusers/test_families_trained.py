@@ -21,6 +21,7 @@ from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
+from ti_trainer.training.vocabulary import Vocabulary
 
 CONFIG = TrainConfig(
     max_steps=4,
@@ -81,6 +82,20 @@ def _holds(card: Path, embedding: Embedding) -> bool:
     except formats.EmbeddingFormatError:
         return False
     return all(torch.equal(each, embedding.vectors[encoder]) for encoder, each in found.vectors.items())
+
+
+def test_sphere_keeps_the_norms_of_both_text_encoders_of_sdxl(images: Path, tmp_path: Path) -> None:
+    model = families.save("sdxl", tmp_path / "model")
+    host = StandaloneHost(str(model), "cpu", tmp_path / "embeddings", tmp_path / "log")
+    embeddings_dir.create(host.embeddings_dir, host.open_model(), "one", "red star", 2)
+    config = replace(CONFIG, optimizer="sphere", learning_rate="auto", preview_every=0, save_every=2)
+    result = Session(host, "one", images, config).train()
+    usual = Vocabulary.of(host.open_model()).norms
+    assert set(usual) == {"clip_l", "clip_g"}
+    for encoder, each in result.embedding.vectors.items():
+        assert each.norm(dim=1).tolist() == pytest.approx([usual[encoder]] * 2, rel=1e-5)
+        start = formats.read(result.run.path / "embeddings" / "one-2.safetensors").vectors[encoder]
+        assert not torch.allclose(each, start, rtol=1e-3), encoder
 
 
 def test_an_embedding_of_another_family_is_refused_by_name(images: Path, tmp_path: Path) -> None:

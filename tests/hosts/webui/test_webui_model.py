@@ -260,15 +260,20 @@ def test_the_vae_waits_in_ram_if_the_host_wants_that(
         assert moves == ["cpu", "meta", "cpu"]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"learning_rate": "0.02"}, {"optimizer": "sphere", "learning_rate": "auto", "gradient_accumulation_steps": 2}],
+)
 def test_training_learns_and_changes_the_vectors_only(
     webui_model: Callable[..., Any],
     sd_model: Any,
     trainer: Callable[..., Any],
     dataset: Callable[..., Any],
+    options: dict[str, Any],
 ) -> None:
     model = webui_model()
     data = dataset((64, 64), (64, 64), model=model)
-    run = trainer(model, data, max_steps=40, learning_rate="0.02", batch_size=2)
+    run = trainer(model, data, max_steps=40, batch_size=2, **options)
     fixed = batch(("a photo of x-word",) * 2)
 
     def loss() -> float:

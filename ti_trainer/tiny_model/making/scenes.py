@@ -153,7 +153,7 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-def _texture(kind: str, x: Array, y: Array, soft: float) -> Array | None:
+def pattern(kind: str, x: Array, y: Array, soft: float) -> Array | None:
     """How much of the second colour shows, (H, W) in [0, 1]; x and y run from -1 to 1 across the thing."""
     if kind == "plain":
         return None
@@ -193,7 +193,7 @@ def draw_array(scene: Scene, size_px: int = 64) -> Array:
     pixel = 1 / (size_px * scene.size)
     inside = np.clip(0.5 - SHAPES[thing.shape](x, y) / (1.6 * pixel), 0, 1)[..., None]
     paint = np.asarray(thing.colour, np.float32)
-    amount = _texture(thing.texture, x, y, pixel)
+    amount = pattern(thing.texture, x, y, pixel)
     if amount is not None:
         paint = paint + (np.asarray(thing.second_colour, np.float32) - paint) * amount[..., None]
     light = 1.06 - 0.14 * np.clip((x + y + 1.4) / 2.8, 0, 1)[..., None]

@@ -1,0 +1,94 @@
+"""How good an embedding of the user's own model is: similarity of generated images to the user's, and to their prompts."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ti_trainer.benchmark.similarity import Similarity
+from ti_trainer.data.image_files import find_images
+from ti_trainer.data.open_image import on_white, opened_image
+from ti_trainer.data.prompts import NAME
+from ti_trainer.data.subsets import read_subsets
+from ti_trainer.data.upright import upright
+from ti_trainer.errors import ConfigError
+from ti_trainer.host import GenerationRequest
+from ti_trainer.prompts import escaped
+
+Generate = Callable[[GenerationRequest], Image.Image]
+Scores = dict[str, dict[str, dict[str, float]]]  # measure -> "word", "init_text", "difference" -> "mean", "se"
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a text file, one a line, each with [name]; ConfigError for anything else."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"--prompts: {path} cannot be read ({error}); expected a text file with one prompt a line."
+        raise ConfigError(message) from error
+    without = next((line for line in lines if NAME not in line), None)
+    if not lines or without is not None:
+        found = "found no prompt" if without is None else f"found {without!r}"
+        message = f"--prompts: in {path} {found}, expected prompts with {NAME}, such as 'a photo of {NAME} on the beach'."
+        raise ConfigError(message)
+    return lines
+
+
+def images_of(dataset: Path) -> list[Image.Image]:
+    """The images of a dataset in RGB, without its regularization images."""
+    images = []
+    for subset in read_subsets(dataset):
+        for path in [] if subset.is_reg else find_images(subset.folder):
+            with opened_image(path) as opened:
+                images.append(on_white(upright(opened)))
+    return images
+
+
+def scores(
+    similarity: Similarity,
+    generate: Mapping[str, Generate],
+    names: Mapping[str, str],
+    prompts: Sequence[str],
+    dataset: Path,
+    samples: int,
+    request: GenerationRequest,
+) -> Scores:
+    """Cosines of `samples` images a prompt, with the user's images and with the prompt, for the word and its init text.
+
+    `generate` and `names` are by "word" and "init_text". The same seeds are used for both, so differences are paired by
+    prompt. In the text that images are compared with, the init text stands for the word.
+    """
+    wanted = similarity.of_images(images_of(dataset))  # (number of images, d)
+    by_prompt: dict[str, dict[str, list[float]]] = {}
+    for prompt in prompts:
+        text = similarity.of_texts([prompt.replace(NAME, names["init_text"])]) if similarity.tokenizer else None
+        for key, make in generate.items():
+            name = escaped(names[key]) if key == "word" else names[key]
+            made = [make(replace(request, prompt=prompt.replace(NAME, name), seed=seed)) for seed in range(samples)]
+            found = similarity.of_images(made)  # (samples, d)
+            _add(by_prompt, "image_image", key, found @ wanted.T)
+            if text is not None:
+                _add(by_prompt, "image_text", key, found @ text.T)
+    return {measure: _summary(values) for measure, values in by_prompt.items()}
+
+
+def _add(found: dict[str, dict[str, list[float]]], measure: str, key: str, cosines: torch.Tensor) -> None:
+    found.setdefault(measure, {}).setdefault(key, []).append(float(cosines.mean()))
+
+
+def _summary(values: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    pairs = zip(values["word"], values["init_text"], strict=True)
+    values = {**values, "difference": [word - text for word, text in pairs]}
+    return {
+        key: {
+            "mean": statistics.mean(each),
+            "se": statistics.stdev(each) / math.sqrt(len(each)) if len(each) > 1 else math.nan,
+        }
+        for key, each in values.items()
+    }

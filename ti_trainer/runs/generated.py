@@ -1,0 +1,45 @@
+"""Images that the model generates for a run which learns from prompts instead of images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ti_trainer.files import atomic
+from ti_trainer.host import GenerationRequest, Host
+from ti_trainer.model import DiffusionModel
+
+FOLDER = "generated"  # within the log folder
+IMAGES, STEPS, CFG_SCALE = 4, 8, 3.0  # on the embedded model, 16 images teach no better
+
+
+@dataclass(frozen=True)
+class GeneratedImages:
+    """`count` images of each prompt, in `folder`."""
+
+    folder: Path
+    prompts: tuple[str, ...]
+    count: int = IMAGES
+
+    @classmethod
+    def of(cls, host: Host, name: str, *prompts: str) -> GeneratedImages:
+        """Images of these prompts for an embedding. Other prompts, and another model, get another folder."""
+        digest = hashlib.sha256(repr((host.describe(), prompts, STEPS, CFG_SCALE)).encode()).hexdigest()[:8]
+        return cls(host.log_dir / FOLDER / f"{name}-{digest}", prompts)
+
+    def generate(self, host: Host, model: DiffusionModel, progress: Callable[[int, int], None]) -> None:
+        """Generate the images that are missing; to be called while the host's lock is held."""
+        wanted = [
+            (self.folder / f"{number + 1:02d}-{seed}.png", GenerationRequest(prompt, "", STEPS, CFG_SCALE, seed))
+            for number, prompt in enumerate(self.prompts)
+            for seed in range(1, self.count + 1)
+        ]
+        for done, (path, request) in enumerate(wanted):
+            progress(done, len(wanted))
+            if not path.exists():
+                image = host.generate(model, request, {})
+                with atomic(path) as temporary:
+                    image.save(temporary, "PNG")
+        progress(len(wanted), len(wanted))

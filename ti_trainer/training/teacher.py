@@ -1,0 +1,62 @@
+"""The teacher of an embedding that is learned from prompts: what the model itself predicts for them.
+
+B batch, C latent channels, H W latent height and width.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ti_trainer.config.training import TrainConfig
+from ti_trainer.data.dataset import Batch
+from ti_trainer.embedding import word_pattern
+from ti_trainer.model import DiffusionModel
+from ti_trainer.training.step import encode_distinct
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Predicts the noise for the batch's prompts with `prompt` in place of the embedding's name.
+
+    With an `opposite`, the embedding is a slider (after Prompt Sliders, arXiv:2409.16535): where its name has a negative
+    weight in a prompt, `opposite` takes its place.
+    """
+
+    name: str
+    prompt: str
+    opposite: str = ""
+
+    @classmethod
+    def of(cls, config: TrainConfig, name: str) -> Teacher | None:
+        """The teacher that the options of a run describe; None if it learns from images."""
+        return cls(name, config.teacher_prompt, config.opposite_prompt) if config.teacher_prompt else None
+
+    @cached_property
+    def _name(self) -> re.Pattern[str]:
+        word = word_pattern(self.name).removeprefix("(?i)")
+        return re.compile(rf"\({word}:(?P<weight>[+-]?\d+(?:\.\d+)?)\)|{word}", re.IGNORECASE)
+
+    @torch.no_grad()
+    def __call__(self, model: DiffusionModel, noisy_latents: Tensor, batch: Batch) -> Tensor:
+        """The target (B, C, H, W) float32 for noisy latents of the same shape."""
+        prompts = [self._with(self.opposite if self._is_opposite(each) else self.prompt, each) for each in batch.prompts]
+        cond = encode_distinct(model, prompts, {})
+        return model.predict(noisy_latents, batch.timesteps, cond, batch.images).float()
+
+    def without_name(self, prompt: str) -> str:
+        """A prompt without the embedding."""
+        return self._with("", prompt)
+
+    def _with(self, text: str, prompt: str) -> str:
+        """The prompt with a text in place of the name and its weight; without the commas around it if the text is empty."""
+        found = self._name.sub(lambda _: text, prompt)
+        return found if text else ", ".join(filter(None, map(str.strip, found.split(","))))
+
+    def _is_opposite(self, prompt: str) -> bool:
+        found = self._name.search(prompt)
+        return bool(self.opposite) and found is not None and (found["weight"] or "").startswith("-")
