@@ -136,6 +136,6 @@ def check_moved(before: TrainState, now: TrainState) -> None:
     if kept and not any(bool(each.any()) for each in kept):
         message = (
             f"After {steps} steps no gradient reaches the vectors, so nothing would be learned: check that the word is "
-            "in the prompts, and use precision fp32."
+            "in the prompts, and compute in fp32."
         )
     raise TrainingError(message)

@@ -256,7 +256,7 @@ class Trainer:
     def _check_scale(self) -> None:
         """Raise TrainingError if fp16's gradients overflow at any scale."""
         if self._scaler is not None and self._scaler.get_scale() < 1:
-            message = f"Gradients overflow in fp16 (step {self.step}): use precision bf16 or fp32."
+            message = f"Gradients overflow in fp16 (step {self.step}): compute in bf16 or fp32."
             raise TrainingError(message)
 
     def _check(self, active: Sequence[TrainableEmbedding], losses: list[Tensor], *, first: bool) -> None:
@@ -281,7 +281,7 @@ class Trainer:
         self._restore(self._last_good)
         message = (
             f"The loss is not a finite number (step {step}); the vectors are back at step {self.step}. "
-            "Lower the learning rate or clip gradients; if this happens at the beginning, use precision fp32."
+            "Lower the learning rate or clip gradients; if this happens at the beginning, compute in fp32."
         )
         raise TrainingError(message)
 

@@ -216,7 +216,9 @@ def test_describing_loads_nothing_and_opening_loads_once(forge: Any, ours: Any) 
     assert ours.open_model().name == "another"
 
 
-def test_while_a_run_holds_the_queue_others_get_what_is_loaded(forge: Any, ours: Any) -> None:
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_while_the_queue_is_held_others_get_what_is_loaded(forge: Any, ours: Any, is_ours: bool) -> None:
+    """By a run of ours, or by Forge, which generates an image: the page must not wait for it."""
     found: list[str] = []
 
     def look() -> None:
@@ -231,13 +233,14 @@ def test_while_a_run_holds_the_queue_others_get_what_is_loaded(forge: Any, ours:
         thread.join(20)
         assert not thread.is_alive()
 
-    with ours.lock():
+    with ours.lock() if is_ours else sys.modules["modules.call_queue"].queue_lock:
         in_another_thread()
-        ours.open_model()
-        forge.choose("another")
+    ours.open_model()
+    forge.choose("another")
+    with ours.lock() if is_ours else sys.modules["modules.call_queue"].queue_lock:
         in_another_thread()
     in_another_thread()
-    assert found == ["A checkpoint is being loaded: wait until it is loaded.", "tiny", "another"]
+    assert found == ["No checkpoint is loaded yet, and Forge is busy: wait until it has finished.", "tiny", "another"]
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_last_one_can_be_loaded_again(forge: Any, ours: Any) -> None:

@@ -53,8 +53,8 @@ class ForgeHost(WebuiSettings):
     def open_model(self, options: ModelOptions | None = None) -> WebuiModel:
         """The chosen checkpoint, which is loaded if it is not yet; ModelError if it cannot be trained.
 
-        It is not changed, so this can be called at any time. While a run holds the queue, other threads get the model that
-        is loaded.
+        It is not changed, so this can be called at any time. While Forge generates or trains, threads without the lease get
+        the model that is loaded.
         """
         options = options or ModelOptions(clip_skip=self.defaults["clip_skip"])
         if options.precision != "auto":
@@ -126,12 +126,14 @@ def _loaded() -> tuple[Any, Mapping[str, Any]]:
         return data.sd_model, data.forge_loading_parameters
     if lease.is_held_here():
         return _load()
-    if not lease.is_held():
-        with queue_lock:
+    if queue_lock.acquire(blocking=False):
+        try:
             return _load()
+        finally:
+            queue_lock.release()
     if variants.is_engine(data.sd_model):
         return data.sd_model, {}  # not for generating, which needs the lease
-    message = "A checkpoint is being loaded: wait until it is loaded."
+    message = "No checkpoint is loaded yet, and Forge is busy: wait until it has finished."
     raise ModelError(message)
 
 

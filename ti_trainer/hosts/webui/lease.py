@@ -40,11 +40,6 @@ class WebuiLease:
         shared.state.assign_current_image(image)
 
 
-def is_held() -> bool:
-    """Whether a lease is held, in whichever thread."""
-    return bool(_holders)
-
-
 def is_held_here() -> bool:
     """Whether this thread holds a lease. The queue's lock is not reentrant."""
     return threading.get_ident() in _holders
