@@ -199,7 +199,7 @@ def train(session: Session) -> int:
             above_bars(),
             Progress() as progress,
         ):
-            result = session.train(progress.begin, Controls(stop), progress.loading)
+            result = session.train(progress.begin, Controls(stop), progress.loading, progress.generating)
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         return INTERRUPTED
@@ -210,6 +210,7 @@ def train(session: Session) -> int:
 def report(result: Result) -> None:
     """Print which files were written."""
     from ti_trainer import formats
+    from ti_trainer.runs.comparison import findings
     from ti_trainer.training.selection import summary
 
     step, run_folder = result.embedding.step, result.run.path
@@ -217,6 +218,8 @@ def report(result: Result) -> None:
     print(f"{what} after step {step}, on {counted(result.num_images, 'image')}.")
     for doubt in result.doubts:
         print(f"Warning: {doubt}")
+    for finding in findings(result.run):
+        print(finding)
     print(f"  embedding      {result.embedding_file}")
     if result.negative_file:
         print(f"  negative       {result.negative_file}")
@@ -225,7 +228,8 @@ def report(result: Result) -> None:
     averaged = _averaged(result)
     for label, copy in zip(("moving average", "its negative"), averaged, strict=False):
         print(f"  {label:<14} {copy}")
-    for label, name in (("loss curve", "loss.png"), ("before, after", "before_after.png")):
+    images = (("loss curve", "loss.png"), ("before, after", "before_after.png"), ("comparison", "comparison.png"))
+    for label, name in images:
         if (run_folder / name).is_file():
             print(f"  {label:<14} {run_folder / name}")
     print(f"  run folder     {run_folder}")

@@ -37,6 +37,7 @@ from ti_trainer.runs.callbacks import (
     StateKeeper,
     TensorBoardLog,
 )
+from ti_trainer.runs.comparison import Comparison
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.training import discriminator
 from ti_trainer.training.pixel_loss import PixelLoss, latent_pixels_at_once
@@ -259,5 +260,8 @@ def run_callbacks(
     if config.preview_every and not stopping:
         with preview.tolerating():
             previews.before(f"a photo of {escaped(trainer.embedding_name)}")
+    if Comparison.applies_to(config):
+        comparison = Comparison(run, trainer, generate, request, warn)
+        callbacks.append(NonEssential(comparison, "comparison with the prompt", warn))
     # The state comes last, so that a resumed run does not write the files of its step again.
     return [*callbacks, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint)]
