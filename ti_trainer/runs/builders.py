@@ -133,7 +133,7 @@ def dataset_of(
     loading: Callable[[int, int], None],
 ) -> Dataset:
     """Read and encode the images, without warnings: `datasets.warnings_of` gives them before."""
-    return load_dataset(
+    dataset = load_dataset(
         subsets,
         model,
         frame_of(config, model.default_size_px),
@@ -142,6 +142,8 @@ def dataset_of(
         progress=loading,
         warn=lambda message: None,
     )
+    # A teacher knows what to make of any latents: with noise among them, hard prompts are learned better.
+    return replace(dataset, noise_instead=bool(config.teacher_prompt))
 
 
 def fit_memory(config: TrainConfig, model: DiffusionModel, dataset: Dataset, pixel_loss: PixelLoss | None) -> str:

@@ -21,6 +21,7 @@ from ti_trainer.runs.plots import Row, labelled
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.training.events import Event, Finished
 from ti_trainer.training.selection import measure_gap
+from ti_trainer.training.teacher import Teacher
 from ti_trainer.training.trainer import Trainer
 
 SEEDS = 4  # images of each kind
@@ -63,39 +64,33 @@ class Comparison:
     def _compare(self) -> dict[str, float]:
         """Write comparison.png; the figures of a negative embedding."""
         figures: dict[str, float] = {}
-        if for_negative_prompt(self.trainer.config):
+        teacher = self.trainer.teacher
+        if teacher is None or for_negative_prompt(self.trainer.config):
             rows = self._with_and_without()
             figures[EFFECT] = effect(rows[0].images, rows[1].images)
-        elif self.trainer.config.opposite_prompt:
-            rows = list(self._slider())
         else:
-            rows = self._beside_the_prompt()
+            rows = list(self._slider(teacher)) if teacher.opposite else self._beside_the_prompt(teacher)
         with atomic(self.run.path / "comparison.png") as new:
             labelled(rows).save(new)
         return figures
 
-    def _beside_the_prompt(self) -> list[Row]:
+    def _beside_the_prompt(self, teacher: Teacher) -> list[Row]:
         """The prompt above the embedding, in the run's prompts in turn, with a seed for each column."""
-        assert self.trainer.teacher is not None
         prompts = self.trainer.dataset.prompter.first(SEEDS)
-        in_full = list(map(self.trainer.teacher.in_full, prompts))
-        return [
-            Row(self.trainer.config.teacher_prompt, self._images(in_full)),
-            Row(self.trainer.embedding_name, self._images(prompts)),
-        ]
+        in_full = [teacher.in_full(each) for each in prompts]
+        return [Row(teacher.prompt, self._images(in_full)), Row(self.trainer.embedding_name, self._images(prompts))]
 
-    def _slider(self) -> Iterator[Row]:
+    def _slider(self, teacher: Teacher) -> Iterator[Row]:
         """The name with weights from negative to positive, in a row for each prompt and seed."""
         name, lines = self.trainer.embedding_name, self.trainer.dataset.prompter.uncaptioned
-        teacher = self.trainer.teacher
-        assert teacher is not None
+        labels = [f"{each:+g}" if each else "without" for each in WEIGHTS]
         for number in range(SLIDER_ROWS):
-            line = lines[number % len(lines)]
-            prompts = [line.replace(NAME, weighted(name, each)) for each in WEIGHTS]
-            prompts = [prompt if weight else teacher.without_name(prompt) for prompt, weight in zip(prompts, WEIGHTS, strict=True)]
-            seed = self.request.seed + number
+            line, seed = lines[number % len(lines)], self.request.seed + number
+            prompts = [
+                line.replace(NAME, weighted(name, each)) if each else teacher.without_name(line.replace(NAME, escaped(name)))
+                for each in WEIGHTS
+            ]
             images = [self._image(replace(self.request, prompt=each, seed=seed)) for each in prompts]
-            labels = [f"{each:+g}" if each else "without" for each in WEIGHTS]
             yield Row(line.replace(NAME, f"({name}:weight)"), images, labels)
 
     def _with_and_without(self) -> list[Row]:

@@ -151,11 +151,8 @@ class Job:
                 self._controls.stop.set()
 
     def _work(self, session: Session, controls: Controls) -> None:
-        def loading(done: int, total: int) -> None:
-            self.update(status="loading", loaded=(done, total))
-
-        def generating(done: int, total: int) -> None:
-            self.update(status="loading", generated=(done, total))
+        def count(what: str, done: int, total: int) -> None:
+            self.update(status="loading", **{what: (done, total)})
 
         def callbacks(trainer: Trainer, run: Run) -> list[Callback]:
             name, first, last = trainer.embedding_name, trainer.step, trainer.last_step
@@ -172,7 +169,8 @@ class Job:
 
         try:
             with ExitStack() as opened:
-                result = replace(session, warn=self._warn, say=say).train(callbacks, controls, loading, generating)
+                counts = partial(count, "loaded"), partial(count, "generated")
+                result = replace(session, warn=self._warn, say=say).train(callbacks, controls, *counts)
         except StoppedError as error:
             message = _lines(interrupted(), str(error))
             log.info("Training %s: %s", session.name, " ".join(message.split()))
