@@ -66,7 +66,7 @@ def test_a_slider_is_shown_from_its_opposite_to_its_prompt(host: Noting) -> None
 
 def test_an_embedding_for_the_negative_prompt_is_shown_with_and_without_it(host: Noting) -> None:
     options = {"preview_prompt": "a cat", "preview_negative_prompt": "[name], blurry"}
-    run = trained(host, Distillation("x-bad", "ugly, grey", for_negative_prompt=True), **options)
+    run = trained(host, Distillation("x-bad", "ugly, grey, dull", for_negative_prompt=True), **options)
     asked = [(each.prompt, each.negative_prompt) for each in host.asked[-8:]]
     assert asked == [("a cat", "blurry")] * 4 + [("a cat", "x-bad, blurry")] * 4
     assert set(run.measured()) == {GAP, EFFECT}

@@ -54,8 +54,16 @@ def test_no_more_images_than_needed_are_generated(host: TinyHost) -> None:
 def test_vectors_follow_the_longer_prompt(host: TinyHost) -> None:
     start = Distillation("x", "a big red cat", "one two three four five six seven").start(host.model)
     assert start == ("big red cat", 4)
-    assert Distillation("x", "red").start(host.model)[1] == 2
+    assert Distillation("x", "red cat").start(host.model)[1] == 1
+    assert Distillation("x", "red", "blue").start(host.model)[1] == 2
     assert Distillation("x", " ".join("abcdefghijklmnopqrstuvwxyz" * 3)).start(host.model)[1] == 16
+
+
+@pytest.mark.parametrize(("prompt", "vectors"), [("red", None), ("a red cat", 3)])
+def test_vectors_that_would_be_the_prompt_itself_are_refused(host: TinyHost, prompt: str, vectors: int | None) -> None:
+    with pytest.raises(ConfigError, match="would be the prompt itself") as caught:
+        Distillation("x", prompt).start(host.model, vectors)
+    assert caught.value.option == "num_vectors"
 
 
 def test_a_stop_among_the_generated_images_leaves_no_run(host: TinyHost) -> None:

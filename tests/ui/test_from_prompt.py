@@ -50,7 +50,7 @@ def test_what_cannot_be_trained_leaves_no_embedding(served: Served) -> None:  # 
     with launch() as page:
         opened(page, served)
         fill(page, "prompt_name", "x-bad")
-        fill(page, "prompt_teacher_prompt", "ugly, blurry")
+        fill(page, "prompt_teacher_prompt", "ugly, grey, dull")
         page.locator("#ti_trainer_prompt_for_negative input").check()
         page.click("#ti_trainer_prompt_start")
         page.locator(".ti-field-error").get_by_text("expected a prompt to try the embedding with").wait_for()

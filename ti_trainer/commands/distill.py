@@ -75,9 +75,8 @@ def run(args: argparse.Namespace) -> int:
     host = host_of(args)
     with naming_overwrite():
         embeddings_dir.free_file(host.embeddings_dir, args.name, overwrite=args.overwrite)
+        init_text, args.num_vectors = wanted.start(host.open_model(model_options(config)), args.num_vectors)
         session = wanted.session(host, config, args.images, tqdm.write)
-        init_text, num_vectors = wanted.start(host.open_model(model_options(config)))
-        args.num_vectors = args.num_vectors or num_vectors
         args.init_text = init_text if args.init_text is None else args.init_text
         args.negative_vectors = args.negative_init_text = None
         create(host, model_options(config), args.name, args, overwrite=args.overwrite)

@@ -31,9 +31,14 @@ def subsets_of(host: Host, images: Path, warn: Callable[[str], None] = lambda me
     ConfigError for a folder or file that the host does not allow; DatasetError for a file that cannot be read. A dataset
     file that the page itself saved is always allowed, and so are images that the model generated for a run.
     """
-    if not any(is_within(images, each) for each in (datasets_dir(host), host.log_dir / FOLDER)):
-        host.check_folder(images)
-    return checked_subsets(images, host.check_folder, warn)
+
+    def check(folder: Path) -> None:
+        if not is_within(folder, host.log_dir / FOLDER):
+            host.check_folder(folder)
+
+    if not is_within(images, datasets_dir(host)):
+        check(images)
+    return checked_subsets(images, check, warn)
 
 
 def warnings_of(

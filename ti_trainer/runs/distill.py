@@ -23,6 +23,7 @@ from ti_trainer.runs.checks import check_options
 from ti_trainer.runs.generated import IMAGES, GeneratedImages
 from ti_trainer.runs.session import Session
 from ti_trainer.training.teacher import Teacher
+from ti_trainer.wording import counted
 
 DEFAULTS: Mapping[str, Any] = {"max_steps": 450, "lr_scheduler": "linear", "template": "none"}  # others than for images
 FEWEST, MOST = 2, 16  # vectors, where no number is given
@@ -62,10 +63,21 @@ class Distillation:
                 raise ConfigError(message, "preview_prompt")
         return TrainConfig.from_dict({**DEFAULTS, **options, **own})
 
-    def start(self, model: DiffusionModel) -> tuple[str, int]:
-        """The default initial text and number of vectors: half of the longer prompt's tokens."""
+    def start(self, model: DiffusionModel, num_vectors: int | None = None) -> tuple[str, int]:
+        """The initial text and the number of vectors; None: half of the longer prompt's tokens.
+
+        ConfigError if the vectors could be the prompt's own tokens, so that there is nothing to learn.
+        """
         tokens = max(len(next(iter(model.token_embeddings(each).values()))) for each in (self.prompt, self.opposite))
-        return content_words(self.prompt), min(max(math.ceil(tokens / 2), FEWEST), MOST)
+        most = MOST if self.opposite else min(tokens - 1, MOST)
+        count = num_vectors or max(min(max(math.ceil(tokens / 2), FEWEST), most), 1)
+        if not self.opposite and count >= tokens:
+            message = (
+                f"Number of vectors: found {count} for a prompt of {counted(tokens, 'token')}, expected fewer than tokens: "
+                "otherwise the embedding would be the prompt itself. Use fewer vectors or a longer prompt."
+            )
+            raise ConfigError(message, "num_vectors")
+        return content_words(self.prompt), count
 
     def session(
         self, host: Host, config: TrainConfig, images: Path | None = None, say: Callable[[str], None] | None = None
@@ -94,9 +106,8 @@ class Distillation:
             model = host.open_model(model_options(config))
             for warning in name_warnings(model, host.embeddings_dir, self.name):
                 warn(warning)
-            text, default = self.start(model)
-            start = (self.name, text, num_vectors or default)
-            path = embeddings_dir.create(host.embeddings_dir, model, *start, overwrite=overwrite, warn=warn)
+            start = self.start(model, num_vectors)
+            path = embeddings_dir.create(host.embeddings_dir, model, self.name, *start, overwrite=overwrite, warn=warn)
             host.embeddings_changed()
         return path
 

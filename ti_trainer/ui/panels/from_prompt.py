@@ -97,10 +97,10 @@ def panel(page: Page) -> PromptForm:
     with gr.Row():
         form.put("max_steps")
         fields["num_vectors"] = gr.Number(
-            value=None,
+            value=0,
             precision=0,
             label="Number of vectors",
-            info="Empty: half as many as the prompt has tokens, 2 to 16.",
+            info="0: half as many as the prompt has tokens, 2 to 16.",
             elem_id=PREFIX + "num_vectors",
         )
     slots["num_vectors"] = error_slot()
@@ -156,15 +156,15 @@ def start(form: PromptForm, values: Values) -> dict[Any, Any]:
     wrong, warnings = problems(options), list[str]()
     if not wanted.name:
         wrong["name"] = "Name: found an empty text, expected the name of the new embedding."
-    count = values[form.fields["num_vectors"]]
-    if count is not None and not 1 <= count <= CHUNK:
-        wrong["num_vectors"] = f"Number of vectors: found {count:g}, expected 1 to {CHUNK}, or nothing."
+    count = int(values[form.fields["num_vectors"]] or 0)
+    if not 0 <= count <= CHUNK:
+        wrong["num_vectors"] = f"Number of vectors: found {count}, expected 1 to {CHUNK}, or 0."
     overwrite = bool(values[form.fields["overwrite"]])
     try:
         config = wanted.config({**page.host.defaults, **DEFAULTS, **options})
         if not wrong:
             page.refuse_if_busy("learn from a prompt")
-            path = wanted.create(page.host, config, count and int(count), overwrite=overwrite, warn=warnings.append)
+            path = wanted.create(page.host, config, count or None, overwrite=overwrite, warn=warnings.append)
             try:
                 page.job.start(wanted.session(page.host, config))
             except (TITrainerError, OSError):
