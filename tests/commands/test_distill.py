@@ -46,7 +46,8 @@ def test_a_slider_is_trained_in_contexts(run: Callable, tmp_path: Path) -> None:
 def test_an_embedding_for_the_negative_prompt_is_shown_with_and_without_it(run: Callable, tmp_path: Path) -> None:
     arguments = ("distill", "unwanted", "--prompt", "red, striped", "--negative-word")
     refused = run(*arguments, *QUICK)
-    assert refused.errors == ["Error: Preview prompt: found an empty text, expected a prompt to try the embedding with."]
+    expected = "expected a prompt without [name] to try the embedding with."
+    assert refused.errors == [f"Error: Preview prompt: found '[name]', {expected}"]
     done = run(*arguments, "--preview-prompt", "a picture of a star", *QUICK)
     assert done.code == 0, done.err
     assert "In the negative prompt, it changes images by" in done.out

@@ -25,7 +25,12 @@ from ti_trainer.runs.session import Session
 from ti_trainer.training.teacher import Teacher
 from ti_trainer.wording import counted
 
-DEFAULTS: Mapping[str, Any] = {"max_steps": 450, "lr_scheduler": "linear", "template": "none"}  # others than for images
+DEFAULTS: Mapping[str, Any] = {  # others than for images
+    "max_steps": 450,
+    "lr_scheduler": "linear",
+    "template": "none",
+    "preview_prompt": NAME,
+}
 FEWEST, MOST = 2, 16  # vectors, where no number is given
 MOST_PROMPTS = 8  # that images are generated of
 CONTEXTS = "contexts.txt"  # in the folder of the generated images
@@ -55,13 +60,14 @@ class Distillation:
                 message = f"Contexts: found {each!r}, expected a prompt with {NAME}, such as 'a picture of a cat, {NAME}'."
                 raise ConfigError(message, "contexts")
             weighted_parts(each)
-        own: dict[str, Any] = {"teacher_prompt": self.prompt, "opposite_prompt": self.opposite}
+        values = {**DEFAULTS, **options, "teacher_prompt": self.prompt, "opposite_prompt": self.opposite}
         if self.for_negative_prompt:
-            own |= {"preview_negative_prompt": options.get("preview_negative_prompt") or NAME}
-            if not str(options.get("preview_prompt", "")).strip():
-                message = "Preview prompt: found an empty text, expected a prompt to try the embedding with."
+            values["preview_negative_prompt"] = values.get("preview_negative_prompt") or NAME
+            if NAME in (preview := str(values["preview_prompt"]).strip()) or not preview:
+                found = repr(preview) if preview else "an empty text"
+                message = f"Preview prompt: found {found}, expected a prompt without {NAME} to try the embedding with."
                 raise ConfigError(message, "preview_prompt")
-        return TrainConfig.from_dict({**DEFAULTS, **options, **own})
+        return TrainConfig.from_dict(values)
 
     def start(self, model: DiffusionModel, num_vectors: int | None = None) -> tuple[str, int]:
         """The initial text and the number of vectors; None: half of the longer prompt's tokens.

@@ -147,7 +147,7 @@ def check_prompt(page: Page, prompt: str, opposite: str) -> str:
         tokens = len(next(iter(model.token_embeddings(prompt).values())))
     except TITrainerError as error:
         return notice("error", str(error))
-    return notice("info", f"{counted(tokens, 'token')}: {counted(vectors, 'vector')} if no number is entered.")
+    return notice("info", f"{counted(tokens, 'token')}: {counted(vectors, 'vector')} by default.")
 
 
 def start(form: PromptForm, values: Values) -> dict[Any, Any]:
