@@ -75,7 +75,10 @@ def sample_rng(seed: int, number: int, stream: int = 0) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The encoded images of all subsets; `skipped` are those that could not be used, with reasons."""
+    """The encoded images of all subsets; `skipped` are those that could not be used, with reasons.
+
+    With `noise_instead`, every second sample has pure noise instead of an image's latents.
+    """
 
     items: tuple[Item, ...]
     skipped: tuple[tuple[Path, str], ...]
@@ -83,6 +86,7 @@ class Dataset:
     seed: int
     num_timesteps: int
     repeats: int = 1
+    noise_instead: bool = False
 
     @cached_property
     def _samples(self) -> np.ndarray:
@@ -184,6 +188,8 @@ class Dataset:
                 if item.std is None
                 else item.latents + item.std * _sent(normal_like(item.latents, rng), item.std.device)
             )
+            if self.noise_instead and number % 2:
+                drawn = _sent(normal_like(item.latents, rng), item.latents.device)
             latents.append(drawn)
         device = latents[0].device
         items = [self.items[index] for _ in streams for _, index in samples]

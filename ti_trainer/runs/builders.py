@@ -37,6 +37,7 @@ from ti_trainer.runs.callbacks import (
     StateKeeper,
     TensorBoardLog,
 )
+from ti_trainer.runs.comparison import Comparison
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.training import discriminator
 from ti_trainer.training.pixel_loss import PixelLoss, latent_pixels_at_once
@@ -132,7 +133,7 @@ def dataset_of(
     loading: Callable[[int, int], None],
 ) -> Dataset:
     """Read and encode the images, without warnings: `datasets.warnings_of` gives them before."""
-    return load_dataset(
+    dataset = load_dataset(
         subsets,
         model,
         frame_of(config, model.default_size_px),
@@ -141,6 +142,8 @@ def dataset_of(
         progress=loading,
         warn=lambda message: None,
     )
+    # A teacher knows what to make of any latents: with noise among them, hard prompts are learned better.
+    return replace(dataset, noise_instead=bool(config.teacher_prompt))
 
 
 def fit_memory(config: TrainConfig, model: DiffusionModel, dataset: Dataset, pixel_loss: PixelLoss | None) -> str:
@@ -259,5 +262,8 @@ def run_callbacks(
     if config.preview_every and not stopping:
         with preview.tolerating():
             previews.before(f"a photo of {escaped(trainer.embedding_name)}")
+    if Comparison.applies_to(config):
+        comparison = Comparison(run, trainer, generate, request, warn)
+        callbacks.append(NonEssential(comparison, "comparison with the prompt", warn))
     # The state comes last, so that a resumed run does not write the files of its step again.
     return [*callbacks, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint)]

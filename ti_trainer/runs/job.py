@@ -47,6 +47,7 @@ class Snapshot:
     step: int = 0
     max_steps: int = 0
     epoch: int = 0
+    generated: tuple[int, int] = (0, 0)  # images for a run that learns from a prompt, and their total
     loaded: tuple[int, int] = (0, 0)
     steps_per_second: float = 0.0
     prompt: str = ""
@@ -150,8 +151,8 @@ class Job:
                 self._controls.stop.set()
 
     def _work(self, session: Session, controls: Controls) -> None:
-        def loading(done: int, total: int) -> None:
-            self.update(status="loading", loaded=(done, total))
+        def count(what: str, done: int, total: int) -> None:
+            self.update(status="loading", **{what: (done, total)})
 
         def callbacks(trainer: Trainer, run: Run) -> list[Callback]:
             name, first, last = trainer.embedding_name, trainer.step, trainer.last_step
@@ -168,7 +169,8 @@ class Job:
 
         try:
             with ExitStack() as opened:
-                result = replace(session, warn=self._warn, say=say).train(callbacks, controls, loading)
+                counts = partial(count, "loaded"), partial(count, "generated")
+                result = replace(session, warn=self._warn, say=say).train(callbacks, controls, *counts)
         except StoppedError as error:
             message = _lines(interrupted(), str(error))
             log.info("Training %s: %s", session.name, " ".join(message.split()))

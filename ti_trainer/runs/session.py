@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,7 +51,7 @@ from ti_trainer.runs.trials import evaluate_trials_at_end
 from ti_trainer.training.distributed import ALONE, Processes
 from ti_trainer.training.events import Compiling, Finished, MemoryReduced, TrialStopped
 from ti_trainer.training.pixel_loss import PixelLoss
-from ti_trainer.training.selection import gap_summary, trial_results
+from ti_trainer.training.selection import trial_results
 from ti_trainer.training.state import TrainState
 from ti_trainer.training.trainer import Trainer
 
@@ -113,17 +114,19 @@ class Session:
         callbacks: Callable[[Trainer, Run], Sequence[Callback]] = lambda trainer, run: (),
         controls: Controls | None = None,
         loading: Callable[[int, int], None] = lambda done, total: None,
+        generating: Callable[[int, int], None] = lambda done, total: None,
     ) -> Result:
         """Train, and save the embedding also when stopped or when training fails.
 
-        `loading` is called with the number of images read and their total, from when the host's lock is held.
+        `loading` is called with the number of images read and their total, from when the host's lock is held; before that,
+        `generating` with those of the images that are generated.
 
         Raises:
             StoppedError: stopped before the first step; nothing was written.
             TrainingError: training or saving failed. The message says where the results are.
         """
         controls = controls or Controls()
-        with self._prepared(controls, loading) as prepared, ExitStack() as locks_held:
+        with self._prepared(controls, loading, generating) as prepared, ExitStack() as locks_held:
             trainer, lease, files = prepared.trainer, prepared.lease, prepared.files
             run = self._folder(trainer, prepared.loaded)
             if self.resume is None:  # a run that is resumed is locked already
@@ -159,7 +162,10 @@ class Session:
 
     @contextmanager
     def _prepared(
-        self, controls: Controls, loading: Callable[[int, int], None] = lambda done, total: None
+        self,
+        controls: Controls,
+        loading: Callable[[int, int], None] = lambda done, total: None,
+        generating: Callable[[int, int], None] = lambda done, total: None,
     ) -> Iterator[_Prepared]:
         """Hold the host's lock with everything read and nothing written yet."""
         config, processes = self.config, self.processes
@@ -170,11 +176,13 @@ class Session:
             def should_stop() -> bool:
                 return controls.stop.is_set() or lease.interrupted()
 
-            def still_loading(done: int, total: int) -> None:
-                loading(done, total)
+            def still(report: Callable[[int, int], None], done: int, total: int) -> None:
+                report(done, total)
                 if should_stop():
                     message = "Stopped before the first step: nothing was changed."
                     raise StoppedError(message)
+
+            still_loading = partial(still, loading)
 
             with processes.together() as facts:
                 if processes.is_writer:
@@ -184,7 +192,7 @@ class Session:
                 mismatch = negative_mismatch(self.host.embeddings_dir, config, self.name, loaded)
                 for message in filter(None, (*config.schedule_notes(), mismatch)):
                     self.warn(message)
-                model = self._open_model(still_loading)
+                model = self._open_model(partial(still, generating))
                 subsets = subsets_of(self.host, self.images, self.warn)
                 total = sum(len(find_images(subset.folder)) for subset in subsets)
                 still_loading(0, total)
@@ -204,11 +212,11 @@ class Session:
             processes.meet_on(model.device)
             yield _Prepared(lease, trainer, loaded, should_stop)
 
-    def _open_model(self, loading: Callable[[int, int], None]) -> DiffusionModel:
+    def _open_model(self, generating: Callable[[int, int], None]) -> DiffusionModel:
         """The model, which generates the images that the run needs and that are missing."""
         model = self.host.open_model(model_options(self.config))
         if self.generated is not None:
-            self.generated.generate(self.host, model, loading)
+            self.generated.generate(self.host, model, generating)
         return model
 
     def _lock(self, locks_held: ExitStack) -> None:
@@ -298,8 +306,6 @@ class Session:
             elif isinstance(event, Finished):
                 reason = event.reason
         evaluate_trials_at_end(prepared.trainer, run, self.warn)
-        if gap := gap_summary(prepared.trainer):
-            self.say(gap)
         return reason
 
     def _save_results(self, prepared: _Prepared, run: Run) -> list[str]:

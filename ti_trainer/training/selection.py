@@ -65,16 +65,15 @@ def summary(results: Sequence[TrialResult]) -> str:
     return f"trial {kept.number} of {len(results)}, {_outcome(kept)}; {others}"
 
 
-def gap_summary(trainer: Trainer, images: int = IMAGES) -> str:
-    """How well an embedding that learns from a prompt does, as a sentence; "" if it learns from images."""
+def measure_gap(trainer: Trainer, images: int = IMAGES) -> float | None:
+    """`gap_closed` of an embedding that learns from a prompt; None if it learns from images."""
     if trainer.teacher is None:
-        return ""
+        return None
     model, items = trainer.model, trainer.dataset.images_of_the_thing[:images]
     embeddings = {trainer.embedding_name: {key: each.to(model.device) for key, each in trainer.embedding.vectors.items()}}
     prompts = trainer.dataset.prompter.first(len(items))
     with model.training():
-        closed = gap_closed(model, items, prompts, embeddings, trainer.teacher, trainer.config.batch_size)
-    return f"The embedding closes {closed:.1%} of the gap between no text and the prompt, on noise that is not trained on."
+        return gap_closed(model, items, prompts, embeddings, trainer.teacher, trainer.config.batch_size)
 
 
 def _outcome(result: TrialResult) -> str:

@@ -20,7 +20,7 @@ from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import preprocess_progress
 from ti_trainer.ui.panels.preset_row import names
-from ti_trainer.ui.panels.runs import labels
+from ti_trainer.ui.panels.runs import comparison, labels
 from ti_trainer.ui.panels.train import trainable
 from ti_trainer.ui.render import facts, images, notice, progress, refusal
 from ti_trainer.ui.thumbnails import gallery, thumbnail_uri
@@ -39,6 +39,7 @@ FINISHED = {
     "stopped": "Training interrupted. The embedding was saved.",
     "paused": "Paused. Resume continues exactly from here.",
 }
+FILES = (("Loss curve", "loss"), ("Before and after", "before_after"), ("Comparison", "comparison"))
 Part = tuple[Any, Callable[[], Any]]  # what a component depends on, and a function that makes its update
 
 
@@ -170,7 +171,9 @@ def _model(page: Page) -> str:
 
 def _bar(now: Snapshot) -> str:
     message = MESSAGES.get(now.requested[-1] if now.requested else now.status, "")
-    if now.status == "loading" and now.loaded[1]:
+    if now.status == "loading" and now.generated[0] < now.generated[1]:
+        message = f"Generating image {now.generated[0] + 1} of {now.generated[1]}, to learn from"
+    elif now.status == "loading" and now.loaded[1]:
         message = f"Loading image {now.loaded[0]} of {now.loaded[1]}"
     elif now.status in ("stopping", "pausing") and not now.step:
         message = "The run ends before its first step; the embedding is unchanged."
@@ -193,7 +196,7 @@ def _result(now: Snapshot) -> str:
         return warning
     result, run = now.result, now.result.run
     averaged = [copy for _, copy in run.copies(averaged=True)[-1:]]
-    files = (("Loss curve", run.path / "loss.png"), ("Before and after", run.path / "before_after.png"))
+    files = tuple((label, run.path / f"{name}.png") for label, name in FILES)
     rows = [
         ("Embedding", result.embedding_file),
         *((("Negative embedding", result.negative_file),) if result.negative_file else ()),
@@ -208,4 +211,4 @@ def _result(now: Snapshot) -> str:
     sides = (now.previews[0], now.previews[-1]) if len(now.previews) > 1 else ()
     before_after = images([(f"Step {step}", thumbnail_uri(path)) for step, path in sides])
     skipped = "".join(notice("warning", f"{path.name} was skipped: {reason}") for path, reason in result.skipped)
-    return notice("good", FINISHED[now.status]) + warning + skipped + before_after + facts(rows)
+    return notice("good", FINISHED[now.status]) + warning + skipped + comparison(run) + before_after + facts(rows)
