@@ -212,9 +212,11 @@ def report(result: Result) -> None:
     from ti_trainer import formats
     from ti_trainer.training.selection import summary
 
-    step, run_folder = result.embedding.step, result.run.path
+    run_folder = result.run.path
     what = "Stopped" if result.reason == "interrupted" else "Done"
-    print(f"{what} after step {step}, on {counted(result.num_images, 'image')}.")
+    print(f"{what} after step {result.last_step}, on {counted(result.num_images, 'image')}.")
+    if result.verdict:
+        print(result.verdict)
     for doubt in result.doubts:
         print(f"Warning: {doubt}")
     print(f"  embedding      {result.embedding_file}")
@@ -234,9 +236,12 @@ def report(result: Result) -> None:
     for copy, file in averaged.items():
         name = f' --name "{file.stem}"' if file.stem != formats.read(copy).name else ""
         print(f'  {PROGRAM} convert "{copy}" "{file}"{name}')
-    if result.reason == "interrupted":
+    ended_early = result.reason == "done" and result.last_step < result.max_steps
+    if ended_early or result.reason == "interrupted":
         name, images = result.embedding.name, result.run.settings()["images"]
-        print(f'Resume with: {PROGRAM} train "{name}" --images "{images}" --resume')
+        print(
+            f'{"Train it further" if ended_early else "Resume"} with: {PROGRAM} train "{name}" --images "{images}" --resume'
+        )
         print("and with the same --model and folders, if you gave any.")
 
 

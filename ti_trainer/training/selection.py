@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ti_trainer.embedding import Embedding
 from ti_trainer.prompts import escaped
-from ti_trainer.training.evaluation import described, gap_closed, validation_loss
+from ti_trainer.training.evaluation import NUM_TIMESTEPS, described, gap_closed, validation_loss
 from ti_trainer.training.trainer import Trainer
 
 IMAGES = 8
@@ -33,6 +33,11 @@ def evaluate_trials(trainer: Trainer, images: int = IMAGES) -> float:
     losses = {each.trial.number: _loss(trainer, each.now(trainer.step), images) for each in trainer.active_trials}
     trainer.record_validation(losses)
     return losses[trainer.best.trial.number]
+
+
+def quick_loss(trainer: Trainer) -> float:
+    """The validation loss of the embedding as it is now, on few samples, so that it can be measured often."""
+    return _loss(trainer, trainer.embeddings, NUM_TIMESTEPS, spread=True)
 
 
 def trial_results(trainer: Trainer) -> tuple[TrialResult, ...]:
@@ -83,9 +88,12 @@ def _outcome(result: TrialResult) -> str:
     return "was not measured" if result.validation_loss is None else f"validation loss {result.validation_loss:.5f}"
 
 
-def _loss(trainer: Trainer, trial: Sequence[Embedding], images: int) -> float:
-    """The validation loss of one trial, on up to `images` images that are spread evenly over the dataset."""
-    model, items = trainer.model, trainer.dataset.images_of_the_thing
+def _loss(trainer: Trainer, trial: Sequence[Embedding], images: int, *, spread: bool = False) -> float:
+    """The validation loss of one trial, on up to `images` images that are spread evenly over the dataset.
+
+    `spread` as for `fixed_batches`.
+    """
+    model, items = trainer.model, trainer.dataset.validation_images
     some = items[:: -(-len(items) // images)]
     embeddings = {
         each.name: {encoder: vectors.to(model.device) for encoder, vectors in each.vectors.items()} for each in trial
@@ -103,5 +111,5 @@ def _loss(trainer: Trainer, trial: Sequence[Embedding], images: int) -> float:
     negative_prompts = prompts[1] if len(trial) > 1 else ()
     with model.training():
         return validation_loss(
-            model, some, prompts[0], embeddings, trainer.scale, negative_prompts, at_once, trainer.teacher
+            model, some, prompts[0], embeddings, trainer.scale, negative_prompts, at_once, trainer.teacher, spread=spread
         )
