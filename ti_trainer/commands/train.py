@@ -213,12 +213,7 @@ def report(result: Result) -> None:
     from ti_trainer.training.selection import summary
 
     run_folder = result.run.path
-    what = "Stopped" if result.reason == "interrupted" else "Done"
-    print(f"{what} after step {result.last_step}, on {counted(result.num_images, 'image')}.")
-    if result.verdict:
-        print(result.verdict)
-    for doubt in result.doubts:
-        print(f"Warning: {doubt}")
+    _report_end(result)
     print(f"  embedding      {result.embedding_file}")
     if result.negative_file:
         print(f"  negative       {result.negative_file}")
@@ -236,13 +231,21 @@ def report(result: Result) -> None:
     for copy, file in averaged.items():
         name = f' --name "{file.stem}"' if file.stem != formats.read(copy).name else ""
         print(f'  {PROGRAM} convert "{copy}" "{file}"{name}')
-    ended_early = result.reason == "done" and result.last_step < result.max_steps
-    if ended_early or result.reason == "interrupted":
+    if result.last_step < result.max_steps:
         name, images = result.embedding.name, result.run.settings()["images"]
-        print(
-            f'{"Train it further" if ended_early else "Resume"} with: {PROGRAM} train "{name}" --images "{images}" --resume'
-        )
+        what = "Resume" if result.reason == "interrupted" else "Train further"
+        print(f'{what} with: {PROGRAM} train "{name}" --images "{images}" --resume')
         print("and with the same --model and folders, if you gave any.")
+
+
+def _report_end(result: Result) -> None:
+    """Print when the run ended, which step was the best, and warnings."""
+    what = "Stopped" if result.reason == "interrupted" else "Done"
+    print(f"{what} after step {result.last_step}, on {counted(result.num_images, 'image')}.")
+    if result.verdict:
+        print(result.verdict)
+    for doubt in result.doubts:
+        print(f"Warning: {doubt}")
 
 
 def _averaged(result: Result) -> dict[Path, Path]:

@@ -53,13 +53,8 @@ def save_results(
                 warn(f"{file} was changed during the run. The changed file was copied to {replaced.back_up(file, run)}.")
             embeddings_dir.save(embedding, file, warn)
         is_last = result[0].step == copies[0].step  # the optimizer's state belongs to the last vectors
-        if (
-            files[0].suffix == ".pt"
-            and save_optimizer
-            and len(files) == 1
-            and trainer.config.optimizer == "adamw"
-            and is_last
-        ):
+        has_optimizer = files[0].suffix == ".pt" and len(files) == 1 and trainer.config.optimizer == "adamw"
+        if has_optimizer and save_optimizer and is_last:
             webui_optimizer.write_optimizer(files[0], result[0], trainer.best.optimizer.state_dict())
     except OSError as error:
         return [*problems, _not_written(error, file, run, embedding)]

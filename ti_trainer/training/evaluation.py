@@ -74,8 +74,8 @@ def validation_loss(
     """Mean denoising loss of images, weighted by their masks, with one prompt for each.
 
     With a scale, predictions are guided away from one negative prompt for each. At most `at_once` samples are computed
-    together, to limit memory; `spread` as for `fixed_batches`. A teacher gives the targets, if there is one. Weights by timestep, such as min-SNR's, do not
-    apply, so that all runs can be compared.
+    together, to limit memory; `spread` as for `fixed_batches`. A teacher gives the targets, if there is one. Weights by
+    timestep, such as min-SNR's, do not apply, so that all runs can be compared.
     """
     batches = fixed_batches(items, prompts, len(model.alphas_cumprod), negative_prompts, at_once, spread=spread)
     return torch.cat([training_loss(model, batch, embeddings, scale, teacher=teacher) for batch in batches]).mean().item()
