@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ def test_one_in_eight_is_held_out_but_none_of_a_few(dataset: Callable[..., Datas
     names = choose(items)
     assert len(set(names)) == held_out
     places = [number for number, each in enumerate(items) if name_of(each) in names]
-    assert all(after - before >= 8 for before, after in zip(places, places[1:], strict=False)), "evenly spread"
+    assert all(after - before >= 8 for before, after in pairwise(places)), "evenly spread"
 
 
 def test_neither_regularization_images_nor_the_only_image_of_a_folder_is_held_out(dataset: Callable[..., Dataset]) -> None:
