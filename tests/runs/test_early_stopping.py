@@ -78,9 +78,9 @@ def test_a_run_ends_with_the_best_step_and_says_so(train: Callable[..., Result],
         assert min(list(rows)[1:], key=rows.get) == best
     else:
         assert [step for step, _ in run.validation_losses()] == list(range(0, result.last_step + 1, 3))
-    ended = f"Done at step {result.last_step}: the validation loss has not improved since step {best}."
+    said = f"Done at step {result.last_step}: the validation loss has not improved since step {best}."
     assert result.verdict.startswith(
-        f"{last} Best at step {best} of {result.last_step}; the embedding is that of this step."
+        f"{said} Best at step {best} of {result.last_step}; the embedding is that of this step."
     )
     assert "more steps overfit" in result.verdict
     assert result.num_images == 7
