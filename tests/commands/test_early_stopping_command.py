@@ -59,5 +59,5 @@ def test_train_stops_and_two_processes_are_as_one(start: Callable, word_file: Pa
         assert "1 of 8 images is held out for validation." in out
         assert f"Done after step {ended}, on 7 images.\nDone at step {ended}: " in out
         assert f"Best at step {best} of {ended}; the embedding is that of this step." in out
-        assert 'Train further with: ti-trainer train "thing"' in out
+        assert "Train further with: " in out
         assert out.count("Best at step") == 1

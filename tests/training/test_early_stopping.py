@@ -54,10 +54,19 @@ def test_the_lowest_loss_is_the_best_but_a_tiny_gain_does_not_prolong_a_run() ->
     assert best_of(*(0.999**number for number in range(40))).improved_at > 300, "many tiny gains are a large one"
 
 
-def test_a_loss_that_is_no_number_is_not_the_best() -> None:
-    assert best_of(1.0, math.nan, 0.9, math.nan).step == 30
-    assert best_of(math.nan, math.inf).step == 20
-    assert best_of(math.nan, 0.5, 0.6).step == 20
+def test_a_rise_is_one_that_lasts() -> None:
+    assert best_of(2.0, 1.0, 1.3, 1.2, 1.4).rise == pytest.approx(0.2)
+    assert best_of(2.0, 1.0, 9.9, 1.3, 1.2, 1.4).rise == pytest.approx(0.2), "the last ones"
+    for losses in ((1.0, 1.3, 1.4), (1.0, 1.3, 1.2, 1.4, 0.9), (1.0, 1.3, 1.0, 1.4)):
+        assert best_of(*losses).rise == 0, losses
+
+
+def test_while_the_rate_falls_only_a_rising_loss_ends_a_run() -> None:
+    stopping = EarlyStopping(10)
+    flat, rising = best_of(1.0, 1.02, 1.01, 1.03), best_of(1.0, 1.2, 1.3, 1.2)
+    assert [stopping.ends(each, 40, rate_falls=False) for each in (flat, rising)] == [True, True]
+    assert [stopping.ends(each, 40, rate_falls=True) for each in (flat, rising)] == [False, True]
+    assert not stopping.ends(rising, 39, rate_falls=False)
 
 
 def test_the_timesteps_are_dealt_out_to_the_images(dataset: Callable[..., Dataset]) -> None:
@@ -112,6 +121,26 @@ def test_a_state_holds_the_best_and_a_run_that_had_ended_is_trained_as_long_agai
     off = trainer(max_steps=30, state=state, stop_when_done=False)
     assert (off.result[0].step, off.best_so_far) == (8, None)
     assert run_with(off, {}).step == 30
+
+
+@pytest.mark.parametrize("options", [{"lr_scheduler": "linear"}, {"learning_rate": "0.005:20, 0.001"}])
+def test_a_flat_loss_does_not_end_a_run_whose_rate_falls(
+    trainer: Callable[..., Trainer], quick: None, options: dict[str, str]
+) -> None:
+    flat, rising = dict.fromkeys(range(2, 31, 2), 1.0), {number: 1.0 + 0.1 * number for number in range(2, 31, 2)}
+    end = 26 if "learning_rate" in options else 30  # the last stage starts at step 21
+    assert run_with(trainer(max_steps=30, **options), flat).step == end
+    assert run_with(trainer(max_steps=30, **options), rising).step == 8
+    assert run_with(trainer(max_steps=30, learning_rate="0.005:20, 0.01"), flat).step == 8
+
+
+def test_a_loss_that_is_no_number_is_not_the_best(trainer: Callable[..., Trainer], quick: None) -> None:
+    training = trainer(max_steps=10)
+    run_with(training, {2: math.nan, 4: 1.0, 6: math.nan, 8: math.inf})
+    assert (training.step, training.result[0].step) == (10, 4)
+    training = trainer(max_steps=10)
+    run_with(training, {2: math.nan})
+    assert (training.best_so_far, training.result[0].step) == (None, 10)
 
 
 def test_at_the_last_step_a_run_is_not_early(trainer: Callable[..., Trainer], quick: None) -> None:

@@ -157,9 +157,8 @@ def fit_memory(config: TrainConfig, model: DiffusionModel, dataset: Dataset, pix
 
 def start_notes(trainer: Trainer, embedding: Embedding) -> Iterator[str]:
     """What the options come to with this model and the embedding as it was loaded, as sentences for the user."""
-    yield held_out.in_words(trainer.dataset)
-    if trainer.config.stop_when_done:
-        yield why_not(trainer.config)
+    about_stopping = why_not(trainer.config) if trainer.config.stop_when_done else ""
+    yield from filter(None, (held_out.in_words(trainer.dataset), about_stopping))
     sphere = trainer.config.optimizer == "sphere"
     rates = [each.learning_rate for each in trainer.trials if each.learning_rate.schedule.relative]
     if rates:

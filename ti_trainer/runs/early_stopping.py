@@ -12,7 +12,7 @@ from ti_trainer.data.held_out import choose, hold_out
 from ti_trainer.offload.plan import ran_out
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.tables import VALIDATION_COLUMNS, append_row
-from ti_trainer.training.early_stopping import EarlyStopping
+from ti_trainer.training.early_stopping import MAX_RISE, EarlyStopping
 from ti_trainer.training.events import Event, StepDone
 from ti_trainer.training.selection import quick_loss
 from ti_trainer.training.trainer import Trainer
@@ -20,7 +20,6 @@ from ti_trainer.training.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 HELD_OUT = "held_out"  # in settings.json
-RISEN = 1.05  # factor by which the loss is above its lowest where an embedding overfits
 LONG = 10.0  # times the length of the vocabulary's vectors: then the rest of a prompt counts much less
 
 
@@ -88,11 +87,13 @@ def verdict(trainer: Trainer) -> str:
         return ""
     sentences = []
     if trainer.ended_early:
-        sentences.append(f"Done at step {trainer.step}: the validation loss has not improved since step {best.improved_at}.")
+        how = "not" if best.step <= best.improved_at else "hardly"
+        sentences.append(
+            f"Done at step {trainer.step}: the validation loss has {how} improved since step {best.improved_at}."
+        )
     sentences.append(f"Best at step {best.step} of {trainer.step}; the embedding is that of this step.")
-    last = trainer.last_loss
-    if last is not None and last > RISEN * best.loss:
-        sentences.append(f"Since then the validation loss has risen by {last / best.loss - 1:.0%}: more steps overfit.")
+    if best.rise > MAX_RISE:
+        sentences.append(f"Since then the validation loss has risen by {best.rise:.0%} or more: more steps overfit.")
     usual = Vocabulary.of(trainer.model).norms
     length = max(float(each.norm(dim=1).mean()) / usual[encoder] for encoder, each in result.vectors.items())
     if length > LONG:

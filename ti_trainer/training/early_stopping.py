@@ -16,6 +16,7 @@ FORWARDS_OF_STEP = 2.5  # forward passes that take as long as a sample of a step
 ROUND = 25  # intervals are multiples of it
 PATIENCE = 3  # measurements without an improvement after which a run ends
 MIN_IMPROVEMENT = 0.005  # of the validation loss, relative; less does not prolong a run
+MAX_RISE = 0.05  # of the validation loss above its lowest, relative; an embedding overfits beyond it
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,17 @@ class EarlyStopping:
         """Whether to measure after a step."""
         return step % self.every == 0 or step == last_step
 
-    def ends(self, best: Best, step: int) -> bool:
-        """Whether a run ends at a step."""
-        return step - best.improved_at >= self.patience
+    def ends(self, best: Best, step: int, *, rate_falls: bool) -> bool:
+        """Whether a run ends at a step. While the learning rate still falls, only if the loss rises."""
+        return step - best.improved_at >= self.patience and (not rate_falls or best.rise > MAX_RISE)
 
 
 @dataclass(frozen=True)
 class Best:
     """The vectors with the lowest validation loss so far, by their names in a state, and their step.
 
-    `improved_at` is the step of the last improvement that was large enough to count, to the loss `target`.
+    `improved_at` is the step of the last improvement that was large enough to count, to the loss `target`. `later` are the
+    losses of the last PATIENCE measurements since.
     """
 
     step: int
@@ -62,17 +64,23 @@ class Best:
     improved_at: int
     target: float
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    later: tuple[float, ...] = ()
+
+    @property
+    def rise(self) -> float:
+        """By how much all the later losses are above the lowest, relative; 0 while there are fewer than PATIENCE."""
+        return min(self.later) / self.loss - 1 if len(self.later) == PATIENCE and self.loss else 0.0
 
     @classmethod
     def after(cls, before: Best | None, step: int, loss: float, vectors: Mapping[str, Tensor]) -> Best:
-        """The best after a measurement; a loss that is not finite is never the best, unless it is the first."""
+        """The best after a measurement."""
         if before is None:
             return cls(step, loss, step, loss, vectors)
-        if not loss < before.loss and not math.isnan(before.loss):
-            return before
-        better = replace(before, step=step, loss=loss, vectors=vectors)
-        is_large = not loss > (1 - MIN_IMPROVEMENT) * before.target
-        return replace(better, improved_at=step, target=loss) if is_large else better
+        if loss >= before.loss:
+            return replace(before, later=(*before.later, loss)[-PATIENCE:])
+        if loss > (1 - MIN_IMPROVEMENT) * before.target:
+            return cls(step, loss, before.improved_at, before.target, vectors)
+        return cls(step, loss, step, loss, vectors)
 
 
 def why_not(config: TrainConfig) -> str:

@@ -60,7 +60,7 @@ class TrainState:
         counts = {"step": self.step, "micro_step": self.micro_step, "scaler": self.scaler, "optimizers": packed}
         if self.best is not None:
             tensors |= {f"best.{key}": each.cpu() for key, each in self.best.vectors.items()}
-            counts["best"] = {name: getattr(self.best, name) for name in ("step", "loss", "improved_at", "target")}
+            counts["best"] = {name: getattr(self.best, name) for name in ("step", "loss", "improved_at", "target", "later")}
         return tensors, {**counts, "trials": [asdict(each) for each in self.trials]}
 
     @classmethod
@@ -78,7 +78,7 @@ class TrainState:
             counts["scaler"],
             average,
             tuple(TrialStatus(**each) for each in counts["trials"]),
-            Best(**counts["best"], vectors=best) if "best" in counts else None,
+            Best(**{**counts["best"], "later": tuple(counts["best"]["later"])}, vectors=best) if "best" in counts else None,
         )
         for each in state.optimizers:
             if not all(isinstance(part, kind) for part, kind in ((each["state"], dict), (each["param_groups"], list))):

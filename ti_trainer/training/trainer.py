@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -70,7 +71,6 @@ class Trainer:
         self._settles_at = self._settling + (state.micro_step if state is not None and state.scaler is None else 0)
         self.early_stopping = EarlyStopping.of(config)
         self.best_so_far: Best | None = None
-        self.last_loss: float | None = None  # of the last measurement for early stopping
         self.ended_early = self._keeps_current = False
         if state is not None:
             check_state(state, self.trials, embedding)
@@ -155,14 +155,22 @@ class Trainer:
             each.status = replace(each.status, validation_loss=losses[each.trial.number], measured_at=self.step)
 
     def record_loss(self, loss: float) -> None:
-        """Store a validation loss that was just measured, and end the run if it no longer improves."""
+        """Take note of a validation loss that was just measured, and end the run if it no longer improves."""
         stopping = self.early_stopping
         if stopping is None:
             message = "this run has no early stopping"
             raise RuntimeError(message)
+        if not math.isfinite(loss):
+            return
         vectors = {key: each.detach().to("cpu", copy=True) for key, each in self.best.named().items()}
-        self.best_so_far, self.last_loss = Best.after(self.best_so_far, self.step, loss, vectors), loss
-        self.ended_early = self.step < self.last_step and stopping.ends(self.best_so_far, self.step)
+        self.best_so_far = Best.after(self.best_so_far, self.step, loss, vectors)
+        ends = stopping.ends(self.best_so_far, self.step, rate_falls=self._rate_falls(stopping))
+        self.ended_early = ends and self.step < self.last_step
+
+    def _rate_falls(self, stopping: EarlyStopping) -> bool:
+        """Whether the learning rate still falls, or fell within the patience: a lower rate usually lowers the loss."""
+        rate = self.best.learning_rate
+        return rate.at(self.last_step) < rate.at(max(1, self.step - stopping.patience + 1))
 
     def keep_current(self) -> None:
         """Make the current vectors the result of an interrupted run. A run that is resumed does not know of this."""
@@ -333,7 +341,7 @@ class Trainer:
         """Take over the best of a saved state. A run that had ended early is trained for as long again."""
         if self.early_stopping is None or best is None:
             return
-        ended = self.early_stopping.ends(best, self.step)
+        ended = self.early_stopping.ends(best, self.step, rate_falls=self._rate_falls(self.early_stopping))
         self.best_so_far = replace(best, improved_at=self.step) if ended else best
 
     def _restore(self, state: TrainState) -> None:
