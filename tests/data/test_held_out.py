@@ -14,10 +14,10 @@ from ti_trainer.data.held_out import choose, hold_out, in_words, name_of
 from ti_trainer.data.subsets import Subset
 
 
-@pytest.mark.parametrize(("images", "held_out"), [(1, 0), (7, 0), (8, 1), (15, 1), (16, 2), (40, 5), (200, 10)])
-def test_one_in_eight_is_held_out_but_none_of_a_few(dataset: Callable[..., Dataset], images: int, held_out: int) -> None:
+@pytest.mark.parametrize(("count", "held_out"), [(1, 0), (7, 0), (8, 1), (15, 1), (16, 2), (40, 5), (200, 10)])
+def test_one_in_eight_is_held_out_but_none_of_a_few(dataset: Callable[..., Dataset], count: int, held_out: int) -> None:
     (item,) = dataset((16, 16)).items
-    items = [replace(item, path=Path("folder") / f"{number}.png") for number in range(images)]
+    items = [replace(item, path=Path("folder") / f"{number}.png") for number in range(count)]
     names = choose(items)
     assert len(set(names)) == held_out
     places = [number for number, each in enumerate(items) if name_of(each) in names]
