@@ -151,8 +151,8 @@ class Session:
         dataset, negative = trainer.dataset, files[1] if len(files) > 1 else None
         counts = (len(dataset.items), dataset.skipped)
         signs, trials = tuple(health.signs), trial_results(trainer)
-        ended = (trainer.step, trainer.last_step, verdict(trainer))
-        return Result(embedding, files[0], run, reason, *counts, negative, trials, signs, *ended)
+        steps, found = (trainer.step, trainer.last_step), verdict(trainer)
+        return Result(embedding, files[0], run, reason, *counts, negative, trials, signs, *steps, found)
 
     def follow(self, controls: Controls) -> None:
         """Train in a process other than process 0: compute a share of each update and write no files."""
