@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -199,13 +200,20 @@ def test_the_loss_is_that_of_the_image_held_out(train: Callable[..., Result], tm
 def test_memory_that_runs_out_in_a_measurement_does_not_end_a_run(
     train: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fails(*_: object, **__: object) -> float:
+    measured, asked = selection.validation_loss, []
+
+    def fails(*given: Any, **named: Any) -> float:
+        asked.append(given[6])
+        if len(asked) > 2 and given[6] == 1:
+            return measured(*given, **named)
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(selection, "validation_loss", fails)
     result = train(max_steps=10)
-    assert (result.last_step, result.embedding.step) == (10, 10)
-    assert "The validation loss was not measured at step 2" in caplog.text
+    assert caplog.text.count("The validation loss was not measured at step 0") == 1
+    assert "not measured at step 2" not in caplog.text
+    assert asked[:4] == [2, 1, 2, 1], "then fewer samples at once"
+    assert result.verdict
 
 
 @pytest.mark.usefixtures("overfits")

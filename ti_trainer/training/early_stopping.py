@@ -12,7 +12,7 @@ from ti_trainer.config.training import TrainConfig
 from ti_trainer.training.evaluation import NUM_TIMESTEPS
 
 SHARE = 0.04  # of a run's time that measurements may take
-FORWARDS_OF_STEP = 2.5  # forward passes that take as long as a sample of a step, whose backward pass is included
+FORWARDS_OF_STEP = 2.5  # forward passes that take as long as a sample of a step, with its backward pass; as measured
 ROUND = 25  # intervals are multiples of it
 PATIENCE = 3  # measurements without an improvement after which a run ends
 MIN_IMPROVEMENT = 0.005  # of the validation loss, relative; less does not prolong a run
