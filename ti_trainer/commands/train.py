@@ -211,14 +211,10 @@ def train(session: Session) -> int:
 def report(result: Result) -> None:
     """Print which files were written."""
     from ti_trainer import formats
-    from ti_trainer.runs.comparison import findings
     from ti_trainer.training.selection import summary
 
-    step, run_folder = result.embedding.step, result.run.path
-    what = "Stopped" if result.reason == "interrupted" else "Done"
-    print(f"{what} after step {step}, on {counted(result.num_images, 'image')}.")
-    for line in (*(f"Warning: {doubt}" for doubt in result.doubts), *findings(result.run)):
-        print(line)
+    run_folder = result.run.path
+    _report_end(result)
     print(f"  embedding      {result.embedding_file}")
     if result.negative_file:
         print(f"  negative       {result.negative_file}")
@@ -235,9 +231,10 @@ def report(result: Result) -> None:
     for copy, file in averaged.items():
         name = f' --name "{file.stem}"' if file.stem != formats.read(copy).name else ""
         print(f'  {PROGRAM} convert "{copy}" "{file}"{name}')
-    if result.reason == "interrupted":
+    if result.last_step < result.max_steps:
         name, images = result.embedding.name, result.run.settings()["images"]
-        print(f'Resume with: {PROGRAM} train "{name}" --images "{images}" --resume')
+        what = "Resume" if result.reason == "interrupted" else "Train further"
+        print(f'{what} with: {PROGRAM} train "{name}" --images "{images}" --resume')
         print("and with the same --model and folders, if you gave any.")
 
 
@@ -246,6 +243,18 @@ def _drawn(run_folder: Path) -> Iterator[tuple[str, Path]]:
     for label, name in (("loss curve", "loss"), ("before, after", "before_after"), ("comparison", "comparison")):
         if (file := run_folder / f"{name}.png").is_file():
             yield label, file
+
+
+def _report_end(result: Result) -> None:
+    """Print when the run ended, which step was the best, warnings and what was measured."""
+    from ti_trainer.runs.comparison import findings
+
+    what = "Stopped" if result.reason == "interrupted" else "Done"
+    print(f"{what} after step {result.last_step}, on {counted(result.num_images, 'image')}.")
+    if result.verdict:
+        print(result.verdict)
+    for line in (*(f"Warning: {doubt}" for doubt in result.doubts), *findings(result.run)):
+        print(line)
 
 
 def _averaged(result: Result) -> dict[Path, Path]:

@@ -13,6 +13,7 @@ import torch
 
 from ti_trainer import __version__
 from ti_trainer.config.training import TrainConfig
+from ti_trainer.data import held_out
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.images import frame_of
 from ti_trainer.data.loading import DatasetOptions, load_dataset
@@ -38,8 +39,10 @@ from ti_trainer.runs.callbacks import (
     TensorBoardLog,
 )
 from ti_trainer.runs.comparison import Comparison
+from ti_trainer.runs.early_stopping import HELD_OUT, KeepBest
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.training import discriminator
+from ti_trainer.training.early_stopping import why_not
 from ti_trainer.training.pixel_loss import PixelLoss, latent_pixels_at_once
 from ti_trainer.training.state import TrainState, for_trials
 from ti_trainer.training.trainer import Trainer
@@ -104,6 +107,7 @@ def settings_of(config: TrainConfig, name: str, images: Path, model: DiffusionMo
         **({} if subsets == [{"image_dir": str(images)}] else {"dataset": subsets}),
         "num_images": len(dataset.items),
         "skipped": [str(path.name) for path, _ in dataset.skipped],
+        **({HELD_OUT: [held_out.name_of(item) for item in dataset.held_out]} if dataset.held_out else {}),
         "model": model.name,
         "model_hash": model.checkpoint_hash,
         "model_spec": str(model.spec),
@@ -148,7 +152,7 @@ def dataset_of(
 
 def fit_memory(config: TrainConfig, model: DiffusionModel, dataset: Dataset, pixel_loss: PixelLoss | None) -> str:
     """Have the model choose how to save memory for this run's largest batch; a summary of the choice for people."""
-    largest = max(item.latents[0].numel() for item in dataset.items)
+    largest = max(item.latents[0].numel() for item in (*dataset.items, *dataset.held_out))
     batch = config.batch_size * config.trials
     decoded = 0 if pixel_loss is None else latent_pixels_at_once(batch, largest)
     return model.fit_memory((2 if config.negative else 1) * batch * largest, decoded, config.memory)
@@ -156,6 +160,8 @@ def fit_memory(config: TrainConfig, model: DiffusionModel, dataset: Dataset, pix
 
 def start_notes(trainer: Trainer, embedding: Embedding) -> Iterator[str]:
     """What the options come to with this model and the embedding as it was loaded, as sentences for the user."""
+    about_stopping = why_not(trainer.config) if trainer.config.stop_when_done else ""
+    yield from filter(None, (held_out.in_words(trainer.dataset), about_stopping))
     sphere = trainer.config.optimizer == "sphere"
     rates = [each.learning_rate for each in trainer.trials if each.learning_rate.schedule.relative]
     if rates:
@@ -230,6 +236,7 @@ def run_callbacks(
     generate: Generate,
     requests: tuple[Flag, Flag],
     warn: Callable[[str], None],
+    keep_best: KeepBest | None,
     *,
     stopping: bool,
 ) -> list[Callback]:
@@ -248,6 +255,12 @@ def run_callbacks(
             with evaluate.tolerating():
                 evaluation.before()
     callbacks.append(FinalEvaluation(run, trainer, warn))
+    if keep_best is not None:
+        keep = NonEssential(keep_best, "validation loss", warn)
+        callbacks.append(keep)
+        if not stopping and not run.validation_losses():
+            with keep.tolerating():
+                keep_best.before()
     if config.csv_every:
         callbacks.append(NonEssential(LossTable(run, config.csv_every), "loss table", warn))
     callbacks.append(NonEssential(Copies(run, trainer, config.save_every, copy_now), "copy of the embedding", warn))

@@ -64,9 +64,9 @@ def plot_losses(run: Run) -> Path | None:
     return path
 
 
-def before_and_after(run: Run) -> Path | None:
-    """Write before_after.png, the first preview beside the last, if there are two."""
-    images = run.previews()
+def before_and_after(run: Run, until: int) -> Path | None:
+    """Write before_after.png, the first preview beside the last one up to a step, if there are two."""
+    images = [(step, path) for step, path in run.previews() if step <= until]
     if len(images) < 2:
         return None
     first, last = (Image.open(path).convert("RGB") for _, path in (images[0], images[-1]))
@@ -81,12 +81,12 @@ def before_and_after(run: Run) -> Path | None:
     return path
 
 
-def preview_beside(run: Run, embedding: Path) -> Path | None:
-    """Write NAME.preview.png, which WebUIs show on the embedding's card: the last preview of the trained embedding.
+def preview_beside(run: Run, embedding: Path, until: int) -> Path | None:
+    """Write NAME.preview.png, which WebUIs show on the embedding's card: its last preview up to a step.
 
     Writes nothing and returns None if the user has an image there that a WebUI would show.
     """
-    previews = [path for step, path in run.previews() if step > 0]
+    previews = [path for step, path in run.previews() if 0 < step <= until]
     path = embedding.with_name(f"{embedding.stem}.preview.png")
     others = (embedding.with_name(embedding.stem + ending) for ending in PREVIEWS)
     if not previews or any(each.exists() for each in others if each != path) or (path.exists() and not _is_ours(path)):

@@ -114,7 +114,8 @@ class Run:
                 "Start a new run; it continues from the embedding as it is now."
             )
             raise ConfigError(message)
-        return dict(values)
+        # Runs of earlier versions, which had no such option, went on to their last step.
+        return {"stop_when_done": False, **values}
 
     @property
     def damage(self) -> str:

@@ -43,6 +43,7 @@ from ti_trainer.runs.callbacks import Callback, HostProgress
 from ti_trainer.runs.checks import check_dataset, check_images, check_options, check_start, load_prompter
 from ti_trainer.runs.controls import Controls, Result
 from ti_trainer.runs.datasets import subsets_of, warnings_of
+from ti_trainer.runs.early_stopping import KeepBest, verdict, with_validation_images
 from ti_trainer.runs.generated import GeneratedImages
 from ti_trainer.runs.health import Health
 from ti_trainer.runs.replaced import check_unchanged, digest, digests, keep_changed
@@ -138,20 +139,23 @@ class Session:
                 return image
 
             requests, health = (controls.copy, controls.preview), Health(run, trainer, self.warn)
-            stopping = prepared.should_stop()
+            stopping, rule = prepared.should_stop(), trainer.early_stopping
+            keep_best = None if rule is None else KeepBest(run, trainer, rule, not self.config.evaluate_every, self.warn)
             all_callbacks: list[Callback] = [
                 *callbacks(trainer, run),
                 HostProgress(lease, trainer),
-                *run_callbacks(self.config, trainer, run, generate, requests, self.warn, stopping=stopping),
+                *run_callbacks(self.config, trainer, run, generate, requests, self.warn, keep_best, stopping=stopping),
                 health,
             ]
             self._compile(trainer, all_callbacks)
-            reason = self._run(prepared, run, all_callbacks)
-        finalize.draw_plots(run, files[0], self.warn)
+            reason = self._run(prepared, run, all_callbacks, keep_best)
+        embedding = trainer.result[0]
+        finalize.draw_plots(run, files[0], embedding.step, self.warn)
         dataset, negative = trainer.dataset, files[1] if len(files) > 1 else None
         counts = (len(dataset.items), dataset.skipped)
         signs, trials = tuple(health.signs), trial_results(trainer)
-        return Result(trainer.embedding, files[0], run, reason, *counts, negative, trials, signs)
+        steps, found = (trainer.step, trainer.last_step), verdict(trainer)
+        return Result(embedding, files[0], run, reason, *counts, negative, trials, signs, *steps, found)
 
     def follow(self, controls: Controls) -> None:
         """Train in a process other than process 0: compute a share of each update and write no files."""
@@ -201,6 +205,7 @@ class Session:
                     for warning in warnings_of(config, model, loaded[0][0], prompter, subsets):
                         self.warn(warning)
                 dataset = dataset_of(config, model, prompter, subsets, still_loading)
+                dataset = with_validation_images(config, dataset, self.resume)
                 still_loading(total, total)
                 pixel_loss = pixel_loss_of(config, model.device, torchscript=self.host.torchscript)
                 summary = fit_memory(config, model, dataset, pixel_loss)
@@ -281,10 +286,12 @@ class Session:
             check_images(self.host, self.images)
         check_options(self.host, self.name, self.config)
 
-    def _run(self, prepared: _Prepared, run: Run, callbacks: Sequence[Callback]) -> str:
+    def _run(self, prepared: _Prepared, run: Run, callbacks: Sequence[Callback], keep_best: KeepBest | None) -> str:
         """Train, and save the results however training ends; the reason of its end."""
         try:
             reason = self._steps(prepared, run, callbacks)
+            if keep_best is not None and reason == "interrupted":
+                keep_best.at_interruption()
         except (TrainingError, OSError, torch.cuda.OutOfMemoryError) as error:
             problems = self._save_results(prepared, run)
             raise TrainingError(finalize.failure_message(error, problems, prepared.files[0])) from error

@@ -115,7 +115,7 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
         "model": (model, lambda: model),
         "bar": (bar, lambda: bar),
         "losses": ((run, len(now.loss), now.validation), lambda: svg(now.loss, now.validation, now.rates)),
-        "prompt": ((now.prompt, now.computing), lambda: facts(_details(now))),
+        "prompt": ((now.prompt, now.computing, now.best_step), lambda: facts(_details(now))),
         "previews": ([str(path) for _, path in now.previews], lambda: gr.update(value=gallery(now.previews, MAX_PREVIEWS))),
         "result": ((now.status, run, now.step * finished, now.message), lambda: _result(now)),
         "changes": (changes, lambda: changes),
@@ -131,7 +131,12 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
 
 def _details(now: Snapshot) -> list[tuple[str, str]]:
     """What is known about a run while it is active."""
-    return [("Last prompt", now.prompt or "none yet"), *([("Computing", now.computing)] if now.computing else [])]
+    rows = [("Last prompt", now.prompt or "none yet")]
+    if now.computing:
+        rows.append(("Computing", now.computing))
+    if now.best_step is not None:
+        rows.append(("Lowest validation loss", f"at step {now.best_step}"))
+    return rows
 
 
 def _attempt(action: Callable[[], None]) -> str:
@@ -203,7 +208,7 @@ def _result(now: Snapshot) -> str:
         *(("Moving average", copy) for copy in averaged),
         *(("Negative of the average", negative) for copy in averaged if (negative := run.negative_of(copy))),
         *((("Selected trial", selected),) if (selected := summary(result.trials)) else ()),
-        ("Step", result.embedding.step),
+        ("Step", f"{result.embedding.step} of {result.last_step}" if result.verdict else result.embedding.step),
         ("Images", result.num_images),
         *((label, file) for label, file in files if file.is_file()),
         ("Run folder", run.path),
@@ -211,4 +216,5 @@ def _result(now: Snapshot) -> str:
     sides = (now.previews[0], now.previews[-1]) if len(now.previews) > 1 else ()
     before_after = images([(f"Step {step}", thumbnail_uri(path)) for step, path in sides])
     skipped = "".join(notice("warning", f"{path.name} was skipped: {reason}") for path, reason in result.skipped)
-    return notice("good", FINISHED[now.status]) + warning + skipped + comparison(run) + before_after + facts(rows)
+    good = notice("good", f"{FINISHED[now.status]} {result.verdict}".rstrip())
+    return good + warning + skipped + comparison(run) + before_after + facts(rows)
