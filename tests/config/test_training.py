@@ -72,10 +72,13 @@ def test_labels_are_told_apart() -> None:
 EVERYTHING = {name: another(each) for name, each in OPTIONS.items()} | {
     "do_not_resize": False,
     "lr_warmup_steps": 0,
+    "teacher_prompt": "",
+    "opposite_prompt": "",
 }  # ruled out by others
+TEACHER = {"teacher_prompt": "a star", "opposite_prompt": "a circle"}
 
 
-@pytest.mark.parametrize("config", [TrainConfig(), TrainConfig(**EVERYTHING)])
+@pytest.mark.parametrize("config", [TrainConfig(), TrainConfig(**EVERYTHING), TrainConfig(**TEACHER)])
 def test_settings_survive_their_file(config: TrainConfig) -> None:
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
