@@ -18,7 +18,11 @@ TEXTS = {
     **dict.fromkeys(("learning_rate", "clip_grad_limit", "train_cfg_scale", "trial_learning_rates"), "0.25"),
     "trial_vectors": "3",
 }
-NEEDED = {"ema_every": {"ema_rate": 0.9}, "lr_warmup_steps": {"max_steps": 2_000_000}}  # by options that mean nothing alone
+NEEDED = {
+    "opposite_prompt": {"teacher_prompt": "a star"},
+    "ema_every": {"ema_rate": 0.9},
+    "lr_warmup_steps": {"max_steps": 2_000_000},
+}  # by options that mean nothing alone
 
 
 def another(option: Option) -> Any:
@@ -72,10 +76,13 @@ def test_labels_are_told_apart() -> None:
 EVERYTHING = {name: another(each) for name, each in OPTIONS.items()} | {
     "do_not_resize": False,
     "lr_warmup_steps": 0,
+    "teacher_prompt": "",
+    "opposite_prompt": "",
 }  # ruled out by others
+TEACHER = {"teacher_prompt": "a star", "opposite_prompt": "a circle"}
 
 
-@pytest.mark.parametrize("config", [TrainConfig(), TrainConfig(**EVERYTHING)])
+@pytest.mark.parametrize("config", [TrainConfig(), TrainConfig(**EVERYTHING), TrainConfig(**TEACHER)])
 def test_settings_survive_their_file(config: TrainConfig) -> None:
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 

@@ -184,10 +184,11 @@ class Session:
                 mismatch = negative_mismatch(self.host.embeddings_dir, config, self.name, loaded)
                 for message in filter(None, (*config.schedule_notes(), mismatch)):
                     self.warn(message)
-                model = self._open_model(still_loading)
+                self._generate_missing(still_loading)
                 subsets = subsets_of(self.host, self.images, self.warn)
                 total = sum(len(find_images(subset.folder)) for subset in subsets)
                 still_loading(0, total)
+                model = self.host.open_model(model_options(config))
                 prompter = load_prompter(self.host, self.name, config)
                 if self.resume is None:  # a resumed run gave these warnings at its start
                     for warning in warnings_of(config, model, loaded[0][0], prompter, subsets):
@@ -204,12 +205,10 @@ class Session:
             processes.meet_on(model.device)
             yield _Prepared(lease, trainer, loaded, should_stop)
 
-    def _open_model(self, loading: Callable[[int, int], None]) -> DiffusionModel:
-        """The model, which generates the images that the run needs and that are missing."""
-        model = self.host.open_model(model_options(self.config))
+    def _generate_missing(self, progress: Callable[[int, int], None]) -> None:
+        """Generate the images that the run needs and that are missing."""
         if self.generated is not None:
-            self.generated.generate(self.host, model, loading)
-        return model
+            self.generated.generate(self.host, self.host.open_model(model_options(self.config)), progress)
 
     def _lock(self, locks_held: ExitStack) -> None:
         """Lock the embeddings and the run to resume; ConfigError if another process is training one of them."""
