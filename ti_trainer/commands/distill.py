@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--opposite",
         default="",
         metavar="TEXT",
-        help="make NAME a slider: (NAME:1.3) goes further towards --prompt, (NAME:-1) towards this prompt",
+        help="make NAME a slider: (NAME:1) means --prompt, and (NAME:-1) means this prompt",
     )
     parser.add_argument(
         "--images",
@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from ti_trainer.formats import embeddings_dir
     from ti_trainer.prompts import content_words
     from ti_trainer.runs.builders import model_options
+    from ti_trainer.runs.checks import check_images, check_options
     from ti_trainer.runs.generated import GeneratedImages
     from ti_trainer.runs.session import Session
 
@@ -65,8 +66,11 @@ def run(args: argparse.Namespace) -> int:
     config = TrainConfig.from_dict({**DEFAULTS, **given, "teacher_prompt": args.prompt, "opposite_prompt": args.opposite})
     host = host_of(args)
     embeddings_dir.free_file(host.embeddings_dir, args.name, overwrite=False)
+    check_options(host, args.name, config)  # so that a mistyped option or folder does not leave an embedding behind
     generated = None
-    if args.images is None:
+    if args.images is not None:
+        check_images(host, args.images)
+    else:
         generated = GeneratedImages.of(host, args.name, *filter(None, (args.prompt, args.opposite)))
     images = args.images if generated is None else generated.folder
     session = Session(host, args.name, images, config, say=tqdm.write, generated=generated)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ti_trainer.data.dataset import Batch, Item, image_conditioning, sample_rng
 from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.model import DiffusionModel, Vectors
-from ti_trainer.training.step import Teaching, training_loss
+from ti_trainer.training.step import TargetFunction, training_loss
 from ti_trainer.training.teacher import Teacher
 
 NUM_TIMESTEPS = 10
@@ -61,7 +61,7 @@ def validation_loss(
     scale: GuidanceScale | None = None,
     negative_prompts: Sequence[str] = (),
     at_once: int = NUM_TIMESTEPS,
-    teacher: Teaching | None = None,
+    teacher: TargetFunction | None = None,
 ) -> float:
     """Mean denoising loss of images, weighted by their masks, with one prompt for each.
 
