@@ -65,9 +65,10 @@ def test_a_context_without_the_name_is_refused(run: Callable, tmp_path: Path) ->
     assert not (tmp_path / "embeddings" / "new.safetensors").exists()
 
 
-def test_a_name_that_is_taken_and_an_empty_prompt_are_refused_before_anything_is_made(run: Callable, tmp_path: Path) -> None:
+def test_what_cannot_be_used_is_refused_before_anything_is_made(run: Callable, tmp_path: Path) -> None:
     assert run("create", "taken").code == 0
-    for arguments in (("taken", "--prompt", PROMPT), ("new", "--prompt", " ")):
+    missing = ("new", "--prompt", PROMPT, "--images", "nowhere"), ("new", "--prompt", PROMPT, "--template", "nowhere")
+    for arguments in (("taken", "--prompt", PROMPT), ("new", "--prompt", " "), *missing):
         done = run("distill", *arguments, *QUICK)
         assert (done.code, len(done.errors)) == (1, 1)
     assert not list(tmp_path.rglob("generated"))

@@ -18,7 +18,11 @@ TEXTS = {
     **dict.fromkeys(("learning_rate", "clip_grad_limit", "train_cfg_scale", "trial_learning_rates"), "0.25"),
     "trial_vectors": "3",
 }
-NEEDED = {"ema_every": {"ema_rate": 0.9}, "lr_warmup_steps": {"max_steps": 2_000_000}}  # by options that mean nothing alone
+NEEDED = {
+    "opposite_prompt": {"teacher_prompt": "a star"},
+    "ema_every": {"ema_rate": 0.9},
+    "lr_warmup_steps": {"max_steps": 2_000_000},
+}  # by options that mean nothing alone
 
 
 def another(option: Option) -> Any:

@@ -1,4 +1,4 @@
-"""What Forge's modules/gradio_extensions.py does to gradio 4: classes of its own, arguments dropped, events wrapped."""
+"""What Forge's modules/gradio_extensions.py does to gradio 4: its own classes, dropped arguments, wrapped events."""
 
 from __future__ import annotations
 

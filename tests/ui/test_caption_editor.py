@@ -1,4 +1,4 @@
-"""The caption editor in Chromium as people use it, on a page of its own. Runs under every gradio that is supported.
+"""The caption editor in Chromium as people use it, on a separate page. Runs under every supported gradio.
 
 As a program, `python test_caption_editor.py FOLDER [fixed]` serves it; `fixed`: as for visitors from the network.
 """

@@ -1,4 +1,4 @@
-"""The check of images in Chromium as people use it, on a page of its own. Runs under every gradio that is supported.
+"""The check of images in Chromium as people use it, on a separate page. Runs under every supported gradio.
 
 As a program, `python test_image_check.py FOLDER` serves it.
 """

@@ -1,4 +1,4 @@
-"""Masks painted in Chromium as people do it, on a page of its own. Runs under every gradio that is supported.
+"""Masks painted in Chromium as people do it, on a separate page. Runs under every supported gradio.
 
 As a program, `python test_mask_brush.py FOLDER` serves it, on the embedded model where diffusers is there.
 """

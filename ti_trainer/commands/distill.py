@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--opposite",
         default="",
         metavar="TEXT",
-        help="make NAME a slider: (NAME:1.3) goes further towards --prompt, (NAME:-1) towards this prompt",
+        help="make NAME a slider: (NAME:1) means --prompt, and (NAME:-1) means this prompt",
     )
     parser.add_argument(
         "--context",
@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from ti_trainer.commands.train import train
     from ti_trainer.formats import embeddings_dir
     from ti_trainer.runs.builders import model_options
+    from ti_trainer.runs.checks import check_images, check_options
     from ti_trainer.runs.distill import Distillation
 
     if args.context and args.template is not None:
@@ -75,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
     host = host_of(args)
     with naming_overwrite():
         embeddings_dir.free_file(host.embeddings_dir, args.name, overwrite=args.overwrite)
+        check_options(host, args.name, config)  # so that a mistyped option or folder does not leave an embedding behind
+        if args.images is not None:
+            check_images(host, args.images)
         init_text, args.num_vectors = wanted.start(host.open_model(model_options(config)), args.num_vectors)
         session = wanted.session(host, config, args.images, tqdm.write)
         args.init_text = init_text if args.init_text is None else args.init_text

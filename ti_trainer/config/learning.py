@@ -111,8 +111,7 @@ class LearningOptions(InputOptions):
     )
     opposite_prompt: str = option(
         "",
-        "Learn the direction from this prompt to 'Learn from a prompt', as a slider: (NAME:1.3) goes further, (NAME:-1) the "
-        "other way.",
+        "Make the embedding a slider: (NAME:1) means the prompt that it learns from, and (NAME:-1) means this prompt.",
         label="Opposite prompt",
         section="teacher",
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from ti_trainer.data.dataset import Batch, Item, image_conditioning, sample_rng
 from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.model import DiffusionModel, Vectors
-from ti_trainer.training.step import Teaching, training_loss
+from ti_trainer.training.step import TargetFunction, training_loss
 from ti_trainer.training.teacher import Teacher
 
 NUM_TIMESTEPS = 10
@@ -67,7 +67,7 @@ def validation_loss(
     scale: GuidanceScale | None = None,
     negative_prompts: Sequence[str] = (),
     at_once: int = NUM_TIMESTEPS,
-    teacher: Teaching | None = None,
+    teacher: TargetFunction | None = None,
     *,
     spread: bool = False,
 ) -> float:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch.amp import GradScaler
 
 Embeddings = Mapping[str, Vectors]  # by the names that they have in prompts
-Teaching = Callable[[DiffusionModel, Tensor, Batch], Tensor]  # noisy latents (B, C, H, W) -> target (B, C, H, W)
+TargetFunction = Callable[[DiffusionModel, Tensor, Batch], Tensor]  # noisy latents (B, C, H, W) -> target (B, C, H, W)
 
 
 def training_loss(
@@ -28,7 +28,7 @@ def training_loss(
     scale: GuidanceScale | None = None,
     pixel_loss: PixelLoss | None = None,
     weighting: Callable[[Tensor, PredictionType], Tensor] | None = None,
-    teacher: Teaching | None = None,
+    teacher: TargetFunction | None = None,
 ) -> Tensor:
     """The loss of each sample (B,), differentiable in the embeddings' vectors.
 

@@ -193,7 +193,7 @@ def _gradients(model: Any, vectors: dict[str, Tensor], modes: tuple[str, ...]) -
 
 
 def _previews(host: Any, model: Any, vectors: dict[str, Tensor]) -> dict[str, Any]:
-    """Previews within training: vectors matter, the word stays unknown to Forge, and training goes on afterwards."""
+    """Previews within training: vectors matter, Forge does not know the embedding afterwards, and training continues."""
     from ti_trainer.host import GenerationRequest
 
     request = GenerationRequest(f"a photo of {NAME}", steps=2, width=SIZE_PX, height=SIZE_PX)

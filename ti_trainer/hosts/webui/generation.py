@@ -21,7 +21,7 @@ from ti_trainer.hosts.webui import forks
 from ti_trainer.hosts.webui.lease import rng_kept, state_kept
 from ti_trainer.hosts.webui.model import WebuiModel
 from ti_trainer.hosts.webui.text import registered
-from ti_trainer.model import Vectors
+from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.offload.patching import patched
 
 SCHEDULE, DEFAULT, ZERO_TERMINAL_SNR = "sd_noise_schedule", "Default", "Zero Terminal SNR"  # the host's setting
@@ -40,12 +40,15 @@ class Sampling:
 
 
 def generate(
-    model: WebuiModel, request: GenerationRequest, embeddings: Mapping[str, Vectors], sampling: Sampling
+    model: DiffusionModel, request: GenerationRequest, embeddings: Mapping[str, Vectors], sampling: Sampling
 ) -> Image.Image:
     """Generate an image, also in the middle of training, which it does not affect.
 
-    TrainingError if it fails or is interrupted: an unfinished image shows nothing.
+    TrainingError if it fails or is interrupted: an unfinished image shows nothing. TypeError for another host's model.
     """
+    if not isinstance(model, WebuiModel):
+        message = f"expected a WebuiModel, found {type(model).__name__}"
+        raise TypeError(message)
     host_embeddings = {name: host_embedding(sampling, name, vectors, model) for name, vectors in embeddings.items()}
     with ExitStack() as stack:
         for context in (model.restored(), rng_kept(), state_kept()):

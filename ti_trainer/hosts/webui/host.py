@@ -97,9 +97,6 @@ class WebuiHost(WebuiSettings):
 
     def generate(self, model: DiffusionModel, request: GenerationRequest, embeddings: Mapping[str, Vectors]) -> Image.Image:
         """Generate an image with the WebUI's own sampling and a model that `open_model` returned. Call it within `lock`."""
-        if not isinstance(model, WebuiModel):
-            message = f"expected a WebuiModel, found {type(model).__name__}"
-            raise TypeError(message)
         return generation.generate(model, request, embeddings, SAMPLING)
 
     def embeddings_changed(self) -> None:
