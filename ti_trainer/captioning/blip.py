@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,21 @@ def load(config: PreprocessConfig, device: torch.device) -> Captioner:
         return processor.decode(tokens[0], skip_special_tokens=True).strip()
 
     return describe
+
+
+def is_installed(config: PreprocessConfig) -> bool:
+    """Whether the model is in a folder, or was downloaded before, and transformers is installed."""
+    if importlib.util.find_spec(PACKAGE) is None:
+        return False
+    folder = entered_path(config.blip_model)
+    if folder != Path() and folder.is_dir():
+        return (folder / WEIGHTS).is_file()
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return isinstance(try_to_load_from_cache(config.blip_model, WEIGHTS), str)
+    except ValueError:  # not the name of a model
+        return False
 
 
 def _folder(source: str) -> Path:

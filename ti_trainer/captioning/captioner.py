@@ -21,10 +21,12 @@ class HostCaptioner:
     """A captioner of the host, such as the WebUI's interrogator: its label on the page, and what opens it.
 
     The captioner waits for the host's lock at each image, so call it without holding `Host.lock`. `open` raises ConfigError.
+    `is_installed`: whether its model is on this computer, so that nothing has to be downloaded.
     """
 
     label: str
     open: Callable[[PreprocessConfig], AbstractContextManager[Captioner]]
+    is_installed: Callable[[], bool] = lambda: False
 
 
 def missing_package(package: str, error: ImportError) -> ConfigError:

@@ -1,7 +1,7 @@
 """The captioners that can be chosen: our own, one file each in this folder, and the host's.
 
-To add a captioner, add a file to this folder with a LABEL for the page and `load(config, device)`, which returns a Captioner
-or raises ConfigError. The file's name is its name in the option `captioners`.
+To add a captioner, add a file to this folder with a LABEL for the page, `load(config, device)`, which returns a Captioner or
+raises ConfigError, and `is_installed(config)`. The file's name is its name in the option `captioners`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,12 @@ def labels(of_host: Mapping[str, HostCaptioner] | None = None) -> dict[str, str]
     """The label of each captioner by name: our own, then the host's."""
     own = {name: module.LABEL for name, module in available().items()}
     return own | {name: each.label for name, each in (of_host or {}).items()}
+
+
+def installed(config: PreprocessConfig, of_host: Mapping[str, HostCaptioner] | None = None) -> list[str]:
+    """The names of captioners that work without a download: the host's, then our own."""
+    own = [name for name, module in available().items() if module.is_installed(config)]
+    return [name for name, each in (of_host or {}).items() if each.is_installed()] + own
 
 
 def chosen(config: PreprocessConfig, of_host: Mapping[str, HostCaptioner] | None = None) -> list[str]:

@@ -7,6 +7,7 @@ probability for each line of selected_tags.csv.
 from __future__ import annotations
 
 import csv
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,13 @@ WHERE = (
     f"Download {MODEL} and {NAMES} of one of SmilingWolf's taggers on Hugging Face (such as wd-vit-tagger-v3) into one "
     "folder."
 )
+
+
+def is_installed(config: PreprocessConfig) -> bool:
+    """Whether a tagger's folder is given, with its files, and onnxruntime is installed."""
+    folder = entered_path(config.tagger)
+    has_files = folder != Path() and all((folder / each).is_file() for each in (MODEL, NAMES))
+    return has_files and importlib.util.find_spec(PACKAGE) is not None
 
 
 def load(config: PreprocessConfig, device: torch.device) -> Captioner:

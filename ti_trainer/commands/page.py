@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
                 ready=lambda url: print(f"The page is at {url} - press Ctrl-C here to quit.", flush=True),
             )
     finally:
+        page.quick.stop()
         if job.snapshot().active:
             with suppress(OSError):  # the terminal may be closed
                 print("Stopping the training; its result is saved.", file=sys.stderr, flush=True)

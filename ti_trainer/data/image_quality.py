@@ -5,6 +5,7 @@ left_out.py moves them out of the dataset. Sizes are (width, height) in pixels o
 
 from __future__ import annotations
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -95,7 +96,7 @@ def check(
 
 
 def edge_width(grey: np.ndarray) -> float:
-    """How wide the sharpest edges are, as the sigma in px of a blur that makes a step so wide; 50 where there is no edge.
+    """How wide the sharpest edges are, as the sigma in px of a blur that makes a step so wide; at most 50, and inf without any edge.
 
     grey (H, W). Contrast cancels out: an edge of width s is blurred again by p, and its slope falls by sqrt(s² + p²) / s
     (Zhuo and Sim, Defocus map estimation from a single image, 2011). A blurred background does not matter.
@@ -103,7 +104,7 @@ def edge_width(grey: np.ndarray) -> float:
     slope, after = _slope(grey), _slope(_blurred(grey, PROBE_PX))  # (H - 2, W - 2)
     steep = slope >= max(float(np.percentile(slope, 99)), 1e-3)
     if not steep.any():
-        return 50.0
+        return math.inf
     ratio = slope[steep] / np.maximum(after[steep], 1e-6)
     widths = np.where(ratio > 1.0001, PROBE_PX / np.sqrt(np.maximum(ratio**2 - 1, 1e-6)), 50.0)
     return float(np.percentile(widths, 25))
@@ -175,7 +176,7 @@ def _report(seen: Sequence[_Seen], width: int, height: int) -> Report:
         found = _wrong_with(one, width, height)
         if found:
             reasons[one.path] += found
-        if one.error:
+        if one.error or math.isinf(one.edge_px):
             suggested.add(one.path)
     return Report(len(seen), tuple(groups), {path: tuple(each) for path, each in reasons.items()}, frozenset(suggested))
 
@@ -187,7 +188,9 @@ def _wrong_with(one: _Seen, width: int, height: int) -> list[str]:
     found = []
     if width and height and (across < width or down < height):
         found.append(f"small: {across} x {down} px")
-    if one.edge_px > BLURRED_PX:
+    if math.isinf(one.edge_px):
+        found.append("blank: a single color")
+    elif one.edge_px > BLURRED_PX:
         found.append("blurred, or without detail")
     if max(one.size) > LONGEST * min(one.size):
         found.append(f"longer than {LONGEST:g}:1")

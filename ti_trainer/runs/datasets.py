@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from ti_trainer.config.training import TrainConfig
@@ -17,28 +18,32 @@ from ti_trainer.host import Host
 from ti_trainer.model import DiffusionModel
 from ti_trainer.runs.generated import FOLDER
 
-DATASETS = "datasets"  # a folder within the log folder
+DATASETS, UPLOADS = "datasets", "images"  # folders within the log folder
 
 
 def datasets_dir(host: Host) -> Path:
-    """The folder of dataset files that the page saved."""
+    """The folder of dataset files that the page saved, and of datasets that a quick training prepared."""
     return host.log_dir / DATASETS
+
+
+def uploads_dir(host: Host) -> Path:
+    """The folder of images that were uploaded to the page."""
+    return host.log_dir / UPLOADS
+
+
+def check_folder(host: Host, folder: Path) -> None:
+    """ConfigError for a folder that the host does not allow. Those that TI Trainer itself wrote are always allowed."""
+    if not any(is_within(folder, each) for each in (host.log_dir / FOLDER, datasets_dir(host), uploads_dir(host))):
+        host.check_folder(folder)
 
 
 def subsets_of(host: Host, images: Path, warn: Callable[[str], None] = lambda message: None) -> tuple[Subset, ...]:
     """The subsets of a dataset: one folder of images, or those that a .toml file lists.
 
-    ConfigError for a folder or file that the host does not allow; DatasetError for a file that cannot be read. A dataset
-    file that the page itself saved is always allowed, and so are images that the model generated for a run.
+    ConfigError for a folder or file that the host does not allow; DatasetError for a file that cannot be read.
     """
-
-    def check(folder: Path) -> None:
-        if not is_within(folder, host.log_dir / FOLDER):
-            host.check_folder(folder)
-
-    if not is_within(images, datasets_dir(host)):
-        check(images)
-    return checked_subsets(images, check, warn)
+    check_folder(host, images)
+    return checked_subsets(images, partial(check_folder, host), warn)
 
 
 def warnings_of(

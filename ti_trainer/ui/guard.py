@@ -2,8 +2,7 @@
 
 Any site can make the browser send requests to this machine, even under one of the site's own host names (DNS rebinding).
 The page therefore answers only under its own names (the Host header), only to requests of its own pages (Origin,
-Sec-Fetch-Site, Referer), and only on the gradio routes that it needs: no uploads, and no files except for the images that
-it shows. Starlette's TrustedHostMiddleware covers the first part, but its message does not say what to do, and older
+Sec-Fetch-Site, Referer), and only on the gradio routes that it needs; it serves no files except for images in its own folder. Starlette's TrustedHostMiddleware covers the first part, but its message does not say what to do, and older
 versions do not support IPv6.
 """
 
@@ -32,7 +31,9 @@ ROUTES = {  # the first part of a path, with or without API before it
     *("", "config", "info", "theme.css", "static", "assets", "svelte", "favicon.ico", "manifest.json", "robots.txt"),
     *("queue", "run", "api", "call", "cancel", "reset", "heartbeat", "startup-events"),
     *("app_id", "user", "token", "login_check", "custom_component", "ti_trainer"),
+    *("upload", "upload_progress"),  # of images, into the folder that the program deletes at its end
 }
+SERVED = (".png", ".jpg", ".jpeg", ".webp", ".gif")  # an uploaded .html or .svg would be a page of ours
 FILE = "file="
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 USUAL_PORTS = set(DEFAULT_PORTS.values())  # which browsers omit
@@ -146,14 +147,15 @@ class Guard:
         return (parts.scheme == scheme and found == host) or found in self.allowed
 
     def _check_path(self, path: str) -> None:
-        """Refuse routes that the page does not need, such as those for uploads."""
+        """Refuse routes that the page does not need, and files other than its images."""
         rest = path.removeprefix(API).removeprefix("/")
         if rest.startswith(FILE):
             file = rest.removeprefix(FILE)
-            if "\0" in file or not is_within(Path(file).absolute(), self.images):
+            is_image = file.lower().endswith(SERVED) and "\0" not in file
+            if not is_image or not is_within(Path(file).absolute(), self.images):
                 raise Refused(403, "Only the images that this page shows are served.")
         elif rest.partition("/")[0] not in ROUTES:
-            raise Refused(403, "This page accepts no uploads and does not serve this URL.")
+            raise Refused(403, "This page does not serve this URL.")
 
 
 def checked_allowed(name: str) -> str:

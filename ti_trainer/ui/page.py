@@ -1,4 +1,4 @@
-"""What the page's panels share: the host, its two jobs and where values come from."""
+"""What the page's panels share: the host, its jobs and where values come from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from ti_trainer.errors import BusyError, ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.host import Host
 from ti_trainer.preprocess import job as preprocess
+from ti_trainer.runs.datasets import check_folder
 from ti_trainer.runs.job import Job
+from ti_trainer.runs.quick_job import QuickJob
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Page:
     prefilled: Prefilled | None = None
     txt2img: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: preprocess.Job = field(default_factory=preprocess.Job)
+    quick: QuickJob = field(default_factory=QuickJob)
     changes: Callable[[], Mapping[str, float]] = dict
 
     def refuse_if_busy(self, what: str) -> None:
@@ -53,7 +56,7 @@ class Page:
         if path == Path():
             message = "Dataset directory: empty; enter the path of a folder with images."
             raise ConfigError(message)
-        self.host.check_folder(path)
+        check_folder(self.host, path)
         return path
 
     @property

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,8 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.hosts.webui.forks import empty_device
 from ti_trainer.hosts.webui.lease import rng_kept
 
-BLIP_FILES = "BLIP/model_base_caption_capfilt_large.pth (CLIP's ViT-L-14.pt: in ~/.cache/clip)"
+BLIP_FILE, DEEPBOORU_FILE = "BLIP/model_base_caption_capfilt_large.pth", "torch_deepdanbooru/model-resnet_custom_v3.pt"
+BLIP_FILES = f"{BLIP_FILE} (CLIP's ViT-L-14.pt: in ~/.cache/clip)"
 DEEPBOORU_PX, FILL = 512, 2  # DeepDanbooru's side, and the host's number for: the whole image, its edges continued
 
 
@@ -29,10 +32,15 @@ def offered() -> Mapping[str, HostCaptioner]:
     """The captioners of this WebUI. It loads, and downloads, their models only when they are opened."""
     found = {}
     if getattr(shared, "interrogator", None) is not None and "BLIP" in getattr(paths, "paths", ()):
-        found["webui-blip"] = HostCaptioner("BLIP of the WebUI (a sentence)", _blip)
+        found["webui-blip"] = HostCaptioner("BLIP of the WebUI (a sentence)", _blip, partial(_has, BLIP_FILE))
     if _deepbooru() is not None:
-        found["deepbooru"] = HostCaptioner("DeepDanbooru of the WebUI (tags)", _danbooru)
+        found["deepbooru"] = HostCaptioner("DeepDanbooru of the WebUI (tags)", _danbooru, partial(_has, DEEPBOORU_FILE))
     return found
+
+
+def _has(file: str) -> bool:
+    """Whether the WebUI has downloaded a model before."""
+    return (Path(paths.models_path) / file).is_file()
 
 
 @contextmanager
@@ -71,7 +79,7 @@ def _danbooru(config: PreprocessConfig) -> Iterator[Captioner]:
         return [(tag, score) for tag, score in found if score >= config.general_threshold]
 
     try:
-        with _queue_held(), _explained("DeepDanbooru", "torch_deepdanbooru/model-resnet_custom_v3.pt"):
+        with _queue_held(), _explained("DeepDanbooru", DEEPBOORU_FILE):
             host.start()
         yield describe
     finally:
