@@ -17,6 +17,7 @@ COMMANDS = (
     "spread",
     "create",
     "train",
+    "quick",
     "distill",
     "generate",
     "evaluate",

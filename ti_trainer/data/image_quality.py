@@ -96,7 +96,7 @@ def check(
 
 
 def edge_width(grey: np.ndarray) -> float:
-    """How wide the sharpest edges are, as the sigma in px of a blur that makes a step so wide; at most 50, and inf without any edge.
+    """How wide the sharpest edges are, as the sigma in px of a blur that makes a step so wide; inf without any edge.
 
     grey (H, W). Contrast cancels out: an edge of width s is blurred again by p, and its slope falls by sqrt(s² + p²) / s
     (Zhuo and Sim, Defocus map estimation from a single image, 2011). A blurred background does not matter.

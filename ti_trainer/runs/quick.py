@@ -103,6 +103,12 @@ class QuickTraining:
 
     def check(self) -> None:
         """Raise now what can be found wrong without opening an image; ConfigError names the field in `option`."""
+        self.check_name()
+        check_folder(self.host, self.images)
+        self.preprocessing().check()
+
+    def check_name(self) -> None:
+        """The part of `check` that needs no images."""
         if self.kind not in KINDS:
             message = f"Kind: found {self.kind!r}, expected one of {', '.join(KINDS)}."
             raise ConfigError(message, "kind")
@@ -119,8 +125,10 @@ class QuickTraining:
             free = free_name(self.host, self.name)
             message = f"An embedding {self.name!r} exists already: choose another name, such as {free}, or replace it."
             raise ConfigError(message, "overwrite")
-        check_folder(self.host, self.images)
-        self.preprocessing().check()
+
+    def on(self, images: Path) -> QuickTraining:
+        """The same on another folder of images."""
+        return replace(self, images=images)
 
     @cached_property
     def dataset(self) -> Path:

@@ -50,10 +50,10 @@ class QuickJob:
 
     def start(self, work: QuickTraining, job: Job, preprocessing: preprocess.Job) -> None:
         """Start; TITrainerError if it cannot start, BusyError while this, a run or a preprocessing is active."""
-        self._refuse_if_busy(job, preprocessing)
+        self.refuse_if_busy(job, preprocessing)
         work.check()
         with self._lock:
-            self._refuse_if_busy(job, preprocessing)
+            self.refuse_if_busy(job, preprocessing)
             stop = Event()
             thread = Thread(target=self._prepare, args=(work, job, preprocessing, stop), name="ti-trainer-quick", daemon=True)
             thread.start()  # its first update waits for the lock; if it cannot start, nothing changes
@@ -95,7 +95,8 @@ class QuickJob:
         active = preparing or (run is not None and run.active)
         return QuickSnapshot(work.name, active, tuple(stages.get(each, Stage(each)) for each in STAGES), run)
 
-    def _refuse_if_busy(self, job: Job, preprocessing: preprocess.Job) -> None:
+    def refuse_if_busy(self, job: Job, preprocessing: preprocess.Job) -> None:
+        """Raise BusyError while this, a run or a preprocessing is active."""
         message = ""
         if self._preparing and self._work is not None:
             message = f"The images of {self._work.name!r} are being prepared: wait until it is trained, or stop it."

@@ -26,6 +26,7 @@ from ti_trainer.ui.status import ROUTE
 
 PORTS = range(7860, 7960)
 IN_USE = (errno.EADDRINUSE, errno.EACCES)  # EACCES: Windows reserves ranges of ports
+MOST_BYTES = 200 * 2**20  # of one uploaded file
 FOOTER = "footer { display: none !important; }"
 
 
@@ -100,7 +101,7 @@ def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None) 
     refuse_missing_values(blocks)
     if MAJOR >= 6:
         head = f"<style>{style}</style><script>{script}</script>"
-        return gr.mount_gradio_app(app, blocks, "/", head=head, theme=theme(), footer_links=[], run_history=False)
+        return gr.mount_gradio_app(app, blocks, "/", head=head, theme=theme(), footer_links=[], run_history=False, max_file_size=MOST_BYTES)
     blocks.css = style
     with blocks:
         if MAJOR == 3:

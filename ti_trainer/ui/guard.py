@@ -2,8 +2,9 @@
 
 Any site can make the browser send requests to this machine, even under one of the site's own host names (DNS rebinding).
 The page therefore answers only under its own names (the Host header), only to requests of its own pages (Origin,
-Sec-Fetch-Site, Referer), and only on the gradio routes that it needs; it serves no files except for images in its own folder. Starlette's TrustedHostMiddleware covers the first part, but its message does not say what to do, and older
-versions do not support IPv6.
+Sec-Fetch-Site, Referer), and only on the gradio routes that it needs; the only files it serves are images in its own folder.
+Starlette's TrustedHostMiddleware covers the first part, but its message does not say what to do, and older versions do not
+support IPv6.
 """
 
 from __future__ import annotations

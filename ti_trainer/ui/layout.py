@@ -20,6 +20,7 @@ from ti_trainer.ui.panels import (
     mask_brush,
     preflight,
     preprocess,
+    quick_train,
     runs,
     train,
     train_progress,
@@ -35,7 +36,9 @@ TO_TAB = "() => {{ window.tiTrainerShow('{}'); }}"
 def build(page: Page) -> gr.Blocks:
     """The page."""
     with blocks("TI Trainer") as root, gr.Column(elem_classes=["ti-trainer"]):
-        with gr.Tabs(elem_id="ti_trainer_tabs", selected="train" if page.prefilled else "create"):
+        with gr.Tabs(elem_id="ti_trainer_tabs", selected="quick"):
+            with gr.Tab("Quick train", id="quick"):
+                quick = quick_train.panel(page)
             with gr.Tab("Create embedding", id="create"):
                 create_panel = create.panel(page)
             with gr.Tab("Preprocess", id="preprocess"), gr.Tabs(elem_id="ti_trainer_preprocess_tabs"):
@@ -66,6 +69,7 @@ def build(page: Page) -> gr.Blocks:
         live = {
             **progress_panel.components,
             **preprocess_panel.parts,
+            **quick.live,
             "names": form.name,
             "presets": form.presets.preset,
             "runs": runs_panel.chosen,
@@ -84,7 +88,9 @@ def build(page: Page) -> gr.Blocks:
         preprocess.wire_next_steps(
             preprocess_panel, form, (captions_panel.folder, quality_panel.folder), masks_panel, TO_TAB
         )
-        _wire_use(page, progress_panel["use"], prompts)
+        quick_train.wire(quick, form, preprocess_panel, (captions_panel.folder, quality_panel.folder))
+        for use in (progress_panel["use"], quick.live["quick_use"]):
+            _wire_use(page, use, prompts)
         listen(
             progress_panel["open_run"].click,
             lambda: runs.select_current(page),

@@ -18,7 +18,7 @@ from ti_trainer.runs.loss_curve import svg
 from ti_trainer.training.selection import summary
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import preprocess_progress
+from ti_trainer.ui.panels import preprocess_progress, quick_progress
 from ti_trainer.ui.panels.preset_row import names
 from ti_trainer.ui.panels.runs import comparison, labels
 from ti_trainer.ui.panels.train import trainable
@@ -125,7 +125,7 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
         "presets": (presets.saved(page.presets_dir), lambda: gr.update(choices=names(page))),
         "runs": ((run, now.status), lambda: gr.update(choices=labels(page))),
     }
-    parts |= preprocess_progress.parts_of(page)
+    parts |= preprocess_progress.parts_of(page) | quick_progress.parts_of(page)
     return parts | {name: (on, lambda on=on: gr.update(interactive=on)) for name, on in _enabled(now).items()}
 
 

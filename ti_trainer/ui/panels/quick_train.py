@@ -1,0 +1,264 @@
+"""The Quick train panel: images, a name and what it is; one button prepares the images, creates the embedding and trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ti_trainer.data.image_files import list_images
+from ti_trainer.errors import BusyError, ConfigError, DatasetError, TITrainerError
+from ti_trainer.files import entered_path, is_within, upload_folders
+from ti_trainer.formats import embeddings_dir
+from ti_trainer.formats.naming import name_warnings
+from ti_trainer.runs.quick import KINDS, QuickTraining, captions_of, free_name, is_trained, suggested_text
+from ti_trainer.runs.uploads import Uploads
+from ti_trainer.ui.gradio_compat import listen, unsaved
+from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels import quick_progress
+from ti_trainer.ui.panels.preprocess import Preprocess
+from ti_trainer.ui.panels.train import TrainForm, Values, trainable
+from ti_trainer.ui.render import notice, refusal
+from ti_trainer.ui.thumbnails import thumbnail_uri
+from ti_trainer.wording import counted
+
+ABOUT = "Teach the model a new word from 5 to 20 images: drop them, choose a name, and press the button."
+WELCOME = (
+    "Everything is filled in for a first run: press the button to teach the tiny model the word {} from eight images. It takes "
+    "about a minute."
+)
+PREFIX = "ti_trainer_quick_"
+THUMBNAILS, THUMBNAIL_PX = 12, 96
+HINTS = {  # where a refusal is about a field
+    "overwrite": " To replace it, tick the box below the name.",
+}
+SHOW_STAGES = (
+    "() => { window.tiTrainerRefresh(); (document.querySelector('gradio-app')?.shadowRoot ?? document)"
+    ".querySelector('#ti_trainer_quick_stages')?.scrollIntoView({ behavior: 'smooth', block: 'nearest' }); }"
+)
+
+
+@dataclass
+class QuickTrain:
+    """The components of the panel; `live` are those that `train_progress.refresh` keeps up to date."""
+
+    page: Page
+    files: Any
+    folder: Any
+    name: Any
+    kind: Any
+    init_text: Any
+    overwrite: Any
+    message: Any
+    start: Any
+    live: dict[str, Any]
+
+    @property
+    def inputs(self) -> set[Any]:
+        """The components whose values `begin` gets."""
+        return {self.files, self.folder, self.name, self.kind, self.init_text, self.overwrite}
+
+    def begin(self, values: Values) -> tuple[QuickTraining, str]:
+        """Start what the form describes; what was started, and a sentence about files that are not used."""
+        page, start = self.page, self.page.prefilled
+        uploads = Uploads.of(paths_of(values[self.files]))
+        work = QuickTraining(
+            page.host,
+            (values[self.name] or "").strip(),
+            entered_path(values[self.folder]),
+            str(values[self.kind]).lower(),
+            values[self.init_text] or "",
+            start.config.to_dict() if start else {},
+            bool(values[self.overwrite]),
+        )
+        if not uploads.images and not uploads.refused and work.images == Path():
+            message = "There are no images yet: drop some into the box, or enter the path of a folder."
+            raise DatasetError(message)
+        page.quick.refuse_if_busy(page.job, page.preprocessing)
+        work.check_name()
+        if uploads.images or uploads.refused:
+            work = work.on(uploads.keep(page.host, work.name))
+        page.quick.start(work, page.job, page.preprocessing)
+        return work, uploads.about_refused
+
+
+def panel(page: Page) -> QuickTrain:
+    """Add the form on the left, and the stages on the right."""
+    start = page.prefilled
+    name = free_name(page.host, start.name) if start else ""
+    with gr.Row(elem_classes=["ti-columns"]):
+        with gr.Column(elem_classes=["ti-form"]):
+            gr.HTML(notice("info", WELCOME.format(name)) if start else f'<div class="ti-subdued">{ABOUT}</div>')
+            files = gr.File(label="Images", file_count="multiple", height=150, elem_id=PREFIX + "files")
+            folder = gr.Textbox(
+                label="Or a folder with images",
+                info="Its path on the computer that runs this page. Images are copied, never changed.",
+                value=str(start.images) if start else "",
+                max_lines=1,
+                elem_id=PREFIX + "folder",
+            )
+            about_images = gr.HTML(about_folder(start.images) if start else "", elem_id=PREFIX + "about_images")
+            name_field = gr.Textbox(
+                label="Name",
+                info="The new word for your prompts. Choose one that is not used otherwise.",
+                placeholder="my-cat",
+                value=name,
+                max_lines=1,
+                elem_id=PREFIX + "name",
+            )
+            about_name = gr.HTML(elem_id=PREFIX + "about_name")
+            overwrite = gr.Checkbox(
+                label="Replace the existing embedding",
+                info="Its training is lost.",
+                value=False,
+                visible=False,
+                elem_id=PREFIX + "overwrite",
+            )
+            with gr.Row():
+                kind = gr.Radio(
+                    [each.capitalize() for each in KINDS],
+                    value="Object",
+                    label="What is it?",
+                    elem_id=PREFIX + "kind",
+                )
+                init_text = gr.Textbox(
+                    label="In a word or two",
+                    info="What it looks like: woman, teapot, watercolor. Training starts there.",
+                    value=start.init_text if start else "",
+                    max_lines=1,
+                    elem_id=PREFIX + "init_text",
+                )
+            message = gr.HTML(elem_id=PREFIX + "message")
+            button = gr.Button("Train", variant="primary", elem_id=PREFIX + "start")
+        with gr.Column(elem_classes=["ti-results"]):
+            live = {
+                "quick_stages": gr.HTML(quick_progress.stages(page.quick.snapshot()), elem_id=PREFIX + "stages"),
+            }
+            with gr.Row(elem_classes=["ti-buttons"]):
+                live["quick_stop"] = gr.Button("Stop", interactive=False, size="sm", elem_id=PREFIX + "stop")
+                label = "Use in txt2img" if page.txt2img else "Generate with it"
+                live["quick_use"] = gr.Button(label, interactive=False, size="sm", elem_id=PREFIX + "use")
+    made = QuickTrain(page, files, folder, name_field, kind, init_text, overwrite, message, button, live)
+    for each in made.inputs:
+        unsaved(each)
+    listen(live["quick_stop"].click, page.quick.stop)
+    listen(name_field.change, partial(check_name, page), [name_field], [about_name, overwrite])
+    dropped = [about_images, folder, init_text]
+    listen(files.upload, partial(look_at_files, page), [files, folder, init_text], dropped, show_progress="minimal")
+    listen(files.change, lambda found: gr.update() if found else "", [files], [about_images])
+    for event in (folder.blur, folder.submit):
+        listen(event, partial(look_at_folder, page), [folder, init_text], [about_images, files, init_text])
+    return made
+
+
+def wire(quick: QuickTrain, form: TrainForm, preprocess: Preprocess, folders: Sequence[Any]) -> None:
+    """Start when the button is clicked, and fill in the forms where a stage can be changed by hand.
+
+    `folders` are fields for the dataset's folder.
+    """
+    widgets = form.form.widgets
+    sources = (preprocess.widgets["source"], preprocess.widgets["destination"])
+
+    def start(values: Values) -> dict[Any, Any]:
+        try:
+            work, refused = quick.begin(values)
+        except (TITrainerError, OSError) as error:
+            return {quick.message: _refused(quick.page, error)}
+        config = work.config(captions=work.preprocessing().captioning is not None or work.is_captioned).to_dict()
+        by_hand = {sources[0]: str(work.images), sources[1]: str(work.dataset)}
+        by_hand |= dict.fromkeys((*folders, form.images), str(work.dataset))
+        return {
+            quick.message: notice("warning", refused),
+            **by_hand,
+            form.name: gr.update(choices=trainable(quick.page), value=work.name),
+            **{widget: config[name] for name, widget in widgets.items()},
+        }
+
+    outputs = [quick.message, *sources, *folders, form.images, form.name, *widgets.values()]
+    started = listen(quick.start.click, start, quick.inputs, outputs)
+    listen(started.then, None, js=SHOW_STAGES)
+
+
+def paths_of(files: Any) -> list[Path]:
+    """The paths of uploaded files, as each gradio passes them; ConfigError for one that was not uploaded."""
+    found = []
+    for each in files or ():
+        # gradio 3 copies any file that a request names; orig_name is what it named.
+        named, path = Path(getattr(each, "orig_name", None) or each), Path(getattr(each, "name", each))
+        if named.is_absolute() and not any(is_within(named, folder) for folder in upload_folders()):
+            message = f"{named.name} is not an uploaded file: drop the images again."
+            raise ConfigError(message)
+        found.append(path)
+    return found
+
+
+def look_at_files(page: Page, files: Any, folder: str, text: str) -> list[Any]:
+    """Show what was dropped, which is used instead of a folder; suggests an init text from captions."""
+    try:
+        uploads = Uploads.of(paths_of(files))
+    except TITrainerError as error:
+        return [refusal(error), gr.update(), gr.update()]
+    captions = captions_of([*uploads.images, *uploads.captions], uploads.images)
+    shown = _thumbnails(uploads.images) + notice("warning", uploads.about_refused)
+    was_prefilled = page.prefilled is not None and folder == str(page.prefilled.images)
+    if was_prefilled and page.prefilled is not None and text == page.prefilled.init_text:
+        text = ""
+    return [shown, "", text or suggested_text(captions)]
+
+
+def look_at_folder(page: Page, folder: str, text: str) -> list[Any]:
+    """Show the images of a folder, which is used instead of what was dropped; suggests an init text from captions."""
+    if not (folder or "").strip():
+        return [gr.update(), gr.update(), gr.update()]
+    try:
+        path = page.dataset_dir(folder)
+        listing = list_images(path)
+    except (TITrainerError, OSError) as error:
+        return [refusal(error), None, gr.update()]
+    text = text or suggested_text(captions_of(listing.files, listing.images))
+    return [_thumbnails(listing.images), None, text]
+
+
+def about_folder(folder: Path) -> str:
+    """The first images of a folder; "" if it cannot be read."""
+    try:
+        return _thumbnails(list_images(folder).images)
+    except (TITrainerError, OSError):
+        return ""
+
+
+def check_name(page: Page, name: str) -> list[Any]:
+    """Whether the name is valid and free, and whether to offer to replace the embedding."""
+    name, hidden = (name or "").strip(), gr.update(visible=False, value=False)
+    if not name:
+        return ["", hidden]
+    try:
+        embeddings_dir.checked_new_name(name)
+        warnings = name_warnings(page.host.open_model(), page.host.embeddings_dir, name)
+        if is_trained(page.host, name):
+            message = f"{name} exists already. Choose another name, such as {free_name(page.host, name)}, or replace it."
+            return [notice("warning", message), gr.update(visible=True)]
+    except TITrainerError as error:
+        return [notice("error", str(error)), hidden]
+    return ["".join(notice("warning", each) for each in warnings), hidden]
+
+
+def _refused(page: Page, error: Exception) -> str:
+    """Why nothing was started; the refusal of a second press is no error."""
+    if isinstance(error, BusyError):
+        return refusal(error) if page.job.snapshot().active else notice("info", str(error))
+    hint = HINTS.get(error.option, "") if isinstance(error, ConfigError) else ""
+    return notice("error", str(error) + hint)
+
+
+def _thumbnails(images: Sequence[Path]) -> str:
+    """The number of images, and the first of them."""
+    uris = [(path.name, thumbnail_uri(path, THUMBNAIL_PX)) for path in images[:THUMBNAILS]]
+    shown = "".join(f'<img src="{uri}" alt="{escape(name)}" title="{escape(name)}">' for name, uri in uris if uri)
+    more = f"<span>and {len(images) - THUMBNAILS} more</span>" if len(images) > THUMBNAILS else ""
+    return f'<div class="ti-subdued">{counted(len(images), "image")}</div><div class="ti-thumbs">{shown}{more}</div>'
