@@ -38,7 +38,7 @@ def labels(of_host: Mapping[str, HostCaptioner] | None = None) -> dict[str, str]
 
 def installed(config: PreprocessConfig, of_host: Mapping[str, HostCaptioner] | None = None) -> list[str]:
     """The names of captioners that work without a download: the host's, then our own."""
-    own = [name for name, module in available().items() if module.is_installed(config)]
+    own = [name for name, module in available().items() if hasattr(module, "is_installed") and module.is_installed(config)]
     return [name for name, each in (of_host or {}).items() if each.is_installed()] + own
 
 

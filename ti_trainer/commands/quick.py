@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--what",
         default="object",
         metavar="TEXT",
-        help="what NAME is: person, object, style, or a word or two that describe it, such as 'teapot' or 'watercolor style' "
+        help="what NAME is: person, object, style, or a word or two for it, such as 'teapot' or 'watercolor style' "
         "(default: %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing embedding with this name")

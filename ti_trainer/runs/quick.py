@@ -188,13 +188,12 @@ class QuickTraining:
         report(Stage("dataset", "running"))
         warnings: list[str] = []
         summary = self._preprocessed(preprocess, warnings)
-        if summary.stopped or should_stop():
-            message = "Stopped. Images that are prepared are kept; start again to continue."
-            raise StoppedError(message)
+        _check_stop(should_stop, stopped=summary.stopped)
         captioned = self._without(found.suggested if found else frozenset(), warnings)
         report(self._dataset_stage(summary, warnings, captioned=captioned))
         report(Stage("embedding", "running"))
         report(self._created())
+        _check_stop(should_stop)
         return Session(self.host, self.name, self.dataset, self.config(captions=captioned))
 
     @property
@@ -218,8 +217,9 @@ class QuickTraining:
         except ConfigError:  # imagehash is missing, which `_images_stage` says
             return None
         if len(found.suggested) == found.count:
-            message = f"None of the {counted(found.count, 'image')} can be used: {_reasons(found, found.suggested)}."
-            raise DatasetError(f"{message} Choose other images.")
+            message = f"None of the {counted(found.count, 'image')} can be used: {_reasons(found, found.suggested)}. "
+            message += "Choose other images."
+            raise DatasetError(message)
         return found
 
     def _images_stage(self, found: image_quality.Report | None) -> Stage:
@@ -325,6 +325,12 @@ def captions_of(files: Sequence[Path], images: Sequence[Path]) -> list[str]:
         except (DatasetError, OSError):  # noqa: PERF203 - preprocessing reports it
             continue
     return found
+
+
+def _check_stop(should_stop: Callable[[], bool], *, stopped: bool = False) -> None:
+    if stopped or should_stop():
+        message = "Stopped before training. What is done is kept: start again to continue."
+        raise StoppedError(message)
 
 
 def _progress(report: Report, done: int, total: int) -> None:

@@ -55,7 +55,9 @@ class QuickJob:
         with self._lock:
             self.refuse_if_busy(job, preprocessing)
             stop = Event()
-            thread = Thread(target=self._prepare, args=(work, job, preprocessing, stop), name="ti-trainer-quick", daemon=True)
+            thread = Thread(
+                target=self._prepare, args=(work, job, preprocessing, stop), name="ti-trainer-quick", daemon=True
+            )
             thread.start()  # its first update waits for the lock; if it cannot start, nothing changes
             self._work, self._job, self._preprocessing, self._stop, self._thread = work, job, preprocessing, stop, thread
             self._stages, self._run, self._preparing = {}, None, True
@@ -121,11 +123,7 @@ class QuickJob:
 
         status: StageStatus = "failed"
         try:
-            session = work.prepare(run, self._report, stop.is_set)
-            if stop.is_set():
-                message = "Stopped before training. Start again to continue."
-                raise StoppedError(message)
-            job.start(session)
+            job.start(work.prepare(run, self._report, stop.is_set))
         except StoppedError as error:
             status, message = "stopped", str(error)
         except (TITrainerError, OSError) as error:
@@ -136,6 +134,8 @@ class QuickJob:
         else:
             with self._lock:
                 self._run, self._preparing = job.snapshot(), False
+            if stop.is_set():  # in the last moment
+                job.stop()
             return
         log.log(logging.INFO if status == "stopped" else logging.ERROR, "Quick training of %s: %s", work.name, message)
         with self._lock:

@@ -101,7 +101,9 @@ def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None) 
     refuse_missing_values(blocks)
     if MAJOR >= 6:
         head = f"<style>{style}</style><script>{script}</script>"
-        return gr.mount_gradio_app(app, blocks, "/", head=head, theme=theme(), footer_links=[], run_history=False, max_file_size=MOST_BYTES)
+        return gr.mount_gradio_app(
+            app, blocks, "/", head=head, theme=theme(), footer_links=[], run_history=False, max_file_size=MOST_BYTES
+        )
     blocks.css = style
     with blocks:
         if MAJOR == 3:

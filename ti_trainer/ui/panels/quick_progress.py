@@ -46,7 +46,9 @@ def parts_of(page: Page) -> dict[str, tuple[Any, Any]]:
 def stages(now: QuickSnapshot) -> str:
     """Render the stages as a list."""
     left = duration(now.run.seconds_left) if now.run and now.run.status == "training" else ""
-    items = "".join(_item(stage, f" About {left} left." if left and stage.name == "training" else "") for stage in now.stages)
+    items = "".join(
+        _item(stage, f" About {left} left." if left and stage.name == "training" else "") for stage in now.stages
+    )
     return f'<ol class="ti-stages" data-status="{"working" if now.active else "idle"}">{items}</ol>'
 
 
@@ -84,4 +86,5 @@ def _bar(stage: Stage) -> str:
     if stage.status != "running" or not total:
         return ""
     percent = 100 * min(1.0, done / total)
-    return f'<div class="ti-bar" role="progressbar" aria-valuenow="{percent:.0f}"><div style="width:{percent:.1f}%"></div></div>'
+    done_part = f'<div style="width:{percent:.1f}%"></div>'
+    return f'<div class="ti-bar" role="progressbar" aria-valuenow="{percent:.0f}">{done_part}</div>'

@@ -29,14 +29,11 @@ from ti_trainer.wording import counted
 
 ABOUT = "Teach the model a new word from 5 to 20 images: drop them, choose a name, and press the button."
 WELCOME = (
-    "Everything is filled in for a first run: press the button to teach the tiny model the word {} from eight images. It takes "
-    "about a minute."
+    "Everything is filled in for a first run: press the button to teach the tiny model the word {} from eight images. It "
+    "takes about a minute."
 )
 PREFIX = "ti_trainer_quick_"
 THUMBNAILS, THUMBNAIL_PX = 12, 96
-HINTS = {  # where a refusal is about a field
-    "overwrite": " To replace it, tick the box below the name.",
-}
 SHOW_STAGES = (
     "() => { window.tiTrainerRefresh(); (document.querySelector('gradio-app')?.shadowRoot ?? document)"
     ".querySelector('#ti_trainer_quick_stages')?.scrollIntoView({ behavior: 'smooth', block: 'nearest' }); }"
@@ -54,6 +51,7 @@ class QuickTrain:
     kind: Any
     init_text: Any
     overwrite: Any
+    about_name: Any
     message: Any
     start: Any
     live: dict[str, Any]
@@ -94,7 +92,7 @@ def panel(page: Page) -> QuickTrain:
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-form"]):
             gr.HTML(notice("info", WELCOME.format(name)) if start else f'<div class="ti-subdued">{ABOUT}</div>')
-            files = gr.File(label="Images", file_count="multiple", height=150, elem_id=PREFIX + "files")
+            files = gr.File(label="Images", file_count="multiple", height=120, elem_id=PREFIX + "files")
             folder = gr.Textbox(
                 label="Or a folder with images",
                 info="Its path on the computer that runs this page. Images are copied, never changed.",
@@ -103,14 +101,22 @@ def panel(page: Page) -> QuickTrain:
                 elem_id=PREFIX + "folder",
             )
             about_images = gr.HTML(about_folder(start.images) if start else "", elem_id=PREFIX + "about_images")
-            name_field = gr.Textbox(
-                label="Name",
-                info="The new word for your prompts. Choose one that is not used otherwise.",
-                placeholder="my-cat",
-                value=name,
-                max_lines=1,
-                elem_id=PREFIX + "name",
-            )
+            with gr.Row():
+                name_field = gr.Textbox(
+                    label="Name",
+                    info="The new word for your prompts; one that is not used otherwise.",
+                    placeholder="my-cat",
+                    value=name,
+                    max_lines=1,
+                    elem_id=PREFIX + "name",
+                )
+                init_text = gr.Textbox(
+                    label="What it looks like",
+                    info="In a word or two: woman, teapot, watercolor. Training starts there.",
+                    value=start.init_text if start else "",
+                    max_lines=1,
+                    elem_id=PREFIX + "init_text",
+                )
             about_name = gr.HTML(elem_id=PREFIX + "about_name")
             overwrite = gr.Checkbox(
                 label="Replace the existing embedding",
@@ -119,20 +125,8 @@ def panel(page: Page) -> QuickTrain:
                 visible=False,
                 elem_id=PREFIX + "overwrite",
             )
-            with gr.Row():
-                kind = gr.Radio(
-                    [each.capitalize() for each in KINDS],
-                    value="Object",
-                    label="What is it?",
-                    elem_id=PREFIX + "kind",
-                )
-                init_text = gr.Textbox(
-                    label="In a word or two",
-                    info="What it looks like: woman, teapot, watercolor. Training starts there.",
-                    value=start.init_text if start else "",
-                    max_lines=1,
-                    elem_id=PREFIX + "init_text",
-                )
+            kinds = [each.capitalize() for each in KINDS]
+            kind = gr.Radio(kinds, value="Object", label="What is it?", elem_id=PREFIX + "kind")
             message = gr.HTML(elem_id=PREFIX + "message")
             button = gr.Button("Train", variant="primary", elem_id=PREFIX + "start")
         with gr.Column(elem_classes=["ti-results"]):
@@ -143,7 +137,7 @@ def panel(page: Page) -> QuickTrain:
                 live["quick_stop"] = gr.Button("Stop", interactive=False, size="sm", elem_id=PREFIX + "stop")
                 label = "Use in txt2img" if page.txt2img else "Generate with it"
                 live["quick_use"] = gr.Button(label, interactive=False, size="sm", elem_id=PREFIX + "use")
-    made = QuickTrain(page, files, folder, name_field, kind, init_text, overwrite, message, button, live)
+    made = QuickTrain(page, files, folder, name_field, kind, init_text, overwrite, about_name, message, button, live)
     for each in made.inputs:
         unsaved(each)
     listen(live["quick_stop"].click, page.quick.stop)
@@ -168,18 +162,31 @@ def wire(quick: QuickTrain, form: TrainForm, preprocess: Preprocess, folders: Se
         try:
             work, refused = quick.begin(values)
         except (TITrainerError, OSError) as error:
-            return {quick.message: _refused(quick.page, error)}
+            exists = isinstance(error, ConfigError) and error.option == "overwrite"
+            offered = {quick.overwrite: gr.update(visible=True)} if exists else {}
+            return {quick.message: _refused(quick.page, error), **offered}
         config = work.config(captions=work.preprocessing().captioning is not None or work.is_captioned).to_dict()
         by_hand = {sources[0]: str(work.images), sources[1]: str(work.dataset)}
         by_hand |= dict.fromkeys((*folders, form.images), str(work.dataset))
         return {
             quick.message: notice("warning", refused),
+            quick.overwrite: gr.update(value=False, visible=False),
+            quick.about_name: "",
             **by_hand,
             form.name: gr.update(choices=trainable(quick.page), value=work.name),
             **{widget: config[name] for name, widget in widgets.items()},
         }
 
-    outputs = [quick.message, *sources, *folders, form.images, form.name, *widgets.values()]
+    outputs = [
+        quick.message,
+        quick.overwrite,
+        quick.about_name,
+        *sources,
+        *folders,
+        form.images,
+        form.name,
+        *widgets.values(),
+    ]
     started = listen(quick.start.click, start, quick.inputs, outputs)
     listen(started.then, None, js=SHOW_STAGES)
 
@@ -252,7 +259,7 @@ def _refused(page: Page, error: Exception) -> str:
     """Why nothing was started; the refusal of a second press is no error."""
     if isinstance(error, BusyError):
         return refusal(error) if page.job.snapshot().active else notice("info", str(error))
-    hint = HINTS.get(error.option, "") if isinstance(error, ConfigError) else ""
+    hint = " Tick the box to replace it." if isinstance(error, ConfigError) and error.option == "overwrite" else ""
     return notice("error", str(error) + hint)
 
 
