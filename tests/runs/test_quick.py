@@ -162,9 +162,7 @@ def test_captions_are_taken_over_or_written_and_a_captioner_that_fails_is_no_end
     assert QuickTraining(host, "mine", source).preprocessing().captioning is None
 
 
-def test_it_stops_in_each_stage_and_says_what_failed(
-    host: TinyHost, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_stops_in_each_stage_and_says_what_failed(host: TinyHost, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick, job, preprocessing = QuickJob(), Job(), preprocess.Job()
     with pytest.raises(StoppedError, match="was stopped"):
         QuickTraining(host, "x", source, options=FEW).prepare(lambda each: each.run(), lambda stage: None, lambda: True)

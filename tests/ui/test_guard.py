@@ -160,8 +160,9 @@ def test_only_what_the_page_needs_is_served(tmp_path: Path) -> None:
     mine, secret = guard(tmp_path), tmp_path / "secret.png"
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "link.png").symlink_to(secret)
+    assert status(mine, "/upload", "POST") == status(mine, "/gradio_api/upload_progress") == 200
     for path in (
-        "/upload",
+        "/uploads",
         "/proxy=http://x",
         "/component_server",
         "/process_recording",
@@ -177,6 +178,7 @@ def test_only_what_the_page_needs_is_served(tmp_path: Path) -> None:
             secret,
             f"{tmp_path}/images/../secret.png",
             f"{tmp_path}/images/link.png",
+            *(f"{tmp_path}/images/uploaded{ending}" for ending in (".html", ".svg", ".pt", "", ".png/x.js")),
             "http://x/y",
             "\0",
             f"{tmp_path}/images/a\0b",
