@@ -176,7 +176,9 @@ def test_blurred_images_are_found_at_the_size_they_are_trained_on(tmp_path: Path
         soft=scene(3, (1280, 1200)).filter(ImageFilter.GaussianBlur(7)),
         flat=Image.new("RGB", SIZE, (90, 120, 150)),
     )
-    assert said(check(folder)) == {"soft.png": "blurred, or without detail", "flat.png": "blurred, or without detail"}
+    report = check(folder)
+    assert [path.name for path in report.suggested] == ["flat.png"]
+    assert said(report) == {"soft.png": "blurred, or without detail", "flat.png": "blank: a single color"}
 
 
 def test_images_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_one_call_leads_from_a_folder_to_a_trained_embedding(host: TinyHost, sou
     for said in ("blank.png (blank: a single color)", "damaged.png (cannot be read", "twice.png (the same file as 0.png)"):
         assert said in images.text
     folder = host.log_dir / "datasets" / "my-toy"
-    assert f"4 images at 64 x 64 px, cropped to what matters, without captions: {folder.resolve()}" == dataset.text
+    assert f"4 images at 64 x 64 px, cropped around the subject, without captions: {folder.resolve()}" == dataset.text
     assert any("notes.pdf" in each or ".pdf" in each for each in dataset.warnings), dataset.warnings
     assert [path.name for path in sorted(folder.glob("*.png"))] == ["0.png", "1.png", "2.png", "3.png"]
     assert {path.name for path in (folder / LEFT_OUT).glob("*.png")} == {"blank.png", "twice.png"}
@@ -155,7 +155,7 @@ def test_captions_are_taken_over_or_written_and_a_captioner_that_fails_is_no_end
     host.captioners = {"works": HostCaptioner("", opened, lambda: True)}
     template, stage = prepared("captioned")
     assert template == "style_filewords"
-    assert "in their aspect ratios, with captions" in stage.text
+    assert "each with its own aspect ratio, with captions" in stage.text
     assert {path.read_text() for path in (host.log_dir / "datasets" / "captioned").glob("*.txt")} == {"a toy on a table"}
     for path in source.glob("*.png"):
         path.with_suffix(".txt").write_text("mine")
@@ -170,7 +170,7 @@ def test_it_stops_in_each_stage_and_says_what_failed(host: TinyHost, source: Pat
 
     quick.start(QuickTraining(host, "stopped", source, options=ENDLESS), job, preprocessing)
     end = time.monotonic() + LIMIT_S
-    while job.snapshot().status != "training":
+    while not job.snapshot().step:
         assert time.monotonic() < end
         time.sleep(0.02)
     assert quick.snapshot().stages[3].text.startswith("Step ")

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-gr = pytest.importorskip("gradio")  # the page is all that needs it
+pytest.importorskip("gradio")  # the page is all that needs it
 
+import gradio as gr
 from fakes import TinyHost
 from PIL import Image
 
@@ -37,8 +38,10 @@ def uploaded(tmp_path: Path) -> list[str]:
         folder = tmp_path / "gradio" / str(number)
         folder.mkdir(parents=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text("a dog on grass")
-        files += [str(folder / f"{number}.png"), str(folder / f"{number}.txt")]
+        caption = folder / "of its own" / f"{number}.txt"  # each upload is in a folder of its own
+        caption.parent.mkdir()
+        caption.write_text("a dog on grass")
+        files += [str(folder / f"{number}.png"), str(caption)]
     (folder / "notes.pdf").write_bytes(b"%PDF")
     return [*files, str(folder / "notes.pdf")]
 
@@ -46,8 +49,16 @@ def uploaded(tmp_path: Path) -> list[str]:
 def begun(page: Page, **entered: Any) -> Any:
     with gr.Blocks():
         panel = quick_train.panel(page)
-    values = {"files": None, "folder": "", "name": "my-dog", "kind": "Object", "init_text": "", "overwrite": False, **entered}
-    return panel.begin({getattr(panel, name): value for name, value in values.items()})
+    values = {
+        "files": None,
+        "folder": "",
+        "name": "my-dog",
+        "kind": "Object",
+        "init_text": "",
+        "overwrite": False,
+        **entered,
+    }
+    return panel.begin({getattr(panel, name): value for name, value in {**values, **entered}.items()})
 
 
 def test_what_is_missing_or_wrong_is_one_message(page: Page, uploaded: list[str], tmp_path: Path) -> None:
@@ -73,7 +84,9 @@ def test_what_is_missing_or_wrong_is_one_message(page: Page, uploaded: list[str]
     assert "contains /" in quick_train.check_name(page, "a/b")[0]
 
 
-def test_files_of_every_gradio_are_understood_but_only_uploaded_ones(page: Page, uploaded: list[str], tmp_path: Path) -> None:
+def test_files_of_every_gradio_are_understood_but_only_uploaded_ones(
+    page: Page, uploaded: list[str], tmp_path: Path
+) -> None:
     gradio3 = [SimpleNamespace(name=path, orig_name=path) for path in uploaded]
     for files in (uploaded, gradio3):
         assert quick_train.paths_of(files) == list(map(Path, uploaded))
@@ -81,12 +94,12 @@ def test_files_of_every_gradio_are_understood_but_only_uploaded_ones(page: Page,
     copied = SimpleNamespace(name=uploaded[0], orig_name=str(tmp_path / "private.png"))  # gradio 3 copies what is named
     with pytest.raises(ConfigError, match="not an uploaded file"):
         quick_train.paths_of([copied])
-    shown, folder, text = quick_train.look_at_files(page, uploaded, "", "")
-    assert (folder, text) == ("", "dog")
+    shown, folder, text, message = quick_train.look_at_files(page, uploaded, "", "")
+    assert (folder, text, message) == ("", "dog", "")
     assert "2 images" in shown
     assert "Not used: notes.pdf (not an image)." in shown
     assert quick_train.look_at_files(page, uploaded, "", "cat")[2] == "cat"
-    shown, files, text = quick_train.look_at_folder(page, str(Path(uploaded[0]).parents[2] / "none"), "")
+    shown, files, *_ = quick_train.look_at_folder(page, str(Path(uploaded[0]).parents[2] / "none"), "")
     assert files is None
     assert "does not exist" in shown
 
@@ -102,7 +115,13 @@ def test_the_stages_say_what_they_did_and_where_to_change_it() -> None:
     )
     html = quick_progress.stages(QuickSnapshot("x", True, stages, run))
     assert 'data-status="working"' in html
-    for expected in ("4 &lt;b&gt;images", "1 of 4 images", "&lt;i&gt;wrong", "&lt;script", "Step 3 of 10. About 1 min left."):
+    for expected in (
+        "4 &lt;b&gt;images",
+        "1 of 4 images",
+        "&lt;i&gt;wrong",
+        "&lt;script",
+        "Step 3 of 10. About 1 min left.",
+    ):
         assert expected in html
     assert "width:30.0%" in html
     assert html.count("tiTrainerShow('Preprocess')") == 2

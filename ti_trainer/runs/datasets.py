@@ -32,8 +32,9 @@ def uploads_dir(host: Host) -> Path:
 
 
 def check_folder(host: Host, folder: Path) -> None:
-    """ConfigError for a folder that the host does not allow. Those that TI Trainer itself wrote are always allowed."""
-    if not any(is_within(folder, each) for each in (host.log_dir / FOLDER, datasets_dir(host), uploads_dir(host))):
+    """ConfigError for a folder or file that the host does not allow. What TI Trainer itself wrote is always allowed."""
+    own = (host.log_dir / FOLDER, datasets_dir(host), uploads_dir(host))
+    if not any(is_within(folder, each) and not is_within(each, folder) for each in own):
         host.check_folder(folder)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -258,7 +258,7 @@ class QuickTraining:
     def _dataset_stage(self, summary: Summary, warnings: Sequence[str], *, captioned: bool) -> Stage:
         images = list_images(self.dataset).images
         config = self.preprocessing().config
-        how = "cropped to what matters" if config.resize == "focal" else "in their aspect ratios"
+        how = "cropped around the subject" if config.resize == "focal" else "each with its own aspect ratio"
         prompts = "with captions" if captioned else "without captions"
         text = f"{counted(len(images), 'image')} at {config.width} x {config.height} px, {how}, {prompts}: {self.dataset}"
         failed = [f"{name} could not be used: {reason}." for name, reason in summary.failed[:NAMED]]
@@ -316,10 +316,10 @@ def suggested_text(captions: Sequence[str]) -> str:
     return word if len(captions) > 1 and count >= COMMON * len(captions) else ""
 
 
-def captions_of(files: Sequence[Path], images: Sequence[Path]) -> list[str]:
-    """The captions of images, as far as they can be read."""
+def read_captions(files: Iterable[Path]) -> list[str]:
+    """The texts of caption files, as far as they can be read."""
     found = []
-    for path in captions_among(files, images).values():
+    for path in files:
         try:
             found.append(read_caption(path))
         except (DatasetError, OSError):  # noqa: PERF203 - preprocessing reports it

@@ -11,12 +11,13 @@ from typing import Any
 
 import gradio as gr
 
+from ti_trainer.data.caption_files import captions_among
 from ti_trainer.data.image_files import list_images
 from ti_trainer.errors import BusyError, ConfigError, DatasetError, TITrainerError
 from ti_trainer.files import entered_path, is_within, upload_folders
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.naming import name_warnings
-from ti_trainer.runs.quick import KINDS, QuickTraining, captions_of, free_name, is_trained, suggested_text
+from ti_trainer.runs.quick import KINDS, QuickTraining, free_name, is_trained, read_captions, suggested_text
 from ti_trainer.runs.uploads import Uploads
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
@@ -142,11 +143,11 @@ def panel(page: Page) -> QuickTrain:
         unsaved(each)
     listen(live["quick_stop"].click, page.quick.stop)
     listen(name_field.change, partial(check_name, page), [name_field], [about_name, overwrite])
-    dropped = [about_images, folder, init_text]
+    dropped = [about_images, folder, init_text, message]
     listen(files.upload, partial(look_at_files, page), [files, folder, init_text], dropped, show_progress="minimal")
     listen(files.change, lambda found: gr.update() if found else "", [files], [about_images])
     for event in (folder.blur, folder.submit):
-        listen(event, partial(look_at_folder, page), [folder, init_text], [about_images, files, init_text])
+        listen(event, partial(look_at_folder, page), [folder, init_text], [about_images, files, init_text, message])
     return made
 
 
@@ -205,30 +206,29 @@ def paths_of(files: Any) -> list[Path]:
 
 
 def look_at_files(page: Page, files: Any, folder: str, text: str) -> list[Any]:
-    """Show what was dropped, which is used instead of a folder; suggests an init text from captions."""
+    """Show what was dropped, which is used instead of a folder; suggests an init text from captions, clears the message."""
     try:
         uploads = Uploads.of(paths_of(files))
     except TITrainerError as error:
-        return [refusal(error), gr.update(), gr.update()]
-    captions = captions_of([*uploads.images, *uploads.captions], uploads.images)
+        return [refusal(error), gr.update(), gr.update(), ""]
     shown = _thumbnails(uploads.images) + notice("warning", uploads.about_refused)
     was_prefilled = page.prefilled is not None and folder == str(page.prefilled.images)
     if was_prefilled and page.prefilled is not None and text == page.prefilled.init_text:
         text = ""
-    return [shown, "", text or suggested_text(captions)]
+    return [shown, "", text or suggested_text(read_captions(uploads.captions)), ""]
 
 
 def look_at_folder(page: Page, folder: str, text: str) -> list[Any]:
     """Show the images of a folder, which is used instead of what was dropped; suggests an init text from captions."""
     if not (folder or "").strip():
-        return [gr.update(), gr.update(), gr.update()]
+        return [gr.update()] * 4
     try:
         path = page.dataset_dir(folder)
         listing = list_images(path)
     except (TITrainerError, OSError) as error:
-        return [refusal(error), None, gr.update()]
-    text = text or suggested_text(captions_of(listing.files, listing.images))
-    return [_thumbnails(listing.images), None, text]
+        return [refusal(error), None, gr.update(), ""]
+    captions = captions_among(listing.files, listing.images)
+    return [_thumbnails(listing.images), None, text or suggested_text(read_captions(captions.values())), ""]
 
 
 def about_folder(folder: Path) -> str:
