@@ -176,6 +176,10 @@ def test_it_stops_in_each_stage_and_says_what_failed(host: TinyHost, source: Pat
     assert quick.snapshot().stages[3].text.startswith("Step ")
     with pytest.raises(BusyError, match="'stopped' is being trained"):
         quick.start(QuickTraining(host, "other", source), job, preprocessing)
+    job.pause()
+    assert ended(quick).stages[3].text.startswith("Paused at step ")
+    job.resume()
+    assert quick.snapshot().stages[3].status == "running"
     quick.stop()
     now = ended(quick)
     assert (now.stages[3].status, now.stages[4].status) == ("stopped", "done")

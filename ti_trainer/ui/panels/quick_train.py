@@ -93,7 +93,7 @@ def panel(page: Page) -> QuickTrain:
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-form"]):
             gr.HTML(notice("info", WELCOME.format(name)) if start else f'<div class="ti-subdued">{ABOUT}</div>')
-            files = gr.File(label="Images", file_count="multiple", height=120, elem_id=PREFIX + "files")
+            files = gr.File(label="Images", file_count="multiple", height=126, elem_id=PREFIX + "files")
             folder = gr.Textbox(
                 label="Or a folder with images",
                 info="Its path on the computer that runs this page. Images are copied, never changed.",
