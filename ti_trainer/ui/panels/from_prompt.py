@@ -115,7 +115,7 @@ def panel(page: Page) -> PromptForm:
         put(
             "opposite_prompt",
             "Opposite prompt",
-            "For a slider: (NAME:1.3) goes further towards the prompt, (NAME:-1) to this.",
+            "For a slider: (NAME:1) means the prompt above, and (NAME:-1) means this prompt.",
         )
         info = "Prompts to train it in, one in each line, with [name]. Empty: by itself. A slider needs some."
         put("contexts", "Contexts", info, 4, "a photo of a [name] house\na photo of a [name] car")

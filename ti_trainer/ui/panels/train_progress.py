@@ -70,7 +70,7 @@ def panel(page: Page) -> TrainProgress:
     message = gr.HTML(elem_id="ti_trainer_message")
     parts["changes"] = gr.HTML(elem_classes=["ti-hidden"])
     parts["losses"] = gr.HTML(svg([]), elem_id="ti_trainer_curve")
-    parts["prompt"] = gr.HTML(facts([("Last prompt", "none yet")]), elem_id="ti_trainer_prompt")
+    parts["prompt"] = gr.HTML(facts(_details(Snapshot())), elem_id="ti_trainer_prompt")
     gr.HTML(SAME_SEED)
     parts["previews"] = gr.Gallery(
         show_label=False, columns=4, height=300, object_fit="contain", elem_id="ti_trainer_previews"
@@ -130,13 +130,10 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
 
 
 def _details(now: Snapshot) -> list[tuple[str, str]]:
-    """What is known about a run while it is active."""
-    rows = [("Last prompt", now.prompt or "none yet")]
-    if now.computing:
-        rows.append(("Computing", now.computing))
-    if now.best_step is not None:
-        rows.append(("Lowest validation loss", f"at step {now.best_step}"))
-    return rows
+    """What is known about a run while it is active; rows that appear during a run are kept, so that nothing below moves."""
+    best = "none yet" if now.best_step is None else f"at step {now.best_step}"
+    rows = [("Last prompt", now.prompt or "none yet"), ("Lowest validation loss", best)]
+    return [*rows, *([("Computing", now.computing)] if now.computing else [])]
 
 
 def _attempt(action: Callable[[], None]) -> str:
