@@ -24,10 +24,11 @@ from ti_trainer.formats import embeddings_dir
 from ti_trainer.preprocess import job as preprocess
 from ti_trainer.runs.datasets import subsets_of
 from ti_trainer.runs.job import Job
-from ti_trainer.runs.quick import QuickTraining, Stage, free_name, suggested_text, what_of
+from ti_trainer.runs.quick import QuickTraining, Stage, what_of
 from ti_trainer.runs.quick_job import QuickJob, QuickSnapshot
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
+from ti_trainer.runs.suggestions import free_name, suggested_text
 
 FEW = {"max_steps": 6, "learning_rate": "0.01", "preview_every": 6, "save_every": 0}
 ENDLESS = {**FEW, "max_steps": 1_000_000, "preview_every": 0}

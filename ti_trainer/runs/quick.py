@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from ti_trainer.config.preprocessing import PreprocessConfig, options
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data import image_quality
 from ti_trainer.data.caption_files import captions_among
-from ti_trainer.data.caption_text import read_caption
 from ti_trainer.data.image_files import list_images
 from ti_trainer.data.left_out import leave_out
 from ti_trainer.errors import ConfigError, DatasetError, StoppedError, TITrainerError
@@ -34,12 +32,12 @@ from ti_trainer.preprocess.manifest import Manifest
 from ti_trainer.preprocess.runner import Preprocessing
 from ti_trainer.preprocess.source import real
 from ti_trainer.preprocess.summary import Summary
-from ti_trainer.prompts import FUNCTION_WORDS
 from ti_trainer.runs import locks
 from ti_trainer.runs.builders import model_options
 from ti_trainer.runs.checks import check_options
 from ti_trainer.runs.datasets import check_folder, datasets_dir
 from ti_trainer.runs.session import Session
+from ti_trainer.runs.suggestions import free_name, is_trained
 from ti_trainer.wording import counted
 
 STAGES = {  # in their order, with their titles
@@ -50,8 +48,6 @@ STAGES = {  # in their order, with their titles
     "result": "Result",
 }
 NAMED = 5  # files in a message
-COMMON = 0.6  # of the captions have a word that is suggested as init text
-GENERIC = FUNCTION_WORDS | {"background", "image", "no", "photograph", "some", "there", "this", "white", "black"}
 
 StageStatus = Literal["waiting", "running", "done", "stopped", "failed"]
 Report = Callable[["Stage"], None]
@@ -281,50 +277,12 @@ class QuickTraining:
         return Stage("embedding", "done", text, tuple(warnings))
 
 
-def is_trained(host: Host, name: str) -> bool:
-    """Whether there is an embedding of this name that is more than the vectors it was created with."""
-    if embeddings_dir.find(host.embeddings_dir, name) is None:
-        return False
-    try:
-        embedding, _ = embeddings_dir.load(host.embeddings_dir, name)
-    except (TITrainerError, OSError):
-        return True  # it cannot be read: not ours to replace
-    return embedding.step > 0 or not isinstance(embedding.info.get("init_text"), str)
-
-
-def free_name(host: Host, name: str) -> str:
-    """The name, with a number if an embedding of this name is trained."""
-    numbered = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
-    return next(each for each in numbered if not is_trained(host, each))
-
-
 def what_of(text: str) -> tuple[str, str]:
     """The kind and the init text of an answer to "What is it?": a kind, or else words that describe an object or style."""
     text = text.strip()
     if text.lower() in KINDS:
         return text.lower(), ""
     return ("style" if "style" in text.lower().split() else "object"), text
-
-
-def suggested_text(captions: Sequence[str]) -> str:
-    """The word that most captions have in common, as an init text; "" if there is none."""
-    words = Counter[str]()
-    for caption in captions:
-        words.update({word for each in caption.split() if (word := each.strip(".,;:()\"'").lower()).isalpha()} - GENERIC)
-    order = {word: place for place, word in enumerate(" ".join(captions).lower().replace(",", " ").split())}
-    word, count = max(words.items(), key=lambda item: (item[1], -order.get(item[0], 0)), default=("", 0))
-    return word if len(captions) > 1 and count >= COMMON * len(captions) else ""
-
-
-def read_captions(files: Iterable[Path]) -> list[str]:
-    """The texts of caption files, as far as they can be read."""
-    found = []
-    for path in files:
-        try:
-            found.append(read_caption(path))
-        except (DatasetError, OSError):  # noqa: PERF203 - preprocessing reports it
-            continue
-    return found
 
 
 def _check_stop(should_stop: Callable[[], bool], *, stopped: bool = False) -> None:

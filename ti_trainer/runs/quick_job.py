@@ -178,7 +178,7 @@ def _training(run: Snapshot) -> Stage:
 
 def _result(run: Snapshot) -> Stage:
     """The stage of the result: where the embedding is."""
-    if run.active or run.result is None:
+    if run.active or run.run is None or run.status == "failed":
         return Stage("result")
-    text = f"Write {run.name} in a prompt to use it. The embedding is {run.result.embedding_file.resolve()}."
-    return Stage("result", "done", text)
+    where = f" The embedding is {run.result.embedding_file.resolve()}." if run.result else ""
+    return Stage("result", "done", f"Write {run.name} in a prompt to use it.{where}")

@@ -17,7 +17,8 @@ from ti_trainer.errors import BusyError, ConfigError, DatasetError, TITrainerErr
 from ti_trainer.files import entered_path, is_within, upload_folders
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.naming import name_warnings
-from ti_trainer.runs.quick import KINDS, QuickTraining, free_name, is_trained, read_captions, suggested_text
+from ti_trainer.runs.quick import KINDS, QuickTraining
+from ti_trainer.runs.suggestions import free_name, is_trained, read_captions, suggested_text
 from ti_trainer.runs.uploads import Uploads
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
