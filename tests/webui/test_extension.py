@@ -30,7 +30,7 @@ LONG = 100_000  # steps: until it is stopped
 def open_tab(page: Page, name: str) -> None:
     """Our tab, and in it one of the panels."""
     page.locator("#tabs > .tab-nav button", has_text="Textual Inversion").first.click()
-    page.locator("#ti_trainer_tabs > .tab-nav button", has_text=name).first.click()
+    page.locator("#ti_trainer_tabs > .tab-nav button").get_by_text(name, exact=True).first.click()
 
 
 def fill(page: Page, name: str, text: str) -> None:

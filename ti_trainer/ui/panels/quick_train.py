@@ -63,8 +63,8 @@ class QuickTrain:
         """The components whose values `begin` gets."""
         return {self.files, self.folder, self.name, self.kind, self.init_text, self.overwrite}
 
-    def begin(self, values: Values) -> tuple[QuickTraining, str]:
-        """Start what the form describes; what was started, and a sentence about files that are not used."""
+    def begin(self, values: Values) -> QuickTraining:
+        """Start what the form describes; what was started."""
         page, start = self.page, self.page.prefilled
         uploads = Uploads.of(paths_of(values[self.files]))
         work = QuickTraining(
@@ -84,7 +84,7 @@ class QuickTrain:
         if uploads.images or uploads.refused:
             work = work.on(uploads.keep(page.host, work.name))
         page.quick.start(work, page.job, page.preprocessing)
-        return work, uploads.about_refused
+        return work
 
 
 def panel(page: Page) -> QuickTrain:
@@ -102,7 +102,7 @@ def panel(page: Page) -> QuickTrain:
                 max_lines=1,
                 elem_id=PREFIX + "folder",
             )
-            about_images = gr.HTML(about_folder(start.images) if start else "", elem_id=PREFIX + "about_images")
+            about_images = gr.HTML(about_folder(page, str(start.images)) if start else "", elem_id=PREFIX + "about_images")
             with gr.Row():
                 name_field = gr.Textbox(
                     label="Name",
@@ -145,8 +145,7 @@ def panel(page: Page) -> QuickTrain:
     listen(live["quick_stop"].click, page.quick.stop)
     listen(name_field.change, partial(check_name, page), [name_field], [about_name, overwrite])
     dropped = [about_images, folder, init_text, message]
-    listen(files.upload, partial(look_at_files, page), [files, folder, init_text], dropped, show_progress="minimal")
-    listen(files.change, lambda found: gr.update() if found else "", [files], [about_images])
+    listen(files.change, partial(look_at_files, page), [files, folder, init_text], dropped, show_progress="minimal")
     for event in (folder.blur, folder.submit):
         listen(event, partial(look_at_folder, page), [folder, init_text], [about_images, files, init_text, message])
     return made
@@ -162,7 +161,7 @@ def wire(quick: QuickTrain, form: TrainForm, preprocess: Preprocess, folders: Se
 
     def start(values: Values) -> dict[Any, Any]:
         try:
-            work, refused = quick.begin(values)
+            work = quick.begin(values)
         except (TITrainerError, OSError) as error:
             exists = isinstance(error, ConfigError) and error.option == "overwrite"
             offered = {quick.overwrite: gr.update(visible=True)} if exists else {}
@@ -171,7 +170,7 @@ def wire(quick: QuickTrain, form: TrainForm, preprocess: Preprocess, folders: Se
         by_hand = {sources[0]: str(work.images), sources[1]: str(work.dataset)}
         by_hand |= dict.fromkeys((*folders, form.images), str(work.dataset))
         return {
-            quick.message: notice("warning", refused),
+            quick.message: "",
             quick.overwrite: gr.update(value=False, visible=False),
             quick.about_name: "",
             **by_hand,
@@ -208,6 +207,8 @@ def paths_of(files: Any) -> list[Path]:
 
 def look_at_files(page: Page, files: Any, folder: str, text: str) -> list[Any]:
     """Show what was dropped, which is used instead of a folder; suggests an init text from captions, clears the message."""
+    if not files:  # removed, or a folder was entered
+        return [about_folder(page, folder), gr.update(), gr.update(), gr.update()]
     try:
         uploads = Uploads.of(paths_of(files))
     except TITrainerError as error:
@@ -232,10 +233,10 @@ def look_at_folder(page: Page, folder: str, text: str) -> list[Any]:
     return [_thumbnails(listing.images), None, text or suggested_text(read_captions(captions.values())), ""]
 
 
-def about_folder(folder: Path) -> str:
-    """The first images of a folder; "" if it cannot be read."""
+def about_folder(page: Page, folder: str) -> str:
+    """The first images of a folder; "" if there is none that can be read."""
     try:
-        return _thumbnails(list_images(folder).images)
+        return _thumbnails(list_images(page.dataset_dir(folder)).images)
     except (TITrainerError, OSError):
         return ""
 
