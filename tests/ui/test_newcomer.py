@@ -45,6 +45,7 @@ def page(folder_and_url: tuple[Path, str]) -> Iterator[Page]:
     with launch() as page:
         heard = complaints(page)
         opened(page, folder_and_url[1])
+        show(page, "Train")
         yield page
         assert not heard
 
@@ -170,6 +171,7 @@ def test_the_welcome_goes_where_it_is_no_longer_true(page: Page) -> None:
     message = page.locator("#ti_trainer_train_message")
     for name in ("preset", "train_name"):
         page.reload()
+        show(page, "Train")
         says(page, "train_message", "Everything is filled in for a first run")
         if name == "preset":
             assert "All other options are reset to their defaults" in page.locator("#ti_trainer_tabs").inner_text()
