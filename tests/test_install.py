@@ -18,7 +18,8 @@ OURS, THEIRS, FORGES = ".venv", ".venv-webui", ".venv-forge"
 CHECKS = [("ruff", ["check", "."]), ("ruff", ["format", "--check", "."]), ("mypy", [])]
 PARALLEL = ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
 WEBUI_TESTS = ["tests/hosts/webui", "tests/ui"]
-FORGE_TESTS = ["tests/ui", "-m", "gradio4"]
+FORGE_TESTS = ["tests/ui", "-m", "gradio"]
+NOT_TWICE = ["-m", "gradio or not page"]
 HERE = {"WEBUI_PYTHONS": (sys.version_info[:2],)}  # whatever Python this is, it may
 
 
@@ -170,7 +171,7 @@ def test_unknown_command_and_help(project, env):
 def test_tests_run_after_the_checks_in_all_environments_each_with_what_it_needs(tested, env):
     assert [(each["venv"], each["tool"], each["args"]) for each in tools(run_tests(tested, env))] == [
         *((OURS, *check) for check in CHECKS),
-        (OURS, "pytest", PARALLEL),
+        (OURS, "pytest", [*PARALLEL, *NOT_TWICE]),
         (THEIRS, "pytest", [*PARALLEL, *WEBUI_TESTS]),
         (FORGES, "pytest", [*PARALLEL, *FORGE_TESTS]),
     ]
