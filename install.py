@@ -121,7 +121,8 @@ def set_up(name: str, *kinds: str) -> Path:
         return venv
     stamp.unlink(missing_ok=True)  # until all is installed: an interrupted set-up is repeated
     print(f"Setting up {venv}: the first time this takes minutes and up to several GB.", file=sys.stderr, flush=True)
-    steps = [[str(python), "-m", "pip", "install", *each.split()] for each in INSTALLS[kinds[0]]]
+    # Python compiles what it imports; pip would compile all that the packages hold, which takes a minute.
+    steps = [[str(python), "-m", "pip", "install", "--no-compile", *each.split()] for each in INSTALLS[kinds[0]]]
     if not python.exists() or subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode:
         steps.insert(0, [sys.executable, "-m", "venv", "--clear", str(venv)])
     for step in steps:
