@@ -31,7 +31,7 @@ SCENES = [
     Scene(THING, 0.3, position, (0.93, 0.15, 0.70), (0.55, 0.80, 0.10), horizon=True)
     for position in ((0.0, 0.0), (-0.1, 0.0), (0.1, 0.05), (0.0, -0.1))
 ]
-CONFIG = TrainConfig(max_steps=300, learning_rate="0.003", template="subject", precision="fp32", preview_every=0)
+CONFIG = TrainConfig(max_steps=80, learning_rate="0.006", template="subject", precision="fp32", preview_every=0)
 
 
 def where_the_thing_is(scene: Scene) -> np.ndarray:
