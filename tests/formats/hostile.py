@@ -21,7 +21,14 @@ from pathlib import Path
 
 DATA = Path(__file__).parents[1] / "fixtures" / "hostile"
 MB = 2**20
-IN_ARCHIVES = {"key", "list", "many-dicts", "many-texts", "long4", "long-numbers"}  # pickles: as a file of a zip archive, too
+IN_ARCHIVES = {
+    "key",
+    "list",
+    "many-dicts",
+    "many-texts",
+    "long4",
+    "long-numbers",
+}  # pickles: as a file of a zip archive, too
 
 
 def hostile_files() -> Iterator[tuple[str, bytes]]:
@@ -115,7 +122,7 @@ def _pickles() -> Iterator[tuple[str, bytes]]:
     codes["long-line"] = b"c" + b"a" * 8_000_000
     for name, code in codes.items():
         yield f"{name}.pt", b"\x80\x02" + code + b"."
-        if name in IN_ARCHIVES:  # read by the same code as the others
+        if name in IN_ARCHIVES:
             yield f"{name}-zipped.pt", zipped(b"\x80\x02" + code + b".")
     magic = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}."
     storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n%s" + text("cpu") + b"J\x00\x00\x00\x01tQ"

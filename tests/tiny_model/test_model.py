@@ -63,7 +63,9 @@ def test_images_have_the_colours_of_their_prompts_and_not_of_others(model: Diffu
     rng = np.random.default_rng(11)
     scenes, prompts, _ = zip(*(labelled_scene(rng) for _ in range(8)), strict=True)
     drawn = [np.asarray(draw(scene)) / 255 for scene in scenes]
-    made = [np.asarray(host.generate(model, GenerationRequest(prompt, steps=6, cfg_scale=4), {})) / 255 for prompt in prompts]
+    made = [
+        np.asarray(host.generate(model, GenerationRequest(prompt, steps=6, cfg_scale=4), {})) / 255 for prompt in prompts
+    ]
     distances = np.array([[colour_distance(image, other) for other in drawn] for image in made])
     own = distances.argmin(1) == np.arange(8)
     assert own.sum() >= 7

@@ -55,17 +55,9 @@ class Family(NamedTuple):
     model: DiffusersModel
 
 
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
-    found: dict[str, Family] = {}
-
-    def open_once(name: str) -> Family:
-        if name not in found:
-            folder = families.save(name, tmp_path_factory.mktemp("family") / name)
-            found[name] = Family(name, families.pipeline(name), folder, load(str(folder), "cpu"))
-        return found[name]
-
-    return open_once
+@pytest.fixture
+def opened() -> Callable[[str], Family]:
+    return lambda name: Family(name, families.shared(name), families.saved(name), families.opened(name))
 
 
 @pytest.fixture(params=families.FAMILIES)

@@ -300,7 +300,7 @@ def test_dreamartist_trains_both_words_through_the_host(webui_model: Callable[..
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@every_family
+@pytest.mark.parametrize("sd_model", ["SD 1.x", "SDXL", "sgm SDXL"], indirect=True)  # inpainting has the same VAEs
 def test_pixels_are_compared_through_the_hosts_vae(
     webui_model: Callable[..., Any], sd_model: Any, words: Any, checkpointing: bool
 ) -> None:
