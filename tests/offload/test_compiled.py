@@ -18,6 +18,8 @@ from ti_trainer.offload.compiling import COMPILING, MAX_SHAPES, MIN_STEPS, Compi
 from ti_trainer.offload.kernels import fast_kernels
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+# Real kernels in seconds: compiled in this process, and without vector instructions, whose headers take the most time.
+QUICKLY = {"compile_threads": 1, "cpp.vec_isa_ok": False}
 
 
 class Small(nn.Module):
@@ -52,7 +54,7 @@ def test_it_makes_the_same_numbers_always(tmp_path: Any, monkeypatch: pytest.Mon
     wanted = outcome(network)
     ours, message = compile_network(network, CPU, "on", 1, 1, lambda: compiled_shapes.append(1))
     assert message == COMPILING
-    with inductor.patch({"compile_threads": 1}):  # more would start processes that import torch
+    with inductor.patch(QUICKLY):
         first, second = outcome(ours), outcome(ours)
     ours.close()
     for found, again, eager in zip(first, second, wanted, strict=True):
@@ -69,7 +71,7 @@ def test_without_a_compiler_the_message_names_it(
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     ours, _ = compile_network(Small(), CPU, "on", 1, 1, lambda: None)
-    missing = {"cpp.cxx": ("no-such-compiler",), "compile_threads": 1}
+    missing = {**QUICKLY, "cpp.cxx": ("no-such-compiler",)}
     with caplog.at_level(logging.WARNING), inductor.patch(missing), pytest.raises(Exception, match="no-such") as raised:
         outcome(ours)
     ours.close()
@@ -100,7 +102,7 @@ def test_what_else_is_fed_counts_as_a_shape(graphs: list[int]) -> None:
     assert len(graphs) == 3
 
 
-def test_what_cannot_be_compiled_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_compiled_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         message = "Windows not yet supported for torch.compile"
         raise RuntimeError(message)

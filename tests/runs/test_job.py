@@ -60,7 +60,7 @@ def test_a_watcher_sees_each_step_with_speed_and_time_left(session: Session, hos
     assert [step for step, _ in job.snapshot().validation] == [0, 5, 10]
 
 
-def test_another_start_is_refused_while_one_goes_on(session: Session, host: Puppet) -> None:
+def test_another_start_is_refused_while_a_run_is_active(session: Session, host: Puppet) -> None:
     host.free.clear()
     job = Job()
     job.start(session)

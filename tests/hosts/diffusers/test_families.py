@@ -189,7 +189,7 @@ def dataset(model: DiffusersModel, folder: Path | None = None, frame: Frame | No
         return load_dataset(folder, model, frame or Frame((64, 64)), prompter, DatasetOptions(**options))
 
 
-def test_sdxl_is_told_of_the_real_image_and_its_crop(opened: Callable[[str], Family]) -> None:
+def test_sdxl_is_given_the_size_of_the_image_and_its_crop(opened: Callable[[str], Family]) -> None:
     sizes = next(dataset(opened("sdxl").model).batches(1)).images.sizes
     assert sizes.tolist() == [[64, 96, 0, 16, 64, 64]]
 

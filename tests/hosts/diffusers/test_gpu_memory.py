@@ -78,7 +78,7 @@ def test_only_sd_2_needs_it() -> None:
         assert needs_fp32_attention(families.shared(family).unet) == needed
 
 
-def test_what_gave_way_is_back_when_our_turn_is_over(embedded_model: DiffusersModel) -> None:
+def test_memory_settings_are_restored_after_the_lease(embedded_model: DiffusersModel) -> None:
     host = StandaloneHost(device="cpu")
     model = host.open_model()
     with host.lock():

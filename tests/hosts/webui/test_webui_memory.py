@@ -57,7 +57,7 @@ def test_with_less_memory_the_numbers_are_the_same(
 
 
 @some_families
-def test_when_memory_runs_out_in_the_middle_of_training_the_next_thing_gives_way(
+def test_when_memory_runs_out_in_training_the_next_measure_is_taken(
     webui_model: Callable[..., Any], sd_model: Any, words: Any
 ) -> None:
     model, error = webui_model(), torch.cuda.OutOfMemoryError("CUDA out of memory")

@@ -77,7 +77,7 @@ def test_decoding_is_the_hosts_with_a_gradient(webui_model: Callable[..., Any], 
     assert latents.grad.abs().mean() > 0
 
 
-def test_a_vae_without_numbers_is_told(webui_model: Callable[..., Any], sd_model: Any) -> None:
+def test_a_vae_that_encodes_nan_is_refused(webui_model: Callable[..., Any], sd_model: Any) -> None:
     sd_model.first_stage_model.quant_conv.bias.data.fill_(float("nan"))
     with pytest.raises(ModelError, match="choose another in Settings, VAE"):
         webui_model().encode_images(torch.zeros(1, 3, 64, 64))
