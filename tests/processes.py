@@ -244,7 +244,7 @@ def _become_program(connection: socket.socket) -> None:
 def _end(code: object) -> NoReturn:
     """What Python does at its end, but for the memory; other exceptions than SystemExit are left to Python itself."""
     if not isinstance(code, int | None):
-        print(code, file=sys.stderr)
+        sys.stderr.write(f"{code}\n")
         code = 1
     threading._shutdown()
     atexit._run_exitfuncs()

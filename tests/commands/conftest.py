@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import processes
 import pytest
@@ -14,7 +15,12 @@ import torch
 from ti_trainer import formats
 from ti_trainer.__main__ import main
 from ti_trainer.embedding import Embedding
+from ti_trainer.host import ModelOptions
+from ti_trainer.hosts.diffusers import loading
 from ti_trainer.tiny_model.making import scenes
+
+if TYPE_CHECKING:
+    from ti_trainer.hosts.diffusers.model import DiffusersModel
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def embedded_model_is_read_once(embedded_model: DiffusersModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that run in this process share it, as the runs of a page do: reading it takes longer than ten steps."""
+    load = loading.load
+
+    def loaded(model: str, device: str = "auto", options: ModelOptions | None = None) -> DiffusersModel:
+        options = options or ModelOptions()
+        if model != "embedded" or loading.pick_dtype(options.precision, loading.pick_device(device)) != torch.float32:
+            return load(model, device, options)
+        return embedded_model.with_options(options)
+
+    monkeypatch.setattr(loading, "load", loaded)
 
 
 @pytest.fixture(scope="session")
