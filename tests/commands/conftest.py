@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -77,6 +78,21 @@ def run(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Callable
         return Outcome(process.returncode, out, err)
 
     return ran
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Callable[..., list[subprocess.Popen[str]]]:
+    """Starts `train thing` in two processes with torchrun's environment, but without its own three interpreters."""
+
+    def started(*flags: object, cwd: Path = tmp_path) -> list[subprocess.Popen[str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+        program = ("-m", "ti_trainer", "train", "thing", *flags)
+        return [processes.start(program, cwd=cwd, environment={**both, "RANK": str(rank)}) for rank in range(2)]
+
+    return started
 
 
 @pytest.fixture
