@@ -113,7 +113,9 @@ def test_a_taken_port_is_one_error(run: Callable[..., object]) -> None:
 
 @no_signals
 @pytest.mark.usefixtures("hangup_heard")
-@pytest.mark.parametrize("number", [signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)])  # the page makes SIGHUP SIGTERM
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)]
+)  # the page makes SIGHUP SIGTERM
 def test_signals_that_end_it_during_a_run_save_its_result(start: Start, tmp_path: Path, number: signal.Signals) -> None:
     with serving(start, tmp_path, "page", "--no-browser", "--port", free_port()) as (url, _, process):
         client = gradio_client.Client(url, verbose=False)

@@ -183,9 +183,7 @@ def test_too_few_micro_batches_are_refused_once_and_leave_nothing(
     assert word.read_bytes() == before
 
 
-def test_an_error_ends_all_processes_and_is_printed_once(
-    pair: Pair, images: Path, word: Path, tmp_path: Path
-) -> None:
+def test_an_error_ends_all_processes_and_is_printed_once(pair: Pair, images: Path, word: Path, tmp_path: Path) -> None:
     parts = ("--gradient-accumulation-steps", 2, "--preview-every", 0)
     processes = pair("--images", images, *parts, "--learning-rate", 1e-30)
     (_, err), (out, silent) = (process.communicate(timeout=120) for process in processes)
