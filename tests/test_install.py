@@ -118,7 +118,7 @@ def test_other_requirements_are_installed(ready, env):
     assert list((ready / OURS).rglob("added.py"))
 
 
-def test_failed_set_up_says_so_and_is_tried_again(ready, env):
+def test_failed_set_up_is_reported_and_tried_again(ready, env):
     constraints = ready / "constraints.txt"
     before = constraints.read_text()
     constraints.write_text("wanted==9.0\n")
