@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 PROMPT = "a picture of a big red star on sand"
-QUICK = ("--max-steps", 3, "--preview-every", 0, "--save-every", 0)
+QUICK = ("--max-steps", 3, "--preview-every", 0, "--save-every", 0, "--preview-sampling-steps", 2)
 
 
 def test_an_embedding_is_made_of_a_prompt_without_images(run: Callable, tmp_path: Path) -> None:
