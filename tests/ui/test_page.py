@@ -30,7 +30,7 @@ STEP_S = "0.02"
 SEEN_IN = {"Create embedding": "create_name", "Train": "train_images", "Runs": "runs_chosen"}
 BOXES = """() => ["progress", "curve", "previews", "stop"].map((name) => {
     const { x, y, width } = document.querySelector("#ti_trainer_" + name).getBoundingClientRect();
-    return [x, y, width].map(Math.round).join(" ");
+    return [x, y + window.scrollY, width].map(Math.round).join(" ");
 })"""
 STICK_OUT = """() => [...document.querySelectorAll(".ti-columns button")].filter((each) => {
     const around = each.closest(".grid-container") ?? each.parentElement;
