@@ -33,6 +33,8 @@ from ti_trainer.ui.panels.image_quality import Findings
 if TYPE_CHECKING:
     from playwright.sync_api import Page as Tab
 
+pytestmark = pytest.mark.page
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -117,7 +119,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
-@pytest.mark.gradio4
+@pytest.mark.gradio
 def test_images_are_found_marked_excluded_and_restored(url: str, folder: Path) -> None:
     before = names(folder)
     with launch(1400, 1000) as tab:
