@@ -15,6 +15,7 @@ from ti_trainer.errors import TITrainerError
 COMMANDS = (
     "preprocess",
     "spread",
+    "suggest",
     "create",
     "train",
     "quick",

@@ -55,6 +55,14 @@ def test_the_prompt_is_compared_with_the_embedding_at_the_same_seeds(host: Notin
     assert f"closes {run.measured()[GAP]:.1%} of the gap" in found
 
 
+def test_an_embedding_that_is_worse_than_no_text_is_said_to_be(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "x-word", {"name": "x-word"})
+    run.record_measured({GAP: -0.25})
+    assert findings(run) == [
+        "The embedding's predictions are farther from the prompt's than those without any text: compare the images."
+    ]
+
+
 def test_a_slider_is_shown_from_its_opposite_to_its_prompt(host: Noting) -> None:
     trained(host, Distillation("x-size", "big", "small", ("a [name] cat", "a [name], red")))
     asked = [each.prompt for each in host.asked[-10:]]

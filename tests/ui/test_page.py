@@ -131,6 +131,12 @@ def test_names_are_checked_as_they_are_typed_and_a_new_word_is_chosen(served: Se
             says(page, "create_about_name", answer)
         fill(page, "create_init_text", "a red old cat")
         says(page, "create_about_text", "4 tokens for only 2 vectors")
+        page.locator(".label-wrap").get_by_text("Suggest an initialization text", exact=True).click()
+        fill(page, "suggest_images", str(served.images))
+        fill(page, "suggest_texts", "old cat, sofa")
+        page.click("#ti_trainer_suggest_button")
+        says(page, "suggest_ranking", "texts on 6 images.")
+        fill(page, "create_init_text", "a red old cat")
         page.click("#ti_trainer_create_button")
         says(page, "create_outcome", "Created my-cat with 2 vectors")
         assert not page.locator("#ti_trainer_create_about_name").first.inner_text(), "the name is not available any more"

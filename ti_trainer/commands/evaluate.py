@@ -68,11 +68,13 @@ def run(args: argparse.Namespace) -> int:
 
 def measure(args: argparse.Namespace, host: StandaloneHost | None = None) -> tuple[dict[str, Any], dict[str, str]]:
     """Losses and more for --json, and the texts that were compared, by the same keys as their losses."""
+    from ti_trainer.data.subsets import read_subsets
     from ti_trainer.embedding import negative_name
     from ti_trainer.formats import embeddings_dir
     from ti_trainer.functional.guidance import GuidanceScale
     from ti_trainer.model import check_fits
     from ti_trainer.prompts import escaped
+    from ti_trainer.runs.datasets import items_to_measure
 
     host = host or host_of(args)
     embedding, _ = embeddings_dir.load(host.embeddings_dir, args.name)
@@ -87,7 +89,7 @@ def measure(args: argparse.Namespace, host: StandaloneHost | None = None) -> tup
     init_text = args.init_text if args.init_text is not None else embedding.info.get("init_text")
     model = host.open_model(model_options(args, "fp32"))
     check_fits(model, embedding)
-    items = _items(args.images, model, embedding.name)
+    items = items_to_measure(model, read_subsets(args.images))
     texts = {"word": f"a photo of {escaped(embedding.name)}"}
     if init_text is not None:
         texts["init_text"] = f"a photo of {escaped(init_text)}"
@@ -105,23 +107,6 @@ def measure(args: argparse.Namespace, host: StandaloneHost | None = None) -> tup
         "better_than_no_word": 1 - losses["word"] / losses["no_word"],
     }
     return facts, texts
-
-
-def _items(images: Path, model: DiffusionModel, name: str) -> Sequence[Item]:
-    """The images of a dataset without its regularization images, at the model's own size."""
-    from ti_trainer.data.images import Frame
-    from ti_trainer.data.loading import DatasetOptions, load_dataset
-    from ti_trainer.data.prompts import NAME, Prompter
-    from ti_trainer.data.subsets import read_subsets
-
-    dataset = load_dataset(
-        [subset for subset in read_subsets(images) if not subset.is_reg],
-        model,
-        Frame((model.default_size_px, model.default_size_px)),
-        Prompter(name, [NAME]),
-        DatasetOptions(latent_sampling="deterministic"),
-    )
-    return dataset.items
 
 
 def _loss(

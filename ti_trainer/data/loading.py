@@ -64,10 +64,11 @@ def load_dataset(
     prompter: Prompter,
     options: DatasetOptions | None = None,
     *,
+    most: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     warn: Warn = log.warning,
 ) -> Dataset:
-    """Read and encode the images of a folder, a dataset file, or subsets, one at a time.
+    """Read and encode the images of a folder, a dataset file, or subsets, one at a time: at most `most`, evenly spread.
 
     An image that cannot be used is skipped and logged; DatasetError if none can be used.
     """
@@ -76,6 +77,7 @@ def load_dataset(
     items: list[Item] = []
     skipped: list[tuple[Path, str]] = []
     planned = plan(subsets, model, Captions(prompter, options.word_regex, options.join_string), warn)
+    planned = planned[:: -(-len(planned) // most)] if most else planned
     for number, each in enumerate(planned, start=1):
         try:
             loaded = load_image(each.path, frame, each.mask)

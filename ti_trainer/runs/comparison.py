@@ -132,9 +132,13 @@ def effect(without: Sequence[Image.Image], with_it: Sequence[Image.Image]) -> fl
 def findings(run: Run) -> list[str]:
     """What was measured, as sentences."""
     measured, found = run.measured(), []
-    if GAP in measured:
+    if GAP in measured and measured[GAP] >= 0:
         gap = f"{measured[GAP]:.1%} of the gap between no text and the prompt"
         found.append(f"The embedding closes {gap}, on noise that is not trained on.")
+    elif GAP in measured:
+        found.append(
+            "The embedding's predictions are farther from the prompt's than those without any text: compare the images."
+        )
     if EFFECT in measured:
         found.append(f"In the negative prompt, it changes images by {measured[EFFECT]:.0%} of what another seed changes.")
     return found

@@ -7,8 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from ti_trainer.config.training import TrainConfig
+from ti_trainer.data.dataset import Item
+from ti_trainer.data.images import Frame
+from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.preflight import preflight
-from ti_trainer.data.prompts import Prompter
+from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.data.subsets import Subset, checked_subsets
 from ti_trainer.embedding import Embedding
 from ti_trainer.files import is_within
@@ -45,6 +48,22 @@ def subsets_of(host: Host, images: Path, warn: Callable[[str], None] = lambda me
     """
     check_folder(host, images)
     return checked_subsets(images, partial(check_folder, host), warn)
+
+
+def items_to_measure(model: DiffusionModel, subsets: Sequence[Subset], most: int | None = None) -> Sequence[Item]:
+    """Images at the model's own size, without regularization images; latents do not depend on a seed.
+
+    At most `most` of them, evenly spread. DatasetError if none can be used.
+    """
+    dataset = load_dataset(
+        [subset for subset in subsets if not subset.is_reg],
+        model,
+        Frame((model.default_size_px, model.default_size_px)),
+        Prompter("", [NAME]),
+        DatasetOptions(latent_sampling="deterministic"),
+        most=most,
+    )
+    return dataset.items
 
 
 def warnings_of(

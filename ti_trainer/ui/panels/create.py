@@ -18,6 +18,7 @@ from ti_trainer.prompts import CHUNK
 from ti_trainer.runs import locks
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels import suggest
 from ti_trainer.ui.panels.train import trainable
 from ti_trainer.ui.render import facts, notice, refusal
 from ti_trainer.wording import counted
@@ -59,6 +60,7 @@ def panel(page: Page) -> Create:
                 max_lines=1,
             )
             about_text = gr.HTML(elem_id="ti_trainer_create_about_text")
+            suggest.panel(page, init_text)
             num_vectors = gr.Slider(
                 minimum=1,
                 maximum=CHUNK,
