@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ti_trainer.errors import ConfigError
+from ti_trainer.functional.transfer import sent
 from ti_trainer.hosts.diffusers.library import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from ti_trainer.model import Vectors
 from ti_trainer.prompts import PromptTokenizer, TokenizedPrompt
@@ -140,8 +141,8 @@ class TextEncoder:
         known = self._known.get((prompt, counts))
         if known is None:
             tokenized, device = self._tokenizer_for(counts)(prompt), self.table.weight.device
-            weights = torch.tensor(tokenized.weights, device=device) if tokenized.weights else None
-            known = _Encoded(tokenized, torch.tensor(tokenized.chunks, device=device), weights)
+            weights = sent(torch.tensor(tokenized.weights), device) if tokenized.weights else None
+            known = _Encoded(tokenized, sent(torch.tensor(tokenized.chunks), device), weights)
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
             self._known[prompt, counts] = known
