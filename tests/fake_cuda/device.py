@@ -89,12 +89,10 @@ class FakeDevice(TorchDispatchMode):
             kind = "read" if from_gpu else "copied without pinned memory"
             self.waits.append(f"{tuple(source.shape)} {kind} at {where()}")
 
-    @contextmanager
-    def measuring(self) -> Iterator[None]:
-        """Within it `peak` counts from what is allocated now, and `waits` from nothing."""
+    def forget(self) -> None:
+        """Let `peak` count from what is allocated now, and `waits` from nothing."""
         self.peak = self.allocated
         self.waits.clear()
-        yield
 
 
 def where() -> str:

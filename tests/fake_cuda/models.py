@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from ti_trainer.embedding import Embedding
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers import loading, shapes
 from ti_trainer.hosts.diffusers.components import Components, both_encoders
-from ti_trainer.hosts.diffusers.library import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from ti_trainer.hosts.diffusers.library import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, UNet2DConditionModel
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.text import TextEncoder
 
@@ -30,26 +29,35 @@ def tokenizer(pad_token: str = "") -> CLIPTokenizer:
     return families.tokenizer(**({"pad_token": pad_token} if pad_token else {}))
 
 
-def components(family: str, dtype: torch.dtype) -> Components:
+def tiny(family: str, dtype: torch.dtype) -> Components:
     """As they are read: the U-Net in the model's dtype, all else in float32, on the CPU. In fake mode only."""
     kind, _, variant = family.partition("-")
-    channels = 9 if variant == "inpainting" else 4
-    scheduler = families.scheduler(variant == "v", rescaled=False)
+    is_xl, of_sd2 = kind == "sdxl", kind == "sd2"
     with torch.device("meta"):
+        first = families.clip(families.CLIP_H if of_sd2 else families.CLIP_L, "gelu" if of_sd2 else "quick_gelu")
+        texts = [TextEncoder("clip_h" if of_sd2 else "clip_l", first, tokenizer("!" if of_sd2 else ""))]
+        if is_xl:
+            second = families.clip(families.CLIP_G, "gelu", CLIPTextModelWithProjection)
+            texts = both_encoders((first, tokenizer()), (second, tokenizer("!")))
+        added = {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": families.CLIP_G + 6 * 256,
+        }
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=9 if variant == "inpainting" else 4,
+            block_out_channels=(32,),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D",),
+            up_block_types=("CrossAttnUpBlock2D",),
+            cross_attention_dim=sum(each.width for each in texts),
+            attention_head_dim=4,
+            use_linear_projection=of_sd2 or is_xl,
+            **(added if is_xl else {}),
+        )
         vae = families.vae(kind)
-        if kind == "sdxl":
-            unet = families.sdxl_unet(channels)
-            clips = (
-                (families.clip(families.CLIP_L, "quick_gelu"), tokenizer()),
-                (families.clip(families.CLIP_G, "gelu", CLIPTextModelWithProjection), tokenizer("!")),
-            )
-            texts = both_encoders(*clips)
-        else:
-            unet = families.unet(channels, families.CLIP_L if kind == "sd1" else families.CLIP_H, of_sd2=kind == "sd2")
-            first = families.clip(*(families.CLIP_L, "quick_gelu") if kind == "sd1" else (families.CLIP_H, "gelu"))
-            name, pad = ("clip_l", "") if kind == "sd1" else ("clip_h", "!")
-            texts = [TextEncoder(name, first, tokenizer(pad))]
-    return _read(Components(unet.to(dtype), vae, texts, scheduler))
+    return _read(Components(unet.to(dtype), vae, texts, families.scheduler(variant == "v", rescaled=False)))
 
 
 def published(shape: str, dtype: torch.dtype) -> Components:
@@ -82,25 +90,21 @@ def embeddings_for(model: DiffusersModel, vectors: int = 2, *names: str) -> list
     return [Embedding(name, shapes_of) for name in names or (NAME,)]
 
 
-def dataset_for(model: DiffusersModel, size_px: int = 64, *, negative: str = "", **changes: object) -> Dataset:
-    """Two images, encoded by the model; captions differ, so that each prompt is new."""
-    pixels = torch.zeros(1, 3, size_px, size_px)
-    latents, std = (each[0] for each in model.encode_images(pixels))
-    masked = model.encode_masked(pixels, None)
+def dataset_for(model: DiffusersModel, size_px: int = 64, *, negative: str = "", random: bool = False, **changes: object) -> Dataset:
+    """One image twice, as it is after encoding; tags are shuffled, so that nearly every prompt is new."""
+    size = size_px // 8
+    latents = torch.zeros(4, size, size, device=model.device)
+    masked = torch.zeros(5, size, size, device=model.device) if model.spec.inpainting else None
     item = Item(
         path=Path("image.png"),
         caption="red, round, small, (old:1.2)",
         latents=latents,
-        std=std,
+        std=latents if random else None,
         weight=torch.ones_like(latents[:1]),
         sizes=(size_px, size_px, 0, 0, size_px, size_px),
-        masked=None if masked is None else masked[0],
+        masked=masked,
         subset=Subset(Path()),
         **changes,  # type: ignore[arg-type]
     )
     prompter = Prompter(NAME, ("a photo of [name], [filewords]",), shuffle_tags=True, negative=negative)
     return Dataset((item, item), (), prompter, 0, len(model.alphas_cumprod))
-
-
-def counted(iterator: object, count: int) -> list[object]:
-    return list(itertools.islice(iterator, count))  # type: ignore[call-overload]
