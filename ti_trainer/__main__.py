@@ -24,6 +24,7 @@ COMMANDS = (
     "convert",
     "info",
     "bench",
+    "doctor",
     "demo",
     "page",
 )

@@ -18,7 +18,6 @@ from ti_trainer.offload.plan import PLANS, MemoryPlan
 from ti_trainer.training.pixel_loss import PixelLoss
 from ti_trainer.training.trainer import Trainer
 
-PARTLY = {**PLANS, "partly": MemoryPlan(checkpointing=0.4)}
 OPTIONS: dict[str, dict[str, Any]] = {
     "dreamartist": {"negative": True, "ema_rate": 0.9, "clip_grad": "norm", "latent_sampling": "random", "batch_size": 2},
     "pixel loss": {"pixel_loss": PixelLoss(1.0), "clip_grad": "value", "loss_weighting": "min-snr"},
@@ -41,11 +40,12 @@ def model_for(family: str, precision: str) -> DiffusersModel:
 
 
 def trainer_for(
-    model: DiffusersModel, *, negative: bool = False, pixel_loss: PixelLoss | None = None, **options: Any
+    model: DiffusersModel, size_px: int = 64, *, negative: bool = False, pixel_loss: PixelLoss | None = None, **options: Any
 ) -> Trainer:
     config = TrainConfig(**{"max_steps": 1000, "negative": negative, **options})
-    pixels, random = torch.zeros(3, 64, 64, dtype=torch.uint8) if pixel_loss else None, config.latent_sampling == "random"
-    dataset = dataset_for(model, negative=f"{NAME}-neg" if negative else "", random=random, pixels=pixels)
+    pixels = torch.zeros(3, size_px, size_px, dtype=torch.uint8) if pixel_loss else None
+    random = config.latent_sampling == "random"
+    dataset = dataset_for(model, size_px, negative=f"{NAME}-neg" if negative else "", random=random, pixels=pixels)
     embedding, *others = embeddings_for(model, 2, *(NAME, f"{NAME}-neg") if negative else (NAME,))
     return Trainer(model, dataset, embedding, config, None, *others or (None,), pixel_loss)
 
@@ -70,6 +70,8 @@ def update(trainer: Trainer) -> list[torch.Tensor]:
 
 def check(trainer: Trainer, device: FakeDevice) -> None:
     """Everything is where it has to be, and the CPU waits for nothing."""
+    model: Any = trainer.model
+    model.memory.place()
     device.forget()
     found = update(trainer)
     parameters = [one for each in trainer.trials for one in each.parameters]
@@ -95,8 +97,13 @@ def test_a_step_with_options(name: str, device: FakeDevice) -> None:
 def test_a_step_of_each_memory_mode(device: FakeDevice) -> None:
     model = model_for("sdxl", "fp16")
     trainer = trainer_for(model)
-    for plan in PARTLY.values():
-        model.memory.use(plan)
+    for mode in PLANS:
+        model.fit_memory(64, mode=mode)
         check(trainer, device)
+    model.memory.use(MemoryPlan(checkpointing=0.4))
+    check(trainer, device)
     model.use_all_memory()
-    assert {each.device for module in model.modules for each in module.parameters()} == {CUDA}
+    model.memory.place()
+    weights = [each for module in model.modules[:1] + model.modules[2:] for each in module.parameters()]
+    assert {each.device for each in weights} == {CUDA}
+    assert all(each.numel() for each in weights)

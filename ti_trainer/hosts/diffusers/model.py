@@ -6,7 +6,7 @@ B batch, C latent channels, H W latent height and width, V vectors, D width, T =
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,11 @@ from ti_trainer.prompts import CHUNK, TokenizedPrompt
 
 @dataclass
 class DiffusersModel:
-    """Stable Diffusion with one CLIP text encoder (1.x, 2.x) or two (SDXL), whose last one pools."""
+    """Stable Diffusion with one CLIP text encoder (1.x, 2.x) or two (SDXL), whose last one pools.
+
+    `device` is where the networks compute. They start in RAM and move there when they are used, U-Net and text encoders once
+    it is known how much memory a step needs.
+    """
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
@@ -46,10 +50,11 @@ class DiffusersModel:
     name: str
     weights: Path
     options: ModelOptions
+    device: torch.device
 
     def __post_init__(self) -> None:
         """Derive the interface's attributes; ConfigError for options that do not fit the model."""
-        self.device, self.dtype = self.unet.device, self.unet.dtype
+        self.dtype = self.unet.dtype
         self.spec = spec_of(self.unet, self.text_encoders, self.scheduler, self.options)
         self.alphas_cumprod = noise_schedule(self.scheduler, self.spec).to(self.device)
         if takes_clip_skip(self.spec):
@@ -65,6 +70,7 @@ class DiffusersModel:
                 family=self.spec.family,
                 device=self.device,
                 dtype=self.dtype,
+                start_in_ram=self.device.type != "cpu",
             )
         )
         self.memory.activate()
@@ -132,7 +138,11 @@ class DiffusersModel:
         return other
 
     def _vae_on_device(self) -> AbstractContextManager[None]:
-        return moved_to(self.device, self.vae)
+        """Within it the VAE is on the device. It stays there unless the memory plan offloads it."""
+        if self.memory.plan.offload_vae:
+            return moved_to(self.device, self.vae)
+        self.vae.to(self.device)
+        return nullcontext()
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,6 +166,7 @@ class DiffusersModel:
 
     def encode_prompts(self, prompts: Sequence[str], embeddings: Mapping[str, Vectors]) -> Conditioning:
         """Hidden states (B, n T, sum of D) of prompts of up to n chunks, and the pooled ones of SDXL."""
+        self.memory.place()
         first, *others = self.text_encoders  # two tokenizers may cut a text into different numbers of chunks
         chunks = max((len(each.tokenize(prompt, embeddings).chunks) for each in others for prompt in prompts), default=1)
         encoded = [first(prompts, embeddings, chunks)]
@@ -167,6 +178,7 @@ class DiffusersModel:
         inputs, hidden = noisy_latents.to(self.dtype), cond.hidden.to(self.dtype)
         if images.masked is not None:
             inputs = torch.cat([inputs, images.masked.to(inputs)], 1)  # (B, 2 C + 1, H, W)
+        self.memory.place()
         unet = self.memory.unet
         if cond.pooled is None:
             return unet(inputs, timesteps, hidden, return_dict=False)[0]
