@@ -1,38 +1,48 @@
-"""Memory on the pretended device: a GPU that is smaller than the model. `test_fake_cuda.py` runs this file."""
+"""Memory on the pretended device: what of a model is on it, and when. `test_fake_cuda.py` runs this file."""
 
 from __future__ import annotations
 
 import pytest
 import steps
 import torch
-from device import FakeDevice, fake_cuda
+from device import fake_cuda
 from models import model_of, tiny
 
 from ti_trainer.hosts.diffusers.model import DiffusersModel
-from ti_trainer.offload.plan import PLANS, bytes_of
+from ti_trainer.offload.plan import bytes_of
 
 
-def test_a_model_larger_than_the_gpu_is_trained_block_by_block() -> None:
-    """The whole model is never on the device, from the first byte on: more memory than there is raises an error."""
-    with fake_cuda():
+def test_weights_that_a_plan_offloads_are_never_on_the_gpu() -> None:
+    """Not even while the model is loaded: a GPU that is smaller than the model can train it block by block."""
+    with fake_cuda() as device:
         model = model_of(tiny("sdxl", torch.float16), "fp16")
-        tables = bytes_of(*(each.table for each in model.text_encoders))
-        weights = bytes_of(*model.modules)
-    with fake_cuda(total=tables + 0.7 * (weights - tables)) as device:
-        model = model_of(tiny("sdxl", torch.float16), "fp16")
+        assert device.allocated < 2**13, "only the noise schedule"
         with torch.no_grad():
             model.encode_images(torch.zeros(1, 3, 64, 64))
-        assert device.allocated == pytest.approx(bytes_of(model.vae), rel=0.05), "only what was used"
+        assert device.allocated == pytest.approx(bytes_of(model.vae), rel=0.15), "only what was used"
         trainer = steps.trainer_for(model)
-        model.fit_memory(64)
-        assert model.memory.plan == PLANS["offload-all"]
+        device.forget()
+        model.fit_memory(64, mode="offload-all")
+        trained = (model.unet, *(each.module for each in model.text_encoders))
+        left = bytes_of(*trained)  # offloaded weights are empty
+        assert device.peak == pytest.approx(left, rel=0.05)
+        assert model.vae.device.type == "cpu"
         steps.update(trainer)
-        preview(model, device)
+        preview(model)
         model.use_all_memory()
         assert all(each.numel() for module in model.modules for each in module.parameters())
+        assert device.allocated == pytest.approx(left, rel=0.05)
 
 
-def preview(model: DiffusersModel, device: FakeDevice) -> None:
+def test_a_model_that_was_never_planned_for_is_placed_when_it_is_used() -> None:
+    with fake_cuda():
+        model = model_of(tiny("sd1", torch.float16), "fp16")
+        preview(model)
+        assert model.unet.device.type == model.vae.device.type == "cuda"
+
+
+def preview(model: DiffusersModel) -> None:
+    """What generating an image needs: diffusers' samplers do not work with fake tensors."""
     vectors = {steps.NAME: {key: torch.zeros(2, width, device=model.device) for key, width in model.widths.items()}}
     with torch.no_grad():
         model.encode_prompts(["", f"a photo of {steps.NAME}"], vectors)

@@ -22,8 +22,8 @@ def commands(*, sdxl: bool) -> list[list[str]]:
     for shape, size_px in SHAPES.items() if sdxl else [("sd15", SHAPES["sd15"])]:
         shaped = ["--shape", shape, "--size", str(size_px)]
         found.append(["-m", "ti_trainer", "doctor", *shaped])
-        bench = ["-m", "ti_trainer", "bench", *shaped, "--steps", "30", "--batch-sizes", "1", "4", "--against", "webui"]
-        found.append([*bench, "--compile"] if shape == "sd15" else bench)
+        bench = ["-m", "ti_trainer", "bench", *shaped, "--steps", "30", "--batch-sizes", "1", "4"]
+        found.append([*bench, "--compile", "--against", "webui"] if shape == "sd15" else bench)
     return found
 
 
