@@ -1,4 +1,4 @@
-"""A pretended CUDA device: torch's fake tensors compute shapes, dtypes and devices without data, and their memory is counted.
+"""A pretended CUDA device: fake tensors of torch have shapes, dtypes and devices but no data, and their memory is counted.
 
 It needs the library of `fake_cuda.cpp`, preloaded into the process: `building.py`. A device or dtype that does not match
 raises, as on a GPU. `FakeDevice` counts memory as torch's allocator does, and notes what makes the CPU wait for the device.

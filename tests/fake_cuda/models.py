@@ -17,7 +17,12 @@ from ti_trainer.embedding import Embedding
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers import loading, shapes
 from ti_trainer.hosts.diffusers.components import Components, both_encoders
-from ti_trainer.hosts.diffusers.library import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, UNet2DConditionModel
+from ti_trainer.hosts.diffusers.library import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    UNet2DConditionModel,
+)
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.text import TextEncoder
 
@@ -90,7 +95,9 @@ def embeddings_for(model: DiffusersModel, vectors: int = 2, *names: str) -> list
     return [Embedding(name, shapes_of) for name in names or (NAME,)]
 
 
-def dataset_for(model: DiffusersModel, size_px: int = 64, *, negative: str = "", random: bool = False, **changes: object) -> Dataset:
+def dataset_for(
+    model: DiffusersModel, size_px: int = 64, *, negative: str = "", random: bool = False, **changes: object
+) -> Dataset:
     """One image twice, as it is after encoding; tags are shuffled, so that nearly every prompt is new."""
     size = size_px // 8
     latents = torch.zeros(4, size, size, device=model.device)

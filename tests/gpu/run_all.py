@@ -1,7 +1,7 @@
 """Everything to run on a GPU, in about 10 minutes: tests, the report of `doctor`, and speed beside other loops.
 
-python tests/gpu/run_all.py [--sdxl]; the last lines are to be pasted into an issue. With --sdxl also SDXL's shape at 1024 px,
-which needs 16 GB of RAM.
+python tests/gpu/run_all.py [--sdxl]; paste the output into an issue. With --sdxl also SDXL's shape at 1024 px, which needs
+16 GB of RAM.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Sphere(torch.optim.Optimizer):
     at construction; `norms` in its group holds it, and is saved and restored with the state.
     """
 
-    _step_supports_amp_scaling = True  # a GradScaler then leaves it to `step` to skip overflowed gradients, and reads nothing
+    _step_supports_amp_scaling = True  # a GradScaler then leaves skipping an update to `step`, and does not read the device
 
     def __init__(self, groups: list[dict[str, Any]], learning_rate: float) -> None:
         groups = [{**group, "norms": [_mean_norm(each) for each in group["params"]]} for group in groups]
@@ -30,7 +30,7 @@ class Sphere(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update all parameters that have a gradient, unless a GradScaler has found an overflow. Closures are not supported."""
+        """Update all parameters that have a gradient, unless a GradScaler found an overflow; closures are not supported."""
         overflow = getattr(self, "found_inf", None)  # set by the scaler; above 0 if a gradient is not finite
         for group in self.param_groups:
             for vectors, norm in zip(group["params"], group["norms"], strict=True):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from ti_trainer import tiny_model
 from ti_trainer.hosts.diffusers.library import (
     AutoencoderKL,
@@ -35,7 +36,11 @@ def pipeline(family: str, seed: int = 0) -> Any:
         parts = {"vae": vae(kind), "scheduler": scheduler(variant == "v", rescaled=family == "sdxl-v")}
         channels = 9 if variant == "inpainting" else 4
         if kind == "sdxl":
-            made = diffusers.StableDiffusionXLInpaintPipeline if variant == "inpainting" else diffusers.StableDiffusionXLPipeline
+            made = (
+                diffusers.StableDiffusionXLInpaintPipeline
+                if variant == "inpainting"
+                else diffusers.StableDiffusionXLPipeline
+            )
             return made(
                 **parts,
                 unet=sdxl_unet(channels),

@@ -37,7 +37,7 @@ def load(model: str, device: str = "auto", options: ModelOptions | None = None) 
 def assembled(
     parts: Components, place: torch.device, dtype: torch.dtype, name: str, weights: Path, options: ModelOptions
 ) -> DiffusersModel:
-    """The model made of these components, in its dtypes. It is left in RAM, since a GPU may have too little memory for it."""
+    """The model made of these components, in its dtypes. It stays in RAM until it is known what a GPU has room for."""
     place = torch.empty(0, device=place).device  # with its number
     unet = parts.unet.to(dtype=dtype, memory_format=torch.channels_last).eval()
     if place.type == "cpu":
