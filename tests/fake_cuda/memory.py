@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import steps
 import torch
-from device import fake_cuda
+from device import GIB, fake_cuda
 from models import model_of, tiny
 
 from ti_trainer.hosts.diffusers.model import DiffusersModel
@@ -39,6 +39,20 @@ def test_a_model_that_was_never_planned_for_is_placed_when_it_is_used() -> None:
         model = model_of(tiny("sd1", torch.float16), "fp16")
         preview(model)
         assert model.unet.device.type == model.vae.device.type == "cuda"
+
+
+def test_large_images_are_decoded_in_tiles_where_there_is_no_room_for_them() -> None:
+    latents = torch.zeros(1, 4, 96, 96)
+    seen: list[float] = []
+    for total in (4 * GIB, 0.3 * GIB):
+        with fake_cuda(total) as device:
+            model = model_of(tiny("sd1", torch.float16), "fp16")
+            with torch.no_grad():
+                pixels = model.decode(latents.to(model.device))
+            assert pixels.shape == (1, 3, 768, 768)
+            assert not model.vae.use_tiling
+            seen.append(device.peak)
+    assert seen[1] < 0.6 * seen[0]
 
 
 def preview(model: DiffusersModel) -> None:

@@ -24,8 +24,10 @@ from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import MemoryMode
 from ti_trainer.offload.compiling import failure
 from ti_trainer.offload.plan import GIB, PLANS, free_bytes
+from ti_trainer.training.events import StepDone
 
 STEPS = 3  # measured in each mode, after one that is not
+STEPS_OF_PRECISION = 20
 PACKAGES = ("torch", "diffusers", "transformers", "triton", "bitsandbytes")
 ON_CPU: tuple[MemoryMode, ...] = ("none", "checkpointing")  # the other modes move nothing there
 
@@ -47,12 +49,10 @@ def report(model: str, shape: str | None, device: str, size_px: int) -> Iterator
     for mode in PLANS if place.type == "cuda" else ON_CPU:
         yield f"  {mode:<14}{_measured(opened, size_px, mode)}"
     opened.use_all_memory()
-    name = opened.name
     del opened  # two models may be too much for the device
     for each in ("fp16", "bf16", "fp32"):
         yield f"  {each:<14}{_gradient(model, shape, device, size_px, each)}"
     yield f"torch.compile: {_compile(place)}"
-    yield f"end of the report on {name}"
 
 
 def _version(package: str) -> str:
@@ -122,14 +122,16 @@ def _gradient(model: str, shape: str | None, device: str, size_px: int, precisio
     try:
         opened = _open(model, shape, device, precision)
         opened.fit_memory((size_px // 8) ** 2)
-        trainer = new_trainer(opened, _dataset(opened, size_px), 1, 20)
+        trainer = new_trainer(opened, _dataset(opened, size_px), 1, STEPS_OF_PRECISION)
         before = trainer.embedding.vectors
-        loss = [float(event.loss) for event in trainer.run() if hasattr(event, "loss")][-1]
+        loss = [float(event.loss) for event in trainer.run() if isinstance(event, StepDone)][-1]
         moved = any(not torch.equal(each, before[key]) for key, each in trainer.embedding.vectors.items())
         opened.use_all_memory()
     except (RuntimeError, TITrainerError) as error:
         return f"failed: {_first_line(error)}"
-    return f"finite, loss {loss:.4f} after 20 steps" + ("" if moved else ", but the vectors have not moved")
+    return f"finite, loss {loss:.4f} after {STEPS_OF_PRECISION} steps" + (
+        "" if moved else ", but the vectors have not moved"
+    )
 
 
 def _compile(device: torch.device) -> str:

@@ -14,7 +14,17 @@ from ti_trainer.model import Compile, MemoryMode
 from ti_trainer.offload.checkpointing import Autocast, blocks_of
 from ti_trainer.offload.compiling import NO_MEMORY, CompiledNetwork, compile_network, failure
 from ti_trainer.offload.patching import moved_to
-from ti_trainer.offload.plan import PLANS, MemoryNeed, MemoryPlan, bytes_of, choose_plan, estimate, free_bytes, ran_out
+from ti_trainer.offload.plan import (
+    DECODING,
+    PLANS,
+    MemoryNeed,
+    MemoryPlan,
+    bytes_of,
+    choose_plan,
+    estimate,
+    free_bytes,
+    ran_out,
+)
 from ti_trainer.offload.streaming import CPU, BlockOffloader
 
 
@@ -78,6 +88,12 @@ class MemoryManager:
     def _place(self, plan: MemoryPlan) -> None:
         self._placed = True
         self.use(plan)
+
+    def can_decode(self, latent_pixels: int) -> bool:
+        """Whether there is room to decode this many latent pixels at once, without a gradient."""
+        device = self.networks.device
+        bytes_per_number = next(self.networks.vae.parameters()).dtype.itemsize
+        return device.type != "cuda" or free_bytes(device) > latent_pixels * DECODING * bytes_per_number // 4
 
     def reduce(self, error: Exception) -> str:
         """Take one more measure after an error: `DiffusionModel.reduce_memory`.

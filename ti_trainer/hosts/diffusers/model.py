@@ -31,8 +31,10 @@ from ti_trainer.model import (
 )
 from ti_trainer.offload.kernels import fast_kernels
 from ti_trainer.offload.manager import MemoryManager, Networks
-from ti_trainer.offload.patching import moved_to
+from ti_trainer.offload.patching import moved_to, patched
 from ti_trainer.prompts import CHUNK, TokenizedPrompt
+
+TILING = {"use_tiling": True, "tile_sample_min_size": 512, "tile_latent_min_size": 64}  # of AutoencoderKL
 
 
 @dataclass
@@ -186,9 +188,12 @@ class DiffusersModel:
         return unet(inputs, timesteps, hidden, added_cond_kwargs=added, return_dict=False)[0]
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels (B, 3, 8 H, 8 W) in [-1, 1], not clamped."""
+        """Pixels (B, 3, 8 H, 8 W) in [-1, 1], not clamped; in overlapping tiles if a GPU has no room for whole images."""
         with self.decoding() as decode:
-            return decode(latents)
+            if latents.requires_grad or self.memory.can_decode(latents[:, 0].numel()):
+                return decode(latents)
+            with patched((self.vae, name, value) for name, value in TILING.items()):
+                return torch.cat([decode(each[None]) for each in latents])
 
     @contextmanager
     def decoding(self) -> Iterator[Callable[[Tensor], Tensor]]:

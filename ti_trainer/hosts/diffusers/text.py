@@ -56,7 +56,7 @@ class TextEncoder:
         self._final_norm = next(m for n, m in self.module.named_modules() if n.endswith("final_layer_norm"))
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """Compute the layers in this dtype, and their input in float32: the sum of embeddings, among them trained vectors."""
+        """Compute the layers in this dtype, and their input, the sum of embeddings and vectors, in float32."""
         embeddings = next(each for each in self.module.modules() if self.table in each.children())
         exact = set(embeddings.modules())
         for each in self.module.modules():
