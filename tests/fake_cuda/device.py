@@ -37,12 +37,13 @@ class FakeDevice(TorchDispatchMode):
     def __init__(self, total: float = float("inf")) -> None:
         super().__init__()
         self.total, self.allocated, self.peak = total, 0, 0
-        self.waits: list[str] = []
+        self.waits: list[str] | None = None
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        self._note_wait(func, args, kwargs)
+        if self.waits is not None:
+            self._note_wait(self.waits, func, args, kwargs)
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             dtype = args[0].dtype  # there is no data: any number
             return 1.0 if dtype.is_floating_point else dtype == torch.bool or 1
@@ -70,29 +71,39 @@ class FakeDevice(TorchDispatchMode):
         self._known.discard(key)
         self.allocated -= size
 
-    def _note_wait(self, func: Any, args: Any, kwargs: Any) -> None:
+    def _note_wait(self, waits: list[str], func: Any, args: Any, kwargs: Any) -> None:
         name = func._schema.name.removeprefix("aten::")
         tensors = [each for each in args if isinstance(each, Tensor)]
         if name in READS and any(each.device.type == "cuda" for each in tensors):
-            self.waits.append(f"{name} at {where()}")
+            waits.append(f"{name} at {where()}")
         elif name == "_to_copy":
-            self._note_copy(tensors[0], torch.device(kwargs.get("device") or tensors[0].device), kwargs.get("non_blocking"))
+            self._note_copy(
+                waits, tensors[0], torch.device(kwargs.get("device") or tensors[0].device), kwargs.get("non_blocking")
+            )
         elif name == "copy_" and len(tensors) == 2:
             blocking = args[2:] or (kwargs.get("non_blocking"),)
-            self._note_copy(tensors[1], tensors[0].device, blocking[0])
+            self._note_copy(waits, tensors[1], tensors[0].device, blocking[0])
 
-    def _note_copy(self, source: Tensor, target: torch.device, non_blocking: bool | None) -> None:
+    def _note_copy(self, waits: list[str], source: Tensor, target: torch.device, non_blocking: bool | None) -> None:
         from_gpu, to_gpu = source.device.type == "cuda", target.type == "cuda"
         if from_gpu == to_gpu or (to_gpu and source.ndim == 0 and source.numel() == 1 and non_blocking):
             return
         if from_gpu or not (non_blocking and is_pinned(source)):
             kind = "read" if from_gpu else "copied without pinned memory"
-            self.waits.append(f"{tuple(source.shape)} {kind} at {where()}")
+            waits.append(f"{tuple(source.shape)} {kind} at {where()}")
 
     def forget(self) -> None:
-        """Let `peak` count from what is allocated now, and `waits` from nothing."""
+        """Let `peak` count from what is allocated now."""
         self.peak = self.allocated
-        self.waits.clear()
+
+    @contextmanager
+    def watching(self) -> Iterator[list[str]]:
+        """Gives the list of what makes the CPU wait within it."""
+        self.waits = []
+        try:
+            yield self.waits
+        finally:
+            self.waits = None
 
 
 def where() -> str:

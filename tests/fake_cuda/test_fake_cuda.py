@@ -14,6 +14,7 @@ import building
 import pytest
 
 
+@pytest.mark.timeout(900)
 def test_steps_on_a_pretended_gpu(tmp_path: Path) -> None:
     if obstacle := building.obstacle():
         if os.environ.get("TI_TRAINER_CI") and "compiler" in obstacle:

@@ -171,7 +171,8 @@ class MemoryManager:
             self._vae_is_offloaded = True
         offloader.apply(self.plan)
         if networks.start_in_ram and self._placed:
-            for each in (networks.unet, *networks.text_encoders):  # all that the plan leaves on the device
+            vae = (networks.vae,) if self.decodes else ()
+            for each in (networks.unet, *networks.text_encoders, *vae):  # all that the plan leaves on the device
                 each.to(networks.device)
         if not self.plan.offload_vae:
             self._bring_vae_back()
