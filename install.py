@@ -36,8 +36,9 @@ CHECKS = ("ruff check .", "ruff format --check .", "mypy")
 PYTEST = "pytest -n auto --maxprocesses 8 --dist loadfile"
 WEBUI_TESTS = {  # whose packages -> the tests that run with them, and options for when none are named
     "webui": (("tests/hosts/webui", "tests/ui"), ()),
-    "forge": (("tests/ui",), ("-m", "gradio4")),
+    "forge": (("tests/ui",), ("-m", "gradio")),
 }
+NOT_TWICE = ("-m", "gradio or not page")  # leaves out tests of the page that run with the WebUI's gradio
 WEBUI_PYTHONS = ((3, 10), (3, 11))  # tokenizers 0.13.3 and pillow 9.5 have wheels for these
 NOTHING_COLLECTED = 5  # pytest's exit code
 ENVIRONMENT = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
@@ -91,10 +92,10 @@ def test(arguments: list[str]) -> int:
     """Run the checks, and pytest in each environment; returns the first exit code that is not 0."""
     venv = set_up(".venv", "test")
     commands = [(venv, each.split()) for each in (() if arguments else CHECKS)]
-    commands.append((venv, [*PYTEST.split(), *arguments]))
     named = [each for each in arguments if each.startswith("tests") and Path(ROOT, each.partition("::")[0]).exists()]
     options = [each for each in arguments if each not in named]
     supported = sys.version_info[:2] in WEBUI_PYTHONS
+    commands.append((venv, [*PYTEST.split(), *(arguments or (NOT_TWICE if supported else ()))]))
     if not supported:
         print(f"LEFT OUT: tests with the WebUI's packages, which need Python 3.10 or 3.11, not {sys.version.split()[0]}.")
     for kind, (tests, selection) in WEBUI_TESTS.items() if supported else ():
@@ -120,7 +121,8 @@ def set_up(name: str, *kinds: str) -> Path:
         return venv
     stamp.unlink(missing_ok=True)  # until all is installed: an interrupted set-up is repeated
     print(f"Setting up {venv}: the first time this takes minutes and up to several GB.", file=sys.stderr, flush=True)
-    steps = [[str(python), "-m", "pip", "install", *each.split()] for each in INSTALLS[kinds[0]]]
+    # Python compiles what it imports; pip would compile all that the packages hold, which takes a minute.
+    steps = [[str(python), "-m", "pip", "install", "--no-compile", *each.split()] for each in INSTALLS[kinds[0]]]
     if not python.exists() or subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode:
         steps.insert(0, [sys.executable, "-m", "venv", "--clear", str(venv)])
     for step in steps:

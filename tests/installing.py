@@ -37,6 +37,16 @@ if wants == "wait":
         wants = 2
 sys.exit(wants)
 """
+VENV = """
+import shutil, subprocess, sys
+from pathlib import Path
+made, wanted = Path(__file__).with_name("made-by-venv"), Path(sys.argv[-1])
+if not made.exists():
+    command = [sys.executable, "-m", "venv", *sys.argv[1:-1], str(made)]
+    subprocess.run(command, cwd=made.parents[1], check=True)  # not in this folder: there it would be this file
+shutil.rmtree(wanted, ignore_errors=True)
+shutil.copytree(made, wanted, symlinks=True)
+"""  # takes the place of venv, which needs six seconds for each environment: all are copies of the first
 PYPROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
 BACKEND = """
 import pathlib, shutil, time
@@ -82,6 +92,7 @@ def make_project(folder):
     (folder / "code" / "program.py").write_text(TI_TRAINER)
     for tool in ("pytest", "ruff", "mypy"):
         (folder / f"{tool}.py").write_text(TOOL)
+    (folder / "venv.py").write_text(VENV)
     for name in ("wanted", "for_tests", "for_webui", "for_forge"):
         make_wheel(folder / "wheels", name, "1.0")
     make_wheel(folder / "wheels", "stable_diffusion_sdkit", "2.1.5", requires=["not-there"])

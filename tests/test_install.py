@@ -18,7 +18,8 @@ OURS, THEIRS, FORGES = ".venv", ".venv-webui", ".venv-forge"
 CHECKS = [("ruff", ["check", "."]), ("ruff", ["format", "--check", "."]), ("mypy", [])]
 PARALLEL = ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
 WEBUI_TESTS = ["tests/hosts/webui", "tests/ui"]
-FORGE_TESTS = ["tests/ui", "-m", "gradio4"]
+FORGE_TESTS = ["tests/ui", "-m", "gradio"]
+NOT_TWICE = ["-m", "gradio or not page"]
 HERE = {"WEBUI_PYTHONS": (sys.version_info[:2],)}  # whatever Python this is, it may
 
 
@@ -117,7 +118,7 @@ def test_other_requirements_are_installed(ready, env):
     assert list((ready / OURS).rglob("added.py"))
 
 
-def test_failed_set_up_says_so_and_is_tried_again(ready, env):
+def test_failed_set_up_is_reported_and_tried_again(ready, env):
     constraints = ready / "constraints.txt"
     before = constraints.read_text()
     constraints.write_text("wanted==9.0\n")
@@ -170,7 +171,7 @@ def test_unknown_command_and_help(project, env):
 def test_tests_run_after_the_checks_in_all_environments_each_with_what_it_needs(tested, env):
     assert [(each["venv"], each["tool"], each["args"]) for each in tools(run_tests(tested, env))] == [
         *((OURS, *check) for check in CHECKS),
-        (OURS, "pytest", PARALLEL),
+        (OURS, "pytest", [*PARALLEL, *NOT_TWICE]),
         (THEIRS, "pytest", [*PARALLEL, *WEBUI_TESTS]),
         (FORGES, "pytest", [*PARALLEL, *FORGE_TESTS]),
     ]

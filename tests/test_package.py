@@ -57,13 +57,13 @@ def test_what_all_environments_share_has_the_same_version(python, host):
 def programs(tmp_path_factory):
     """The folder of programs of an environment with the wheel; its other packages are those of this Python."""
     folder = tmp_path_factory.mktemp("installed")
-    pip = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
-    build = [sys.executable, *pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT]
     subprocess.run(build, check=True, cwd=folder)
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     programs = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin")
     wheel = next(folder.glob("ti_trainer-*.whl"))
-    subprocess.run([programs / "python", *pip, "install", "--no-deps", "--no-index", wheel], check=True)
+    subprocess.run([*pip, "--python", programs / "python", "install", "--no-deps", "--no-index", wheel], check=True)
     packages = next((folder / "venv").rglob("site-packages"))
     (packages / "packages.pth").write_text("\n".join(each for each in sys.path if "site-packages" in each), encoding="utf-8")
     return programs

@@ -1,4 +1,4 @@
-"""The quality benchmark on the embedded model: it can be continued, and it falls for an overfitted embedding."""
+"""The quality benchmark on the embedded model: it can be continued, and its measures show an overfitted embedding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ti_trainer.benchmark import quality, quality_table
+from ti_trainer.benchmark import quality, quality_prompts, quality_run, quality_table
 from ti_trainer.benchmark.quality_run import Cell, Concept, measure_cell, train
 from ti_trainer.commands.quality import variants_of
 from ti_trainer.config.training import TrainConfig
@@ -26,6 +26,19 @@ GRID = quality.Grid(concepts=(1,), seeds=(0,), images=(2,), captions=(True,), ve
 VARIANTS = {"defaults": {}, "sphere": {"optimizer": "sphere", "learning_rate": "auto"}}
 
 
+@pytest.fixture
+def fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 instead of 30 for each measure of a word, and half the held-out ones."""
+    for module, name, count in (
+        (quality_prompts, "PLACES", 6),
+        (quality_prompts, "COLOUR_PROMPTS", 2),
+        (quality_prompts, "TEXTURE_PROMPTS", 2),
+        (quality_run, "ALIKE", 2),
+        (quality_run, "HELD_OUT", 6),
+    ):
+        monkeypatch.setattr(module, name, count)
+
+
 def test_images_in_a_batch_are_those_generated_one_by_one(embedded_model: DiffusersModel) -> None:
     requests = [
         GenerationRequest(f"a picture of a {each}", steps=3, seed=seed) for seed, each in enumerate(("star", "heart"))
@@ -38,6 +51,7 @@ def test_images_in_a_batch_are_those_generated_one_by_one(embedded_model: Diffus
     assert np.asarray(alone).std() > 10
 
 
+@pytest.mark.usefixtures("fewer_images")
 def test_a_benchmark_is_continued(embedded_model: DiffusersModel, tmp_path: Path) -> None:
     results, ran = tmp_path / "quality.jsonl", []
     first = {"defaults": VARIANTS["defaults"]}
@@ -109,6 +123,7 @@ def test_a_training_is_that_of_the_trainer(embedded_model: DiffusersModel, negat
         assert not torch.equal(vectors["clip_l"], trained[2][name]["clip_l"]), "the moving average is measured"
 
 
+@pytest.mark.usefixtures("fewer_images")
 def test_an_overfitted_embedding_is_noticed(embedded_model: DiffusersModel) -> None:
     """One image without a caption, 8 vectors, a high rate: the embedding learns the background and the place too."""
     cell = Cell(concept=5, seed=0, images=1, captions=False, vectors=8, steps=150)

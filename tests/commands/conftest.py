@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import processes
 import pytest
@@ -14,7 +16,12 @@ import torch
 from ti_trainer import formats
 from ti_trainer.__main__ import main
 from ti_trainer.embedding import Embedding
+from ti_trainer.host import ModelOptions
+from ti_trainer.hosts.diffusers import loading
 from ti_trainer.tiny_model.making import scenes
+
+if TYPE_CHECKING:
+    from ti_trainer.hosts.diffusers.model import DiffusersModel
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def embedded_model_is_read_once(embedded_model: DiffusersModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that run in this process share it, as the runs of a page do: reading it takes longer than ten steps."""
+    load = loading.load
+
+    def loaded(model: str, device: str = "auto", options: ModelOptions | None = None) -> DiffusersModel:
+        options = options or ModelOptions()
+        if model != "embedded" or loading.pick_dtype(options.precision, loading.pick_device(device)) != torch.float32:
+            return load(model, device, options)
+        return embedded_model.with_options(options)
+
+    monkeypatch.setattr(loading, "load", loaded)
+
+
 @pytest.fixture(scope="session")
 def start() -> Callable[..., subprocess.Popen[str]]:
     def started(*arguments: object, cwd: Path, python: tuple[str, ...] = ("-m", "ti_trainer")) -> subprocess.Popen[str]:
@@ -57,6 +78,21 @@ def run(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Callable
         return Outcome(process.returncode, out, err)
 
     return ran
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Callable[..., list[subprocess.Popen[str]]]:
+    """Starts `train thing` in two processes with torchrun's environment, but without its own three interpreters."""
+
+    def started(*flags: object, cwd: Path = tmp_path) -> list[subprocess.Popen[str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+        program = ("-m", "ti_trainer", "train", "thing", *flags)
+        return [processes.start(program, cwd=cwd, environment={**both, "RANK": str(rank)}) for rank in range(2)]
+
+    return started
 
 
 @pytest.fixture

@@ -1,32 +1,75 @@
-"""distill as users run it, on the embedded model."""
+"""distill on the embedded model."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+from PIL import Image
+
 PROMPT = "a picture of a big red star on sand"
-QUICK = ("--max-steps", 3, "--preview-every", 0, "--save-every", 0)
+QUICK = ("--max-steps", 3, "--preview-every", 0, "--save-every", 0, "--preview-sampling-steps", 2)
 
 
-def test_an_embedding_is_made_of_a_prompt_without_images(run: Callable, tmp_path: Path) -> None:
-    done = run("distill", "my-scene", "--prompt", PROMPT, *QUICK)
+def test_an_embedding_is_made_of_a_prompt_without_images(cli: Callable, tmp_path: Path) -> None:
+    done = cli("distill", "my-scene", "--prompt", PROMPT, *QUICK)
     assert done.code == 0, done.err
     assert "vectors: 5, from 'big red star sand'" in done.out
     assert "of the gap between no text and the prompt" in done.out
     assert (tmp_path / "embeddings" / "my-scene.safetensors").is_file()
     generated = sorted(tmp_path.rglob("generated/my-scene-*/*.png"))
     assert [each.name for each in generated] == [f"01-{seed}.png" for seed in range(1, 5)]
-    again = run("train", "my-scene", "--images", generated[0].parent, "--resume", "--max-steps", 5)
+    (comparison,) = tmp_path.rglob("comparison.png")
+    assert str(comparison.name) in done.out
+    with Image.open(comparison) as image:
+        assert image.width > 3 * image.height / 2, "four images beside each other, in two rows"
+    again = cli("train", "my-scene", "--images", generated[0].parent, "--resume", "--max-steps", 5)
     assert again.code == 0, again.err
     assert "of the gap" in again.out
 
 
-def test_what_cannot_be_used_is_refused_before_anything_is_made(run: Callable, tmp_path: Path) -> None:
-    assert run("create", "taken").code == 0
+def test_a_slider_is_trained_in_contexts(cli: Callable, tmp_path: Path) -> None:
+    contexts = ("--context", "a picture of a [name] star", "--context", "a picture of a [name] ring on sand")
+    done = cli("distill", "redness", "--prompt", "red", "--opposite", "blue", *contexts, *QUICK)
+    assert done.code == 0, done.err
+    (folder,) = tmp_path.rglob("generated/redness-*")
+    assert len(list(folder.glob("*.png"))) == 4, "each context with red and with blue"
+    assert (folder / "contexts.txt").read_text().splitlines() == list(contexts[1::2])
+    (comparison,) = tmp_path.rglob("comparison.png")
+    with Image.open(comparison) as image:
+        assert image.width > 2 * image.height, "five weights beside each other, in two rows"
+    again = cli("train", "redness", "--images", folder, "--resume", "--max-steps", 4)
+    assert again.code == 0, again.err
+
+
+def test_an_embedding_for_the_negative_prompt_is_shown_with_and_without_it(cli: Callable, tmp_path: Path) -> None:
+    arguments = ("distill", "unwanted", "--prompt", "red, striped", "--negative-word")
+    refused = cli(*arguments, *QUICK)
+    expected = "expected a prompt without [name] to try the embedding with."
+    assert refused.errors == [f"Error: Preview prompt: found '[name]', {expected}"]
+    done = cli(*arguments, "--preview-prompt", "a picture of a star", *QUICK)
+    assert done.code == 0, done.err
+    assert "In the negative prompt, it changes images by" in done.out
+    (settings,) = tmp_path.rglob("settings.json")
+    measured = json.loads(settings.read_text())["measured"]
+    assert 0 < measured["negative_effect"] < 10
+    assert "gap_closed" in measured
+
+
+def test_a_context_without_the_name_is_refused(cli: Callable, tmp_path: Path) -> None:
+    done = cli("distill", "new", "--prompt", PROMPT, "--context", "a picture of a star", *QUICK)
+    assert done.errors == [
+        "Error: Contexts: found 'a picture of a star', expected a prompt with [name], such as 'a picture of a cat, [name]'."
+    ]
+    assert not (tmp_path / "embeddings" / "new.safetensors").exists()
+
+
+def test_errors_are_found_before_anything_is_created(cli: Callable, tmp_path: Path) -> None:
+    assert cli("create", "taken").code == 0
     missing = ("new", "--prompt", PROMPT, "--images", "nowhere"), ("new", "--prompt", PROMPT, "--template", "nowhere")
     for arguments in (("taken", "--prompt", PROMPT), ("new", "--prompt", " "), *missing):
-        done = run("distill", *arguments, *QUICK)
+        done = cli("distill", *arguments, *QUICK)
         assert (done.code, len(done.errors)) == (1, 1)
     assert not list(tmp_path.rglob("generated"))
     assert not (tmp_path / "embeddings" / "new.safetensors").exists()

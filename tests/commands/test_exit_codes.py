@@ -211,7 +211,7 @@ def test_training_that_moves_nothing_ends_soon(train: Cli, word: Path) -> None:
     failed(train("--max-steps", 500, "--learning-rate", "1e-30"), "not moved", "raise the learning rate")
 
 
-def test_copies_that_cannot_be_written_in_mid_run_are_told_of_and_it_goes_on(
+def test_copies_that_cannot_be_written_in_mid_run_are_reported_and_training_continues(
     train: Cli, word: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A file stands where their folder should be."""
@@ -234,8 +234,8 @@ def test_copies_that_cannot_be_written_in_mid_run_are_told_of_and_it_goes_on(
     assert "embeddings" in said
 
 
-def test_debug_shows_where_an_error_came_from(run: Callable[..., object], word: Path) -> None:
-    plain = run("create", "thing")
+def test_debug_shows_where_an_error_came_from(cli: Cli, run: Callable[..., object], word: Path) -> None:
+    plain = cli("create", "thing")
     failed(plain, "thing", "--overwrite")
     assert len(plain.err.splitlines()) == 1
     debug = run("convert", word, "out.xyz", "--debug")

@@ -1,4 +1,4 @@
-"""Images are read one at a time and kept as latents: a thousand need little more memory than ten."""
+"""Images are read one at a time and kept as latents: many need little more memory than ten."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ sys.exit(code)
 
 
 def dataset(folder: Path, count: int) -> Path:
-    """JPEGs of 512 px under `count` names: as arrays of floats, a thousand would be 3 GB."""
+    """JPEGs of 512 px under `count` names: each is 0.75 MB as bytes, 3 MB as floats."""
     folder.mkdir()
     axis = np.linspace(0, 255, 512, dtype=np.uint8)
     Image.fromarray(np.stack(np.broadcast_arrays(axis[:, None], axis, axis[::-1]), -1)).save(folder / "0000.jpg", quality=90)
@@ -31,9 +31,9 @@ def dataset(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_a_thousand_images_need_little_more_memory_than_ten(run: Callable[..., object], word: Path, tmp_path: Path) -> None:
+def test_150_images_more_need_little_more_memory(run: Callable[..., object], word: Path, tmp_path: Path) -> None:
     peaks_mb = []
-    for count in (10, 1000):
+    for count in (10, 160):
         images = dataset(tmp_path / str(count), count)
         flags = ("--max-steps", 2, "--preview-every", 0, "--batch-size", 2, "--embeddings-dir", tmp_path / f"words {count}")
         (tmp_path / f"words {count}").mkdir()
@@ -42,4 +42,4 @@ def test_a_thousand_images_need_little_more_memory_than_ten(run: Callable[..., o
         assert outcome.code == 0, outcome
         assert f"on {count} images" in outcome.out
         peaks_mb.append(int(outcome.out.rsplit("peak ", 1)[1]) / 1024)
-    assert peaks_mb[1] - peaks_mb[0] < 200, peaks_mb
+    assert peaks_mb[1] - peaks_mb[0] < 50, peaks_mb

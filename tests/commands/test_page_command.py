@@ -97,7 +97,7 @@ def test_without_a_command_the_page_opens_in_the_browser(start: Start, tmp_path:
         assert port in app.PORTS
         assert "TI Trainer" in answer(url)  # which is after the browser was opened
         assert opened.read_text() == url
-        ended_by(signal.SIGINT, process)
+        ended_by(signal.SIGTERM, process)
 
 
 def test_a_taken_port_is_one_error(run: Callable[..., object]) -> None:
@@ -113,8 +113,10 @@ def test_a_taken_port_is_one_error(run: Callable[..., object]) -> None:
 
 @no_signals
 @pytest.mark.usefixtures("hangup_heard")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
-def test_what_ends_it_during_a_run_keeps_what_was_learned(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)]
+)  # the page makes SIGHUP SIGTERM
+def test_signals_that_end_it_during_a_run_save_its_result(start: Start, tmp_path: Path, number: signal.Signals) -> None:
     with serving(start, tmp_path, "page", "--no-browser", "--port", free_port()) as (url, _, process):
         client = gradio_client.Client(url, verbose=False)
         options = '{"max_steps": 1000000, "preview_every": 0, "csv_every": 1}'

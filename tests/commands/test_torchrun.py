@@ -1,14 +1,13 @@
-"""torchrun with two processes: the same numbers as one, whatever ends it all is saved, and one alone can go on with it."""
+"""Two processes: the same numbers as one, results are saved however they end, and one process alone can continue."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from ti_trainer.runs.run_folder import Run
 ROOT = Path(__file__).parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "ti_trainer")
 Start = Callable[..., "subprocess.Popen[str]"]
+Pair = Callable[..., "list[subprocess.Popen[str]]"]
 EVERYTHING = (
     *("--negative", "--train-cfg-scale", "1.5-3:cos", "--negative-lr", 0.5, "--ema-rate", 0.8, "--ema-every", 3),
     *("--reconstruction-weight", 0.5, "--mask-outside", 0.1, "--latent-sampling", "random", "--seed", 3),
@@ -56,8 +56,8 @@ def alone(folder: Path, *arguments: object) -> int:
     return main([str(each) for each in ("train", "thing", *arguments, *places)])
 
 
-def test_two_processes_are_as_one_and_each_goes_on_with_what_the_other_began(
-    start: Start, masked: Path, tmp_path: Path
+def test_two_processes_compute_what_one_does_and_each_continues_what_the_other_began(
+    pair: Pair, masked: Path, tmp_path: Path
 ) -> None:
     for name in ("two", "one", "batch"):
         (tmp_path / name).mkdir()
@@ -69,14 +69,9 @@ def test_two_processes_are_as_one_and_each_goes_on_with_what_the_other_began(
     assert alone(tmp_path / "batch", *data, *EVERYTHING, "--batch-size", 3, "--max-steps", 8) == 0
 
     two = tmp_path / "two"
-    outs = []
-    for code, arguments in ((0, (*EVERYTHING, *parts, "--max-steps", 3)), (None, (5,)), (0, ("--resume", "--max-steps", 8))):
-        if code is None:
-            assert alone(two, *data, "--resume", "--max-steps", *arguments) == 0
-            continue
-        process = start("train", "thing", *data, *arguments, cwd=two, python=TORCHRUN)
-        outs.append(process.communicate(timeout=200))
-        assert process.returncode == code, outs
+    outs = [trained_by(pair(*data, *EVERYTHING, *parts, "--max-steps", 3, cwd=two))]
+    assert alone(two, *data, "--resume", "--max-steps", 5) == 0
+    outs.append(trained_by(pair(*data, "--resume", "--max-steps", 8, cwd=two)))
 
     runs = [run_of(tmp_path / name) for name in ("two", "one", "batch")]
     ours, theirs = (load_file(run.path / "state.safetensors") for run in runs[:2])
@@ -93,7 +88,7 @@ def test_two_processes_are_as_one_and_each_goes_on_with_what_the_other_began(
     words, others = ({path.name for path in (tmp_path / name / "embeddings").iterdir()} for name in ("two", "one"))
     assert words == others
     assert formats.read(two / "embeddings/thing.safetensors").step == 8
-    begun, ended = (out for out, _ in outs)
+    begun, ended = outs
     assert begun.count("Training on embedded") == begun.count("Done after step 3, on 3 images.") == 1
     assert ended.count("Done after step 8, on 3 images.") == 1
     files = {path.relative_to(runs[0].path) for path in runs[0].path.rglob("*") if path.is_file()}
@@ -103,6 +98,14 @@ def test_two_processes_are_as_one_and_each_goes_on_with_what_the_other_began(
     assert {Path("images/thing-4.png"), Path("images/thing-8.png"), Path("loss.png")} <= others
     for path in (path for path in others if path.suffix == ".png" and path.parent.name == "images"):
         assert (runs[0].path / path).read_bytes() == (runs[1].path / path).read_bytes()
+
+
+def trained_by(processes: Sequence[subprocess.Popen[str]]) -> str:
+    """What process 0 prints; the others print nothing."""
+    (out, err), *others = (process.communicate(timeout=200) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], (err, others)
+    assert {silent for silent, _ in others} == {""}
+    return out
 
 
 def worker(process: subprocess.Popen[str], rank: int) -> int:
@@ -127,37 +130,37 @@ def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int) -> No
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="looks for processes in /proc")
-def test_a_stop_of_one_stops_all_and_a_process_that_is_lost_costs_nothing(
-    start: Start, images: Path, word: Path, word_file: Path, tmp_path: Path
+def test_a_stop_of_one_stops_all_and_nothing_is_lost_with_a_process_of_torchrun(
+    start: Start, pair: Pair, images: Path, word: Path, word_file: Path, tmp_path: Path
 ) -> None:
-    steps, parts = ("--max-steps", 90), ("--batch-size", 1, "--gradient-accumulation-steps", 2, "--preview-every", 0)
-    flags = ("--images", images, *steps, *parts, "--seed", 3, "--csv-every", 1, "--save-every", 0, "--state-every", 10)
+    steps, parts = ("--max-steps", 40), ("--batch-size", 1, "--gradient-accumulation-steps", 2, "--preview-every", 0)
+    flags = ("--images", images, *steps, *parts, "--seed", 3, "--csv-every", 1, "--save-every", 0, "--state-every", 5)
     whole = tmp_path / "whole"
     (whole / "embeddings").mkdir(parents=True)
     shutil.copy(word_file, whole / "embeddings")
     assert alone(whole, *flags) == 0
 
-    process = start("train", "thing", *flags, cwd=tmp_path, python=TORCHRUN)
-    wait_for_step(process, tmp_path, 10)
-    os.kill(worker(process, 1), signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    writer, other = pair(*flags)
+    wait_for_step(writer, tmp_path, 5)
+    other.send_signal(signal.SIGINT)
+    (out, err), silent = (process.communicate(timeout=120) for process in (writer, other))
     stopped = run_of(tmp_path).step
-    assert process.returncode == 1, (out, err)  # torchrun's, since process 0 ended with 130
-    assert 10 <= stopped < 90
+    assert (writer.returncode, other.returncode) == (130, 0), (out, err, silent)
+    assert 5 <= stopped < 40
     assert f"Stopped after step {stopped}, on 3 images." in out
     assert not [line for line in err.splitlines() if line.startswith("Error: ")]
     assert formats.read(word).step == stopped
 
     process = start("train", "thing", "--images", images, "--resume", cwd=tmp_path, python=TORCHRUN)
-    wait_for_step(process, tmp_path, stopped // 10 * 10 + 20)
+    wait_for_step(process, tmp_path, stopped // 5 * 5 + 10)
     os.kill(worker(process, 1), signal.SIGKILL)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 1, (out, err)
+    assert process.returncode == 1, (out, err)  # torchrun's own
     (error,) = [line for line in err.splitlines() if line.startswith("Error: ")]
     assert error.startswith("Error: Another process of this training was lost")
     assert error.endswith("Continue with --resume. The embedding as trained until then is in embeddings/thing.safetensors.")
     lost = run_of(tmp_path).step
-    assert stopped + 10 < lost < 90
+    assert stopped + 5 < lost < 40
     assert formats.read(word).step == lost == len(run_of(tmp_path).losses())
 
     assert alone(tmp_path, "--images", images, "--resume") == 0
@@ -166,27 +169,8 @@ def test_a_stop_of_one_stops_all_and_a_process_that_is_lost_costs_nothing(
     assert run_of(tmp_path).losses() == run_of(whole).losses()
 
 
-@pytest.fixture
-def pair(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[subprocess.Popen[str]]]:
-    """Starts two processes as torchrun does, but without what it says and does when one of them ends."""
-
-    def started(*flags: object) -> list[subprocess.Popen[str]]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        processes = []
-        for rank in range(2):
-            there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": str(rank)}
-            for name, value in there.items():
-                monkeypatch.setenv(name, value)
-            processes.append(start("train", "thing", *flags, cwd=tmp_path))
-        return processes
-
-    return started
-
-
-def test_too_few_parts_are_refused_once_and_leave_nothing(
-    pair: Callable[..., list[subprocess.Popen[str]]], images: Path, word: Path, tmp_path: Path
+def test_too_few_micro_batches_are_refused_once_and_leave_nothing(
+    pair: Pair, images: Path, word: Path, tmp_path: Path
 ) -> None:
     before = word.read_bytes()
     processes = pair("--images", images)
@@ -199,9 +183,7 @@ def test_too_few_parts_are_refused_once_and_leave_nothing(
     assert word.read_bytes() == before
 
 
-def test_what_cannot_go_well_ends_all_alike_and_is_said_once(
-    pair: Callable[..., list[subprocess.Popen[str]]], images: Path, word: Path, tmp_path: Path
-) -> None:
+def test_an_error_ends_all_processes_and_is_printed_once(pair: Pair, images: Path, word: Path, tmp_path: Path) -> None:
     parts = ("--gradient-accumulation-steps", 2, "--preview-every", 0)
     processes = pair("--images", images, *parts, "--learning-rate", 1e-30)
     (_, err), (out, silent) = (process.communicate(timeout=120) for process in processes)
@@ -215,7 +197,7 @@ def test_what_cannot_go_well_ends_all_alike_and_is_said_once(
 
 
 def test_without_the_process_that_writes_the_others_end_and_a_state_is_kept(
-    pair: Callable[..., list[subprocess.Popen[str]]], images: Path, word: Path, tmp_path: Path
+    pair: Pair, images: Path, word: Path, tmp_path: Path
 ) -> None:
     flags = ("--gradient-accumulation-steps", 2, "--preview-every", 0, "--state-every", 5, "--max-steps", 900)
     writer, other = pair("--images", images, *flags)

@@ -14,7 +14,7 @@ from ti_trainer import formats
 from ti_trainer.__main__ import main
 from ti_trainer.runs.run_folder import Run
 
-TRIES = (
+TRIALS = (
     *(
         "--trials",
         3,
@@ -25,7 +25,7 @@ TRIES = (
         "--trial-vectors",
         "2, 2, 1",
     ),
-    *("--preview-every", 10, "--preview-sampling-steps", 1, "--save-every", 10, "--evaluate-every", 10, "--csv-every", 5),
+    *("--preview-every", 5, "--preview-sampling-steps", 1, "--save-every", 5, "--evaluate-every", 5, "--csv-every", 5),
 )
 
 
@@ -35,8 +35,8 @@ def run_of(folder: Path) -> Run:
     return Run(path)
 
 
-def test_train_keeps_the_best_of_three_and_says_so(run: Callable, images: Path, word: Path, tmp_path: Path) -> None:
-    outcome = run("train", "thing", "--images", images, "--max-steps", 20, *TRIES)
+def test_train_keeps_the_best_of_three_and_reports_it(cli: Callable, images: Path, word: Path, tmp_path: Path) -> None:
+    outcome = cli("train", "thing", "--images", images, "--max-steps", 10, *TRIALS)
     assert outcome.code == 0, outcome.err
     folder = run_of(tmp_path)
     with (folder.path / "trials.csv").open(encoding="utf-8", newline="") as file:
@@ -54,35 +54,35 @@ def test_train_keeps_the_best_of_three_and_says_so(run: Callable, images: Path, 
     )
     assert all(f"{float(row['validation_loss']):.5f}" in said for row in rows)
     kept = formats.read(word)
-    copy = formats.read(folder.path / "embeddings" / f"thing-trial{best['number']}-20.safetensors")
+    copy = formats.read(folder.path / "embeddings" / f"thing-trial{best['number']}-10.safetensors")
     assert torch.equal(kept.vectors["clip_l"], copy.vectors["clip_l"])
-    assert (kept.step, kept.num_vectors) == (20, int(best["num_vectors"]))
-    assert [step for step, _ in folder.previews()] == [0, 10, 20]
+    assert (kept.step, kept.num_vectors) == (10, int(best["num_vectors"]))
+    assert [step for step, _ in folder.previews()] == [0, 5, 10]
     assert len(folder.validation_losses()) == 3
     assert folder.settings()["train"]["trials"] == 3
 
-    told = run("evaluate", "thing", "--images", images, "--json")
+    told = cli("evaluate", "thing", "--images", images, "--json")
     losses = json.loads(told.out)["loss"]
     assert losses["word"] > 0
 
-    refused = run("train", "thing", "--images", images, "--max-steps", 40, *TRIES)
+    refused = cli("train", "thing", "--images", images, "--max-steps", 20, *TRIALS)
     assert refused.code == 1
-    assert "has been trained for 20 steps already" in refused.err
-    stopped = run("train", "thing", "--images", images, "--max-steps", 25, "--resume")
+    assert "has been trained for 10 steps already" in refused.err
+    stopped = cli("train", "thing", "--images", images, "--max-steps", 12, "--resume")
     assert stopped.code == 0, stopped.err
-    assert formats.read(word).step == 25
+    assert formats.read(word).step == 12
 
 
-def test_two_processes_are_as_one(start: Callable, images: Path, word: Path, tmp_path: Path) -> None:
-    same = ("train", "thing", "--images", images, *TRIES, "--gradient-accumulation-steps", 2, "--max-steps", 4)
+def test_two_processes_compute_what_one_does(pair: Callable, images: Path, word: Path, tmp_path: Path) -> None:
+    same = ("--images", images, *TRIALS, "--gradient-accumulation-steps", 2, "--max-steps", 4)
     one = tmp_path / "one"
     (one / "embeddings").mkdir(parents=True)
     (one / "embeddings" / word.name).write_bytes(word.read_bytes())
     places = ("--embeddings-dir", one / "embeddings", "--log-dir", one / "textual_inversion")
-    assert main([str(each) for each in (*same, *places)]) == 0
-    process = start(*same, cwd=tmp_path, python=("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "ti_trainer"))
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
+    assert main([str(each) for each in ("train", "thing", *same, *places)]) == 0
+    processes = pair(*same)
+    (out, err), other = (process.communicate(timeout=200) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], (err, other)
     assert out.count("  kept           trial ") == 1
     ours, theirs = (load_file(run_of(folder).path / "state.safetensors") for folder in (tmp_path, one))
     assert {"vectors.clip_l", "vectors.trial2.clip_l", "vectors.trial3.clip_l"} <= ours.keys() == theirs.keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -364,3 +365,15 @@ def test_with_buckets_a_batch_has_one_size_and_nothing_is_lost(images: Callable[
         assert len(batch.latents) == 2  # torch.stack refuses to mix sizes
         seen.update(named[each.numpy().tobytes()] for each in batch.latents)
     assert all(abs(seen[number] - 12) <= 2 for number in range(7))  # a few wait for their batch
+
+
+def test_every_second_sample_may_be_noise_with_nothing_else_changed(dataset: Callable[..., Dataset]) -> None:
+    plain = dataset()
+    batches = (islice(each.batches(1), 12) for each in (plain, replace(plain, noise_instead=True)))
+    latents = {item.latents.numpy().tobytes() for item in plain.items}
+    for number, (usual, other) in enumerate(zip(*batches, strict=True)):
+        assert contents(usual)[0][1:] == contents(other)[0][1:]
+        assert (other.latents[0].numpy().tobytes() in latents) == (number % 2 == 0)
+        if number % 2:
+            assert 0.5 < other.latents.std() < 1.5
+            assert not torch.equal(other.latents, other.noise)

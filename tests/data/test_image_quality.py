@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import time
@@ -23,6 +24,7 @@ from ti_trainer.errors import DatasetError, StoppedError
 SIZE = (640, 600)
 
 
+@functools.cache
 def scene(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
     """Like a photo, as far as structure goes: a sky, things of all sizes before it, light from one side and a fine grain."""
     rng = np.random.default_rng(seed)
@@ -56,7 +58,7 @@ SAME: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 def folder_of(folder: Path, **images: Image.Image) -> Path:
     for stem, image in images.items():
-        image.save(folder / f"{stem.replace('_', '-')}.png")
+        image.save(folder / f"{stem.replace('_', '-')}.png", compress_level=1)
     return folder
 
 
@@ -68,20 +70,20 @@ def names(paths: object) -> list[str]:
     return [path.name for path in paths]
 
 
-def test_nothing_is_said_of_good_images(tmp_path: Path) -> None:
+def test_good_images_have_no_warnings(tmp_path: Path) -> None:
     seen = []
     report = check(
-        folder_of(tmp_path, **{f"n{seed}": scene(seed) for seed in range(40)}),
+        folder_of(tmp_path, **{f"n{seed}": scene(seed) for seed in range(12)}),
         progress=lambda done, total: seen.append((done, total)),
     )
-    assert (report.count, report.alike, said(report)) == (40, (), {})
-    assert seen == [(number, 40) for number in range(1, 41)]
+    assert (report.count, report.alike, said(report)) == (12, (), {})
+    assert seen == [(number, 12) for number in range(1, 13)]
 
 
 @pytest.mark.parametrize("how", SAME)
-def test_a_image_that_was_changed_a_little_is_nearly_the_same(tmp_path: Path, how: str) -> None:
+def test_an_image_that_was_changed_a_little_is_nearly_the_same(tmp_path: Path, how: str) -> None:
     found = []
-    for seed in range(6):
+    for seed in range(2):
         folder = tmp_path / str(seed)
         folder.mkdir()
         report = check(folder_of(folder, a=scene(seed), b=SAME[how](scene(seed)), c=scene(100 + seed)))
@@ -210,7 +212,7 @@ def test_a_thousand_images_are_compared_quickly(tmp_path: Path) -> None:
     assert report.alike == ()
 
 
-def test_leaving_out_takes_along_what_belongs_to_a_image_and_all_comes_back(tmp_path: Path) -> None:
+def test_excluding_moves_what_belongs_to_an_image_and_all_comes_back(tmp_path: Path) -> None:
     own = ["a-masklabel.png", "a.npz", "a.png", "a.txt", "a_att-2.unspread", "a_att.png", "a_att.unspread"]
     for name in (*own, "a2.png", "a2.txt", "a2_att.unspread", "b.png"):
         (tmp_path / name).write_text(name, encoding="utf-8")

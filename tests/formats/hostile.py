@@ -21,6 +21,14 @@ from pathlib import Path
 
 DATA = Path(__file__).parents[1] / "fixtures" / "hostile"
 MB = 2**20
+IN_ARCHIVES = {
+    "key",
+    "list",
+    "many-dicts",
+    "many-texts",
+    "long4",
+    "long-numbers",
+}  # pickles: as a file of a zip archive, too
 
 
 def hostile_files() -> Iterator[tuple[str, bytes]]:
@@ -114,7 +122,8 @@ def _pickles() -> Iterator[tuple[str, bytes]]:
     codes["long-line"] = b"c" + b"a" * 8_000_000
     for name, code in codes.items():
         yield f"{name}.pt", b"\x80\x02" + code + b"."
-        yield f"{name}-zipped.pt", zipped(b"\x80\x02" + code + b".")
+        if name in IN_ARCHIVES:
+            yield f"{name}-zipped.pt", zipped(b"\x80\x02" + code + b".")
     magic = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}."
     storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n%s" + text("cpu") + b"J\x00\x00\x00\x01tQ"
     yield "many-storages.pt", magic + b"\x80\x02](" + b"".join(storage % text(str(i)) for i in range(4000)) + b"e."
@@ -197,7 +206,7 @@ def _images() -> Iterator[tuple[str, bytes]]:
         return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
 
     end, small = (b"IEND", b""), (b"IDAT", zlib.compress(b"\0" * 4))
-    bomb, million = zlib.compress(b"A" * 120_000_000), zlib.compress(b"A" * 1_000_000)
+    bomb, million = zlib.compress(b"A" * 120_000_000, 1), zlib.compress(b"A" * 1_000_000)
     for keyword in (b"sd-ti-embedding", b"ti-trainer-negative", b"x"):
         yield f"ztxt-{keyword.decode()}.png", png([ihdr(1, 1), (b"zTXt", keyword + b"\0\0" + bomb), small, end])
         itxt = keyword + b"\0\1\0\0\0" + bomb

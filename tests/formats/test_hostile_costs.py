@@ -13,7 +13,7 @@ import pytest
 from hostile import DATA, hostile_files
 
 HERE = Path(__file__).parent
-FUZZ_S = float(os.environ.get("TI_FUZZ_S", "20"))
+FUZZ_S = float(os.environ.get("TI_FUZZ_S", "5"))
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="measures with fork")
 
 
@@ -41,4 +41,4 @@ def test_damaged_files_cause_no_other_error_and_cost_little() -> None:
     seed = os.environ.get("TI_FUZZ_SEED") or str(time.time_ns() % 10**9)
     done = python("fuzzing.py", seed, str(FUZZ_S))
     assert done.returncode == 0, f"TI_FUZZ_SEED={seed}: {done.stderr[-2000:]}"
-    assert json.loads(done.stdout)["files"] > 200
+    assert json.loads(done.stdout)["files"] > 10 * FUZZ_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from ti_trainer.offload.compiling import COMPILING, MAX_SHAPES, MIN_STEPS, Compi
 from ti_trainer.offload.kernels import fast_kernels
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+# Real kernels in seconds: compiled in this process, and without vector instructions, whose headers take the most time.
+QUICKLY = {"compile_threads": 1, "cpp.vec_isa_ok": False}
 
 
 class Small(nn.Module):
@@ -43,19 +46,38 @@ def outcome(network: Callable[..., Tensor], batch: int = 1, size: int = 4, **nam
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="PyTorch compiles with a C++ compiler")
 @pytest.mark.skipif(" " in torch.__file__, reason="PyTorch cannot link to itself in a folder with a space in its name")
 def test_it_makes_the_same_numbers_always(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With real kernels: about 10 s."""
+    """With real kernels: some seconds."""
+    import torch._inductor.config as inductor
+
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     network, compiled_shapes = Small(), []
     wanted = outcome(network)
     ours, message = compile_network(network, CPU, "on", 1, 1, lambda: compiled_shapes.append(1))
     assert message == COMPILING
-    first, second = outcome(ours), outcome(ours)
+    with inductor.patch(QUICKLY):
+        first, second = outcome(ours), outcome(ours)
     ours.close()
     for found, again, eager in zip(first, second, wanted, strict=True):
         assert torch.equal(found, again)
         torch.testing.assert_close(found, eager, rtol=1e-5, atol=1e-5)
     assert compiled_shapes == [1]
     assert all(torch.equal(*each) for each in zip(outcome(network), wanted, strict=True))
+
+
+def test_without_a_compiler_the_message_names_it(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    ours, _ = compile_network(Small(), CPU, "on", 1, 1, lambda: None)
+    missing = {**QUICKLY, "cpp.cxx": ("no-such-compiler",)}
+    with caplog.at_level(logging.WARNING), inductor.patch(missing), pytest.raises(Exception, match="no-such") as raised:
+        outcome(ours)
+    ours.close()
+    assert failure(raised.value).startswith("Compiling the network failed (")
+    assert "no-such-compiler" in failure(raised.value)
+    assert caplog.text == ""
 
 
 def test_only_shapes_of_training_are_compiled_and_not_more_than_it_says(graphs: list[int]) -> None:
@@ -80,7 +102,7 @@ def test_what_else_is_fed_counts_as_a_shape(graphs: list[int]) -> None:
     assert len(graphs) == 3
 
 
-def test_what_cannot_be_compiled_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_compiled_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         message = "Windows not yet supported for torch.compile"
         raise RuntimeError(message)

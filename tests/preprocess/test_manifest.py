@@ -161,7 +161,7 @@ def failing(source: Path, fails: set[int]) -> Preprocessing:
     return Preprocessing(plain.source, plain.destination, plain.config, (), captioning)
 
 
-def test_a_caption_that_fails_is_named_and_the_rest_goes_on(source: Path) -> None:
+def test_a_caption_that_fails_is_named_and_the_others_are_written(source: Path) -> None:
     summary = failing(source, {2}).run()
     assert [reason for _, reason in summary.failed] == ["out of memory"]
     assert (summary.sources, summary.captions) == (2, 2)

@@ -329,7 +329,7 @@ def test_what_was_left_out_gets_no_mask_until_it_is_back(tmp_path: Path) -> None
     assert np.unique(grey(made(source) / "a_att.png")) == [9]
 
 
-def test_a_ledger_of_an_earlier_version_goes_on_working(tmp_path: Path) -> None:
+def test_a_manifest_of_an_earlier_version_still_works(tmp_path: Path) -> None:
     source = masked(tmp_path / "photos")
     (source / "a_att.png").rename(tmp_path / "later.png")
     work(source).run()

@@ -50,6 +50,7 @@ def shown(folder: Path) -> list[str]:
     return sorted(each.name for each in folder.iterdir() if each.name != FILE)
 
 
+@pytest.mark.usefixtures("worker_processes")
 def test_photos_become_images_of_the_size_and_originals_stay(source: Path) -> None:
     before = contents(source)
     summary = work(source, flip=True, existing_captions="copy").run()
@@ -161,6 +162,7 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
         work(tmp_path / "nowhere", recursive=True).run()
 
 
+@pytest.mark.usefixtures("worker_processes")
 def test_broken_files_are_named_and_passed_over(source: Path) -> None:
     (source / "broken.jpg").write_bytes((source / "IMG 0.jpg").read_bytes()[:300])
     (source / "text.png").write_text("no image")
@@ -254,7 +256,8 @@ def test_a_caption_that_is_no_text_is_named(source: Path) -> None:
     assert summary.sources == 2
 
 
-def test_stopped_it_leaves_whole_files_and_goes_on_from_there(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("worker_processes")
+def test_stopped_it_leaves_whole_files_and_continues_from_there(tmp_path: Path) -> None:
     source = tmp_path / "photos"
     for number in range(30):
         photo(source / f"{number:02}.png", (400, 300))

@@ -215,7 +215,7 @@ def test_of_many_images_some_are_measured(
     trainer: Callable[..., Trainer], dataset: Callable[..., Dataset], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = []
-    monkeypatch.setattr(selection, "validation_loss", lambda model, items, *_: counts.append(len(items)) or 1.0)
+    monkeypatch.setattr(selection, "validation_loss", lambda model, items, *_, **__: counts.append(len(items)) or 1.0)
     for number in (3, 8, 9, 20):
         Evaluation(run, trainer(data=dataset(*((16, 16),) * number)), 1).before()
     assert counts == [3, 8, 5, 7]  # evenly spread, eight at most
@@ -273,13 +273,13 @@ def test_the_loss_curve_shows_validation_losses_where_there_are_any(trainer: Cal
 
 def test_the_last_preview_is_put_beside_the_embedding(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "mine" / "x.word.safetensors"
-    assert preview_beside(run, file) is None
+    assert preview_beside(run, file, 1000) is None
     images = run.path / "images"
     images.mkdir(exist_ok=True)
     preview = file.with_name("x.word.preview.png")
     for step, expected in ((0, None), (20, preview), (100, preview)):  # of step 0: nothing was learned by then
         Image.new("RGB", (8, 8), (step, 0, 0)).save(images / f"x.word-{step}.png")
-        assert preview_beside(run, file) == expected
+        assert preview_beside(run, file, 1000) == expected
     with Image.open(preview) as drawn:
         assert drawn.getpixel((0, 0)) == (100, 0, 0)
 
@@ -292,10 +292,10 @@ def test_an_image_that_somebody_chose_for_the_card_stays(run: Run, tmp_path: Pat
     for path in (theirs, run.path / "images" / "x-word-4.png"):
         Image.new("RGB", (8, 8)).save(path)
     before = theirs.read_bytes()
-    assert preview_beside(run, file) is None
+    assert preview_beside(run, file, 1000) is None
     assert theirs.read_bytes() == before
     assert list(file.parent.iterdir()) == [theirs]
     theirs.unlink()
-    assert preview_beside(run, file) == file.with_name("x-word.preview.png")
+    assert preview_beside(run, file, 1000) == file.with_name("x-word.preview.png")
     theirs.write_bytes(b"damaged, and maybe ours or not")
-    assert preview_beside(run, file) is None
+    assert preview_beside(run, file, 1000) is None

@@ -75,7 +75,7 @@ def test_a_image_of_the_run_that_fails_is_told_and_the_run_is_done(
 ) -> None:
     warned: list[str] = []
 
-    def broken(run: Run) -> None:
+    def broken(run: Run, step: int = 0) -> None:
         raise ValueError("Axis limits cannot be NaN or Inf")
 
     monkeypatch.setattr(finalize, what, broken)

@@ -69,8 +69,7 @@ class Looking(TorchDispatchMode):
         return called(*given, **(named or {}))
 
 
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("negative", ["", "x-word-neg"])
+@pytest.mark.parametrize(("half", "negative"), [(False, ""), (True, "x-word-neg")])
 def test_an_ordinary_step_asks_the_device_for_nothing(
     embedded_model: DiffusersModel, dataset: Callable[..., Dataset], half: bool, negative: str, monkeypatch: Any
 ) -> None:

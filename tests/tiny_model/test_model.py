@@ -47,7 +47,7 @@ def test_a_stock_pipeline_opens_it() -> None:
 
 
 def test_the_autoencoder_loses_little(model: DiffusersModel) -> None:
-    assert psnr(model.vae, 128) >= 28
+    assert psnr(model.vae, 32) >= 28
 
 
 def test_latents_have_the_scale_that_diffusion_expects(model: DiffusersModel) -> None:
@@ -63,7 +63,9 @@ def test_images_have_the_colours_of_their_prompts_and_not_of_others(model: Diffu
     rng = np.random.default_rng(11)
     scenes, prompts, _ = zip(*(labelled_scene(rng) for _ in range(8)), strict=True)
     drawn = [np.asarray(draw(scene)) / 255 for scene in scenes]
-    made = [np.asarray(host.generate(model, GenerationRequest(prompt, cfg_scale=4), {})) / 255 for prompt in prompts]
+    made = [
+        np.asarray(host.generate(model, GenerationRequest(prompt, steps=6, cfg_scale=4), {})) / 255 for prompt in prompts
+    ]
     distances = np.array([[colour_distance(image, other) for other in drawn] for image in made])
     own = distances.argmin(1) == np.arange(8)
     assert own.sum() >= 7
@@ -83,8 +85,9 @@ def test_rescaling_the_text_encoder_changes_nothing_but_the_scale_of_its_tokens(
 
 
 def test_training_makes_its_images_more_like_the_concept(model: DiffusersModel, host: StandaloneHost) -> None:
-    """Law 14, at default settings: also nearer than random vectors, so that the measure can tell."""
-    found = measure(host, model, CONCEPTS[5], TrainConfig(max_steps=300, preview_every=0), num_vectors=2)
+    """Law 14, at default settings but for the steps: also nearer than random vectors, so that the measure can tell."""
+    config = TrainConfig(max_steps=60, preview_every=0)
+    found = measure(host, model, CONCEPTS[5], config, num_vectors=2, measured_with=2)
     assert found["loss"]["word"] < 0.85 * found["loss"]["init_text"]
     assert found["colour_distance"]["word"] < 0.8 * found["colour_distance"]["init_text"]
     assert found["colour_distance"]["random"] > found["colour_distance"]["word"] * 1.3

@@ -19,28 +19,31 @@ from ti_trainer.runs.session import Session
 from ti_trainer.tiny_model.making.scenes import CONCEPTS, concept, write_images
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two images, one with a mask."""
-    folder = tmp_path / "images"
+    folder = tmp_path_factory.mktemp("dataset") / "images"
     write_images(folder, concept(CONCEPTS[0], 2, seed=1))
     paint_mask(folder)
     return folder
 
 
-@pytest.fixture
-def judge(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def discriminator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     class Blueness(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             blue = images[:, 2].mean(dim=(1, 2)) - images[:, 0].mean(dim=(1, 2))
             return torch.stack([-blue, blue], 1)
 
-    torch.jit.script(Blueness()).save(str(tmp_path / "judge.pt"))
-    return tmp_path / "judge.pt"
+    file = tmp_path_factory.mktemp("discriminator") / "blueness.pt"
+    torch.jit.script(Blueness()).save(str(file))
+    return file
 
 
-@pytest.fixture
-def train(folder: Path, judge: Path, tmp_path: Path) -> Callable[..., tuple[dict[str, torch.Tensor], Run]]:
+@pytest.fixture(scope="module")
+def train(
+    folder: Path, discriminator: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[dict[str, torch.Tensor], Run]]:
     """Trains with everything on; all copies at the end, by their names, and the run."""
     config = TrainConfig(
         max_steps=4,
@@ -52,18 +55,17 @@ def train(folder: Path, judge: Path, tmp_path: Path) -> Callable[..., tuple[dict
         ema_rate=0.8,
         ema_every=3,
         reconstruction_weight=0.5,
-        discriminator=str(judge),
+        discriminator=str(discriminator),
         mask_outside=0.1,
         latent_sampling="random",
         clip_grad="norm",
         clip_grad_limit="0.05",
         precision="fp32",
     )
+    host, runs = StandaloneHost("embedded", "cpu", torchscript=True), tmp_path_factory.mktemp("runs")
 
     def make(where: str, resume: Run | None = None, **options: object) -> tuple[dict[str, torch.Tensor], Run]:
-        host = StandaloneHost(
-            "embedded", "cpu", tmp_path / where / "embeddings", tmp_path / where / "logs", torchscript=True
-        )
+        host.embeddings_dir, host.log_dir = runs / where / "embeddings", runs / where / "logs"
         if resume is None:
             embeddings_dir.create_pair(host.embeddings_dir, host.open_model(), ("zz-star", "star", 2), ("*", 3))
         weights = {key: each.clone() for key, each in _weights(host).items()}
@@ -76,6 +78,18 @@ def train(folder: Path, judge: Path, tmp_path: Path) -> Callable[..., tuple[dict
     return make
 
 
+@pytest.fixture(scope="module")
+def whole(train: Callable[..., tuple[dict[str, torch.Tensor], Run]]) -> dict[str, torch.Tensor]:
+    """What a run without interruption learns."""
+    return train("whole")[0]
+
+
+@pytest.fixture(scope="module")
+def whole_of_two(train: Callable[..., tuple[dict[str, torch.Tensor], Run]]) -> dict[str, torch.Tensor]:
+    """What one of three steps learns that accumulates two batches in each."""
+    return train("whole-of-two", max_steps=3, gradient_accumulation_steps=2)[0]
+
+
 def _weights(host: StandaloneHost) -> dict[str, torch.Tensor]:
     return {
         f"{n} {key}": each for n, module in enumerate(host.open_model().modules) for key, each in module.state_dict().items()
@@ -83,15 +97,16 @@ def _weights(host: StandaloneHost) -> dict[str, torch.Tensor]:
 
 
 def test_accumulated_batches_teach_what_one_batch_does(train: Callable[..., tuple[dict[str, torch.Tensor], Run]]) -> None:
-    whole, _ = train("whole", batch_size=4)
-    parts, _ = train("parts", batch_size=2, gradient_accumulation_steps=2)
+    whole, _ = train("one-batch", max_steps=3, batch_size=4)
+    parts, _ = train("two-batches", max_steps=3, batch_size=2, gradient_accumulation_steps=2)
     assert list(whole) == ["zz-star", "zz-star-neg", "zz-star-ema", "zz-star-neg-ema"]
     for name, vectors in whole.items():
         assert (parts[name] - vectors).norm() < 1e-3 * vectors.norm()
 
 
-def test_a_run_goes_on_bit_for_bit(train: Callable[..., tuple[dict[str, torch.Tensor], Run]]) -> None:
-    whole, _ = train("whole")
+def test_a_run_resumes_bit_for_bit(
+    train: Callable[..., tuple[dict[str, torch.Tensor], Run]], whole: dict[str, torch.Tensor]
+) -> None:
     _, begun = train("parts", max_steps=2)
     resumed, run = train("parts", begun)
     assert run.path == begun.path
@@ -100,9 +115,10 @@ def test_a_run_goes_on_bit_for_bit(train: Callable[..., tuple[dict[str, torch.Te
 
 
 def test_memory_that_runs_out_in_the_middle_changes_nothing(
-    train: Callable[..., tuple[dict[str, torch.Tensor], Run]], monkeypatch: pytest.MonkeyPatch
+    train: Callable[..., tuple[dict[str, torch.Tensor], Run]],
+    whole: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole, _ = train("whole")
     predict, calls = DiffusersModel.predict, []
 
     def exhausted(model: DiffusersModel, *given: object) -> torch.Tensor:
@@ -121,9 +137,8 @@ def test_memory_that_runs_out_in_the_middle_changes_nothing(
 
 @pytest.mark.parametrize("memory", ["checkpointing", "offload-all"])
 def test_with_little_memory_a_run_learns_the_same(
-    train: Callable[..., tuple[dict[str, torch.Tensor], Run]], memory: str
+    train: Callable[..., tuple[dict[str, torch.Tensor], Run]], whole_of_two: dict[str, torch.Tensor], memory: str
 ) -> None:
-    whole, _ = train("whole", gradient_accumulation_steps=2)
-    found, _ = train("short", gradient_accumulation_steps=2, memory=memory)
-    for name, vectors in whole.items():
+    found, _ = train(memory, max_steps=3, gradient_accumulation_steps=2, memory=memory)
+    for name, vectors in whole_of_two.items():
         assert torch.equal(found[name], vectors), name

@@ -12,6 +12,8 @@ import pytest
 
 from ti_trainer import formats
 
+pytestmark = pytest.mark.page
+
 gradio_client = pytest.importorskip("gradio_client")
 
 from test_guard import PREFIX  # noqa: E402
@@ -32,7 +34,7 @@ def calls(url: str) -> Callable[..., object]:
     return call
 
 
-@pytest.mark.gradio4
+@pytest.mark.gradio
 def test_a_script_can_create_train_watch_and_stop(served: Served) -> None:  # noqa: F811
     call = calls(served.url)
     assert "Created my-api with 3 vectors" in call("create", "my-api", "red cat", 3, False)

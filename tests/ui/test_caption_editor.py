@@ -35,6 +35,8 @@ from ti_trainer.ui.panels.caption_view import PAGE_SIZE, EditorState, Inputs
 if TYPE_CHECKING:
     from playwright.sync_api import Page as Tab
 
+pytestmark = pytest.mark.page
+
 ROOT = Path(__file__).parents[2]
 TEXTS = ("my cat, grass, <b>sun</b>", "my cat, sofa", "my cat, grass", None)
 Serve = Callable[..., str]
@@ -114,7 +116,7 @@ def on_disk(folder: Path) -> dict[str, str]:
     return {path.stem[0]: path.read_text(encoding="utf-8") for path in folder.glob("*.txt")}
 
 
-@pytest.mark.gradio4
+@pytest.mark.gradio
 def test_tags_are_added_removed_and_renamed_for_what_is_shown_undone_and_saved(served: Serve, folder: Path) -> None:
     with launch(1400, 1000) as tab:
         heard = opened(tab, served(), folder)
@@ -152,7 +154,6 @@ def test_tags_are_added_removed_and_renamed_for_what_is_shown_undone_and_saved(s
         assert heard == []
 
 
-@pytest.mark.gradio4
 def test_one_image_is_written_after_the_other(served: Serve, folder: Path) -> None:
     with launch(1400, 1000) as tab:
         opened(tab, served(), folder)

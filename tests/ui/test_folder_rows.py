@@ -25,6 +25,8 @@ from ti_trainer.ui import api
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels.folder_rows import MAX_ROWS, Row, _visible, load_rows, save_rows
 
+pytestmark = pytest.mark.page
+
 
 class Guarded(TinyHost):
     """Its visitors may read what lies in a folder `open`."""
@@ -157,7 +159,6 @@ def test_a_script_trains_on_a_file_as_on_a_folder(page: Page, folders: Callable[
         api.train(page, "x-word", str(page.host.folder / "gone.toml"), "{}")
 
 
-@pytest.mark.gradio4
 def test_two_folders_are_put_together_saved_looked_at_and_trained_on(served: Served) -> None:  # noqa: F811
     second = served.folder / "second"
     second.mkdir()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ from ti_trainer.ui.panels.image_quality import Findings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page as Tab
+
+pytestmark = pytest.mark.page
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,6 +86,21 @@ def says(tab: Tab, text: str) -> None:
     tab.locator("#ti_trainer_quality_message").get_by_text(text).first.wait_for()
 
 
+def check_says(tab: Tab, text: str) -> None:
+    """Click until the answer is there: gradio 3 loses a click while the stream of the answer before is being closed."""
+    from playwright.sync_api import TimeoutError as NotThere
+
+    answer = tab.locator("#ti_trainer_quality_message").get_by_text(text).first
+
+    def answered() -> bool:
+        press(tab, "start")
+        with suppress(NotThere):
+            answer.wait_for(timeout=5000)
+        return answer.is_visible()
+
+    until(answered)
+
+
 def labels(tab: Tab) -> list[str]:
     """Each card's mark, name and reasons."""
     cards = tab.locator("#ti_trainer_quality_images .ti-card").all()
@@ -101,7 +119,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
-@pytest.mark.gradio4
+@pytest.mark.gradio
 def test_images_are_found_marked_excluded_and_restored(url: str, folder: Path) -> None:
     before = names(folder)
     with launch(1400, 1000) as tab:
@@ -146,12 +164,10 @@ def test_what_cannot_be_checked_is_said(url: str, folder: Path) -> None:
             ("forbidden", "not for"),
         ):
             fill(tab, "folder", wrong)
-            press(tab, "start")
-            says(tab, answer)
+            check_says(tab, answer)
         fill(tab, "folder", str(folder))
         fill(tab, "width", "")
-        press(tab, "start")
-        says(tab, "5 images checked")
+        check_says(tab, "5 images checked")
 
 
 def test_a_phone_needs_no_sideways_scrolling(url: str, folder: Path) -> None:

@@ -36,6 +36,8 @@ from ti_trainer.ui.panels import mask_brush
 if TYPE_CHECKING:
     from playwright.sync_api import Page as Tab
 
+pytestmark = pytest.mark.page
+
 ROOT = Path(__file__).parents[2]
 WIDTH, HEIGHT = 120, 80
 CANVAS = "#ti_trainer_masks_canvas"
@@ -126,7 +128,7 @@ def marks(tab: Tab) -> list[str]:
     return [each.get_attribute("data-mark") for each in tab.locator(".ti-masks-strip button").all()]
 
 
-@pytest.mark.gradio4
+@pytest.mark.gradio
 def test_what_is_painted_is_saved_where_it_was_painted_and_nothing_elsewhere(url: str, folder: Path) -> None:
     with launch(1300, 1000) as tab:
         heard = open_folder(tab, url, folder, "1 of 3: a.png (no mask)")
@@ -192,7 +194,6 @@ def test_a_mask_is_edited_and_drafts_wait_while_other_images_are_looked_at(url: 
         assert not (folder / "a_att.png").exists()
 
 
-@pytest.mark.gradio4
 def test_fill_invert_delete_and_spread(url: str, folder: Path) -> None:
     with launch(1300, 1000) as tab:
         heard = open_folder(tab, url, folder, "a.png (no mask)")

@@ -22,13 +22,15 @@ from safetensors import safe_open
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+pytestmark = pytest.mark.page
+
 PROGRAM = Path(__file__).with_name("tiny_page.py")
 ROOT = PROGRAM.parents[2]
 STEP_S = "0.02"
 SEEN_IN = {"Create embedding": "create_name", "Train": "train_images", "Runs": "runs_chosen"}
 BOXES = """() => ["progress", "curve", "previews", "stop"].map((name) => {
     const { x, y, width } = document.querySelector("#ti_trainer_" + name).getBoundingClientRect();
-    return [x, y, width].map(Math.round).join(" ");
+    return [x, y + window.scrollY, width].map(Math.round).join(" ");
 })"""
 STICK_OUT = """() => [...document.querySelectorAll(".ti-columns button")].filter((each) => {
     const around = each.closest(".grid-container") ?? each.parentElement;
@@ -116,7 +118,6 @@ def filled_in(page: Page, served: Served, steps: int = 100_000) -> None:
     fill(page, "train_max_steps", str(steps))
 
 
-@pytest.mark.gradio4
 def test_names_are_checked_as_they_are_typed_and_a_new_word_is_chosen(served: Served) -> None:
     with launch() as page:
         served.open(page, "Create embedding")
@@ -186,7 +187,6 @@ def test_wrong_entries_get_their_messages_and_nothing_starts(served: Served) -> 
         assert not (served.folder / "logs").exists()
 
 
-@pytest.mark.gradio4
 def test_a_look_at_the_dataset_shows_images_warnings_and_tokens(served: Served) -> None:
     with launch() as page:
         served.open(page, "Train")
@@ -208,7 +208,7 @@ def test_a_look_at_the_dataset_shows_images_warnings_and_tokens(served: Served) 
         page.locator("#ti_trainer_preflight_report").get_by_text("is off").wait_for(state="detached")
 
 
-@pytest.mark.gradio4
+@pytest.mark.gradio
 def test_a_run_is_watched_paused_resumed_and_kept(served: Served) -> None:
     with launch() as page:
         served.open(page, "Train")
@@ -256,7 +256,6 @@ def test_two_pages_watch_one_run_and_cannot_start_another(served: Served) -> Non
         until(lambda: status(first) == "stopped")
 
 
-@pytest.mark.gradio4
 def test_runs_can_be_looked_at_continued_and_promoted(served: Served) -> None:
     with launch() as page:
         served.open(page, "Train")
@@ -285,7 +284,7 @@ def test_runs_can_be_looked_at_continued_and_promoted(served: Served) -> None:
         until(lambda: status(page) == "done" and step(page) == 20)
 
 
-@pytest.mark.gradio4
+@pytest.mark.gradio
 def test_presets_fill_the_form_and_can_be_saved(served: Served) -> None:
     with launch() as page:
         served.open(page, "Train")
@@ -302,7 +301,7 @@ def test_presets_fill_the_form_and_can_be_saved(served: Served) -> None:
         assert (saved["max_steps"], saved["template"]) == (77, "style_filewords")
 
 
-@pytest.mark.gradio4
+@pytest.mark.gradio
 def test_a_phone_needs_no_sideways_scrolling_and_cuts_nothing_off(served: Served) -> None:
     with launch(390, 800) as page:
         served.open(page, "Create embedding")
@@ -323,7 +322,7 @@ def test_a_phone_needs_no_sideways_scrolling_and_cuts_nothing_off(served: Served
         assert narrowest > 90, "captions of images would be cut off"
 
 
-@pytest.mark.gradio4
+@pytest.mark.gradio
 def test_images_are_generated_with_an_embedding(served: Served) -> None:
     with launch() as page:
         served.open(page, "Generate")

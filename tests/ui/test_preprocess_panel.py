@@ -25,6 +25,8 @@ from ti_trainer.ui.panels import preprocess
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+pytestmark = pytest.mark.page
+
 __all__ = ["served"]  # a fixture
 
 
@@ -70,7 +72,7 @@ def unfold(page: Page, words: str) -> None:
     page.locator(".label-wrap:visible").get_by_text(words, exact=True).first.click()
 
 
-@pytest.mark.gradio4
+@pytest.mark.gradio
 def test_from_photos_to_training(served: Served, page: Page) -> None:
     (served.images / "broken.png").write_text("no image")
     tick(page, "flip")

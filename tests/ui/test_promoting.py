@@ -25,6 +25,8 @@ from ti_trainer.runs.session import Session
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import runs
 
+pytestmark = pytest.mark.page
+
 OPTIONS = {"max_steps": 4, "preview_every": 0, "save_every": 2, "width": 16, "height": 16, "ema_rate": 0.9}
 
 

@@ -26,6 +26,8 @@ from ti_trainer.ui.app import _listen
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+pytestmark = pytest.mark.page
+
 TOY = Path(__file__).with_name("toy.py")
 ROOT = TOY.parents[2]
 # What changes from one frame to the next: boxes, how faded they are, and anything that gradio lays over them.
@@ -63,7 +65,7 @@ def _wait_for(page: Page, step: int) -> None:
     )
 
 
-@pytest.mark.gradio4
+@pytest.mark.gradio
 def test_a_running_job_is_followed_without_flicker_or_jumps() -> None:
     with served("training") as (url, _), launch() as page:
         page.goto(url)
@@ -105,7 +107,6 @@ def test_a_reloaded_page_finds_everything_again() -> None:
             assert _steps(page) < 3, "a new page starts from nothing seen"
 
 
-@pytest.mark.gradio4
 def test_nothing_is_fetched_from_elsewhere_and_nothing_goes_wrong() -> None:
     with served() as (url, _), launch() as page:
         asked, heard = [], complaints(page)
@@ -121,7 +122,7 @@ def test_nothing_is_fetched_from_elsewhere_and_nothing_goes_wrong() -> None:
         assert not page.locator("footer").first.is_visible()
 
 
-@pytest.mark.gradio4
+@pytest.mark.gradio
 def test_an_error_stands_below_its_entry() -> None:
     with served() as (url, _), launch() as page:
         page.goto(url)

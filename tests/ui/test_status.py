@@ -26,6 +26,8 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import train_progress
 from ti_trainer.ui.status import StatusCache
 
+pytestmark = pytest.mark.page
+
 
 def test_the_status_is_computed_a_few_times_a_second_however_many_ask(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -84,6 +86,7 @@ def test_the_route_says_what_the_api_says(served: Served) -> None:  # noqa: F811
     assert told == calls(served.url)("status")
 
 
+@pytest.mark.gradio
 @pytest.mark.skipif(MAJOR < 6, reason="older ones keep no such copies")
 def test_a_session_keeps_no_copy_of_the_page_and_still_knows_its_own() -> None:
     from gradio.state_holder import SessionState

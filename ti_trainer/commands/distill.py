@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
-from ti_trainer.commands.common import add_host_arguments, host_of
+from ti_trainer.commands.common import add_host_arguments, host_of, naming_overwrite
 from ti_trainer.commands.create import create
 from ti_trainer.commands.terminal import add_options, given_options, number_of
-from ti_trainer.config.training import SECTIONS, TrainConfig, options
+from ti_trainer.config.training import SECTIONS, options
 from ti_trainer.errors import ConfigError
 
 HELP = "train an embedding to mean the same as a prompt, without images"
-DEFAULTS = {"max_steps": 450, "lr_scheduler": "linear", "template": "none"}  # others than for images
-FEWEST, MOST = 2, 16  # vectors, where no number is given
 OWN = ("teacher_prompt", "opposite_prompt")  # options that have shorter names here
 
 
@@ -29,6 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make NAME a slider: (NAME:1) means --prompt, and (NAME:-1) means this prompt",
     )
     parser.add_argument(
+        "--context",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a prompt with [name] to train NAME in, such as 'a picture of a star, [name]'; may be repeated (default: NAME "
+        "by itself)",
+    )
+    parser.add_argument(
+        "--negative-word",
+        action="store_true",
+        help="NAME is for the negative prompt: compare images of --preview-prompt with and without it",
+    )
+    parser.add_argument(
         "--images",
         type=Path,
         metavar="DIR",
@@ -41,8 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-vectors",
         type=number_of(int),
         metavar="N",
-        help=f"number of vectors (default: half of the prompt's tokens, {FEWEST} to {MOST})",
+        help="number of vectors (default: half of the prompt's tokens, 2 to 16)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing embedding with this name")
     add_host_arguments(parser, logs=True)
     add_options(parser, SECTIONS, [each for each in options() if each.name not in OWN])
 
@@ -53,31 +64,24 @@ def run(args: argparse.Namespace) -> int:
 
     from ti_trainer.commands.train import train
     from ti_trainer.formats import embeddings_dir
-    from ti_trainer.prompts import content_words
     from ti_trainer.runs.builders import model_options
     from ti_trainer.runs.checks import check_images, check_options
-    from ti_trainer.runs.generated import GeneratedImages
-    from ti_trainer.runs.session import Session
+    from ti_trainer.runs.distill import Distillation
 
-    if not args.prompt.strip():
-        message = "--prompt: found an empty text, expected the prompt that the embedding is to mean."
-        raise ConfigError(message, "teacher_prompt")
-    given = given_options(args, [each for each in options() if each.name not in OWN])
-    config = TrainConfig.from_dict({**DEFAULTS, **given, "teacher_prompt": args.prompt, "opposite_prompt": args.opposite})
+    if args.context and args.template is not None:
+        message = "--context: found --template as well, expected one of them: both say which prompts NAME is trained in."
+        raise ConfigError(message, "contexts")
+    wanted = Distillation(args.name, args.prompt, args.opposite, tuple(args.context), args.negative_word)
+    config = wanted.config(given_options(args, [each for each in options() if each.name not in OWN]))
     host = host_of(args)
-    embeddings_dir.free_file(host.embeddings_dir, args.name, overwrite=False)
-    check_options(host, args.name, config)  # so that a mistyped option or folder does not leave an embedding behind
-    generated = None
-    if args.images is not None:
-        check_images(host, args.images)
-    else:
-        generated = GeneratedImages.of(host, args.name, *filter(None, (args.prompt, args.opposite)))
-    images = args.images if generated is None else generated.folder
-    session = Session(host, args.name, images, config, say=tqdm.write, generated=generated)
-    model = host.open_model(model_options(config))
-    tokens = len(next(iter(model.token_embeddings(args.prompt).values())))
-    args.num_vectors = args.num_vectors or min(max(math.ceil(tokens / 2), FEWEST), MOST)
-    args.init_text = content_words(args.prompt) if args.init_text is None else args.init_text
-    args.negative_vectors = args.negative_init_text = None
-    create(host, model_options(config), args.name, args)
+    with naming_overwrite():
+        embeddings_dir.free_file(host.embeddings_dir, args.name, overwrite=args.overwrite)
+        check_options(host, args.name, config)  # so that a mistyped option or folder does not leave an embedding behind
+        if args.images is not None:
+            check_images(host, args.images)
+        init_text, args.num_vectors = wanted.start(host.open_model(model_options(config)), args.num_vectors)
+        session = wanted.session(host, config, args.images, tqdm.write)
+        args.init_text = init_text if args.init_text is None else args.init_text
+        args.negative_vectors = args.negative_init_text = None
+        create(host, model_options(config), args.name, args, overwrite=args.overwrite)
     return train(session)

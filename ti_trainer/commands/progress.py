@@ -37,10 +37,20 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
 
+    def generating(self, done: int, total: int) -> None:
+        """Image `done` of `total` was generated."""
+        self._images("Generating images", done, total)
+
     def loading(self, done: int, total: int) -> None:
         """Image `done` of `total` was read."""
+        self._images("Reading images", done, total)
+
+    def _images(self, what: str, done: int, total: int) -> None:
+        if self.bar is not None and self.bar.desc != f"{what}: ":
+            self.bar.close()
+            self.bar = None
         if self.bar is None:
-            self.bar = tqdm(total=total, desc="Reading images", unit="image", leave=False)
+            self.bar = tqdm(total=total, desc=what, unit="image", leave=False)
         self.bar.update(done - self.bar.n)
 
     def begin(self, trainer: Trainer, run: Run) -> list[Callback]:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -199,7 +200,7 @@ def train(session: Session) -> int:
             above_bars(),
             Progress() as progress,
         ):
-            result = session.train(progress.begin, Controls(stop), progress.loading)
+            result = session.train(progress.begin, Controls(stop), progress.loading, progress.generating)
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         return INTERRUPTED
@@ -212,11 +213,8 @@ def report(result: Result) -> None:
     from ti_trainer import formats
     from ti_trainer.training.selection import summary
 
-    step, run_folder = result.embedding.step, result.run.path
-    what = "Stopped" if result.reason == "interrupted" else "Done"
-    print(f"{what} after step {step}, on {counted(result.num_images, 'image')}.")
-    for doubt in result.doubts:
-        print(f"Warning: {doubt}")
+    run_folder = result.run.path
+    _report_end(result)
     print(f"  embedding      {result.embedding_file}")
     if result.negative_file:
         print(f"  negative       {result.negative_file}")
@@ -225,19 +223,38 @@ def report(result: Result) -> None:
     averaged = _averaged(result)
     for label, copy in zip(("moving average", "its negative"), averaged, strict=False):
         print(f"  {label:<14} {copy}")
-    for label, name in (("loss curve", "loss.png"), ("before, after", "before_after.png")):
-        if (run_folder / name).is_file():
-            print(f"  {label:<14} {run_folder / name}")
+    for label, file in _drawn(run_folder):
+        print(f"  {label:<14} {file}")
     print(f"  run folder     {run_folder}")
     if averaged:
         print("To use the moving average:")
     for copy, file in averaged.items():
         name = f' --name "{file.stem}"' if file.stem != formats.read(copy).name else ""
         print(f'  {PROGRAM} convert "{copy}" "{file}"{name}')
-    if result.reason == "interrupted":
+    if result.last_step < result.max_steps:
         name, images = result.embedding.name, result.run.settings()["images"]
-        print(f'Resume with: {PROGRAM} train "{name}" --images "{images}" --resume')
+        what = "Resume" if result.reason == "interrupted" else "Train further"
+        print(f'{what} with: {PROGRAM} train "{name}" --images "{images}" --resume')
         print("and with the same --model and folders, if you gave any.")
+
+
+def _drawn(run_folder: Path) -> Iterator[tuple[str, Path]]:
+    """The images that sum up the run, as far as there are any, with their labels."""
+    for label, name in (("loss curve", "loss"), ("before, after", "before_after"), ("comparison", "comparison")):
+        if (file := run_folder / f"{name}.png").is_file():
+            yield label, file
+
+
+def _report_end(result: Result) -> None:
+    """Print when the run ended, which step was the best, warnings and what was measured."""
+    from ti_trainer.runs.comparison import findings
+
+    what = "Stopped" if result.reason == "interrupted" else "Done"
+    print(f"{what} after step {result.last_step}, on {counted(result.num_images, 'image')}.")
+    if result.verdict:
+        print(result.verdict)
+    for line in (*(f"Warning: {doubt}" for doubt in result.doubts), *findings(result.run)):
+        print(line)
 
 
 def _averaged(result: Result) -> dict[Path, Path]:

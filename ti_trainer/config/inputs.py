@@ -51,6 +51,13 @@ class InputOptions:
         label="Prompt template",
         section="training",
     )
+    stop_when_done: bool = option(
+        True,
+        "Stop when the validation loss no longer improves, and keep the best step. Of 8 or more images, 1 in 8 is held out "
+        "to measure it: turn this off to train on all images, and always to the last step.",
+        label="Stop when done",
+        section="training",
+    )
     seed: int = option(
         0,
         "Random seed. The same seed, options and images give the same result.",

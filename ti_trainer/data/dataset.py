@@ -76,7 +76,11 @@ def sample_rng(seed: int, number: int, stream: int = 0) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The encoded images of all subsets; `skipped` are those that could not be used, with reasons."""
+    """The encoded images of all subsets; `skipped` are those that could not be used, with reasons.
+
+    With `noise_instead`, every second sample has pure noise instead of an image's latents. Images `held_out` are not trained
+    on; the validation loss is measured on them.
+    """
 
     items: tuple[Item, ...]
     skipped: tuple[tuple[Path, str], ...]
@@ -84,6 +88,8 @@ class Dataset:
     seed: int
     num_timesteps: int
     repeats: int = 1
+    noise_instead: bool = False
+    held_out: tuple[Item, ...] = ()
 
     @cached_property
     def _samples(self) -> np.ndarray:
@@ -107,6 +113,11 @@ class Dataset:
         """The images without regularisation images."""
         return tuple(item for item in self.items if not item.subset.is_reg)
 
+    @property
+    def validation_images(self) -> tuple[Item, ...]:
+        """The images that the validation loss is measured on: those held out, or else those of the thing."""
+        return self.held_out or self.images_of_the_thing
+
     def in_words(self) -> str:
         """The number of images, and of those with a caption and with a mask; a sentence without its full stop."""
         endings = dict.fromkeys(item.caption_file.suffix.lower() for item in self.items if item.caption_file is not None)
@@ -118,7 +129,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """A digest of the images, captions and their order, and of the repeats, weights and masks of subsets."""
         digest = hashlib.sha256()
-        for item in self.items:
+        for item in (*self.items, *self.held_out):
             digest.update(f"{item.path.name}\0{item.caption or ''}\0{tuple(item.latents.shape)}".encode())
             digest.update(item.latents.float().cpu().numpy().tobytes())
             if item.masked is not None:
@@ -137,6 +148,8 @@ class Dataset:
             ):  # defaults are left out: the digests of earlier runs stay valid
                 digest.update(repr(sampling).encode())
                 digest.update(b"" if item.weight is None else item.weight.float().cpu().numpy().tobytes())
+        if self.held_out:
+            digest.update(f"held out: {len(self.held_out)}".encode())
         return digest.hexdigest()[:16]
 
     def order(self) -> Iterator[int]:
@@ -185,6 +198,8 @@ class Dataset:
                 if item.std is None
                 else item.latents + item.std * sent(normal_like(item.latents, rng), item.std.device)
             )
+            if self.noise_instead and number % 2:
+                drawn = sent(normal_like(item.latents, rng), item.latents.device)
             latents.append(drawn)
         device = latents[0].device
         items = [self.items[index] for _ in streams for _, index in samples]

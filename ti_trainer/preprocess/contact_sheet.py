@@ -40,13 +40,13 @@ def _row(path: Path, made: Sequence[Result], caption: str) -> Image.Image:
         row.paste(each, (left, 0))
         left += each.width + GAP_PX
     sizes = ", ".join(f"{each.image.width} x {each.image.height}" for each in made)
-    _write(row, " - ".join(filter(None, (path.name, sizes, caption))))
+    write_text(row, (2, row.height - TEXT_PX - GAP_PX), " - ".join(filter(None, (path.name, sizes, caption))))
     return row
 
 
-def _write(row: Image.Image, text: str) -> None:
-    """Write below. Pillow's own font has only Latin-1 before Pillow 10.1 or without FreeType: other letters become ?."""
-    draw, at = ImageDraw.Draw(row), (2, row.height - TEXT_PX - GAP_PX)
+def write_text(image: Image.Image, at: tuple[int, int], text: str) -> None:
+    """Write in black. Pillow's own font has only Latin-1 before Pillow 10.1 or without FreeType: other letters become ?."""
+    draw = ImageDraw.Draw(image)
     try:
         draw.text(at, text, "black")
     except UnicodeEncodeError:

@@ -13,6 +13,7 @@ import torch
 
 from ti_trainer import __version__
 from ti_trainer.config.training import TrainConfig
+from ti_trainer.data import held_out
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.images import frame_of
 from ti_trainer.data.loading import DatasetOptions, load_dataset
@@ -37,8 +38,11 @@ from ti_trainer.runs.callbacks import (
     StateKeeper,
     TensorBoardLog,
 )
+from ti_trainer.runs.comparison import Comparison
+from ti_trainer.runs.early_stopping import HELD_OUT, KeepBest
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.training import discriminator
+from ti_trainer.training.early_stopping import why_not
 from ti_trainer.training.pixel_loss import PixelLoss, latent_pixels_at_once
 from ti_trainer.training.state import TrainState, for_trials
 from ti_trainer.training.trainer import Trainer
@@ -103,6 +107,7 @@ def settings_of(config: TrainConfig, name: str, images: Path, model: DiffusionMo
         **({} if subsets == [{"image_dir": str(images)}] else {"dataset": subsets}),
         "num_images": len(dataset.items),
         "skipped": [str(path.name) for path, _ in dataset.skipped],
+        **({HELD_OUT: [held_out.name_of(item) for item in dataset.held_out]} if dataset.held_out else {}),
         "model": model.name,
         "model_hash": model.checkpoint_hash,
         "model_spec": str(model.spec),
@@ -132,7 +137,7 @@ def dataset_of(
     loading: Callable[[int, int], None],
 ) -> Dataset:
     """Read and encode the images, without warnings: `datasets.warnings_of` gives them before."""
-    return load_dataset(
+    dataset = load_dataset(
         subsets,
         model,
         frame_of(config, model.default_size_px),
@@ -141,11 +146,13 @@ def dataset_of(
         progress=loading,
         warn=lambda message: None,
     )
+    # A teacher knows what to make of any latents: with noise among them, hard prompts are learned better.
+    return replace(dataset, noise_instead=bool(config.teacher_prompt))
 
 
 def fit_memory(config: TrainConfig, model: DiffusionModel, dataset: Dataset, pixel_loss: PixelLoss | None) -> str:
     """Have the model choose how to save memory for this run's largest batch; a summary of the choice for people."""
-    largest = max(item.latents[0].numel() for item in dataset.items)
+    largest = max(item.latents[0].numel() for item in (*dataset.items, *dataset.held_out))
     batch = config.batch_size * config.trials
     decoded = 0 if pixel_loss is None else latent_pixels_at_once(batch, largest)
     return model.fit_memory((2 if config.negative else 1) * batch * largest, decoded, config.memory)
@@ -153,6 +160,8 @@ def fit_memory(config: TrainConfig, model: DiffusionModel, dataset: Dataset, pix
 
 def start_notes(trainer: Trainer, embedding: Embedding) -> Iterator[str]:
     """What the options come to with this model and the embedding as it was loaded, as sentences for the user."""
+    about_stopping = why_not(trainer.config) if trainer.config.stop_when_done else ""
+    yield from filter(None, (held_out.in_words(trainer.dataset), about_stopping))
     sphere = trainer.config.optimizer == "sphere"
     rates = [each.learning_rate for each in trainer.trials if each.learning_rate.schedule.relative]
     if rates:
@@ -227,6 +236,7 @@ def run_callbacks(
     generate: Generate,
     requests: tuple[Flag, Flag],
     warn: Callable[[str], None],
+    keep_best: KeepBest | None,
     *,
     stopping: bool,
 ) -> list[Callback]:
@@ -245,6 +255,12 @@ def run_callbacks(
             with evaluate.tolerating():
                 evaluation.before()
     callbacks.append(FinalEvaluation(run, trainer, warn))
+    if keep_best is not None:
+        keep = NonEssential(keep_best, "validation loss", warn)
+        callbacks.append(keep)
+        if not stopping and not run.validation_losses():
+            with keep.tolerating():
+                keep_best.before()
     if config.csv_every:
         callbacks.append(NonEssential(LossTable(run, config.csv_every), "loss table", warn))
     callbacks.append(NonEssential(Copies(run, trainer, config.save_every, copy_now), "copy of the embedding", warn))
@@ -259,5 +275,8 @@ def run_callbacks(
     if config.preview_every and not stopping:
         with preview.tolerating():
             previews.before(f"a photo of {escaped(trainer.embedding_name)}")
+    if Comparison.applies_to(config):
+        comparison = Comparison(run, trainer, generate, request, warn)
+        callbacks.append(NonEssential(comparison, "comparison with the prompt", warn))
     # The state comes last, so that a resumed run does not write the files of its step again.
     return [*callbacks, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint)]

@@ -21,6 +21,7 @@ from ti_trainer.files import atomic
 from ti_trainer.host import GenerationRequest, Lease
 from ti_trainer.model import Vectors
 from ti_trainer.offload.plan import ran_out
+from ti_trainer.prompts import escaped
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.tables import CSV_COLUMNS, VALIDATION_COLUMNS, append_row
 from ti_trainer.runs.trials import evaluate_trials_at_end, write_table
@@ -141,7 +142,10 @@ class Copies:
 
 @dataclass
 class Previews:
-    """A preview every `every` steps (0: never), before the first step, after the last, and on request; also as cards."""
+    """A preview every `every` steps (0: never), before the first step, after the last, and on request; also as cards.
+
+    If early stopping keeps another step than the last, there is one of that step too.
+    """
 
     run: Run
     trainer: Trainer
@@ -158,11 +162,19 @@ class Previews:
 
     def __call__(self, event: Event) -> None:
         """Generate one if it is due. The run's random generators are not used."""
+        if isinstance(event, Finished):
+            self._preview_result(event)
         if not isinstance(event, StepDone):
             return
         last = self.every > 0 and event.step == self.trainer.last_step
         if _due(event, self.every, self.requested) or last:
             self._preview(self.trainer.embeddings, event.prompts[-1])
+
+    def _preview_result(self, event: Finished) -> None:
+        result = self.trainer.result
+        is_new = result[0].step not in dict(self.run.previews())
+        if self.every > 0 and event.reason == "done" and self.trainer.best_so_far is not None and is_new:
+            self._preview(result, f"a photo of {escaped(result[0].name)}")
 
     def _preview(self, embeddings: Sequence[Embedding], prompt: str) -> None:
         embedding, request = embeddings[0], replace(self.request, prompt=self.request.prompt or prompt)

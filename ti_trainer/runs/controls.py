@@ -22,7 +22,7 @@ class Controls:
 
 @dataclass(frozen=True)
 class Result:
-    """What a session produced."""
+    """What a session produced: an embedding, of the best step where that is known, after `last_step` steps."""
 
     embedding: Embedding
     embedding_file: Path
@@ -33,3 +33,6 @@ class Result:
     negative_file: Path | None = None
     trials: tuple[TrialResult, ...] = ()  # empty for a run of one trial
     doubts: tuple[str, ...] = ()  # the warnings of `health`: signs that training may have diverged
+    last_step: int = 0
+    max_steps: int = 0
+    verdict: str = ""  # at which step the embedding was the best, and why the run ended there

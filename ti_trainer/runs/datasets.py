@@ -15,6 +15,7 @@ from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.naming import about_an_ordinary_word
 from ti_trainer.host import Host
 from ti_trainer.model import DiffusionModel
+from ti_trainer.runs.generated import FOLDER
 
 DATASETS = "datasets"  # a folder within the log folder
 
@@ -28,11 +29,16 @@ def subsets_of(host: Host, images: Path, warn: Callable[[str], None] = lambda me
     """The subsets of a dataset: one folder of images, or those that a .toml file lists.
 
     ConfigError for a folder or file that the host does not allow; DatasetError for a file that cannot be read. A dataset
-    file that the page itself saved is always allowed.
+    file that the page itself saved is always allowed, and so are images that the model generated for a run.
     """
+
+    def check(folder: Path) -> None:
+        if not is_within(folder, host.log_dir / FOLDER):
+            host.check_folder(folder)
+
     if not is_within(images, datasets_dir(host)):
-        host.check_folder(images)
-    return checked_subsets(images, host.check_folder, warn)
+        check(images)
+    return checked_subsets(images, check, warn)
 
 
 def warnings_of(

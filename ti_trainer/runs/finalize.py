@@ -39,34 +39,39 @@ def save_results(
     except Exception as error:  # the embedding still has to be saved
         state = f"The last saved state is of step {run.step}." if run.step else "There is no saved state to resume from."
         problems.append(f"{describe(error)} {state}")
-    copies = trainer.copies
+    result, copies = trainer.result, trainer.copies
     with suppress(OSError):
         write_table(run, trial_results(trainer))
-    for each in copies:
+    for each in (*copies, *(result if trainer.best_so_far is not None else ())):
         if trainer.has_trials or not run.copy_file(each).exists():  # another trial may have been the best at that time
             with suppress(OSError):  # the embedding itself still has to be saved
                 run.write_copy(each)
-    embedding = copies[0]
+    embedding = result[0]
     try:
-        for embedding, file in zip(copies, files, strict=False):  # averages come last and have no file
+        for embedding, file in zip(result, files, strict=True):
             if not replaced.is_unchanged(file, digests.get(file)):
                 warn(f"{file} was changed during the run. The changed file was copied to {replaced.back_up(file, run)}.")
             embeddings_dir.save(embedding, file, warn)
-        if files[0].suffix == ".pt" and save_optimizer and len(files) == 1 and trainer.config.optimizer == "adamw":
-            webui_optimizer.write_optimizer(files[0], copies[0], trainer.best.optimizer.state_dict())
+        is_last = result[0].step == copies[0].step  # the optimizer's state belongs to the last vectors
+        has_optimizer = files[0].suffix == ".pt" and len(files) == 1 and trainer.config.optimizer == "adamw"
+        if has_optimizer and save_optimizer and is_last:
+            webui_optimizer.write_optimizer(files[0], result[0], trainer.best.optimizer.state_dict())
     except OSError as error:
         return [*problems, _not_written(error, file, run, embedding)]
     with suppress(OSError):  # the saved state has the same vectors
-        run.record_files(replaced.digests(copies[: len(files)]))
+        run.record_files(replaced.digests(result))
     return problems
 
 
-def draw_plots(run: Run, embedding: Path, warn: Callable[[str], None]) -> None:
-    """Draw the run's plots and the preview beside the embedding. Everything is saved by then, so failures only warn."""
+def draw_plots(run: Run, embedding: Path, step: int, warn: Callable[[str], None]) -> None:
+    """Draw the run's plots and the preview beside the embedding, which is of this step.
+
+    Everything is saved by then, so failures only warn.
+    """
     plots: tuple[tuple[str, Callable[[], object]], ...] = (
         ("loss curve", lambda: plot_losses(run)),
-        ("before-and-after image", lambda: before_and_after(run)),
-        ("preview beside the embedding", lambda: preview_beside(run, embedding)),
+        ("before-and-after image", lambda: before_and_after(run, step)),
+        ("preview beside the embedding", lambda: preview_beside(run, embedding, step)),
     )
     for what, draw in plots:
         try:

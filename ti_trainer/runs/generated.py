@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +24,10 @@ class GeneratedImages:
     count: int = IMAGES
 
     @classmethod
-    def of(cls, host: Host, name: str, *prompts: str) -> GeneratedImages:
+    def of(cls, host: Host, name: str, prompts: Sequence[str], count: int = IMAGES) -> GeneratedImages:
         """Images of these prompts for an embedding. Other prompts, and another model, get another folder."""
-        digest = hashlib.sha256(repr((host.describe(), prompts, STEPS, CFG_SCALE)).encode()).hexdigest()[:8]
-        return cls(host.log_dir / FOLDER / f"{name}-{digest}", prompts)
+        digest = hashlib.sha256(repr((host.describe(), tuple(prompts), STEPS, CFG_SCALE)).encode()).hexdigest()[:8]
+        return cls(host.log_dir.resolve() / FOLDER / f"{name}-{digest}", tuple(prompts), count)
 
     def generate(self, host: Host, model: DiffusionModel, progress: Callable[[int, int], None]) -> None:
         """Generate the images that are missing; to be called while the host's lock is held."""
@@ -36,10 +36,10 @@ class GeneratedImages:
             for number, prompt in enumerate(self.prompts)
             for seed in range(1, self.count + 1)
         ]
-        for done, (path, request) in enumerate(wanted):
-            progress(done, len(wanted))
-            if not path.exists():
-                image = host.generate(model, request, {})
-                with atomic(path) as temporary:
-                    image.save(temporary, "PNG")
-        progress(len(wanted), len(wanted))
+        missing = [(path, request) for path, request in wanted if not path.exists()]
+        for done, (path, request) in enumerate(missing):
+            progress(done, len(missing))
+            image = host.generate(model, request, {})
+            with atomic(path) as temporary:
+                image.save(temporary, "PNG")
+        progress(len(missing), len(missing))

@@ -47,8 +47,10 @@ class Snapshot:
     step: int = 0
     max_steps: int = 0
     epoch: int = 0
+    generated: tuple[int, int] = (0, 0)  # images for a run that learns from a prompt, and their total
     loaded: tuple[int, int] = (0, 0)
     steps_per_second: float = 0.0
+    best_step: int | None = None  # with the lowest validation loss so far
     prompt: str = ""
     computing: str = ""  # how memory is saved and whether the network is compiled, where there was a choice
     compiling: bool = False  # the current step compiles the network, which takes a minute or more
@@ -150,8 +152,8 @@ class Job:
                 self._controls.stop.set()
 
     def _work(self, session: Session, controls: Controls) -> None:
-        def loading(done: int, total: int) -> None:
-            self.update(status="loading", loaded=(done, total))
+        def count(what: str, done: int, total: int) -> None:
+            self.update(status="loading", **{what: (done, total)})
 
         def callbacks(trainer: Trainer, run: Run) -> list[Callback]:
             name, first, last = trainer.embedding_name, trainer.step, trainer.last_step
@@ -168,7 +170,8 @@ class Job:
 
         try:
             with ExitStack() as opened:
-                result = replace(session, warn=self._warn, say=say).train(callbacks, controls, loading)
+                counts = partial(count, "loaded"), partial(count, "generated")
+                result = replace(session, warn=self._warn, say=say).train(callbacks, controls, *counts)
         except StoppedError as error:
             message = _lines(interrupted(), str(error))
             log.info("Training %s: %s", session.name, " ".join(message.split()))
@@ -186,9 +189,10 @@ class Job:
                     status = "done"
                 message = _lines(self._now.message, "" if status == "done" else interrupted())
                 self._now = replace(
-                    self._now, status=status, message=message, result=result, run=result.run, step=result.embedding.step
+                    self._now, status=status, message=message, result=result, run=result.run, step=result.last_step
                 )
-            where = f"{status} after step {result.embedding.step}. The embedding is {result.embedding_file}."
+            found = "" if not result.verdict else f"{result.verdict} "
+            where = f"{status} after step {result.last_step}. {found}The embedding is {result.embedding_file}."
             log.info("Training %s: %s", session.name, where)
 
     def _warn(self, text: str) -> None:
@@ -217,7 +221,7 @@ class _Watcher:
     """A callback that updates the job's snapshot and the progress bar. Losses are read from the device in groups."""
 
     def __init__(self, job: Job, trainer: Trainer, run: Run, bar: tqdm) -> None:
-        self._job, self._bar = job, bar
+        self._job, self._trainer, self._bar = job, trainer, bar
         earlier = [row for row in run.losses() if row["step"] <= trainer.step]
         self._loss = [(int(row["step"]), row["loss"]) for row in earlier]
         self._rates = [(int(row["step"]), row["learn_rate"]) for row in earlier]
@@ -252,6 +256,8 @@ class _Watcher:
         self._loss += [(step, float(loss)) for step, loss in self._unread]
         self._unread.clear()
         self._job.update(step=event.step, loss=tuple(self._loss), rates=tuple(self._rates), steps_per_second=self._speed())
+        if self._trainer.best_so_far is not None:
+            self._job.update(best_step=self._trainer.best_so_far.step)
         if self._last is not None:
             latest = [loss for _, loss in self._loss[-SPEED_OVER:]]  # a single loss depends on its image and timestep
             text = f"loss {sum(latest) / len(latest):.4f}, learning rate {self._last.learning_rate:g}"

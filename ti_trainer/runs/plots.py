@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ti_trainer.files import atomic
+from ti_trainer.preprocess.contact_sheet import GAP_PX, TEXT_PX, write_text
 from ti_trainer.runs import loss_curve
 from ti_trainer.runs.run_folder import Run
 
 PREVIEWS = tuple(f"{kind}.{ending}" for kind in ("", ".preview") for ending in ("png", "jpg", "jpeg", "webp", "gif"))
 OURS = ("Software", "TI Trainer")  # the text chunk of previews that we wrote, and may replace
+
+MOST_PX, LEAST_PX = 256, 128  # the width of an image among others
+
+
+@dataclass(frozen=True)
+class Row:
+    """Images side by side below a title, with labels below them, if any."""
+
+    title: str
+    images: Sequence[Image.Image]
+    labels: Sequence[str] = ()
+
+
+def labelled(rows: Sequence[Row]) -> Image.Image:
+    """The rows below each other as one image; small images are enlarged."""
+    width, height = (max(side) for side in zip(*(_cell(each).size for row in rows for each in row.images), strict=True))
+    heights = [height + TEXT_PX * (2 if row.labels else 1) + GAP_PX for row in rows]
+    size = (max(len(row.images) for row in rows) * (width + GAP_PX), sum(heights))
+    page, top = Image.new("RGB", size, "white"), 0
+    for row, row_height in zip(rows, heights, strict=True):
+        write_text(page, (2, top + 2), row.title)
+        for number, each in enumerate(row.images):
+            page.paste(_cell(each), (number * (width + GAP_PX), top + TEXT_PX))
+        for number, label in enumerate(row.labels):
+            write_text(page, (number * (width + GAP_PX) + 2, top + TEXT_PX + height), label)
+        top += row_height
+    return page
+
+
+def _cell(image: Image.Image) -> Image.Image:
+    scale = max(1, LEAST_PX // image.width)
+    cell = image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    cell.thumbnail((MOST_PX, MOST_PX))
+    return cell
 
 
 def plot_losses(run: Run) -> Path | None:
@@ -27,9 +64,9 @@ def plot_losses(run: Run) -> Path | None:
     return path
 
 
-def before_and_after(run: Run) -> Path | None:
-    """Write before_after.png, the first preview beside the last, if there are two."""
-    images = run.previews()
+def before_and_after(run: Run, until: int) -> Path | None:
+    """Write before_after.png, the first preview beside the last one up to a step, if there are two."""
+    images = [(step, path) for step, path in run.previews() if step <= until]
     if len(images) < 2:
         return None
     first, last = (Image.open(path).convert("RGB") for _, path in (images[0], images[-1]))
@@ -44,12 +81,12 @@ def before_and_after(run: Run) -> Path | None:
     return path
 
 
-def preview_beside(run: Run, embedding: Path) -> Path | None:
-    """Write NAME.preview.png, which WebUIs show on the embedding's card: the last preview of the trained embedding.
+def preview_beside(run: Run, embedding: Path, until: int) -> Path | None:
+    """Write NAME.preview.png, which WebUIs show on the embedding's card: its last preview up to a step.
 
     Writes nothing and returns None if the user has an image there that a WebUI would show.
     """
-    previews = [path for step, path in run.previews() if step > 0]
+    previews = [path for step, path in run.previews() if 0 < step <= until]
     path = embedding.with_name(f"{embedding.stem}.preview.png")
     others = (embedding.with_name(embedding.stem + ending) for ending in PREVIEWS)
     if not previews or any(each.exists() for each in others if each != path) or (path.exists() and not _is_ours(path)):

@@ -91,12 +91,13 @@ def is_unchanged(file: Path, expected: str | None) -> bool:
 
 
 def _digests_in(state: TrainState, kind: str, embedding: Embedding) -> set[str]:
-    """Digests of the vectors of every trial in a saved state."""
-    keys = [prefix(number) + kind for number in range(1, state.num_trials + 1)]
+    """Digests of the vectors of every trial in a saved state, and of the best."""
+    keys = [(state.vectors, prefix(number) + kind) for number in range(1, state.num_trials + 1)]
+    keys += [] if state.best is None else [(dict(state.best.vectors), kind)]
     return {
-        digest({encoder: state.vectors[key + encoder] for encoder in embedding.vectors})
-        for key in keys
-        if all(key + encoder in state.vectors for encoder in embedding.vectors)
+        digest({encoder: vectors[key + encoder] for encoder in embedding.vectors})
+        for vectors, key in keys
+        if all(key + encoder in vectors for encoder in embedding.vectors)
     }
 
 

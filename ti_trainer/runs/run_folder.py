@@ -2,7 +2,7 @@
 
 LOG/<YYYY-MM-DD>/<name>/
     settings.json  state.safetensors  textual_inversion_loss.csv  validation_loss.csv  trials.csv  loss.png
-    before_after.png
+    before_after.png  comparison.png
     embeddings/<name>-<step>.safetensors  images/<name>-<step>.png  image_embeddings/<name>-<step>.png
 """
 
@@ -114,7 +114,8 @@ class Run:
                 "Start a new run; it continues from the embedding as it is now."
             )
             raise ConfigError(message)
-        return dict(values)
+        # Runs of earlier versions, which had no such option, went on to their last step.
+        return {"stop_when_done": False, **values}
 
     @property
     def damage(self) -> str:
@@ -144,8 +145,20 @@ class Run:
 
     def record_files(self, digests: Mapping[str, str]) -> None:
         """Record the digests of the embedding files by embedding name, for the check when the run is resumed."""
+        self._record("embedding_files", digests)
+
+    def record_measured(self, figures: Mapping[str, float]) -> None:
+        """Record figures of what was learned, beside those that are recorded already."""
+        self._record("measured", {**self.measured(), **figures})
+
+    def measured(self) -> dict[str, float]:
+        """The figures by name."""
+        found = self.settings().get("measured")
+        return {name: value for name, value in found.items() if isinstance(value, float)} if isinstance(found, dict) else {}
+
+    def _record(self, what: str, values: Mapping[str, object]) -> None:
         if settings := self.settings():  # a damaged file is not overwritten
-            self.save_settings({**settings, "embedding_files": dict(digests)})
+            self.save_settings({**settings, what: dict(values)})
 
     @property
     def id(self) -> str:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,6 +43,7 @@ from ti_trainer.runs.callbacks import Callback, HostProgress
 from ti_trainer.runs.checks import check_dataset, check_images, check_options, check_start, load_prompter
 from ti_trainer.runs.controls import Controls, Result
 from ti_trainer.runs.datasets import subsets_of, warnings_of
+from ti_trainer.runs.early_stopping import KeepBest, verdict, with_validation_images
 from ti_trainer.runs.generated import GeneratedImages
 from ti_trainer.runs.health import Health
 from ti_trainer.runs.replaced import check_unchanged, digest, digests, keep_changed
@@ -50,7 +52,7 @@ from ti_trainer.runs.trials import evaluate_trials_at_end
 from ti_trainer.training.distributed import ALONE, Processes
 from ti_trainer.training.events import Compiling, Finished, MemoryReduced, TrialStopped
 from ti_trainer.training.pixel_loss import PixelLoss
-from ti_trainer.training.selection import gap_summary, trial_results
+from ti_trainer.training.selection import trial_results
 from ti_trainer.training.state import TrainState
 from ti_trainer.training.trainer import Trainer
 
@@ -113,17 +115,19 @@ class Session:
         callbacks: Callable[[Trainer, Run], Sequence[Callback]] = lambda trainer, run: (),
         controls: Controls | None = None,
         loading: Callable[[int, int], None] = lambda done, total: None,
+        generating: Callable[[int, int], None] = lambda done, total: None,
     ) -> Result:
         """Train, and save the embedding also when stopped or when training fails.
 
-        `loading` is called with the number of images read and their total, from when the host's lock is held.
+        `loading` is called with the number of images read and their total, from when the host's lock is held; before that,
+        `generating` with those of the images that are generated.
 
         Raises:
             StoppedError: stopped before the first step; nothing was written.
             TrainingError: training or saving failed. The message says where the results are.
         """
         controls = controls or Controls()
-        with self._prepared(controls, loading) as prepared, ExitStack() as locks_held:
+        with self._prepared(controls, loading, generating) as prepared, ExitStack() as locks_held:
             trainer, lease, files = prepared.trainer, prepared.lease, prepared.files
             run = self._folder(trainer, prepared.loaded)
             if self.resume is None:  # a run that is resumed is locked already
@@ -135,20 +139,23 @@ class Session:
                 return image
 
             requests, health = (controls.copy, controls.preview), Health(run, trainer, self.warn)
-            stopping = prepared.should_stop()
+            stopping, rule = prepared.should_stop(), trainer.early_stopping
+            keep_best = None if rule is None else KeepBest(run, trainer, rule, not self.config.evaluate_every, self.warn)
             all_callbacks: list[Callback] = [
                 *callbacks(trainer, run),
                 HostProgress(lease, trainer),
-                *run_callbacks(self.config, trainer, run, generate, requests, self.warn, stopping=stopping),
+                *run_callbacks(self.config, trainer, run, generate, requests, self.warn, keep_best, stopping=stopping),
                 health,
             ]
             self._compile(trainer, all_callbacks)
-            reason = self._run(prepared, run, all_callbacks)
-        finalize.draw_plots(run, files[0], self.warn)
+            reason = self._run(prepared, run, all_callbacks, keep_best)
+        embedding = trainer.result[0]
+        finalize.draw_plots(run, files[0], embedding.step, self.warn)
         dataset, negative = trainer.dataset, files[1] if len(files) > 1 else None
         counts = (len(dataset.items), dataset.skipped)
         signs, trials = tuple(health.signs), trial_results(trainer)
-        return Result(trainer.embedding, files[0], run, reason, *counts, negative, trials, signs)
+        steps, found = (trainer.step, trainer.last_step), verdict(trainer)
+        return Result(embedding, files[0], run, reason, *counts, negative, trials, signs, *steps, found)
 
     def follow(self, controls: Controls) -> None:
         """Train in a process other than process 0: compute a share of each update and write no files."""
@@ -159,7 +166,10 @@ class Session:
 
     @contextmanager
     def _prepared(
-        self, controls: Controls, loading: Callable[[int, int], None] = lambda done, total: None
+        self,
+        controls: Controls,
+        loading: Callable[[int, int], None] = lambda done, total: None,
+        generating: Callable[[int, int], None] = lambda done, total: None,
     ) -> Iterator[_Prepared]:
         """Hold the host's lock with everything read and nothing written yet."""
         config, processes = self.config, self.processes
@@ -170,11 +180,13 @@ class Session:
             def should_stop() -> bool:
                 return controls.stop.is_set() or lease.interrupted()
 
-            def still_loading(done: int, total: int) -> None:
-                loading(done, total)
+            def still(report: Callable[[int, int], None], done: int, total: int) -> None:
+                report(done, total)
                 if should_stop():
                     message = "Stopped before the first step: nothing was changed."
                     raise StoppedError(message)
+
+            still_loading = partial(still, loading)
 
             with processes.together() as facts:
                 if processes.is_writer:
@@ -184,7 +196,7 @@ class Session:
                 mismatch = negative_mismatch(self.host.embeddings_dir, config, self.name, loaded)
                 for message in filter(None, (*config.schedule_notes(), mismatch)):
                     self.warn(message)
-                self._generate_missing(still_loading)
+                self._generate_missing(partial(still, generating))
                 subsets = subsets_of(self.host, self.images, self.warn)
                 total = sum(len(find_images(subset.folder)) for subset in subsets)
                 still_loading(0, total)
@@ -194,6 +206,7 @@ class Session:
                     for warning in warnings_of(config, model, loaded[0][0], prompter, subsets):
                         self.warn(warning)
                 dataset = dataset_of(config, model, prompter, subsets, still_loading)
+                dataset = with_validation_images(config, dataset, self.resume)
                 still_loading(total, total)
                 pixel_loss = pixel_loss_of(config, model.device, torchscript=self.host.torchscript)
                 summary = fit_memory(config, model, dataset, pixel_loss)
@@ -272,10 +285,12 @@ class Session:
             check_images(self.host, self.images)
         check_options(self.host, self.name, self.config)
 
-    def _run(self, prepared: _Prepared, run: Run, callbacks: Sequence[Callback]) -> str:
+    def _run(self, prepared: _Prepared, run: Run, callbacks: Sequence[Callback], keep_best: KeepBest | None) -> str:
         """Train, and save the results however training ends; the reason of its end."""
         try:
             reason = self._steps(prepared, run, callbacks)
+            if keep_best is not None and reason == "interrupted":
+                keep_best.at_interruption()
         except (TrainingError, OSError, torch.cuda.OutOfMemoryError) as error:
             problems = self._save_results(prepared, run)
             raise TrainingError(finalize.failure_message(error, problems, prepared.files[0])) from error
@@ -297,8 +312,6 @@ class Session:
             elif isinstance(event, Finished):
                 reason = event.reason
         evaluate_trials_at_end(prepared.trainer, run, self.warn)
-        if gap := gap_summary(prepared.trainer):
-            self.say(gap)
         return reason
 
     def _save_results(self, prepared: _Prepared, run: Run) -> list[str]:

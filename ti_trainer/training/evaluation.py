@@ -25,17 +25,23 @@ def fixed_batches(
     num_timesteps: int,
     negative_prompts: Sequence[str] = (),
     at_once: int = NUM_TIMESTEPS,
+    *,
+    spread: bool = False,
 ) -> Iterator[Batch]:
-    """Yield each image at NUM_TIMESTEPS evenly spaced timesteps with fixed noise, in batches of at most `at_once`."""
+    """Yield each image at NUM_TIMESTEPS evenly spaced timesteps with fixed noise, in batches of at most `at_once`.
+
+    With `spread`, the timesteps are dealt out to the images instead: NUM_TIMESTEPS samples in all.
+    """
     negative_prompts = negative_prompts or [""] * len(prompts)
     timesteps = torch.from_numpy(((np.arange(NUM_TIMESTEPS) + 0.5) * num_timesteps / NUM_TIMESTEPS).astype(np.int64))
     for number, (item, prompt, negative) in enumerate(zip(items, prompts, negative_prompts, strict=True)):
         each = item.latents  # (C, H, W)
         noise = sample_rng(NOISE_SEED, number).standard_normal((NUM_TIMESTEPS, *each.shape), np.float32)
-        for start in range(0, NUM_TIMESTEPS, at_once):
-            part = slice(start, start + at_once)
+        numbers = range(number, NUM_TIMESTEPS, len(items)) if spread else range(NUM_TIMESTEPS)
+        for start in range(0, len(numbers), at_once):
+            part = list(numbers[start : start + at_once])
             here = timesteps[part].to(each.device)
-            count = len(here)
+            count = len(part)
             yield Batch(
                 each.expand(count, *each.shape),
                 torch.from_numpy(noise[part]).to(each.device),
@@ -62,14 +68,16 @@ def validation_loss(
     negative_prompts: Sequence[str] = (),
     at_once: int = NUM_TIMESTEPS,
     teacher: TargetFunction | None = None,
+    *,
+    spread: bool = False,
 ) -> float:
     """Mean denoising loss of images, weighted by their masks, with one prompt for each.
 
     With a scale, predictions are guided away from one negative prompt for each. At most `at_once` samples are computed
-    together, to limit memory. A teacher gives the targets, if there is one. Weights by timestep, such as min-SNR's, do not
-    apply, so that all runs can be compared.
+    together, to limit memory; `spread` as for `fixed_batches`. A teacher gives the targets, if there is one. Weights by
+    timestep, such as min-SNR's, do not apply, so that all runs can be compared.
     """
-    batches = fixed_batches(items, prompts, len(model.alphas_cumprod), negative_prompts, at_once)
+    batches = fixed_batches(items, prompts, len(model.alphas_cumprod), negative_prompts, at_once, spread=spread)
     return torch.cat([training_loss(model, batch, embeddings, scale, teacher=teacher) for batch in batches]).mean().item()
 
 

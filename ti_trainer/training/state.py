@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ti_trainer.errors import TrainingError
+from ti_trainer.training.early_stopping import Best
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class TrainState:
     """Vectors, optimizers and counters of a run.
 
     Names of vectors and averages start with `prefix` of their trial. There is one optimizer state dict for each trial, and
-    a status for each where there are several.
+    a status for each where there are several. `best` is there once a run with early stopping has been measured.
     """
 
     step: int
@@ -44,6 +45,7 @@ class TrainState:
     scaler: dict[str, Any] | None = None
     average: dict[str, Tensor] = field(default_factory=dict)
     trials: tuple[TrialStatus, ...] = ()
+    best: Best | None = None
 
     @property
     def num_trials(self) -> int:
@@ -56,14 +58,17 @@ class TrainState:
         tensors |= {f"average.{key}": each.cpu() for key, each in self.average.items()}
         packed = [_pack(each, f"optimizer.{number}", tensors) for number, each in enumerate(self.optimizers, 1)]
         counts = {"step": self.step, "micro_step": self.micro_step, "scaler": self.scaler, "optimizers": packed}
+        if self.best is not None:
+            tensors |= {f"best.{key}": each.cpu() for key, each in self.best.vectors.items()}
+            counts["best"] = {name: getattr(self.best, name) for name in ("step", "loss", "improved_at", "target", "later")}
         return tensors, {**counts, "trials": [asdict(each) for each in self.trials]}
 
     @classmethod
     def unpack(cls, tensors: Mapping[str, Tensor], counts: Mapping[str, Any]) -> TrainState:
         """Read what `pack` returned; KeyError, TypeError or ValueError if it is damaged."""
-        vectors, average = (
+        vectors, average, best = (
             {key.removeprefix(kind): each for key, each in tensors.items() if key.startswith(kind)}
-            for kind in ("vectors.", "average.")
+            for kind in ("vectors.", "average.", "best.")
         )
         state = cls(
             counts["step"],
@@ -73,6 +78,7 @@ class TrainState:
             counts["scaler"],
             average,
             tuple(TrialStatus(**each) for each in counts["trials"]),
+            Best(**{**counts["best"], "later": tuple(counts["best"]["later"])}, vectors=best) if "best" in counts else None,
         )
         for each in state.optimizers:
             if not all(isinstance(part, kind) for part, kind in ((each["state"], dict), (each["param_groups"], list))):

@@ -44,9 +44,12 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, model: DiffusionModel, noisy_latents: Tensor, batch: Batch) -> Tensor:
         """The target (B, C, H, W) float32 for noisy latents of the same shape."""
-        prompts = [self._with(self.opposite if self._is_opposite(each) else self.prompt, each) for each in batch.prompts]
-        cond = encode_distinct(model, prompts, {})
+        cond = encode_distinct(model, [self.in_full(each) for each in batch.prompts], {})
         return model.predict(noisy_latents, batch.timesteps, cond, batch.images).float()
+
+    def in_full(self, prompt: str) -> str:
+        """A prompt with what the embedding is to mean in place of its name."""
+        return self._with(self.opposite if self._is_opposite(prompt) else self.prompt, prompt)
 
     def without_name(self, prompt: str) -> str:
         """A prompt without the embedding."""

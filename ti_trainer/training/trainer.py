@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -18,13 +19,14 @@ from ti_trainer.errors import TrainingError
 from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.model import DiffusionModel, check_fits
 from ti_trainer.training.distributed import ALONE, Processes, Sum
+from ti_trainer.training.early_stopping import Best, EarlyStopping
 from ti_trainer.training.events import Event, Finished, MemoryReduced, StepDone, TrialStopped
 from ti_trainer.training.gradients import Objective, parameters_of
 from ti_trainer.training.pixel_loss import PixelLoss
 from ti_trainer.training.state import TrainState, check_moved
 from ti_trainer.training.step import grad_scaler
 from ti_trainer.training.teacher import Teacher
-from ti_trainer.training.trainable_embedding import TrainableEmbedding
+from ti_trainer.training.trainable_embedding import NEGATIVE, TrainableEmbedding
 from ti_trainer.training.trials import build_trials, check_state, check_steps
 
 if TYPE_CHECKING:
@@ -67,9 +69,13 @@ class Trainer:
         self._scaler: GradScaler | None = grad_scaler(model.device) if model.needs_loss_scaling else None
         self._settling = SCALE_SETTLES * config.gradient_accumulation_steps
         self._settles_at = self._settling + (state.micro_step if state is not None and state.scaler is None else 0)
+        self.early_stopping = EarlyStopping.of(config)
+        self.best_so_far: Best | None = None
+        self.ended_early = self._keeps_current = False
         if state is not None:
             check_state(state, self.trials, embedding)
             self._restore(state)
+            self._continue_from(state.best)
         self._device_failed = False  # then nothing can be read from it, and the last good state is all there is
         self._last_good = self.state()
         self._pending: list[MemoryReduced | TrialStopped] = []
@@ -99,6 +105,18 @@ class Trainer:
     def embeddings(self) -> list[Embedding]:
         """The same, followed by the negative embedding if there is one."""
         return self.best.now(self.step)
+
+    @property
+    def result(self) -> list[Embedding]:
+        """What the run results in: `embeddings`, or as they were at the step with the lowest validation loss."""
+        best = self.best_so_far
+        if best is None or self._keeps_current:
+            return self.embeddings
+        found = []
+        for start, each in zip(("", NEGATIVE), self.best.embeddings, strict=False):
+            vectors = {encoder: best.vectors[start + encoder].clone() for encoder in each.vectors}
+            found.append(each.with_vectors(vectors, best.step))
+        return found
 
     @property
     def copies(self) -> list[Embedding]:
@@ -136,6 +154,28 @@ class Trainer:
         for each in self.active_trials:
             each.status = replace(each.status, validation_loss=losses[each.trial.number], measured_at=self.step)
 
+    def record_loss(self, loss: float) -> None:
+        """Take note of a validation loss that was just measured, and end the run if it no longer improves."""
+        stopping = self.early_stopping
+        if stopping is None:
+            message = "this run has no early stopping"
+            raise RuntimeError(message)
+        if not math.isfinite(loss):
+            return
+        vectors = {key: each.detach().to("cpu", copy=True) for key, each in self.best.named().items()}
+        self.best_so_far = Best.after(self.best_so_far, self.step, loss, vectors)
+        ends = stopping.ends(self.best_so_far, self.step, rate_falls=self._rate_falls(stopping))
+        self.ended_early = ends and self.step < self.last_step
+
+    def _rate_falls(self, stopping: EarlyStopping) -> bool:
+        """Whether the learning rate still falls, or fell within the patience: a lower rate usually lowers the loss."""
+        rate = self.best.learning_rate
+        return rate.at(self.last_step) < rate.at(max(1, self.step - stopping.patience + 1))
+
+    def keep_current(self) -> None:
+        """Make the current vectors the result of an interrupted run. A run that is resumed does not know of this."""
+        self._keeps_current = True
+
     def state(self) -> TrainState:
         """A copy of everything that changes during a run, on the CPU, so that it survives a failing GPU."""
         if self._device_failed:
@@ -145,7 +185,7 @@ class Trainer:
         optimizers = tuple(each.optimizer_state() for each in self.trials)
         scaler = None if self._scaler is None else self._scaler.state_dict()
         trials = tuple(each.status for each in self.trials) if self.has_trials else ()
-        return TrainState(self.step, self.micro_step, vectors, optimizers, scaler, average, trials)
+        return TrainState(self.step, self.micro_step, vectors, optimizers, scaler, average, trials, self.best_so_far)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Generator[Event, None, None]:
         """Train to the end, with an event after every update.
@@ -157,7 +197,7 @@ class Trainer:
         unchecked: list[Tensor] = []
         first_check = True
         with self.model.training():
-            while self.step < self.last_step and not self._processes.any(should_stop):
+            while self.step < self.last_step and not self._processes.any(lambda: self.ended_early or should_stop()):
                 losses, prompts, updated = self._update(active, batches, should_stop)
                 if not any(updated):
                     continue
@@ -173,7 +213,7 @@ class Trainer:
             if unchecked:
                 self._check_losses(active, unchecked)
                 yield from self._take_pending()
-        yield Finished(self.step, "done" if self.step >= self.last_step else "interrupted")
+        yield Finished(self.step, "done" if self.step >= self.last_step or self.ended_early else "interrupted")
 
     def make_finite(self) -> None:
         """After a run has ended in any way: restore the last good vectors where they are not finite or may be wrong.
@@ -296,6 +336,13 @@ class Trainer:
             f"{self.step}). Its vectors are back at step {self._last_good.step}; the other trials continue."
         )
         self._pending.append(TrialStopped(self.step, trial.number, message))
+
+    def _continue_from(self, best: Best | None) -> None:
+        """Take over the best of a saved state. A run that had ended early is trained for as long again."""
+        if self.early_stopping is None or best is None:
+            return
+        ended = self.early_stopping.ends(best, self.step, rate_falls=self._rate_falls(self.early_stopping))
+        self.best_so_far = replace(best, improved_at=self.step) if ended else best
 
     def _restore(self, state: TrainState) -> None:
         self.step, self.micro_step = state.step, state.micro_step

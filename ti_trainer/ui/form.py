@@ -28,13 +28,14 @@ class Form:
     choices: Mapping[str, Sequence[str]]
     widgets: dict[str, Any] = field(default_factory=dict)
     slots: dict[str, Any] = field(default_factory=dict)
+    elem_prefix: str = "ti_trainer_train_"
 
     def put(self, *names: str) -> None:
         """Add the widgets of these options to the current layout block."""
         for option in offered(self.host):
             if option.name in names:
                 choices = self.choices.get(option.name)
-                made = widget(option, self.values[option.name], choices=choices)
+                made = widget(option, self.values[option.name], choices=choices, elem_prefix=self.elem_prefix)
                 self.widgets[option.name], self.slots[option.name] = made
 
     def put_section(self, section: str) -> None:

@@ -14,6 +14,7 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import (
     caption_editor,
     create,
+    from_prompt,
     generate,
     image_quality,
     mask_brush,
@@ -47,8 +48,11 @@ def build(page: Page) -> gr.Blocks:
                 with gr.Tab("Paint masks", id="masks"):
                     masks_panel = mask_brush.panel(page)
             with gr.Tab("Train", id="train"), gr.Row(elem_classes=["ti-columns"]):
-                with gr.Column(elem_classes=["ti-form"]):
-                    form = train.panel(page)
+                with gr.Column(elem_classes=["ti-form"]), gr.Tabs(elem_id="ti_trainer_train_tabs"):
+                    with gr.Tab("From images", id="images"):
+                        form = train.panel(page)
+                    with gr.Tab("From a prompt", id="prompt"):
+                        prompt_form = from_prompt.panel(page)
                 with gr.Column(elem_classes=["ti-results"]):
                     preflight_part = preflight.panel(form)
                     progress_panel = train_progress.panel(page)
@@ -71,6 +75,10 @@ def build(page: Page) -> gr.Blocks:
         create.wire(page, create_panel, form.name)
         started = listen(form.start.click, partial(train.start, form), form.inputs, form.outputs)
         listen(started.then, lambda: gr.update(visible=False), [], [preflight_part], js=REFRESH)
+        begun = listen(
+            prompt_form.start.click, partial(from_prompt.start, prompt_form), prompt_form.inputs, prompt_form.outputs
+        )
+        listen(begun.then, lambda: gr.update(visible=False), [], [preflight_part], js=REFRESH)
         listen(runs_panel.continued.then, None, js=REFRESH)
         listen(preprocess_panel.started.then, None, js=REFRESH)
         preprocess.wire_next_steps(

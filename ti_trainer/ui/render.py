@@ -114,14 +114,17 @@ def facts(rows: Iterable[tuple[str, object]]) -> str:
     return f'<dl class="ti-facts">{cells}</dl>' if cells else ""
 
 
-def images(items: Sequence[tuple[str, str]]) -> str:
-    """Render images side by side with their captions below; `items` are (caption, URL), and data: URIs are allowed."""
+def images(items: Sequence[tuple[str, str]], *, wide: bool = False) -> str:
+    """Render images side by side with their captions below; `items` are (caption, URL), and data: URIs are allowed.
+
+    Wide images are as wide as the column, below each other.
+    """
     figures = "".join(
         f'<figure><img src="{escape(url)}" alt="{escape(caption)}">'
         f'<figcaption title="{escape(caption)}">{escape(caption)}</figcaption></figure>'
         for caption, url in items
     )
-    return f'<div class="ti-images">{figures}</div>' if figures else ""
+    return f'<div class="ti-images{" ti-wide" if wide else ""}">{figures}</div>' if figures else ""
 
 
 def prompt_table(rows: Iterable[tuple[str, Sequence[Sequence[Token]]]]) -> str:

@@ -20,6 +20,8 @@ from ti_trainer.hosts.diffusers.library import (
     DDPMScheduler,
     UNet2DConditionModel,
 )
+from ti_trainer.hosts.diffusers.loading import load
+from ti_trainer.hosts.diffusers.model import DiffusersModel
 
 CLIP_L, CLIP_G, CLIP_H = 64, 128, 128  # widths; heads of 64, as the great ones have
 _FOLDER = tempfile.TemporaryDirectory()  # until the process ends
@@ -63,17 +65,30 @@ def pipeline(family: str, seed: int = 0) -> Any:
         )
 
 
+@cache
+def shared(family: str) -> Any:
+    """The same pipeline for all tests, which leave it as it is."""
+    return pipeline(family)
+
+
 def save(family: str, folder: Path) -> Path:
-    """In diffusers' layout; made once, and then copied."""
-    shutil.copytree(_saved(family), folder)
+    """In diffusers' layout, in a folder that may be changed."""
+    shutil.copytree(saved(family), folder)
     return folder
 
 
 @cache
-def _saved(family: str) -> Path:
+def saved(family: str) -> Path:
+    """In diffusers' layout, in the same folder for all tests, which leave it as it is."""
     folder = Path(_FOLDER.name) / family
-    pipeline(family).save_pretrained(folder)
+    shared(family).save_pretrained(folder)
     return folder
+
+
+@cache
+def opened(family: str) -> DiffusersModel:
+    """Our model over `saved`, the same for all tests, which leave it as it is."""
+    return load(str(saved(family)), "cpu")
 
 
 def scheduler(is_v: bool, *, rescaled: bool) -> DDPMScheduler:

@@ -1,4 +1,4 @@
-"""A run with the U-Net compiled is the run without: its steps, its images in between, its end and its going on."""
+"""A run with the U-Net compiled is the run without: its steps, its previews, its end and its continuation."""
 
 from __future__ import annotations
 
@@ -70,12 +70,13 @@ def watched(tmp_path: Path, images: Callable[..., Path]) -> Callable[[], Watched
     return lambda: Watched(tmp_path / str(len(list(tmp_path.iterdir()))), images((64, 64), (64, 64)))
 
 
-def test_a_run_is_the_same_and_all_is_given_back(watched: Callable[[], Watched], graphs: list[int]) -> None:
+def test_a_run_and_its_continuation_are_the_same_and_all_is_given_back(
+    watched: Callable[[], Watched], graphs: list[int]
+) -> None:
     plain, ours = watched(), watched()
     wanted = plain.train(replace(CONFIG, compile="off"))
     assert graphs == plain.said == []
-    found = ours.train()
-    assert torch.equal(found, wanted)  # kernels are the same here
+    ours.train(replace(CONFIG, max_steps=4))
     assert len(graphs) == 1  # neither previews nor the validation loss
     assert [type(each) for each in ours.events[:2]] == [Compiling, StepDone]
     assert [each.step for each in ours.events if isinstance(each, Compiling)] == [0]
@@ -84,27 +85,26 @@ def test_a_run_is_the_same_and_all_is_given_back(watched: Callable[[], Watched],
     model = ours.host.open_model()
     assert model.memory.compiled is None
     assert "forward" not in vars(model.unet)
-
-
-def test_a_run_goes_on_as_if_it_had_not_been_stopped(watched: Callable[[], Watched], graphs: list[int]) -> None:
-    plain, ours = watched(), watched()
-    wanted = plain.train()
-    ours.train(replace(CONFIG, max_steps=4))
     found = ours.train(resume=Run.latest(ours.host.log_dir, "x-word"))
-    assert torch.equal(found, wanted)
-    assert len(graphs) == 3
+    assert torch.equal(found, wanted)  # kernels are the same here
+    assert len(graphs) == 2
 
 
-def test_without_a_compiler_it_goes_on_without(
-    watched: Callable[[], Watched], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_where_compiling_fails_training_continues_uncompiled(
+    watched: Callable[[], Watched], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import torch._inductor.config as inductor
+    """With the error of a real compiler: tests/offload/test_compiled.py."""
 
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    def fail(*_: Any) -> None:
+        message = "no-such-compiler"
+        raise AssertionError(message)
+
+    compile_as_always, config = torch.compile, replace(CONFIG, max_steps=2, preview_every=0, evaluate_every=0)
+    monkeypatch.setattr(torch, "compile", lambda network, **_: compile_as_always(network, backend=fail))
     plain, ours = watched(), watched()
-    wanted = plain.train(replace(CONFIG, compile="off"))
-    with caplog.at_level(logging.WARNING), inductor.patch({"cpp.cxx": ("no-such-compiler",)}):
-        found = ours.train()
+    wanted = plain.train(replace(config, compile="off"))
+    with caplog.at_level(logging.WARNING):
+        found = ours.train(config)
     assert torch.equal(found, wanted)
     told = [each for each in ours.events if isinstance(each, MemoryReduced)]
     assert [each.step for each in told] == [1]

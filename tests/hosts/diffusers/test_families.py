@@ -55,17 +55,9 @@ class Family(NamedTuple):
     model: DiffusersModel
 
 
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
-    found: dict[str, Family] = {}
-
-    def open_once(name: str) -> Family:
-        if name not in found:
-            folder = families.save(name, tmp_path_factory.mktemp("family") / name)
-            found[name] = Family(name, families.pipeline(name), folder, load(str(folder), "cpu"))
-        return found[name]
-
-    return open_once
+@pytest.fixture
+def opened() -> Callable[[str], Family]:
+    return lambda name: Family(name, families.shared(name), families.saved(name), families.opened(name))
 
 
 @pytest.fixture(params=families.FAMILIES)
@@ -197,7 +189,7 @@ def dataset(model: DiffusersModel, folder: Path | None = None, frame: Frame | No
         return load_dataset(folder, model, frame or Frame((64, 64)), prompter, DatasetOptions(**options))
 
 
-def test_sdxl_is_told_of_the_real_image_and_its_crop(opened: Callable[[str], Family]) -> None:
+def test_sdxl_is_given_the_size_of_the_image_and_its_crop(opened: Callable[[str], Family]) -> None:
     sizes = next(dataset(opened("sdxl").model).batches(1)).images.sizes
     assert sizes.tolist() == [[64, 96, 0, 16, 64, 64]]
 

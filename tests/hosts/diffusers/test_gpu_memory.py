@@ -73,12 +73,12 @@ def test_attention_in_float32_is_finite_where_half_precision_is_not(tmp_path: An
     torch.testing.assert_close(found.float(), wanted, rtol=0, atol=1e-2)
 
 
-def test_only_sd_2_needs_it(tmp_path: Any) -> None:
+def test_only_sd_2_needs_it() -> None:
     for family, needed in (("sd1", False), ("sd2", True), ("sdxl", False)):
-        assert needs_fp32_attention(families.pipeline(family).unet) == needed
+        assert needs_fp32_attention(families.shared(family).unet) == needed
 
 
-def test_what_gave_way_is_back_when_our_turn_is_over(embedded_model: DiffusersModel) -> None:
+def test_memory_settings_are_restored_after_the_lease(embedded_model: DiffusersModel) -> None:
     host = StandaloneHost(device="cpu")
     model = host.open_model()
     with host.lock():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,15 +42,23 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory, ldm: Any) -> Path:
     return folder
 
 
-@pytest.fixture
-def sd_model(request: pytest.FixtureRequest, ldm: Any, clip_folder: Path) -> Any:
-    """As the WebUI has it after loading; SD 1.x unless a test is parametrized with other families."""
+@pytest.fixture(scope="session")
+def made(ldm: Any, clip_folder: Path) -> Callable[[str], Any]:
+    """Each family's network, made once: tests get copies, since to make one takes most of a second."""
     from networks import make
 
+    return functools.cache(lambda family: make(family, clip_folder))
+
+
+@pytest.fixture
+def sd_model(request: pytest.FixtureRequest, made: Callable[[str], Any]) -> Any:
+    """As the WebUI has it after loading; SD 1.x unless a test is parametrized with other families."""
     family = getattr(request, "param", "SD 1.x")
     if family.startswith("sgm"):
         pytest.importorskip("sgm.models.diffusion", reason="sgm is not installed: put its checkout into PYTHONPATH")
-    network = make(family, clip_folder)
+    network = made(family)
+    tokenizers = [module.tokenizer for module in network.modules() if hasattr(module, "tokenizer")]
+    network = copy.deepcopy(network, {id(each): each for each in tokenizers})  # those would take as long as the rest
     network.family = family
     return network
 

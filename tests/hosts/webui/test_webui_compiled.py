@@ -21,8 +21,7 @@ def outcome(model: Any, words: Any) -> list[torch.Tensor]:
     return [loss.detach(), *torch.autograd.grad(loss, list(words["zz-cat"].values()))]
 
 
-@pytest.mark.parametrize("sd_model", ["SD 1.x", "SDXL"], indirect=True)
-def test_it_is_compiled_once_also_when_it_is_lent_back_meanwhile(
+def test_it_is_compiled_once_even_if_the_host_uses_it_meanwhile(
     webui_model: Callable[..., Any], sd_model: Any, words: Any, graphs: list[int]
 ) -> None:
     model, begun = webui_model(), []

@@ -30,7 +30,7 @@ every_sdxl = pytest.mark.parametrize("sd_model", SDXLS, indirect=True)
 
 
 @every_other_family
-def test_a_prompt_is_encoded_and_a_image_predicted_as_by_the_host(
+def test_a_prompt_is_encoded_and_an_image_predicted_as_by_the_host(
     webui_model: Callable[..., Any], sd_model: Any, words: Any
 ) -> None:
     prompts = ["zz-cat in a (red:1.3) garden", "a photo of zz-cat", LONG, ""]
@@ -54,7 +54,7 @@ def test_a_prompt_is_encoded_and_a_image_predicted_as_by_the_host(
 
 
 @every_other_family
-def test_what_a_image_is_told_of_counts(webui_model: Callable[..., Any], sd_model: Any, words: Any) -> None:
+def test_sizes_and_masked_images_are_used(webui_model: Callable[..., Any], sd_model: Any, words: Any) -> None:
     model, (latents, timesteps, _), images = webui_model(), inputs(1), told()
     cond = model.encode_prompts(["a zz-cat"] * 2, words)
     usual = model.predict(latents, timesteps, cond, images)
@@ -212,7 +212,7 @@ def test_init_text_is_tokenised_by_both_encoders(webui_model: Callable[..., Any]
         assert torch.equal(each, table.wrapped.weight[[320, 736, 2368]])
 
 
-def test_inpainting_is_shown_what_is_left_of_a_image(webui_model: Callable[..., Any], sd_model: Any) -> None:
+def test_without_inpainting_there_is_no_masked_image(webui_model: Callable[..., Any], sd_model: Any) -> None:
     assert webui_model().encode_masked(torch.zeros(1, 3, 64, 64), None) is None
 
 
@@ -300,7 +300,7 @@ def test_dreamartist_trains_both_words_through_the_host(webui_model: Callable[..
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@every_family
+@pytest.mark.parametrize("sd_model", ["SD 1.x", "SDXL", "sgm SDXL"], indirect=True)  # inpainting has the same VAEs
 def test_pixels_are_compared_through_the_hosts_vae(
     webui_model: Callable[..., Any], sd_model: Any, words: Any, checkpointing: bool
 ) -> None:

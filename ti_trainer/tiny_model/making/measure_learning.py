@@ -44,20 +44,25 @@ def colour_distance(image: np.ndarray, other: np.ndarray) -> float:
 
 
 def measure(
-    host: StandaloneHost, model: DiffusersModel, thing: Thing, config: TrainConfig, num_vectors: int
+    host: StandaloneHost,
+    model: DiffusersModel,
+    thing: Thing,
+    config: TrainConfig,
+    num_vectors: int,
+    measured_with: int = MEASURED_WITH,
 ) -> dict[str, dict[str, float]]:
     """Train one concept and compare; {"loss": {...}, "colour_distance": {...}}, each by `word`, `init_text` and `random`."""
-    held_out = concept(thing, MEASURED_WITH, seed=1000)
+    held_out = concept(thing, measured_with, seed=1000)
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder), concept(thing, TRAINED_ON, seed=1))
         embeddings_dir.create(host.embeddings_dir, model, WORD, thing.shape, num_vectors, overwrite=True)
         learned = Session(host, WORD, Path(folder), config).train().embedding.vectors
-        measured_with = Path(folder) / "held out"
-        measured_with.mkdir()
-        write_images(measured_with, held_out)
+        held_out_folder = Path(folder) / "held out"
+        held_out_folder.mkdir()
+        write_images(held_out_folder, held_out)
         frame = Frame((model.default_size_px, model.default_size_px))
         items = load_dataset(
-            measured_with, model, frame, Prompter(WORD, [NAME]), DatasetOptions(latent_sampling="deterministic")
+            held_out_folder, model, frame, Prompter(WORD, [NAME]), DatasetOptions(latent_sampling="deterministic")
         ).items
     table = model.text_encoders[0].table.weight
     random = {

@@ -17,15 +17,17 @@ from ti_trainer.embedding import averaged_name, negative_name
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs import locks
+from ti_trainer.runs.comparison import findings
 from ti_trainer.runs.loss_curve import svg
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.render import facts, notice, refusal
-from ti_trainer.ui.thumbnails import gallery
+from ti_trainer.ui.render import facts, images, notice, refusal
+from ti_trainer.ui.thumbnails import gallery, thumbnail_uri
 
 MAX_RUNS = 200  # in the list
+COMPARISON_PX = 1100  # its longer side
 AVERAGE = ", moving average"
 
 
@@ -168,7 +170,14 @@ def details(page: Page, label: str) -> Details:
         [(row["step"], row["learn_rate"]) for row in rows],
     )
     name = name_for(run, copies[0] if copies else None)
-    return Details(facts(rows_of_facts), losses, gallery(run.previews()), copies, name)
+    return Details(facts(rows_of_facts) + comparison(run), losses, gallery(run.previews()), copies, name)
+
+
+def comparison(run: Run) -> str:
+    """What the embedding does beside what it was to learn: figures and one image; empty if the run has none."""
+    path = run.path / "comparison.png"
+    image = images([("Comparison", thumbnail_uri(path, COMPARISON_PX))], wide=True) if path.is_file() else ""
+    return notice("info", " ".join(findings(run))) + image
 
 
 def name_for(run: Run, copy: str | None) -> str:
@@ -198,12 +207,12 @@ def continue_run(page: Page, label: str, max_steps: float | None, overwrite: boo
     settings = run.settings()
     try:
         values = {**run.options(), **({"max_steps": int(max_steps)} if max_steps else {})}
-        name, images = settings["name"], Path(settings["images"])
+        name, folder = settings["name"], Path(settings["images"])
     except (KeyError, TypeError) as error:
         message = f"The settings of {run.id} are damaged or missing, so it cannot be continued."
         raise ConfigError(message) from error
     config = TrainConfig.from_dict(values)
-    page.job.start(Session(page.host, name, images, config, run, overwrite=overwrite))
+    page.job.start(Session(page.host, name, folder, config, run, overwrite=overwrite))
     return f"Continuing {name} at step {run.step}: see the Train tab."
 
 

@@ -20,7 +20,7 @@ from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import preprocess_progress
 from ti_trainer.ui.panels.preset_row import names
-from ti_trainer.ui.panels.runs import labels
+from ti_trainer.ui.panels.runs import comparison, labels
 from ti_trainer.ui.panels.train import trainable
 from ti_trainer.ui.render import facts, images, notice, progress, refusal
 from ti_trainer.ui.thumbnails import gallery, thumbnail_uri
@@ -39,6 +39,7 @@ FINISHED = {
     "stopped": "Training interrupted. The embedding was saved.",
     "paused": "Paused. Resume continues exactly from here.",
 }
+FILES = (("Loss curve", "loss"), ("Before and after", "before_after"), ("Comparison", "comparison"))
 Part = tuple[Any, Callable[[], Any]]  # what a component depends on, and a function that makes its update
 
 
@@ -69,7 +70,7 @@ def panel(page: Page) -> TrainProgress:
     message = gr.HTML(elem_id="ti_trainer_message")
     parts["changes"] = gr.HTML(elem_classes=["ti-hidden"])
     parts["losses"] = gr.HTML(svg([]), elem_id="ti_trainer_curve")
-    parts["prompt"] = gr.HTML(facts([("Last prompt", "none yet")]), elem_id="ti_trainer_prompt")
+    parts["prompt"] = gr.HTML(facts(_details(Snapshot())), elem_id="ti_trainer_prompt")
     gr.HTML(SAME_SEED)
     parts["previews"] = gr.Gallery(
         show_label=False, columns=4, height=300, object_fit="contain", elem_id="ti_trainer_previews"
@@ -114,7 +115,7 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
         "model": (model, lambda: model),
         "bar": (bar, lambda: bar),
         "losses": ((run, len(now.loss), now.validation), lambda: svg(now.loss, now.validation, now.rates)),
-        "prompt": ((now.prompt, now.computing), lambda: facts(_details(now))),
+        "prompt": ((now.prompt, now.computing, now.best_step), lambda: facts(_details(now))),
         "previews": ([str(path) for _, path in now.previews], lambda: gr.update(value=gallery(now.previews, MAX_PREVIEWS))),
         "result": ((now.status, run, now.step * finished, now.message), lambda: _result(now)),
         "changes": (changes, lambda: changes),
@@ -129,8 +130,10 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
 
 
 def _details(now: Snapshot) -> list[tuple[str, str]]:
-    """What is known about a run while it is active."""
-    return [("Last prompt", now.prompt or "none yet"), *([("Computing", now.computing)] if now.computing else [])]
+    """What is known about a run while it is active; rows that appear during a run are kept, so that nothing below moves."""
+    best = "none yet" if now.best_step is None else f"at step {now.best_step}"
+    rows = [("Last prompt", now.prompt or "none yet"), ("Lowest validation loss", best)]
+    return [*rows, *([("Computing", now.computing)] if now.computing else [])]
 
 
 def _attempt(action: Callable[[], None]) -> str:
@@ -170,7 +173,9 @@ def _model(page: Page) -> str:
 
 def _bar(now: Snapshot) -> str:
     message = MESSAGES.get(now.requested[-1] if now.requested else now.status, "")
-    if now.status == "loading" and now.loaded[1]:
+    if now.status == "loading" and now.generated[0] < now.generated[1]:
+        message = f"Generating image {now.generated[0] + 1} of {now.generated[1]}, to learn from"
+    elif now.status == "loading" and now.loaded[1]:
         message = f"Loading image {now.loaded[0]} of {now.loaded[1]}"
     elif now.status in ("stopping", "pausing") and not now.step:
         message = "The run ends before its first step; the embedding is unchanged."
@@ -193,14 +198,14 @@ def _result(now: Snapshot) -> str:
         return warning
     result, run = now.result, now.result.run
     averaged = [copy for _, copy in run.copies(averaged=True)[-1:]]
-    files = (("Loss curve", run.path / "loss.png"), ("Before and after", run.path / "before_after.png"))
+    files = tuple((label, run.path / f"{name}.png") for label, name in FILES)
     rows = [
         ("Embedding", result.embedding_file),
         *((("Negative embedding", result.negative_file),) if result.negative_file else ()),
         *(("Moving average", copy) for copy in averaged),
         *(("Negative of the average", negative) for copy in averaged if (negative := run.negative_of(copy))),
         *((("Selected trial", selected),) if (selected := summary(result.trials)) else ()),
-        ("Step", result.embedding.step),
+        ("Step", f"{result.embedding.step} of {result.last_step}" if result.verdict else result.embedding.step),
         ("Images", result.num_images),
         *((label, file) for label, file in files if file.is_file()),
         ("Run folder", run.path),
@@ -208,4 +213,5 @@ def _result(now: Snapshot) -> str:
     sides = (now.previews[0], now.previews[-1]) if len(now.previews) > 1 else ()
     before_after = images([(f"Step {step}", thumbnail_uri(path)) for step, path in sides])
     skipped = "".join(notice("warning", f"{path.name} was skipped: {reason}") for path, reason in result.skipped)
-    return notice("good", FINISHED[now.status]) + warning + skipped + before_after + facts(rows)
+    good = notice("good", f"{FINISHED[now.status]} {result.verdict}".rstrip())
+    return good + warning + skipped + comparison(run) + before_after + facts(rows)

@@ -1,0 +1,127 @@
+"""Learn an embedding from prompts: the options of the run, the images that the model generates, and the new embedding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ti_trainer.config.training import TrainConfig
+from ti_trainer.data.prompts import NAME, load_template
+from ti_trainer.errors import ConfigError
+from ti_trainer.files import write_bytes
+from ti_trainer.formats import embeddings_dir
+from ti_trainer.formats.naming import name_warnings
+from ti_trainer.host import Host
+from ti_trainer.model import DiffusionModel
+from ti_trainer.prompts import content_words, weighted_parts
+from ti_trainer.runs import locks
+from ti_trainer.runs.builders import SLIDER_WEIGHTS, model_options, prompter_of
+from ti_trainer.runs.checks import check_options
+from ti_trainer.runs.generated import IMAGES, GeneratedImages
+from ti_trainer.runs.session import Session
+from ti_trainer.training.teacher import Teacher
+from ti_trainer.wording import counted
+
+DEFAULTS: Mapping[str, Any] = {  # others than for images
+    "max_steps": 450,
+    "lr_scheduler": "linear",
+    "template": "none",
+    "preview_prompt": NAME,
+}
+FEWEST, MOST = 2, 16  # vectors, where no number is given
+MOST_PROMPTS = 8  # that images are generated of
+CONTEXTS = "contexts.txt"  # in the folder of the generated images
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What a new embedding is to mean: `prompt`, or as a slider the way from `opposite` to `prompt`.
+
+    `contexts` are the prompts it is trained in, each with [name]; none: by itself. `for_negative_prompt`: its previews show
+    what it does in the negative prompt.
+    """
+
+    name: str
+    prompt: str
+    opposite: str = ""
+    contexts: tuple[str, ...] = ()
+    for_negative_prompt: bool = False
+
+    def config(self, options: Mapping[str, Any]) -> TrainConfig:
+        """The options of the run; ConfigError, with the field's name, if something is missing or wrong."""
+        if not self.prompt.strip():
+            message = "Prompt: found an empty text, expected the prompt that the embedding is to mean."
+            raise ConfigError(message, "teacher_prompt")
+        for each in self.contexts:
+            if NAME not in each:
+                message = f"Contexts: found {each!r}, expected a prompt with {NAME}, such as 'a picture of a cat, {NAME}'."
+                raise ConfigError(message, "contexts")
+            weighted_parts(each)
+        values = {**DEFAULTS, **options, "teacher_prompt": self.prompt, "opposite_prompt": self.opposite}
+        if self.for_negative_prompt:
+            values["preview_negative_prompt"] = values.get("preview_negative_prompt") or NAME
+            if NAME in (preview := str(values["preview_prompt"]).strip()) or not preview:
+                found = repr(preview) if preview else "an empty text"
+                message = f"Preview prompt: found {found}, expected a prompt without {NAME} to try the embedding with."
+                raise ConfigError(message, "preview_prompt")
+        return TrainConfig.from_dict(values)
+
+    def start(self, model: DiffusionModel, num_vectors: int | None = None) -> tuple[str, int]:
+        """The initial text and the number of vectors; None: half of the longer prompt's tokens.
+
+        ConfigError if the vectors could be the prompt's own tokens, so that there is nothing to learn.
+        """
+        tokens = max(len(next(iter(model.token_embeddings(each).values()))) for each in (self.prompt, self.opposite))
+        most = MOST if self.opposite else min(tokens - 1, MOST)
+        count = num_vectors or max(min(max(math.ceil(tokens / 2), FEWEST), most), 1)
+        if not self.opposite and count >= tokens:
+            message = (
+                f"Number of vectors: found {count} for a prompt of {counted(tokens, 'token')}, expected fewer than tokens: "
+                "otherwise the embedding would be the prompt itself. Use fewer vectors or a longer prompt."
+            )
+            raise ConfigError(message, "num_vectors")
+        return content_words(self.prompt), count
+
+    def session(
+        self, host: Host, config: TrainConfig, images: Path | None = None, say: Callable[[str], None] | None = None
+    ) -> Session:
+        """The run, on these images or on those that the model generates; writes the contexts to a file beside them."""
+        generated = None
+        if images is None:
+            generated = self._generated(host, config)
+            images = generated.folder
+        if self.contexts:
+            file = host.log_dir.resolve() / "contexts" / f"{self.name}.txt" if generated is None else images / CONTEXTS
+            write_bytes(file, "\n".join(self.contexts).encode())
+            config = TrainConfig.from_dict({**config.to_dict(), "template": str(file)})
+        session = Session(host, self.name, images, config, generated=generated)
+        if say is not None:
+            session.say = say
+        return session
+
+    def create(
+        self, host: Host, config: TrainConfig, num_vectors: int | None, *, overwrite: bool, warn: Callable[[str], None]
+    ) -> Path:
+        """Create the embedding; ConfigError if it cannot be created, or not trained with these options."""
+        embeddings_dir.free_file(host.embeddings_dir, self.name, overwrite=overwrite)
+        check_options(host, self.name, config)
+        with host.lock(), locks.embeddings_held(host.embeddings_dir, (self.name,)):
+            model = host.open_model(model_options(config))
+            for warning in name_warnings(model, host.embeddings_dir, self.name):
+                warn(warning)
+            start = self.start(model, num_vectors)
+            path = embeddings_dir.create(host.embeddings_dir, model, self.name, *start, overwrite=overwrite, warn=warn)
+            host.embeddings_changed()
+        return path
+
+    def _generated(self, host: Host, config: TrainConfig) -> GeneratedImages:
+        """Images of the prompts that the teacher is given: at most MOST_PROMPTS, spread over the contexts."""
+        lines = self.contexts or load_template(config.template, host.template_dirs)
+        sides = len(SLIDER_WEIGHTS) if self.opposite else 1
+        lines = lines[:: math.ceil(len(lines) * sides / MOST_PROMPTS)]
+        prompts = prompter_of(config, self.name, lines, ()).first(len(lines) * sides)
+        in_full = dict.fromkeys(map(Teacher(self.name, self.prompt, self.opposite).in_full, prompts))
+        return GeneratedImages.of(host, self.name, tuple(in_full), max(1, IMAGES // len(in_full)))

@@ -1,0 +1,183 @@
+"""The Train panel's form for an embedding that learns from a prompt: one button creates it, generates images and trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from ti_trainer.config.training import problems
+from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.prompts import CHUNK
+from ti_trainer.runs.distill import DEFAULTS, Distillation
+from ti_trainer.ui.form import Form, starting_values, typed
+from ti_trainer.ui.gradio_compat import listen, unsaved
+from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels.create import check_name
+from ti_trainer.ui.panels.train import HIGHLIGHTED
+from ti_trainer.ui.render import notice, refusal
+from ti_trainer.ui.widgets import error_slot, error_update
+from ti_trainer.wording import counted
+
+ABOUT = (
+    "Teach an embedding to mean the same as a prompt, without images: quality tags, a character's description, or what to "
+    "avoid in the negative prompt. The model generates a few images of the prompt first."
+)
+ALWAYS, MORE = ("max_steps", "preview_prompt"), ("learning_rate", "batch_size", "seed", "memory", "preview_every")
+PREFIX = "ti_trainer_prompt_"
+Values = Mapping[Any, Any]  # of components, as gradio passes them
+
+
+@dataclass
+class PromptForm:
+    """The form, for the handler of its button. `fields` are the widgets that are no options of a run, by name."""
+
+    page: Page
+    form: Form
+    fields: Mapping[str, Any]
+    field_slots: Mapping[str, Any]
+    message: Any
+    start: Any
+
+    @property
+    def inputs(self) -> set[Any]:
+        """The components whose values `start` gets."""
+        return {*self.fields.values(), *self.form.widgets.values()}
+
+    @property
+    def slots(self) -> dict[str, Any]:
+        """The error slots by field."""
+        return {**self.form.slots, **self.field_slots}
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `start` updates."""
+        return [self.message, *self.slots.values()]
+
+    def wanted(self, values: Values) -> Distillation:
+        """What the embedding is to mean, as entered."""
+        entered = {name: values[field] for name, field in self.fields.items()}
+        return Distillation(
+            (entered["name"] or "").strip(),
+            (entered["teacher_prompt"] or "").strip(),
+            (entered["opposite_prompt"] or "").strip(),
+            tuple(filter(None, map(str.strip, (entered["contexts"] or "").splitlines()))),
+            bool(entered["for_negative"]),
+        )
+
+    def options(self, values: Values) -> dict[str, Any]:
+        """The options of the run that are in the form."""
+        return typed({name: values[widget] for name, widget in self.form.widgets.items()})
+
+    def updates(self, message: str, wrong: Mapping[str, str]) -> dict[Any, Any]:
+        """Show the message, and what is wrong beside each field."""
+        return {self.message: message, **{slot: error_update(wrong.get(name)) for name, slot in self.slots.items()}}
+
+
+def panel(page: Page) -> PromptForm:
+    """Add the form."""
+    form = Form(page.host, {**starting_values(page.host, None), **DEFAULTS}, {}, elem_prefix=PREFIX)
+    gr.HTML(f'<div class="ti-subdued">{ABOUT}</div>')
+    fields: dict[str, Any] = {}
+    slots: dict[str, Any] = {}
+
+    def put(name: str, label: str, info: str, lines: int = 1, placeholder: str = "") -> None:
+        fields[name] = gr.Textbox(
+            label=label, info=info, lines=lines, max_lines=max(lines, 1), placeholder=placeholder, elem_id=PREFIX + name
+        )
+        slots[name] = error_slot()
+
+    put("name", "Name", "The word to use in prompts, and the file name.", placeholder="my-style")
+    about_name = gr.HTML(elem_id=PREFIX + "about_name")
+    put("teacher_prompt", "Prompt", "What the embedding is to mean.", 3, "masterpiece, best quality, soft light, film grain")
+    about_prompt = gr.HTML(elem_id=PREFIX + "about_prompt")
+    with gr.Row():
+        form.put("max_steps")
+        fields["num_vectors"] = gr.Number(
+            value=0,
+            precision=0,
+            label="Number of vectors",
+            info="0: half as many as the prompt has tokens, 2 to 16.",
+            elem_id=PREFIX + "num_vectors",
+        )
+    slots["num_vectors"] = error_slot()
+    fields["for_negative"] = gr.Checkbox(
+        value=False,
+        label="For the negative prompt",
+        info="Previews show the preview prompt with the embedding in the negative prompt.",
+        elem_id=PREFIX + "for_negative",
+    )
+    form.put("preview_prompt")
+    with gr.Accordion("Slider and contexts", open=False):
+        put(
+            "opposite_prompt",
+            "Opposite prompt",
+            "For a slider: (NAME:1) means the prompt above, and (NAME:-1) means this prompt.",
+        )
+        info = "Prompts to train it in, one in each line, with [name]. Empty: by itself. A slider needs some."
+        put("contexts", "Contexts", info, 4, "a photo of a [name] house\na photo of a [name] car")
+    with gr.Accordion("More options", open=False):
+        form.put(*MORE)
+    overwrite = "Replace an existing embedding of this name. Its training is lost."
+    fields["overwrite"] = gr.Checkbox(
+        value=False, label="Overwrite Old Embedding", info=overwrite, elem_id=PREFIX + "overwrite"
+    )
+    message = gr.HTML(elem_id=PREFIX + "message")
+    start = gr.Button("Learn from the prompt", variant="primary", elem_id=PREFIX + "start")
+    for each in fields.values():
+        unsaved(each)
+    for name in ("name", "overwrite"):
+        listen(fields[name].change, partial(check_name, page), [fields["name"], fields["overwrite"]], [about_name])
+    prompts = [fields["teacher_prompt"], fields["opposite_prompt"]]
+    for each in prompts:
+        listen(each.change, partial(check_prompt, page), prompts, [about_prompt])
+    return PromptForm(page, form, fields, slots, message, start)
+
+
+def check_prompt(page: Page, prompt: str, opposite: str) -> str:
+    """How many tokens the prompt has, and how many vectors that makes."""
+    if not (prompt or "").strip():
+        return ""
+    try:
+        model = page.host.open_model()
+        _, vectors = Distillation("", prompt, opposite or "").start(model)
+        tokens = len(next(iter(model.token_embeddings(prompt).values())))
+    except TITrainerError as error:
+        return notice("error", str(error))
+    return notice("info", f"{counted(tokens, 'token')}: {counted(vectors, 'vector')} by default.")
+
+
+def start(form: PromptForm, values: Values) -> dict[Any, Any]:
+    """Create the embedding and start the run, or show beside each field what is wrong with it."""
+    page, wanted, options = form.page, form.wanted(values), form.options(values)
+    wrong, warnings = problems(options), list[str]()
+    if not wanted.name:
+        wrong["name"] = "Name: found an empty text, expected the name of the new embedding."
+    count = int(values[form.fields["num_vectors"]] or 0)
+    if not 0 <= count <= CHUNK:
+        wrong["num_vectors"] = f"Number of vectors: found {count}, expected 1 to {CHUNK}, or 0."
+    overwrite = bool(values[form.fields["overwrite"]])
+    try:
+        config = wanted.config({**page.host.defaults, **DEFAULTS, **options})
+        if not wrong:
+            page.refuse_if_busy("learn from a prompt")
+            path = wanted.create(page.host, config, count or None, overwrite=overwrite, warn=warnings.append)
+            try:
+                page.job.start(wanted.session(page.host, config))
+            except (TITrainerError, OSError):
+                if not overwrite:
+                    path.unlink(missing_ok=True)
+                    page.host.embeddings_changed()
+                raise
+    except ConfigError as error:
+        if error.option not in form.slots:
+            return form.updates(refusal(error), wrong)
+        wrong.setdefault(error.option, str(error))
+    except (TITrainerError, OSError) as error:
+        return form.updates(refusal(error), wrong)
+    if wrong:
+        return form.updates(notice("error", HIGHLIGHTED), wrong)
+    return form.updates("".join(notice("warning", each) for each in warnings), {})
