@@ -26,6 +26,7 @@ COMMANDS = (
     "convert",
     "info",
     "bench",
+    "doctor",
     "demo",
     "page",
 )

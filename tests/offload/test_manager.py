@@ -11,7 +11,7 @@ from torch import nn
 
 from ti_trainer.offload import manager as module
 from ti_trainer.offload.manager import MemoryManager, Networks
-from ti_trainer.offload.plan import ACTIVATIONS, GIB, OVERHEAD, PLANS, MemoryPlan, bytes_of
+from ti_trainer.offload.plan import ACTIVATIONS, GIB, OVERHEAD, PLANS, WORKING, MemoryPlan, bytes_of
 
 RAN_OUT = torch.cuda.OutOfMemoryError("CUDA out of memory")
 
@@ -83,7 +83,7 @@ def test_a_plan_acts_only_while_it_is_active() -> None:
 
 def test_each_fit_measures_the_memory_without_measures(on_gpu: MemoryManager) -> None:
     on_gpu.activate()
-    latent_pixels = int((6.3 * GIB + 1 - OVERHEAD) / ACTIVATIONS["SDXL"]) + 1  # a little more than fits
+    latent_pixels = int((6.3 * GIB + 1 - OVERHEAD) / (ACTIVATIONS["SDXL"] + WORKING)) + 1  # a little more than fits
     messages = {on_gpu.fit(latent_pixels) for _ in range(3)}
     assert len(messages) == 1
     assert "the VAE is kept in RAM" in messages.pop()

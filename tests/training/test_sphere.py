@@ -183,3 +183,15 @@ def test_long_vectors_that_are_shortened_are_pointed_out(tmp_path: Path, images:
     assert (
         [each for each in said if "times as long" in each] == [each for each in said if "x-word were 7 times" in each] != []
     )
+
+
+def test_an_overflow_that_a_grad_scaler_found_skips_the_update() -> None:
+    vectors = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    optimizer = Sphere([{"params": [vectors], "lr": 0.1}], 0.1)
+    vectors.grad = torch.tensor([[torch.inf, 1.0]])
+    optimizer.found_inf = torch.tensor([1.0])  # as torch's GradScaler passes it
+    optimizer.step()
+    assert torch.equal(vectors, torch.tensor([[3.0, 4.0]]))
+    vectors.grad, optimizer.found_inf = torch.tensor([[0.0, 1.0]]), torch.tensor([0.0])
+    optimizer.step()
+    assert not torch.equal(vectors, torch.tensor([[3.0, 4.0]]))

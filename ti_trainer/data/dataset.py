@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.data.subsets import Subset
+from ti_trainer.functional.transfer import sent
 from ti_trainer.model import ImageConditioning
 from ti_trainer.wording import counted
 
@@ -195,10 +196,10 @@ class Dataset:
             drawn = (
                 item.latents
                 if item.std is None
-                else item.latents + item.std * _sent(normal_like(item.latents, rng), item.std.device)
+                else item.latents + item.std * sent(normal_like(item.latents, rng), item.std.device)
             )
             if self.noise_instead and number % 2:
-                drawn = _sent(normal_like(item.latents, rng), item.latents.device)
+                drawn = sent(normal_like(item.latents, rng), item.latents.device)
             latents.append(drawn)
         device = latents[0].device
         items = [self.items[index] for _ in streams for _, index in samples]
@@ -209,14 +210,14 @@ class Dataset:
             weight = torch.stack([ones if each is None else each for each in weights])
         return Batch(
             torch.stack(latents),
-            _sent(torch.stack(noise), device),
-            _sent(torch.tensor(timesteps), device),
+            sent(torch.stack(noise), device),
+            sent(torch.tensor(timesteps), device),
             tuple(prompts),
             weight,
             image_conditioning(items),
             tuple(negative_prompts) if self.prompter.negative else (),
             _stacked([item.pixels for item in items]),
-            None if all(item.share == 1 for item in items) else _sent(torch.tensor([item.share for item in items]), device),
+            None if all(item.share == 1 for item in items) else sent(torch.tensor([item.share for item in items]), device),
         )
 
     def _prompts(self, item: Item, rng: np.random.Generator) -> tuple[str, str]:
@@ -228,7 +229,7 @@ class Dataset:
 
 def image_conditioning(items: Sequence[Item]) -> ImageConditioning:
     """The conditioning of a batch of these items, besides prompts."""
-    sizes = _sent(torch.tensor([item.sizes for item in items], dtype=torch.float32), items[0].latents.device)
+    sizes = sent(torch.tensor([item.sizes for item in items], dtype=torch.float32), items[0].latents.device)
     return ImageConditioning(sizes, _stacked([item.masked for item in items]))
 
 
@@ -236,11 +237,6 @@ def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
     """Tensors of one shape as one; None if they are None."""
     present = [each for each in tensors if each is not None]
     return torch.stack(present) if present else None
-
-
-def _sent(numbers: Tensor, device: torch.device) -> Tensor:
-    """Copy to the device. To a GPU from pinned memory: otherwise the CPU would wait until the GPU has finished its queue."""
-    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
 
 
 def normal_like(like: Tensor, rng: np.random.Generator) -> Tensor:

@@ -22,13 +22,16 @@ class Sphere(torch.optim.Optimizer):
     at construction; `norms` in its group holds it, and is saved and restored with the state.
     """
 
+    _step_supports_amp_scaling = True  # a GradScaler then leaves skipping an update to `step`, and does not read the device
+
     def __init__(self, groups: list[dict[str, Any]], learning_rate: float) -> None:
         groups = [{**group, "norms": [_mean_norm(each) for each in group["params"]]} for group in groups]
         super().__init__(groups, {"lr": learning_rate})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update all parameters that have a gradient; a closure is not supported."""
+        """Update all parameters that have a gradient, unless a GradScaler found an overflow; closures are not supported."""
+        overflow = getattr(self, "found_inf", None)  # set by the scaler; above 0 if a gradient is not finite
         for group in self.param_groups:
             for vectors, norm in zip(group["params"], group["norms"], strict=True):
                 if vectors.grad is not None:
@@ -36,7 +39,8 @@ class Sphere(torch.optim.Optimizer):
                     gradient = norm * vectors.grad
                     gradient = gradient - (gradient * unit).sum(1, keepdim=True) * unit  # tangent to the sphere
                     gradient = gradient / (gradient.norm(dim=1, keepdim=True) + TINY)
-                    vectors.copy_(norm * normalize(unit - group["lr"] * gradient, dim=1))
+                    turned = norm * normalize(unit - group["lr"] * gradient, dim=1)
+                    vectors.copy_(turned if overflow is None else torch.where(overflow > 0, vectors, turned))
 
 
 def on_sphere(vectors: Tensor, norm: float, seed: int = 0) -> Tensor:

@@ -14,7 +14,17 @@ from ti_trainer.model import Compile, MemoryMode
 from ti_trainer.offload.checkpointing import Autocast, blocks_of
 from ti_trainer.offload.compiling import NO_MEMORY, CompiledNetwork, compile_network, failure
 from ti_trainer.offload.patching import moved_to
-from ti_trainer.offload.plan import PLANS, MemoryNeed, MemoryPlan, bytes_of, choose_plan, estimate, free_bytes, ran_out
+from ti_trainer.offload.plan import (
+    DECODING,
+    PLANS,
+    MemoryNeed,
+    MemoryPlan,
+    bytes_of,
+    choose_plan,
+    estimate,
+    free_bytes,
+    ran_out,
+)
 from ti_trainer.offload.streaming import CPU, BlockOffloader
 
 
@@ -24,6 +34,7 @@ class Networks:
 
     `dtype` is that of the U-Net's activations. `host_offloads_weights`: the host itself moves networks to the device when
     they are used and away again, as the WebUI with --medvram; `host_offloads_vae`: it does so with the VAE.
+    `start_in_ram`: the networks were loaded to RAM, and the MemoryManager moves them to the device once it has a plan.
     """
 
     unet: nn.Module
@@ -35,6 +46,7 @@ class Networks:
     autocast: Autocast | None = None
     host_offloads_weights: bool = False
     host_offloads_vae: bool = False
+    start_in_ram: bool = False
 
 
 class MemoryManager:
@@ -49,6 +61,7 @@ class MemoryManager:
         self.compiled: CompiledNetwork | None = None
         self._offloader: BlockOffloader | None = None
         self._vae_offload, self._vae_is_offloaded = ExitStack(), False
+        self._placed = not networks.start_in_ram
 
     @property
     def unet(self) -> Callable[..., Any]:
@@ -60,11 +73,27 @@ class MemoryManager:
         self.reset()
         self.decodes = decoded > 0
         if self.networks.device.type != "cuda":
-            self.use(replace(PLANS.get(mode, MemoryPlan()), offload_vae=False))  # it is in RAM already
+            self._place(replace(PLANS.get(mode, MemoryPlan()), offload_vae=False))  # it is in RAM already
             return f"To save memory: {self.plan}." if str(self.plan) else ""
         plan, message = choose_plan(mode, self._need(latent_pixels, decoded))
-        self.use(plan)
+        self._place(plan)
         return message
+
+    def place(self) -> None:
+        """Move U-Net and text encoders to the device unless they are there, those weights that do not fit excepted."""
+        if not self._placed:
+            on_gpu = self.networks.device.type == "cuda"
+            self._place(choose_plan("auto", self._need(0, 0))[0] if on_gpu else MemoryPlan())
+
+    def _place(self, plan: MemoryPlan) -> None:
+        self._placed = True
+        self.use(plan)
+
+    def can_decode(self, latent_pixels: int) -> bool:
+        """Whether there is room to decode this many latent pixels at once, without a gradient."""
+        device = self.networks.device
+        bytes_per_number = next(self.networks.vae.parameters()).dtype.itemsize
+        return device.type != "cuda" or free_bytes(device) > latent_pixels * DECODING * bytes_per_number // 4
 
     def reduce(self, error: Exception) -> str:
         """Take one more measure after an error: `DiffusionModel.reduce_memory`.
@@ -97,8 +126,9 @@ class MemoryManager:
             self.compiled = None
 
     def reset(self) -> None:
-        """As before `fit` and `compile`."""
+        """As before `fit` and `compile`, but weights that are on the device stay there."""
         self.drop_compiled()
+        self._placed = not self.networks.start_in_ram
         self.use(MemoryPlan())
 
     def use(self, plan: MemoryPlan) -> None:
@@ -133,10 +163,17 @@ class MemoryManager:
             self.deactivate()
 
     def _apply(self, offloader: BlockOffloader) -> None:
-        if self.plan.offload_vae and not self._vae_is_offloaded:
-            self._vae_offload.enter_context(moved_to(CPU, self.networks.vae))
+        networks = self.networks
+        if self.plan.offload_vae and networks.start_in_ram:
+            networks.vae.to(CPU)
+        elif self.plan.offload_vae and not self._vae_is_offloaded:
+            self._vae_offload.enter_context(moved_to(CPU, networks.vae))
             self._vae_is_offloaded = True
         offloader.apply(self.plan)
+        if networks.start_in_ram and self._placed:
+            vae = (networks.vae,) if self.decodes else ()
+            for each in (networks.unet, *networks.text_encoders, *vae):  # all that the plan leaves on the device
+                each.to(networks.device)
         if not self.plan.offload_vae:
             self._bring_vae_back()
 

@@ -23,8 +23,13 @@ ACTIVATIONS_UNDER_AUTOCAST = {"SD 1.x": 220 * KIB, "SD 2.x": 240 * KIB, "SDXL": 
 ACTIVATIONS_CHECKPOINTED = {"SD 1.x": 36 * KIB, "SD 2.x": 25 * KIB, "SDXL": 30 * KIB}
 # The same of a VAE's decoder, by latent pixel of the images that are decoded together.
 DECODER_ACTIVATIONS, DECODER_ACTIVATIONS_CHECKPOINTED = 711 * KIB, 440 * KIB
+# What decoding without a gradient takes at its peak, in float32 by latent pixel. Simulated 2026-11-30: 190 KiB.
+DECODING = 220 * KIB
 MARGIN = 0.1  # of all activations: how much more of them is checkpointed than the estimate asks for
-OVERHEAD = 1.5 * GIB  # the kernels' workspace, the block being computed and fragmentation; an estimate
+# What a step needs besides, by latent pixel: the block that is being computed. Simulated 2026-11-30, by
+# docs/simulate_memory.py: 18 KiB without and 27 KiB with checkpointing, for SD 1.5 at 512 px and SDXL at 1024 px.
+WORKING = 28 * KIB
+OVERHEAD = 0.5 * GIB  # the kernels' workspace and fragmentation; an estimate: a step that runs out of memory is repeated
 
 
 def free_bytes(device: torch.device) -> int:
@@ -137,7 +142,7 @@ def estimate(
     """
 
     def bytes_kept(by_family: dict[str, int], decoder: int) -> float:
-        unet = latent_pixels * by_family.get(family, by_family["SD 1.x"]) * bytes_per_number // 2
+        unet = latent_pixels * (by_family.get(family, by_family["SD 1.x"]) + WORKING) * bytes_per_number // 2
         return unet + decoded * decoder * decoder_bytes_per_number // 2 + OVERHEAD
 
     blocks = [*unet_blocks, *text_blocks]

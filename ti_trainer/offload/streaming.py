@@ -80,7 +80,10 @@ class OffloadedBlock:
         self._origin = {each: each.device for each in weights}
         # 8 bits are not exact, so the exact weights are kept in RAM.
         self._exact = {each: each.data.to(CPU) for each in weights} if eight_bit else {}
-        self._stored = {each: _StoredWeight(each.data, eight_bit=eight_bit and each.ndim > 1) for each in weights}
+        self._stored = {
+            each: _StoredWeight(each.data.to(device) if eight_bit else each.data, eight_bit=eight_bit and each.ndim > 1)
+            for each in weights
+        }
         self._patch = ExitStack()
         self._patch.enter_context(patched([(block, "forward", partial(self._with_weights, block.forward))]))
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ti_trainer.data.dataset import Batch
+from ti_trainer.functional.transfer import sent
 from ti_trainer.model import DiffusionModel
 
 LATENT_PIXELS_AT_ONCE = 64 * 64  # decoded together: one image of 512 px keeps a GPU busy, and takes more memory than a step
@@ -45,7 +46,7 @@ class PixelLoss:
             if batch.pixels is None:
                 message = "the dataset was loaded without pixels"
                 raise ValueError(message)
-            wanted = batch.pixels[part].to(pixels) / 127.5 - 1
+            wanted = sent(batch.pixels[part], pixels.device).to(pixels) / 127.5 - 1
             error = (pixels - wanted).abs()
             if batch.weight is not None:
                 error = error * interpolate(batch.weight[part], error.shape[-2:])

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    StableDiffusionInpaintPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLInpaintPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ti_trainer import tiny_model
+from ti_trainer.hosts.diffusers.library import (
+    AutoencoderKL,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    DDPMScheduler,
+    UNet2DConditionModel,
+)
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 
@@ -31,13 +30,19 @@ FAMILIES = ("sd1", "sd1-inpainting", "sd2", "sd2-v", "sd2-inpainting", "sdxl", "
 
 def pipeline(family: str, seed: int = 0) -> Any:
     """The family's pipeline with random weights; the same for the same seed."""
+    import diffusers  # here, since its pipelines take seconds to import
+
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         kind, _, variant = family.partition("-")
         parts = {"vae": vae(kind), "scheduler": scheduler(variant == "v", rescaled=family == "sdxl-v")}
         channels = 9 if variant == "inpainting" else 4
         if kind == "sdxl":
-            made = StableDiffusionXLInpaintPipeline if variant == "inpainting" else StableDiffusionXLPipeline
+            made = (
+                diffusers.StableDiffusionXLInpaintPipeline
+                if variant == "inpainting"
+                else diffusers.StableDiffusionXLPipeline
+            )
             return made(
                 **parts,
                 unet=sdxl_unet(channels),
@@ -47,7 +52,7 @@ def pipeline(family: str, seed: int = 0) -> Any:
                 tokenizer_2=tokenizer(pad_token="!"),  # noqa: S106 - as OpenCLIP has it
                 add_watermarker=False,
             )
-        made = StableDiffusionInpaintPipeline if variant == "inpainting" else StableDiffusionPipeline
+        made = diffusers.StableDiffusionInpaintPipeline if variant == "inpainting" else diffusers.StableDiffusionPipeline
         text, pad = (clip(CLIP_L, "quick_gelu"), {}) if kind == "sd1" else (clip(CLIP_H, "gelu"), {"pad_token": "!"})
         return made(
             **parts,

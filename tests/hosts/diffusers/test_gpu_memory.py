@@ -87,3 +87,18 @@ def test_memory_settings_are_restored_after_the_lease(embedded_model: DiffusersM
     assert not any("forward" in vars(each) for each in model.unet.modules())
     assert not any(getattr(each, "gradient_checkpointing", False) for each in model.vae.modules())
     assert model.memory.plan == MemoryPlan()
+
+
+def test_text_encoders_in_half_precision_give_nearly_the_same_gradient() -> None:
+    """As on CUDA; what is learned so is no worse: docs/LOG.md."""
+    model = load("embedded", "cpu")
+    _, wanted = gradients(model)
+    (text,) = model.text_encoders
+    exact = text.table.weight.clone()
+    text.compute_in(torch.bfloat16)
+    assert {each.dtype for each in model.encode_prompts(["a cat"], {}).hidden[None]} == {torch.bfloat16}
+    assert torch.equal(text.table.weight, exact)
+    _, found = gradients(model)
+    for name, each in found.items():
+        assert each.dtype == torch.float32
+        assert (each - wanted[name]).norm() < 0.1 * wanted[name].norm()

@@ -13,7 +13,7 @@ from test_webui_model import batch
 from torch.nn import functional as F
 
 from ti_trainer.model import ImageConditioning
-from ti_trainer.offload.plan import ACTIVATIONS_UNDER_AUTOCAST, GIB, OVERHEAD, PLANS, MemoryPlan
+from ti_trainer.offload.plan import ACTIVATIONS_UNDER_AUTOCAST, GIB, OVERHEAD, PLANS, WORKING, MemoryPlan
 from ti_trainer.training.step import training_loss
 
 # All text encoders and inputs: inpainting of SD 1.x is between SD 1.x and inpainting of SDXL.
@@ -127,7 +127,7 @@ def test_memory_is_asked_of_the_device_and_what_is_to_come_is_taken_off(
     model = webui_model(unet_dtype=torch.float16)
     model.memory.networks = replace(model.memory.networks, device=torch.device("cuda"))
     weights = sum(each.numel() * 4 for part in (sd_model.model, sd_model.cond_stage_model) for each in part.parameters())
-    latent_pixels = int((4 * GIB - OVERHEAD - weights) / ACTIVATIONS_UNDER_AUTOCAST["SD 1.x"])
+    latent_pixels = int((4 * GIB - OVERHEAD - weights) / (ACTIVATIONS_UNDER_AUTOCAST["SD 1.x"] + WORKING))
     message = model.fit_memory(latent_pixels - 100)
     assert "GB of free GPU memory." in message
     assert not model.memory.plan.checkpointing

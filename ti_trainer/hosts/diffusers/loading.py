@@ -37,22 +37,25 @@ def load(model: str, device: str = "auto", options: ModelOptions | None = None) 
 def assembled(
     parts: Components, place: torch.device, dtype: torch.dtype, name: str, weights: Path, options: ModelOptions
 ) -> DiffusersModel:
-    """The model made of these components, on its device and in its dtypes."""
-    unet = parts.unet.to(place, dtype, memory_format=torch.channels_last).eval()
+    """The model made of these components, in its dtypes. It stays in RAM until it is known what a GPU has room for."""
+    place = torch.empty(0, device=place).device  # with its number
+    unet = parts.unet.to(dtype=dtype, memory_format=torch.channels_last).eval()
     if place.type == "cpu":
         prefer_products(unet)
     if dtype == torch.float16 and needs_fp32_attention(unet):
         unet.set_attn_processor(Float32Attention())
     for each in parts.text_encoders:
-        each.module.to(place, torch.float32).eval()  # half precision would round the embeddings' vectors
+        each.compute_in(dtype if place.type == "cuda" else torch.float32)
+        each.module.eval()
     return DiffusersModel(
         unet=unet,
-        vae=parts.vae.to(place, torch.float32).eval(),  # SDXL's own overflows in half precision
+        vae=parts.vae.to(torch.float32).eval(),  # SDXL's own overflows in half precision
         text_encoders=parts.text_encoders,
         scheduler=parts.scheduler,
         name=name,
         weights=weights,
         options=options,
+        device=place,
     )
 
 

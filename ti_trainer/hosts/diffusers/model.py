@@ -6,7 +6,7 @@ B batch, C latent channels, H W latent height and width, V vectors, D width, T =
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,13 +31,19 @@ from ti_trainer.model import (
 )
 from ti_trainer.offload.kernels import fast_kernels
 from ti_trainer.offload.manager import MemoryManager, Networks
-from ti_trainer.offload.patching import moved_to
+from ti_trainer.offload.patching import moved_to, patched
 from ti_trainer.prompts import CHUNK, TokenizedPrompt
+
+TILING = {"use_tiling": True, "tile_sample_min_size": 512, "tile_latent_min_size": 64}  # of AutoencoderKL
 
 
 @dataclass
 class DiffusersModel:
-    """Stable Diffusion with one CLIP text encoder (1.x, 2.x) or two (SDXL), whose last one pools."""
+    """Stable Diffusion with one CLIP text encoder (1.x, 2.x) or two (SDXL), whose last one pools.
+
+    `device` is where the networks compute. They start in RAM and move there when they are used, U-Net and text encoders once
+    it is known how much memory a step needs.
+    """
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
@@ -46,10 +52,11 @@ class DiffusersModel:
     name: str
     weights: Path
     options: ModelOptions
+    device: torch.device
 
     def __post_init__(self) -> None:
         """Derive the interface's attributes; ConfigError for options that do not fit the model."""
-        self.device, self.dtype = self.unet.device, self.unet.dtype
+        self.dtype = self.unet.dtype
         self.spec = spec_of(self.unet, self.text_encoders, self.scheduler, self.options)
         self.alphas_cumprod = noise_schedule(self.scheduler, self.spec).to(self.device)
         if takes_clip_skip(self.spec):
@@ -65,6 +72,7 @@ class DiffusersModel:
                 family=self.spec.family,
                 device=self.device,
                 dtype=self.dtype,
+                start_in_ram=self.device.type != "cpu",
             )
         )
         self.memory.activate()
@@ -132,7 +140,11 @@ class DiffusersModel:
         return other
 
     def _vae_on_device(self) -> AbstractContextManager[None]:
-        return moved_to(self.device, self.vae)
+        """Within it the VAE is on the device. It stays there unless the memory plan offloads it."""
+        if self.memory.plan.offload_vae:
+            return moved_to(self.device, self.vae)
+        self.vae.to(self.device)
+        return nullcontext()
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,6 +168,7 @@ class DiffusersModel:
 
     def encode_prompts(self, prompts: Sequence[str], embeddings: Mapping[str, Vectors]) -> Conditioning:
         """Hidden states (B, n T, sum of D) of prompts of up to n chunks, and the pooled ones of SDXL."""
+        self.memory.place()
         first, *others = self.text_encoders  # two tokenizers may cut a text into different numbers of chunks
         chunks = max((len(each.tokenize(prompt, embeddings).chunks) for each in others for prompt in prompts), default=1)
         encoded = [first(prompts, embeddings, chunks)]
@@ -167,6 +180,7 @@ class DiffusersModel:
         inputs, hidden = noisy_latents.to(self.dtype), cond.hidden.to(self.dtype)
         if images.masked is not None:
             inputs = torch.cat([inputs, images.masked.to(inputs)], 1)  # (B, 2 C + 1, H, W)
+        self.memory.place()
         unet = self.memory.unet
         if cond.pooled is None:
             return unet(inputs, timesteps, hidden, return_dict=False)[0]
@@ -174,9 +188,12 @@ class DiffusersModel:
         return unet(inputs, timesteps, hidden, added_cond_kwargs=added, return_dict=False)[0]
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels (B, 3, 8 H, 8 W) in [-1, 1], not clamped."""
+        """Pixels (B, 3, 8 H, 8 W) in [-1, 1], not clamped; in overlapping tiles if a GPU has no room for whole images."""
         with self.decoding() as decode:
-            return decode(latents)
+            if latents.requires_grad or self.memory.can_decode(latents[:, 0].numel()):
+                return decode(latents)
+            with patched((self.vae, name, value) for name, value in TILING.items()):
+                return torch.cat([decode(each[None]) for each in latents])
 
     @contextmanager
     def decoding(self) -> Iterator[Callable[[Tensor], Tensor]]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ti_trainer.errors import ConfigError
+from ti_trainer.functional.transfer import sent
 from ti_trainer.hosts.diffusers.library import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from ti_trainer.model import Vectors
 from ti_trainer.prompts import PromptTokenizer, TokenizedPrompt
@@ -53,6 +54,16 @@ class TextEncoder:
         self.width = self.table.embedding_dim
         self._tokenizer_for = lru_cache(4)(self._make_tokenizer)  # so that names are tokenized once, not for each prompt
         self._final_norm = next(m for n, m in self.module.named_modules() if n.endswith("final_layer_norm"))
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Compute the layers in this dtype, and their input, the sum of embeddings and vectors, in float32."""
+        embeddings = next(each for each in self.module.modules() if self.table in each.children())
+        exact = set(embeddings.modules())
+        for each in self.module.modules():
+            for weight in each.parameters(recurse=False):
+                weight.data = weight.data.to(torch.float32 if each in exact else dtype)
+        if dtype != torch.float32:
+            embeddings.register_forward_hook(lambda _module, _inputs, embedded: embedded.to(dtype))
 
     def ending(self, layer: int) -> TextEncoder:
         """This encoder with the output `layer - 1` layers before the last; ConfigError if it has no such layer."""
@@ -137,14 +148,15 @@ class TextEncoder:
     def _encode(self, prompt: str, embeddings: Mapping[str, Vectors]) -> _Encoded:
         """A prompt's chunks, cached by the embeddings' numbers of vectors."""
         counts = tuple((name, len(vectors[self.name])) for name, vectors in embeddings.items())
-        known = self._known.get((prompt, counts))
+        device = self.table.weight.device  # the encoder may have been in RAM at the last call
+        known = self._known.get((prompt, counts, device))
         if known is None:
-            tokenized, device = self._tokenizer_for(counts)(prompt), self.table.weight.device
-            weights = torch.tensor(tokenized.weights, device=device) if tokenized.weights else None
-            known = _Encoded(tokenized, torch.tensor(tokenized.chunks, device=device), weights)
+            tokenized = self._tokenizer_for(counts)(prompt)
+            weights = sent(torch.tensor(tokenized.weights), device) if tokenized.weights else None
+            known = _Encoded(tokenized, sent(torch.tensor(tokenized.chunks), device), weights)
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
-            self._known[prompt, counts] = known
+            self._known[prompt, counts, device] = known
         return known
 
     def _make_tokenizer(self, counts: tuple[tuple[str, int], ...]) -> PromptTokenizer:

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ti_trainer.errors import ConfigError, ModelError
+from ti_trainer.functional.transfer import sent
 from ti_trainer.host import GenerationRequest, Host, ModelOptions
 from ti_trainer.hosts.detection import reports_failures
 from ti_trainer.hosts.forge import variants
@@ -205,7 +206,7 @@ def _loaders_that_rename_nothing() -> Sequence[Change]:
 def _emphasize(option: Any) -> Emphasize:
     @lru_cache(REMEMBERED)  # otherwise the CPU waits for the GPU each time
     def on_device(multipliers: tuple[float, ...], device: torch.device) -> Tensor:
-        return torch.tensor([multipliers], device=device)
+        return sent(torch.tensor([multipliers]), device)
 
     def emphasize(hidden: Tensor, ids: Sequence[int], multipliers: Sequence[float]) -> Tensor:
         return variants.apply_emphasis(option(), hidden, list(ids), on_device(tuple(multipliers), hidden.device).to(hidden))

@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from ti_trainer.errors import ConfigError, ModelError
+from ti_trainer.functional.transfer import sent
 from ti_trainer.host import GenerationRequest, Host, ModelOptions
 from ti_trainer.hosts.detection import reports_failures
 from ti_trainer.hosts.webui import cards, forks, generation, lease
@@ -168,7 +169,7 @@ def _emphasis(name: str) -> Emphasize:
 
     @lru_cache(REMEMBERED)  # otherwise the CPU waits for the GPU each time
     def on_device(multipliers: tuple[float, ...], device: torch.device) -> Tensor:
-        return torch.tensor([multipliers], device=device)
+        return sent(torch.tensor([multipliers]), device)
 
     def emphasize(hidden: Tensor, ids: Sequence[int], multipliers: Sequence[float]) -> Tensor:
         emphasis = option()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ti_trainer.embedding import encoder_of_width
 from ti_trainer.errors import ConfigError
+from ti_trainer.functional.transfer import sent
 from ti_trainer.hosts.webui.model_spec import SDXL_ENCODERS, is_sdxl, text_stages
 from ti_trainer.model import Vectors
 from ti_trainer.prompts import CHUNK, Splice, TokenizedPrompt, weighted_parts
@@ -166,7 +167,7 @@ class PromptEncoder:
         if cut is None:
             _check_counts(counts)
             chunks = tuple(self._read(chunk) for chunk in self._split_by_host(prompt, counts))
-            cut = chunks, torch.tensor([chunk.ids for chunk in chunks], device=self.device)
+            cut = chunks, sent(torch.tensor([chunk.ids for chunk in chunks]), self.device)
             if len(self._split) >= REMEMBERED:
                 self._split.clear()
             self._split[key] = cut

@@ -1,0 +1,60 @@
+"""Memory on the pretended device: what of a model is on it, and when. `test_fake_cuda.py` runs this file."""
+
+from __future__ import annotations
+
+import pytest
+import steps
+import torch
+from device import GIB, fake_cuda
+from models import model_of, tiny
+
+from ti_trainer.hosts.diffusers.model import DiffusersModel
+from ti_trainer.offload.plan import bytes_of
+
+
+def test_weights_that_a_plan_offloads_are_never_on_the_gpu() -> None:
+    """Not even while the model is loaded: a GPU that is smaller than the model can train it block by block."""
+    with fake_cuda() as device:
+        model = model_of(tiny("sdxl", torch.float16), "fp16")
+        assert device.allocated < 2**13, "only the noise schedule"
+        with torch.no_grad():
+            model.encode_images(torch.zeros(1, 3, 64, 64))
+        assert device.allocated == pytest.approx(bytes_of(model.vae), rel=0.15), "only what was used"
+        trainer = steps.trainer_for(model)
+        device.forget()
+        model.fit_memory(64, mode="offload-all")
+        trained = (model.unet, *(each.module for each in model.text_encoders))
+        left = bytes_of(*trained)  # offloaded weights are empty
+        assert device.peak == pytest.approx(left, rel=0.05)
+        assert model.vae.device.type == "cpu"
+        steps.update(trainer)
+        preview(model)
+        model.use_all_memory()
+        assert all(each.numel() for module in model.modules for each in module.parameters())
+        assert device.allocated == pytest.approx(left, rel=0.05)
+
+
+def test_large_images_are_decoded_in_tiles_where_there_is_no_room_for_them() -> None:
+    seen: list[float] = []
+    with fake_cuda() as device:
+        model = model_of(tiny("sd1", torch.float16), "fp16")
+        for device.total in (4 * GIB, 0.3 * GIB):
+            device.forget()
+            with torch.no_grad():
+                pixels = model.decode(torch.zeros(1, 4, 96, 96, device=model.device))
+            assert pixels.shape == (1, 3, 768, 768)
+            assert model.vae.device.type == "cuda"
+            assert not model.vae.use_tiling
+            del pixels
+            seen.append(device.peak)
+    assert seen[1] < 0.6 * seen[0]
+
+
+def preview(model: DiffusersModel) -> None:
+    """What generating an image needs: diffusers' samplers do not work with fake tensors."""
+    vectors = {steps.NAME: {key: torch.zeros(2, width, device=model.device) for key, width in model.widths.items()}}
+    with torch.no_grad():
+        model.encode_prompts(["", f"a photo of {steps.NAME}"], vectors)
+        pixels = model.decode(torch.zeros(1, 4, 8, 8, device=model.device))
+    assert pixels.shape == (1, 3, 64, 64)
+    assert pixels.device.type == "cuda"
