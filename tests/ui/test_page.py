@@ -26,6 +26,8 @@ PROGRAM = Path(__file__).with_name("tiny_page.py")
 ROOT = PROGRAM.parents[2]
 STEP_S = "0.02"
 SEEN_IN = {"Create embedding": "create_name", "Train": "train_images", "Runs": "runs_chosen"}
+STRIP = """(dy) => { window.scrollBy(0, dy); const { y, height } = document.querySelector("#ti_trainer_strip").getBoundingClientRect();
+    return [y, height].map(Math.round); }"""
 BOXES = """() => ["progress", "curve", "previews", "stop"].map((name) => {
     const { x, y, width } = document.querySelector("#ti_trainer_" + name).getBoundingClientRect();
     return [x, y, width].map(Math.round).join(" ");
@@ -213,8 +215,14 @@ def test_a_run_is_watched_paused_resumed_and_kept(served: Served) -> None:
     with launch() as page:
         served.open(page, "Train")
         filled_in(page, served)
+        at_rest = page.evaluate(STRIP, -9999)
         page.click("#ti_trainer_train_start")
         until(lambda: status(page) == "training" and step(page) > 20)
+        assert page.evaluate(STRIP, -9999) == at_rest, "the layout jumped"
+        for tab in ("Preprocess", "Train"):
+            show(page, tab)
+            assert page.evaluate(STRIP, 300) == [0, at_rest[1]], f"the strip stays in view on {tab}"
+            assert page.locator("#ti_trainer_stop").is_visible()
         boxes = page.evaluate(BOXES)
         page.click("#ti_trainer_copy")
         page.click("#ti_trainer_preview")

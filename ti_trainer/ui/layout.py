@@ -21,6 +21,7 @@ from ti_trainer.ui.panels import (
     preflight,
     preprocess,
     runs,
+    status_strip,
     train,
     train_progress,
 )
@@ -35,6 +36,7 @@ TO_TAB = "() => {{ window.tiTrainerShow('{}'); }}"
 def build(page: Page) -> gr.Blocks:
     """The page."""
     with blocks("TI Trainer") as root, gr.Column(elem_classes=["ti-trainer"]):
+        strip = status_strip.panel(page)
         with gr.Tabs(elem_id="ti_trainer_tabs", selected="train" if page.prefilled else "create"):
             with gr.Tab("Create embedding", id="create"):
                 create_panel = create.panel(page)
@@ -64,6 +66,7 @@ def build(page: Page) -> gr.Blocks:
                 with gr.Tab("Generate", id="generate"):
                     prompts = generate.panel(page).fields
         live = {
+            **strip,
             **progress_panel.components,
             **preprocess_panel.parts,
             "names": form.name,

@@ -80,10 +80,17 @@ def progress(
     return (
         f'<div class="ti-progress" data-status="{escape(status)}">'
         f'<div class="ti-line"><b>{escape(name)}</b> <span class="ti-status">{STATUS_LABELS[status]}</span></div>'
-        f'<div class="ti-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent:.0f}">'
-        f'<div style="width:{percent:.2f}%"></div></div>'
+        f"{progress_bar(percent)}"
         f'<div class="ti-line ti-numbers">{" · ".join(filter(None, numbers)) or "&nbsp;"}</div>'
         f'<div class="ti-line ti-subdued" title="{escape(message)}">{escape(message) or "&nbsp;"}</div></div>'
+    )
+
+
+def progress_bar(percent: float) -> str:
+    """Render the bar alone; `percent` is from 0 to 100."""
+    return (
+        f'<div class="ti-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent:.0f}">'
+        f'<div style="width:{percent:.2f}%"></div></div>'
     )
 
 

@@ -1,4 +1,4 @@
-"""The Train panel, right side: the run's progress and the buttons that control it. The same for every visitor."""
+"""The Train panel, right side: the run's losses, previews and result. The same for every visitor."""
 
 from __future__ import annotations
 
@@ -18,29 +18,22 @@ from ti_trainer.runs.loss_curve import svg
 from ti_trainer.training.selection import summary
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import preprocess_progress
+from ti_trainer.ui.panels import preprocess_progress, status_strip
 from ti_trainer.ui.panels.preset_row import names
 from ti_trainer.ui.panels.runs import comparison, labels
+from ti_trainer.ui.panels.status_strip import Part
 from ti_trainer.ui.panels.train import trainable
-from ti_trainer.ui.render import facts, images, notice, progress, refusal
+from ti_trainer.ui.render import facts, images, notice, refusal
 from ti_trainer.ui.thumbnails import gallery, thumbnail_uri
 
 MAX_PREVIEWS = 8  # shown at once
 SAME_SEED = '<div class="ti-line ti-subdued">Previews, all with the same seed</div>'
-MESSAGES = {
-    "waiting": "The model is in use. Training starts as soon as it is free.",
-    "pausing": "Pausing after this step. Resume continues exactly from there.",
-    "stopping": "Stopping after this step. The embedding will be saved.",
-    "preview": "A preview will be generated after this step.",
-    "copy": "A copy will be saved after this step, in the run's folder “embeddings”.",
-}
 FINISHED = {
     "done": "Training finished.",
     "stopped": "Training interrupted. The embedding was saved.",
     "paused": "Paused. Resume continues exactly from here.",
 }
 FILES = (("Loss curve", "loss"), ("Before and after", "before_after"), ("Comparison", "comparison"))
-Part = tuple[Any, Callable[[], Any]]  # what a component depends on, and a function that makes its update
 
 
 @dataclass(frozen=True)
@@ -55,12 +48,9 @@ class TrainProgress:
 
 
 def panel(page: Page) -> TrainProgress:
-    """Add the progress bar, buttons, the loss curve, previews and the result."""
-    parts = {"model": gr.HTML(elem_id="ti_trainer_model"), "bar": gr.HTML(progress("idle"), elem_id="ti_trainer_progress")}
+    """Add the buttons, the loss curve, previews and the result."""
+    parts = {"model": gr.HTML(elem_id="ti_trainer_model")}
     actions = {
-        "pause": ("Pause", page.job.pause),
-        "resume": ("Resume", page.job.resume),
-        "stop": ("Interrupt", page.job.stop),
         "preview": ("Preview now", page.job.draw_preview),
         "copy": ("Save a copy", page.job.save_copy),
     }
@@ -108,12 +98,11 @@ def _hash(value: Any) -> str:
 
 def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
     """For each live component, lists in other panels included: what it depends on, and how to make its update."""
-    finished, run, model, bar = now.status in FINISHED, now.run and now.run.id, _model(page), _bar(now)
+    finished, run, model = now.status in FINISHED, now.run and now.run.id, _model(page)
     # Only once the last preview exists.
     changes = "" if now.active else f'<i data-changes="{escape(json.dumps(page.changes()))}"></i>'
     parts: dict[str, Part] = {
         "model": (model, lambda: model),
-        "bar": (bar, lambda: bar),
         "losses": ((run, len(now.loss), now.validation), lambda: svg(now.loss, now.validation, now.rates)),
         "prompt": ((now.prompt, now.computing, now.best_step), lambda: facts(_details(now))),
         "previews": ([str(path) for _, path in now.previews], lambda: gr.update(value=gallery(now.previews, MAX_PREVIEWS))),
@@ -125,7 +114,7 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
         "presets": (presets.saved(page.presets_dir), lambda: gr.update(choices=names(page))),
         "runs": ((run, now.status), lambda: gr.update(choices=labels(page))),
     }
-    parts |= preprocess_progress.parts_of(page)
+    parts |= {**status_strip.parts_of(page, now), **preprocess_progress.parts_of(page)}
     return parts | {name: (on, lambda on=on: gr.update(interactive=on)) for name, on in _enabled(now).items()}
 
 
@@ -150,15 +139,7 @@ def _attempt(action: Callable[[], None]) -> str:
 
 def _enabled(now: Snapshot) -> dict[str, bool]:
     """Whether each button can be clicked."""
-    ending = now.status in ("pausing", "stopping")
-    training = now.status == "training"
-    return {
-        "pause": now.active and not ending,
-        "resume": now.status in ("paused", "stopped") and now.run is not None,
-        "stop": now.active and not ending,
-        "preview": training,
-        "copy": training,
-    }
+    return dict.fromkeys(("preview", "copy"), now.status == "training")
 
 
 def _model(page: Page) -> str:
@@ -172,24 +153,6 @@ def _model(page: Page) -> str:
         )
     except TITrainerError as error:
         return notice("warning", str(error))
-
-
-def _bar(now: Snapshot) -> str:
-    message = MESSAGES.get(now.requested[-1] if now.requested else now.status, "")
-    if now.status == "loading" and now.generated[0] < now.generated[1]:
-        message = f"Generating image {now.generated[0] + 1} of {now.generated[1]}, to learn from"
-    elif now.status == "loading" and now.loaded[1]:
-        message = f"Loading image {now.loaded[0]} of {now.loaded[1]}"
-    elif now.status in ("stopping", "pausing") and not now.step:
-        message = "The run ends before its first step; the embedding is unchanged."
-    elif now.status == "training" and now.compiling:
-        message = "Compiling the U-Net for images of this size: this step takes a minute or more."
-    elif now.status == "training" and not now.loss:
-        message = "A first preview is generated before training starts."
-    epoch = now.epoch if now.step else None
-    left = now.seconds_left if now.status == "training" else None
-    speed = now.steps_per_second if now.active else None
-    return progress(now.status, now.name, now.step, now.max_steps, epoch, speed, left, message)
 
 
 def _result(now: Snapshot) -> str:

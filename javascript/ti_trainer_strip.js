@@ -1,0 +1,32 @@
+// The status strip: stays in view while something runs, and after that until its result was looked at.
+// Buttons in our HTML: data-ti-show="TAB" shows one of our tabs.
+(() => {
+    const ACTIVE = ["waiting", "loading", "training", "working", "pausing", "stopping", "paused"];
+    let followed = null; // the run that was seen active, and whose end has not been looked at
+
+    const root = () => document.querySelector("gradio-app")?.shadowRoot ?? document;
+
+    function tick() {
+        const strip = root().querySelector("#ti_trainer_strip");
+        const status = strip?.querySelector("[data-status]");
+        if (!status) {
+            return;
+        }
+        if (ACTIVE.includes(status.dataset.status)) {
+            followed = status.dataset.run;
+        }
+        const stays = ACTIVE.includes(status.dataset.status) || followed !== null;
+        strip.toggleAttribute("data-stays", stays);
+    }
+
+    document.addEventListener("click", (event) => {
+        const button = event.composedPath()[0].closest?.("[data-ti-show]");
+        if (button) {
+            followed = null;
+            window.tiTrainerShow(button.dataset.tiShow);
+            root().querySelector("#ti_trainer_tabs").scrollIntoView({ block: "nearest" });
+        }
+    });
+
+    setInterval(tick, 250);
+})();
