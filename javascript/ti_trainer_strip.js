@@ -1,5 +1,6 @@
 // The status strip: stays in view while something runs, and after that until its result was looked at.
-// Buttons in our HTML: data-ti-show="TAB" shows one of our tabs.
+// Buttons in our HTML: data-ti-show="TAB" shows one of our tabs, with data-ti-at="SELECTOR" at
+// that place; data-ti-press="ELEM_ID" presses one of gradio's buttons.
 (() => {
     const ACTIVE = ["waiting", "loading", "training", "working", "pausing", "stopping", "paused"];
     let followed = null; // the run that was seen active, and whose end has not been looked at
@@ -20,11 +21,14 @@
     }
 
     document.addEventListener("click", (event) => {
-        const button = event.composedPath()[0].closest?.("[data-ti-show]");
-        if (button) {
+        const button = event.composedPath()[0].closest?.("[data-ti-show], [data-ti-press]");
+        if (button?.dataset.tiPress) {
+            root().querySelector(`#${button.dataset.tiPress}`)?.click();
+        } else if (button) {
             followed = null;
             window.tiTrainerShow(button.dataset.tiShow);
-            root().querySelector("#ti_trainer_tabs").scrollIntoView({ block: "nearest" });
+            const target = root().querySelector(button.dataset.tiAt || "#ti_trainer_tabs");
+            setTimeout(() => target?.scrollIntoView({ block: "start" }), 100); // the tab is not shown yet
         }
     });
 

@@ -26,8 +26,11 @@ PROGRAM = Path(__file__).with_name("tiny_page.py")
 ROOT = PROGRAM.parents[2]
 STEP_S = "0.02"
 SEEN_IN = {"Create embedding": "create_name", "Train": "train_images", "Runs": "runs_chosen"}
-STRIP = """(dy) => { window.scrollBy(0, dy); const { y, height } = document.querySelector("#ti_trainer_strip").getBoundingClientRect();
-    return [y, height].map(Math.round); }"""
+STRIP = """(dy) => {
+    window.scrollBy(0, dy);
+    const { y, height } = document.querySelector("#ti_trainer_strip").getBoundingClientRect();
+    return [y, height].map(Math.round);
+}"""
 BOXES = """() => ["progress", "curve", "previews", "stop"].map((name) => {
     const { x, y, width } = document.querySelector("#ti_trainer_" + name).getBoundingClientRect();
     return [x, y, width].map(Math.round).join(" ");

@@ -150,7 +150,7 @@ def test_in_the_page_the_name_follows_the_copy_and_the_negative_comes_along(serv
         page.click("#ti_trainer_train_start")
         until(lambda: status(page) == "done")
         says(page, "result", "my-pair-neg.safetensors")
-        says(page, "result", "my-pair-ema-4.safetensors")
+        says(page, "details", "my-pair-ema-4.safetensors")
 
         page.click("#ti_trainer_open_run")
         until(lambda: entry(page, "runs_name").input_value() == "my-pair-4")

@@ -38,7 +38,7 @@ def main(folder: Path, step_s: float) -> None:
     """Serve until killed; the address is the first line of the output."""
     model = SlowModel()
     model.step_s = step_s
-    host = TinyHost(folder, model)
+    host = TinyHost(folder, model, defaults={"stop_when_done": False})  # a run lasts as long as its test
     if embeddings_dir.find(host.embeddings_dir, "x-word") is None:
         embeddings_dir.create(host.embeddings_dir, model, "x-word", "red cat", 2)
     if MAJOR == 4:

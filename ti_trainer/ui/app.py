@@ -28,7 +28,8 @@ PORTS = range(7860, 7960)
 IN_USE = (errno.EADDRINUSE, errno.EACCES)  # EACCES: Windows reserves ranges of ports
 OWN_STYLE = """
 footer { display: none !important; }
-.gradio-container { overflow: visible !important; overflow-x: clip !important; } /* hidden would keep the strip from sticking */
+/* hidden would keep the status strip from sticking */
+.gradio-container { overflow: visible !important; overflow-x: clip !important; }
 """
 
 

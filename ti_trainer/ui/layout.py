@@ -76,8 +76,9 @@ def build(page: Page) -> gr.Blocks:
         poll(lambda state: train_progress.refresh(page, state, list(live)), list(live.values()))
         api.panel(page)
         create.wire(page, create_panel, form.name)
-        started = listen(form.start.click, partial(train.start, form), form.inputs, form.outputs)
-        listen(started.then, lambda: gr.update(visible=False), [], [preflight_part], js=REFRESH)
+        for button, prepare in {form.start: None, **form.ways}.items():
+            started = listen(button.click, partial(train.start, form, prepare=prepare), form.inputs, form.outputs)
+            listen(started.then, lambda: gr.update(visible=False), [], [preflight_part], js=REFRESH)
         begun = listen(
             prompt_form.start.click, partial(from_prompt.start, prompt_form), prompt_form.inputs, prompt_form.outputs
         )
@@ -88,6 +89,7 @@ def build(page: Page) -> gr.Blocks:
             preprocess_panel, form, (captions_panel.folder, quality_panel.folder), masks_panel, TO_TAB
         )
         _wire_use(page, progress_panel["use"], prompts)
+        listen(progress_panel["new"].click, None, js=TO_TAB.format("Create embedding"))
         listen(
             progress_panel["open_run"].click,
             lambda: runs.select_current(page),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Literal
 
@@ -108,6 +108,18 @@ def refusal(error: Exception) -> str:
     box = notice("error", str(error))
     # The number makes a repeated message a new element for the script.
     return box.replace("<div ", f'<div data-busy="{next(_refusal_ids)}" ', 1) if isinstance(error, BusyError) else box
+
+
+def ways_out(ways: Mapping[str, str]) -> str:
+    """Render buttons below a refusal, by label: each shows a tab ("show:TAB") or presses another button ("press:ELEM_ID").
+
+    javascript/ti_trainer_strip.js acts on them.
+    """
+    buttons = []
+    for label, way in ways.items():
+        what, _, where = way.partition(":")
+        buttons.append(f'<button type="button" class="ti-way" data-ti-{what}="{escape(where)}">{escape(label)}</button>')
+    return f'<div class="ti-ways">{"".join(buttons)}</div>' if buttons else ""
 
 
 def field_error(message: str | None) -> str:

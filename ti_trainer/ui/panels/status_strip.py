@@ -27,7 +27,9 @@ MESSAGES = {
     "copy": "A copy will be saved after this step, in the run's folder “embeddings”.",
 }
 ENDED = ("done", "stopped", "failed")
-SHOW_RESULT = ' <button type="button" class="ti-link" data-ti-show="Train">Show result</button>'
+SHOW_RESULT = (
+    ' <button type="button" class="ti-link" data-ti-show="Train" data-ti-at="#ti_trainer_result">Show result</button>'
+)
 Part = tuple[Any, Callable[[], Any]]  # what a component depends on, and a function that makes its update
 
 
