@@ -58,7 +58,7 @@ class Served:
     def open(self, page: Page, tab: str) -> None:
         page.goto(self.url)
         show(page, tab)
-        page.wait_for_function("() => document.querySelector('#ti_trainer_answer :is(textarea, input)')?.value")
+        page.wait_for_function("() => document.querySelector('#ti_trainer_filled :is(textarea, input)')?.value")
 
     def run_of(self, name: str) -> Path:
         return max((self.folder / "logs").glob(f"*/{name}*"), key=lambda path: path.stat().st_mtime)
@@ -178,6 +178,8 @@ def test_embeddings_that_cannot_be_used_are_shown_with_the_reason(served: Served
 def test_wrong_entries_get_their_messages_and_nothing_starts(served: Served) -> None:
     with launch() as page:
         served.open(page, "Train")
+        assert entry(page, "train_name").input_value() == "x-word", "the newest embedding"
+        choose(page, "train_name", "")
         fill(page, "train_images", str(served.folder / "nowhere"))
         fill(page, "train_learning_rate", "fast")
         page.get_by_text("cannot be read at 'fast'").first.wait_for()
@@ -240,6 +242,8 @@ def test_a_run_is_watched_paused_resumed_and_kept(served: Served) -> None:
         show(page, "Train")
         until(lambda: status(page) == "paused")
         assert step(page) == paused_at
+        until(lambda: entry(page, "train_max_steps").input_value() == "100000")
+        assert entry(page, "train_images").input_value() == str(served.images), "the form holds what the run uses"
         page.click("#ti_trainer_resume")
         until(lambda: status(page) == "training" and step(page) > paused_at)
         page.click("#ti_trainer_stop")
@@ -292,6 +296,8 @@ def test_runs_can_be_looked_at_continued_and_promoted(served: Served) -> None:
         entry(page, "runs_max_steps").press("Tab")
         page.click("#ti_trainer_runs_continue")
         says(page, "runs_message", "Continuing x-word at step 12")
+        page.click("#ti_trainer_runs_use_settings")
+        until(lambda: entry(page, "train_max_steps").is_visible() and entry(page, "train_max_steps").input_value() == "20")
         show(page, "Train")
         until(lambda: status(page) == "done" and step(page) == 20)
 

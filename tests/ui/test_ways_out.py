@@ -20,7 +20,7 @@ from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.again import longer, reset
 from ti_trainer.runs.job import Job
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import ended, train
+from ti_trainer.ui.panels import ended, form_fill, runs, train
 
 STEPS = 4
 
@@ -103,10 +103,32 @@ def test_a_run_that_has_ended_is_continued_and_started_over(page: Page, form: tr
     now = page.job.snapshot()
     assert (now.status, trained_to(page)) == ("done", 2 * STEPS)
     assert now.run != run
+    shown = runs.details(page, runs.label_of(now.run), [runs.label_of(run)]).losses
+    assert f">{run.id}</text>" in shown, "the losses of both runs"
+    assert "ti-other1" in shown
+    assert runs.opened(page, None)["value"] == runs.label_of(now.run), "the newest"
+    assert "value" not in runs.opened(page, runs.label_of(run))
+
+
+def test_the_form_holds_what_a_run_uses(page: Page, form: train.TrainForm) -> None:
+    done, widgets = object(), form.form.widgets
+    fresh = form_fill._loaded(form, done, {form.name: None, form.images: ""})
+    assert (fresh[form.name]["value"], len(fresh)) == ("x-word", 2), "the newest embedding"
+    press(form, learning_rate="0.005:2, 0.001", preview_cfg_scale=7)
+    embeddings_dir.create(page.host.embeddings_dir, page.host.model, "y-word", "cat", 1)
+    reloaded = form_fill._loaded(form, done, {form.name: None, form.images: ""})
+    chosen = form_fill.of_run(form, runs.label_of(page.job.snapshot().run))
+    for updates in (reloaded, chosen):
+        assert updates[form.name]["value"] == "x-word"
+        assert updates[form.images]["value"] == str(page.host.embeddings_dir.parent / "images")
+        found = {name: updates[widgets[name]]["value"] for name in ("max_steps", "learning_rate", "preview_cfg_scale")}
+        assert found == {"max_steps": STEPS, "learning_rate": "0.005:2, 0.001", "preview_cfg_scale": 7}
+    assert list(form_fill._loaded(form, done, {form.name: "y-word", form.images: ""})) == [done], "a form in use is left alone"
 
 
 @pytest.mark.parametrize(
-    ("rate", "after"), [("0.005", "0.005"), ("0.005:2, 1e-3:4", "0.001"), ("0.005:2, 1e-3", "0.005:2, 1e-3"), ("auto", "auto")]
+    ("rate", "after"),
+    [("0.005", "0.005"), ("0.005:2, 1e-3:4", "0.001"), ("0.005:2, 1e-3", "0.005:2, 1e-3"), ("auto", "auto")],
 )
 def test_a_longer_run_keeps_its_last_learning_rate(rate: str, after: str) -> None:
     made = longer(TrainConfig(max_steps=4, learning_rate=rate), 4, 6)

@@ -14,6 +14,7 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import (
     caption_editor,
     create,
+    form_fill,
     from_prompt,
     generate,
     image_quality,
@@ -58,7 +59,7 @@ def build(page: Page) -> gr.Blocks:
                 with gr.Column(elem_classes=["ti-results"]):
                     preflight_part = preflight.panel(form)
                     progress_panel = train_progress.panel(page)
-            with gr.Tab("Runs", id="runs"):
+            with gr.Tab("Runs", id="runs") as runs_tab:
                 runs_panel = runs.panel(page)
             if page.txt2img:
                 prompts = page.txt2img
@@ -74,6 +75,9 @@ def build(page: Page) -> gr.Blocks:
             "runs": runs_panel.chosen,
         }
         poll(lambda state: train_progress.refresh(page, state, list(live)), list(live.values()))
+        form_fill.panel(form)
+        form_fill.wire_runs(form, runs_panel, TO_TAB.format("Train"))
+        listen(runs_tab.select, partial(runs.opened, page), [runs_panel.chosen], [runs_panel.chosen])
         api.panel(page)
         create.wire(page, create_panel, form.name)
         for button, prepare in {form.start: None, **form.ways}.items():
@@ -89,7 +93,6 @@ def build(page: Page) -> gr.Blocks:
             preprocess_panel, form, (captions_panel.folder, quality_panel.folder), masks_panel, TO_TAB
         )
         _wire_use(page, progress_panel["use"], prompts)
-        listen(progress_panel["new"].click, None, js=TO_TAB.format("Create embedding"))
         listen(
             progress_panel["open_run"].click,
             lambda: runs.select_current(page),

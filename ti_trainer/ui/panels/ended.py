@@ -44,13 +44,14 @@ def panel(page: Page) -> dict[str, Any]:
         with gr.Row(elem_classes=["ti-buttons"]):
             parts["more"] = gr.Button("Train more", elem_id="ti_trainer_more")
             over = gr.Button("Start over", elem_id="ti_trainer_over")
-            parts["new"] = gr.Button("New embedding", elem_id="ti_trainer_new")
+            new = gr.Button("New embedding", elem_id="ti_trainer_new")
             parts["open_run"] = gr.Button("Open run", elem_id="ti_trainer_open_run")
         message = gr.HTML(elem_id="ti_trainer_ended_message")
         parts["details"] = gr.HTML(elem_id="ti_trainer_details")
     refresh = "() => { window.tiTrainerRefresh(); }"
     for button, action in ((parts["more"], train_more), (over, start_over)):
         listen(listen(button.click, lambda action=action: _attempt(page, action), [], [message]).then, None, js=refresh)
+    listen(new.click, None, js="() => { window.tiTrainerShow('Create embedding'); }")
     return parts
 
 
