@@ -123,7 +123,8 @@ def test_the_form_holds_what_a_run_uses(page: Page, form: train.TrainForm) -> No
         assert updates[form.images]["value"] == str(page.host.embeddings_dir.parent / "images")
         found = {name: updates[widgets[name]]["value"] for name in ("max_steps", "learning_rate", "preview_cfg_scale")}
         assert found == {"max_steps": STEPS, "learning_rate": "0.005:2, 0.001", "preview_cfg_scale": 7}
-    assert list(form_fill._loaded(form, done, {form.name: "y-word", form.images: ""})) == [done], "a form in use is left alone"
+    in_use = form_fill._loaded(form, done, {form.name: "y-word", form.images: ""})
+    assert list(in_use) == [done], "a form in use is left alone"
 
 
 @pytest.mark.parametrize(

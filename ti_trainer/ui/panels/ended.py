@@ -41,7 +41,7 @@ def panel(page: Page) -> dict[str, Any]:
         label = "Use in txt2img" if page.txt2img else "Generate with it"
         with gr.Row(elem_classes=["ti-buttons"]):
             parts["use"] = gr.Button(label, variant="primary", elem_id="ti_trainer_use")
-        with gr.Row(elem_classes=["ti-buttons"]):
+        with gr.Row(elem_classes=["ti-buttons", "ti-next"]):
             parts["more"] = gr.Button("Train more", elem_id="ti_trainer_more")
             over = gr.Button("Start over", elem_id="ti_trainer_over")
             new = gr.Button("New embedding", elem_id="ti_trainer_new")
