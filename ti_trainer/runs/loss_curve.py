@@ -90,16 +90,16 @@ class _Plot:
 
     def __init__(self, losses: Points, validation: Points, rates: Points, others: Others = ()) -> None:
         all_losses, self.validation, self.rates = (_finite(each) for each in (losses, validation, rates))
-        others = [(name, _finite(points)) for name, points in others[:MAX_COMPARED]]
-        series = [each for each in (all_losses, self.validation, self.rates, *(each for _, each in others)) if len(each)]
+        compared = [(name, _finite(points)) for name, points in others[:MAX_COMPARED]]
+        series = [each for each in (all_losses, self.validation, self.rates, *(each for _, each in compared)) if len(each)]
         x_max = max((float(each[-1, 0]) for each in series), default=1.0) or 1.0
         rate_max = float(self.rates[:, 1].max()) * 1.15 if len(self.rates) else 0.0
-        y_max = _y_limit(np.concatenate([all_losses, *(each for _, each in others)]), self.validation)
+        y_max = _y_limit(np.concatenate([all_losses, *(each for _, each in compared)]), self.validation)
         self.above = _Axes(26, 232, x_max, y_max)
         self.below = _Axes(248, 300, x_max, rate_max if rate_max > 0 else 1.0)
         self.losses = _means(all_losses)
         self.smooth = smoothed([float(value) for value in self.losses[:, 1]])
-        self.others = [(name, _means(points)) for name, points in others if len(points)]
+        self.others = [(name, _means(points)) for name, points in compared if len(points)]
 
     def shapes(self) -> Iterator[Shape]:
         yield from self._grid()

@@ -6,6 +6,7 @@ It takes up the same space at all times. javascript/ti_trainer_strip.js keeps it
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from html import escape
 from statistics import fmean
 from typing import Any
@@ -64,13 +65,11 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
         "resume": (now.status in ("paused", "stopped") and now.run is not None and not preprocessing, True),
         "stop": (now.active or preprocessing, (working if preprocessing else now).status not in ("pausing", "stopping")),
     }
-    return {
-        "bar": (bar, lambda: bar),
-        **{
-            name: (state, lambda state=state: gr.update(visible=state[0], interactive=state[1]))
-            for name, state in buttons.items()
-        },
-    }
+    parts: dict[str, Part] = {"bar": (bar, lambda: bar)}
+    for name, (visible, interactive) in buttons.items():
+        update = gr.update(visible=visible, interactive=interactive)
+        parts[name] = ((visible, interactive), partial(dict, update))
+    return parts
 
 
 def render(status: str, name: str = "", percent: float = 0.0, numbers: str = "", message: str = "", run: str = "") -> str:
