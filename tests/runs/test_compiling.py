@@ -16,7 +16,8 @@ from ti_trainer.runs.job import Job, Snapshot
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.training.events import Compiling, Event, StepDone
-from ti_trainer.ui.panels.train_progress import _bar, _details
+from ti_trainer.ui.panels.status_strip import message_of
+from ti_trainer.ui.panels.train_progress import _details
 
 
 class Compiled(TinyModel):
@@ -61,11 +62,11 @@ def test_who_watches_sees_it_until_the_step_is_done(session: Session, host: Pupp
     compiling = [each for each in looks if each.compiling]
     assert len(compiling) == 3  # no more than the first step of each size
     assert compiling[0].step == 0
-    assert all("this step takes a minute or more" in _bar(each) for each in compiling)
+    assert all("this step takes a minute or more" in message_of(each) for each in compiling)
     assert not now.compiling
     assert now.computing == "All fits. It is compiled."
     assert ("Computing", now.computing) in _details(now)
-    assert "minute" not in _bar(now)
+    assert "minute" not in message_of(now)
 
 
 def test_the_bar_on_a_terminal_says_it_too(session: Session, host: Puppet, capsys: pytest.CaptureFixture[str]) -> None:

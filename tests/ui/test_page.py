@@ -28,13 +28,19 @@ PROGRAM = Path(__file__).with_name("tiny_page.py")
 ROOT = PROGRAM.parents[2]
 STEP_S = "0.02"
 SEEN_IN = {"Create embedding": "create_name", "Train": "train_images", "Runs": "runs_chosen"}
+STRIP = """(dy) => {
+    window.scrollBy(0, dy);
+    const { y, height } = document.querySelector("#ti_trainer_strip").getBoundingClientRect();
+    return [y, height].map(Math.round);
+}"""
 BOXES = """() => ["progress", "curve", "previews", "stop"].map((name) => {
     const { x, y, width } = document.querySelector("#ti_trainer_" + name).getBoundingClientRect();
     return [x, y + window.scrollY, width].map(Math.round).join(" ");
 })"""
 STICK_OUT = """() => [...document.querySelectorAll(".ti-columns button")].filter((each) => {
     const around = each.closest(".grid-container") ?? each.parentElement;
-    return each.offsetParent && each.getBoundingClientRect().right > around.getBoundingClientRect().right + 1;
+    return each.offsetParent && !each.closest(".visually-hidden") // gradio 6 measures its tabs there
+        && each.getBoundingClientRect().right > around.getBoundingClientRect().right + 1;
 }).map((each) => each.innerText)"""
 
 
@@ -55,7 +61,7 @@ class Served:
     def open(self, page: Page, tab: str) -> None:
         page.goto(self.url)
         show(page, tab)
-        page.wait_for_function("() => document.querySelector('#ti_trainer_answer :is(textarea, input)')?.value")
+        page.wait_for_function("() => document.querySelector('#ti_trainer_filled :is(textarea, input)')?.value")
 
     def run_of(self, name: str) -> Path:
         return max((self.folder / "logs").glob(f"*/{name}*"), key=lambda path: path.stat().st_mtime)
@@ -180,11 +186,13 @@ def test_embeddings_that_cannot_be_used_are_shown_with_the_reason(served: Served
 def test_wrong_entries_get_their_messages_and_nothing_starts(served: Served) -> None:
     with launch() as page:
         served.open(page, "Train")
+        assert entry(page, "train_name").input_value() == "x-word", "the newest embedding"
+        choose(page, "train_name", "gone")
         fill(page, "train_images", str(served.folder / "nowhere"))
         fill(page, "train_learning_rate", "fast")
         page.get_by_text("cannot be read at 'fast'").first.wait_for()
         page.click("#ti_trainer_train_start")
-        for message in ("Choose an embedding", "does not exist", "cannot be read at 'fast'"):
+        for message in ("'gone' no longer exists", "does not exist", "cannot be read at 'fast'"):
             page.locator(".ti-field-error").get_by_text(message).first.wait_for()
         says(page, "train_message", "Fix the highlighted fields first.")
         assert status(page) == "idle"
@@ -208,7 +216,9 @@ def test_a_look_at_the_dataset_shows_images_warnings_and_tokens(served: Served) 
         word.with_stem("x-word-neg").write_bytes(word.read_bytes())
         page.click("#ti_trainer_train_check")
         says(page, "preflight_report", "x-word-neg exists, but 'Train with DreamArtist' is off")
-        page.locator(".label-wrap").get_by_text("DreamArtist", exact=True).locator("visible=true").click()
+        page.locator(".label-wrap").get_by_text("All options", exact=True).click()
+        fill(page, "options_search", "dreamartist")
+        page.locator("#ti_trainer_train_seed").wait_for(state="hidden")
         page.locator("#ti_trainer_train_negative input[type=checkbox]").check()
         page.click("#ti_trainer_train_check")
         page.locator("#ti_trainer_preflight_report").get_by_text("is off").wait_for(state="detached")
@@ -219,8 +229,14 @@ def test_a_run_is_watched_paused_resumed_and_kept(served: Served) -> None:
     with launch() as page:
         served.open(page, "Train")
         filled_in(page, served)
+        at_rest = page.evaluate(STRIP, -9999)
         page.click("#ti_trainer_train_start")
         until(lambda: status(page) == "training" and step(page) > 20)
+        assert page.evaluate(STRIP, -9999) == at_rest, "the layout jumped"
+        for tab in ("Preprocess", "Train"):
+            show(page, tab)
+            assert page.evaluate(STRIP, 300) == [0, at_rest[1]], f"the strip stays in view on {tab}"
+            assert page.locator("#ti_trainer_stop").is_visible()
         boxes = page.evaluate(BOXES)
         page.click("#ti_trainer_copy")
         page.click("#ti_trainer_preview")
@@ -235,6 +251,8 @@ def test_a_run_is_watched_paused_resumed_and_kept(served: Served) -> None:
         show(page, "Train")
         until(lambda: status(page) == "paused")
         assert step(page) == paused_at
+        until(lambda: entry(page, "train_max_steps").input_value() == "100000")
+        assert entry(page, "train_images").input_value() == str(served.images), "the form holds what the run uses"
         page.click("#ti_trainer_resume")
         until(lambda: status(page) == "training" and step(page) > paused_at)
         page.click("#ti_trainer_stop")
@@ -266,8 +284,6 @@ def test_runs_can_be_looked_at_continued_and_promoted(served: Served) -> None:
     with launch() as page:
         served.open(page, "Train")
         filled_in(page, served, steps=12)
-        for title in ("Previews and copies",):
-            page.locator(".label-wrap").get_by_text(title, exact=True).click()
         fill(page, "train_save_every", "6")
         fill(page, "train_preview_every", "6")
         page.click("#ti_trainer_train_start")
@@ -286,6 +302,8 @@ def test_runs_can_be_looked_at_continued_and_promoted(served: Served) -> None:
         entry(page, "runs_max_steps").press("Tab")
         page.click("#ti_trainer_runs_continue")
         says(page, "runs_message", "Continuing x-word at step 12")
+        page.click("#ti_trainer_runs_use_settings")
+        until(lambda: entry(page, "train_max_steps").is_visible() and entry(page, "train_max_steps").input_value() == "20")
         show(page, "Train")
         until(lambda: status(page) == "done" and step(page) == 20)
 

@@ -144,15 +144,14 @@ def test_in_the_page_the_name_follows_the_copy_and_the_negative_comes_along(serv
         until(lambda: entry(page, "train_name").input_value() == "my-pair")
         fill(page, "train_images", str(served.images))
         fill(page, "train_max_steps", "4")
-        for title in ("DreamArtist", "Previews and copies"):
-            page.locator(".label-wrap:visible").get_by_text(title, exact=True).click()
+        page.locator(".label-wrap:visible").get_by_text("All options", exact=True).click()
         page.locator("#ti_trainer_train_negative input").check()
         fill(page, "train_ema_rate", "0.9")
         fill(page, "train_save_every", "2")
         page.click("#ti_trainer_train_start")
         until(lambda: status(page) == "done")
         says(page, "result", "my-pair-neg.safetensors")
-        says(page, "result", "my-pair-ema-4.safetensors")
+        says(page, "details", "my-pair-ema-4.safetensors")
 
         page.click("#ti_trainer_open_run")
         until(lambda: entry(page, "runs_name").input_value() == "my-pair-4")

@@ -1,4 +1,4 @@
-"""What "Send to txt2img" and "Send to Generate" put into entries after a run, and what Create does with cards."""
+"""What "Use in txt2img" and "Generate with it" put into entries after a run, and what Create does with cards."""
 
 from __future__ import annotations
 

@@ -53,11 +53,11 @@ def test_the_selected_trial_is_shown(tmp_path: Path) -> None:
     embedding = Embedding("x-word", {"clip_l": torch.zeros(1, 8)}, 4)
     result = Result(embedding, tmp_path / "x-word.safetensors", run, "done", 3, (), trials=trials)
     page = Page(TinyHost(tmp_path), Job())
-    shown = train_progress.parts_of(page, Snapshot("done", "x-word", step=4, run=run, result=result))["result"][1]()
+    shown = train_progress.parts_of(page, Snapshot("done", "x-word", step=4, run=run, result=result))["details"][1]()
     kept = "trial 2 of 3, validation loss 0.12500; trial 1 validation loss 0.25000, trial 3 was stopped after step 4"
     assert kept in shown
     alone = replace(result, trials=())
     assert (
         "Selected trial"
-        not in train_progress.parts_of(page, Snapshot("done", "x-word", step=4, run=run, result=alone))["result"][1]()
+        not in train_progress.parts_of(page, Snapshot("done", "x-word", step=4, run=run, result=alone))["details"][1]()
     )

@@ -218,7 +218,7 @@ def test_previews_read_the_txt2img_tab(webui: Server, page: Page) -> None:
     page.press("#ti_trainer_train_name input", "Enter")
     fill(page, "train_images", str(DEMO))
     fill(page, "train_max_steps", "5")
-    page.locator("#ti_trainer_tabs .label-wrap", has_text="Previews and copies").click()
+    page.locator("#ti_trainer_tabs .label-wrap", has_text="All options").click()
     page.click("#ti_trainer_train_from_txt2img input")
     page.click("#ti_trainer_train_start")
     until(lambda: our_status(webui)["name"] == "my-preview" and our_status(webui)["status"] == "done")

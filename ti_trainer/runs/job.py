@@ -127,6 +127,11 @@ class Job:
         """Generate a preview after the current step."""
         self._controls.preview.set()
 
+    @property
+    def session(self) -> Session | None:
+        """The session that is running or ran last."""
+        return self._session
+
     def snapshot(self) -> Snapshot:
         """The current state, with the files that were written until now."""
         controls, now = self._controls, self._now

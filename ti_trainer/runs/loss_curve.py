@@ -15,7 +15,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 Points = Sequence[tuple[float, float]]
+Others = Sequence[tuple[str, Points]]
 
+MAX_COMPARED = 4  # other runs in one plot; each has a color in style.css
 MAX_POINTS = 300  # more cannot be told apart at this width
 TOOLTIPS = 60  # columns
 WIDTH, HEIGHT = 600, 330
@@ -86,15 +88,18 @@ class _Axes:
 class _Plot:
     """The values of a plot, ready to be drawn: finite, sorted by step, and long runs reduced to means of equal parts."""
 
-    def __init__(self, losses: Points, validation: Points, rates: Points) -> None:
+    def __init__(self, losses: Points, validation: Points, rates: Points, others: Others = ()) -> None:
         all_losses, self.validation, self.rates = (_finite(each) for each in (losses, validation, rates))
-        series = [each for each in (all_losses, self.validation, self.rates) if len(each)]
+        compared = [(name, _finite(points)) for name, points in others[:MAX_COMPARED]]
+        series = [each for each in (all_losses, self.validation, self.rates, *(each for _, each in compared)) if len(each)]
         x_max = max((float(each[-1, 0]) for each in series), default=1.0) or 1.0
         rate_max = float(self.rates[:, 1].max()) * 1.15 if len(self.rates) else 0.0
-        self.above = _Axes(26, 232, x_max, _y_limit(all_losses, self.validation))
+        y_max = _y_limit(np.concatenate([all_losses, *(each for _, each in compared)]), self.validation)
+        self.above = _Axes(26, 232, x_max, y_max)
         self.below = _Axes(248, 300, x_max, rate_max if rate_max > 0 else 1.0)
         self.losses = _means(all_losses)
         self.smooth = smoothed([float(value) for value in self.losses[:, 1]])
+        self.others = [(name, _means(points)) for name, points in compared if len(points)]
 
     def shapes(self) -> Iterator[Shape]:
         yield from self._grid()
@@ -102,6 +107,9 @@ class _Plot:
         yield Line("smooth", self.above.place(list(zip(self.losses[:, 0], self.smooth, strict=True))))
         yield Line("validation", self.above.place(_means(self.validation)))
         yield Dots("validation", self.above.place(_means(self.validation, TOOLTIPS)), 3)
+        for number, (_, points) in enumerate(self.others, 1):
+            values = smoothed([float(value) for value in points[:, 1]])
+            yield Line(f"other{number}", self.above.place(list(zip(points[:, 0], values, strict=True))))
         yield Line("rate", self.below.place(_stairs(self.rates)))
         yield from self._legend()
         if not len(self.losses):
@@ -129,6 +137,10 @@ class _Plot:
             if kind != "validation" or len(self.validation):
                 yield Line(kind, [(x, 12), (x + length, 12)]) if length else Dots(kind, [(x, 12)], 2)
                 yield Text(x + length + 8, 16, label)
+        for number, (name, _) in enumerate(self.others, 1):  # below each other, in the plot's upper right corner
+            y = 20 + 18 * number
+            yield Line(f"other{number}", [(RIGHT - 24, y), (RIGHT - 6, y)])
+            yield Text(RIGHT - 30, y + 4, name, 1)
 
     def tooltips(self) -> Iterator[tuple[float, str]]:
         """The left edge of each column and its text."""
@@ -143,13 +155,14 @@ class _Plot:
             yield LEFT + column * (RIGHT - LEFT) / TOOLTIPS, ", ".join(parts)
 
 
-def svg(losses: Points, validation: Points = (), rates: Points = ()) -> str:
+def svg(losses: Points, validation: Points = (), rates: Points = (), others: Others = ()) -> str:
     """Draw (step, loss) raw and smoothed, (step, validation loss), and (step, learning rate) below them.
 
-    Non-finite values are left out, and values far above the 98th percentile are drawn at the upper edge. Resting the mouse
+    `others` are the losses of up to MAX_COMPARED other runs by name, which are drawn smoothed. Non-finite values are left
+    out, and values far above the 98th percentile are drawn at the upper edge. Resting the mouse
     on the curve shows its values.
     """
-    plot = _Plot(losses, validation, rates)
+    plot = _Plot(losses, validation, rates, others)
     width, height = (RIGHT - LEFT) / TOOLTIPS, plot.below.bottom - plot.above.top
     columns = (
         f'<rect class="ti-tip" x="{x:.1f}" y="{plot.above.top}" width="{width:.1f}" height="{height}">'

@@ -27,7 +27,11 @@ from ti_trainer.ui.status import ROUTE
 PORTS = range(7860, 7960)
 IN_USE = (errno.EADDRINUSE, errno.EACCES)  # EACCES: Windows reserves ranges of ports
 MOST_BYTES = 200 * 2**20  # of one uploaded file
-FOOTER = "footer { display: none !important; }"
+OWN_STYLE = """
+footer { display: none !important; }
+/* hidden would keep the status strip from sticking */
+.gradio-container { overflow: visible !important; overflow-x: clip !important; }
+"""
 
 
 def serve(
@@ -92,7 +96,7 @@ def _listen(address: str, port: int | None) -> socket.socket:
 
 def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None) -> FastAPI:
     """The page as an ASGI app with style.css and javascript/, which the WebUI would add by itself."""
-    style = (RESOURCES / "style.css").read_text(encoding="utf-8") + FOOTER
+    style = (RESOURCES / "style.css").read_text(encoding="utf-8") + OWN_STYLE
     script = "\n".join(path.read_text(encoding="utf-8") for path in sorted((RESOURCES / "javascript").glob("*.js")))
     app = FastAPI(openapi_url=None)
     if status:

@@ -13,7 +13,11 @@ from ti_trainer.host import Host
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.widgets import error_update, widget
 
-FIRST = ("template", "max_steps", "learning_rate", "batch_size")  # what a first run needs is above the accordions
+# What guides set first is always visible, two fields in a row; the presets follow the first field.
+FIRST = (
+    *("template", "learning_rate", "max_steps", "batch_size", "gradient_accumulation_steps", "width", "height"),
+    *("clip_grad", "clip_grad_limit", "preview_every", "save_every", "latent_sampling"),
+)
 # Checked while the user types.
 CHECKED_LIVE = ("learning_rate", "clip_grad_limit", "filename_word_regex", "width", "height", *LISTS)
 DEPENDENCIES = ("max_steps", "clip_grad", "trials")  # of some of these

@@ -14,6 +14,7 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import (
     caption_editor,
     create,
+    form_fill,
     from_prompt,
     generate,
     image_quality,
@@ -22,6 +23,7 @@ from ti_trainer.ui.panels import (
     preprocess,
     quick_train,
     runs,
+    status_strip,
     train,
     train_progress,
 )
@@ -36,6 +38,7 @@ TO_TAB = "() => {{ window.tiTrainerShow('{}'); }}"
 def build(page: Page) -> gr.Blocks:
     """The page."""
     with blocks("TI Trainer") as root, gr.Column(elem_classes=["ti-trainer"]):
+        strip = status_strip.panel(page)
         with gr.Tabs(elem_id="ti_trainer_tabs", selected="quick"):
             with gr.Tab("Quick train", id="quick"):
                 quick = quick_train.panel(page)
@@ -59,7 +62,7 @@ def build(page: Page) -> gr.Blocks:
                 with gr.Column(elem_classes=["ti-results"]):
                     preflight_part = preflight.panel(form)
                     progress_panel = train_progress.panel(page)
-            with gr.Tab("Runs", id="runs"):
+            with gr.Tab("Runs", id="runs") as runs_tab:
                 runs_panel = runs.panel(page)
             if page.txt2img:
                 prompts = page.txt2img
@@ -67,6 +70,7 @@ def build(page: Page) -> gr.Blocks:
                 with gr.Tab("Generate", id="generate"):
                     prompts = generate.panel(page).fields
         live = {
+            **strip,
             **progress_panel.components,
             **preprocess_panel.parts,
             **quick.live,
@@ -75,10 +79,14 @@ def build(page: Page) -> gr.Blocks:
             "runs": runs_panel.chosen,
         }
         poll(lambda state: train_progress.refresh(page, state, list(live)), list(live.values()))
+        form_fill.panel(form)
+        form_fill.wire_runs(form, runs_panel, TO_TAB.format("Train"))
+        listen(runs_tab.select, partial(runs.opened, page), [runs_panel.chosen], [runs_panel.chosen])
         api.panel(page)
         create.wire(page, create_panel, form.name)
-        started = listen(form.start.click, partial(train.start, form), form.inputs, form.outputs)
-        listen(started.then, lambda: gr.update(visible=False), [], [preflight_part], js=REFRESH)
+        for button, prepare in {form.start: None, **form.ways}.items():
+            started = listen(button.click, partial(train.start, form, prepare=prepare), form.inputs, form.outputs)
+            listen(started.then, lambda: gr.update(visible=False), [], [preflight_part], js=REFRESH)
         begun = listen(
             prompt_form.start.click, partial(from_prompt.start, prompt_form), prompt_form.inputs, prompt_form.outputs
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Literal
 
@@ -80,10 +80,17 @@ def progress(
     return (
         f'<div class="ti-progress" data-status="{escape(status)}">'
         f'<div class="ti-line"><b>{escape(name)}</b> <span class="ti-status">{STATUS_LABELS[status]}</span></div>'
-        f'<div class="ti-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent:.0f}">'
-        f'<div style="width:{percent:.2f}%"></div></div>'
+        f"{progress_bar(percent)}"
         f'<div class="ti-line ti-numbers">{" · ".join(filter(None, numbers)) or "&nbsp;"}</div>'
         f'<div class="ti-line ti-subdued" title="{escape(message)}">{escape(message) or "&nbsp;"}</div></div>'
+    )
+
+
+def progress_bar(percent: float) -> str:
+    """Render the bar alone; `percent` is from 0 to 100."""
+    return (
+        f'<div class="ti-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent:.0f}">'
+        f'<div style="width:{percent:.2f}%"></div></div>'
     )
 
 
@@ -101,6 +108,18 @@ def refusal(error: Exception) -> str:
     box = notice("error", str(error))
     # The number makes a repeated message a new element for the script.
     return box.replace("<div ", f'<div data-busy="{next(_refusal_ids)}" ', 1) if isinstance(error, BusyError) else box
+
+
+def ways_out(ways: Mapping[str, str]) -> str:
+    """Render buttons below a refusal, by label: each shows a tab ("show:TAB") or presses another button ("press:ELEM_ID").
+
+    javascript/ti_trainer_strip.js acts on them.
+    """
+    buttons = []
+    for label, way in ways.items():
+        what, _, where = way.partition(":")
+        buttons.append(f'<button type="button" class="ti-way" data-ti-{what}="{escape(where)}">{escape(label)}</button>')
+    return f'<div class="ti-ways">{"".join(buttons)}</div>' if buttons else ""
 
 
 def field_error(message: str | None) -> str:

@@ -29,15 +29,17 @@ class Row:
 
 def put(page: Page) -> Row:
     """Add the list of presets."""
-    preset = gr.Dropdown(
-        names(page),
-        value=NOTHING,
-        label="Preset",
-        info="Recommended options for a person, a style or an object, for DreamArtist with a single image, or options that "
-        "you saved. All other options are reset to their defaults.",
-        elem_id="ti_trainer_preset",
-    )
-    return Row(unsaved(preset), gr.HTML(elem_id="ti_trainer_preset_about"))
+    with gr.Column(min_width=160, elem_classes=["ti-field"]):
+        preset = gr.Dropdown(
+            names(page),
+            value=NOTHING,
+            label="Preset",
+            info="Recommended options for a person, a style or an object, for DreamArtist with a single image, or options "
+            "that you saved. All other options are reset to their defaults.",
+            elem_id="ti_trainer_preset",
+        )
+    about = gr.HTML(elem_id="ti_trainer_preset_about", elem_classes=["ti-whole"])
+    return Row(unsaved(preset), about)
 
 
 def put_save(row: Row) -> None:

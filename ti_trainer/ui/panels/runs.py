@@ -18,7 +18,7 @@ from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs import locks
 from ti_trainer.runs.comparison import findings
-from ti_trainer.runs.loss_curve import svg
+from ti_trainer.runs.loss_curve import MAX_COMPARED, svg
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.ui.gradio_compat import listen, unsaved
@@ -33,10 +33,12 @@ AVERAGE = ", moving average"
 
 @dataclass(frozen=True)
 class Runs:
-    """What other panels need: the list, and the event of continuing a run, for `.then`."""
+    """What other panels need: the list, the event of continuing a run, for `.then`, and what fills the Train form."""
 
     chosen: Any
     continued: Any
+    message: Any
+    use_settings: Any
 
 
 def panel(page: Page) -> Runs:
@@ -48,7 +50,16 @@ def panel(page: Page) -> Runs:
                     labels(page), label="Run", elem_id="ti_trainer_runs_chosen", allow_custom_value=True, value=None
                 )
                 refresh = gr.Button("↻", elem_id="ti_trainer_runs_refresh", elem_classes=["ti-icon"])
+            compared = gr.Dropdown(
+                labels(page),
+                value=[],
+                multiselect=True,
+                label="Compare with",
+                info=f"Up to {MAX_COMPARED} other runs, to see their losses in the same curve.",
+                elem_id="ti_trainer_runs_compared",
+            )
             about = gr.HTML(elem_id="ti_trainer_runs_about")
+            use_settings = gr.Button("Use these settings", elem_id="ti_trainer_runs_use_settings")
             max_steps = gr.Number(
                 value=0,
                 precision=0,
@@ -78,11 +89,11 @@ def panel(page: Page) -> Runs:
                 object_fit="contain",
                 elem_id="ti_trainer_runs_previews",
             )
-    for each in (chosen, max_steps, copy, name, overwrite):
+    for each in (chosen, compared, max_steps, copy, name, overwrite):
         unsaved(each)
 
-    def show(label: str) -> dict[Any, Any]:
-        shown = details(page, label)
+    def show(label: str, others: Sequence[str] | None) -> dict[Any, Any]:
+        shown = details(page, label, others or ())
         return {
             about: shown.about,
             losses: shown.losses,
@@ -92,13 +103,21 @@ def panel(page: Page) -> Runs:
             message: "",
         }
 
-    listen(refresh.click, lambda: gr.update(choices=labels(page)), [], [chosen])
-    listen(chosen.change, show, [chosen], [about, losses, previews, copy, name, message])
+    for button in (refresh.click, compared.focus):
+        listen(button, lambda: [gr.update(choices=labels(page))] * 2, [], [chosen, compared])
+    listen(compared.change, lambda *labels: details(page, *labels).losses, [chosen, compared], [losses])
+    listen(chosen.change, show, [chosen, compared], [about, losses, previews, copy, name, message])
     listen(copy.change, partial(suggest_name, page), [chosen, copy], [name])
     inputs = [chosen, max_steps, overwrite]
     continued = listen(resume.click, partial(continued_message, page), inputs, [message], show_progress="minimal")
     listen(promote.click, partial(promote_copy, page), [chosen, copy, name, overwrite], [message])
-    return Runs(chosen, continued)
+    return Runs(chosen, continued, message, use_settings)
+
+
+def opened(page: Page, label: str | None) -> Any:
+    """When the tab is opened: an update of the list that selects the newest run, if none is selected."""
+    listed = labels(page)
+    return gr.update() if label or not listed else gr.update(choices=listed, value=listed[0])
 
 
 def select_current(page: Page) -> Any:
@@ -142,8 +161,8 @@ class Details:
     name: str = ""
 
 
-def details(page: Page, label: str) -> Details:
-    """Read what the panel shows of a run; the reason instead of the facts if it cannot be read."""
+def details(page: Page, label: str, others: Sequence[str] | None = ()) -> Details:
+    """Read what the panel shows of a run, with the losses of others; the reason instead of the facts if it is unreadable."""
     if not label:
         return Details()
     try:
@@ -168,9 +187,22 @@ def details(page: Page, label: str) -> Details:
         [(row["step"], row["loss"]) for row in rows],
         run.validation_losses(),
         [(row["step"], row["learn_rate"]) for row in rows],
+        _losses_of(page, [each for each in others or () if each != label]),
     )
     name = name_for(run, copies[0] if copies else None)
     return Details(facts(rows_of_facts) + comparison(run), losses, gallery(run.previews()), copies, name)
+
+
+def _losses_of(page: Page, labels: Sequence[str]) -> list[tuple[str, list[tuple[float, float]]]]:
+    """The losses of these runs by id, without those that no longer exist."""
+    found = []
+    for label in labels[:MAX_COMPARED]:
+        try:
+            run = find(page, label)
+        except ConfigError:
+            continue
+        found.append((run.id, [(row["step"], row["loss"]) for row in run.losses()]))
+    return found
 
 
 def comparison(run: Run) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,17 @@ from ti_trainer.config.training import SECTIONS, problems
 from ti_trainer.data.image_files import find_images
 from ti_trainer.data.prompts import NAME, find_template, templates
 from ti_trainer.embedding import negative_name
-from ti_trainer.errors import ConfigError, DatasetError, TITrainerError
+from ti_trainer.errors import BusyError, ConfigError, DatasetError, TITrainerError
 from ti_trainer.files import entered_path
 from ti_trainer.formats import embeddings_dir
+from ti_trainer.runs.again import longer, reset
 from ti_trainer.runs.datasets import subsets_of
 from ti_trainer.runs.session import Session
 from ti_trainer.ui.form import FIRST, Form, offered, starting_values, typed
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import folder_rows, preset_row
-from ti_trainer.ui.render import notice, refusal
+from ti_trainer.ui.render import notice, refusal, ways_out
 from ti_trainer.ui.widgets import error_slot, error_update
 
 WELCOME = (
@@ -31,8 +32,13 @@ WELCOME = (
     "It takes about a minute."
 )
 FROM_TXT2IMG = "Read parameters (prompt, etc...) from txt2img tab when making previews"  # A1111's label
+ALL_OPTIONS = "All options"
 HIGHLIGHTED = "Fix the highlighted fields first."
+NEW = "New embedding"
+WAYS = {"name": (NEW, "show:Create embedding"), "images": ("Prepare images", "show:Preprocess")}  # by field
+NEGATIVE_VECTORS = 6  # as the presets recommend
 Values = Mapping[Any, Any]  # of components, as gradio passes them
+Prepare = Callable[["TrainForm", Session], Session]  # a way out of a refusal
 
 
 @dataclass
@@ -50,6 +56,8 @@ class TrainForm:
     message: Any
     check: Any
     start: Any
+    ways: dict[Any, Prepare]  # buttons that the refusals press, and what each does before the run is started
+    all_options: Any
 
     @property
     def inputs(self) -> set[Any]:
@@ -65,7 +73,7 @@ class TrainForm:
     @property
     def outputs(self) -> list[Any]:
         """What `start` updates."""
-        return [self.message, *self.slots.values()]
+        return [self.message, self.all_options, *self.slots.values()]
 
     def read(self, values: Values) -> tuple[str, Path, dict[str, Any]]:
         """The embedding, the dataset and the options; on request with the previews' options from txt2img."""
@@ -105,8 +113,12 @@ class TrainForm:
         return {slot: error_update(wrong.get(name)) for name, slot in self.slots.items()}
 
     def in_accordions(self, wrong: Mapping[str, str]) -> list[str]:
-        """The errors of fields that may be folded away, each with the accordion's title."""
-        titles = {each.name: _title(each.section) for each in offered(self.page.host) if each.name not in FIRST}
+        """The errors of fields that may be folded away, each with where it is."""
+        titles = {
+            each.name: f"{ALL_OPTIONS}, {SECTIONS[each.section]}"
+            for each in offered(self.page.host)
+            if each.name not in FIRST
+        }
         return [f"{titles[name]}: {message}" for name, message in wrong.items() if name in titles]
 
 
@@ -115,43 +127,41 @@ def panel(page: Page) -> TrainForm:
     host, start = page.host, page.prefilled
     choices = {"template": list(templates(host.template_dirs)), "preview_sampler": ["", *host.samplers]}
     form = Form(host, starting_values(host, start.config if start else None), choices)
-    with gr.Row(elem_classes=["ti-tight"]):
-        name = gr.Dropdown(
-            trainable(page),
-            value=start.name if start else None,
-            label="Embedding",
-            elem_id="ti_trainer_train_name",
-            allow_custom_value=True,  # the folder may have newer files than the list; the value is checked
-        )
-        refresh = gr.Button("↻", elem_id="ti_trainer_train_refresh", elem_classes=["ti-icon"])
-    name_error = error_slot()
-    images = gr.Textbox(
-        label="Dataset directory",
-        info="The folder with the training images, with optional captions in .txt or .caption files of the same names. "
-        "Or a .toml file that lists several folders.",
-        placeholder="Path to directory with input images",
-        value=str(start.images) if start else "",
-        max_lines=1,
-        elem_id="ti_trainer_train_images",
-    )
-    images_error = error_slot()
-    form.put("template")
-    form.put("learning_rate")
-    with gr.Row():
-        form.put("max_steps")
-        form.put("batch_size")
-    row = preset_row.put(page)
+    with gr.Row(elem_classes=["ti-pairs", "ti-compact"]):
+        with gr.Column(min_width=160, elem_classes=["ti-field"]):
+            with gr.Row(elem_classes=["ti-tight"]):
+                name = gr.Dropdown(
+                    trainable(page),
+                    value=start.name if start else None,
+                    label="Embedding",
+                    elem_id="ti_trainer_train_name",
+                    allow_custom_value=True,  # the folder may have newer files than the list; the value is checked
+                )
+                refresh = gr.Button("↻", elem_id="ti_trainer_train_refresh", elem_classes=["ti-icon"])
+            name_error = error_slot()
+        with gr.Column(min_width=160, elem_classes=["ti-field"]):
+            images = gr.Textbox(
+                label="Dataset directory",
+                info="The folder with the training images, with optional captions in .txt or .caption files of the same "
+                "names. Or a .toml file that lists several folders.",
+                placeholder="Path to directory with input images",
+                value=str(start.images) if start else "",
+                max_lines=1,
+                elem_id="ti_trainer_train_images",
+            )
+            images_error = error_slot()
+        form.put(FIRST[0])
+        row = preset_row.put(page)
+    with gr.Row(elem_classes=["ti-pairs", "ti-compact", "ti-short"]):
+        for each in FIRST[1:]:
+            form.put(each)
     message = gr.HTML(notice("info", WELCOME.format(start.name)) if start else "", elem_id="ti_trainer_train_message")
-    with gr.Row():
+    with gr.Row(elem_classes=["ti-side-by-side"]):
         check = gr.Button("Check dataset", elem_id="ti_trainer_train_check")
         begin = gr.Button("Train Embedding", variant="primary", elem_id="ti_trainer_train_start")
-    from_txt2img = None
+    ways = _hidden_ways()
+    all_options, from_txt2img = _all_options(page, form)
     folder_rows.panel(page, images)
-    for section in SECTIONS:
-        with gr.Accordion(_title(section), open=False):
-            if section == "previews" and page.txt2img:
-                from_txt2img = unsaved(gr.Checkbox(value=False, label=FROM_TXT2IMG, elem_id="ti_trainer_train_from_txt2img"))
-            form.put_section(section)
     preset_row.put_save(row)
     for each in (name, images):
         unsaved(each)
@@ -159,7 +169,40 @@ def panel(page: Page) -> TrainForm:
     form.check_live()
     preset_row.wire(page, row, form)
     _clear_message_on_change(page, message, {"name": name, "images": images, "preset": row.preset})
-    return TrainForm(page, form, name, name_error, images, images_error, from_txt2img, row, message, check, begin)
+    return TrainForm(
+        page, form, name, name_error, images, images_error, from_txt2img, row, message, check, begin, ways, all_options
+    )
+
+
+def _all_options(page: Page, form: Form) -> tuple[Any, Any | None]:
+    """Add all other options, by section, with a search field: the accordion, and the box that takes them from txt2img."""
+    from_txt2img = None
+    with gr.Accordion(ALL_OPTIONS, open=False, elem_id="ti_trainer_all_options") as accordion:
+        unsaved(
+            gr.Textbox(
+                show_label=False,
+                placeholder="Search the options",
+                max_lines=1,
+                container=False,
+                elem_id="ti_trainer_options_search",
+            )
+        )
+        for section, title in SECTIONS.items():
+            with gr.Column(elem_classes=["ti-section"]):
+                gr.HTML(f'<div class="ti-section-title">{title}</div>')
+                if section == "previews" and page.txt2img:
+                    box = gr.Checkbox(value=False, label=FROM_TXT2IMG, elem_id="ti_trainer_train_from_txt2img")
+                    from_txt2img = unsaved(box)
+                with gr.Row(elem_classes=["ti-pairs", "ti-compact"]):
+                    form.put_section(section)
+    return accordion, from_txt2img
+
+
+def _hidden_ways() -> dict[Any, Prepare]:
+    """Add the buttons behind those in refusals."""
+    handlers = {"more": train_more, "over": start_over, "create_negative": create_negative}
+    with gr.Row(elem_classes=["ti-hidden"]):
+        return {gr.Button(name, elem_id=f"ti_trainer_train_{name}"): handler for name, handler in handlers.items()}
 
 
 def _clear_message_on_change(page: Page, message: Any, fields: Mapping[str, Any]) -> None:
@@ -179,29 +222,64 @@ def trainable(page: Page) -> list[str]:
     return sorted(names - {negative_name(name) for name in names}, key=str.casefold)
 
 
-def start(form: TrainForm, values: Values) -> dict[Any, Any]:
-    """Start the run, or show beside each field what is wrong with it."""
+def start(form: TrainForm, values: Values, prepare: Prepare | None = None) -> dict[Any, Any]:
+    """Start the run, or show beside each field what is wrong with it, and buttons that are a way out."""
     name, images, options = form.read(values)
     wrong = form.wrong(name, images, options)
-    message = ""
+    message, ways = "", {label: way for field, (label, way) in WAYS.items() if field in wrong}
     if not wrong:
         try:
-            form.page.job.start(form.session(name, images, options))
+            session = form.session(name, images, options)
+            form.page.job.start(session if prepare is None else prepare(form, session))
         except ConfigError as error:
             wrong = {error.option: str(error)} if error.option in form.form.slots else {}
-            message = "" if wrong else refusal(error)
+            ways = _ways(form, name, options, error)
+            message = "" if wrong and not ways else refusal(error)
         except (TITrainerError, OSError) as error:
             message = refusal(error)
-    if wrong:
+    if wrong and not message:
         below = form.in_accordions(wrong)
         lines = [HIGHLIGHTED] if len(below) < len(wrong) else ["Training was not started."]
         message = notice("error", "\n".join([*lines, *(f"Below, in {each}" for each in below)]))
-    return {form.message: message or _preview_warning(name, options.get("preview_prompt", "")), **form.errors(wrong)}
+    message = message or _preview_warning(name, options.get("preview_prompt", ""))
+    unfolded = gr.update(open=True) if form.in_accordions(wrong) else gr.update()
+    return {form.message: message + ways_out(ways), form.all_options: unfolded, **form.errors(wrong)}
 
 
-def _title(section: str) -> str:
-    """The title of a section's accordion."""
-    return "More training options" if section == "training" else SECTIONS[section]
+def train_more(form: TrainForm, session: Session) -> Session:
+    """The run, with as many steps as entered after those that the embedding has been trained for already."""
+    step = embeddings_dir.load(form.page.host.embeddings_dir, session.name)[0].step
+    return replace(session, config=longer(session.config, step, session.config.max_steps))
+
+
+def start_over(form: TrainForm, session: Session) -> Session:
+    """The run, after the embedding was created again from its text."""
+    form.page.refuse_if_busy("start over")
+    reset(form.page.host, session.name, negative=session.config.negative)
+    return session
+
+
+def create_negative(form: TrainForm, session: Session) -> Session:
+    """The run, after the negative embedding that it needs was created."""
+    host = form.page.host
+    form.page.refuse_if_busy("create embeddings")
+    with host.lock():
+        embeddings_dir.create(host.embeddings_dir, host.open_model(), negative_name(session.name), "*", NEGATIVE_VECTORS)
+        host.embeddings_changed()
+    return session
+
+
+def _ways(form: TrainForm, name: str, options: Mapping[str, Any], error: ConfigError) -> dict[str, str]:
+    """The ways out of a refusal."""
+    if isinstance(error, BusyError):
+        return {"Stop that run": "press:ti_trainer_stop"}
+    folder = form.page.host.embeddings_dir
+    if error.option == "negative" and embeddings_dir.find(folder, negative_name(name)) is None:
+        return {"Create the negative embedding and train": "press:ti_trainer_train_create_negative"}
+    if error.option == "max_steps":
+        more = {f"Train {options['max_steps']} more steps": "press:ti_trainer_train_more"}
+        return {**more, "Start over": "press:ti_trainer_train_over", NEW: "show:Create embedding"}
+    return {}
 
 
 def _preview_warning(name: str, prompt: str) -> str:

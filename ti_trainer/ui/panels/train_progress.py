@@ -1,4 +1,4 @@
-"""The Train panel, right side: the run's progress and the buttons that control it. The same for every visitor."""
+"""The Train panel, right side: the run's losses, previews and result. The same for every visitor."""
 
 from __future__ import annotations
 
@@ -15,32 +15,19 @@ from ti_trainer.config import presets
 from ti_trainer.errors import TITrainerError
 from ti_trainer.runs.job import Snapshot
 from ti_trainer.runs.loss_curve import svg
-from ti_trainer.training.selection import summary
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import preprocess_progress, quick_progress
+from ti_trainer.ui.panels import ended, preprocess_progress, quick_progress, status_strip
+from ti_trainer.ui.panels.ended import FINISHED
 from ti_trainer.ui.panels.preset_row import names
-from ti_trainer.ui.panels.runs import comparison, labels
+from ti_trainer.ui.panels.runs import labels
+from ti_trainer.ui.panels.status_strip import Part
 from ti_trainer.ui.panels.train import trainable
-from ti_trainer.ui.render import facts, images, notice, progress, refusal
-from ti_trainer.ui.thumbnails import gallery, thumbnail_uri
+from ti_trainer.ui.render import facts, notice, refusal
+from ti_trainer.ui.thumbnails import gallery
 
 MAX_PREVIEWS = 8  # shown at once
 SAME_SEED = '<div class="ti-line ti-subdued">Previews, all with the same seed</div>'
-MESSAGES = {
-    "waiting": "The model is in use. Training starts as soon as it is free.",
-    "pausing": "Pausing after this step. Resume continues exactly from there.",
-    "stopping": "Stopping after this step. The embedding will be saved.",
-    "preview": "A preview will be generated after this step.",
-    "copy": "A copy will be saved after this step, in the run's folder “embeddings”.",
-}
-FINISHED = {
-    "done": "Training finished.",
-    "stopped": "Training interrupted. The embedding was saved.",
-    "paused": "Paused. Resume continues exactly from here.",
-}
-FILES = (("Loss curve", "loss"), ("Before and after", "before_after"), ("Comparison", "comparison"))
-Part = tuple[Any, Callable[[], Any]]  # what a component depends on, and a function that makes its update
 
 
 @dataclass(frozen=True)
@@ -55,12 +42,9 @@ class TrainProgress:
 
 
 def panel(page: Page) -> TrainProgress:
-    """Add the progress bar, buttons, the loss curve, previews and the result."""
-    parts = {"model": gr.HTML(elem_id="ti_trainer_model"), "bar": gr.HTML(progress("idle"), elem_id="ti_trainer_progress")}
+    """Add the buttons, the loss curve, previews and the result."""
+    parts = {"model": gr.HTML(elem_id="ti_trainer_model")}
     actions = {
-        "pause": ("Pause", page.job.pause),
-        "resume": ("Resume", page.job.resume),
-        "stop": ("Interrupt", page.job.stop),
         "preview": ("Preview now", page.job.draw_preview),
         "copy": ("Save a copy", page.job.save_copy),
     }
@@ -68,6 +52,7 @@ def panel(page: Page) -> TrainProgress:
         for name, (label, _) in actions.items():
             parts[name] = gr.Button(label, interactive=False, size="sm", elem_id=f"ti_trainer_{name}")
     message = gr.HTML(elem_id="ti_trainer_message")
+    parts |= ended.panel(page)
     parts["changes"] = gr.HTML(elem_classes=["ti-hidden"])
     parts["losses"] = gr.HTML(svg([]), elem_id="ti_trainer_curve")
     parts["prompt"] = gr.HTML(facts(_details(Snapshot())), elem_id="ti_trainer_prompt")
@@ -75,11 +60,6 @@ def panel(page: Page) -> TrainProgress:
     parts["previews"] = gr.Gallery(
         show_label=False, columns=4, height=300, object_fit="contain", elem_id="ti_trainer_previews"
     )
-    parts["result"] = gr.HTML(elem_id="ti_trainer_result")
-    with gr.Row(elem_classes=["ti-buttons"]):
-        label = "Send to txt2img" if page.txt2img else "Send to Generate"
-        parts["use"] = gr.Button(label, interactive=False, elem_id="ti_trainer_use")
-        parts["open_run"] = gr.Button("Open run", interactive=False, elem_id="ti_trainer_open_run")
     for name, (_, action) in actions.items():
         listen(parts[name].click, lambda action=action: _attempt(action), [], [message])
     return TrainProgress(parts)
@@ -108,24 +88,21 @@ def _hash(value: Any) -> str:
 
 def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
     """For each live component, lists in other panels included: what it depends on, and how to make its update."""
-    finished, run, model, bar = now.status in FINISHED, now.run and now.run.id, _model(page), _bar(now)
+    run, model = now.run and now.run.id, _model(page)
     # Only once the last preview exists.
     changes = "" if now.active else f'<i data-changes="{escape(json.dumps(page.changes()))}"></i>'
     parts: dict[str, Part] = {
         "model": (model, lambda: model),
-        "bar": (bar, lambda: bar),
         "losses": ((run, len(now.loss), now.validation), lambda: svg(now.loss, now.validation, now.rates)),
         "prompt": ((now.prompt, now.computing, now.best_step), lambda: facts(_details(now))),
         "previews": ([str(path) for _, path in now.previews], lambda: gr.update(value=gallery(now.previews, MAX_PREVIEWS))),
-        "result": ((now.status, run, now.step * finished, now.message), lambda: _result(now)),
         "changes": (changes, lambda: changes),
-        "use": (finished, lambda: gr.update(interactive=finished)),
-        "open_run": (run is not None, lambda: gr.update(interactive=run is not None)),
         "names": ("", lambda: gr.update(choices=trainable(page))),
         "presets": (presets.saved(page.presets_dir), lambda: gr.update(choices=names(page))),
         "runs": ((run, now.status), lambda: gr.update(choices=labels(page))),
     }
-    parts |= preprocess_progress.parts_of(page) | quick_progress.parts_of(page)
+    parts |= {**status_strip.parts_of(page, now), **ended.parts_of(now)}
+    parts |= {**preprocess_progress.parts_of(page), **quick_progress.parts_of(page)}
     return parts | {name: (on, lambda on=on: gr.update(interactive=on)) for name, on in _enabled(now).items()}
 
 
@@ -147,15 +124,7 @@ def _attempt(action: Callable[[], None]) -> str:
 
 def _enabled(now: Snapshot) -> dict[str, bool]:
     """Whether each button can be clicked."""
-    ending = now.status in ("pausing", "stopping")
-    training = now.status == "training"
-    return {
-        "pause": now.active and not ending,
-        "resume": now.status in ("paused", "stopped") and now.run is not None,
-        "stop": now.active and not ending,
-        "preview": training,
-        "copy": training,
-    }
+    return dict.fromkeys(("preview", "copy"), now.status == "training")
 
 
 def _model(page: Page) -> str:
@@ -169,49 +138,3 @@ def _model(page: Page) -> str:
         )
     except TITrainerError as error:
         return notice("warning", str(error))
-
-
-def _bar(now: Snapshot) -> str:
-    message = MESSAGES.get(now.requested[-1] if now.requested else now.status, "")
-    if now.status == "loading" and now.generated[0] < now.generated[1]:
-        message = f"Generating image {now.generated[0] + 1} of {now.generated[1]}, to learn from"
-    elif now.status == "loading" and now.loaded[1]:
-        message = f"Loading image {now.loaded[0]} of {now.loaded[1]}"
-    elif now.status in ("stopping", "pausing") and not now.step:
-        message = "The run ends before its first step; the embedding is unchanged."
-    elif now.status == "training" and now.compiling:
-        message = "Compiling the U-Net for images of this size: this step takes a minute or more."
-    elif now.status == "training" and not now.loss:
-        message = "A first preview is generated before training starts."
-    epoch = now.epoch if now.step else None
-    left = now.seconds_left if now.status == "training" else None
-    speed = now.steps_per_second if now.active else None
-    return progress(now.status, now.name, now.step, now.max_steps, epoch, speed, left, message)
-
-
-def _result(now: Snapshot) -> str:
-    """Where the files of a finished run are, and its warnings."""
-    if now.status == "failed":
-        return notice("error", now.message)
-    warning = notice("warning", now.message)
-    if now.result is None or now.status not in FINISHED:
-        return warning
-    result, run = now.result, now.result.run
-    averaged = [copy for _, copy in run.copies(averaged=True)[-1:]]
-    files = tuple((label, run.path / f"{name}.png") for label, name in FILES)
-    rows = [
-        ("Embedding", result.embedding_file),
-        *((("Negative embedding", result.negative_file),) if result.negative_file else ()),
-        *(("Moving average", copy) for copy in averaged),
-        *(("Negative of the average", negative) for copy in averaged if (negative := run.negative_of(copy))),
-        *((("Selected trial", selected),) if (selected := summary(result.trials)) else ()),
-        ("Step", f"{result.embedding.step} of {result.last_step}" if result.verdict else result.embedding.step),
-        ("Images", result.num_images),
-        *((label, file) for label, file in files if file.is_file()),
-        ("Run folder", run.path),
-    ]
-    sides = (now.previews[0], now.previews[-1]) if len(now.previews) > 1 else ()
-    before_after = images([(f"Step {step}", thumbnail_uri(path)) for step, path in sides])
-    skipped = "".join(notice("warning", f"{path.name} was skipped: {reason}") for path, reason in result.skipped)
-    good = notice("good", f"{FINISHED[now.status]} {result.verdict}".rstrip())
-    return good + warning + skipped + comparison(run) + before_after + facts(rows)

@@ -1,0 +1,146 @@
+"""What the Train panel offers when a run has ended and when it refuses to start one, without a browser."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gradio")  # the page is all that needs it
+
+import gradio as gr
+from fakes import TinyHost, TinyModel
+from PIL import Image
+
+from ti_trainer.config.training import TrainConfig
+from ti_trainer.errors import ConfigError
+from ti_trainer.formats import embeddings_dir
+from ti_trainer.runs.again import longer, reset
+from ti_trainer.runs.job import Job
+from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels import ended, form_fill, runs, train
+
+STEPS = 4
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    """With the embedding x-word and two images."""
+    host = TinyHost(tmp_path, TinyModel(), defaults={"stop_when_done": False, "preview_every": 0})
+    embeddings_dir.create(host.embeddings_dir, host.model, "x-word", "red cat", 2)
+    (tmp_path / "images").mkdir()
+    for number in range(2):
+        Image.new("RGB", (16, 16), (90 * number, 90, 90)).save(tmp_path / "images" / f"{number}.png")
+    return Page(host, Job())
+
+
+@pytest.fixture
+def form(page: Page) -> train.TrainForm:
+    with gr.Blocks():
+        return train.panel(page)
+
+
+def press(form: train.TrainForm, prepare: train.Prepare | None = None, **entered: Any) -> str:
+    """Press Train, or a way out, and wait for the end of the run; returns the message."""
+    values = {form.name: "x-word", form.images: str(form.page.host.embeddings_dir.parent / "images")}
+    values |= {widget: widget.value for widget in form.form.widgets.values()}
+    values |= {form.form.widgets[name]: value for name, value in {"max_steps": STEPS, **entered}.items()}
+    shown = train.start(form, values, prepare)
+    form.page.job.wait(60)
+    return shown[form.message]
+
+
+def trained_to(page: Page, name: str = "x-word") -> int:
+    return embeddings_dir.load(page.host.embeddings_dir, name)[0].step
+
+
+def ways(html: str) -> dict[str, str]:
+    return {label: where for where, label in re.findall(r'data-ti-(\w+="[^"]*")>([^<]*)</button>', html)}
+
+
+def test_a_second_press_is_no_dead_end(page: Page, form: train.TrainForm) -> None:
+    assert not ways(press(form))
+    offered = ways(press(form))
+    assert list(offered) == [f"Train {STEPS} more steps", "Start over", "New embedding"]
+    assert trained_to(page) == STEPS
+    pressed = {elem_id: handler for button, handler in form.ways.items() if (elem_id := button.elem_id)}
+    for label, step in ((f"Train {STEPS} more steps", 2 * STEPS), ("Start over", STEPS)):
+        elem_id = offered[label].partition('"')[2].rstrip('"')
+        assert not ways(press(form, pressed[elem_id]))
+        assert (page.job.snapshot().status, trained_to(page)) == ("done", step)
+    (copy,) = (page.host.log_dir / "replaced").iterdir()
+    assert copy.name == "x-word.safetensors", "what was started over is kept"
+
+
+def test_refusals_lead_to_what_is_missing(page: Page, form: train.TrainForm) -> None:
+    values = {widget: widget.value for widget in form.form.widgets.values()}
+    shown = train.start(form, {**values, form.name: "", form.images: ""})[form.message]
+    assert ways(shown) == {"New embedding": 'show="Create embedding"', "Prepare images": 'show="Preprocess"'}
+    offered = ways(press(form, negative=True))
+    assert list(offered) == ["Create the negative embedding and train"]
+    assert not ways(press(form, train.create_negative, negative=True))
+    assert (page.job.snapshot().status, trained_to(page, "x-word-neg")) == ("done", STEPS)
+
+
+def test_a_run_that_has_ended_is_continued_and_started_over(page: Page, form: train.TrainForm) -> None:
+    press(form)
+    run = page.job.snapshot().run
+    shown = ended.parts_of(page.job.snapshot())
+    assert shown["ended"][1]()["visible"]
+    assert shown["more"][1]()["value"] == f"Train {STEPS} more steps"
+    result = shown["result"][1]()
+    file = page.host.embeddings_dir / "x-word.safetensors"
+    assert str(file.absolute()) in result
+    assert '<a download="x-word.safetensors" href="data:' in result
+    ended.train_more(page)
+    page.job.wait(60)
+    now = page.job.snapshot()
+    assert (now.status, now.step, now.run) == ("done", 2 * STEPS, run), "the same run, with as many steps again"
+    ended.start_over(page)
+    page.job.wait(60)
+    now = page.job.snapshot()
+    assert (now.status, trained_to(page)) == ("done", 2 * STEPS)
+    assert now.run != run
+    shown = runs.details(page, runs.label_of(now.run), [runs.label_of(run)]).losses
+    assert f">{run.id}</text>" in shown, "the losses of both runs"
+    assert "ti-other1" in shown
+    assert runs.opened(page, None)["value"] == runs.label_of(now.run), "the newest"
+    assert "value" not in runs.opened(page, runs.label_of(run))
+
+
+def test_the_form_holds_what_a_run_uses(page: Page, form: train.TrainForm) -> None:
+    done, widgets = object(), form.form.widgets
+    fresh = form_fill._loaded(form, done, {form.name: None, form.images: ""})
+    assert (fresh[form.name]["value"], len(fresh)) == ("x-word", 2), "the newest embedding"
+    press(form, learning_rate="0.005:2, 0.001", preview_cfg_scale=7)
+    embeddings_dir.create(page.host.embeddings_dir, page.host.model, "y-word", "cat", 1)
+    reloaded = form_fill._loaded(form, done, {form.name: None, form.images: ""})
+    chosen = form_fill.of_run(form, runs.label_of(page.job.snapshot().run))
+    for updates in (reloaded, chosen):
+        assert updates[form.name]["value"] == "x-word"
+        assert updates[form.images]["value"] == str(page.host.embeddings_dir.parent / "images")
+        found = {name: updates[widgets[name]]["value"] for name in ("max_steps", "learning_rate", "preview_cfg_scale")}
+        assert found == {"max_steps": STEPS, "learning_rate": "0.005:2, 0.001", "preview_cfg_scale": 7}
+    in_use = form_fill._loaded(form, done, {form.name: "y-word", form.images: ""})
+    assert list(in_use) == [done], "a form in use is left alone"
+
+
+@pytest.mark.parametrize(
+    ("rate", "after"),
+    [("0.005", "0.005"), ("0.005:2, 1e-3:4", "0.001"), ("0.005:2, 1e-3", "0.005:2, 1e-3"), ("auto", "auto")],
+)
+def test_a_longer_run_keeps_its_last_learning_rate(rate: str, after: str) -> None:
+    made = longer(TrainConfig(max_steps=4, learning_rate=rate), 4, 6)
+    assert (made.learning_rate, made.last_step, made.stop_when_done) == (after, 10, False)
+
+
+def test_an_embedding_without_its_text_is_not_reset(page: Page) -> None:
+    host = page.host
+    embedding, file = embeddings_dir.load(host.embeddings_dir, "x-word")
+    embedding.info.pop("init_text")
+    embeddings_dir.save(embedding, file)
+    with pytest.raises(ConfigError, match="x-word"):
+        reset(host, "x-word", negative=False)
+    assert not host.log_dir.exists()

@@ -1,0 +1,164 @@
+"""What the Train panel shows when a run has ended: the result, and the buttons for what comes next."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ti_trainer.config.training import TrainConfig
+from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.runs.again import longer, reset
+from ti_trainer.runs.job import Snapshot
+from ti_trainer.runs.run_folder import Run
+from ti_trainer.runs.session import Session
+from ti_trainer.training.selection import summary
+from ti_trainer.ui.gradio_compat import listen
+from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels.runs import comparison
+from ti_trainer.ui.panels.status_strip import Part
+from ti_trainer.ui.render import facts, images, notice, refusal
+from ti_trainer.ui.thumbnails import thumbnail_uri
+
+FINISHED = {
+    "done": "Training finished.",
+    "stopped": "Training interrupted. The embedding was saved.",
+    "paused": "Paused. Resume continues exactly from here.",
+}
+FILES = (("Loss curve", "loss"), ("Before and after", "before_after"), ("Comparison", "comparison"))
+LARGEST_DOWNLOAD_BYTES = 2**20  # it is part of the page; 16 vectors of SDXL are 128 KB
+
+
+def panel(page: Page) -> dict[str, Any]:
+    """Add the result and its buttons; returns the components that `parts_of` keeps up to date."""
+    parts: dict[str, Any] = {"result": gr.HTML(elem_id="ti_trainer_result")}
+    with gr.Column(visible=False, elem_id="ti_trainer_ended") as parts["ended"]:
+        label = "Use in txt2img" if page.txt2img else "Generate with it"
+        with gr.Row(elem_classes=["ti-buttons"]):
+            parts["use"] = gr.Button(label, variant="primary", elem_id="ti_trainer_use")
+        with gr.Row(elem_classes=["ti-buttons", "ti-next"]):
+            parts["more"] = gr.Button("Train more", elem_id="ti_trainer_more")
+            over = gr.Button("Start over", elem_id="ti_trainer_over")
+            new = gr.Button("New embedding", elem_id="ti_trainer_new")
+            parts["open_run"] = gr.Button("Open run", elem_id="ti_trainer_open_run")
+        message = gr.HTML(elem_id="ti_trainer_ended_message")
+        parts["details"] = gr.HTML(elem_id="ti_trainer_details")
+    refresh = "() => { window.tiTrainerRefresh(); }"
+    for button, action in ((parts["more"], train_more), (over, start_over)):
+        listen(listen(button.click, lambda action=action: _attempt(page, action), [], [message]).then, None, js=refresh)
+    listen(new.click, None, js="() => { window.tiTrainerShow('Create embedding'); }")
+    return parts
+
+
+def parts_of(now: Snapshot) -> dict[str, Part]:
+    """For `train_progress.parts_of`: what each component depends on, and how to make its update."""
+    ended = now.status in FINISHED and now.result is not None
+    state = (now.status, now.run and now.run.id, now.step * (now.status in FINISHED), now.message)
+    steps = next_steps(now)
+    return {
+        "ended": (ended, lambda: gr.update(visible=ended)),
+        "result": (state, lambda: _result(now)),
+        "details": (state, lambda: _details(now)),
+        "use": (ended, lambda: gr.update(interactive=ended)),
+        "more": ((ended, steps), lambda: gr.update(value=f"Train {steps} more steps", interactive=ended)),
+        "open_run": (now.run is not None, lambda: gr.update(interactive=now.run is not None)),
+    }
+
+
+def next_steps(now: Snapshot) -> int:
+    """The number of steps that the run is offered to be continued for: as many as it had."""
+    return max(1, now.result.last_step if now.result else now.max_steps)
+
+
+def train_more(page: Page) -> None:
+    """Continue the run for as many steps again."""
+    now = page.job.snapshot()
+    run = _run(now)
+    config = longer(TrainConfig.from_dict(run.options()), now.step, next_steps(now))
+    page.job.start(replace(_session(page, run), config=config, resume=run))
+
+
+def start_over(page: Page) -> None:
+    """Train the embedding anew, from the text that it was created from, in a new run with the same options."""
+    page.refuse_if_busy("start over")
+    session = _session(page, _run(page.job.snapshot()))
+    reset(page.host, session.name, negative=session.config.negative)
+    page.job.start(session)
+
+
+def _run(now: Snapshot) -> Run:
+    if now.run is None:
+        message = "There is no run to continue: start one."
+        raise ConfigError(message)
+    return now.run
+
+
+def _session(page: Page, run: Run) -> Session:
+    """A new run with the options and images of this one."""
+    settings = run.settings()
+    try:
+        name, folder = settings["name"], Path(settings["images"])
+    except (KeyError, TypeError) as error:
+        message = f"The settings of {run.id} are damaged or missing: start a run with the form."
+        raise ConfigError(message) from error
+    return Session(page.host, name, folder, TrainConfig.from_dict(run.options()))
+
+
+def _attempt(page: Page, action: Callable[[Page], None]) -> str:
+    try:
+        action(page)
+    except (TITrainerError, OSError) as error:
+        return refusal(error)
+    return ""
+
+
+def _result(now: Snapshot) -> str:
+    """What came out, and where it is; of a failed run the reason."""
+    if now.status == "failed":
+        return notice("error", now.message)
+    warning = notice("warning", now.message)
+    if now.result is None or now.status not in FINISHED:
+        return warning
+    result = now.result
+    sides = (now.previews[0], now.previews[-1]) if len(now.previews) > 1 else ()
+    before_after = images([(f"Step {step}", thumbnail_uri(path)) for step, path in sides])
+    skipped = "".join(notice("warning", f"{path.name} was skipped: {reason}") for path, reason in result.skipped)
+    good = notice("good", f"{FINISHED[now.status]} {result.verdict}".rstrip())
+    files = [result.embedding_file, *filter(None, [result.negative_file])]
+    return good + warning + skipped + before_after + "".join(map(_file, files)) + comparison(result.run)
+
+
+def _file(path: Path) -> str:
+    """The path of an embedding, and a link that downloads it."""
+    link = ""
+    try:
+        if path.stat().st_size <= LARGEST_DOWNLOAD_BYTES:
+            content = base64.b64encode(path.read_bytes()).decode()
+            link = f'<a download="{escape(path.name)}" href="data:application/octet-stream;base64,{content}">Download</a>'
+    except OSError:  # moved since
+        link = "not found"
+    return f'<div class="ti-file"><code>{escape(str(path.absolute()))}</code> {link}</div>'
+
+
+def _details(now: Snapshot) -> str:
+    """Figures of a finished run, and where its other files are."""
+    if now.result is None or now.status not in FINISHED:
+        return ""
+    result, run = now.result, now.result.run
+    averaged = [copy for _, copy in run.copies(averaged=True)[-1:]]
+    files = tuple((label, run.path / f"{name}.png") for label, name in FILES)
+    rows = [
+        *(("Moving average", copy) for copy in averaged),
+        *(("Negative of the average", negative) for copy in averaged if (negative := run.negative_of(copy))),
+        *((("Selected trial", selected),) if (selected := summary(result.trials)) else ()),
+        ("Step", f"{result.embedding.step} of {result.last_step}" if result.verdict else result.embedding.step),
+        ("Images", result.num_images),
+        *((label, file) for label, file in files if file.is_file()),
+        ("Run folder", run.path),
+    ]
+    return facts(rows)

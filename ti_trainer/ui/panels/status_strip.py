@@ -1,0 +1,131 @@
+"""The status strip above the tabs: what is running, how far it is, and the buttons that pause and stop it.
+
+It takes up the same space at all times. javascript/ti_trainer_strip.js keeps it in view while something runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from html import escape
+from statistics import fmean
+from typing import Any
+
+import gradio as gr
+
+from ti_trainer.errors import TITrainerError
+from ti_trainer.preprocess import job as preprocess
+from ti_trainer.runs.job import SPEED_OVER, Snapshot
+from ti_trainer.ui.gradio_compat import listen
+from ti_trainer.ui.page import Page
+from ti_trainer.ui.render import STATUS_LABELS, duration, progress_bar, speed
+
+MESSAGES = {
+    "waiting": "The model is in use. Training starts as soon as it is free.",
+    "pausing": "Pausing after this step. Resume continues exactly from there.",
+    "stopping": "Stopping after this step. The embedding will be saved.",
+    "preview": "A preview will be generated after this step.",
+    "copy": "A copy will be saved after this step, in the run's folder “embeddings”.",
+}
+ENDED = ("done", "stopped", "failed")
+SHOW_RESULT = (
+    ' <button type="button" class="ti-link" data-ti-show="Train" data-ti-at="#ti_trainer_result">Show result</button>'
+)
+Part = tuple[Any, Callable[[], Any]]  # what a component depends on, and a function that makes its update
+
+
+def panel(page: Page) -> dict[str, Any]:
+    """Add the strip; returns the components that `parts_of` keeps up to date."""
+    actions = {
+        "pause": ("Pause", page.job.pause),
+        "resume": ("Resume", page.job.resume),
+        "stop": ("Stop", lambda: _stop(page)),
+    }
+    with gr.Row(elem_id="ti_trainer_strip", elem_classes=["ti-strip"]):
+        parts = {"bar": gr.HTML(render("idle"), elem_id="ti_trainer_progress")}
+        for name, (label, action) in actions.items():
+            parts[name] = gr.Button(label, size="sm", visible=False, elem_id=f"ti_trainer_{name}")
+            listen(parts[name].click, action)
+    return parts
+
+
+def _stop(page: Page) -> None:
+    """Stop what the strip shows."""
+    (page.job if page.job.snapshot().active else page.preprocessing).stop()
+
+
+def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
+    """For `train_progress.parts_of`: what each component of the strip depends on, and how to make its update."""
+    working = page.preprocessing.snapshot()
+    preprocessing = working.active and not now.active
+    bar = _of_preprocessing(working) if preprocessing else _of_training(page, now)
+    can_pause = now.active and not preprocessing
+    buttons = {
+        "pause": (can_pause, now.status not in ("pausing", "stopping")),
+        "resume": (now.status in ("paused", "stopped") and now.run is not None and not preprocessing, True),
+        "stop": (now.active or preprocessing, (working if preprocessing else now).status not in ("pausing", "stopping")),
+    }
+    parts: dict[str, Part] = {"bar": (bar, lambda: bar)}
+    for name, (visible, interactive) in buttons.items():
+        update = gr.update(visible=visible, interactive=interactive)
+        parts[name] = ((visible, interactive), partial(dict, update))
+    return parts
+
+
+def render(status: str, name: str = "", percent: float = 0.0, numbers: str = "", message: str = "", run: str = "") -> str:
+    """Render the strip's text and bar. The scripts read `data-status`, and `data-run`, which differs from run to run."""
+    label = STATUS_LABELS[status] + (f"{'. Model' if status == 'idle' else ''}: {message}" if message else "")
+    percent = 100.0 if status == "done" else percent  # a run may be done before its last step
+    return (
+        f'<div class="ti-progress" data-status="{escape(status)}" data-run="{escape(run)}">'
+        f'<div class="ti-line" title="{escape(message)}"><b>{escape(name)}</b> '
+        f'<span class="ti-status">{escape(label)}</span>{SHOW_RESULT if status in ENDED else ""}</div>'
+        f'<div class="ti-line ti-numbers">{escape(numbers) or "&nbsp;"}</div>{progress_bar(percent)}</div>'
+    )
+
+
+def _of_preprocessing(now: preprocess.Snapshot) -> str:
+    left = duration(now.seconds_left)
+    numbers = [f"{now.done} / {now.total}" if now.total else "", f"{left} left" if left else ""]
+    message = "Finishing the images in progress." if now.status == "stopping" else ""
+    name = now.work.destination.name if now.work else ""
+    return render(now.status, name, 100 * now.done / (now.total or 1), " · ".join(filter(None, numbers)), message)
+
+
+def _of_training(page: Page, now: Snapshot) -> str:
+    if now.status == "idle":
+        return render("idle", message=_model(page))
+    left = duration(now.seconds_left) if now.status == "training" else ""
+    latest = [loss for _, loss in now.loss[-SPEED_OVER:]]  # a single loss depends on its image and timestep
+    numbers = [
+        f"{now.step} / {now.max_steps}" if now.max_steps else "",
+        f"{left} left" if left else "",
+        f"loss {fmean(latest):.3f}" if latest else "",
+        speed(now.steps_per_second) if now.active else "",
+        f"epoch {now.epoch}" if now.step else "",
+    ]
+    percent = 100 * min(1.0, now.step / now.max_steps) if now.max_steps else 0.0
+    run = now.run.id if now.run else ""
+    return render(now.status, now.name, percent, " · ".join(filter(None, numbers)), message_of(now), run)
+
+
+def _model(page: Page) -> str:
+    try:
+        return page.host.describe()
+    except TITrainerError:  # the Train panel shows the reason
+        return ""
+
+
+def message_of(now: Snapshot) -> str:
+    """What a run is doing, where its status alone does not say it."""
+    if now.status == "loading" and now.generated[0] < now.generated[1]:
+        return f"Generating image {now.generated[0] + 1} of {now.generated[1]}, to learn from"
+    if now.status == "loading" and now.loaded[1]:
+        return f"Loading image {now.loaded[0]} of {now.loaded[1]}"
+    if now.status in ("stopping", "pausing") and not now.step:
+        return "The run ends before its first step; the embedding is unchanged."
+    if now.status == "training" and now.compiling:
+        return "Compiling the U-Net for images of this size: this step takes a minute or more."
+    if now.status == "training" and not now.loss:
+        return "A first preview is generated before training starts."
+    return MESSAGES.get(now.requested[-1] if now.requested else now.status, "")
