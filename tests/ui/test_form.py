@@ -107,4 +107,4 @@ def test_trials_are_shown_handed_over_and_refused_beside_their_entry(tmp_path: P
     wrong = form.wrong("x-word", tmp_path, {**DEFAULTS, **entered, "trials": 1, "trial_vectors": "none"})
     assert {"trial_learning_rates", "trial_init_texts", "trial_vectors"} <= wrong.keys()
     below = form.in_accordions({name: wrong[name] for name in ("trial_vectors",)})
-    assert below[0].startswith("Trials: trial_vectors: found 'none'")
+    assert below[0].startswith("All options, Trials: trial_vectors: found 'none'")

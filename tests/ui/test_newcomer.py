@@ -94,6 +94,22 @@ def test_wrong_entries_have_their_messages_beside_them(page: Page) -> None:
     refused(page, "ema_rate", "EMA rate", "DreamArtist")
 
 
+def test_the_welcome_goes_where_it_is_no_longer_true(page: Page) -> None:
+    message = page.locator("#ti_trainer_train_message")
+    for name in ("preset", "train_name"):
+        page.reload()
+        show(page, "Train")
+        says(page, "train_message", "Everything is filled in for a first run")
+        if name == "preset":
+            assert "All other options are reset to their defaults" in page.locator("#ti_trainer_tabs").inner_text()
+            entry(page, name).click()
+            page.locator("[role=option], .options .item").get_by_text("object").first.click()
+        else:
+            fill(page, name, "other")
+            entry(page, name).press("Enter")
+        until(lambda: not message.inner_text())
+
+
 def test_from_a_name_to_images_with_word_and_negative(page: Page, folder: Path) -> None:
     says(page, "train_message", "to teach the tiny model the word my-thing")
     show(page, "Create embedding")
@@ -163,19 +179,3 @@ def test_from_a_name_to_images_with_word_and_negative(page: Page, folder: Path) 
 def test_the_preview_prompt_that_is_filled_in_suits_every_word() -> None:
     assert "my-thing" not in CONFIG.preview_prompt
     assert "[name]" in CONFIG.preview_prompt
-
-
-def test_the_welcome_goes_where_it_is_no_longer_true(page: Page) -> None:
-    message = page.locator("#ti_trainer_train_message")
-    for name in ("preset", "train_name"):
-        page.reload()
-        show(page, "Train")
-        says(page, "train_message", "Everything is filled in for a first run")
-        if name == "preset":
-            assert "All other options are reset to their defaults" in page.locator("#ti_trainer_tabs").inner_text()
-            entry(page, name).click()
-            page.locator("[role=option], .options .item").get_by_text("object").first.click()
-        else:
-            fill(page, name, "other")
-            entry(page, name).press("Enter")
-        until(lambda: not message.inner_text())

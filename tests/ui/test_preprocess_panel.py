@@ -114,7 +114,7 @@ def test_from_photos_to_training(served: Served, page: Page) -> None:
     press(page, "to_train")
     until(lambda: entry(page, "train_images").is_visible())
     assert entry(page, "train_images").input_value() == str(made(served))
-    unfold(page, "Images")
+    unfold(page, "All options")
     assert entry(page, "train_width").input_value() == "64"
 
 
@@ -179,7 +179,7 @@ def test_a_way_to_crop_explains_itself_and_shows_why(served: Served, page: Page)
     finish(page)
     press(page, "to_train")
     until(lambda: entry(page, "train_images").is_visible())
-    unfold(page, "Images")
+    unfold(page, "All options")
     assert page.locator("#ti_trainer_train_buckets input").first.is_checked()
 
 
