@@ -46,11 +46,12 @@ class Progress:
         self._images("Reading images", done, total)
 
     def _images(self, what: str, done: int, total: int) -> None:
-        if self.bar is not None and self.bar.desc != f"{what}: ":
+        if self.bar is not None and self.bar.desc != what:
             self.bar.close()
             self.bar = None
         if self.bar is None:
             self.bar = tqdm(total=total, desc=what, unit="image", leave=False)
+        self.bar.total = total
         self.bar.update(done - self.bar.n)
 
     def begin(self, trainer: Trainer, run: Run) -> list[Callback]:
