@@ -36,7 +36,7 @@ def test_ctrl_c_while_images_are_read_ends_with_one_line_and_leaves_nothing(
         assert letter, read
     process.send_signal(number)
     out, rest = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130, "")
+    assert (process.returncode, out) == (130, ""), rest
     assert "Traceback" not in rest
     *_, last = rest.splitlines()
     assert last.split("\r")[-1].strip() == "Stopped before the first step: nothing was changed."

@@ -121,7 +121,12 @@ def test_names_that_are_taken_are_refused_and_datasets_of_other_images_kept_apar
 
     work = QuickTraining(host, "new", source, options=FEW)
     assert work.dataset == host.log_dir.resolve() / "datasets" / "new"
-    session = work.prepare(lambda prepared: prepared.run(), lambda stage: None)
+    stages: list[Stage] = []
+    session = work.prepare(lambda prepared: prepared.run(), stages.append)
+    replaced = "The embedding of this name, which had not been trained, was replaced."
+    assert replaced not in stages[-1].warnings
+    work.prepare(lambda prepared: prepared.run(), stages.append)
+    assert replaced in stages[-1].warnings
     assert QuickTraining(host, "new", source).dataset == session.images  # the same again
     other = source.with_name("other")
     source.rename(other)

@@ -33,10 +33,13 @@ STRIP = """(dy) => {
     const { y, height } = document.querySelector("#ti_trainer_strip").getBoundingClientRect();
     return [y, height].map(Math.round);
 }"""
-BOXES = """() => ["progress", "curve", "previews", "stop"].map((name) => {
-    const { x, y, width } = document.querySelector("#ti_trainer_" + name).getBoundingClientRect();
-    return [x, y + window.scrollY, width].map(Math.round).join(" ");
-})"""
+BOXES = """() => {
+    window.scrollTo(0, 0);  // the strip would be where the page was scrolled to
+    return ["progress", "curve", "previews", "stop"].map((name) => {
+        const { x, y, width } = document.querySelector("#ti_trainer_" + name).getBoundingClientRect();
+        return [x, y, width].map(Math.round).join(" ");
+    });
+}"""
 STICK_OUT = """() => [...document.querySelectorAll(".ti-columns button")].filter((each) => {
     const around = each.closest(".grid-container") ?? each.parentElement;
     return each.offsetParent && !each.closest(".visually-hidden") // gradio 6 measures its tabs there

@@ -38,7 +38,7 @@ def uploaded(tmp_path: Path) -> list[str]:
         folder = tmp_path / "gradio" / str(number)
         folder.mkdir(parents=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
-        caption = folder / "of its own" / f"{number}.txt"  # each upload is in a folder of its own
+        caption = folder / "caption" / f"{number}.txt"  # gradio makes a folder for each upload
         caption.parent.mkdir()
         caption.write_text("a dog on grass")
         files += [str(folder / f"{number}.png"), str(caption)]
@@ -127,7 +127,7 @@ def test_the_stages_say_what_they_did_and_where_to_change_it() -> None:
         "Step 3 of 10. About 1 min left.",
     ):
         assert expected in html
-    assert "width:30.0%" in html
+    assert "width:30.00%" in html
     assert html.count("tiTrainerShow('Preprocess')") == 2
     assert "tiTrainerShow('Runs')" not in html  # there is no result yet
     assert 'data-status="idle"' in quick_progress.stages(QuickSnapshot())

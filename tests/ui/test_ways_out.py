@@ -17,7 +17,7 @@ from PIL import Image
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.errors import ConfigError
 from ti_trainer.formats import embeddings_dir
-from ti_trainer.runs.again import longer, reset
+from ti_trainer.runs.again import about_longer, longer, reset
 from ti_trainer.runs.job import Job
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import ended, form_fill, runs, train
@@ -94,12 +94,14 @@ def test_a_run_that_has_ended_is_continued_and_started_over(page: Page, form: tr
     file = page.host.embeddings_dir / "x-word.safetensors"
     assert str(file.absolute()) in result
     assert '<a download="x-word.safetensors" href="data:' in result
-    ended.train_more(page)
+    assert ended.train_more(page) == f"Training continues to step {2 * STEPS} without early stopping."
     page.job.wait(60)
     now = page.job.snapshot()
     assert (now.status, now.step, now.run) == ("done", 2 * STEPS, run), "the same run, with as many steps again"
-    ended.start_over(page)
+    said = ended.start_over(page)
     page.job.wait(60)
+    (copy,) = (page.host.log_dir / "replaced").iterdir()
+    assert str(copy) in said
     now = page.job.snapshot()
     assert (now.status, trained_to(page)) == ("done", 2 * STEPS)
     assert now.run != run
@@ -132,7 +134,9 @@ def test_the_form_holds_what_a_run_uses(page: Page, form: train.TrainForm) -> No
     [("0.005", "0.005"), ("0.005:2, 1e-3:4", "0.001"), ("0.005:2, 1e-3", "0.005:2, 1e-3"), ("auto", "auto")],
 )
 def test_a_longer_run_keeps_its_last_learning_rate(rate: str, after: str) -> None:
-    made = longer(TrainConfig(max_steps=4, learning_rate=rate), 4, 6)
+    config = TrainConfig(max_steps=4, learning_rate=rate)
+    made = longer(config, 4, 6)
+    assert ("learning rate" in about_longer(config, made)) is (rate != after)
     assert (made.learning_rate, made.last_step, made.stop_when_done) == (after, 10, False)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ti_trainer.commands import INTERRUPTED, PROGRAM
-from ti_trainer.commands.terminal import above_bars, add_options, given_options, interruptible
+from ti_trainer.commands.terminal import above_bars, add_options, given_options, interruptible, moves
 from ti_trainer.config.preprocessing import SECTIONS, PreprocessConfig, options
 from ti_trainer.errors import ConfigError
 
@@ -65,12 +65,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     message = "Finishing the current images; press Ctrl-C again to stop immediately."
     with interruptible(message) as stop, above_bars(), tqdm(desc="Preprocessing", unit="image", delay=0.2) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        summary = work.run(progress, stop.is_set)
+        summary = work.run(moves(bar), stop.is_set)
     report(summary, args)
     if summary.stopped:
         return INTERRUPTED

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from ti_trainer.commands.terminal import moves
 from ti_trainer.training.events import Compiling, Event, StepDone
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ class Progress:
             self.bar = None
         if self.bar is None:
             self.bar = tqdm(total=total, desc=what, unit="image", leave=False)
-        self.bar.total = total
-        self.bar.update(done - self.bar.n)
+        moves(self.bar)(done, total)
 
     def begin(self, trainer: Trainer, run: Run) -> list[Callback]:
         """Called when training starts; returns the callback for the steps."""

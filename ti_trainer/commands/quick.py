@@ -9,7 +9,7 @@ from pathlib import Path
 from ti_trainer.commands import INTERRUPTED
 from ti_trainer.commands.common import add_host_arguments, host_of, naming_overwrite
 from ti_trainer.commands.demo import CONFIG
-from ti_trainer.commands.terminal import above_bars, interruptible
+from ti_trainer.commands.terminal import above_bars, interruptible, moves
 
 HELP = "prepare images, create an embedding and train it, all with good defaults"
 
@@ -57,12 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
             def preprocess(prepared: Preprocessing) -> Summary:
                 with tqdm(desc="Preprocessing", unit="image", delay=0.2) as bar:
-
-                    def progress(done: int, total: int) -> None:
-                        bar.total = total
-                        bar.update(done - bar.n)
-
-                    return prepared.run(progress, stop.is_set)
+                    return prepared.run(moves(bar), stop.is_set)
 
             work.check()
             session = work.prepare(preprocess, report, stop.is_set)

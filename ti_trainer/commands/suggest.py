@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ti_trainer.commands.common import add_host_arguments, add_model_options, host_of, model_options
+from ti_trainer.commands.terminal import moves
 
 HELP = "suggest an initial text for an embedding, by the validation loss of its images without training"
 
@@ -36,12 +37,7 @@ def run(args: argparse.Namespace) -> int:
     subsets = read_subsets(args.images)
     model = host_of(args).open_model(model_options(args))
     with tqdm(desc="Measuring texts", unit="text", leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        ranking = rank(model, subsets, args.text, progress)
+        ranking = rank(model, subsets, args.text, moves(bar))
     print(f"{ranking.summary} Validation loss, compared with no text:")
     for text, gain in ranking.rows():
         print(f"  {gain:<14} {text}")

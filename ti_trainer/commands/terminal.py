@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ti_trainer.config.options import Option
 from ti_trainer.functional.numbers import number
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 def add_options(parser: argparse.ArgumentParser, sections: Mapping[str, str], options: Iterable[Option]) -> None:
@@ -86,6 +89,16 @@ def end_signals() -> Iterator[signal.Signals]:
         number = getattr(signal, name, None)
         if number is not None and not (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
             yield number
+
+
+def moves(bar: tqdm[Any]) -> Callable[[int, int], None]:
+    """A function of the number done and the total that moves the bar there."""
+
+    def move(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return move
 
 
 @contextmanager

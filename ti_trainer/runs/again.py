@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,17 @@ def longer(config: TrainConfig, step: int, steps: int) -> TrainConfig:
         return extended
     rate, _ = extended.trial_list[0].learning_rate.stages[-1]
     return replace(extended, learning_rate=repr(rate), trial_learning_rates="")
+
+
+def about_longer(before: TrainConfig, after: TrainConfig) -> str:
+    """How the options of `longer` differ, as a sentence."""
+    rate = f", at the last learning rate, {after.learning_rate}," if after.learning_rate != before.learning_rate else ""
+    return f"Training continues to step {after.last_step}{rate} without early stopping."
+
+
+def about_reset(copies: Sequence[Path]) -> str:
+    """Where what `reset` replaced is, as a sentence."""
+    return f"As it was before: {', '.join(map(str, copies))}."
 
 
 def reset(host: Host, name: str, *, negative: bool, warn: Callable[[str], None] = log.warning) -> list[Path]:

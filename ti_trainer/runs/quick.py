@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -268,6 +268,8 @@ class QuickTraining:
         with self.host.lock(), locks.embeddings_held(folder, (self.name,)):
             model = self.host.open_model(model_options(config))
             warnings += name_warnings(model, folder, self.name)
+            if not self.overwrite and embeddings_dir.find(folder, self.name) is not None:
+                warnings.append("The embedding of this name, which had not been trained, was replaced.")
             tokens = len(next(iter(model.token_embeddings(self._start).values())))
             count = max(self._kind.num_vectors, min(tokens, 2 * self._kind.num_vectors))
             start = (self.name, self._start, count)
@@ -295,12 +297,12 @@ def _progress(report: Report, done: int, total: int) -> None:
     report(Stage("images", "running", progress=(done, total)))
 
 
-def _other_reasons(found: image_quality.Report, path: Path, best: set[Path]) -> list[str]:
+def _other_reasons(found: image_quality.Report, path: Path, best: Container[Path]) -> list[str]:
     """Why an image may be unsuitable, apart from being the best of several alike."""
     return list(found.reasons[path][1:] if path in best else found.reasons[path])
 
 
-def _reasons(found: image_quality.Report, paths: Sequence[Path] | frozenset[Path], best: set[Path] = frozenset()) -> str:  # type: ignore[assignment]
+def _reasons(found: image_quality.Report, paths: Collection[Path], best: Container[Path] = ()) -> str:
     """Some of these images with what was found about each."""
     named = sorted(paths)
     some = [f"{path.name} ({'; '.join(_other_reasons(found, path, best))})" for path in named[:NAMED]]

@@ -81,7 +81,7 @@ class Uploads:
         return folder
 
     def _captions_of(self, image: Path) -> list[Path]:
-        """Its captions: of several images with the same name, those of its own number."""
+        """Its captions. Of images with the same name, the first has the first caption, and so on."""
         same = [each for each in self.images if each.stem == image.stem]
         by_ending: dict[str, list[Path]] = {}
         for each in self.captions:

@@ -42,12 +42,14 @@ def fork(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setitem(sys.modules, "modules", package)
     for name in ("ldm_patched", "ldm_patched.modules", UNET_FILE):
         monkeypatch.setitem(sys.modules, name, patched_package)
-    ours = [f"ti_trainer.hosts.webui.{name}" for name in MODULES]
-    for name in ours:
-        sys.modules.pop(name, None)
-    yield importlib.import_module(ours[0])
-    for name in ours:
-        sys.modules.pop(name, None)
+    ours = importlib.import_module("ti_trainer.hosts.webui")
+    for name in MODULES:  # as imported by other tests; `from` finds them in the package, too
+        monkeypatch.delitem(sys.modules, f"{ours.__name__}.{name}", raising=False)
+        monkeypatch.delattr(ours, name, raising=False)
+    yield importlib.import_module(f"{ours.__name__}.{MODULES[0]}")
+    for name in MODULES:
+        sys.modules.pop(f"{ours.__name__}.{name}", None)
+        ours.__dict__.pop(name, None)
 
 
 class Manager:

@@ -13,7 +13,7 @@ import gradio as gr
 
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.errors import ConfigError, TITrainerError
-from ti_trainer.runs.again import longer, reset
+from ti_trainer.runs.again import about_longer, about_reset, longer, reset
 from ti_trainer.runs.job import Snapshot
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
@@ -75,20 +75,23 @@ def next_steps(now: Snapshot) -> int:
     return max(1, now.result.last_step if now.result else now.max_steps)
 
 
-def train_more(page: Page) -> None:
-    """Continue the run for as many steps again."""
+def train_more(page: Page) -> str:
+    """Continue the run for as many steps again; says how."""
     now = page.job.snapshot()
     run = _run(now)
-    config = longer(TrainConfig.from_dict(run.options()), now.step, next_steps(now))
+    before = TrainConfig.from_dict(run.options())
+    config = longer(before, now.step, next_steps(now))
     page.job.start(replace(_session(page, run), config=config, resume=run))
+    return about_longer(before, config)
 
 
-def start_over(page: Page) -> None:
-    """Train the embedding anew, from the text that it was created from, in a new run with the same options."""
+def start_over(page: Page) -> str:
+    """Train the embedding anew, from the text that it was created from, in a new run; says where the old files are."""
     page.refuse_if_busy("start over")
     session = _session(page, _run(page.job.snapshot()))
-    reset(page.host, session.name, negative=session.config.negative)
+    copies = reset(page.host, session.name, negative=session.config.negative)
     page.job.start(session)
+    return about_reset(copies)
 
 
 def _run(now: Snapshot) -> Run:
@@ -109,12 +112,11 @@ def _session(page: Page, run: Run) -> Session:
     return Session(page.host, name, folder, TrainConfig.from_dict(run.options()))
 
 
-def _attempt(page: Page, action: Callable[[Page], None]) -> str:
+def _attempt(page: Page, action: Callable[[Page], str]) -> str:
     try:
-        action(page)
+        return notice("info", action(page))
     except (TITrainerError, OSError) as error:
         return refusal(error)
-    return ""
 
 
 def _result(now: Snapshot) -> str:

@@ -25,7 +25,7 @@ from ti_trainer.data.listing import LEFT_OUT
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.render import notice
+from ti_trainer.ui.render import notice, progress_bar
 from ti_trainer.ui.thumbnails import data_uri, thumbnail_or_grey
 from ti_trainer.wording import counted
 
@@ -233,8 +233,5 @@ def _summary(report: Report, shown: int, marked: int) -> str:
 
 
 def _bar(done: int, total: int) -> str:
-    percent = 100 * done / total if total else 0
     text = f"Checking image {done} of {total}" if total else "Looking for images"
-    done_part = f'<div style="width:{percent:.1f}%"></div>'
-    bar = f'<div class="ti-bar" role="progressbar" aria-valuenow="{percent:.0f}">{done_part}</div>'
-    return f'<div class="ti-line ti-numbers">{text}</div>{bar}'
+    return f'<div class="ti-line ti-numbers">{text}</div>{progress_bar(100 * done / total if total else 0)}'

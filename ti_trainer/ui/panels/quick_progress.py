@@ -10,7 +10,7 @@ import gradio as gr
 from ti_trainer.runs.quick import STAGES, Stage
 from ti_trainer.runs.quick_job import QuickSnapshot
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.render import duration, images, notice
+from ti_trainer.ui.render import duration, images, notice, progress_bar
 from ti_trainer.ui.thumbnails import thumbnail_uri
 
 MARKS = {"waiting": "○", "running": "●", "done": "✓", "stopped": "‖", "failed": "✕"}
@@ -85,6 +85,4 @@ def _bar(stage: Stage) -> str:
     done, total = stage.progress
     if stage.status != "running" or not total:
         return ""
-    percent = 100 * min(1.0, done / total)
-    done_part = f'<div style="width:{percent:.1f}%"></div>'
-    return f'<div class="ti-bar" role="progressbar" aria-valuenow="{percent:.0f}">{done_part}</div>'
+    return progress_bar(100 * min(1.0, done / total))

@@ -54,6 +54,7 @@ def panel(page: Page) -> Runs:
                 labels(page),
                 value=[],
                 multiselect=True,
+                max_choices=MAX_COMPARED,
                 label="Compare with",
                 info=f"Up to {MAX_COMPARED} other runs, to see their losses in the same curve.",
                 elem_id="ti_trainer_runs_compared",

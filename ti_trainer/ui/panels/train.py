@@ -17,7 +17,7 @@ from ti_trainer.embedding import negative_name
 from ti_trainer.errors import BusyError, ConfigError, DatasetError, TITrainerError
 from ti_trainer.files import entered_path
 from ti_trainer.formats import embeddings_dir
-from ti_trainer.runs.again import longer, reset
+from ti_trainer.runs.again import about_longer, about_reset, longer, reset
 from ti_trainer.runs.datasets import subsets_of
 from ti_trainer.runs.session import Session
 from ti_trainer.ui.form import FIRST, Form, offered, starting_values, typed
@@ -26,6 +26,7 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import folder_rows, preset_row
 from ti_trainer.ui.render import notice, refusal, ways_out
 from ti_trainer.ui.widgets import error_slot, error_update
+from ti_trainer.wording import counted
 
 WELCOME = (
     "Everything is filled in for a first run: click Train Embedding to teach the tiny model the word {} from eight images. "
@@ -38,7 +39,7 @@ NEW = "New embedding"
 WAYS = {"name": (NEW, "show:Create embedding"), "images": ("Prepare images", "show:Preprocess")}  # by field
 NEGATIVE_VECTORS = 6  # as the presets recommend
 Values = Mapping[Any, Any]  # of components, as gradio passes them
-Prepare = Callable[["TrainForm", Session], Session]  # a way out of a refusal
+Prepare = Callable[["TrainForm", Session], tuple[Session, str]]  # a way out of a refusal: the run, and what was done
 
 
 @dataclass
@@ -230,7 +231,9 @@ def start(form: TrainForm, values: Values, prepare: Prepare | None = None) -> di
     if not wrong:
         try:
             session = form.session(name, images, options)
-            form.page.job.start(session if prepare is None else prepare(form, session))
+            session, done = (session, "") if prepare is None else prepare(form, session)
+            form.page.job.start(session)
+            message = notice("info", done)
         except ConfigError as error:
             wrong = {error.option: str(error)} if error.option in form.form.slots else {}
             ways = _ways(form, name, options, error)
@@ -246,27 +249,27 @@ def start(form: TrainForm, values: Values, prepare: Prepare | None = None) -> di
     return {form.message: message + ways_out(ways), form.all_options: unfolded, **form.errors(wrong)}
 
 
-def train_more(form: TrainForm, session: Session) -> Session:
+def train_more(form: TrainForm, session: Session) -> tuple[Session, str]:
     """The run, with as many steps as entered after those that the embedding has been trained for already."""
     step = embeddings_dir.load(form.page.host.embeddings_dir, session.name)[0].step
-    return replace(session, config=longer(session.config, step, session.config.max_steps))
+    config = longer(session.config, step, session.config.max_steps)
+    return replace(session, config=config), about_longer(session.config, config)
 
 
-def start_over(form: TrainForm, session: Session) -> Session:
+def start_over(form: TrainForm, session: Session) -> tuple[Session, str]:
     """The run, after the embedding was created again from its text."""
     form.page.refuse_if_busy("start over")
-    reset(form.page.host, session.name, negative=session.config.negative)
-    return session
+    return session, about_reset(reset(form.page.host, session.name, negative=session.config.negative))
 
 
-def create_negative(form: TrainForm, session: Session) -> Session:
+def create_negative(form: TrainForm, session: Session) -> tuple[Session, str]:
     """The run, after the negative embedding that it needs was created."""
     host = form.page.host
     form.page.refuse_if_busy("create embeddings")
     with host.lock():
         embeddings_dir.create(host.embeddings_dir, host.open_model(), negative_name(session.name), "*", NEGATIVE_VECTORS)
         host.embeddings_changed()
-    return session
+    return session, f"{negative_name(session.name)} was created with {counted(NEGATIVE_VECTORS, 'vector')}."
 
 
 def _ways(form: TrainForm, name: str, options: Mapping[str, Any], error: ConfigError) -> dict[str, str]:
