@@ -188,3 +188,12 @@ def test_a_run_whose_folder_was_removed_can_still_be_looked_at(session: Session,
     now = ended(job)
     now.run.path.rename(now.run.path.with_name("elsewhere"))
     assert (job.snapshot().status, job.snapshot().previews) == ("done", ())
+
+
+def test_the_preview_after_training_is_that_of_the_result() -> None:
+    previews = [(step, Path(f"{step}.png")) for step in (0, 100, 350, 400)]
+    result = SimpleNamespace(embedding=SimpleNamespace(step=350))
+    now = Snapshot("done", step=400, previews=previews)
+    assert now.before_after == (previews[0], previews[3])
+    assert replace(now, result=result).before_after == (previews[0], previews[2])
+    assert replace(now, previews=previews[:1]).before_after == ()

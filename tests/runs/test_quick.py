@@ -126,6 +126,8 @@ def test_names_that_are_taken_are_refused_and_datasets_of_other_images_kept_apar
     replaced = "The embedding of this name, which had not been trained, was replaced."
     assert replaced not in stages[-1].warnings
     work.prepare(lambda prepared: prepared.run(), stages.append)
+    assert replaced not in stages[-1].warnings, "it was the same"
+    replace(work, init_text="dog").prepare(lambda prepared: prepared.run(), stages.append)
     assert replaced in stages[-1].warnings
     assert QuickTraining(host, "new", source).dataset == session.images  # the same again
     other = source.with_name("other")

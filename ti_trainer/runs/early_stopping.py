@@ -26,11 +26,16 @@ LONG = 10.0  # times the length of the vocabulary's vectors: then the rest of a 
 def with_validation_images(config: TrainConfig, dataset: Dataset, resume: Run | None) -> Dataset:
     """The dataset with images held out, if the run measures itself by them. A resumed run keeps those of its start."""
     if resume is not None:
-        names = resume.settings().get(HELD_OUT, [])
-        return hold_out(dataset, {str(each) for each in names} if isinstance(names, list) else set())
+        return hold_out(dataset, held_out_of(resume))
     if EarlyStopping.of(config) is None or config.teacher_prompt:  # a teacher's targets are not in the images
         return dataset
     return hold_out(dataset, choose(dataset.items))
+
+
+def held_out_of(run: Run) -> set[str]:
+    """The names of the images that a run holds out for validation."""
+    names = run.settings().get(HELD_OUT, [])
+    return {str(each) for each in names} if isinstance(names, list) else set()
 
 
 @dataclass

@@ -68,6 +68,13 @@ class Snapshot:
         return self.status in ACTIVE
 
     @property
+    def before_after(self) -> tuple[tuple[int, Path], ...]:
+        """The first preview and the last one up to the step of the result; empty if there are no two."""
+        until = self.result.embedding.step if self.result else self.step
+        previews = [each for each in self.previews if each[0] <= until]
+        return (previews[0], previews[-1]) if len(previews) > 1 else ()
+
+    @property
     def seconds_left(self) -> float | None:
         """Seconds left at the current speed; None while the speed is unknown."""
         return (self.max_steps - self.step) / self.steps_per_second if self.steps_per_second else None

@@ -268,15 +268,22 @@ class QuickTraining:
         with self.host.lock(), locks.embeddings_held(folder, (self.name,)):
             model = self.host.open_model(model_options(config))
             warnings += name_warnings(model, folder, self.name)
-            if not self.overwrite and embeddings_dir.find(folder, self.name) is not None:
-                warnings.append("The embedding of this name, which had not been trained, was replaced.")
             tokens = len(next(iter(model.token_embeddings(self._start).values())))
             count = max(self._kind.num_vectors, min(tokens, 2 * self._kind.num_vectors))
             start = (self.name, self._start, count)
+            if overwrite and not self.overwrite and self._differs(count):
+                warnings.append("The embedding of this name, which had not been trained, was replaced.")
             path = embeddings_dir.create(folder, model, *start, overwrite=overwrite, warn=warnings.append)
             self.host.embeddings_changed()
         text = f"{path.stem}: {counted(count, 'vector')}, starting from {self._start!r}."
         return Stage("embedding", "done", text, tuple(warnings))
+
+    def _differs(self, count: int) -> bool:
+        """Whether there is an embedding of this name that was created from another text, or with more or fewer vectors."""
+        if embeddings_dir.find(self.host.embeddings_dir, self.name) is None:
+            return False
+        found, _ = embeddings_dir.load(self.host.embeddings_dir, self.name)
+        return (found.info.get("init_text"), found.num_vectors) != (self._start, count)
 
 
 def what_of(text: str) -> tuple[str, str]:

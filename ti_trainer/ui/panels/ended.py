@@ -14,6 +14,7 @@ import gradio as gr
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.runs.again import about_longer, about_reset, longer, reset
+from ti_trainer.runs.early_stopping import held_out_of
 from ti_trainer.runs.job import Snapshot
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
@@ -127,8 +128,7 @@ def _result(now: Snapshot) -> str:
     if now.result is None or now.status not in FINISHED:
         return warning
     result = now.result
-    sides = (now.previews[0], now.previews[-1]) if len(now.previews) > 1 else ()
-    before_after = images([(f"Step {step}", thumbnail_uri(path)) for step, path in sides])
+    before_after = images([(f"Step {step}", thumbnail_uri(path)) for step, path in now.before_after])
     skipped = "".join(notice("warning", f"{path.name} was skipped: {reason}") for path, reason in result.skipped)
     good = notice("good", f"{FINISHED[now.status]} {result.verdict}".rstrip())
     files = [result.embedding_file, *filter(None, [result.negative_file])]
@@ -160,6 +160,7 @@ def _details(now: Snapshot) -> str:
         *((("Selected trial", selected),) if (selected := summary(result.trials)) else ()),
         ("Step", f"{result.embedding.step} of {result.last_step}" if result.verdict else result.embedding.step),
         ("Images", result.num_images),
+        *((("Held out for validation", len(held_out)),) if (held_out := held_out_of(run)) else ()),
         *((label, file) for label, file in files if file.is_file()),
         ("Run folder", run.path),
     ]

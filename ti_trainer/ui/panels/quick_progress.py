@@ -25,7 +25,7 @@ WAITING = {  # what a stage will do
     "images": "Leave out duplicates and blank images.",
     "dataset": "Turn upright, crop to the model's size, and add captions where possible.",
     "embedding": "Create the vectors, starting from similar words.",
-    "training": "Train until it no longer improves.",
+    "training": "Train until it no longer improves, with the options that are then on the Train tab.",
     "result": "Compare before and after.",
 }
 SHOW_INNER_MS = 250  # gradio 6 makes the tabs inside of a tab when it is opened
@@ -53,11 +53,10 @@ def stages(now: QuickSnapshot) -> str:
 
 
 def before_after(now: QuickSnapshot) -> str:
-    """The first and the last preview of a finished run."""
-    if now.run is None or now.run.active or len(now.run.previews) < 2:
+    """Previews of a finished run: the first one, and that of the result."""
+    if now.run is None or now.run.active:
         return ""
-    sides = (now.run.previews[0], now.run.previews[-1])
-    return images([(f"Step {step}", thumbnail_uri(path)) for step, path in sides])
+    return images([(f"Step {step}", thumbnail_uri(path)) for step, path in now.run.before_after])
 
 
 def _item(stage: Stage, more: str) -> str:

@@ -128,13 +128,7 @@ def panel(page: Page) -> QuickTrain:
                 elem_id=PREFIX + "overwrite",
             )
             kinds = [each.capitalize() for each in KINDS]
-            kind = gr.Radio(
-                kinds,
-                value="Object",
-                label="What is it?",
-                info="Chooses the crop and the training options. They are filled in on the other tabs, too.",
-                elem_id=PREFIX + "kind",
-            )
+            kind = gr.Radio(kinds, value="Object", label="What is it?", elem_id=PREFIX + "kind")
             message = gr.HTML(elem_id=PREFIX + "message")
             button = gr.Button("Train", variant="primary", elem_id=PREFIX + "start")
         with gr.Column(elem_classes=["ti-results"]):

@@ -18,6 +18,7 @@ from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs import locks
 from ti_trainer.runs.comparison import findings
+from ti_trainer.runs.early_stopping import held_out_of
 from ti_trainer.runs.loss_curve import MAX_COMPARED, svg
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
@@ -180,6 +181,7 @@ def details(page: Page, label: str, others: Sequence[str] | None = ()) -> Detail
         ("Step", run.step),
         ("Last active", time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed_at))),
         ("Images", f"{settings.get('num_images')} in {settings.get('images')}"),
+        *((("Held out for validation", len(held_out)),) if (held_out := held_out_of(run)) else ()),
         ("Model", settings.get("model")),
         *_changed_options(settings.get("train", {})),
         ("Folder", run.path),
