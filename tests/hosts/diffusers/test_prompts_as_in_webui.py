@@ -72,9 +72,16 @@ def test_the_conditioning_is_the_webuis(encoders: dict[str, TextEncoder], engine
         encoder = encoders[engine].ending(found.get("clip_skip", 1) if engine == "clip" else 1)
         with torch.no_grad():
             ours = torch.tensor(projected(encoder([prompt], WORDS)[0].numpy()))
-        if ours.shape != expected.shape or not torch.allclose(ours, expected, atol=1e-5, rtol=1e-5):
+        if ours.shape != expected.shape or not same(ours, expected, weighted=bool(encoder.tokenize(prompt, WORDS).weights)):
             wrong[prompt] = ours, expected
     assert wrong == {}
+
+
+def same(ours: torch.Tensor, expected: torch.Tensor, *, weighted: bool) -> bool:
+    """Whether chunks are equal; with weights up to a factor, a ratio of two means near 0, which depends on the CPU."""
+    factor = (ours * expected).sum(1, keepdim=True) / expected.square().sum(1, keepdim=True)
+    limit = 5e-3 if weighted else 1e-5
+    return bool((factor - 1).abs().max() < limit) and torch.allclose(ours, factor * expected, atol=1e-5, rtol=1e-5)
 
 
 def test_what_the_webui_fails_on_is_refused_in_words(encoders: dict[str, TextEncoder]) -> None:
