@@ -55,10 +55,16 @@ def unfold(page: Page, title: str) -> None:
 
 
 def number(page: Page, name: str, value: int) -> None:
-    """Into the box beside a slider."""
+    """Into the box beside a slider, again if gradio 6 has just put it on the page and overwrites it."""
     box = page.locator(f"#ti_trainer_{name} input[type=number]")
-    box.fill(str(value))
-    box.press("Tab")
+
+    def entered() -> bool:
+        box.fill(str(value))
+        box.press("Tab")
+        page.wait_for_timeout(100)
+        return box.input_value() == str(value)
+
+    until(entered)
 
 
 def ticked(page: Page, name: str) -> bool:
