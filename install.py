@@ -18,6 +18,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -90,25 +92,30 @@ def run(arguments: list[str]) -> int:
 
 def test(arguments: list[str]) -> int:
     """Run the checks, and pytest in each environment; returns the first exit code that is not 0."""
-    venv = set_up(".venv", "test")
-    commands = [(venv, each.split()) for each in (() if arguments else CHECKS)]
+    ENVIRONMENT.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel
     named = [each for each in arguments if each.startswith("tests") and Path(ROOT, each.partition("::")[0]).exists()]
     options = [each for each in arguments if each not in named]
     supported = sys.version_info[:2] in WEBUI_PYTHONS
-    commands.append((venv, [*PYTEST.split(), *(arguments or (NOT_TWICE if supported else ()))]))
+    commands = [(".venv", each.split()) for each in (() if arguments else CHECKS)]
+    commands.append((".venv", [*PYTEST.split(), *(arguments or (NOT_TWICE if supported else ()))]))
+    kinds = {".venv": "test"}
     if not supported:
         print(f"LEFT OUT: tests with the WebUI's packages, which need Python 3.10 or 3.11, not {sys.version.split()[0]}.")
     for kind, (tests, selection) in WEBUI_TESTS.items() if supported else ():
         theirs = [each for each in named if each.startswith(tests)]
         if theirs or not named:
             chosen = theirs or [*tests, *selection]
-            commands.append((set_up(f".venv-{kind}", kind), [*PYTEST.split(), *chosen, *options]))
-    ENVIRONMENT.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel
+            commands.append((f".venv-{kind}", [*PYTEST.split(), *chosen, *options]))
+            kinds[f".venv-{kind}"] = kind
     codes = []
-    for venv, command in commands:
-        print(f"{venv.name}: {' '.join(command)}", flush=True)
-        code = call([str(venv / PROGRAM.format("python")), "-m", *command], cwd=ROOT)
-        codes.append(0 if venv.name != ".venv" and code == NOTHING_COLLECTED else code)
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # while environments are set up
+    with ThreadPoolExecutor() as pool:  # pip uses one core
+        environments = {name: pool.submit(set_up, name, kind) for name, kind in kinds.items()}
+        for name, command in commands:
+            venv = environments[name].result()
+            print(f"{name}: {' '.join(command)}", flush=True)
+            code = call([str(venv / PROGRAM.format("python")), "-m", *command], cwd=ROOT)
+            codes.append(0 if name != ".venv" and code == NOTHING_COLLECTED else code)
     return next(filter(None, codes), 0)
 
 
@@ -138,9 +145,12 @@ def set_up(name: str, *kinds: str) -> Path:
 def call(command: list[str], **options) -> int:
     """Run a program to its end and return its exit code; after Ctrl-C or a kill, which it receives too, exit with it."""
     stopped = []
-    signal.signal(signal.SIGINT, lambda *_: stopped.append("Ctrl-C"))  # the terminal sends it to the program as well
+    is_main = threading.current_thread() is threading.main_thread()  # only this one gets signals
+    if is_main:
+        signal.signal(signal.SIGINT, lambda *_: stopped.append("Ctrl-C"))  # the terminal sends it to the program as well
     with subprocess.Popen(command, env=ENVIRONMENT, **options) as process:
-        signal.signal(signal.SIGTERM, lambda *_: (stopped.append("kill"), process.terminate()))
+        if is_main:
+            signal.signal(signal.SIGTERM, lambda *_: (stopped.append("kill"), process.terminate()))
         process.wait()
     code = process.returncode if process.returncode >= 0 else 128 - process.returncode  # as a shell reports a signal
     if stopped:
