@@ -155,6 +155,9 @@ def _laid_out(
         if name in left_out:
             continue
         first, last = each["data_offsets"]
+        if copied and first < copied[-1][1]:
+            message = f"{bundle.path.name}: its tensor {name[:60]!r} overlaps another. Copy or download it again."
+            raise EmbeddingFormatError(message)
         described[name] = {**each, "data_offsets": [end, end + last - first]}
         end += last - first
         if copied and copied[-1][1] == first:

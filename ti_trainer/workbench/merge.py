@@ -63,7 +63,8 @@ class Names:
     def _unknown(self, name: str) -> str:
         bare = name.casefold()
         longer = [each for each in self.known if each.casefold().startswith(bare)]
-        close = longer or difflib.get_close_matches(name, self.known, MAX_CLOSE)
+        folded = {each.casefold(): each for each in self.known}
+        close = longer or [folded[each] for each in difflib.get_close_matches(bare, folded, MAX_CLOSE)]
         if close:
             return f"there is no embedding {name!r}; did you mean {', '.join(map(quoted, close[:MAX_CLOSE]))}?"
         some = ", ".join(map(quoted, self.known[:8])) or "none"

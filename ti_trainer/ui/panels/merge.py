@@ -39,6 +39,7 @@ def panel(page: Page) -> None:
         with gr.Column(elem_classes=["ti-form"]):
             gr.HTML(f'<div class="ti-subdued">{ABOUT}</div>')
             method, chosen, weights, position = _form(page)
+            note = gr.HTML(elem_id=PREFIX + "note")
             expression = gr.Textbox(
                 label="Expression",
                 info="Written by the fields above. It can be edited, or entered by hand.",
@@ -74,7 +75,7 @@ def panel(page: Page) -> None:
         unsaved(each)
     form = [method, position, *chosen, *weights]
     for each in form:
-        listen(each.change, write, [expression, written, *form], [expression, written, about])
+        listen(each.change, write, [expression, written, *form], [expression, written, note])
     listen(method.change, lambda value: gr.update(visible=str(value).startswith("Interpolate")), [method], [position])
     for each in chosen:
         listen(each.focus, lambda: [gr.update(choices=names(page))] * ROWS, [], chosen)
@@ -203,5 +204,5 @@ def saved(page: Page, expression: str, name: str, overwrite: bool) -> str:
             host.embeddings_changed()
     except (TITrainerError, OSError) as error:
         return wrong(error)
-    box = notice("good", f"Saved {path.stem}, {merged.about} {path}. It can be trained further in the Train tab.")
+    box = notice("good", f"Saved {path.stem}: {merged.about} It can be trained further in the Train tab. The file: {path}")
     return box + "".join(notice("warning", each) for each in (*merged.warnings, *warnings))
