@@ -21,7 +21,7 @@ from ti_trainer.embedding import Embedding
 from ti_trainer.runs.job import Job
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import convert
-from ti_trainer.ui.panels.merge import EDITED, ROWS, check, names, preview, saved, write
+from ti_trainer.ui.panels.merge import EDITED, ROWS, check, fitting_rows, names, preview, saved, write
 
 BAD = '<img src=x onerror="alert(1)">'
 
@@ -51,13 +51,16 @@ def test_the_form_writes_until_the_expression_is_edited(page: Page) -> None:
     assert "found 1 embedding, expected 2" in write("red", "red", *form("Difference", "red"))[2]
     assert "does not use the weights" in write("", "", *form("Average", "red", "my-cat", weights=(2,)))[2]
     assert write("", "", *form("Average")) == ["", "", ""]
+    assert write("", "", *form("Difference", "red", "my-cat", "hidden"))[0] == 'red - "my-cat"'
+    visible = [each["visible"] for each in fitting_rows("Interpolate")]
+    assert visible == [True, True, True, False, False], "the position and two embeddings"
     assert "expected one of" in write("", "", *form(BAD, "red"))[2]
     assert BAD not in write("", "", *form(BAD, "red"))[2]
 
 
 def test_an_expression_is_checked_as_it_is_typed(page: Page) -> None:
     assert check(page, " ") == ""
-    assert "2 vectors for unknown" in check(page, "red") or "2 vectors" in check(page, "red")
+    assert "2 vectors for unknown (clip_l 8)" in check(page, "red")
     shown = check(page, f"red + '{BAD}'")
     assert BAD not in shown
     assert "^" * (len(BAD) + 2) in shown

@@ -145,8 +145,9 @@ class _Lookup:
         return Vocabulary.of(self.model()).norms
 
     def _warn_of_names(self, text: str) -> None:
+        folded = text.casefold()
         for each in self.names.known:
-            if each.casefold() in text.casefold() and re.search(word_pattern(each), text):
+            if each.casefold() in folded and re.search(word_pattern(each), text):
                 self.warnings.append(
                     f"{each} in {text!r} is read as ordinary words: write cat(..., {quoted(each)}) for the embedding."
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def panel(page: Page) -> None:
                 allow_custom_value=True,
                 elem_id=PREFIX + "chosen",
             )
-            fields["upload"] = gr.File(label="Or a file of yours", height=100, elem_id=PREFIX + "upload")
+            fields["upload"] = gr.File(label="Or a file of yours", height=126, elem_id=PREFIX + "upload")
             if not page.is_public:
                 fields["path"] = gr.Textbox(label="Or the path of a file or a folder", max_lines=1, elem_id=PREFIX + "path")
             about = gr.HTML(elem_id=PREFIX + "about")
@@ -53,7 +54,7 @@ def panel(page: Page) -> None:
                 )
                 info = "bf16 and fp16 are half as large and less precise."
                 fields["dtype"] = gr.Radio(list(DTYPES), value="fp32", label="Type", info=info, elem_id=PREFIX + "dtype")
-            about_format = gr.HTML(facts(about_formats()), elem_id=PREFIX + "about_format")
+            about_format = gr.HTML(about_the_format("safetensors"), elem_id=PREFIX + "about_format")
             fields["name"] = gr.Textbox(
                 label="New name",
                 info="Of the file, and stored in it. Empty: as before.",
@@ -96,6 +97,7 @@ def panel(page: Page) -> None:
     for name in ("chosen", "upload", "path"):
         if name in fields:
             listen(fields[name].change, lambda values: {about: look(page, values_of(values))}, inputs, [about])
+    listen(fields["format"].change, about_the_format, [fields["format"]], [about_format])
     listen(fields["chosen"].focus, lambda: gr.update(choices=choices(page)), [], [fields["chosen"]])
     listen(button.click, run, inputs, [outcome], queue=True, show_progress="minimal")
 
@@ -106,9 +108,10 @@ def choices(page: Page) -> list[str]:
     return [ALL, *(path.relative_to(folder).as_posix() for path in embeddings_dir.embedding_files(folder))]
 
 
-def about_formats() -> list[tuple[str, str]]:
-    """What each format is."""
-    return [(name, f"{form.about} ({' '.join(form.extensions)})") for name, form in formats.FORMATS.items()]
+def about_the_format(name: str) -> str:
+    """What a format is, and its extension; empty for an unknown one."""
+    form = formats.FORMATS.get(name)
+    return f'<div class="ti-subdued">{escape(form.about)} ({form.extensions[0]})</div>' if form else ""
 
 
 def source_of(page: Page, values: Mapping[str, Any]) -> Path:

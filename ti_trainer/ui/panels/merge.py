@@ -38,7 +38,7 @@ def panel(page: Page) -> None:
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-form"]):
             gr.HTML(f'<div class="ti-subdued">{ABOUT}</div>')
-            method, chosen, weights, position = _form(page)
+            method, chosen, weights, rows, position = _form(page)
             note = gr.HTML(elem_id=PREFIX + "note")
             expression = gr.Textbox(
                 label="Expression",
@@ -76,7 +76,7 @@ def panel(page: Page) -> None:
     form = [method, position, *chosen, *weights]
     for each in form:
         listen(each.change, write, [expression, written, *form], [expression, written, note])
-    listen(method.change, lambda value: gr.update(visible=str(value).startswith("Interpolate")), [method], [position])
+    listen(method.change, fitting_rows, [method], [position, *rows])
     for each in chosen:
         listen(each.focus, lambda: [gr.update(choices=names(page))] * ROWS, [], chosen)
     listen(expression.change, partial(check, page), [expression], [about])
@@ -93,17 +93,18 @@ def panel(page: Page) -> None:
     listen(save_button.click, partial(saved, page), [expression, name, overwrite], [outcome], show_progress="minimal")
 
 
-def _form(page: Page) -> tuple[Any, list[Any], list[Any], Any]:
-    """The method, the embeddings, their weights, and the position between two."""
+def _form(page: Page) -> tuple[Any, list[Any], list[Any], list[Any], Any]:
+    """The method, the embeddings, their weights, the rows that they are in, and the position between two."""
     method = gr.Dropdown(list(METHODS), value=next(iter(METHODS)), label="Method", elem_id=PREFIX + "method")
-    chosen, weights, listed = [], [], names(page)
+    chosen, weights, rows, listed = [], [], [], names(page)
     for number in range(1, ROWS + 1):
-        with gr.Row(elem_classes=["ti-tight"]):
+        with gr.Row(elem_classes=["ti-tight"]) as row:
             label = f"Embedding {number}"
             chosen.append(
                 gr.Dropdown(listed, value=None, label=label, allow_custom_value=True, elem_id=f"{PREFIX}chosen_{number}")
             )
             weights.append(gr.Number(value=1, label="Weight", elem_id=f"{PREFIX}weight_{number}"))
+        rows.append(row)
     position = gr.Slider(
         0,
         1,
@@ -114,7 +115,14 @@ def _form(page: Page) -> tuple[Any, list[Any], list[Any], Any]:
         visible=False,
         elem_id=PREFIX + "position",
     )
-    return method, chosen, weights, position
+    return method, chosen, weights, rows, position
+
+
+def fitting_rows(method: str) -> list[Any]:
+    """Show the position for interpolation, and as many embeddings as the method takes."""
+    shown = METHODS.get(method, (0, ROWS))[1]
+    position = gr.update(visible=str(method).startswith("Interpolate"))
+    return [position, *(gr.update(visible=number < shown) for number in range(ROWS))]
 
 
 def names(page: Page) -> list[str]:
@@ -126,7 +134,7 @@ def write(expression: str, written: str, method: str, position: float, *rows: An
     """The expression of the form and a message, unless the expression was edited by hand."""
     if (expression or "").strip() not in ("", written):
         return [gr.update(), written, notice("info", EDITED)]
-    pairs = zip(rows[:ROWS], rows[ROWS:], strict=True)
+    pairs = list(zip(rows[:ROWS], rows[ROWS:], strict=True))[: METHODS.get(method, (0, ROWS))[1]]  # the others are hidden
     chosen = [(name.strip(), 1.0 if weight is None else float(weight)) for name, weight in pairs if name and name.strip()]
     if not chosen:
         return ["", "", ""]
