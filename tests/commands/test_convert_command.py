@@ -77,6 +77,8 @@ def test_existing_files_stay_unless_told(cli: Cli, tmp_path: Path) -> None:
     assert "exists: choose another name, or overwrite it (--overwrite)." in outcome.errors[0]
     assert target.read_bytes() == b"mine"
     assert cli("convert", source, target, "--overwrite").code == 0
+    assert "is a folder; expected the name of a file" in cli("convert", source, tmp_path).errors[0]
+    assert "There is no file missing.pt" in cli("convert", "missing.pt", tmp_path).errors[0]
     xl = Embedding("xl", {"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)})
     formats.write(xl, tmp_path / "xl.safetensors")
     (tmp_path / "new_2.safetensors").write_bytes(b"mine")

@@ -43,6 +43,8 @@ def test_names_are_checked_first_and_files_are_kept(cli: Cli, word: Path) -> Non
     assert outcome.code == 1
     assert "(--overwrite)" in outcome.errors[0]
     assert word.read_bytes() == before
+    assert "x.txt cannot be written" in cli("merge", "thing", "--preview", "x.txt").errors[0]
+    assert "--seed: found -1" in cli("merge", "thing", "--preview", "x.png", "--seed", -1).errors[0]
     assert "ends like a file name" in cli("merge", "2 * thing", "-o", "x.pt").errors[0]
     assert cli("merge", "2 * thing", "-o", "thing", "--overwrite").code == 0
     assert formats.read(word).info["expression"] == "2 * thing"

@@ -122,8 +122,13 @@ def test_what_cannot_be_written_is_refused(make, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="contains a dot"):
         put_in(make(name="v1.5"), source, target)
     safetensors.torch.save_file({"bundle_emb.a.clip_l": torch.ones(1, 768)}, tmp_path / "only.safetensors")
-    with pytest.raises(EmbeddingFormatError, match="holds no tensors of a LoRA"):
+    with pytest.raises(EmbeddingFormatError, match=r"only.safetensors is no LoRA"):
         put_in(make(), tmp_path / "only.safetensors", target)
+    safetensors.torch.save_file({"emb_params": torch.ones(1, 768)}, tmp_path / "embedding.safetensors")
+    safetensors.torch.save_file({"decoder.conv_in.weight": torch.ones(1)}, tmp_path / "vae.safetensors")
+    for name, message in (("embedding", "is no LoRA"), ("vae", "is a VAE")):
+        with pytest.raises(EmbeddingFormatError, match=message):
+            put_in(make(), tmp_path / f"{name}.safetensors", target)
     broken = Embedding("x", {"clip_l": torch.full((1, 768), torch.nan)})
     with pytest.raises(EmbeddingFormatError, match="not finite"):
         put_in(broken, source, target)
@@ -184,7 +189,7 @@ def test_hostile_files_are_refused(content: bytes, make, tmp_path: Path) -> None
 
 
 def test_a_file_that_grows_by_copying_is_refused(make, tmp_path: Path) -> None:
-    header = {f"lora_{each}": {"dtype": "U8", "shape": [2**20], "data_offsets": [0, 2**20]} for each in range(1000)}
+    header = {f"lora_unet_{each}.x": {"dtype": "U8", "shape": [2**20], "data_offsets": [0, 2**20]} for each in range(1000)}
     text = json.dumps(header).encode()
     (tmp_path / "x.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 2**20)
     with pytest.raises(EmbeddingFormatError, match="overlaps another"):

@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from ti_trainer.workbench.expression import ExpressionError
     from ti_trainer.workbench.merge import Names, merge, norms_of, save
 
+    _check_preview(args)
     host, names = host_of(args), Names(args.embeddings_dir, _given(args.embedding))
     if args.name is not None:
         _check_name(host, args)
@@ -81,11 +82,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_preview(args: argparse.Namespace) -> None:
+    """ConfigError for an image file or a seed that cannot be used, before anything is computed."""
+    from PIL import Image
+
+    if args.preview is not None and Image.registered_extensions().get(args.preview.suffix.lower()) not in Image.SAVE:
+        message = f"{args.preview} cannot be written: expected an image file, such as .png, .jpg or .webp."
+        raise ConfigError(message)
+    if not 0 <= args.seed < 2**32:
+        message = f"--seed: found {args.seed}, expected at least 0 and at most {2**32 - 1}."
+        raise ConfigError(message)
+
+
 def _given(arguments: list[str]) -> dict[str, Path]:
     """Files by name; ConfigError if two have the same."""
     given: dict[str, Path] = {}
     for each in arguments:
-        name, equals, file = each.partition("=")
+        name, equals, file = ("", "", each) if Path(each).is_file() else each.partition("=")
         path = Path(file if equals else each)
         name = name.strip() if equals else path.stem
         if not name or name.casefold() in map(str.casefold, given):

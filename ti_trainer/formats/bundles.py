@@ -1,8 +1,8 @@
 """Embeddings inside a LoRA: tensors named `bundle_emb.NAME.KEY` in its .safetensors file.
 
 OneTrainer writes them, with a key for each text encoder (clip_l, clip_g, t5); scripts of LyCORIS write the keys of an
-embedding's own file, such as `string_to_param.*`. The WebUI, ComfyUI and SD.Next read both. The LoRA's other tensors are
-never loaded: they are copied block by block.
+embedding's own file, such as `string_to_param.*`. AUTOMATIC1111's WebUI, ComfyUI and SD.Next read both, Forge does not. The
+LoRA's other tensors are never loaded: they are copied block by block.
 
 V vectors, D width of a text encoder's token embeddings.
 """
@@ -23,6 +23,7 @@ from ti_trainer.errors import ConfigError, EmbeddingFormatError
 from ti_trainer.formats import checks, recognition, safetensors_file
 from ti_trainer.formats.named_tensors import from_tensors, to_arrays
 from ti_trainer.formats.precision import encoded, rounded
+from ti_trainer.formats.tensor_names import spec_of
 
 PREFIX = "bundle_emb."
 _KEY = re.compile(r"bundle_emb\.(?P<name>.+?)\.(?P<key>string_to_param\..+|[^.]+)", re.DOTALL)
@@ -111,8 +112,9 @@ def put_in(embedding: Embedding, lora: Path, target: Path, dtype: str = "fp32", 
             f"The name {name!r} contains a dot: the WebUI reads a bundled embedding's name only up to it. Choose another."
         )
         raise ConfigError(message)
-    if not any(not each.startswith(PREFIX) for each in bundle.tensors):
-        message = f"{lora.name} holds no tensors of a LoRA. Choose a LoRA."
+    what = spec_of(each for each in bundle.tensors if not each.startswith(PREFIX))
+    if "LoRA" not in (what or ""):
+        message = f"{lora.name} is {what or 'no LoRA'}. Choose a LoRA."
         raise EmbeddingFormatError(message)
     taken = next((each for each in bundle.words if each.casefold() == name.casefold()), None)
     if taken is not None and not replace:

@@ -50,6 +50,9 @@ class Outcome:
 
 def convert(source: Path, target: Path, wanted: Wanted) -> Outcome:
     """Convert one file. TITrainerError or OSError if that is not possible; an existing file stays unless told."""
+    if not source.exists():
+        message = f"There is no file {source}."
+        raise ConfigError(message)
     _refuse_existing(target, wanted)
     embedding = read(source, wanted)
     if wanted.name is not None:
@@ -159,6 +162,9 @@ def _attempt(source: Path, target: Path, wanted: Wanted, format: str, *, is_prev
 
 
 def _refuse_existing(target: Path, wanted: Wanted) -> None:
+    if target.is_dir():
+        message = f"{target} is a folder; expected the name of a file to write."
+        raise ConfigError(message)
     if target.exists() and not wanted.overwrite:
         message = f"{target} exists: choose another name, or overwrite it."
         raise ConfigError(message, "overwrite")
