@@ -163,6 +163,9 @@ def test_visitors_of_a_public_page_enter_no_paths(page: Page, tmp_path: Path) ->
     for given in ({"path": str(secret)}, {"chosen": "red.safetensors", "lora": str(secret)}):
         assert "Paths cannot be entered on a public page" in shown(page, **given)
     assert convert.look(page, values(path=str(secret))) == ""
+    assert "all" not in convert.choices(page)
+    assert "no file all in the embeddings folder" in shown(page, chosen="all")
+    assert "ti-good" in shown(page, chosen="red.safetensors")
     page.host.is_public = False
     (tmp_path / "forbidden").mkdir()
     assert "not for the page" in shown(page, path=str(tmp_path / "forbidden"))

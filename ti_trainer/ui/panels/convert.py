@@ -40,7 +40,7 @@ def panel(page: Page) -> None:
                 choices(page),
                 value=None,
                 label="Embedding",
-                info=f"From the embeddings folder; {ALL!r} converts the whole folder.",
+                info="From the embeddings folder." if page.is_public else f"{ALL!r} converts the whole embeddings folder.",
                 allow_custom_value=True,
                 elem_id=PREFIX + "chosen",
             )
@@ -103,9 +103,12 @@ def panel(page: Page) -> None:
 
 
 def choices(page: Page) -> list[str]:
-    """The files in the embeddings folder, by their paths in it."""
+    """The files in the embeddings folder, by their paths in it; the whole folder takes long, so not for visitors."""
     folder = page.host.embeddings_dir
-    return [ALL, *(path.relative_to(folder).as_posix() for path in embeddings_dir.embedding_files(folder))]
+    return [
+        *([] if page.is_public else [ALL]),
+        *(path.relative_to(folder).as_posix() for path in embeddings_dir.embedding_files(folder)),
+    ]
 
 
 def about_the_format(name: str) -> str:
@@ -128,7 +131,7 @@ def source_of(page: Page, values: Mapping[str, Any]) -> Path:
         return uploaded[0]
     folder = page.host.embeddings_dir
     if chosen:
-        if chosen == ALL:
+        if chosen == ALL and not page.is_public:
             return folder
         found = {path.relative_to(folder).as_posix(): path for path in embeddings_dir.embedding_files(folder)}
         if chosen not in found:
