@@ -30,6 +30,7 @@ LAYERS = (  # from the inside out: a module imports from its own folder and from
     ("host",),
     ("preprocess",),
     ("runs",),
+    ("workbench",),
     ("ui",),
     ("hosts",),
     ("making",),  # tiny_model/making: how the model was made

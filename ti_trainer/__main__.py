@@ -23,6 +23,7 @@ COMMANDS = (
     "generate",
     "evaluate",
     "quality",
+    "merge",
     "convert",
     "info",
     "bench",

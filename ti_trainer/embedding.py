@@ -24,6 +24,9 @@ FAMILIES = {  # width of the token embeddings by text encoder -> the models that
     (("clip_h", 1024),): "SD 2.x",
     (("clip_g", 1280), ("clip_l", 768)): "SDXL",
     (("clip_l", 64),): "embedded",
+    (("clip_l", 768), ("t5", 4096)): "Flux",  # only converted: see formats.read
+    (("clip_g", 1280), ("clip_l", 768), ("t5", 4096)): "SD 3",
+    (("t5", 4096),): "T5",
 }
 
 
@@ -75,7 +78,7 @@ class Embedding:
                     f"for {encoder}; expected floating-point numbers of shape (vectors, width)."
                 )
                 raise EmbeddingFormatError(message)
-        if len({len(vectors) for vectors in stored.values()}) > 1:
+        if len({len(vectors) for encoder, vectors in stored.items() if encoder != "t5"}) > 1:
             counts = ", ".join(f"{encoder}: {len(vectors)}" for encoder, vectors in stored.items())
             message = f"The embedding {self.name!r} has different numbers of vectors for its text encoders ({counts})."
             raise EmbeddingFormatError(message)

@@ -14,7 +14,7 @@ import torch
 
 from ti_trainer.embedding import Embedding
 from ti_trainer.formats import read, write
-from ti_trainer.formats.safetensors_file import _FLOAT8, _array, _float8_values
+from ti_trainer.formats.safetensors_file import _FLOAT8, _float8_values, array_of
 
 TORCH_NAMES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 TORCH_NAMES |= {"F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz"}
@@ -32,7 +32,7 @@ def test_every_8_bit_float_has_the_value_that_torch_gives_it(dtype: str) -> None
 def test_every_16_bit_float_has_the_value_that_torch_gives_it(dtype: str, name: str) -> None:
     codes = np.arange(2**16, dtype="<u2")
     expected = torch.from_numpy(codes.view(np.int16)).view(getattr(torch, name)).float().numpy()
-    found = _array({"dtype": dtype, "shape": [256, 256], "data": codes.tobytes()}).astype(np.float32)
+    found = array_of({"dtype": dtype, "shape": [256, 256], "data": codes.tobytes()}).astype(np.float32)
     assert np.array_equal(found.reshape(-1), expected, equal_nan=True)
 
 

@@ -33,8 +33,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(file: Path) -> dict[str, Any]:
-    """Facts about an embedding: name, name in prompts, step, family, [V, D] by text encoder, checkpoint, error."""
+    """Facts about an embedding: name, name in prompts, step, family, [V, D] by text encoder, checkpoint, error.
+
+    Of a LoRA with embeddings in it, `bundled` has [V, D] by key for each of them.
+    """
     from ti_trainer import formats
+    from ti_trainer.formats import bundles
 
     facts: dict[str, Any] = {
         "file": str(file),
@@ -49,6 +53,9 @@ def describe(file: Path) -> dict[str, Any]:
     try:
         embedding, negative = formats.read(file), formats.read_negative(file)
     except (EmbeddingFormatError, OSError) as error:
+        found = bundles.bundled(file)
+        if found is not None:
+            return facts | {"word": None, "bundled": {name: found.shapes(name) for name in found.words}}
         return facts | {"error": str(error)}
     same = ("name", "step", "family", "checkpoint", "checkpoint_hash", "info")
     vectors = {encoder: list(each.shape) for encoder, each in embedding.arrays.items()}
@@ -87,13 +94,20 @@ def _line(file: Path, facts: dict[str, Any]) -> str:
     if "model" in facts:
         widths = ", ".join(f"{encoder} {width}" for encoder, width in facts["widths"].items())
         return f"{file}: a checkpoint, {facts['model']}, for images of {facts['size_px']} px, embedding width {widths}"
-    vectors = ", ".join(f"{encoder} {shape[0]} x {shape[1]}" for encoder, shape in facts["vectors"].items())
+    if "bundled" in facts:
+        inside = "; ".join(f"{name}, vectors {_shapes(shapes)}" for name, shapes in facts["bundled"].items())
+        return f"{file}: a LoRA with embeddings in it: {inside}"
+    vectors = _shapes(facts["vectors"])
     trained = f"trained {facts['step']} steps" if facts["step"] else "steps unknown"
     checkpoint = f", on {facts['checkpoint']}" if facts["checkpoint"] else ""
     negative = f", with the negative {facts['negative']}" if facts["negative"] else ""
     word = facts["word"] or facts["name"]
     about = "".join(f"; {each}" for each in (facts["info"].get("repaired"), _about_the_word(file, facts)) if each)
     return f"{file}: {word}, {facts['family']}, vectors {vectors}, {trained}{checkpoint}{negative}{about}"
+
+
+def _shapes(shapes: dict[str, list[int]]) -> str:
+    return ", ".join(f"{encoder} {' x '.join(map(str, shape))}" for encoder, shape in shapes.items())
 
 
 def _about_the_word(file: Path, facts: dict[str, Any]) -> str:

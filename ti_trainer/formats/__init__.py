@@ -22,11 +22,13 @@ from ti_trainer.formats import (
 )
 from ti_trainer.formats.card import make_card, write_card
 from ti_trainer.formats.checkpoint import is_pickle, read_checkpoint
+from ti_trainer.formats.precision import DTYPES, rounded
 from ti_trainer.formats.tensor_names import spec_of
 
 __all__ = [
     "FORMATS",
     "Format",
+    "format_of",
     "is_pickle",
     "is_second_file",
     "make_card",
@@ -40,34 +42,47 @@ __all__ = [
 
 
 class Format(NamedTuple):
-    """A format that embeddings are written in; `about` describes it in a few words."""
+    """A format that embeddings are written in; `about` describes it in a few words.
+
+    `holds`: what it stores besides the vectors: name, step, checkpoint, info, and vectors for t5.
+    """
 
     about: str
     extensions: tuple[str, ...]
-    write: Callable[[Embedding, Path], None]
+    write: Callable[[Embedding, Path, str], None]
+    holds: frozenset[str] = frozenset()
+    dtypes: tuple[str, ...] = DTYPES
+
+
+_ALL = frozenset({"name", "step", "checkpoint", "info", "t5"})
 
 
 FORMATS = {  # `write` uses the first one with the file's extension
-    "safetensors": Format("for the WebUI, kohya, ComfyUI; keeps the step", (".safetensors",), safetensors_file.write),
-    "webui": Format("as the WebUI saves it", (".pt",), webui.write),
-    "diffusers-bin": Format("as older diffusers, token <name>", (".bin",), diffusers_files.write),
-    "card": Format("an image with the embedding in it", (".png", ".webp"), card.write),
-    "diffusers": Format("as diffusers, token <name>; SDXL in two files", (".safetensors",), diffusers_files.write),
+    "safetensors": Format("for the WebUI, kohya, ComfyUI; keeps the step", (".safetensors",), safetensors_file.write, _ALL),
+    "webui": Format("as the WebUI saves it", (".pt",), webui.write, _ALL - {"info", "t5"}),
+    "diffusers-bin": Format("as older diffusers, token <name>", (".bin",), diffusers_files.write, frozenset({"name"})),
+    "card": Format("an image with the embedding in it", (".png", ".webp"), card.write, _ALL - {"info", "t5"}, ("fp32",)),
+    "diffusers": Format(
+        "as diffusers, token <name>; SDXL in two files", (".safetensors",), diffusers_files.write, frozenset({"name"})
+    ),
     "kohya": Format("as kohya's scripts", (".safetensors",), named_tensors.write_kohya),
     "kohya-pt": Format("as older kohya scripts", (".pt",), named_tensors.write_kohya),
-    "onetrainer": Format("for OneTrainer, which reads only this", (".safetensors",), named_tensors.write_onetrainer),
+    "onetrainer": Format(
+        "for OneTrainer, which reads only this", (".safetensors",), named_tensors.write_onetrainer, frozenset({"t5"})
+    ),
 }
 
 
-def read(path: Path) -> Embedding:
+def read(path: Path, *, t5: bool = False) -> Embedding:
     """The embedding in a file, or in diffusers' folder or pair of files (SDXL); EmbeddingFormatError if there is none.
 
     Its name is the one stored in the file, or else the file's. `info` has the `format`, and where known the `tool`, `token`,
-    `where` (in a card), `repaired` if something was corrected, and another tool's `metadata`.
+    `where` (in a card), `repaired` if something was corrected, and another tool's `metadata`. `t5`: also embeddings for Flux
+    and SD 3, which can be converted, but neither trained nor used here.
     """
     if path.is_dir():
         path = diffusers_files.main_file(path)
-    embedding = _read_file(path)
+    embedding = _read_file(path, t5=t5)
     second = diffusers_files.second_file(path)
     if diffusers_files.may_be_first(embedding) and second.is_file():
         return diffusers_files.joined(embedding, _read_file(second))
@@ -102,21 +117,38 @@ def read_negative(path: Path) -> Embedding | None:
         return card.read_negative(checks.content(path), path.stem)
 
 
-def write(embedding: Embedding, path: Path, format: str | None = None) -> None:
-    """Write atomically in one of FORMATS, by default the first one with the extension of `path`; vectors as float32.
+def write(embedding: Embedding, path: Path, format: str | None = None, dtype: str = "fp32") -> None:
+    """Write atomically in one of FORMATS, by default the first one with the extension of `path`.
 
     EmbeddingFormatError if format and extension do not match, if numbers are not finite, or if they do not fit the format.
     """
+    name = format_of(path, format)
+    known = FORMATS[name]
+    if dtype not in known.dtypes:
+        message = f"{path.name} cannot be written in {dtype}: the format {name} holds {' and '.join(known.dtypes)} only."
+        raise EmbeddingFormatError(message)
+    if "t5" in embedding.widths and "t5" not in known.holds:
+        able = " or ".join(each for each, form in FORMATS.items() if "t5" in form.holds)
+        message = (
+            f"The embedding {embedding.name!r} is for {embedding.family}, with vectors for the text encoder T5, which the "
+            f"format {name} cannot hold. Choose {able}."
+        )
+        raise EmbeddingFormatError(message)
+    known.write(rounded(checks.writable(embedding), dtype), path, dtype)
+
+
+def format_of(path: Path, format: str | None = None) -> str:
+    """The format that `write` uses for a path; EmbeddingFormatError if there is none."""
     extension = path.suffix.lower()
     fitting = [name for name, known in FORMATS.items() if extension in known.extensions and format in (None, name)]
     if not fitting:
         known = ", ".join(f"{name} ({' '.join(form.extensions)})" for name, form in FORMATS.items())
         message = f"{path.name} cannot be written as {format or 'an embedding'}; expected one of: {known}."
         raise EmbeddingFormatError(message)
-    FORMATS[fitting[0]].write(checks.writable(embedding), path)
+    return fitting[0]
 
 
-def _read_file(path: Path) -> Embedding:
+def _read_file(path: Path, *, t5: bool = False) -> Embedding:
     checks.refuse_missing(path)
     with path.open("rb") as file, checks.explained(path):  # PermissionError does not mean that it is damaged
         head, size = file.read(recognition.HEAD), path.stat().st_size
@@ -125,9 +157,9 @@ def _read_file(path: Path) -> Embedding:
         if kind in ("zip", "pickle"):
             from ti_trainer.formats import pickled
 
-            embedding = pickled.read(file, size, path.stem)
+            embedding = pickled.read(file, size, path.stem, t5=t5)
         elif kind == "safetensors":
-            embedding = safetensors_file.read(file, size, path.stem)
+            embedding = safetensors_file.read(file, size, path.stem, t5=t5)
         elif kind is not None:
             embedding = card.read(checks.content(path), kind, path.stem)
         else:

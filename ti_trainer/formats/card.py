@@ -97,8 +97,8 @@ def make_card(image: Image.Image, embedding: Embedding, title: str | None = None
     return Image.fromarray(np.concatenate([low, gap, middle, gap, high], axis=1))
 
 
-def write(embedding: Embedding, path: Path) -> None:
-    """A card without an image."""
+def write(embedding: Embedding, path: Path, dtype: str = "fp32") -> None:
+    """A card without an image. Its numbers are text, so it has no other dtype."""
     write_card(Image.new("RGB", (512, 512), (52, 58, 72)), embedding, path)
 
 

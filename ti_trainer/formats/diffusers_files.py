@@ -49,10 +49,10 @@ def joined(first: Embedding, second: Embedding) -> Embedding:
     return replace(first, vectors=first.arrays | second.arrays)
 
 
-def write(embedding: Embedding, path: Path) -> None:
+def write(embedding: Embedding, path: Path, dtype: str = "fp32") -> None:
     """The vectors under `<name>`; SDXL's as two files."""
     token = f"<{embedding.name}>"
     arrays = embedding.arrays
     if set(arrays) == {"clip_l", "clip_g"}:
-        save({token: arrays["clip_g"]}, second_file(path))
-    save({token: next(iter(arrays.values()))}, path)
+        save({token: arrays["clip_g"]}, second_file(path), dtype=dtype)
+    save({token: next(iter(arrays.values()))}, path, dtype=dtype)

@@ -16,6 +16,7 @@ from ti_trainer import files
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.formats.checks import T5_WIDTH, Vectors, by_encoder, checked, refuse_t5
+from ti_trainer.formats.precision import encoded
 from ti_trainer.formats.tensor_names import spec_of
 
 KOHYA_KEY = "emb_params"
@@ -28,16 +29,22 @@ _ENCODERS = ("clip_l", "clip_g")
 _ALIASES = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}  # diffusers' advanced scripts of 2023, cog-sdxl
 _T5 = {"t5", "t5xxl", "t5_xxl", "t5-xxl", "umt5", "text_encoders_2"}
 _WIDTHS = {"clip_l": 768, "clip_g": 1280}  # of SDXL
+COMFYUI_T5_KEY = "t5xxl"
 
 Shapes = Mapping[Any, Sequence[int]]
 
 
-def from_tensors(tensors: Mapping[Any, object], stem: str) -> Embedding:
+def from_tensors(tensors: Mapping[Any, object], stem: str, *, t5: bool = False) -> Embedding:
     """The embedding in arrays or tensors: a single one with any name, or `clip_l` and `clip_g`; else EmbeddingFormatError.
 
-    The width of a single one determines its text encoder.
+    The width of a single one determines its text encoder. `t5`: also embeddings with vectors for T5.
     """
-    refuse_others({key: tuple(getattr(each, "shape", ())) for key, each in tensors.items()})
+    shapes = {key: tuple(getattr(each, "shape", ())) for key, each in tensors.items()}
+    if t5 and has_t5(shapes):
+        vectors = {"t5" if str(key).lower() in _T5 else str(key): checked(each) for key, each in tensors.items()}
+        in_order = {encoder: vectors[encoder] for encoder in (*_ENCODERS, "t5") if encoder in vectors}
+        return Embedding(stem, in_order, info={"format": "onetrainer", "tool": "OneTrainer, ComfyUI or another"})
+    refuse_others(shapes)
     tool = "diffusers or cog-sdxl" if set(tensors) <= set(_ALIASES) else "kohya sd-scripts or OneTrainer"
     tensors = _with_encoders(tensors)
     if set(tensors) == set(_ENCODERS):
@@ -78,6 +85,14 @@ def refuse_others(shapes: Shapes) -> None:
     _refuse_wrong_widths(_with_encoders(shapes))
 
 
+def has_t5(shapes: Shapes) -> bool:
+    """Whether these are vectors for T5, alone or with those for the CLIP text encoders of Flux or SD 3."""
+    of_t5 = [key for key in shapes if str(key).lower() in _T5]
+    if len(of_t5) != 1 or len(shapes[of_t5[0]]) == 0:
+        return False
+    return shapes[of_t5[0]][-1] == T5_WIDTH and set(shapes) - set(of_t5) <= set(_ENCODERS)
+
+
 def _with_encoders(tensors: Mapping[Any, Any]) -> dict[Any, Any]:
     """The tensors by our names of the text encoders instead of other tools' names."""
     if not set(tensors) <= set(_ALIASES):
@@ -95,33 +110,39 @@ def _refuse_wrong_widths(shapes: Shapes) -> None:
         raise EmbeddingFormatError(message)
 
 
-def to_arrays(embedding: Embedding, key: str) -> dict[str, Vectors]:
-    """A single text encoder's vectors under `key`, SDXL's under `clip_l` and `clip_g`."""
+def to_arrays(embedding: Embedding, key: str, t5_key: str = "t5") -> dict[str, Vectors]:
+    """A single text encoder's vectors under `key`, SDXL's under `clip_l` and `clip_g`, those for T5 under `t5_key`."""
     arrays = embedding.arrays
-    return {key: next(iter(arrays.values()))} if len(arrays) == 1 else arrays
+    if len(arrays) == 1 and "t5" not in arrays:
+        return {key: next(iter(arrays.values()))}
+    return {t5_key if encoder == "t5" else encoder: each for encoder, each in arrays.items()}
 
 
-def save(arrays: dict[str, Vectors], path: Path, metadata: dict[str, str] | None = None) -> None:
+def save(arrays: dict[str, Vectors], path: Path, metadata: dict[str, str] | None = None, dtype: str = "fp32") -> None:
     """Write .safetensors, or a pickle (without metadata) for any other extension; the same bytes for the same arrays."""
     if path.suffix.lower() != ".safetensors":
         import torch
 
         from ti_trainer.formats import torch_pickle
 
-        torch_pickle.dump({name: torch.from_numpy(each) for name, each in arrays.items()}, path)
+        in_torch = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+        torch_pickle.dump({name: torch.from_numpy(each).to(in_torch) for name, each in arrays.items()}, path)
         return
-    saved = safetensors.numpy.save(arrays, metadata)
+    saved = safetensors.numpy.save({name: encoded(each, dtype) for name, each in arrays.items()}, metadata)
     size = int.from_bytes(saved[:8], "little")
-    header = json.dumps(json.loads(saved[8 : 8 + size]), sort_keys=True).encode()  # its order is random
+    described = json.loads(saved[8 : 8 + size])
+    for name in arrays if dtype == "bf16" else ():
+        described[name]["dtype"] = "BF16"
+    header = json.dumps(described, sort_keys=True).encode()  # its order is random
     header += b" " * (-len(header) % 8)
     files.write_bytes(path, len(header).to_bytes(8, "little") + header + saved[8 + size :])
 
 
-def write_kohya(embedding: Embedding, path: Path) -> None:
-    """As kohya's train_textual_inversion.py, in float32."""
-    save(to_arrays(embedding, KOHYA_KEY), path)
+def write_kohya(embedding: Embedding, path: Path, dtype: str = "fp32") -> None:
+    """As kohya's train_textual_inversion.py."""
+    save(to_arrays(embedding, KOHYA_KEY), path, dtype=dtype)
 
 
-def write_onetrainer(embedding: Embedding, path: Path) -> None:
-    """As OneTrainer's embedding savers, in float32."""
-    save(to_arrays(embedding, _ONETRAINER_KEY), path)
+def write_onetrainer(embedding: Embedding, path: Path, dtype: str = "fp32") -> None:
+    """As OneTrainer's embedding savers."""
+    save(to_arrays(embedding, _ONETRAINER_KEY), path, dtype=dtype)

@@ -17,7 +17,7 @@ from ti_trainer.formats.tensor_names import spec_of
 _MAX_INNER = 20  # dicts in the file's dict that are examined: a checkpoint has its state_dict and a few more
 
 
-def read(file: BinaryIO, size: int, stem: str) -> Embedding:
+def read(file: BinaryIO, size: int, stem: str, *, t5: bool = False) -> Embedding:
     """The embedding in a file of torch.save, new (zip) or old; EmbeddingFormatError if there is none."""
     data = torch_pickle.load(file, only_shapes=size > MAX_BYTES)
     if isinstance(data, list | tuple):
@@ -39,6 +39,6 @@ def read(file: BinaryIO, size: int, stem: str) -> Embedding:
             message = f"it is {what}. Choose an embedding."
             raise EmbeddingFormatError(message)
     named = {key: value for key, value in data.items() if isinstance(value, Tensor)}
-    embedding = named_tensors.from_tensors(named or data, stem)
+    embedding = named_tensors.from_tensors(named or data, stem, t5=t5)
     pickled = {"kohya": "kohya-pt", "diffusers": "diffusers-bin"}.get(embedding.info["format"], embedding.info["format"])
     return replace(embedding, vectors=embedding.arrays, info=embedding.info | {"format": pickled})

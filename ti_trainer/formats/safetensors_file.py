@@ -18,7 +18,7 @@ import ti_trainer
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.formats.checks import MAX_VECTORS, MAX_WIDTH, Array, parsed, refuse_large
-from ti_trainer.formats.named_tensors import KOHYA_KEY, from_tensors, refuse_others, save, to_arrays
+from ti_trainer.formats.named_tensors import COMFYUI_T5_KEY, KOHYA_KEY, from_tensors, has_t5, refuse_others, save, to_arrays
 from ti_trainer.formats.recognition import MAX_HEADER
 
 _ARCHITECTURES = {  # as in kohya's sai_model_spec.py; the vectors do not show which SD 2.x model they were made for
@@ -41,15 +41,17 @@ _MAX_COMMAS = 100_000  # in a metadata value
 _MAX_DIGITS = 20  # of the step
 
 
-def read(file: BinaryIO, size: int, stem: str) -> Embedding:
+def read(file: BinaryIO, size: int, stem: str, *, t5: bool = False) -> Embedding:
     """An embedding in .safetensors by this or another tool; another tool's metadata is in `info["metadata"]`."""
-    header = _header(file, size)
+    header = read_header(file, size)
     metadata = header.pop("__metadata__", {})
-    refuse_others({name: _shape(each) for name, each in header.items()})
+    shapes = {name: _shape(each) for name, each in header.items()}
+    if not (t5 and has_t5(shapes)):
+        refuse_others(shapes)
     refuse_large(size)
     file.seek(0)
-    tensors = {name: _array(each) for name, each in _deserialized(file.read(size))}
-    embedding = from_tensors(tensors, stem)
+    tensors = {name: array_of(each) for name, each in _deserialized(file.read(size))}
+    embedding = from_tensors(tensors, stem, t5=t5)
     if "ti_trainer" not in metadata:
         foreign = {"metadata": metadata} if set(metadata) - {"format"} else {}
         return Embedding(embedding.name, embedding.arrays, info=embedding.info | foreign)
@@ -65,7 +67,7 @@ def read(file: BinaryIO, size: int, stem: str) -> Embedding:
     )
 
 
-def _header(file: BinaryIO, size: int) -> dict[str, Any]:
+def read_header(file: BinaryIO, size: int) -> dict[str, Any]:
     """The descriptions of the tensors, and the metadata; EmbeddingFormatError if the header is too large or damaged."""
     length = int.from_bytes(file.read(8), "little")
     if length > min(MAX_HEADER, size - 8):
@@ -96,7 +98,7 @@ def _deserialized(content: bytes) -> list[tuple[str, Mapping[str, Any]]]:
     return found
 
 
-def _array(described: Mapping[str, Any]) -> Array:
+def array_of(described: Mapping[str, Any]) -> Array:
     """A tensor's numbers; bfloat16 and 8-bit floats, which NumPy does not have, as float32."""
     dtype, data, shape = described["dtype"], described["data"], described["shape"]
     numbers: Array
@@ -128,7 +130,7 @@ def _float8_values(dtype: str) -> Array:
     return both
 
 
-def write(embedding: Embedding, path: Path) -> None:
+def write(embedding: Embedding, path: Path, dtype: str = "fp32") -> None:
     """Vectors, with name, step, checkpoint and info as metadata, and ModelSpec 1.0.1 keys where they are known."""
     metadata = {key: _text(value) for key, value in embedding.info.items() if key not in _ABOUT_FILE}
     metadata |= {"ti_trainer": ti_trainer.__version__, "name": embedding.name, "step": str(embedding.step)}
@@ -142,7 +144,7 @@ def write(embedding: Embedding, path: Path) -> None:
             "modelspec.architecture": _ARCHITECTURES[embedding.family],
             "modelspec.title": embedding.name,
         }
-    save(to_arrays(embedding, KOHYA_KEY), path, metadata)
+    save(to_arrays(embedding, KOHYA_KEY, COMFYUI_T5_KEY), path, metadata, dtype)
 
 
 def _text(value: Any) -> str:

@@ -62,8 +62,11 @@ def to_dict(embedding: Embedding, vectors: Mapping[str, object]) -> dict[str, An
     }
 
 
-def write(embedding: Embedding, path: Path) -> None:
+def write(embedding: Embedding, path: Path, dtype: str = "fp32") -> None:
     """A .pt file as the WebUI saves it after training."""
+    import torch
+
     from ti_trainer.formats import torch_pickle
 
-    torch_pickle.dump(to_dict(embedding, embedding.vectors), path)
+    in_torch = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    torch_pickle.dump(to_dict(embedding, {encoder: each.to(in_torch) for encoder, each in embedding.vectors.items()}), path)

@@ -14,6 +14,7 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import (
     caption_editor,
     create,
+    embeddings,
     form_fill,
     from_prompt,
     generate,
@@ -64,6 +65,8 @@ def build(page: Page) -> gr.Blocks:
                     progress_panel = train_progress.panel(page)
             with gr.Tab("Runs", id="runs") as runs_tab:
                 runs_panel = runs.panel(page)
+            with gr.Tab("Embeddings", id="embeddings"):
+                embeddings.panel(page)
             if page.txt2img:
                 prompts = page.txt2img
             else:

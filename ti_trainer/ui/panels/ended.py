@@ -132,10 +132,10 @@ def _result(now: Snapshot) -> str:
     skipped = "".join(notice("warning", f"{path.name} was skipped: {reason}") for path, reason in result.skipped)
     good = notice("good", f"{FINISHED[now.status]} {result.verdict}".rstrip())
     files = [result.embedding_file, *filter(None, [result.negative_file])]
-    return good + warning + skipped + before_after + "".join(map(_file, files)) + comparison(result.run)
+    return good + warning + skipped + before_after + "".join(map(file_link, files)) + comparison(result.run)
 
 
-def _file(path: Path) -> str:
+def file_link(path: Path) -> str:
     """The path of an embedding, and a link that downloads it."""
     link = ""
     try:

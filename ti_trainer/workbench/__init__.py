@@ -1,0 +1,1 @@
+"""What people do with embeddings besides training: inspect, merge, convert, compare and share."""
