@@ -9,6 +9,8 @@ pytest.importorskip("gradio")  # the page is all that needs it
 from browser import launch
 from test_page import Served, entry, fill, says, served, show, status, step, until  # noqa: F401, the fixture
 
+pytestmark = pytest.mark.page
+
 
 def opened(page: object, here: Served) -> None:
     here.open(page, "Train")

@@ -84,15 +84,20 @@ def test_a_running_job_is_followed_without_flicker_or_jumps() -> None:
 
 def test_an_idle_page_asks_every_five_seconds_and_a_hidden_one_never() -> None:
     with served("idle") as (url, _), launch() as page:
+        page.clock.install()
         page.goto(url)
         _wait_for(page, 1)
-        begun = time.monotonic()
+        page.clock.fast_forward(3_000)
+        page.wait_for_timeout(300)
+        assert "1 / 1000" in page.text_content(".ti-numbers")
+        page.clock.fast_forward(2_000)
         _wait_for(page, 2)
-        assert time.monotonic() - begun > 3
         page.evaluate(
             "document.querySelector('.ti-trainer').parentElement.style.display = 'none'"
         )  # another tab of the host
-        page.wait_for_timeout(7_000)
+        for _ in range(2):
+            page.clock.fast_forward(5_000)
+            page.wait_for_timeout(300)
         assert "2 / 1000" in page.text_content(".ti-numbers")
         page.evaluate("document.querySelector('.ti-trainer').parentElement.style.display = ''")
         _wait_for(page, 3)
