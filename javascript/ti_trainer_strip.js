@@ -2,7 +2,7 @@
 // Buttons in our HTML: data-ti-show="TAB" shows one of our tabs, with data-ti-at="SELECTOR" at
 // that place; data-ti-press="ELEM_ID" presses one of gradio's buttons.
 (() => {
-    const ACTIVE = ["waiting", "loading", "training", "working", "pausing", "stopping", "paused"];
+    const ACTIVE = ["waiting", "loading", "training", "working", "comparing", "pausing", "stopping", "paused"];
     let asked = false;
     let followed = null; // the run that was seen active, and whose end has not been looked at
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import gradio as gr
 
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels import compare, share
 
 
-def panel(page: Page) -> None:
-    """Add the sub-tabs."""
+def panel(page: Page) -> compare.Compare:
+    """Add the sub-tabs; returns what other panels need of them."""
     with gr.Tabs(elem_id="ti_trainer_embeddings_tabs"):
-        pass  # sub-tabs come here
+        with gr.Tab("Compare", id="compare"):
+            compared = compare.panel(page)
+        with gr.Tab("Share", id="share"):
+            share.panel(page)
+    return compared
