@@ -61,18 +61,16 @@ def values_of(panel: compare.Compare, **entered: Any) -> dict[str, Any]:
 
 
 def test_a_run_fills_the_form_with_what_its_previews_were_made_with(panel: compare.Compare, run: Run) -> None:
-    updates = {name: update for name, field in panel.fields.items() for each, update in [(field, None)] if each is field}
     found = compare.filled(panel, run)
     updates = {name: found.get(field) for name, field in panel.fields.items()}
     assert updates["runs"]["value"] == [runs.label_of(run)]
     assert updates["copies"]["value"] == [f"{run.id}: {step}" for step in (30, 20, 10)]
     assert (updates["negative_prompt"], updates["steps"], updates["sampler"]) == ("blurry", 7, "DDIM")
-    assert updates["prompts"].count("[name]") == 2
-    entered = values_of(
-        panel, **{name: each["value"] if isinstance(each, dict) else each for name, each in updates.items() if each}
-    )
+    assert updates["prompts"] == "a photo of [name]"
+    new = {name: each["value"] if isinstance(each, dict) else each for name, each in updates.items() if each}
+    entered = values_of(panel, **new)
     work = compare.comparison_of(panel.page, {**entered, "embeddings": ["other"], "seeds": "1-3", "weights": "1, 0.8"})
-    assert work.size == 4 * 2 * 3 * 2
+    assert work.size == 4 * 1 * 3 * 2
     assert [each.label for each in work.candidates] == [*(f"x-word, step {step}" for step in (30, 20, 10)), "other, step 0"]
     assert work.request == GenerationRequest("", "blurry", 7, work.request.cfg_scale, 1, 24, work.request.height, "DDIM")
 
@@ -106,7 +104,7 @@ def test_the_number_of_images_is_told_before_they_are_made(page: Page) -> None:
         {"embeddings": ["other"], "sampler": "<b>"},
         {"embeddings": ["other"], "steps": None},
         {"embeddings": ["other"], "similarity": "forbidden"},
-        {"embeddings": ["other"], "similarity": ".", "images": "forbidden"},
+        {"embeddings": ["other"], "similarity": "/", "images": "forbidden"},
     ],
 )
 def test_what_is_wrong_is_shown_and_nothing_is_written(panel: compare.Compare, entered: dict[str, Any]) -> None:
@@ -199,10 +197,9 @@ def test_copies_are_compared_in_the_page_and_one_is_used(served: Served) -> None
         fill(page, "train_preview_every", "0")
         page.click("#ti_trainer_train_start")
         until(lambda: status(page) == "done")
-        page.locator("#ti_trainer_compare_copies").click()
-        until(
-            lambda: entry(page, "compare_prompts").is_visible() and "[name]" in entry(page, "compare_prompts").input_value()
-        )
+        page.locator("#ti_trainer_ended_compare").click()
+        until(lambda: entry(page, "compare_prompts").is_visible())
+        until(lambda: entry(page, "compare_prompts").input_value() == "a photo of [name]")
         fill(page, "compare_prompts", "a photo of [name]\n[name] at night\na red [name]")
         entry(page, "compare_prompts").press("Tab")
         says(page, "compare_about", "3 prompts x 2 seeds")

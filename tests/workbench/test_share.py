@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -76,13 +75,8 @@ def test_everything_that_a_user_needs_is_there_and_nothing_private(folders: tupl
     assert "negative text" not in about
     for path in files:
         content = path.read_bytes()
-        for secret in (
-            b"/home/me",
-            b"secret",
-            str(tmp_path).encode(),
-            getpass.getuser().encode() * (len(getpass.getuser()) > 4),
-        ):
-            assert not secret or secret not in content, (path.name, secret)
+        for secret in (b"/home/me", b"secret", str(tmp_path).encode()):
+            assert secret not in content, (path.name, secret)
     read = formats.read(tmp_path / "out" / "my-cat.safetensors")
     wanted = embedding("my-cat")
     assert torch.equal(read.vectors["clip_l"], wanted.vectors["clip_l"])

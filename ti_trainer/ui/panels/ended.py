@@ -47,7 +47,7 @@ def panel(page: Page) -> dict[str, Any]:
             over = gr.Button("Start over", elem_id="ti_trainer_over")
             new = gr.Button("New embedding", elem_id="ti_trainer_new")
             parts["open_run"] = gr.Button("Open run", elem_id="ti_trainer_open_run")
-            parts["compare_copies"] = gr.Button("Compare copies", elem_id="ti_trainer_compare_copies")
+            parts["compare_copies"] = gr.Button("Compare copies", elem_id="ti_trainer_ended_compare")
         message = gr.HTML(elem_id="ti_trainer_ended_message")
         parts["details"] = gr.HTML(elem_id="ti_trainer_details")
     refresh = "() => { window.tiTrainerRefresh(); }"
