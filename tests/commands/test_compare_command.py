@@ -39,7 +39,7 @@ def test_copies_are_compared_continued_and_one_is_advised(cli: Callable, run: Ru
     assert done.code == 0, done.err
     assert done.out.splitlines()[:2] == [
         "Row 1: thing, step 4, validation loss 0.50000",
-        "Row 2: thing, step 2, validation loss 0.25000",
+        "Row 2: thing, step 2, validation loss 0.25000 (lowest)",
     ]
     assert "Compared: 3 images" in done.out
     folder = tmp_path / "textual_inversion" / "comparisons" / "thing"

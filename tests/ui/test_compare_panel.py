@@ -212,4 +212,4 @@ def test_copies_are_compared_in_the_page_and_one_is_used(served: Served) -> None
         page.locator("#ti_trainer_compare_grid button").first.click()
         says(page, "compare_used", "x-word-9.safetensors")
         assert (served.folder / "embeddings" / "x-word-9.safetensors").is_file()
-        assert heard == []
+        assert [each for each in heard if "ERR_NAME_NOT_RESOLVED" not in each] == []  # gradio 3 asks for fonts

@@ -134,9 +134,8 @@ def _report(comparison: Comparison, outcome: Outcome) -> int:
     print(f"  settings  {outcome.folder / 'comparison.json'}")
     copies = [each for each in comparison.candidates if each.run is not None]
     if copies and not outcome.stopped:
-        measured = [(each.validation_loss, number) for number, each in enumerate(copies) if each.validation_loss is not None]
-        best = copies[min(measured)[1]] if measured else copies[0]
-        which = f", such as the one with the lowest validation loss, {best.label}" if measured else ""
+        best = comparison.best or copies[0]
+        which = f", such as the one with the lowest validation loss, {best.label}" if comparison.best else ""
         print(f"To use a copy{which}:")
         negative = best.run.negative_of(best.file) if best.run else None
         for file in filter(None, (best.file, negative)):

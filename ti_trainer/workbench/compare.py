@@ -72,6 +72,14 @@ class Comparison:
         """The number of images."""
         return len(self.rows) * len(self.columns)
 
+    @cached_property
+    def best(self) -> Candidate | None:
+        """The copy with the lowest validation loss; None for losses of several runs, which are not measured on the same."""
+        measured = [(each.validation_loss, each) for each in self.candidates if each.validation_loss is not None]
+        if len(measured) < 2 or len({each.run.path for _, each in measured if each.run}) > 1:
+            return None
+        return min(measured, key=lambda each: each[0])[1]
+
     @property
     def title(self) -> str:
         """The name of its folder."""
@@ -91,7 +99,8 @@ class Comparison:
         if len(self.weights) > 1 or weight != 1:
             lines.append(f"weight {weight:g}")
         if candidate.validation_loss is not None:
-            lines.append(f"validation loss {candidate.validation_loss:.5f}")
+            lowest = " (lowest)" if candidate is self.best else ""
+            lines.append(f"validation loss {candidate.validation_loss:.5f}{lowest}")
         mean = Score.mean([score for cell, score in scores.items() if cell.row == row])
         return lines + ([] if mean is None else mean.lines())
 

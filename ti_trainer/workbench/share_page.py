@@ -88,7 +88,7 @@ def _training(train: dict[str, Any]) -> str:
     shown = [
         f"{label} {train[name]}"
         for name, label in TRAINING.items()
-        if name in train and (name in ALWAYS or train[name] != defaults.get(name))
+        if train.get(name) not in (None, 0, "") and (name in ALWAYS or train[name] != defaults.get(name))
     ]
     return ", ".join(shown)
 

@@ -36,7 +36,10 @@ WELCOME = (
     "each other here. They are also saved in the folder of runs."
 )
 SHOW = "() => { window.tiTrainerShow('Embeddings'); setTimeout(() => window.tiTrainerShow('Compare'), 250); }"
-REFRESH = "() => { window.tiTrainerRefresh(); }"
+SHOW_PROGRESS = (
+    "() => { window.tiTrainerRefresh(); (document.querySelector('gradio-app')?.shadowRoot ?? document)"
+    ".querySelector('#ti_trainer_compare_progress')?.scrollIntoView({ behavior: 'smooth', block: 'nearest' }); }"
+)
 MOST_EMBEDDINGS = 500  # in the list
 Values = Mapping[Any, Any]  # of components, as gradio passes them
 
@@ -70,7 +73,7 @@ def panel(page: Page) -> Compare:
     for each in fields.values():
         unsaved(each)
     started = listen(start.click, partial(_start, made), set(fields.values()), [message])
-    listen(started.then, None, js=REFRESH)
+    listen(started.then, None, js=SHOW_PROGRESS)
     listen(fields["runs"].change, partial(_choose, page), [fields["runs"], fields["copies"]], [fields["copies"]])
     listen(fields["embeddings"].focus, lambda: gr.update(choices=_names(page)), [], [fields["embeddings"]])
     sizes = [fields[name] for name in ("copies", "embeddings", "prompts", "seeds", "weights")]

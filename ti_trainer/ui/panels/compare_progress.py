@@ -38,9 +38,9 @@ def panel(page: Page) -> dict[str, Any]:
     live: dict[str, Any] = {"compare_bar": gr.HTML(progress("idle"), elem_id=PREFIX + "progress")}
     live["compare_stop"] = gr.Button("Interrupt", interactive=False, size="sm", elem_id=PREFIX + "stop")
     live["compare_result"] = gr.HTML(elem_id=PREFIX + "result")
-    live["compare_grid"] = gr.HTML(elem_id=PREFIX + "grid")
     used = gr.HTML(elem_id=PREFIX + "used")
-    with gr.Accordion("Name of a copy that is used", open=False):
+    live["compare_grid"] = gr.HTML(elem_id=PREFIX + "grid")
+    with gr.Accordion("Name for “Use this one”", open=False):
         name = gr.Textbox(
             label="Name in the embeddings folder",
             info="Empty: the name of the run's embedding and the step, such as my-cat-300.",
@@ -138,5 +138,6 @@ def _result(now: Snapshot) -> str:
         return notice("error", now.message) + notes
     if now.outcome is None or now.active:
         return notes
-    files = facts([("Folder", now.outcome.folder), ("Whole table as an image", now.outcome.grid)])
+    folder, grid = now.outcome.folder.absolute(), now.outcome.grid.absolute()
+    files = facts([("Folder", folder), ("The table as an image", grid)])
     return notice("warning" if now.outcome.stopped else "good", now.outcome.summary) + notes + files
