@@ -94,7 +94,8 @@ def test_each_copy_is_used_with_each_prompt_seed_and_weight(host: Painter, compa
     assert [(each.done, each.total) for each in told] == [(number, 16) for number in range(17)]
     assert host.told[-1] == (15, 16, "Comparing x-word: image 16 of 16")
     assert host.shown == 16
-    assert comparison.row_lines(3, {}) == ["x-word, step 100", "weight 0.8", "validation loss 0.50000"]
+    assert comparison.row_lines(2, {}) == ["x-word, step 100", "weight 1", "validation loss 0.50000"]
+    assert comparison.row_lines(3, {}) == ["x-word, step 100", "weight 0.8"], "where the loss was not measured"
     saved = json.loads((outcome.folder / "comparison.json").read_text())
     assert saved["settings"]["seeds"] == [7, 8]
     assert saved["results"]["validation_loss"] == [None, 0.5]
@@ -209,6 +210,22 @@ def test_too_many_images_are_refused_with_their_number_and_time(comparison: Comp
     negative = replace(comparison, prompts=("a cat",), request=GenerationRequest("", "[name]"))
     negative.check()  # an embedding for the negative prompt
     assert negative.request_of(Cell(0, 0)).negative_prompt == STAND_IN
+
+
+def test_the_lowest_validation_loss_is_marked_within_one_run(host: Painter, trained: Callable[..., Run]) -> None:
+    runs = [trained(100, 200, losses={100: 0.5, 200: loss}) for loss in (0.4, 0.3)]
+    one = Comparison(host, tuple(candidates.of_run(runs[0], ["200", "100"])), ("[name]",))
+    assert [one.row_lines(row, {})[1] for row in range(2)] == ["validation loss 0.40000 (lowest)", "validation loss 0.50000"]
+    both = [each for run in runs for each in candidates.of_run(run, ["200", "100"], with_id=True)]
+    several = replace(one, candidates=tuple(both))
+    assert several.best is None, "they were measured on other images"
+    assert len({several.row_lines(row, {})[0] for row in range(4)}) == 4
+
+
+def test_vectors_that_no_prompt_has_room_for_are_refused(comparison: Comparison) -> None:
+    long = replace(comparison.candidates[0], embedding=Embedding("long", {"clip_l": torch.ones(76, D)}))
+    with pytest.raises(ConfigError, match="76 vectors"):
+        replace(comparison, candidates=(long,)).check()
 
 
 def test_lists_are_read_as_people_write_them() -> None:

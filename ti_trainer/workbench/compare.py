@@ -98,7 +98,7 @@ class Comparison:
         lines = [candidate.label]
         if len(self.weights) > 1 or weight != 1:
             lines.append(f"weight {weight:g}")
-        if candidate.validation_loss is not None:
+        if candidate.validation_loss is not None and (weight == 1 or 1 not in self.weights):  # it is that of weight 1
             lowest = " (lowest)" if candidate is self.best else ""
             lines.append(f"validation loss {candidate.validation_loss:.5f}{lowest}")
         mean = Score.mean([score for cell, score in scores.items() if cell.row == row])

@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image
 
 from ti_trainer import __version__
+from ti_trainer.data.prompts import NAME
 from ti_trainer.errors import EmbeddingFormatError, ModelError, TrainingError
 from ti_trainer.files import atomic, write_bytes
 from ti_trainer.formats import embeddings_dir
@@ -111,7 +112,7 @@ def run(
 
 def others_in_prompts(comparison: Comparison, model: DiffusionModel) -> tuple[dict[str, Vectors], list[str]]:
     """The embeddings of the folder that the prompts name, and why some of them are not used."""
-    text = "\n".join([*comparison.prompts, comparison.request.negative_prompt]).casefold()
+    text = "\n".join([*comparison.prompts, comparison.request.negative_prompt]).replace(NAME, "").casefold()
     folder, used, notes = comparison.host.embeddings_dir, dict[str, Vectors](), list[str]()
     files = embeddings_dir.embedding_files(folder)
     for name in sorted({path.stem for path in files if path.suffix.lower() not in embeddings_dir.IMAGES}):

@@ -10,6 +10,7 @@ from ti_trainer.data.prompts import MOST_LINE, NAME
 from ti_trainer.errors import ConfigError
 from ti_trainer.functional.numbers import number
 from ti_trainer.host import GenerationRequest
+from ti_trainer.prompts import CHUNK
 from ti_trainer.wording import counted
 from ti_trainer.workbench.candidates import Candidate
 
@@ -68,6 +69,10 @@ def check(
     """
     if not candidates:
         message = "Copies: found none, expected at least one copy of a run, or an embedding."
+        raise ConfigError(message, "copies")
+    long = next((each for each in candidates if each.embedding.num_vectors > CHUNK), None)
+    if long is not None:
+        message = f"Copies: {long.label} has {long.embedding.num_vectors} vectors; a prompt has room for {CHUNK}."
         raise ConfigError(message, "copies")
     if not prompts:
         message = f"Prompts: found none, expected one a line, such as 'a photo of {NAME}'."

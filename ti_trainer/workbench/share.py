@@ -17,7 +17,7 @@ from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.open_image import on_white, opened_image
 from ti_trainer.data.upright import upright
 from ti_trainer.embedding import Embedding, negative_name
-from ti_trainer.errors import ConfigError
+from ti_trainer.errors import ConfigError, EmbeddingFormatError
 from ti_trainer.files import checked_name
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.comparison import for_negative_prompt
@@ -98,9 +98,16 @@ def run_of(log_dir: Path, embedding: Embedding) -> Run | None:
         if isinstance(recorded, Mapping) and wanted in recorded.values():
             return run
         copies = [path for step, path in (*run.copies(), *run.copies(averaged=True)) if step == embedding.step]
-        if any(digest(formats.read(path).vectors) == wanted for path in copies):
+        if any(_is(path, wanted) for path in copies):
             return run
     return None
+
+
+def _is(path: Path, wanted: str) -> bool:
+    try:
+        return digest(formats.read(path).vectors) == wanted
+    except (EmbeddingFormatError, OSError):  # damaged
+        return False
 
 
 def _is_negative(run: Run) -> bool:

@@ -40,7 +40,6 @@ SHOW_PROGRESS = (
     "() => { window.tiTrainerRefresh(); (document.querySelector('gradio-app')?.shadowRoot ?? document)"
     ".querySelector('#ti_trainer_compare_progress')?.scrollIntoView({ behavior: 'smooth', block: 'nearest' }); }"
 )
-MOST_EMBEDDINGS = 500  # in the list
 Values = Mapping[Any, Any]  # of components, as gradio passes them
 
 
@@ -292,4 +291,4 @@ def _names(page: Page) -> list[str]:
     """The embeddings of the folder."""
     files = embeddings_dir.embedding_files(page.host.embeddings_dir)
     names = {path.stem for path in files if path.suffix.lower() not in embeddings_dir.IMAGES}
-    return sorted(names)[:MOST_EMBEDDINGS]
+    return sorted(names)

@@ -26,7 +26,6 @@ from ti_trainer.workbench.share_files import contents, write
 
 PREFIX = "ti_trainer_share_"
 LARGEST_DOWNLOAD_BYTES = 4 * 2**20  # it is part of the page
-MOST_EMBEDDINGS = 500  # in the list
 WELCOME = (
     "Makes a folder to publish: the embedding, a card with the embedding in its image, a page that says what it is and how "
     "to install it, and the metadata that WebUIs show. No paths and no names of this computer are written."
@@ -61,9 +60,9 @@ def panel(page: Page) -> None:
 
 
 def names(page: Page) -> list[str]:
-    """The embeddings of the folder, without negatives that go with another."""
+    """The embeddings of the folder."""
     files = embeddings_dir.embedding_files(page.host.embeddings_dir)
-    return sorted({path.stem for path in files if path.suffix.lower() not in embeddings_dir.IMAGES})[:MOST_EMBEDDINGS]
+    return sorted({path.stem for path in files if path.suffix.lower() not in embeddings_dir.IMAGES})
 
 
 def shared_of(page: Page, name: str | None, description: str, weight: float | None, licence: str, negative: bool) -> Shared:
