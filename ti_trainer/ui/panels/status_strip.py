@@ -28,6 +28,7 @@ MESSAGES = {
     "preview": "A preview will be generated after this step.",
     "copy": "A copy will be saved after this step, in the run's folder “embeddings”.",
 }
+NO_RUN = "none"  # also in javascript/ti_trainer_strip.js
 ENDED = ("done", "stopped", "failed")
 SHOW_RESULT = (
     ' <button type="button" class="ti-link" data-ti-show="Train" data-ti-at="#ti_trainer_result">Show result</button>'
@@ -77,7 +78,7 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
 
 
 def render(status: str, name: str = "", percent: float = 0.0, numbers: str = "", message: str = "", run: str = "") -> str:
-    """Render the strip's text and bar. The scripts read `data-status`, and `data-run`, which differs from run to run."""
+    """Render the strip's text and bar. The scripts read `data-status`, and `data-run`: the run's id or NO_RUN."""
     label = STATUS_LABELS[status] + (f"{'. Model' if status == 'idle' else ''}: {message}" if message else "")
     percent = 100.0 if status == "done" else percent  # a run may be done before its last step
     return (
@@ -93,16 +94,14 @@ def _of_preprocessing(now: preprocess.Snapshot) -> str:
     numbers = [f"{now.done} / {now.total}" if now.total else "", f"{left} left" if left else ""]
     message = "Finishing the images in progress." if now.status == "stopping" else ""
     name = now.work.destination.name if now.work else ""
-    return render(now.status, name, 100 * now.done / (now.total or 1), " · ".join(filter(None, numbers)), message)
+    return render(now.status, name, 100 * now.done / (now.total or 1), " · ".join(filter(None, numbers)), message, NO_RUN)
 
 
 def _of_comparison(now: compare_job.Snapshot) -> str:
     left = duration(now.seconds_left)
     numbers = [f"{now.done} / {now.total}", f"{left} left" if left else ""]
-    name = now.work.title if now.work else ""
-    return render(
-        now.status, name, 100 * now.done / (now.total or 1), " · ".join(filter(None, numbers)), about_comparison(now)
-    )
+    name, percent = now.work.title if now.work else "", 100 * now.done / (now.total or 1)
+    return render(now.status, name, percent, " · ".join(filter(None, numbers)), about_comparison(now), NO_RUN)
 
 
 def about_comparison(now: compare_job.Snapshot) -> str:
