@@ -13,6 +13,7 @@ from ti_trainer.ui.gradio_compat import blocks, listen
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import (
     caption_editor,
+    compare,
     create,
     embeddings,
     form_fill,
@@ -66,7 +67,7 @@ def build(page: Page) -> gr.Blocks:
             with gr.Tab("Runs", id="runs") as runs_tab:
                 runs_panel = runs.panel(page)
             with gr.Tab("Embeddings", id="embeddings"):
-                embeddings.panel(page)
+                compare_panel = embeddings.panel(page)
             if page.txt2img:
                 prompts = page.txt2img
             else:
@@ -77,6 +78,7 @@ def build(page: Page) -> gr.Blocks:
             **progress_panel.components,
             **preprocess_panel.parts,
             **quick.live,
+            **compare_panel.live,
             "names": form.name,
             "presets": form.presets.preset,
             "runs": runs_panel.chosen,
@@ -102,6 +104,7 @@ def build(page: Page) -> gr.Blocks:
         quick_train.wire(quick, form, preprocess_panel, (captions_panel.folder, quality_panel.folder))
         for use in (progress_panel["use"], quick.live["quick_use"]):
             _wire_use(page, use, prompts)
+        compare.wire(compare_panel, runs_panel, progress_panel["compare_copies"], quick.live["quick_compare"])
         listen(
             progress_panel["open_run"].click,
             lambda: runs.select_current(page),

@@ -16,6 +16,8 @@ from ti_trainer.preprocess import job as preprocess
 from ti_trainer.runs.datasets import check_folder
 from ti_trainer.runs.job import Job
 from ti_trainer.runs.quick_job import QuickJob
+from ti_trainer.workbench.compare import Comparison
+from ti_trainer.workbench.compare_job import CompareJob
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,21 @@ class Page:
     preprocessing: preprocess.Job = field(default_factory=preprocess.Job)
     quick: QuickJob = field(default_factory=QuickJob)
     changes: Callable[[], Mapping[str, float]] = dict
+    comparing: CompareJob = field(default_factory=CompareJob)
+
+    def __post_init__(self) -> None:
+        """No run is started during a comparison."""
+        self.job.guard = self.comparing.refuse_if_active
+
+    def compare(self, work: Comparison) -> None:
+        """Start a comparison; BusyError during a run or a quick training."""
+        if self.quick.snapshot().active:
+            self.quick.refuse_if_busy(self.job, self.preprocessing)
+        self.comparing.start(work, self.job)
 
     def refuse_if_busy(self, what: str) -> None:
-        """Raise BusyError during a run; waiting for the model would take as long as the run."""
+        """Raise BusyError during a run or a comparison; waiting for the model would take as long."""
+        self.comparing.refuse_if_active()
         if self.job.snapshot().active:
             message = f"Cannot {what} while a training run is active: wait until it is finished, or interrupt it."
             raise BusyError(message)

@@ -47,6 +47,7 @@ def panel(page: Page) -> dict[str, Any]:
             over = gr.Button("Start over", elem_id="ti_trainer_over")
             new = gr.Button("New embedding", elem_id="ti_trainer_new")
             parts["open_run"] = gr.Button("Open run", elem_id="ti_trainer_open_run")
+            parts["compare_copies"] = gr.Button("Compare copies", elem_id="ti_trainer_ended_compare")
         message = gr.HTML(elem_id="ti_trainer_ended_message")
         parts["details"] = gr.HTML(elem_id="ti_trainer_details")
     refresh = "() => { window.tiTrainerRefresh(); }"
@@ -68,6 +69,7 @@ def parts_of(now: Snapshot) -> dict[str, Part]:
         "use": (ended, lambda: gr.update(interactive=ended)),
         "more": ((ended, steps), lambda: gr.update(value=f"Train {steps} more steps", interactive=ended)),
         "open_run": (now.run is not None, lambda: gr.update(interactive=now.run is not None)),
+        "compare_copies": (now.run is not None, lambda: gr.update(interactive=now.run is not None)),
     }
 
 
