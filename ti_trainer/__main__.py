@@ -25,6 +25,7 @@ COMMANDS = (
     "quality",
     "convert",
     "info",
+    "inspect",
     "bench",
     "doctor",
     "demo",

@@ -57,17 +57,17 @@ def _is_broken_link(path: str) -> bool:
 def find(folder: Path, name: str) -> Path | None:
     """The file of an embedding; case is ignored, as in prompts and by some file systems."""
     found = [path for path in embedding_files(folder) if path.stem.casefold() == name.casefold()]
-    return min(found, key=lambda path: (path.stem != name, *_rank(path)), default=None)
+    return min(found, key=lambda path: (path.stem != name, *rank(path)), default=None)
 
 
 def used_instead(file: Path) -> Path | None:
     """The other file in the same folder that is used for this file's name in prompts; None if this one is."""
     same = [each for each in file.parent.iterdir() if each.stem.casefold() == file.stem.casefold()]
-    used = min((each for each in same if each.suffix.lower() in ENDINGS and each.is_file()), key=_rank, default=file)
+    used = min((each for each in same if each.suffix.lower() in ENDINGS and each.is_file()), key=rank, default=file)
     return None if used == file or file.suffix.lower() not in ENDINGS else used
 
 
-def _rank(path: Path) -> tuple[int, int, Path]:
+def rank(path: Path) -> tuple[int, int, Path]:
     """The order of files with the same name, of which the first is used: by ENDINGS, then by depth, then by path."""
     return ENDINGS.index(path.suffix.lower()), len(path.parts), path
 
@@ -162,7 +162,7 @@ def usable(folder: Path, model: DiffusionModel) -> tuple[dict[str, Vectors], lis
         else:
             fitting.append((each.path, each.embedding))
     used: dict[str, tuple[Path, Embedding]] = {}
-    for path, embedding in sorted(fitting, key=lambda each: _rank(each[0])):  # as `find` does
+    for path, embedding in sorted(fitting, key=lambda each: rank(each[0])):  # as `find` does
         first, _ = used.setdefault(path.stem.casefold(), (path, embedding))
         if first != path and path.suffix.lower() not in IMAGES:
             skipped.append(Found(path, None, f"{path}, since {first} has the same name in prompts."))
@@ -188,7 +188,7 @@ def negatives_in_cards(folder: Path) -> Iterator[tuple[Path, Embedding]]:
     files = embedding_files(folder)
     there = {path.stem.casefold() for path in files}
     first: dict[str, Path] = {}  # the file that is used for each name, as in `find`
-    for path in sorted(files, key=_rank):
+    for path in sorted(files, key=rank):
         first.setdefault(path.stem, path)
     for path in files:
         name = negative_name(path.stem)
@@ -222,6 +222,11 @@ def trainable_file(file: Path, encoders: int) -> Path:
 def save(embedding: Embedding, file: Path, warn: Warn = log.warning) -> None:
     """Write an embedding. Other files with its name are renamed, with a warning: the WebUI would use any of them."""
     formats.write(embedding, file)
+    set_aside(file, warn)
+
+
+def set_aside(file: Path, warn: Warn = log.warning) -> None:
+    """Rename other files beside `file` that a WebUI would read under its name, with a warning for each."""
     for older in (file.with_suffix(ending) for ending in (".bin", ".pt", ".pti")):
         if older != file and older.is_file():
             aside = free_path(older.with_name(older.name + ".bak"))

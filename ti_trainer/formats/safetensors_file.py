@@ -43,12 +43,41 @@ _MAX_DIGITS = 20  # of the step
 
 def read(file: BinaryIO, size: int, stem: str) -> Embedding:
     """An embedding in .safetensors by this or another tool; another tool's metadata is in `info["metadata"]`."""
-    header = _header(file, size)
-    metadata = header.pop("__metadata__", {})
+    header, metadata = _checked_header(file, size)
     refuse_others({name: _shape(each) for name, each in header.items()})
     refuse_large(size)
     file.seek(0)
     tensors = {name: _array(each) for name, each in _deserialized(file.read(size))}
+    return _embedding(tensors, metadata, stem)
+
+
+def read_header(file: BinaryIO, size: int, stem: str) -> Embedding:
+    """What `read` returns, but with zeros for the vectors, which are not read."""
+    header, metadata = _checked_header(file, size)
+    shapes = {name: _shape(each) for name, each in header.items()}
+    refuse_others(shapes)
+    refuse_large(size)
+    if sum(math.prod(shape) for shape in shapes.values()) > size:  # a number has at least a byte
+        message = f"its header describes more numbers than its {size} bytes hold. Copy or download it again."
+        raise EmbeddingFormatError(message)
+    zeros = {name: _zeros(shape, str(header[name]["dtype"])) for name, shape in shapes.items()}
+    return _embedding(zeros, metadata, stem)
+
+
+def _zeros(shape: list[int], dtype: str) -> Array:
+    """Zeros of this shape without memory of their own; floats where `_array` returns floats."""
+    zero = np.zeros((), _DTYPES.get(dtype, "<f4"))
+    return np.broadcast_to(zero, shape)
+
+
+def _checked_header(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The descriptions of the tensors by name, and the metadata."""
+    header = _header(file, size)
+    metadata = header.pop("__metadata__", {})
+    return header, metadata
+
+
+def _embedding(tensors: Mapping[str, Array], metadata: dict[str, Any], stem: str) -> Embedding:
     embedding = from_tensors(tensors, stem)
     if "ti_trainer" not in metadata:
         foreign = {"metadata": metadata} if set(metadata) - {"format"} else {}
