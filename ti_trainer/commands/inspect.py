@@ -96,7 +96,9 @@ def _lines(report: EncoderReport, model: str) -> list[str]:
         where = "" if rank is None else f" (larger than {100 * rank:.0f}% of the vocabulary)"
         lines.append(f"  vector {number + 1}: norm {norm:.4g}{where}")
         if report.tokens:
-            lines.append("    tokens: " + _listed(report.tokens[number], lambda near: f"{shown_token(near.name)} #{near.number}"))
+            lines.append(
+                "    tokens: " + _listed(report.tokens[number], lambda near: f"{shown_token(near.name)} #{near.number}")
+            )
         if report.embeddings and report.embeddings[number]:
             lines.append("    embeddings: " + _listed(report.embeddings[number], _place))
     return lines
@@ -123,7 +125,9 @@ def _print_drift(folder: Path, *, as_json: bool) -> None:
     if not drift.points:
         print(f"{folder}: the run has no copies to compare.")
     for each in drift.points:
-        parts = [f"{name} similarity to the first {each.similarity[name]:.4f}, norm {each.norm[name]:.4g}" for name in each.norm]
+        parts = [
+            f"{name} similarity to the first {each.similarity[name]:.4f}, norm {each.norm[name]:.4g}" for name in each.norm
+        ]
         print(f"step {each.step}: {'; '.join(parts)}")
     for reason in drift.skipped:
         print(f"Skipped: {reason}")

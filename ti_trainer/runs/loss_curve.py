@@ -228,6 +228,7 @@ def short(value: float) -> str:
 
 
 def as_svg(shape: Shape) -> str:
+    """The SVG element of a shape; "" for a line without a length."""
     if isinstance(shape, Text):
         anchor = {0.0: "start", 0.5: "middle", 1.0: "end"}[shape.align]
         return f'<text x="{shape.x:.1f}" y="{shape.y:.1f}" text-anchor="{anchor}">{escape(shape.text)}</text>'

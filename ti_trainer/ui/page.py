@@ -61,8 +61,8 @@ class Page:
         """
         if self.is_public:
             message = (
-                f"Cannot {what} here, since people other than this computer's user can reach this page. Do it on the computer "
-                f"itself, in {self.host.embeddings_dir}."
+                f"Cannot {what} here, since people other than this computer's user can reach this page. Do it on the "
+                f"computer itself, in {self.host.embeddings_dir}."
             )
             raise ConfigError(message)
         self.refuse_if_busy(what)

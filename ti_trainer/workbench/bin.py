@@ -35,9 +35,15 @@ class Deleted:
     @property
     def label(self) -> str:
         """What was deleted and when, for a list that is read again with `find`."""
-        main = next((each for each in self.files if each.suffix.lower() in ENDINGS), self.files[0])
+        main = min(self.files, key=lambda each: (_order(each), each))
         day, _, clock = self.id.partition(" ")
         return f"{main.as_posix()}, {day} {clock[:8].replace('-', ':')} [{self.id}]"
+
+
+def _order(path: Path) -> int:
+    """The embedding before its previews and other files."""
+    ending = path.suffix.lower()
+    return ENDINGS.index(ending) if ending in ENDINGS else len(ENDINGS)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -177,5 +183,5 @@ def _remove_empty(folder: Path) -> None:
     for root, _, _ in os.walk(folder, topdown=False):
         try:
             Path(root).rmdir()
-        except OSError:  # not empty
+        except OSError:  # noqa: PERF203 - not empty
             return

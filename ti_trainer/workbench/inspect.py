@@ -70,11 +70,14 @@ def inspect(
     reports = []
     for encoder, vectors in embedding.arrays.items():
         unit, norms = normalized(vectors)
-        vocabulary, tokens, table = None, (), tables.get(encoder)
+        tokens: tuple[tuple[Near, ...], ...] = ()
+        vocabulary, table = None, tables.get(encoder)
         if model is not None and table is not None and table.shape[1] == vectors.shape[1]:
             ids, scores, vocabulary = nearest_tokens(table, unit, nearest)
             tokens = tuple(
-                tuple(Near(model.token_piece(int(token)), int(token), float(score)) for token, score in zip(*row, strict=True))
+                tuple(
+                    Near(model.token_piece(int(token)), int(token), float(score)) for token, score in zip(*row, strict=True)
+                )
                 for row in zip(ids, scores, strict=True)
             )
         alike = {name: each.arrays[encoder] for name, each in (others or {}).items() if encoder in each.widths}
@@ -163,7 +166,8 @@ def _encoder_as_json(report: EncoderReport) -> dict[str, Any]:
         if report.vocabulary is not None:
             facts["percentile"] = round(100 * (report.rank_of(float(norm)) or 0.0), 2)
             facts["tokens"] = [
-                {"token": each.name, "id": each.number, "similarity": round(each.similarity, 6)} for each in report.tokens[number]
+                {"token": each.name, "id": each.number, "similarity": round(each.similarity, 6)}
+                for each in report.tokens[number]
             ]
         if report.embeddings and report.embeddings[number]:
             facts["embeddings"] = [

@@ -88,8 +88,8 @@ def _read(path: Path) -> Given:
         if kind not in IMAGE_KINDS or "no embedding can be found" not in str(error):
             raise
         message = (
-            f"{path.name} is a picture without an embedding. If it was a card, it was re-encoded or resized on its way, as many "
-            "websites do: what was in its text and in its pixels is lost. Get the original PNG, .safetensors or .pt."
+            f"{path.name} is a picture without an embedding. If it was a card, it was re-encoded or resized on its way, as "
+            "many websites do: what was in its text and in its pixels is lost. Get the original PNG, .safetensors or .pt."
         )
         raise EmbeddingFormatError(message) from error
 
@@ -141,8 +141,7 @@ def _conversion(what: Given, target: Path) -> list[str]:
     repaired = what.embedding.info.get("repaired")
     notes = [f"{source} was read, and {repaired}."] if repaired else []
     if what.path.suffix.lower() != ".safetensors" or what.is_pair:
-        left = sorted({"optimizer"} & set(what.embedding.info))
-        notes.append(f"Converted to {target.name}; the vectors are the same" + (f", without {', '.join(left)}." if left else "."))
+        notes.append(f"Converted to {target.name}; the vectors are the same.")
     return notes
 
 

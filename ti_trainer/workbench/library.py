@@ -1,7 +1,7 @@
-"""The embeddings folder as a library: every file with what it holds, searched, sorted, filtered; renamed, and deleted to a bin.
+"""The embeddings folder as a library: every file with what it holds; searched, sorted, filtered.
 
-Listing reads the headers of .safetensors files only; other files are read as a whole, so many of them at once are read within
-a limit of time, and the rest are listed as not read yet. Facts are kept while a file's size and time stay the same.
+Listing reads the headers of .safetensors files only. Other files are read as a whole, so many at once are read within a
+limit of time, and the rest are listed as not read yet. Facts are kept while a file's size and time stay the same.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ class Library:
     """The files of an embeddings folder; safe to use from any thread."""
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is read before `list`."""
+        """Nothing is read before `listing`."""
         self.folder = folder
         self._known: dict[tuple[str, int, int], tuple[Outline | None, str]] = {}
         self._lock = Lock()
 
-    def list(self, query: Query | None = None) -> Listing:
+    def listing(self, query: Query | None = None) -> Listing:
         """List the folder. Files without a header are read only if the query depends on it, for `WHOLE_S` seconds."""
         query = query or Query()
         entries = self._entries()
@@ -110,7 +110,7 @@ class Library:
         return [self._read(each, float("inf")) for each in entries]
 
     def find(self, place: str) -> Entry:
-        """The entry at this place, as `place_of` gives it; what a page sends is never used as a path. ConfigError if gone."""
+        """The entry at this place, as of `place_of`; what a page sends is never used as a path. ConfigError if gone."""
         for each in self._entries():
             if self.place_of(each.path) == place:
                 return self._read(each, float("inf"))

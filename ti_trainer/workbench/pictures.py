@@ -137,7 +137,11 @@ def _axes(
         _, y = place(0, value)
         shapes += [Line("grid", [(LEFT, y), (RIGHT, y)], 1), Text(LEFT - 6, y + 4, f"{value:.3g}", 1)]
     if from_zero:
-        shapes += [Text(x, bottom + 18, short(step), 0.5 if x < RIGHT - 14 else 1) for step in ticks(last, 6) for x in [place(step, 0)[0]]]
+        shapes += [
+            Text(x, bottom + 18, short(step), 0.5 if x < RIGHT - 14 else 1)
+            for step in ticks(last, 6)
+            for x in [place(step, 0)[0]]
+        ]
     for kind, each in zip(COLORS, series.values(), strict=False):
         shapes.append(Line(kind, [place(*point) for point in each]))
     return shapes

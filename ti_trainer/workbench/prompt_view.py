@@ -1,4 +1,4 @@
-"""A prompt as the model sees it: chunks of tokens with ids and weights, the embeddings in it, and names that are not loaded."""
+"""A prompt as the model sees it: chunks of tokens with ids and weights, embeddings, and names that are not loaded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from ti_trainer.formats.embeddings_dir import Found
 from ti_trainer.formats.naming import prompt_report
 from ti_trainer.prompts import BREAK, PLACEHOLDER_ID, TokenizedPrompt, weighted_parts
-from ti_trainer.workbench.inspect import shown_token
 from ti_trainer.wording import counted
+from ti_trainer.workbench.inspect import shown_token
 
 if TYPE_CHECKING:
     from ti_trainer.model import DiffusionModel, Vectors
@@ -22,11 +22,11 @@ PIECES = 3  # tokens: words of fewer are common enough to mean something
 _ESCAPED = re.compile(r"\\[\\()\[\]]")
 _MARKED = re.compile(r"<([\w\-. ]+)>|\bembedding:([\w\-.]+)")  # as diffusers and ComfyUI write embeddings
 _WORD = re.compile(r"[A-Za-z][\w\-.]*")
-_NUMBERED = re.compile(r"(?=.*\d)[A-Za-z][\w\-.]*")
-_WELL_KNOWN = frozenset(
-    "easynegative badhandv4 verybadimagenegative badprompt bad_prompt bad-hands-5 bad-artist bad-artist-anime badpic "
-    "fastnegative fastnegativev2 deepnegative unaestheticxl negativexl realisticvision-negative-embedding".split()  # noqa: SIM905
-)
+_NUMBERED = re.compile(r"(?=.*\d)(?=.*[A-Za-z]{3})[A-Za-z][\w\-.]*")
+_WELL_KNOWN = {
+    *("easynegative", "verybadimagenegative", "badprompt", "bad_prompt", "bad-artist", "bad-artist-anime", "badpic"),
+    *("fastnegative", "deepnegative"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class PromptView:
-    """`chunks` are what the model gets, without special tokens and padding; `notes` are facts, `warnings` likely mistakes."""
+    """`chunks` are without special tokens and padding; `notes` are facts, `warnings` likely mistakes."""
 
     chunks: tuple[tuple[Piece, ...], ...]
     notes: tuple[str, ...]
@@ -53,9 +53,7 @@ class PromptView:
         return tuple(sum(piece.count for piece in chunk) for chunk in self.chunks)
 
 
-def view(
-    model: DiffusionModel, prompt: str, embeddings: Mapping[str, Vectors], skipped: Sequence[Found] = ()
-) -> PromptView:
+def view(model: DiffusionModel, prompt: str, embeddings: Mapping[str, Vectors], skipped: Sequence[Found] = ()) -> PromptView:
     """Tokenize a prompt with these embeddings; `skipped` are files that cannot be used. ConfigError for a wrong weight."""
     tokenized = model.tokenize(prompt, embeddings)
     report = prompt_report(model, {"prompt": prompt}, embeddings, skipped)

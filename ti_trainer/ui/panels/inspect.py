@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from ti_trainer import formats
+from ti_trainer.embedding import Embedding, negative_name
 from ti_trainer.errors import ConfigError, ModelError, TITrainerError
 from ti_trainer.files import is_within, upload_folders
 from ti_trainer.formats import embeddings_dir
@@ -19,11 +20,11 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import inspect_view, runs
 from ti_trainer.ui.panels.quick_train import paths_of
 from ti_trainer.ui.render import notice, refusal
+from ti_trainer.wording import counted
 from ti_trainer.workbench import install
 from ti_trainer.workbench.drift import drift_of
 from ti_trainer.workbench.inspect import inspect
 from ti_trainer.workbench.others import embeddings_beside
-from ti_trainer.wording import counted
 
 PREFIX = "ti_trainer_inspect_"
 MAX_LISTED = 500  # names in the list; any other can be typed
@@ -33,7 +34,7 @@ ABOUT_INSTALL = "Writes it into the embeddings folder, where prompts find it by 
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be inspected: uploaded files, or a place in the embeddings folder, or a run's label; the first that is set."""
+    """What is to be inspected: uploaded files, a place in the embeddings folder, or a run's label; the first that is set."""
 
     files: Any = None
     place: str | None = None
@@ -152,8 +153,8 @@ def _file_at(page: Page, place: str) -> Path:
     for path in files:
         if path.relative_to(folder).as_posix() == place:
             return path
-    if path := embeddings_dir.find(folder, place.strip()):
-        return path
+    if found := embeddings_dir.find(folder, place.strip()):
+        return found
     message = f"There is no embedding {place!r} in {folder}: choose one in the list, or drop a file."
     raise ConfigError(message)
 
@@ -165,7 +166,7 @@ def given_files(page: Page, files: Any, nearest: int = NEAREST) -> tuple[str, st
         return given.suggested_name, html
 
 
-def _report(page: Page, embedding: Any, negative: Any, path: Path, nearest: int) -> str:
+def _report(page: Page, embedding: Embedding, negative: Embedding | None, path: Path, nearest: int) -> str:
     """The facts in the file, and its vectors beside the model's vocabulary and other embeddings."""
     model, notes = None, []
     try:
@@ -184,7 +185,8 @@ def install_message(page: Page, files: Any, name: str | None, overwrite: bool) -
     """Install the uploaded files; the message, also if it is refused."""
     name = (name or "").strip()
     try:
-        with page.changing_embeddings("install embeddings", [name]), install.given(_some(uploaded(files))) as given:
+        names = [name, negative_name(name)]
+        with page.changing_embeddings("install embeddings", names), install.given(_some(uploaded(files))) as given:
             done = install.install(page.host.embeddings_dir, given, name, overwrite=bool(overwrite))
     except (TITrainerError, OSError) as error:
         hint = " Tick the box to overwrite it." if isinstance(error, ConfigError) and error.option == "overwrite" else ""

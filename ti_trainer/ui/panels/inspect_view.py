@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
 from ti_trainer.embedding import Embedding
 from ti_trainer.prompts import CHUNK
 from ti_trainer.ui.render import facts, notice
+from ti_trainer.wording import counted
 from ti_trainer.workbench.drift import Drift
 from ti_trainer.workbench.inspect import EncoderReport, Near, quantiles, shown_token
 from ti_trainer.workbench.pictures import drift as drift_picture
 from ti_trainer.workbench.pictures import matrix
 from ti_trainer.workbench.pictures import norms as norms_picture
 from ti_trainer.workbench.prompt_view import Piece, PromptView
-from ti_trainer.wording import counted
 
 SHOWN_TEXT = 200  # characters of a value from a file
 ABOUT_TOKENS = "An ellipsis marks a token that longer words begin with or contain: cat and cat… are two tokens."
@@ -25,7 +25,9 @@ def about(embedding: Embedding, negative: Embedding | None = None) -> str:
     """The facts that the file states."""
     info = embedding.info
     sizes = ", ".join(f"{encoder} {width}" for encoder, width in embedding.widths.items())
-    checkpoint = " ".join(filter(None, (embedding.checkpoint, embedding.checkpoint_hash and f"[{embedding.checkpoint_hash}]")))
+    checkpoint = " ".join(
+        filter(None, (embedding.checkpoint, embedding.checkpoint_hash and f"[{embedding.checkpoint_hash}]"))
+    )
     rows: list[tuple[str, Any]] = [
         ("Name in the file", embedding.name),
         ("Family", f"{embedding.family} ({sizes})"),
@@ -33,7 +35,11 @@ def about(embedding: Embedding, negative: Embedding | None = None) -> str:
         ("Step", embedding.step or "unknown"),
         ("Base checkpoint", checkpoint or "unknown"),
         ("Format", info.get("format", "unknown")),
-        *((label, info[key]) for label, key in (("Written by", "tool"), ("Initialization text", "init_text")) if info.get(key)),
+        *(
+            (label, info[key])
+            for label, key in (("Written by", "tool"), ("Initialization text", "init_text"))
+            if info.get(key)
+        ),
         *([("Read from", f"its {info['where']}")] if info.get("where") else []),
         *([("Negative embedding", f"{negative.name}, {counted(negative.num_vectors, 'vector')}")] if negative else []),
     ]
@@ -94,13 +100,13 @@ def _table(report: EncoderReport) -> str:
     return f'<div class="ti-scroll"><table class="ti-vectors"><tr>{head}</tr>{body}</table></div>'
 
 
-def _chips(near: Sequence[Near], shown: Any) -> str:
-    chips = "".join(
-        f'<span class="ti-token" title="{escape(title)}">{escape(text) or "&nbsp;"}<small>{each.similarity:.3f}</small></span>'
-        for each in near
-        for text, title in [shown(each)]
-    )
-    return f'<div class="ti-tokens">{chips}</div>'
+def _chips(near: Sequence[Near], shown: Callable[[Near], tuple[str, str]]) -> str:
+    return f'<div class="ti-tokens">{"".join(_chip(each.similarity, *shown(each)) for each in near)}</div>'
+
+
+def _chip(similarity: float, text: str, title: str) -> str:
+    number = f"<small>{similarity:.3f}</small>"
+    return f'<span class="ti-token" title="{escape(title)}">{escape(text) or "&nbsp;"}{number}</span>'
 
 
 def _of_token(near: Near) -> tuple[str, str]:

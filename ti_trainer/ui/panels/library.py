@@ -17,13 +17,14 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import library_view
 from ti_trainer.ui.panels.generate import default_prompt
 from ti_trainer.ui.render import notice, refusal
+from ti_trainer.wording import counted
 from ti_trainer.workbench import bin
 from ti_trainer.workbench.library import SORTS, Library, Query, page_of
-from ti_trainer.wording import counted
 
 ON_PAGE = 24
 SORT_LABELS = {each.capitalize(): each for each in SORTS}
-SHOW_INSPECT = "() => { window.tiTrainerShow('Inspect'); }"
+# Before the list there is changed: gradio 6 creates a tab's content when it is opened.
+SHOW_INSPECT = "(place) => { if (place) { window.tiTrainerShow('Inspect'); } return [place]; }"
 PREFIX = "ti_trainer_library_"
 
 
@@ -103,7 +104,7 @@ def panel(page: Page) -> LibraryPanel:
         done = listen(event, lambda *given: view(shelf, *given, turn=change), query, listed)
         listen(done.then, lambda *given: marked(shelf, *given), query, listed, queue=True)
 
-    for event in (search.submit, search.change, sort.change, usable.change):
+    for event in (search.submit, search.blur, sort.change, usable.change):
         fill(event, lambda _: 1)
     fill(refresh.click)
     fill(back.click, lambda now: now - 1)
@@ -122,19 +123,15 @@ def panel(page: Page) -> LibraryPanel:
 
 
 ABOUT_BIN = (
-    f"Deleted embeddings and their previews are in the folder {bin.FOLDER} of the embeddings folder, where WebUIs do not read "
-    "them. To delete them for good, delete that folder."
+    f"Deleted embeddings and their previews are in the folder {bin.FOLDER} of the embeddings folder, where WebUIs do not "
+    "read them. To delete them for good, delete that folder."
 )
 
 
 def wire(made: LibraryPanel, inspected: Any, fields: Mapping[str, Any], to_prompt: str) -> None:
-    """Put the chosen embedding into the Inspect panel's list `inspected`, or into the prompts that are shown by `to_prompt`."""
+    """Put the chosen embedding into Inspect's list `inspected`, or into the prompts, which `to_prompt` shows."""
     shelf, page = made.shelf, made.shelf.page
-    listen(
-        listen(made.inspect.click, partial(to_inspect, shelf), [made.chosen], [inspected, made.message]).then,
-        None,
-        js=SHOW_INSPECT,
-    )
+    listen(made.inspect.click, partial(to_inspect, shelf), [made.chosen], [inspected], js=SHOW_INSPECT)
     components = {name: fields[name] for name in ("preview_prompt", "preview_negative_prompt") if name in fields}
 
     def use(values: dict[Any, Any]) -> dict[Any, Any]:
@@ -150,12 +147,21 @@ def wire(made: LibraryPanel, inspected: Any, fields: Mapping[str, Any], to_promp
 
 
 def view(
-    shelf: Shelf, search: str, sort: str, usable: bool, number: float | None, chosen: str, *, turn: Callable[[int], int] = int
+    shelf: Shelf,
+    search: str,
+    sort: str,
+    usable: bool,
+    number: float | None,
+    chosen: str,
+    *,
+    turn: Callable[[int], int] = int,
 ) -> list[Any]:
     """The summary, the cards, where they are in the list, and the page's number."""
     try:
         widths = shelf.load_widths() if usable else shelf.widths()
-        return _view(shelf, Query(search or "", SORT_LABELS.get(sort, "name"), widths if usable else None), number, chosen, turn)
+        return _view(
+            shelf, Query(search or "", SORT_LABELS.get(sort, "name"), widths if usable else None), number, chosen, turn
+        )
     except (TITrainerError, OSError) as error:
         return [refusal(error), "", "", 1]
 
@@ -174,7 +180,7 @@ def marked(shelf: Shelf, search: str, sort: str, usable: bool, number: float | N
 
 def _view(shelf: Shelf, query: Query, number: float | None, chosen: str, turn: Callable[[int], int]) -> list[Any]:
     library, folder = shelf.library, shelf.library.folder
-    listing = library.list(query)
+    listing = library.listing(query)
     entries, page, pages = page_of(listing.entries, turn(int(number or 1)), ON_PAGE)
     entries = library.read(entries)
     html = library_view.cards(library, entries, shelf.widths(), chosen or "", shelf.page.host.log_dir)
@@ -199,13 +205,9 @@ def describe(shelf: Shelf, place: str) -> list[Any]:
     return [library_view.about(entry, place, shelf.widths()) + link, entry.name, ""]
 
 
-def to_inspect(shelf: Shelf, place: str) -> list[Any]:
-    """The chosen embedding for the Inspect panel, and a message."""
-    try:
-        shelf.library.find(place)
-    except TITrainerError as error:
-        return [gr.update(), refusal(error)]
-    return [gr.update(value=place), ""]
+def to_inspect(shelf: Shelf, place: str) -> Any:
+    """An update of the Inspect panel's list; ConfigError if nothing is chosen."""
+    return gr.update(value=shelf.library.place_of(shelf.library.find(place).path))
 
 
 Action = Callable[..., "tuple[str, list[str]]"]

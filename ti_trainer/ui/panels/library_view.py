@@ -11,8 +11,8 @@ from ti_trainer.runs.plots import PREVIEWS
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.ui.render import facts
 from ti_trainer.ui.thumbnails import thumbnail_uri
-from ti_trainer.workbench.library import Entry, Library
 from ti_trainer.wording import counted
+from ti_trainer.workbench.library import Entry, Library
 
 MOST_RUNS = 200  # that are searched for a preview
 # A click chooses a card in the browser, and puts its place into a hidden text box.
