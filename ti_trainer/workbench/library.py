@@ -97,7 +97,9 @@ class Library:
         query = query or Query()
         entries = self._entries()
         total, words = len(entries), query.search.casefold().split()
-        found = [each for each in entries if all(word in self.place_of(each.path).casefold() for word in words)]
+        found = entries
+        if words:
+            found = [each for each in entries if all(word in self.place_of(each.path).casefold() for word in words)]
         until = time.monotonic() + (WHOLE_S if query.needs_facts else 0)
         found = [self._read(each, until) for each in found]
         unread = sum(not each.is_read for each in found)
@@ -124,11 +126,16 @@ class Library:
     def _entries(self) -> list[Entry]:
         """Every file that may be an embedding. Images beside an embedding of their name are previews, and left out."""
         files = embeddings_dir.embedding_files(self.folder)
-        embeddings = {path.with_suffix("") for path in files if path.suffix.lower() not in IMAGES}
-        files = [path for path in files if path.suffix.lower() not in IMAGES or path.with_suffix("") not in embeddings]
+        images = [path for path in files if path.suffix.lower() in IMAGES]
+        if images:
+            embeddings = {path.with_suffix("") for path in files if path.suffix.lower() not in IMAGES}
+            previews = {path for path in images if path.with_suffix("") in embeddings}
+            files = [path for path in files if path not in previews]
         first: dict[str, Path] = {}
-        for path in sorted(files, key=embeddings_dir.rank):
-            first.setdefault(path.stem.casefold(), path)
+        for path in files:
+            name = path.stem.casefold()
+            if name not in first or embeddings_dir.rank(path) < embeddings_dir.rank(first[name]):
+                first[name] = path
         entries = []
         for path in files:
             try:
