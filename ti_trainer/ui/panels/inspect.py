@@ -46,7 +46,7 @@ def panel(page: Page) -> Any:
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-form"]):
             files = gr.File(
-                label="Drop an embedding or a card: .safetensors, .pt, .bin, .png, .webp",
+                label="Embedding or card",
                 file_count="multiple",
                 height=126,
                 elem_id=PREFIX + "files",

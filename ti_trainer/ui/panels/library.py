@@ -26,6 +26,11 @@ SORT_LABELS = {each.capitalize(): each for each in SORTS}
 # Before the list there is changed: gradio 6 creates a tab's content when it is opened.
 SHOW_INSPECT = "(place) => { if (place) { window.tiTrainerShow('Inspect'); } return [place]; }"
 PREFIX = "ti_trainer_library_"
+ABOUT_BIN = (
+    f"Deleted embeddings and their previews are in the folder {bin.FOLDER} of the embeddings folder, where WebUIs do not "
+    "read them. To delete them for good, delete that folder."
+)
+CHOOSE = '<div class="ti-subdued">Click an embedding to see more about it.</div>'
 
 
 @dataclass
@@ -71,26 +76,28 @@ def panel(page: Page) -> LibraryPanel:
         usable = gr.Checkbox(label="Usable with the loaded model", value=False, elem_id=PREFIX + "usable")
         refresh = gr.Button("Refresh", elem_id=PREFIX + "refresh", elem_classes=["ti-beside"])
     summary = gr.HTML(elem_id=PREFIX + "summary")
-    cards = gr.HTML(elem_id=PREFIX + "cards")
-    with gr.Row(elem_classes=["ti-pager"]):
-        back = gr.Button("◀", elem_id=PREFIX + "back")
-        where = gr.HTML(elem_id=PREFIX + "where")
-        forward = gr.Button("▶", elem_id=PREFIX + "forward")
-    about = gr.HTML(elem_id=PREFIX + "about")
-    with gr.Row(elem_classes=["ti-buttons"]):
-        use = gr.Button("Use in txt2img" if page.txt2img else "Generate with it", elem_id=PREFIX + "use")
-        inspect = gr.Button("Inspect", elem_id=PREFIX + "inspect")
-        delete = gr.Button("Delete", visible=not page.is_public, elem_id=PREFIX + "delete")
-    with gr.Row(elem_classes=["ti-lined-up"], visible=not page.is_public):
-        name = gr.Textbox(label="New name", max_lines=1, elem_id=PREFIX + "name")
-        rename = gr.Button("Rename", elem_id=PREFIX + "rename", elem_classes=["ti-beside"])
-    message = gr.HTML(elem_id=PREFIX + "message")
-    with gr.Accordion("Deleted embeddings", open=False, visible=not page.is_public):
-        gr.HTML(f'<div class="ti-subdued">{ABOUT_BIN}</div>')
-        with gr.Row(elem_classes=["ti-lined-up"]):
-            binned = gr.Dropdown([], label="In the bin", elem_id=PREFIX + "binned")
-            look = gr.Button("↻", elem_id=PREFIX + "look", elem_classes=["ti-icon"])
-            restore = gr.Button("Restore", elem_id=PREFIX + "restore", elem_classes=["ti-beside"])
+    with gr.Row(elem_classes=["ti-shelf"]):
+        with gr.Column():
+            cards = gr.HTML(elem_id=PREFIX + "cards")
+            with gr.Row(elem_classes=["ti-pager"]):
+                back = gr.Button("◀", elem_id=PREFIX + "back")
+                where = gr.HTML(elem_id=PREFIX + "where")
+                forward = gr.Button("▶", elem_id=PREFIX + "forward")
+        with gr.Column(elem_id=PREFIX + "side"):
+            about = gr.HTML(CHOOSE, elem_id=PREFIX + "about")
+            use = gr.Button("Use in txt2img" if page.txt2img else "Generate with it", elem_id=PREFIX + "use")
+            inspect = gr.Button("Inspect", elem_id=PREFIX + "inspect")
+            with gr.Row(elem_classes=["ti-lined-up"], visible=not page.is_public):
+                name = gr.Textbox(label="New name", max_lines=1, elem_id=PREFIX + "name")
+                rename = gr.Button("Rename", elem_id=PREFIX + "rename", elem_classes=["ti-beside"])
+            delete = gr.Button("Delete", visible=not page.is_public, elem_id=PREFIX + "delete")
+            message = gr.HTML(elem_id=PREFIX + "message")
+            with gr.Accordion("Deleted embeddings", open=False, visible=not page.is_public):
+                gr.HTML(f'<div class="ti-subdued">{ABOUT_BIN}</div>')
+                with gr.Row(elem_classes=["ti-tight"]):
+                    binned = gr.Dropdown([], label="In the bin", elem_id=PREFIX + "binned")
+                    look = gr.Button("↻", elem_id=PREFIX + "look", elem_classes=["ti-icon"])
+                restore = gr.Button("Restore", elem_id=PREFIX + "restore")
     with gr.Row(elem_classes=["ti-hidden"]):
         chosen = gr.Textbox(value="", elem_id=PREFIX + "chosen")
         number = gr.Number(value=1, precision=0, elem_id=PREFIX + "number")
@@ -120,12 +127,6 @@ def panel(page: Page) -> LibraryPanel:
         fill(done.then)
     listen(look.click, lambda: gr.update(choices=in_bin(page)), [], [binned])
     return LibraryPanel(shelf, chosen, message, use, inspect, fill)
-
-
-ABOUT_BIN = (
-    f"Deleted embeddings and their previews are in the folder {bin.FOLDER} of the embeddings folder, where WebUIs do not "
-    "read them. To delete them for good, delete that folder."
-)
 
 
 def wire(made: LibraryPanel, inspected: Any, fields: Mapping[str, Any], to_prompt: str) -> None:
@@ -196,11 +197,11 @@ def _view(shelf: Shelf, query: Query, number: float | None, chosen: str, turn: C
 def describe(shelf: Shelf, place: str) -> list[Any]:
     """The facts about the chosen embedding, its name to be changed, and an empty message."""
     if not place:
-        return ["", "", gr.update()]
+        return [CHOOSE, "", gr.update()]
     try:
         entry = shelf.library.find(place)
     except TITrainerError as error:
-        return ["", "", refusal(error)]
+        return [CHOOSE, "", refusal(error)]
     link = "" if shelf.page.is_public else file_link(entry.path)
     return [library_view.about(entry, place, shelf.widths()) + link, entry.name, ""]
 

@@ -26,6 +26,9 @@ ON_CLICK = """
         "#ti_trainer_library_chosen textarea, #ti_trainer_library_chosen input");
     box.value = card.dataset.place;
     box.dispatchEvent(new Event("input", { bubbles: true }));
+    if (window.innerWidth < 1100) {
+        this.closest(".ti-trainer").querySelector("#ti_trainer_library_side").scrollIntoView({ behavior: "smooth" });
+    }
 """
 
 
