@@ -217,7 +217,7 @@ def test_in_the_page_a_card_is_chosen_inspected_used_dropped_and_deleted(served:
         page.click("#ti_trainer_library_inspect")
         says(page, "inspect_findings", "Nearest tokens")
         page.set_input_files("#ti_trainer_inspect_files input[type=file]", str(served.folder / "dropped.safetensors"))
-        until(lambda: entry(page, "inspect_name").input_value() == "y")
+        until(lambda: entry(page, "inspect_name").input_value() == "y", 20)
         fill(page, "inspect_name", "y-word")
         page.click("#ti_trainer_inspect_install_button")
         says(page, "inspect_message", "Installed")

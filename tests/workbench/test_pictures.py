@@ -27,8 +27,8 @@ def test_a_matrix_of_any_size_is_small(count: int) -> None:
 
 def test_a_cell_has_its_color_and_number() -> None:
     svg = pictures.matrix(np.array([[1, -1], [0.5, 1]], np.float32))
-    assert '#2563eb" d="M26 26h24v24h-24zM50 50h24v24h-24z"' in svg
-    assert '#dc2626" d="M50 26h24v24h-24z"' in svg
+    assert '#2563eb" shape-rendering="crispEdges" d="M26 26h24v24h-24zM50 50h24v24h-24z"' in svg
+    assert '#dc2626" shape-rendering="crispEdges" d="M50 26h24v24h-24z"' in svg
     assert re.findall(r">([-.\d]+)</text>", svg)[-4:] == ["1", "-1.00", ".50", "1"]
     parsed(pictures.matrix(np.full((2, 2), np.nan, np.float32)))
 

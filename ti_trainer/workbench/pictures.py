@@ -15,7 +15,7 @@ from ti_trainer.runs.loss_curve import Line, Shape, Text, as_svg, short, ticks
 
 NUMBERED = 16  # vectors whose similarities are written into the matrix
 SHADES = 20  # of the matrix, for each sign
-CELL, MARGIN = 24, 26
+CELL, MARGIN, EDGE = 24, 26, 8
 WIDTH, HEIGHT = 600, 120
 LEFT, RIGHT = 58, WIDTH - 8
 BARS = 48
@@ -26,9 +26,12 @@ def matrix(similarities: NDArray[np.float32]) -> str:
     """Draw cosine similarities (V, V): blue is 1, white 0, red -1. Few vectors have the numbers in their cells."""
     count = len(similarities)
     cell = CELL if count <= NUMBERED else max(4.0, CELL * NUMBERED / count)
-    side = MARGIN + cell * count
+    side = MARGIN + cell * count + EDGE
     shades = np.rint(np.clip(np.nan_to_num(similarities), -1, 1) * SHADES).astype(int)  # (V, V)
-    parts = [f'<path fill="{_shade(shade)}" d="{_cells(shades == shade, cell)}"/>' for shade in np.unique(shades)]
+    parts = [
+        f'<path fill="{_shade(shade)}" shape-rendering="crispEdges" d="{_cells(shades == shade, cell)}"/>'
+        for shade in np.unique(shades)
+    ]
     every = max(1, -(-count // NUMBERED))
     for number in range(0, count, every):
         middle = MARGIN + cell * (number + 0.5)
@@ -66,7 +69,7 @@ def _cells(marked: NDArray[np.bool_], cell: float) -> str:
 def _cell_text(value: float, row: int, column: int, shade: int) -> str:
     x, y = MARGIN + CELL * (column + 0.5), MARGIN + CELL * (row + 0.5) + 3
     color = "#fff" if abs(shade) > SHADES * 0.55 else "#111"
-    text = "1" if row == column else f"{value:.2f}".replace("0.", ".", 1)
+    text = "1" if row == column else f"{round(value, 2) + 0.0:.2f}".replace("0.", ".", 1)  # + 0.0: no -0
     return f'<text class="ti-number" x="{x:.4g}" y="{y:.4g}" text-anchor="middle" style="fill: {color}">{text}</text>'
 
 

@@ -15,6 +15,7 @@ from ti_trainer.embedding import Embedding, negative_name
 from ti_trainer.errors import ConfigError, ModelError, TITrainerError
 from ti_trainer.files import is_within, upload_folders
 from ti_trainer.formats import embeddings_dir
+from ti_trainer.formats.naming import about_an_ordinary_word
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import inspect_view, runs
@@ -103,12 +104,11 @@ def panel(page: Page) -> Any:
     def look_at_run(label: str | None, count: float) -> list[Any]:
         return [*look(Source(run=label), count), None, None] if label else [gr.update()] * 3
 
-    slow: dict[str, Any] = {"queue": True, "show_progress": "minimal"}
-    listen(files.change, look_at_files, [files, nearest], shown, **slow)
-    listen(chosen.change, look_at_place, [chosen, nearest], [findings, files, run], **slow)
-    listen(run.change, look_at_run, [run, nearest], [findings, files, chosen], **slow)
+    listen(files.change, look_at_files, [files, nearest], shown, show_progress="minimal")
+    listen(chosen.change, look_at_place, [chosen, nearest], [findings, files, run], show_progress="minimal")
+    listen(run.change, look_at_run, [run, nearest], [findings, files, chosen], show_progress="minimal")
     again = [files, chosen, run, nearest]
-    listen(nearest.release, lambda *given: look(Source(*given[:3]), given[3]), again, [findings], **slow)
+    listen(nearest.release, lambda *given: look(Source(*given[:3]), given[3]), again, [findings], show_progress="minimal")
     listen(refresh.click, lambda: [gr.update(choices=places(page)), gr.update(choices=runs.labels(page))], [], [chosen, run])
     listen(button.click, partial(install_message, page), [files, name, overwrite], [message], show_progress="minimal")
     return chosen
@@ -191,10 +191,20 @@ def install_message(page: Page, files: Any, name: str | None, overwrite: bool) -
     except (TITrainerError, OSError) as error:
         hint = " Tick the box to overwrite it." if isinstance(error, ConfigError) and error.option == "overwrite" else ""
         return notice("error", f"{error}{hint}") if hint else refusal(error)
-    files_written = ", ".join(map(str, done.files))
-    return notice("good", f"Installed: {files_written}. Write {name} in a prompt to use it.") + "".join(
-        notice("info", each) for each in done.notes
-    )
+    html = notice("good", f"Installed: {', '.join(map(str, done.files))}. Write {name} in a prompt to use it.")
+    html += "".join(notice("warning", each) for each in _warnings(page, name, given.embedding))
+    return html + "".join(notice("info", each) for each in done.notes)
+
+
+def _warnings(page: Page, name: str, embedding: Embedding) -> list[str]:
+    """What may surprise about an embedding that was installed; nothing without a model."""
+    try:
+        model = page.host.open_model()
+    except ModelError:
+        return []
+    if dict(model.widths) != embedding.widths:
+        return [f"{model.name} cannot use it, since it is for {embedding.family} models."]
+    return about_an_ordinary_word(model, name)
 
 
 def _some(files: Sequence[Path]) -> Sequence[Path]:

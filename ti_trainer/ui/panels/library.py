@@ -70,10 +70,10 @@ class LibraryPanel:
 def panel(page: Page) -> LibraryPanel:
     """Add the search, the cards, and what can be done with the chosen one."""
     shelf = Shelf(page, Library(page.host.embeddings_dir))
-    with gr.Row(elem_classes=["ti-lined-up"]):
+    with gr.Row(elem_classes=["ti-lined-up", "ti-find"]):
         search = gr.Textbox(label="Search", placeholder="part of a name or folder", max_lines=1, elem_id=PREFIX + "search")
         sort = gr.Dropdown(list(SORT_LABELS), value="Name", label="Sort by", elem_id=PREFIX + "sort")
-        usable = gr.Checkbox(label="Usable with the loaded model", value=False, elem_id=PREFIX + "usable")
+        usable = gr.Checkbox(label="Usable with the loaded model", value=False, min_width=250, elem_id=PREFIX + "usable")
         refresh = gr.Button("Refresh", elem_id=PREFIX + "refresh", elem_classes=["ti-beside"])
     summary = gr.HTML(elem_id=PREFIX + "summary")
     with gr.Row(elem_classes=["ti-shelf"]):
@@ -109,7 +109,7 @@ def panel(page: Page) -> LibraryPanel:
     def fill(event: Callable[..., Any], change: Callable[[int], int] = int) -> None:
         """List the folder at this event, first without loading the model, then with the marks that need it."""
         done = listen(event, lambda *given: view(shelf, *given, turn=change), query, listed)
-        listen(done.then, lambda *given: marked(shelf, *given), query, listed, queue=True)
+        listen(done.then, lambda *given: marked(shelf, *given), query, listed)
 
     for event in (search.submit, search.blur, sort.change, usable.change):
         fill(event, lambda _: 1)

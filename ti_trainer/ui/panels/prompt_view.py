@@ -30,7 +30,7 @@ def panel(page: Page) -> None:
     button = gr.Button("Show tokens", variant="primary", elem_id=PREFIX + "show")
     tokens = gr.HTML(elem_id=PREFIX + "tokens")
     unsaved(prompt)
-    listen(button.click, partial(tokens_of, page), [prompt], [tokens], queue=True, show_progress="minimal")
+    listen(button.click, partial(tokens_of, page), [prompt], [tokens], show_progress="minimal")
 
 
 def tokens_of(page: Page, prompt: str | None) -> str:
