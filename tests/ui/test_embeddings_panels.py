@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,6 +202,31 @@ def test_a_negative_embedding_goes_into_the_negative_prompt() -> None:
     assert prompt_fields.with_name("EasyNegative", fields)["preview_negative_prompt"] == "EasyNegative"
     assert prompt_fields.with_name("x-neg", {"preview_prompt": ""}) == {"preview_prompt": "x-neg"}
     assert prompt_fields.with_name("cat", fields) == fields
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files are text there")
+def test_names_of_files_that_are_no_text_are_shown_and_can_be_chosen(shelf: library.Shelf) -> None:
+    folder = shelf.page.host.embeddings_dir
+    for name in (b"\xff\xfe.safetensors", b"a\n\"<b>'.safetensors"):
+        shutil.copy(folder / "x-word.safetensors", os.fsdecode(os.fsencode(folder) + b"/" + name))
+    _, cards, *_ = library.view(shelf, "", "Name", False, 1, "")
+    assert "<b>'" not in cards
+    cards.encode()
+    for place in (r"\udcff\udcfe.safetensors", "a\n\"<b>'.safetensors"):
+        json.dumps(library.describe(shelf, place)).encode()
+        inspect.findings_of(shelf.page, Source(place=place)).encode()
+        message, *_ = library._attempt(shelf, library.delete_chosen, place)
+        assert "Deleted" in message
+        assert "Restored" in library._attempt(shelf, library.restore_chosen, library.in_bin(shelf.page)[0])[0]
+    assert len(inspect.places(shelf.page)) == 5
+
+
+def test_many_vectors_and_long_prompts_do_not_flood_the_page(page: Page) -> None:
+    put(page, "huge", count=1000)
+    html = inspect.findings_of(page, Source(place="huge.safetensors"), 30)
+    assert "The first 75 vectors are shown" in html
+    assert len(html) < 2_000_000
+    assert "expected at most" in prompt_view.tokens_of(page, "a " * 20_000)
 
 
 @pytest.mark.page

@@ -163,3 +163,12 @@ def test_half_the_rows_and_any_device_dtype_give_the_same(embedded_model) -> Non
     assert np.allclose(scores, 1, atol=1e-5)
     assert len(norms) == len(table)
     assert embedded_model.token_piece(10**6) == ""
+
+
+def test_many_vectors_and_numbers_that_overflow_are_no_trouble(embedded_model) -> None:
+    vectors = torch.full((300, 64), 3e38)
+    (report,) = inspect(Embedding("x", {"clip_l": vectors}), embedded_model, nearest=1)
+    assert np.isfinite(report.norms).all()
+    assert np.allclose(report.similarities, 1, atol=1e-4)
+    assert len(report.tokens) == 300
+    json.dumps(as_json([report])["clip_l"]["vectors"][0], allow_nan=False)

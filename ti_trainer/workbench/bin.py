@@ -20,6 +20,7 @@ from ti_trainer.files import free_path
 from ti_trainer.formats import diffusers_files, embeddings_dir
 from ti_trainer.formats.embeddings_dir import ENDINGS, IMAGES
 from ti_trainer.runs.plots import PREVIEWS
+from ti_trainer.wording import encodable
 
 FOLDER, ENDING = ".deleted", ".deleted"
 BESIDE = (*PREVIEWS, ".txt", ".json", ".civitai.info", ".description.txt")  # files of other programs about an embedding
@@ -37,7 +38,7 @@ class Deleted:
         """What was deleted and when, for a list that is read again with `find`."""
         main = min(self.files, key=lambda each: (_order(each), each))
         day, _, clock = self.id.partition(" ")
-        return f"{main.as_posix()}, {day} {clock[:8].replace('-', ':')} [{self.id}]"
+        return f"{encodable(main.as_posix())}, {day} {clock[:8].replace('-', ':')} [{self.id}]"
 
 
 def _order(path: Path) -> int:

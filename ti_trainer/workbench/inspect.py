@@ -9,7 +9,7 @@ V vectors, D width of a text encoder's token embeddings, N tokens in the vocabul
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 EPS = 1e-6  # as in embedding-inspector: the similarity of a vector of zeros is 0
+VECTORS = 128  # at a time: a file may have 1000, whose similarities to all tokens would take 200 MB
 ROWS = 8192  # of the vocabulary at a time: a copy of SDXL's whole tables would take 400 MB
 QUANTILES = (0.05, 0.5, 0.95)
 
@@ -48,9 +49,9 @@ class EncoderReport:
 
     encoder: str
     width: int
-    norms: Array
+    norms: NDArray[np.float64]
     similarities: Array
-    vocabulary: Array | None = None
+    vocabulary: NDArray[np.float64] | None = None
     tokens: Sequence[Sequence[Near]] = ()
     embeddings: Sequence[Sequence[Near]] = ()
 
@@ -73,7 +74,8 @@ def inspect(
         tokens: tuple[tuple[Near, ...], ...] = ()
         vocabulary, table = None, tables.get(encoder)
         if model is not None and table is not None and table.shape[1] == vectors.shape[1]:
-            ids, scores, vocabulary = nearest_tokens(table, unit, nearest)
+            ids, scores, lengths = nearest_tokens(table, unit, nearest)
+            vocabulary = lengths.astype(np.float64)
             tokens = tuple(
                 tuple(
                     Near(model.token_piece(int(token)), int(token), float(score)) for token, score in zip(*row, strict=True)
@@ -89,10 +91,11 @@ def inspect(
     return tuple(reports)
 
 
-def normalized(vectors: Array) -> tuple[Array, Array]:
-    """(V, D) -> the vectors of length 1 (V, D), zeros as they are, and their norms (V,)."""
-    norms: Array = np.linalg.norm(vectors, axis=1)
-    return vectors / np.maximum(norms, np.float32(EPS))[:, None], norms
+def normalized(vectors: Array) -> tuple[Array, NDArray[np.float64]]:
+    """(V, D) -> the vectors of length 1 (V, D), zeros as they are, and their norms (V,), which cannot overflow."""
+    exact = vectors.astype(np.float64)
+    norms = np.linalg.norm(exact, axis=1)
+    return (exact / np.maximum(norms, EPS)[:, None]).astype(np.float32), norms
 
 
 def nearest_tokens(table: Tensor, unit: Array, count: int) -> tuple[NDArray[np.int64], Array, Array]:
@@ -102,15 +105,18 @@ def nearest_tokens(table: Tensor, unit: Array, count: int) -> tuple[NDArray[np.i
     """
     import torch
 
-    wanted = torch.from_numpy(unit)
-    norms, scores = [], []
-    with torch.no_grad():
-        for start in range(0, len(table), ROWS):
-            rows = table[start : start + ROWS].float().cpu()  # (R, D)
-            norms.append(rows.norm(dim=1))
-            scores.append(wanted @ rows.T / norms[-1].clamp_min(EPS))  # (V, R)
-        best = torch.cat(scores, 1).topk(min(count, len(table)), dim=1)
-    return best.indices.numpy(), best.values.numpy(), torch.cat(norms).numpy()
+    norms, best = torch.cat([rows.norm(dim=1) for rows in _blocks(table)]), []
+    for wanted in torch.from_numpy(unit).split(VECTORS):
+        scores = torch.cat([wanted @ rows.T for rows in _blocks(table)], 1) / norms.clamp_min(EPS)  # (V, N)
+        best.append(scores.topk(min(count, len(table)), dim=1))
+    ids, similarities = (torch.cat([getattr(each, what) for each in best]) for what in ("indices", "values"))
+    return ids.numpy(), similarities.numpy(), norms.numpy()
+
+
+def _blocks(table: Tensor) -> Iterator[Tensor]:
+    """The table in parts (R, D), float32 on the CPU."""
+    for rows in table.detach().split(ROWS):
+        yield rows.float().cpu()
 
 
 def nearest_embeddings(unit: Array, others: Mapping[str, Array], count: int) -> tuple[tuple[Near, ...], ...]:
@@ -149,7 +155,7 @@ def _bytes_by_character() -> dict[str, int]:
 _BYTES = _bytes_by_character()
 
 
-def quantiles(norms: Array) -> tuple[float, ...]:
+def quantiles(norms: NDArray[np.float64]) -> tuple[float, ...]:
     """The 5% quantile, the median and the 95% quantile."""
     return tuple(float(each) for each in np.quantile(norms, QUANTILES))
 

@@ -17,6 +17,7 @@ from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.embeddings_dir import IMAGES
 from ti_trainer.formats.outline import HEADED, Outline, outline
 from ti_trainer.prompts import CHUNK
+from ti_trainer.wording import encodable
 
 SORTS = ("name", "date", "family", "vectors")
 WHOLE_S = 1.0  # to read files without a header in one listing
@@ -120,8 +121,8 @@ class Library:
         raise ConfigError(message)
 
     def place_of(self, path: Path) -> str:
-        """Where a file is within the folder, with slashes."""
-        return path.relative_to(self.folder).as_posix()
+        """Where a file is within the folder, with slashes; for display, and for `find`."""
+        return encodable(path.relative_to(self.folder).as_posix())
 
     def _entries(self) -> list[Entry]:
         """Every file that may be an embedding. Images beside an embedding of their name are previews, and left out."""

@@ -73,7 +73,7 @@ def _cell_text(value: float, row: int, column: int, shade: int) -> str:
     return f'<text class="ti-number" x="{x:.4g}" y="{y:.4g}" text-anchor="middle" style="fill: {color}">{text}</text>'
 
 
-def norms(of_vectors: NDArray[np.float32], vocabulary: NDArray[np.float32]) -> str:
+def norms(of_vectors: NDArray[np.float64], vocabulary: NDArray[np.float64]) -> str:
     """Draw the distribution of the vocabulary's norms as bars, and each vector's norm as a line across them."""
     highest = max(float(of_vectors.max(initial=0)), float(vocabulary.max(initial=0))) * 1.03 or 1.0
     counts, edges = np.histogram(vocabulary, BARS, (0, float(vocabulary.max(initial=0)) or 1.0))

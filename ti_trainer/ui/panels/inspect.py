@@ -16,15 +16,17 @@ from ti_trainer.errors import ConfigError, ModelError, TITrainerError
 from ti_trainer.files import is_within, upload_folders
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.naming import about_an_ordinary_word
+from ti_trainer.prompts import CHUNK
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import inspect_view, runs
 from ti_trainer.ui.panels.quick_train import paths_of
 from ti_trainer.ui.render import notice, refusal
-from ti_trainer.wording import counted
+from ti_trainer.wording import counted, encodable
 from ti_trainer.workbench import install
 from ti_trainer.workbench.drift import drift_of
 from ti_trainer.workbench.inspect import inspect
+from ti_trainer.workbench.library import Library
 from ti_trainer.workbench.others import embeddings_beside
 
 PREFIX = "ti_trainer_inspect_"
@@ -116,8 +118,8 @@ def panel(page: Page) -> Any:
 
 def places(page: Page) -> list[str]:
     """Where embeddings are within the folder, the first of many; any other can be typed."""
-    folder = page.host.embeddings_dir
-    return [path.relative_to(folder).as_posix() for path in embeddings_dir.embedding_files(folder)[:MAX_LISTED]]
+    shown = Library(page.host.embeddings_dir)
+    return [shown.place_of(path) for path in embeddings_dir.embedding_files(shown.folder)[:MAX_LISTED]]
 
 
 def uploaded(files: Any) -> list[Path]:
@@ -151,7 +153,7 @@ def _file_at(page: Page, place: str) -> Path:
     folder = page.host.embeddings_dir
     files = embeddings_dir.embedding_files(folder)
     for path in files:
-        if path.relative_to(folder).as_posix() == place:
+        if Library(folder).place_of(path) == place:
             return path
     if found := embeddings_dir.find(folder, place.strip()):
         return found
@@ -176,9 +178,12 @@ def _report(page: Page, embedding: Embedding, negative: Embedding | None, path: 
     others = embeddings_beside(page.host.embeddings_dir, embedding, path)
     if others.left_out:
         notes.append(f"Compared with the newest files of the folder; {counted(others.left_out, 'older file')} left out.")
-    found = inspect(embedding, model, others.embeddings, nearest)
+    if embedding.num_vectors > CHUNK:
+        notes.append(f"The first {CHUNK} vectors are shown.")
+    first = embedding.with_vectors({encoder: each[:CHUNK] for encoder, each in embedding.vectors.items()}, embedding.step)
+    found = inspect(first, model, others.embeddings, nearest)
     html = inspect_view.about(embedding, negative) + "".join(notice("info", each) for each in notes)
-    return html + inspect_view.reports(found, model.name if model is not None else "")
+    return encodable(html + inspect_view.reports(found, model.name if model is not None else ""))
 
 
 def install_message(page: Page, files: Any, name: str | None, overwrite: bool) -> str:

@@ -17,7 +17,7 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import library_view
 from ti_trainer.ui.panels.generate import default_prompt
 from ti_trainer.ui.render import notice, refusal
-from ti_trainer.wording import counted
+from ti_trainer.wording import counted, encodable
 from ti_trainer.workbench import bin
 from ti_trainer.workbench.library import SORTS, Library, Query, page_of
 
@@ -203,7 +203,7 @@ def describe(shelf: Shelf, place: str) -> list[Any]:
     except TITrainerError as error:
         return [CHOOSE, "", refusal(error)]
     link = "" if shelf.page.is_public else file_link(entry.path)
-    return [library_view.about(entry, place, shelf.widths()) + link, entry.name, ""]
+    return [library_view.about(entry, place, shelf.widths()) + encodable(link), encodable(entry.name), ""]
 
 
 def to_inspect(shelf: Shelf, place: str) -> Any:
@@ -220,7 +220,7 @@ def _attempt(shelf: Shelf, action: Action, *given: Any) -> list[Any]:
         message, warnings = action(shelf, *given)
     except (TITrainerError, OSError) as error:
         return [refusal(error), gr.update(), gr.update()]
-    html = notice("good", message) + "".join(notice("warning", each) for each in warnings)
+    html = encodable(notice("good", message) + "".join(notice("warning", each) for each in warnings))
     return [html, gr.update(choices=in_bin(shelf.page), value=None), ""]
 
 

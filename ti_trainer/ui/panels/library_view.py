@@ -11,7 +11,7 @@ from ti_trainer.runs.plots import PREVIEWS
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.ui.render import facts
 from ti_trainer.ui.thumbnails import thumbnail_uri
-from ti_trainer.wording import counted
+from ti_trainer.wording import counted, encodable
 from ti_trainer.workbench.library import Entry, Library
 
 MOST_RUNS = 200  # that are searched for a preview
@@ -39,7 +39,7 @@ def cards(library: Library, entries: Sequence[Entry], widths: Mapping[str, int] 
         _card(each, library.place_of(each.path), widths, images.get(each.path), library.place_of(each.path) == chosen)
         for each in entries
     )
-    return f'<div class="ti-cards ti-library" onclick="{escape(ON_CLICK)}">{shown}</div>' if shown else ""
+    return f'<div class="ti-cards ti-library" onclick="{escape(ON_CLICK)}">{encodable(shown)}</div>' if shown else ""
 
 
 def _card(entry: Entry, place: str, widths: Mapping[str, int] | None, image: Path | None, is_chosen: bool) -> str:
@@ -94,4 +94,4 @@ def about(entry: Entry, place: str, widths: Mapping[str, int] | None) -> str:
             ("Base checkpoint", known.checkpoint or "unknown"),
         ]
     rows.append(("Changed", time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.changed_ns / 1e9))))
-    return facts([*rows, *([("Not usable", reason)] if reason else [])])
+    return encodable(facts([*rows, *([("Not usable", reason)] if reason else [])]))

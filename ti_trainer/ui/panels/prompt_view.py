@@ -6,7 +6,7 @@ from functools import partial
 
 import gradio as gr
 
-from ti_trainer.errors import TITrainerError
+from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
@@ -16,6 +16,7 @@ from ti_trainer.ui.render import refusal
 from ti_trainer.workbench.prompt_view import view
 
 PREFIX = "ti_trainer_tokens_"
+LONGEST = 20_000  # characters: each token is an element of the page
 
 
 def panel(page: Page) -> None:
@@ -36,6 +37,9 @@ def panel(page: Page) -> None:
 def tokens_of(page: Page, prompt: str | None) -> str:
     """The prompt's tokens; the reason if they cannot be shown."""
     try:
+        if len(prompt or "") > LONGEST:
+            message = f"The prompt has {len(prompt or '')} characters; expected at most {LONGEST}."
+            raise ConfigError(message)
         model = page.host.open_model()
         return inspect_view.prompt(view(model, prompt or "", *embeddings_dir.usable(page.host.embeddings_dir, model)))
     except (TITrainerError, OSError) as error:
