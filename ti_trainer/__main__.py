@@ -26,6 +26,7 @@ COMMANDS = (
     "convert",
     "info",
     "inspect",
+    "library",
     "bench",
     "doctor",
     "demo",

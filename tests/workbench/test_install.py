@@ -75,6 +75,14 @@ def test_nothing_is_overwritten_unless_told_and_then_the_old_file_is_in_the_bin(
     assert formats.read(tmp_path / "cat.safetensors").num_vectors == 2
 
 
+def test_the_second_file_of_an_overwritten_embedding_does_not_stay_behind(tmp_path: Path) -> None:
+    vectors = {"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}
+    formats.write(Embedding("cat", vectors), tmp_path / "cat.safetensors", "diffusers")
+    put_in(tmp_path, INTEROP / "kohya-sd1.safetensors", overwrite=True)
+    assert [each.name for each in tmp_path.glob("*.safetensors")] == ["cat.safetensors"]
+    assert len(bin.deleted(tmp_path)[0].files) == 2
+
+
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".x", "con", "x" * 300, "cat.pt"])
 def test_hostile_names_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):

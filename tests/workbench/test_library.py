@@ -91,11 +91,8 @@ def test_facts_are_kept_until_a_file_changes(folder: Path, monkeypatch: pytest.M
     assert (read[4:], entry.outline.num_vectors) == (["beta.safetensors"], 7)
 
 
-def test_files_without_headers_are_read_within_a_limit_and_the_rest_is_counted(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "WHOLE_S", 0)
-    listing = Library(folder).listing(Query(sort="family"))
+def test_files_without_headers_are_read_within_a_limit_and_the_rest_is_counted(folder: Path) -> None:
+    listing = Library(folder, whole_s=0).listing(Query(sort="family"))
     assert listing.unread == 3
     assert len(listing.entries) == 7
 

@@ -70,9 +70,14 @@ def delete(folder: Path, path: Path) -> Deleted:
     return _store(folder, files_of(path), _move)
 
 
-def keep_copy(folder: Path, path: Path) -> Deleted:
-    """Copy an embedding's file into the bin, before it is overwritten."""
-    return _store(folder, [path], lambda source, target: shutil.copy2(source, target))
+def put_away(folder: Path, path: Path) -> Deleted:
+    """Put an embedding that is to be overwritten into the bin: a copy of its file, and the second file if it has one."""
+    second = diffusers_files.second_file(path)
+    files = [path] + [second] * (second.is_file() and formats.is_second_file(second))
+    kept = _store(folder, files, shutil.copy2)
+    for each in files[1:]:
+        each.unlink()
+    return kept
 
 
 def bin_of(folder: Path) -> Path:

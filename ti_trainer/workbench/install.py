@@ -106,7 +106,7 @@ def install(folder: Path, what: Given, name: str, *, overwrite: bool = False) ->
     for each, embedding in wanted.items():
         target = targets[each]
         if target.is_file():
-            kept = bin.keep_copy(folder, target)
+            kept = bin.put_away(folder, target)
             notes.append(f"The earlier {target.name} is in the bin, {bin.bin_of(folder) / kept.id}.")
         if embedding is what.embedding and _is_usable_as_it_is(what, each):
             with atomic(target) as new:

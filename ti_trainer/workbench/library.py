@@ -87,21 +87,21 @@ class Listing:
 class Library:
     """The files of an embeddings folder; safe to use from any thread."""
 
-    def __init__(self, folder: Path) -> None:
-        """Nothing is read before `listing`."""
-        self.folder = folder
+    def __init__(self, folder: Path, whole_s: float = WHOLE_S) -> None:
+        """Nothing is read before `listing`, which takes up to `whole_s` seconds for files without a header."""
+        self.folder, self.whole_s = folder, whole_s
         self._known: dict[tuple[str, int, int], tuple[Outline | None, str]] = {}
         self._lock = Lock()
 
     def listing(self, query: Query | None = None) -> Listing:
-        """List the folder. Files without a header are read only if the query depends on it, for `WHOLE_S` seconds."""
+        """List the folder. Files without a header are read only if the query depends on it."""
         query = query or Query()
         entries = self._entries()
         total, words = len(entries), query.search.casefold().split()
         found = entries
         if words:
             found = [each for each in entries if all(word in self.place_of(each.path).casefold() for word in words)]
-        until = time.monotonic() + (WHOLE_S if query.needs_facts else 0)
+        until = time.monotonic() + (self.whole_s if query.needs_facts else 0)
         found = [self._read(each, until) for each in found]
         unread = sum(not each.is_read for each in found)
         if query.usable_with is not None:

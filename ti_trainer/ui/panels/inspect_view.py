@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from ti_trainer.embedding import Embedding
+from ti_trainer.embedding import Embedding, described_family
 from ti_trainer.prompts import CHUNK
 from ti_trainer.ui.render import facts, notice
 from ti_trainer.wording import counted
@@ -24,13 +24,12 @@ ABOUT_TOKENS = "An ellipsis marks a token that longer words begin with or contai
 def about(embedding: Embedding, negative: Embedding | None = None) -> str:
     """The facts that the file states."""
     info = embedding.info
-    sizes = ", ".join(f"{encoder} {width}" for encoder, width in embedding.widths.items())
     checkpoint = " ".join(
         filter(None, (embedding.checkpoint, embedding.checkpoint_hash and f"[{embedding.checkpoint_hash}]"))
     )
     rows: list[tuple[str, Any]] = [
         ("Name in the file", embedding.name),
-        ("Family", f"{embedding.family} ({sizes})"),
+        ("Family", described_family(embedding.family, embedding.widths)),
         ("Vectors", embedding.num_vectors),
         ("Step", embedding.step or "unknown"),
         ("Base checkpoint", checkpoint or "unknown"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from ti_trainer.embedding import described_family
 from ti_trainer.runs.plots import PREVIEWS
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.ui.render import facts
@@ -86,9 +87,8 @@ def about(entry: Entry, place: str, widths: Mapping[str, int] | None) -> str:
     known, reason = entry.outline, entry.unusable(widths)
     rows: list[tuple[str, object]] = [("File", place)]
     if known is not None:
-        sizes = ", ".join(f"{encoder} {width}" for encoder, width in known.widths.items())
         rows += [
-            ("Family", f"{known.family} ({sizes})"),
+            ("Family", described_family(known.family, known.widths)),
             ("Vectors", known.num_vectors),
             ("Step", known.step or "unknown"),
             ("Base checkpoint", known.checkpoint or "unknown"),
