@@ -15,6 +15,7 @@ from ti_trainer.host import Host
 from ti_trainer.preprocess import job as preprocess
 from ti_trainer.runs.datasets import check_folder
 from ti_trainer.runs.job import Job
+from ti_trainer.runs.queue import Queue
 from ti_trainer.runs.quick_job import QuickJob
 
 
@@ -43,6 +44,11 @@ class Page:
     preprocessing: preprocess.Job = field(default_factory=preprocess.Job)
     quick: QuickJob = field(default_factory=QuickJob)
     changes: Callable[[], Mapping[str, float]] = dict
+    queue: Queue = field(default_factory=Queue)
+
+    def __post_init__(self) -> None:
+        """Have the queue start its runs in the page's job."""
+        self.queue.attach(self.host, self.job, self.quick)
 
     def refuse_if_busy(self, what: str) -> None:
         """Raise BusyError during a run; waiting for the model would take as long as the run."""
