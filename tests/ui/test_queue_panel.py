@@ -146,9 +146,9 @@ def test_three_runs_are_queued_one_fails_and_is_tried_again(served: Served) -> N
             choose(tab, "train_name", name)
             tab.locator("#ti_trainer_train_max_steps input").fill("12")
             tab.click("#ti_trainer_train_queue")
-            tab.locator("#ti_trainer_queue li b").get_by_text(name, exact=True).wait_for()
+            tab.locator("#ti_trainer_queue .ti-queued b").get_by_text(name, exact=True).wait_for()
         tab.locator("#ti_trainer_queue").get_by_title("Move up: z-word").click()
-        named: Callable[[], list[str]] = tab.locator("#ti_trainer_queue li b").all_inner_texts
+        named: Callable[[], list[str]] = tab.locator("#ti_trainer_queue .ti-queued b").all_inner_texts
         until(lambda: named() == ["z-word", "y-word"])
         (words / "z-word.safetensors").rename(words / "away")
         tab.click("#ti_trainer_stop")
@@ -159,6 +159,6 @@ def test_three_runs_are_queued_one_fails_and_is_tried_again(served: Served) -> N
         assert (served.run_of("y-word") / "state.safetensors").is_file()
         (words / "away").rename(words / "z-word.safetensors")
         tab.locator("#ti_trainer_queue").get_by_title("Try again: z-word").click()
-        tab.reload()
+        served.open(tab, "Train")
         tab.click("#ti_trainer_queue_start")
         until(lambda: named() == [] and (served.run_of("z-word") / "state.safetensors").is_file())
