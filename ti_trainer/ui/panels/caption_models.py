@@ -95,7 +95,7 @@ class Captioning:
                 finally:
                     self._stop.set()
             message = self._message(work.exception(), len(texts), len(images), failed)
-            yield message, Found(state.captions and state.captions.folder, texts, ACTIONS[action], message)
+            yield message, Found(state.captions.folder if state.captions else None, texts, ACTIONS[action], message)
         finally:
             self._running.release()
 

@@ -48,7 +48,7 @@ def create_negative(page: Page, session: Session) -> tuple[Session, str]:
 
 def hidden() -> tuple[dict[Any, Prepare], dict[Any, Prepare | None]]:
     """Add the hidden buttons behind those in refusals: those that start the run, and those that add it to the queue."""
-    handlers = {"more": train_more, "over": start_over, "create_negative": create_negative}
+    handlers: dict[str, Prepare] = {"more": train_more, "over": start_over, "create_negative": create_negative}
     with gr.Row(elem_classes=["ti-hidden"]):
         ways = {gr.Button(name, elem_id=PREFIX + name): handler for name, handler in handlers.items()}
         return ways, {gr.Button("Add more to queue", elem_id=ADD_MORE): train_more}
@@ -59,7 +59,7 @@ def out_of(
 ) -> dict[str, str]:
     """The ways out of a refusal, for `render.ways_out`; `prepare` and `queued` are those of what was refused."""
     if isinstance(error, BusyError):
-        add = {None: ADD, train_more: ADD_MORE}.get(prepare)
+        add = ADD if prepare is None else ADD_MORE if prepare is train_more else ""
         return {**({"Add to queue": f"press:{add}"} if add else {}), "Stop that run": "press:ti_trainer_stop"}
     if error.option == "negative" and embeddings_dir.find(page.host.embeddings_dir, negative_name(name)) is None:
         return {"Create the negative embedding and train": f"press:{PREFIX}create_negative"}
