@@ -19,6 +19,7 @@ from ti_trainer.ui.panels.train_progress import fingerprint, parts_of
 ROUTE = "/ti_trainer/status"  # also in javascript/ti_trainer.js
 MAX_AGE_S = 0.25
 ASKED_PER_S, OVER_S = 4.0, 10.0  # by all pages together during a run; the time over which requests are counted
+LONGEST_S = 10.0  # between two requests of a page
 
 
 @dataclass
@@ -49,7 +50,7 @@ class StatusCache:
         while self._asked[0][0] < now - OVER_S:
             self._asked.popleft()
         pages = sum(every_s for _, every_s in self._asked) / OVER_S
-        self._every_s = round(max(1.0, pages / ASKED_PER_S), 1)
+        self._every_s = round(min(max(1.0, pages / ASKED_PER_S), LONGEST_S), 1)
         return self._every_s
 
     def version(self) -> dict[str, Any]:
