@@ -69,8 +69,7 @@ class Queue:
         """Say what the runs are started with. Entries whose program ended while they were trained become failed ones."""
         with self._lock:
             self._host, self._job, self._quick = host, job, quick
-        if any(each.state == "running" for each in self.file.read()):
-            self._recover()
+        self._recover()
 
     @property
     def host(self) -> Host:
@@ -260,6 +259,8 @@ class Queue:
 
     def _recover(self) -> None:
         try:
+            if all(each.state != "running" for each in self.file.read()):
+                return
             with self._running():
                 self.file.change(
                     lambda entries: [
