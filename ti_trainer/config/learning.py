@@ -118,8 +118,8 @@ class LearningOptions(InputOptions):
 
     teacher_lora: str = option(
         "",
-        "Learn what this LoRA does: the target is what the model predicts with it, given the prompt to learn from, which may "
-        "be empty. A .safetensors file, or the name of one in the WebUI's LoRA folder.",
+        "Learn what this LoRA does: the target is what the model predicts with it, given the prompt to learn from, which "
+        "may be empty. A .safetensors file, or the name of one in the WebUI's LoRA folder.",
         label="Learn from a LoRA",
         section="teacher",
     )

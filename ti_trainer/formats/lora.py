@@ -1,8 +1,7 @@
 """LoRA files: .safetensors with kohya's names of tensors, or those of diffusers and PEFT.
 
-Layers have the tensors `lora_down` and `lora_up` (PEFT: `lora_A`, `lora_B`) and perhaps `alpha`; their scale is alpha / rank.
-Relatives that change weights otherwise, such as LoHa, LoKr and DoRA, are refused: leaving their parts out would be another
-LoRA.
+Layers have the tensors `lora_down` and `lora_up` (PEFT: `lora_A`, `lora_B`) and perhaps `alpha`; their scale is alpha by
+rank. Relatives that change weights otherwise, such as LoHa, LoKr and DoRA, are refused.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ class _Change:
         return torch.add(output, changed.to(output.dtype), alpha=weight)
 
     def of_weight(self) -> Tensor:
-        """(outputs, inputs), for a linear layer."""
-        return self.up @ self.down
+        """(outputs, inputs) float32, for a linear layer."""
+        return self.up.float() @ self.down.float()
 
 
 @dataclass
@@ -74,8 +74,8 @@ class LoraLayers:
         missing = [name for (_, name), target in targets.items() if target is None]
         if len(missing) == len(targets):
             message = (
-                f"LoRA (teacher_lora): none of the {counted(len(targets), 'layer')} of {lora.name}, such as {missing[0][:80]}, "
-                f"is in {self.name}: choose a LoRA for {self.spec.family}."
+                f"LoRA (teacher_lora): none of the {counted(len(targets), 'layer')} of {lora.name}, such as "
+                f"{missing[0][:80]}, is in {self.name}: choose a LoRA for {self.spec.family}."
             )
             raise ConfigError(message, "teacher_lora")
         self._changes[lora] = [

@@ -1,4 +1,4 @@
-"""Which module of a Stable Diffusion a LoRA's layer is for: its names are diffusers' or the original code's, with underscores.
+"""Which module a LoRA's layer is for: layers have diffusers' names or the original code's, with underscores for dots.
 
 U-Nets of diffusers have `down_blocks.0.attentions.0`, those of the original code, which WebUIs have, `input_blocks.1.1`.
 Layers of CLIP are named as in transformers; OpenCLIP has one module for its query, key and value.

@@ -142,7 +142,8 @@ def findings(run: Run) -> list[str]:
     measured, found = run.measured(), []
     lora = run.settings().get("train", {}).get("teacher_lora")
     if GAP in measured and measured[GAP] >= 0:
-        gap = f"{measured[GAP]:.1%} of the gap between {'the model without and with the LoRA' if lora else 'no text and the prompt'}"
+        ends = "the model without and with the LoRA" if lora else "no text and the prompt"
+        gap = f"{measured[GAP]:.1%} of the gap between {ends}"
         found.append(f"The embedding closes {gap}, on noise that is not trained on.")
     elif GAP in measured:
         of, without = ("the LoRA's", "it and the embedding") if lora else ("the prompt's", "any text")

@@ -1,4 +1,4 @@
-"""Learn an embedding from prompts or a LoRA: the options of the run, the images that the model generates, and the new embedding."""
+"""Learn an embedding from prompts or a LoRA: the options of the run, the generated images, and the new embedding."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Distillation:
     """What a new embedding is to mean: `prompt`, or as a slider the way from `opposite` to `prompt`.
 
     `contexts` are the prompts it is trained in, each with [name]; none: by itself. `for_negative_prompt`: its previews show
-    what it does in the negative prompt. With a `lora`, a file or a name, it is to mean what this LoRA does; the prompt may be
-    empty then, or the LoRA's trigger words.
+    what it does in the negative prompt. With a `lora`, a file or a name, it is to mean what this LoRA does; the prompt is
+    empty then, or has the LoRA's trigger words.
     """
 
     name: str

@@ -26,7 +26,7 @@ class Teacher:
     """Predicts the noise for the batch's prompts with `prompt` in place of the embedding's name.
 
     With an `opposite`, the embedding is a slider (after Prompt Sliders, arXiv:2409.16535): where its name has a negative
-    weight in a prompt, `opposite` takes its place. With a `lora`, the model predicts with this LoRA; the prompt may be empty.
+    weight in a prompt, `opposite` takes its place. With a `lora`, the model predicts with it; the prompt may be empty.
     """
 
     name: str

@@ -224,7 +224,7 @@ class WebuiModel:
 
     @contextmanager
     def with_lora(self, lora: Lora, weight: float) -> Iterator[None]:
-        """Within it the networks compute with this LoRA, uncompiled: compiled code would leave it out. Also in `restored`."""
+        """Within it the networks compute with this LoRA, uncompiled: compiled code would leave it out."""
         with patched([(self.memory, "compiled", None)]), self._lora_layers.added(lora, weight):
             yield
 
