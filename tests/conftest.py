@@ -147,12 +147,17 @@ def trainer(dataset: Callable[..., Dataset]) -> Callable[..., Trainer]:
     """Makes a trainer of `x-word` with two vectors; options are TrainConfig's."""
 
     def make(
-        model: Any = None, data: Dataset | None = None, state: TrainState | None = None, step: int = 0, **options: Any
+        model: Any = None,
+        data: Dataset | None = None,
+        state: TrainState | None = None,
+        step: int = 0,
+        lora: Any = None,
+        **options: Any,
     ) -> Trainer:
         model, generator = model or TinyModel(), torch.Generator().manual_seed(1)
         vectors = {encoder: torch.randn(2, width, generator=generator) * 0.02 for encoder, width in model.widths.items()}
         config = TrainConfig(**{"max_steps": 10, **options})
-        return Trainer(model, data or dataset(), Embedding("x-word", vectors, step), config, state)
+        return Trainer(model, data or dataset(), Embedding("x-word", vectors, step), config, state, lora=lora)
 
     return make
 

@@ -21,6 +21,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from ti_trainer.captioning.captioner import HostCaptioner
 from ti_trainer.errors import ConfigError
 from ti_trainer.host import GenerationRequest, Host, ModelOptions
+from ti_trainer.lora import Lora
 from ti_trainer.model import Compile, Conditioning, DiffusionModel, ImageConditioning, MemoryMode, ModelSpec, Vectors
 from ti_trainer.prompts import PromptTokenizer, TokenizedPrompt
 
@@ -103,6 +104,18 @@ class TinyModel:
         text = (cond.hidden[:, 0] @ self.out)[..., None, None]  # (B, C, 1, 1)
         return (noisy_latents * text + text * timesteps[:, None, None, None] / 100).tanh()
 
+    def fit_lora(self, lora: Lora) -> str:
+        return f"{lora.name} fits."
+
+    @contextmanager
+    def with_lora(self, lora: Lora, weight: float) -> Iterator[None]:
+        """Text has another effect."""
+        before, self.out = self.out, self.out + weight * float(next(iter(lora.layers.values())).down.mean())
+        try:
+            yield
+        finally:
+            self.out = before
+
     def decode(self, latents: Tensor) -> Tensor:
         return interpolate(latents[:, :3], scale_factor=8.0)
 
@@ -126,6 +139,7 @@ class TinyHost:
     told: list[tuple[int, int, str]] = field(default_factory=list)
     interrupt: Flag = field(default_factory=Flag)
     template_dirs: Sequence[Path] = ()
+    lora_dirs: Sequence[Path] = ()
     samplers: Sequence[str] = ("Euler", "DDIM")
     captioners: Mapping[str, HostCaptioner] = field(default_factory=dict)
     face_models: Sequence[Path] = ()

@@ -18,7 +18,7 @@ FILES = sorted((ROOT / "ti_trainer").rglob("*.py"))
 LAYERS = (  # from the inside out: a module imports from its own folder and from the layers before it
     ("errors", "wording", "resources", "tiny_model"),
     ("files", "prompts"),
-    ("embedding",),
+    ("embedding", "lora"),
     ("functional",),
     ("config",),
     ("model",),

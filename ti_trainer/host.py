@@ -95,6 +95,11 @@ class Host(Protocol):
         ...
 
     @property
+    def lora_dirs(self) -> Sequence[Path]:
+        """The host's own folders of LoRAs, which are searched for a LoRA's name."""
+        ...
+
+    @property
     def samplers(self) -> Sequence[str]:
         """Names for `GenerationRequest.sampler`; empty if there is no choice."""
         ...

@@ -18,6 +18,7 @@ from torch.nn.functional import group_norm, interpolate
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError, ModelError
 from ti_trainer.functional.objective import PredictionType
+from ti_trainer.lora import Lora
 from ti_trainer.prompts import TokenizedPrompt
 
 Compile = Literal["auto", "on", "off"]
@@ -186,6 +187,17 @@ class DiffusionModel(Protocol):
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning, images: ImageConditioning) -> Tensor:
         """The U-Net's prediction (B, C, H, W), of the noise or of v as `spec` says; timesteps (B,)."""
+        ...
+
+    def fit_lora(self, lora: Lora) -> str:
+        """Find the layers that a LoRA changes; ConfigError, for `teacher_lora`, if there are none or their sizes differ.
+
+        Returns a message for the user if parts of it are not used, otherwise an empty one.
+        """
+        ...
+
+    def with_lora(self, lora: Lora, weight: float) -> AbstractContextManager[None]:
+        """Within it U-Net and text encoders compute with this LoRA, without gradients; nothing of it is left afterwards."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from loras import pair, save_kohya
 from PIL import Image
 
 PROMPT = "a picture of a big red star on sand"
@@ -27,6 +28,36 @@ def test_an_embedding_is_made_of_a_prompt_without_images(cli: Callable, tmp_path
     again = cli("train", "my-scene", "--images", generated[0].parent, "--resume", "--max-steps", 5)
     assert again.code == 0, again.err
     assert "of the gap" in again.out
+
+
+def test_an_embedding_is_made_of_a_lora(cli: Callable, tmp_path: Path) -> None:
+    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v"
+    layers = {layer: pair((128, 64), 1), "lora_unet_nowhere": pair((4, 4), 1)}
+    file = save_kohya(tmp_path / "loras" / "ink.safetensors", layers)
+    done = cli("distill", "my-ink", "--lora", "loras/ink.safetensors", "--lora-weight", 0.8, *QUICK)
+    assert done.code == 0, done.err
+    assert "vectors: 8, from '*'" in done.out
+    assert "1 of the 2 layers of the LoRA ink, such as nowhere" in done.out + done.err
+    assert "between the model without and with the LoRA" in done.out or "farther from the LoRA's" in done.out
+    (settings,) = tmp_path.rglob("settings.json")
+    options = json.loads(settings.read_text())["train"]
+    assert (options["teacher_lora"], options["teacher_lora_weight"]) == (str(file), 0.8)
+    (comparison,) = tmp_path.rglob("comparison.png")
+    with Image.open(comparison) as image:
+        assert image.height > image.width * 0.7, "three rows: the LoRA, the embedding, neither"
+
+
+def test_a_lora_of_another_model_is_refused_before_anything_is_created(cli: Callable, tmp_path: Path) -> None:
+    file = save_kohya(tmp_path / "other.safetensors", {"lora_unet_double_blocks_0_img_attn_qkv": pair((4, 4), 1)})
+    for path, expected in ((file, "none of the 1 layer of other"), ("nowhere.safetensors", "does not exist")):
+        done = cli("distill", "new", "--lora", path, *QUICK)
+        assert (done.code, len(done.errors)) == (1, 1)
+        assert expected in done.errors[0]
+    assert cli("distill", "new", *QUICK).errors == [
+        "Error: Prompt: found an empty text, expected the prompt that the embedding is to mean, or a LoRA."
+    ]
+    assert not (tmp_path / "embeddings" / "new.safetensors").exists()
+    assert not list(tmp_path.rglob("generated"))
 
 
 def test_a_slider_is_trained_in_contexts(cli: Callable, tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ EVERYTHING = {name: another(each) for name, each in OPTIONS.items()} | {
     "lr_warmup_steps": 0,
     "teacher_prompt": "",
     "opposite_prompt": "",
+    "teacher_lora": "",
 }  # ruled out by others
 TEACHER = {"teacher_prompt": "a star", "opposite_prompt": "a circle"}
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes import TinyHost
+from loras import pair, save_kohya
 
+from ti_trainer.config.training import TrainConfig
 from ti_trainer.errors import ConfigError, StoppedError
+from ti_trainer.files import short_hash
+from ti_trainer.runs.comparison import findings
 from ti_trainer.runs.controls import Controls
 from ti_trainer.runs.distill import Distillation
 from ti_trainer.runs.job import Job
+from ti_trainer.runs.teacher_lora import lora_file, lora_names
 
 CONTEXTS = ("a photo of a [name] cat", "a [name] dog", "[name]")
 
@@ -64,6 +70,70 @@ def test_vectors_that_would_be_the_prompt_itself_are_refused(host: TinyHost, pro
     with pytest.raises(ConfigError, match="would be the prompt itself") as caught:
         Distillation("x", prompt).start(host.model, vectors)
     assert caught.value.option == "num_vectors"
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> Path:
+    return save_kohya(tmp_path / "style.safetensors", {"lora_unet_x": pair((6, 4), 1)})
+
+
+def test_an_embedding_that_learns_from_a_lora_has_defaults_without_a_prompt(host: TinyHost) -> None:
+    assert Distillation("x", "", lora="a").start(host.model) == ("*", 8)
+    assert Distillation("x", "in the xyz style", lora="a").start(host.model) == ("xyz style", 8)
+    assert Distillation("x", "xyz", lora="a").start(host.model, 3) == ("xyz", 3)
+    config = Distillation("x", "", lora="a", lora_weight=0.5).config({})
+    assert (config.teacher_prompt, config.teacher_lora, config.teacher_lora_weight) == ("", "a", 0.5)
+
+
+def test_images_are_generated_anew_for_another_lora(host: TinyHost, lora: Path, tmp_path: Path) -> None:
+    def generated(**options: object) -> Path:
+        wanted = Distillation("x", "", **{"lora": str(lora), **options})
+        found = wanted.session(host, wanted.config({})).generated
+        assert found.prompts == ("",)
+        return found.folder
+
+    other = save_kohya(tmp_path / "other.safetensors", {"lora_unet_x": pair((6, 4), 2)})
+    assert generated() == generated()
+    assert len({generated(), generated(lora_weight=0.5), generated(lora=str(other))}) == 3
+
+
+def test_a_run_with_a_lora_is_compared_and_resumed(host: TinyHost, lora: Path) -> None:
+    wanted = Distillation("x-style", "", lora=str(lora))
+    config, said, warnings = wanted.config({"max_steps": 3, "compile": "on"}), [], []
+    wanted.create(host, config, None, overwrite=False, warn=lambda text: None)
+    run = wanted.session(host, config, say=said.append).train().run
+    assert "style fits." in said
+    assert any("would leave out the LoRA" in each for each in said)
+    assert run.settings()["teacher_lora_hash"] == short_hash(lora)
+    assert "the LoRA" in findings(run)[0]
+    longer = wanted.config({"max_steps": 5, "compile": "on"})
+    session = replace(wanted.session(host, longer), resume=run, warn=warnings.append)
+    assert session.train().embedding.step == 5
+    assert not [each for each in warnings if "Changed since" in each]
+    save_kohya(lora, {"lora_unet_x": pair((6, 4), 3)})
+    replace(session, config=wanted.config({"max_steps": 7, "compile": "on", "learning_rate": "0.001"})).train()
+    assert any("Changed since the run was started: LoRA." in each for each in warnings)
+
+
+def test_a_lora_is_found_by_its_name_and_visitors_give_no_paths(host: TinyHost, lora: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "Lora" / "styles"
+    folder.mkdir(parents=True)
+    path = save_kohya(folder / "ink v1.5.safetensors", {"lora_unet_x": pair((6, 4), 1)})
+    host.lora_dirs = (tmp_path / "Lora",)
+    assert lora_names(host) == ["ink v1.5"]
+    for is_public in (False, True):
+        host.is_public = is_public
+        for text in ("ink v1.5", "ink v1.5.safetensors"):
+            assert lora_file(host, TrainConfig(teacher_lora=text)) == path
+    for text in (str(lora), "/etc/passwd", "../style", "style", str(path)):
+        with pytest.raises(ConfigError, match="expected the name of a LoRA") as caught:
+            lora_file(host, TrainConfig(teacher_lora=text))
+        assert caught.value.option == "teacher_lora"
+    host.is_public = False
+    assert lora_file(host, TrainConfig(teacher_lora=f'"{lora}"')) == lora
+    for text, found in ((str(tmp_path), "is a folder"), ("nowhere", "does not exist")):
+        with pytest.raises(ConfigError, match=found):
+            lora_file(host, TrainConfig(teacher_lora=text))
 
 
 def test_a_stop_among_the_generated_images_leaves_no_run(host: TinyHost) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from fakes import TinyModel
@@ -13,6 +14,7 @@ from fakes import TinyModel
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Batch, Dataset
 from ti_trainer.errors import ConfigError
+from ti_trainer.lora import Lora, LoraLayer
 from ti_trainer.training.evaluation import fixed_batches, gap_closed
 from ti_trainer.training.selection import measure_gap
 from ti_trainer.training.step import training_loss
@@ -91,8 +93,75 @@ def test_training_closes_the_gap(
     assert after > max(before, 0) + 0.2
 
 
-@pytest.mark.parametrize("options", [{"opposite_prompt": "small"}, {"teacher_prompt": "big", "negative": True}])
-def test_what_contradicts_it_is_refused(options: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"opposite_prompt": "small"}, "opposite_prompt"),
+        ({"teacher_prompt": "big", "negative": True}, "teacher_prompt"),
+        ({"teacher_lora": "a.safetensors", "reconstruction_weight": 1.0}, "teacher_lora"),
+        ({"teacher_lora": "a.safetensors", "teacher_prompt": "big", "opposite_prompt": "small"}, "opposite_prompt"),
+    ],
+)
+def test_what_contradicts_it_is_refused(options: dict[str, object], name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         TrainConfig(**options)
-    assert caught.value.option in ("opposite_prompt", "teacher_prompt")
+    assert caught.value.option == name
+
+
+LORA = Lora("strong", {("unet", "x"): LoraLayer(np.full((1, 8), 2.0, np.float32), np.ones((8, 1), np.float32), 1.0)})
+
+
+def test_a_lora_changes_the_target_and_the_prompt_may_be_empty(batch: Batch) -> None:
+    model = TinyModel()
+    teacher = Teacher("my-word", "", lora=LORA, lora_weight=0.5)
+    assert teacher.in_full("a photo of my-word, at night") == "a photo of, at night"
+    without = Teacher("my-word", "")(model, batch.latents, batch)
+    taught = teacher(model, batch.latents, batch)
+    assert (taught - without).abs().max() > 0.01
+    model.out += 1.0  # what the LoRA does here at this weight
+    assert torch.equal(Teacher("my-word", "")(model, batch.latents, batch), taught)
+    assert (Teacher("w", "big", lora=LORA).label, teacher.label) == ("big <lora:strong:1>", "<lora:strong:0.5>")
+
+
+def test_the_gap_to_a_lora_is_that_of_the_model_without_it(dataset: Callable[..., Dataset]) -> None:
+    model, items, word = TinyModel(), dataset((16, 16)).items, {"my-word": {"clip_l": torch.zeros(1, 8)}}
+    with model.training():
+        itself = gap_closed(model, items, ["my-word"], NOTHING, Teacher("my-word", "", lora=LORA))
+        same = gap_closed(model, items, ["a my-word"], word, Teacher("my-word", "", lora=LORA, lora_weight=0.0))
+    assert itself < 0.9
+    assert same <= 0
+
+
+def test_a_teacher_without_the_lora_that_the_options_name_is_an_error() -> None:
+    with pytest.raises(ValueError, match="is missing"):
+        Teacher.of(TrainConfig(teacher_lora="a.safetensors"), "my-word")
+
+
+def test_training_closes_the_gap_to_a_lora(
+    embedded_model: DiffusersModel, dataset: Callable[..., Dataset], trainer: Callable[..., Trainer]
+) -> None:
+    layers = {}
+    for name, module in embedded_model.unet.named_modules():
+        if name.endswith("attn2.to_v"):  # as if the text were another
+            generator = torch.Generator().manual_seed(3)
+            down, up = (
+                torch.randn(2, module.in_features, generator=generator),
+                torch.randn(module.out_features, 2, generator=generator),
+            )
+            layers["unet", name.replace(".", "_")] = LoraLayer(down.numpy(), up.numpy() * 0.02, 1.0)
+    data = dataset((32, 32), model=embedded_model)
+    learning = trainer(
+        embedded_model,
+        data,
+        max_steps=20,
+        teacher_lora="a.safetensors",
+        teacher_prompt="a red star",
+        lr_scheduler="linear",
+        lora=Lora("a", layers),
+    )
+    before = measure_gap(learning)
+    list(learning.run())
+    after = measure_gap(learning)
+    assert before is not None
+    assert after is not None
+    assert after > max(before, 0) + 0.1

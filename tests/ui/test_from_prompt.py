@@ -61,5 +61,9 @@ def test_what_cannot_be_trained_leaves_no_embedding(served: Served) -> None:  # 
         fill(page, "prompt_contexts", "a cat")
         page.click("#ti_trainer_prompt_start")
         page.locator(".ti-field-error").get_by_text("found 'a cat', expected a prompt with [name]").wait_for()
+        fill(page, "prompt_contexts", "a cat, [name]")
+        fill(page, "prompt_teacher_lora", "nowhere.safetensors")
+        page.click("#ti_trainer_prompt_start")
+        page.locator(".ti-field-error").get_by_text("found nowhere.safetensors, which does not exist").wait_for()
         assert not list((served.folder / "embeddings").glob("x-bad*"))
         assert status(page) == "idle"

@@ -1,4 +1,4 @@
-"""distill: train an embedding to mean the same as a prompt, or as a slider between two prompts, without images."""
+"""distill: train an embedding to mean the same as a prompt or a LoRA, or as a slider between two prompts, without images."""
 
 from __future__ import annotations
 
@@ -11,14 +11,29 @@ from ti_trainer.commands.terminal import add_options, given_options, number_of
 from ti_trainer.config.training import SECTIONS, options
 from ti_trainer.errors import ConfigError
 
-HELP = "train an embedding to mean the same as a prompt, without images"
-OWN = ("teacher_prompt", "opposite_prompt")  # options that have shorter names here
+HELP = "train an embedding to mean the same as a prompt or a LoRA, without images"
+OWN = ("teacher_prompt", "opposite_prompt", "teacher_lora", "teacher_lora_weight")  # options that have shorter names here
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; the options come from config/."""
     parser.add_argument("name", metavar="NAME", help="name of the new embedding")
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="the prompt that NAME is to mean")
+    parser.add_argument(
+        "--prompt", default="", metavar="TEXT", help="the prompt that NAME is to mean; with --lora its trigger words, if any"
+    )
+    parser.add_argument(
+        "--lora",
+        default="",
+        metavar="FILE",
+        help="make NAME mean what this LoRA does, a .safetensors file of the model's family",
+    )
+    parser.add_argument(
+        "--lora-weight",
+        type=number_of(float),
+        default=1.0,
+        metavar="W",
+        help="weight of the LoRA, usually 0.5 to 1 (default: 1)",
+    )
     parser.add_argument(
         "--opposite",
         default="",
@@ -51,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-vectors",
         type=number_of(int),
         metavar="N",
-        help="number of vectors (default: half of the prompt's tokens, 2 to 16)",
+        help="number of vectors (default: half of the prompt's tokens, 2 to 16; with --lora 8)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing embedding with this name")
     add_host_arguments(parser, logs=True)
@@ -63,15 +78,19 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ti_trainer.commands.train import train
+    from ti_trainer.files import entered_path
     from ti_trainer.formats import embeddings_dir
     from ti_trainer.runs.builders import model_options
     from ti_trainer.runs.checks import check_images, check_options
-    from ti_trainer.runs.distill import Distillation
+    from ti_trainer.runs.distill import Distillation, check_lora
 
     if args.context and args.template is not None:
         message = "--context: found --template as well, expected one of them: both say which prompts NAME is trained in."
         raise ConfigError(message, "contexts")
-    wanted = Distillation(args.name, args.prompt, args.opposite, tuple(args.context), args.negative_word)
+    lora = str(entered_path(args.lora).resolve()) if args.lora.strip() else ""  # so that the run can be resumed anywhere
+    wanted = Distillation(
+        args.name, args.prompt, args.opposite, tuple(args.context), args.negative_word, lora, args.lora_weight
+    )
     config = wanted.config(given_options(args, [each for each in options() if each.name not in OWN]))
     host = host_of(args)
     with naming_overwrite():
@@ -79,7 +98,9 @@ def run(args: argparse.Namespace) -> int:
         check_options(host, args.name, config)  # so that a mistyped option or folder does not leave an embedding behind
         if args.images is not None:
             check_images(host, args.images)
-        init_text, args.num_vectors = wanted.start(host.open_model(model_options(config)), args.num_vectors)
+        model = host.open_model(model_options(config))
+        check_lora(host, config, model)
+        init_text, args.num_vectors = wanted.start(model, args.num_vectors)
         session = wanted.session(host, config, args.images, tqdm.write)
         args.init_text = init_text if args.init_text is None else args.init_text
         args.negative_vectors = args.negative_init_text = None

@@ -116,6 +116,22 @@ class LearningOptions(InputOptions):
         section="teacher",
     )
 
+    teacher_lora: str = option(
+        "",
+        "Learn what this LoRA does: the target is what the model predicts with it, given the prompt to learn from, which "
+        "may be empty. A .safetensors file, or the name of one in the WebUI's LoRA folder.",
+        label="Learn from a LoRA",
+        section="teacher",
+    )
+    teacher_lora_weight: float = option(
+        1.0,
+        "Weight of the LoRA that it learns from, as in <lora:NAME:WEIGHT>; usually 0.5 to 1.",
+        label="LoRA weight",
+        section="teacher",
+        low=-10,
+        high=10,
+    )
+
     negative: bool = option(
         False,
         "Also train a negative embedding, NAME-neg, for use in the negative prompt. Learns from as little as one image; "

@@ -84,11 +84,20 @@ class TrainConfig(OutputOptions, LearningOptions):
         if self.opposite_prompt and not self.teacher_prompt:
             message = "Opposite prompt: found one without a prompt to learn from; expected both, or neither."
             raise ConfigError(message, "opposite_prompt")
+        if self.opposite_prompt and self.teacher_lora:
+            message = "Opposite prompt: found a LoRA to learn from as well; expected one of them: a slider has no LoRA."
+            raise ConfigError(message, "opposite_prompt")
         others = {"negative": "DreamArtist", "reconstruction_weight": "a pixel loss", "discriminator": "a discriminator"}
         found = [what for name, what in others.items() if getattr(self, name)]
-        if self.teacher_prompt and found:
-            message = f"Learn from a prompt: found {found[0]} as well, expected one of them: both say what is to be learned."
-            raise ConfigError(message, "teacher_prompt")
+        if self.has_teacher and found:
+            label, name = ("a LoRA", "teacher_lora") if self.teacher_lora else ("a prompt", "teacher_prompt")
+            message = f"Learn from {label}: found {found[0]} as well, expected one of them: both say what is to be learned."
+            raise ConfigError(message, name)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the embedding learns from a prompt or a LoRA instead of images."""
+        return bool(self.teacher_prompt or self.teacher_lora)
 
     @property
     def preview_prompts(self) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ V vectors, D width of a text encoder's token embeddings.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ from ti_trainer.formats.tensor_names import spec_of
 PREFIX = "bundle_emb."
 _KEY = re.compile(r"bundle_emb\.(?P<name>.+?)\.(?P<key>string_to_param\..+|[^.]+)", re.DOTALL)
 _STORED = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
-_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "BOOL": 1, "U8": 1, "U16": 2}
-_SIZES |= {"U32": 4, "U64": 8, "C64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1}
 _BLOCK = 1 << 20  # bytes that are copied at a time
 _ALIGNMENT = 8  # bytes; what is put before other tensors is a multiple of it, so that they stay aligned
 
@@ -66,12 +63,7 @@ def open_bundle(path: Path) -> Bundle:
             message = "it is not a .safetensors file, the only format of LoRAs that can hold embeddings. Choose a LoRA."
             raise EmbeddingFormatError(message)
         file.seek(0)
-        header = safetensors_file.read_header(file, size)
-        start = file.tell()
-        metadata = header.pop("__metadata__", None)
-        for name, each in header.items():
-            _check_range(name, each, size - start)
-        return Bundle(path, start, header, metadata)
+        return Bundle(path, *safetensors_file.read_layout(file, size))
 
 
 def bundled(path: Path) -> Bundle | None:
@@ -168,18 +160,6 @@ def _laid_out(
             copied.append((first, last))
     header = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     return header + b" " * (-len(header) % 8), copied, end
-
-
-def _check_range(name: str, each: Any, room: int) -> None:
-    """EmbeddingFormatError unless a tensor's entry describes a part of the data."""
-    shape, dtype, offsets = each["shape"], each["dtype"], each["data_offsets"]
-    numbers = all(type(number) is int and 0 <= number < 2**48 for number in (*shape, *offsets))
-    if not numbers or len(offsets) != 2 or not offsets[0] <= offsets[1] <= room or len(shape) > _ALIGNMENT:
-        message = f"its tensor {name[:60]!r} is not within the file. Copy or download it again."
-        raise EmbeddingFormatError(message)
-    if dtype in _SIZES and offsets[1] - offsets[0] != math.prod(shape) * _SIZES[dtype]:
-        message = f"its tensor {name[:60]!r} has {offsets[1] - offsets[0]} bytes, which is not its shape {shape}."
-        raise EmbeddingFormatError(message)
 
 
 def _array(file: BinaryIO, bundle: Bundle, tensor: str) -> Any:

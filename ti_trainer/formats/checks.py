@@ -75,16 +75,16 @@ def _parsed_int(digits: str) -> int:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Raise every error of the block as an EmbeddingFormatError that names the file."""
+def explained(path: Path, kind: str = "an embedding") -> Iterator[None]:
+    """Raise every error of the block as an EmbeddingFormatError that names the file and what it was to be."""
     try:
         yield
     except EmbeddingFormatError as error:
-        message = f"{path.name} cannot be read as an embedding: {error}"
+        message = f"{path.name} cannot be read as {kind}: {error}"
         raise EmbeddingFormatError(message) from error
     except Exception as error:  # a damaged file provokes anything in the libraries that parse it
         message = (
-            f"{path.name} cannot be read as an embedding: it is damaged or cut short "
+            f"{path.name} cannot be read as {kind}: it is damaged or cut short "
             f"({type(error).__name__}: {str(error)[:200]}). Copy or download it again."
         )
         raise EmbeddingFormatError(message) from error

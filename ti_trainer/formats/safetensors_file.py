@@ -37,6 +37,8 @@ _FLOAT8 = {  # bits of the mantissa, exponent bias, first code that is not a fin
     "F8_E4M3FNUZ": (3, 8, 0x80),
     "F8_E5M2FNUZ": (2, 16, 0x80),
 }
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "BOOL": 1, "U8": 1, "U16": 2}
+_BYTES |= {"U32": 4, "U64": 8, "C64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1}
 _MAX_DIMENSIONS = 8
 _MAX_COMMAS = 100_000  # in a metadata value
 _MAX_DIGITS = 20  # of the step
@@ -115,6 +117,28 @@ def read_header(file: BinaryIO, size: int) -> dict[str, Any]:
     return header
 
 
+def read_layout(file: BinaryIO, size: int) -> tuple[int, dict[str, dict[str, Any]], dict[str, str] | None]:
+    """Where the data starts, the descriptions of the tensors, all within the file, and the metadata if there is any."""
+    header = read_header(file, size)
+    start = file.tell()
+    metadata = header.pop("__metadata__", None)
+    for name, each in header.items():
+        _check_range(name, each, size - start)
+    return start, header, metadata
+
+
+def _check_range(name: str, each: Any, room: int) -> None:
+    """EmbeddingFormatError unless a tensor's entry describes a part of the data."""
+    shape, dtype, offsets = each["shape"], each["dtype"], each["data_offsets"]
+    numbers = all(type(number) is int and 0 <= number < 2**48 for number in (*shape, *offsets))
+    if not numbers or len(offsets) != 2 or not offsets[0] <= offsets[1] <= room or len(shape) > _MAX_DIMENSIONS:
+        message = f"its tensor {name[:60]!r} is not within the file. Copy or download it again."
+        raise EmbeddingFormatError(message)
+    if dtype in _BYTES and offsets[1] - offsets[0] != math.prod(shape) * _BYTES[dtype]:
+        message = f"its tensor {name[:60]!r} has {offsets[1] - offsets[0]} bytes, which is not its shape {shape}."
+        raise EmbeddingFormatError(message)
+
+
 def _shape(described: Any) -> list[int]:
     """The shape of a tensor by its entry in the header; EmbeddingFormatError if it cannot be read."""
     shape, dtype = described["shape"], str(described["dtype"])
@@ -134,12 +158,19 @@ def _deserialized(content: bytes) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def array_of(described: Mapping[str, Any]) -> Array:
+    """A tensor's numbers, as `numbers_of`; zeros for one that is larger than any embedding."""
+    if math.prod(described["shape"]) > MAX_VECTORS * MAX_WIDTH:
+        # `checked` refuses it by its shape: do not spend memory on it
+        zeros: Array = np.broadcast_to(np.float32(0), described["shape"])
+        return zeros
+    return numbers_of(described)
+
+
+def numbers_of(described: Mapping[str, Any]) -> Array:
     """A tensor's numbers; bfloat16 and 8-bit floats, which NumPy does not have, as float32."""
     dtype, data, shape = described["dtype"], described["data"], described["shape"]
     numbers: Array
-    if math.prod(shape) > MAX_VECTORS * MAX_WIDTH:
-        numbers = np.broadcast_to(np.float32(0), shape)  # `checked` refuses it by its shape: do not spend memory on it
-    elif dtype == "BF16":
+    if dtype == "BF16":
         numbers = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     elif dtype in _FLOAT8:
         numbers = _float8_values(dtype)[np.frombuffer(data, np.uint8)]

@@ -24,6 +24,7 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.formats import embeddings_dir, webui_optimizer
 from ti_trainer.host import GenerationRequest, ModelOptions
+from ti_trainer.lora import Lora
 from ti_trainer.model import DiffusionModel
 from ti_trainer.prompts import escaped
 from ti_trainer.runs.callbacks import (
@@ -40,7 +41,7 @@ from ti_trainer.runs.callbacks import (
 )
 from ti_trainer.runs.comparison import Comparison
 from ti_trainer.runs.early_stopping import HELD_OUT, KeepBest
-from ti_trainer.runs.run_folder import Run
+from ti_trainer.runs.run_folder import LORA_HASH, Run
 from ti_trainer.training import discriminator
 from ti_trainer.training.early_stopping import why_not
 from ti_trainer.training.pixel_loss import PixelLoss, latent_pixels_at_once
@@ -97,8 +98,10 @@ def webui_state(file: Path, embedding: Embedding, model: DiffusionModel, config:
     return for_trials(TrainState(embedding.step, 0, vectors, (own_groups,)), config.trials)
 
 
-def settings_of(config: TrainConfig, name: str, images: Path, model: DiffusionModel, dataset: Dataset) -> dict[str, Any]:
-    """The content of a run's settings.json."""
+def settings_of(
+    config: TrainConfig, name: str, images: Path, model: DiffusionModel, dataset: Dataset, lora: Lora | None
+) -> dict[str, Any]:
+    """The content of a run's settings.json; `lora` is the one that it learns from."""
     subsets = [each.to_dict() for each in dataset.subsets]
     return {
         "version": __version__,
@@ -111,6 +114,7 @@ def settings_of(config: TrainConfig, name: str, images: Path, model: DiffusionMo
         "model": model.name,
         "model_hash": model.checkpoint_hash,
         "model_spec": str(model.spec),
+        **({} if lora is None else {LORA_HASH: lora.file_hash}),
         "train": config.to_dict(),
     }
 
@@ -147,7 +151,7 @@ def dataset_of(
         warn=lambda message: None,
     )
     # A teacher knows what to make of any latents: with noise among them, hard prompts are learned better.
-    return replace(dataset, noise_instead=bool(config.teacher_prompt))
+    return replace(dataset, noise_instead=config.has_teacher)
 
 
 def fit_memory(config: TrainConfig, model: DiffusionModel, dataset: Dataset, pixel_loss: PixelLoss | None) -> str:
@@ -198,6 +202,7 @@ def facts_of(trainer: Trainer) -> dict[str, str]:
         "set of options": {**trainer.config.to_dict(), "memory": trainer.config.memory == "8bit"},
         "state of the embedding": (state.step, state.micro_step, vectors),
         "model": model.checkpoint_hash,
+        "LoRA": None if trainer.lora is None else trainer.lora.file_hash,
         "kind of device": (model.device.type, model.needs_loss_scaling),
     }
     return {name: hashlib.sha256(repr(fact).encode()).hexdigest()[:16] for name, fact in facts.items()}
@@ -278,6 +283,6 @@ def run_callbacks(
             previews.before(f"a photo of {escaped(trainer.embedding_name)}")
     if Comparison.applies_to(config):
         comparison = Comparison(run, trainer, generate, requested[0], warn)
-        callbacks.append(NonEssential(comparison, "comparison with the prompt", warn))
+        callbacks.append(NonEssential(comparison, "comparison with what it was to learn", warn))
     # The state comes last, so that a resumed run does not write the files of its step again.
     return [*callbacks, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint)]

@@ -18,6 +18,7 @@ from ti_trainer.runs.builders import prompter_of
 from ti_trainer.runs.datasets import subsets_of
 from ti_trainer.runs.replaced import Loaded, check_unchanged
 from ti_trainer.runs.run_folder import Run
+from ti_trainer.runs.teacher_lora import lora_file
 from ti_trainer.training import discriminator
 from ti_trainer.training.trials import check_starts, check_steps
 
@@ -29,13 +30,14 @@ def check_images(host: Host, images: Path) -> None:
 
 
 def check_options(host: Host, name: str, config: TrainConfig) -> None:
-    """Refuse what can be refused before a model is loaded: the name, template, discriminator and sampler."""
+    """Refuse what can be refused before a model is loaded: the name, template, discriminator, LoRA and sampler."""
     checked_length(name)
     optimizers.check_available(config.optimizer)
     if config.discriminator:
         path = entered_path(config.discriminator)
         host.check_folder(path if path.is_dir() else path.parent)
         discriminator.check(path, torchscript=host.torchscript)
+    lora_file(host, config)
     if config.preview_sampler and config.preview_sampler not in host.samplers:
         expected = f"expected one of {', '.join(host.samplers)}" if host.samplers else "expected none: leave it empty"
         message = f"Preview sampling method: found {config.preview_sampler!r}, {expected}."

@@ -43,7 +43,7 @@ class Comparison:
     @classmethod
     def applies_to(cls, config: TrainConfig) -> bool:
         """Whether a run with these options has one."""
-        return bool(config.teacher_prompt) or for_negative_prompt(config)
+        return config.has_teacher or for_negative_prompt(config)
 
     def __call__(self, event: Event) -> None:
         """Measure at the end; generate images only if the run was not interrupted."""
@@ -75,10 +75,18 @@ class Comparison:
         return figures
 
     def _beside_the_prompt(self, teacher: Teacher) -> list[Row]:
-        """The prompt above the embedding, in the run's prompts in turn, with a seed for each column."""
+        """The prompt above the embedding, in the run's prompts in turn, with a seed for each column.
+
+        With a LoRA, images with neither are below.
+        """
         prompts = self.trainer.dataset.prompter.first(SEEDS)
         in_full = [teacher.in_full(each) for each in prompts]
-        return [Row(teacher.prompt, self._images(in_full)), Row(self.trainer.embedding_name, self._images(prompts))]
+        with teacher.adapting(self.trainer.model):
+            taught = Row(teacher.label, self._images(in_full))
+        rows = [taught, Row(self.trainer.embedding_name, self._images(prompts))]
+        if teacher.lora is not None:
+            rows.append(Row("neither", self._images([teacher.without_name(each) for each in prompts])))
+        return rows
 
     def _slider(self, teacher: Teacher) -> Iterator[Row]:
         """The name with weights from negative to positive, in a row for each prompt and seed."""
@@ -132,13 +140,14 @@ def effect(without: Sequence[Image.Image], with_it: Sequence[Image.Image]) -> fl
 def findings(run: Run) -> list[str]:
     """What was measured, as sentences."""
     measured, found = run.measured(), []
+    lora = run.settings().get("train", {}).get("teacher_lora")
     if GAP in measured and measured[GAP] >= 0:
-        gap = f"{measured[GAP]:.1%} of the gap between no text and the prompt"
+        ends = "the model without and with the LoRA" if lora else "no text and the prompt"
+        gap = f"{measured[GAP]:.1%} of the gap between {ends}"
         found.append(f"The embedding closes {gap}, on noise that is not trained on.")
     elif GAP in measured:
-        found.append(
-            "The embedding's predictions are farther from the prompt's than those without any text: compare the images."
-        )
+        of, without = ("the LoRA's", "it and the embedding") if lora else ("the prompt's", "any text")
+        found.append(f"The embedding's predictions are farther from {of} than those without {without}: compare the images.")
     if EFFECT in measured:
         found.append(f"In the negative prompt, it changes images by {measured[EFFECT]:.0%} of what another seed changes.")
     return found

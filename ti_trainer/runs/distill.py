@@ -1,4 +1,4 @@
-"""Learn an embedding from prompts: the options of the run, the images that the model generates, and the new embedding."""
+"""Learn an embedding from prompts or a LoRA: the options of the run, the generated images, and the new embedding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.prompts import NAME, load_template
 from ti_trainer.errors import ConfigError
-from ti_trainer.files import write_bytes
+from ti_trainer.files import short_hash, write_bytes
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.naming import name_warnings
 from ti_trainer.host import Host
@@ -22,6 +22,7 @@ from ti_trainer.runs.builders import SLIDER_WEIGHTS, model_options, prompter_of
 from ti_trainer.runs.checks import check_options
 from ti_trainer.runs.generated import IMAGES, GeneratedImages
 from ti_trainer.runs.session import Session
+from ti_trainer.runs.teacher_lora import lora_file, lora_of
 from ti_trainer.training.teacher import Teacher
 from ti_trainer.wording import counted
 
@@ -32,6 +33,7 @@ DEFAULTS: Mapping[str, Any] = {  # others than for images
     "preview_prompt": NAME,
 }
 FEWEST, MOST = 2, 16  # vectors, where no number is given
+LORA_VECTORS, LORA_INIT_TEXT = 8, "*"  # from a LoRA; its initial text is the prompt, if there is one
 MOST_PROMPTS = 8  # that images are generated of
 CONTEXTS = "contexts.txt"  # in the folder of the generated images
 
@@ -41,7 +43,8 @@ class Distillation:
     """What a new embedding is to mean: `prompt`, or as a slider the way from `opposite` to `prompt`.
 
     `contexts` are the prompts it is trained in, each with [name]; none: by itself. `for_negative_prompt`: its previews show
-    what it does in the negative prompt.
+    what it does in the negative prompt. With a `lora`, a file or a name, it is to mean what this LoRA does; the prompt is
+    empty then, or has the LoRA's trigger words.
     """
 
     name: str
@@ -49,11 +52,13 @@ class Distillation:
     opposite: str = ""
     contexts: tuple[str, ...] = ()
     for_negative_prompt: bool = False
+    lora: str = ""
+    lora_weight: float = 1.0
 
     def config(self, options: Mapping[str, Any]) -> TrainConfig:
         """The options of the run; ConfigError, with the field's name, if something is missing or wrong."""
-        if not self.prompt.strip():
-            message = "Prompt: found an empty text, expected the prompt that the embedding is to mean."
+        if not self.prompt.strip() and not self.lora:
+            message = "Prompt: found an empty text, expected the prompt that the embedding is to mean, or a LoRA."
             raise ConfigError(message, "teacher_prompt")
         for each in self.contexts:
             if NAME not in each:
@@ -61,6 +66,7 @@ class Distillation:
                 raise ConfigError(message, "contexts")
             weighted_parts(each)
         values = {**DEFAULTS, **options, "teacher_prompt": self.prompt, "opposite_prompt": self.opposite}
+        values |= {"teacher_lora": self.lora, "teacher_lora_weight": self.lora_weight}
         if self.for_negative_prompt:
             values["preview_negative_prompt"] = values.get("preview_negative_prompt") or NAME
             if NAME in (preview := str(values["preview_prompt"]).strip()) or not preview:
@@ -70,10 +76,12 @@ class Distillation:
         return TrainConfig.from_dict(values)
 
     def start(self, model: DiffusionModel, num_vectors: int | None = None) -> tuple[str, int]:
-        """The initial text and the number of vectors; None: half of the longer prompt's tokens.
+        """The initial text and the number of vectors; None: half of the longer prompt's tokens, or LORA_VECTORS.
 
         ConfigError if the vectors could be the prompt's own tokens, so that there is nothing to learn.
         """
+        if self.lora:
+            return content_words(self.prompt) if self.prompt.strip() else LORA_INIT_TEXT, num_vectors or LORA_VECTORS
         tokens = max(len(next(iter(model.token_embeddings(each).values()))) for each in (self.prompt, self.opposite))
         most = MOST if self.opposite else min(tokens - 1, MOST)
         count = num_vectors or max(min(max(math.ceil(tokens / 2), FEWEST), most), 1)
@@ -110,6 +118,7 @@ class Distillation:
         check_options(host, self.name, config)
         with host.lock(), locks.embeddings_held(host.embeddings_dir, (self.name,)):
             model = host.open_model(model_options(config))
+            check_lora(host, config, model)
             for warning in name_warnings(model, host.embeddings_dir, self.name):
                 warn(warning)
             start = self.start(model, num_vectors)
@@ -124,4 +133,12 @@ class Distillation:
         lines = lines[:: math.ceil(len(lines) * sides / MOST_PROMPTS)]
         prompts = prompter_of(config, self.name, lines, ()).first(len(lines) * sides)
         in_full = dict.fromkeys(map(Teacher(self.name, self.prompt, self.opposite).in_full, prompts))
-        return GeneratedImages.of(host, self.name, tuple(in_full), max(1, IMAGES // len(in_full)))
+        file = lora_file(host, config)
+        lora = () if file is None else (short_hash(file), self.lora_weight)
+        return GeneratedImages.of(host, self.name, tuple(in_full), max(1, IMAGES // len(in_full)), lora)
+
+
+def check_lora(host: Host, config: TrainConfig, model: DiffusionModel) -> None:
+    """ConfigError for a LoRA to learn from that cannot be used with this model."""
+    if (lora := lora_of(host, config)) is not None:
+        model.fit_lora(lora)

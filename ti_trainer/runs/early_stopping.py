@@ -27,7 +27,7 @@ def with_validation_images(config: TrainConfig, dataset: Dataset, resume: Run | 
     """The dataset with images held out, if the run measures itself by them. A resumed run keeps those of its start."""
     if resume is not None:
         return hold_out(dataset, held_out_of(resume))
-    if EarlyStopping.of(config) is None or config.teacher_prompt:  # a teacher's targets are not in the images
+    if EarlyStopping.of(config) is None or config.has_teacher:  # a teacher's targets are not in the images
         return dataset
     return hold_out(dataset, choose(dataset.items))
 

@@ -24,13 +24,19 @@ class GeneratedImages:
     count: int = IMAGES
 
     @classmethod
-    def of(cls, host: Host, name: str, prompts: Sequence[str], count: int = IMAGES) -> GeneratedImages:
-        """Images of these prompts for an embedding. Other prompts, and another model, get another folder."""
-        digest = hashlib.sha256(repr((host.describe(), tuple(prompts), STEPS, CFG_SCALE)).encode()).hexdigest()[:8]
+    def of(
+        cls, host: Host, name: str, prompts: Sequence[str], count: int = IMAGES, lora: tuple[object, ...] = ()
+    ) -> GeneratedImages:
+        """Images of these prompts for an embedding. Other prompts, another model or another LoRA get another folder.
+
+        `lora` tells LoRAs apart.
+        """
+        facts = (host.describe(), tuple(prompts), STEPS, CFG_SCALE, *lora)
+        digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
         return cls(host.log_dir.resolve() / FOLDER / f"{name}-{digest}", tuple(prompts), count)
 
     def generate(self, host: Host, model: DiffusionModel, progress: Callable[[int, int], None]) -> None:
-        """Generate the images that are missing; to be called while the host's lock is held."""
+        """Generate the images that are missing; to be called while the host's lock is held, and within `with_lora`."""
         wanted = [
             (self.folder / f"{number + 1:02d}-{seed}.png", GenerationRequest(prompt, "", STEPS, CFG_SCALE, seed))
             for number, prompt in enumerate(self.prompts)

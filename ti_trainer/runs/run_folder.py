@@ -30,12 +30,14 @@ from ti_trainer.training.state import TrainState
 
 log = logging.getLogger(__name__)
 LARGEST_SETTINGS_BYTES = 16 * 2**20  # a dataset of thousands of folders needs about 1 MB
+LORA_HASH = "teacher_lora_hash"  # in the settings
 DECISIVE = (  # options whose change makes a resumed run inexact; rates, limits and what is written may change
     *("seed", "batch_size", "gradient_accumulation_steps", "repeats", "latent_sampling", "prior_loss_weight"),
     *("template", "shuffle_tags", "tag_dropout", "clip_skip", "precision", "compile"),
     *("use_alpha_weight", "mask_outside", "normalize_masks"),
     *("negative", "train_cfg_scale", "positive_filewords_only", "ema_rate", "ema_every"),
     *("loss_weighting", "snr_gamma", "teacher_prompt", "opposite_prompt"),
+    *("teacher_lora", "teacher_lora_weight"),
     *("reconstruction_weight", "discriminator", "discriminator_class", "discriminator_weight"),
 )
 
@@ -269,6 +271,8 @@ def changes(before: dict[str, Any], now: dict[str, Any], other_images: bool) -> 
         changed.append("model")
     if before.get("model_spec") not in (None, now.get("model_spec")):
         changed.append(f"model spec ({before['model_spec']})")
+    if before.get(LORA_HASH) != now.get(LORA_HASH) and before.get(LORA_HASH) is not None:
+        changed.append("LoRA")
     then = {**TrainConfig().to_dict(), **before.get("train", {})}  # options that did not exist then have their defaults
     if (then["memory"] == "8bit") != (now["train"]["memory"] == "8bit"):  # the other modes compute the same
         changed.append("memory")

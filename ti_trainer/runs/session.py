@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from ti_trainer.embedding import Embedding, negative_name
 from ti_trainer.errors import StoppedError, TrainingError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.host import GenerationRequest, Host, Lease
+from ti_trainer.lora import Lora
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.runs import finalize, locks
 from ti_trainer.runs.builders import (
@@ -48,6 +49,7 @@ from ti_trainer.runs.generated import GeneratedImages
 from ti_trainer.runs.health import Health
 from ti_trainer.runs.replaced import check_unchanged, digest, digests, keep_changed
 from ti_trainer.runs.run_folder import Run, changes
+from ti_trainer.runs.teacher_lora import lora_of
 from ti_trainer.runs.trials import evaluate_trials_at_end
 from ti_trainer.training.distributed import ALONE, Processes
 from ti_trainer.training.events import Compiling, Finished, MemoryReduced, TrialStopped
@@ -106,6 +108,8 @@ class Session:
         model = self.host.open_model(model_options(self.config))
         for each, _ in loaded:
             check_fits(model, each)
+        if (lora := lora_of(self.host, self.config)) is not None:
+            model.fit_lora(lora)
         if self.generated is None:
             check_dataset(self.host, self.name, self.images, self.config, model)
         check_start(self.config, model, loaded, self.resume, overwrite=self.overwrite)
@@ -196,7 +200,8 @@ class Session:
                 mismatch = negative_mismatch(self.host.embeddings_dir, config, self.name, loaded)
                 for message in filter(None, (*config.schedule_notes(), mismatch)):
                     self.warn(message)
-                self._generate_missing(partial(still, generating))
+                lora = lora_of(self.host, config)
+                self._generate_missing(partial(still, generating), lora)
                 subsets = subsets_of(self.host, self.images, self.warn)
                 total = sum(len(find_images(subset.folder)) for subset in subsets)
                 still_loading(0, total)
@@ -210,18 +215,21 @@ class Session:
                 still_loading(total, total)
                 pixel_loss = pixel_loss_of(config, model.device, torchscript=self.host.torchscript)
                 summary = fit_memory(config, model, dataset, pixel_loss)
-                trainer = self._trainer(model, dataset, loaded, pixel_loss)
-                for note in filter(None, (summary, *start_notes(trainer, loaded[0][0]))):
+                about_lora = "" if lora is None else model.fit_lora(lora)
+                trainer = self._trainer(model, dataset, loaded, pixel_loss, lora)
+                for note in filter(None, (about_lora, summary, *start_notes(trainer, loaded[0][0]))):
                     self.say(note)
                 if processes.size > 1:
                     facts |= facts_of(trainer)
             processes.meet_on(model.device)
             yield _Prepared(lease, trainer, loaded, should_stop)
 
-    def _generate_missing(self, progress: Callable[[int, int], None]) -> None:
-        """Generate the images that the run needs and that are missing."""
+    def _generate_missing(self, progress: Callable[[int, int], None], lora: Lora | None) -> None:
+        """Generate the images that the run needs and that are missing, with the LoRA that it learns from."""
         if self.generated is not None:
-            self.generated.generate(self.host, self.host.open_model(model_options(self.config)), progress)
+            model = self.host.open_model(model_options(self.config))
+            with nullcontext() if lora is None else model.with_lora(lora, self.config.teacher_lora_weight):
+                self.generated.generate(self.host, model, progress)
 
     def _lock(self, locks_held: ExitStack) -> None:
         """Lock the embeddings and the run to resume; ConfigError if another process is training one of them."""
@@ -237,6 +245,7 @@ class Session:
         dataset: Dataset,
         loaded: Sequence[tuple[Embedding, Path]],
         pixel_loss: PixelLoss | None,
+        lora: Lora | None,
     ) -> Trainer:
         """The trainer, with the state of the run to resume."""
         embedding, *others = (described(each, model, dataset) for each, _ in loaded)
@@ -247,10 +256,10 @@ class Session:
         elif self.resume is not None:
             check_resumable(self.resume.settings().get("train", {}), self.config)
             state, fingerprint = self.resume.load_state()
-            settings = settings_of(self.config, self.name, self.images, model, dataset)
+            settings = settings_of(self.config, self.name, self.images, model, dataset, lora)
             if changed := changes(self.resume.settings(), settings, fingerprint != dataset.fingerprint):
                 self.warn(f"Changed since the run was started: {', '.join(changed)}. It is resumed, but not exactly.")
-        trainer = Trainer(model, dataset, embedding, self.config, state, negative, pixel_loss, self.processes)
+        trainer = Trainer(model, dataset, embedding, self.config, state, negative, pixel_loss, self.processes, lora)
         if self.resume is not None and state is not None:
             if not self.overwrite:
                 check_unchanged(self.resume, state, loaded)
@@ -265,13 +274,17 @@ class Session:
             for callback in callbacks:
                 callback(Compiling(trainer.step))
 
-        sizes = len({item.latents.shape for item in trainer.dataset.items})
-        if summary := trainer.model.compile(self.config.compile, trainer.last_step - trainer.step, sizes, begins):
+        sizes, when = len({item.latents.shape for item in trainer.dataset.items}), self.config.compile
+        if trainer.lora is not None:
+            if when == "on":
+                self.say("The network is not compiled: compiled code would leave out the LoRA.")
+            when = "off"
+        if summary := trainer.model.compile(when, trainer.last_step - trainer.step, sizes, begins):
             self.say(summary)
 
     def _folder(self, trainer: Trainer, loaded: Sequence[tuple[Embedding, Path]]) -> Run:
         """Create the run folder, or bring the one to resume back to its saved step."""
-        settings = settings_of(self.config, self.name, self.images, trainer.model, trainer.dataset)
+        settings = settings_of(self.config, self.name, self.images, trainer.model, trainer.dataset, trainer.lora)
         settings["embedding_files"] = digests([each for each, _ in loaded])
         if self.resume is None:
             return Run.create(self.host.log_dir, self.name, settings)

@@ -43,16 +43,22 @@ class Objective:
 
     @classmethod
     def of(
-        cls, config: TrainConfig, model: DiffusionModel, pixel_loss: PixelLoss | None, name: str, *, guided: bool
+        cls,
+        config: TrainConfig,
+        model: DiffusionModel,
+        pixel_loss: PixelLoss | None,
+        teacher: Teacher | None,
+        *,
+        guided: bool,
     ) -> Objective:
-        """The objective that the options of a run describe, for an embedding's name; `guided` with a negative embedding."""
+        """The objective that the options of a run describe; `guided` with a negative embedding."""
         weighting = LOSS_WEIGHTINGS[config.loss_weighting]
         return cls(
             model,
             config.guidance_scale if guided else None,
             pixel_loss,
             None if weighting is None else partial(weighting, gamma=config.snr_gamma),
-            Teacher.of(config, name),
+            teacher,
         )
 
     def gradients(

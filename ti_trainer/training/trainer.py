@@ -17,6 +17,7 @@ from ti_trainer.data.dataset import Batch, Dataset
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import TrainingError
 from ti_trainer.functional.guidance import GuidanceScale
+from ti_trainer.lora import Lora
 from ti_trainer.model import DiffusionModel, check_fits
 from ti_trainer.training.distributed import ALONE, Processes, Sum
 from ti_trainer.training.early_stopping import Best, EarlyStopping
@@ -56,15 +57,17 @@ class Trainer:
         negative: Embedding | None = None,
         pixel_loss: PixelLoss | None = None,
         processes: Processes = ALONE,
+        lora: Lora | None = None,
     ) -> None:
-        """Start at the embedding's step, or exactly where `state` was saved."""
+        """Start at the embedding's step, or exactly where `state` was saved. `lora` is the one that `config` names."""
         self._embeddings = [each for each in (embedding, negative) if each is not None]
         for each in self._embeddings:
             check_fits(model, each)
         self.model, self.dataset, self.config = model, dataset, config
         self._processes = processes
         self.step, self.micro_step, self.last_step = embedding.step, 0, config.last_step
-        self._objective = Objective.of(config, model, pixel_loss, embedding.name, guided=negative is not None)
+        teacher = Teacher.of(config, embedding.name, lora)
+        self._objective = Objective.of(config, model, pixel_loss, teacher, guided=negative is not None)
         self.trials = build_trials(config, model, self._embeddings, state)
         self._scaler: GradScaler | None = grad_scaler(model.device) if model.needs_loss_scaling else None
         self._settling = SCALE_SETTLES * config.gradient_accumulation_steps
@@ -90,6 +93,11 @@ class Trainer:
     def teacher(self) -> Teacher | None:
         """What the embedding learns from instead of images, if it does."""
         return self._objective.teacher
+
+    @property
+    def lora(self) -> Lora | None:
+        """The LoRA that the embedding learns from, if it does."""
+        return None if self.teacher is None else self.teacher.lora
 
     @property
     def embedding_name(self) -> str:

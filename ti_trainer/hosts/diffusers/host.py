@@ -51,6 +51,7 @@ class StandaloneHost:
     log_dir: Path = LOG_DIR
     folders: Sequence[Path] | None = None
     template_dirs: Sequence[Path] = ()
+    lora_dirs: Sequence[Path] = ()
     samplers: Sequence[str] = ()
     captioners: Mapping[str, HostCaptioner] = field(default_factory=dict)
     face_models: Sequence[Path] = ()

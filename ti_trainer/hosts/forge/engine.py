@@ -85,6 +85,7 @@ class TextStage:
         self.wrapped = SimpleNamespace(tokenizer=engine.tokenizer)
         self.id_end, self.id_pad = engine.id_end, engine.id_pad
         self.tokenize, self.modules = engine.tokenize, engine.text_encoder.modules
+        self.named_modules = engine.text_encoder.named_modules
 
     def tokenize_line(self, line: str) -> Any:
         """The chunks of a prompt, and the number of its tokens; with the embeddings of `hijack`."""

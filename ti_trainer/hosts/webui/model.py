@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ti_trainer.functional.objective import zero_terminal_snr
+from ti_trainer.hosts.lora_layers import LoraLayers
 from ti_trainer.hosts.webui.model_spec import is_sdxl, size_embedders
 from ti_trainer.hosts.webui.patches import (
     channels_last,
@@ -28,6 +29,7 @@ from ti_trainer.hosts.webui.patches import (
 )
 from ti_trainer.hosts.webui.text import PromptEncoder
 from ti_trainer.hosts.webui.vae import MEDVRAM_HOOK, Vae
+from ti_trainer.lora import Lora
 from ti_trainer.model import (
     Compile,
     Conditioning,
@@ -99,6 +101,15 @@ class WebuiModel:
                 host_offloads_weights=getattr(network, "lowvram", False),  # the WebUI's mark of --medvram
                 host_offloads_vae=self.settings.vae_to_ram or self.settings.weights_in_ram,
             )
+        )
+
+        self._lora_layers = LoraLayers(
+            network.model.diffusion_model,
+            [each.stage.named_modules for each in self.texts],
+            self.device,
+            self.settings.unet_dtype,
+            self.name,
+            self.spec,
         )
 
     @property
@@ -214,6 +225,16 @@ class WebuiModel:
             times = timesteps.to(torch.float32 if dtype == torch.bfloat16 else dtype)  # bfloat16 has no 999
             prediction: Tensor = self.memory.unet(noisy_latents.to(dtype), times, context=cond.hidden.to(dtype), y=y)
             return prediction
+
+    def fit_lora(self, lora: Lora) -> str:
+        """Find the layers that a LoRA changes."""
+        return self._lora_layers.fit(lora)
+
+    @contextmanager
+    def with_lora(self, lora: Lora, weight: float) -> Iterator[None]:
+        """Within it the networks compute with this LoRA, uncompiled: compiled code would leave it out."""
+        with patched([(self.memory, "compiled", None)]), self._lora_layers.added(lora, weight):
+            yield
 
     def _vector_conditioning(self, pooled: Tensor, images: ImageConditioning) -> Tensor:
         """(B, width): SDXL's conditioning besides hidden states, in the order of its conditioner."""

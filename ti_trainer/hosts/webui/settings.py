@@ -53,6 +53,12 @@ class WebuiSettings:
         return [Path(folder)] if folder and Path(folder).is_dir() else []
 
     @property
+    def lora_dirs(self) -> Sequence[Path]:
+        """The folder of the WebUI's extension for LoRAs, if there is one."""
+        folder = getattr(shared.cmd_opts, "lora_dir", None)
+        return [Path(folder)] if folder and Path(folder).is_dir() else []
+
+    @property
     def samplers(self) -> Sequence[str]:
         """The samplers on the WebUI's own page."""
         return list(sd_samplers.visible_sampler_names())

@@ -1,4 +1,4 @@
-"""The Train panel's form for an embedding that learns from a prompt: one button creates it, generates images and trains."""
+"""The Train panel's form for an embedding that learns from a prompt or a LoRA: one button does everything."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ti_trainer.config.training import problems
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.prompts import CHUNK
 from ti_trainer.runs.distill import DEFAULTS, Distillation
+from ti_trainer.runs.teacher_lora import lora_names
 from ti_trainer.ui.form import Form, starting_values, typed
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
@@ -24,7 +25,7 @@ from ti_trainer.wording import counted
 
 ABOUT = (
     "Teach an embedding to mean the same as a prompt, without images: quality tags, a character's description, or what to "
-    "avoid in the negative prompt. The model generates a few images of the prompt first."
+    "avoid in the negative prompt. Or teach it what a LoRA does. The model generates a few images first."
 )
 ALWAYS, MORE = ("max_steps", "preview_prompt"), ("learning_rate", "batch_size", "seed", "memory", "preview_every")
 PREFIX = "ti_trainer_prompt_"
@@ -66,6 +67,8 @@ class PromptForm:
             (entered["opposite_prompt"] or "").strip(),
             tuple(filter(None, map(str.strip, (entered["contexts"] or "").splitlines()))),
             bool(entered["for_negative"]),
+            (entered["teacher_lora"] or "").strip(),
+            float(1 if entered["teacher_lora_weight"] is None else entered["teacher_lora_weight"]),
         )
 
     def options(self, values: Values) -> dict[str, Any]:
@@ -95,12 +98,18 @@ def panel(page: Page) -> PromptForm:
     put("teacher_prompt", "Prompt", "What the embedding is to mean.", 3, "masterpiece, best quality, soft light, film grain")
     about_prompt = gr.HTML(elem_id=PREFIX + "about_prompt")
     with gr.Row():
+        fields["teacher_lora"] = lora_field(page)
+        fields["teacher_lora_weight"] = gr.Number(
+            value=1, label="LoRA weight", info="Usually 0.5 to 1.", elem_id=PREFIX + "teacher_lora_weight"
+        )
+    slots["teacher_lora"], slots["teacher_lora_weight"] = error_slot(), error_slot()
+    with gr.Row():
         form.put("max_steps")
         fields["num_vectors"] = gr.Number(
             value=0,
             precision=0,
             label="Number of vectors",
-            info="0: half as many as the prompt has tokens, 2 to 16.",
+            info="0: half as many as the prompt has tokens, 2 to 16; of a LoRA 8.",
             elem_id=PREFIX + "num_vectors",
         )
     slots["num_vectors"] = error_slot()
@@ -126,20 +135,36 @@ def panel(page: Page) -> PromptForm:
         value=False, label="Overwrite Old Embedding", info=overwrite, elem_id=PREFIX + "overwrite"
     )
     message = gr.HTML(elem_id=PREFIX + "message")
-    start = gr.Button("Learn from the prompt", variant="primary", elem_id=PREFIX + "start")
+    start = gr.Button("Learn", variant="primary", elem_id=PREFIX + "start")
     for each in fields.values():
         unsaved(each)
     for name in ("name", "overwrite"):
         listen(fields[name].change, partial(check_name, page), [fields["name"], fields["overwrite"]], [about_name])
-    prompts = [fields["teacher_prompt"], fields["opposite_prompt"]]
+    prompts = [fields["teacher_prompt"], fields["opposite_prompt"], fields["teacher_lora"]]
     for each in prompts:
         listen(each.change, partial(check_prompt, page), prompts, [about_prompt])
     return PromptForm(page, form, fields, slots, message, start)
 
 
-def check_prompt(page: Page, prompt: str, opposite: str) -> str:
+def lora_field(page: Page) -> Any:
+    """The field for a LoRA: one in the host's folder, or a file, which visitors of a public page may not name."""
+    names, label, elem_id = lora_names(page.host), "LoRA", PREFIX + "teacher_lora"
+    of_prompt = "The prompt is then its trigger words, or empty."
+    if page.is_public:
+        info = f"Learn what it does. {of_prompt}" if names else "This server has none to choose."
+        return gr.Dropdown(["", *names], value="", label=label, info=info, elem_id=elem_id)
+    if names:
+        info = f"Learn what it does: its name, or a .safetensors file. {of_prompt}"
+        return gr.Dropdown(["", *names], value="", label=label, info=info, allow_custom_value=True, elem_id=elem_id)
+    info = f"Learn what it does: a .safetensors file. {of_prompt}"
+    return gr.Textbox(
+        label=label, info=info, lines=1, max_lines=1, placeholder="loras/my-style.safetensors", elem_id=elem_id
+    )
+
+
+def check_prompt(page: Page, prompt: str, opposite: str, lora: str) -> str:
     """How many tokens the prompt has, and how many vectors that makes."""
-    if not (prompt or "").strip():
+    if not (prompt or "").strip() or (lora or "").strip():
         return ""
     try:
         model = page.host.open_model()
