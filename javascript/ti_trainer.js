@@ -2,7 +2,7 @@
 // Asks a cheap route for the version of what is shown first, and clicks a hidden button to update the page if it is new.
 // Every answer is a new text that ends with the version.
 (() => {
-    const ACTIVE = ["waiting", "loading", "training", "working", "pausing", "stopping"];
+    const ACTIVE = ["waiting", "loading", "training", "working", "comparing", "pausing", "stopping"];
     const [BUSY_MS, IDLE_MS, TIMEOUT_MS, FIRST_TIMEOUT_MS] = [1000, 5000, 15000, 3000];
     const CARDS = ["#txt2img_textual_inversion", "#img2img_textual_inversion"];
     let previous = null; // the answer at the time of the click; null: no answer is expected

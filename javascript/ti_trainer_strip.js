@@ -2,7 +2,8 @@
 // Buttons in our HTML: data-ti-show="TAB" shows one of our tabs, with data-ti-at="SELECTOR" at
 // that place; data-ti-press="ELEM_ID" presses one of gradio's buttons.
 (() => {
-    const ACTIVE = ["waiting", "loading", "training", "working", "pausing", "stopping", "paused"];
+    const ACTIVE = ["waiting", "loading", "training", "working", "comparing", "pausing", "stopping", "paused"];
+    const NO_RUN = "none"; // of preprocessing and comparisons, whose results are on their own tabs
     let asked = false;
     let followed = null; // the run that was seen active, and whose end has not been looked at
 
@@ -25,7 +26,7 @@
         if (!status) {
             return;
         }
-        if (ACTIVE.includes(status.dataset.status)) {
+        if (ACTIVE.includes(status.dataset.status) && status.dataset.run !== NO_RUN) {
             followed = status.dataset.run;
         }
         const stays = ACTIVE.includes(status.dataset.status) || followed !== null;

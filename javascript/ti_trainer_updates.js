@@ -1,7 +1,7 @@
 // Acts on updates of the page: hides refusals whose reason is over, and refreshes the WebUI's cards of trained embeddings,
 // which other hosts may lack.
 (() => {
-    const ACTIVE = ["waiting", "loading", "training", "pausing", "stopping"];
+    const ACTIVE = ["waiting", "loading", "training", "comparing", "pausing", "stopping"];
     const firstSeen = new WeakMap(); // a refusal -> the answer at the time it appeared
     const refreshed = {}; // a tab and an embedding -> the time stamp that its card shows
 

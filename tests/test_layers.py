@@ -54,7 +54,7 @@ WHERE_ONLY = {  # a package -> the places that may import it
         "tiny_model/making",
         "captioning",
         "training/discriminator.py",
-        "benchmark/similarity.py",
+        "workbench/similarity.py",
     ),
 }
 

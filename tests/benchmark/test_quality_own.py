@@ -15,8 +15,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, Dinov2Config, Din
 from ti_trainer import tiny_model
 from ti_trainer.__main__ import main
 from ti_trainer.benchmark.quality_own import read_prompts
-from ti_trainer.benchmark.similarity import Similarity
 from ti_trainer.errors import ConfigError
+from ti_trainer.workbench.similarity import Similarity
 
 SIDE = 32
 
@@ -80,10 +80,11 @@ def test_only_clip_reads_texts(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="similarity"):
+    with pytest.raises(ConfigError) as refused:
         Similarity.load(tmp_path, torch.device("cpu"))
+    assert refused.value.option == "similarity"
     (clip(tmp_path) / "model.safetensors").write_bytes(b"no")
-    with pytest.raises(ConfigError, match="similarity"):
+    with pytest.raises(ConfigError, match="cannot be used"):
         Similarity.load(tmp_path, torch.device("cpu"))
 
 

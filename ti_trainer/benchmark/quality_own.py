@@ -11,15 +11,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ti_trainer.benchmark.similarity import Similarity
-from ti_trainer.data.image_files import find_images
-from ti_trainer.data.open_image import on_white, opened_image
 from ti_trainer.data.prompts import NAME
 from ti_trainer.data.subsets import read_subsets
-from ti_trainer.data.upright import upright
 from ti_trainer.errors import ConfigError
 from ti_trainer.host import GenerationRequest
 from ti_trainer.prompts import escaped
+from ti_trainer.workbench.similarity import Similarity, images_of
 
 Generate = Callable[[GenerationRequest], Image.Image]
 Scores = dict[str, dict[str, dict[str, float]]]  # measure -> "word", "init_text", "difference" -> "mean", "se"
@@ -40,16 +37,6 @@ def read_prompts(path: Path) -> list[str]:
     return lines
 
 
-def images_of(dataset: Path) -> list[Image.Image]:
-    """The images of a dataset in RGB, without its regularization images."""
-    images = []
-    for subset in read_subsets(dataset):
-        for path in [] if subset.is_reg else find_images(subset.folder):
-            with opened_image(path) as opened:
-                images.append(on_white(upright(opened)))
-    return images
-
-
 def scores(
     similarity: Similarity,
     generate: Mapping[str, Generate],
@@ -64,7 +51,7 @@ def scores(
     `generate` and `names` are by "word" and "init_text". The same seeds are used for both, so differences are paired by
     prompt. In the text that images are compared with, the init text stands for the word.
     """
-    wanted = similarity.of_images(images_of(dataset))  # (number of images, d)
+    wanted = similarity.of_images(list(images_of(read_subsets(dataset))))  # (number of images, d)
     by_prompt: dict[str, dict[str, list[float]]] = {}
     for prompt in prompts:
         text = similarity.of_texts([prompt.replace(NAME, names["init_text"])]) if similarity.tokenizer else None

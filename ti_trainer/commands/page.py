@@ -87,8 +87,9 @@ def run(args: argparse.Namespace) -> int:
                 print("Stopping the training; its result is saved.", file=sys.stderr, flush=True)
             job.stop()
             job.wait()
-        page.preprocessing.stop()
-        page.preprocessing.wait()
+        for other in (page.comparing, page.preprocessing):
+            other.stop()
+            other.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
     return 0

@@ -126,9 +126,9 @@ def _similarity(args: argparse.Namespace, host: StandaloneHost) -> Scores:
     from functools import partial
 
     from ti_trainer.benchmark import quality_own
-    from ti_trainer.benchmark.similarity import Similarity
     from ti_trainer.formats import embeddings_dir
     from ti_trainer.host import GenerationRequest
+    from ti_trainer.workbench.similarity import Similarity
 
     prompts = quality_own.read_prompts(args.prompts)
     embedding, _ = embeddings_dir.load(host.embeddings_dir, args.name)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from ti_trainer.data.open_image import on_white, opened_image
 from ti_trainer.data.upright import upright
@@ -44,10 +46,30 @@ def _row(path: Path, made: Sequence[Result], caption: str) -> Image.Image:
     return row
 
 
-def write_text(image: Image.Image, at: tuple[int, int], text: str) -> None:
-    """Write in black. Pillow's own font has only Latin-1 before Pillow 10.1 or without FreeType: other letters become ?."""
-    draw = ImageDraw.Draw(image)
+def write_text(image: Image.Image, at: tuple[int, int], text: str, size: int = 0) -> None:
+    """Write in black; `size` is that of the font in px, 0 for Pillow's usual one.
+
+    Before Pillow 10.1 or without FreeType the font has one size and only Latin-1: other letters become ?.
+    """
+    draw, font = ImageDraw.Draw(image), _font(size)
     try:
-        draw.text(at, text, "black")
+        draw.text(at, text, "black", font=font)
     except UnicodeEncodeError:
-        draw.text(at, text.encode("latin-1", "replace").decode("latin-1"), "black")
+        draw.text(at, text.encode("latin-1", "replace").decode("latin-1"), "black", font=font)
+
+
+def text_size(text: str, size: int) -> float:
+    """The width in px of a text of `write_text`."""
+    font = _font(size)
+    try:
+        return float(font.getlength(text))
+    except UnicodeEncodeError:
+        return float(font.getlength(text.encode("latin-1", "replace").decode("latin-1")))
+
+
+@lru_cache(4)
+def _font(size: int) -> Any:
+    try:
+        return ImageFont.load_default(size) if size else ImageFont.load_default()
+    except (TypeError, ImportError):  # Pillow before 10.1, or without FreeType
+        return ImageFont.load_default()

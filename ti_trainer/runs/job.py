@@ -84,7 +84,7 @@ class Snapshot:
 class Job:
     """Runs at most one session at a time. Every method may be called from any thread.
 
-    `bar` makes the console's progress bar.
+    `bar` makes the console's progress bar. `guard` raises BusyError while something else uses the model for long.
     """
 
     _now: Snapshot = field(default_factory=Snapshot)
@@ -93,11 +93,13 @@ class Job:
     _thread: Thread | None = None
     _lock: Lock = field(default_factory=Lock)
     bar: Callable[..., tqdm] = NO_BAR
+    guard: Callable[[], None] = lambda: None
 
     def start(self, session: Session) -> None:
         """Start a session; TITrainerError if it cannot start, BusyError if another one is running."""
         if self._now.active:
             self._refuse()
+        self.guard()
         session.check()
         step, last_step = session.resume.step if session.resume else 0, session.config.max_steps
         with self._lock:

@@ -98,7 +98,8 @@ class QuickJob:
         return QuickSnapshot(work.name, active, tuple(stages.get(each, Stage(each)) for each in STAGES), run)
 
     def refuse_if_busy(self, job: Job, preprocessing: preprocess.Job) -> None:
-        """Raise BusyError while this, a run or a preprocessing is active."""
+        """Raise BusyError while this, a run, a preprocessing or something else that uses the model is active."""
+        job.guard()
         message = ""
         if self._preparing and self._work is not None:
             message = f"The images of {self._work.name!r} are being prepared: wait until it is trained, or stop it."

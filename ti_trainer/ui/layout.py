@@ -13,6 +13,7 @@ from ti_trainer.ui.gradio_compat import blocks, listen
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import (
     caption_editor,
+    compare,
     create,
     embeddings,
     form_fill,
@@ -65,8 +66,8 @@ def build(page: Page) -> gr.Blocks:
                     progress_panel = train_progress.panel(page)
             with gr.Tab("Runs", id="runs") as runs_tab:
                 runs_panel = runs.panel(page)
-            with gr.Tab("Embeddings", id="embeddings"):
-                embeddings.panel(page)
+            with gr.Tab("Embeddings", id="embeddings") as embeddings_tab:
+                embeddings_panel = embeddings.panel(page)
             if page.txt2img:
                 prompts = page.txt2img
             else:
@@ -77,6 +78,7 @@ def build(page: Page) -> gr.Blocks:
             **progress_panel.components,
             **preprocess_panel.parts,
             **quick.live,
+            **embeddings_panel.compare.live,
             "names": form.name,
             "presets": form.presets.preset,
             "runs": runs_panel.chosen,
@@ -100,8 +102,10 @@ def build(page: Page) -> gr.Blocks:
             preprocess_panel, form, (captions_panel.folder, quality_panel.folder), masks_panel, TO_TAB
         )
         quick_train.wire(quick, form, preprocess_panel, (captions_panel.folder, quality_panel.folder))
+        embeddings.wire(embeddings_panel, embeddings_tab, prompts, _to_prompt(page))
         for use in (progress_panel["use"], quick.live["quick_use"]):
             _wire_use(page, use, prompts)
+        compare.wire(embeddings_panel.compare, runs_panel, progress_panel["compare_copies"], quick.live["quick_compare"])
         listen(
             progress_panel["open_run"].click,
             lambda: runs.select_current(page),
@@ -126,6 +130,10 @@ def _wire_use(page: Page, button: Any, fields: Mapping[str, Any]) -> None:
         new, inserted_now = prompt_fields.replace_embedding(values[inserted], now, entered)
         return {inserted: inserted_now, **{component: new[name] for name, component in components.items()}}
 
-    js = TO_TXT2IMG if page.txt2img else TO_TAB.format("Generate")
     used = listen(button.click, use, {inserted, *components.values()}, [inserted, *components.values()])
-    listen(used.then, None, js=js)
+    listen(used.then, None, js=_to_prompt(page))
+
+
+def _to_prompt(page: Page) -> str:
+    """The script that shows the fields with the prompts."""
+    return TO_TXT2IMG if page.txt2img else TO_TAB.format("Generate")

@@ -19,6 +19,7 @@ STATUS_LABELS = {
     "loading": "Loading",
     "training": "Training",
     "working": "Preprocessing",
+    "comparing": "Comparing",
     "pausing": "Pausing",
     "paused": "Paused",
     "stopping": "Stopping",

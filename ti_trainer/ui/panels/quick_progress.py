@@ -39,6 +39,7 @@ def parts_of(page: Page) -> dict[str, tuple[Any, Any]]:
     return {
         "quick_stages": ((html, len(now.run.previews) if now.run else 0), lambda: html + before_after(now)),
         "quick_stop": (now.active, lambda: gr.update(interactive=now.active)),
+        "quick_compare": (finished, lambda: gr.update(interactive=finished)),
         "quick_use": (finished, lambda: gr.update(interactive=finished, variant="primary" if finished else "secondary")),
     }
 

@@ -139,6 +139,7 @@ def panel(page: Page) -> QuickTrain:
                 live["quick_stop"] = gr.Button("Stop", interactive=False, size="sm", elem_id=PREFIX + "stop")
                 label = "Use in txt2img" if page.txt2img else "Generate with it"
                 live["quick_use"] = gr.Button(label, interactive=False, size="sm", elem_id=PREFIX + "use")
+                live["quick_compare"] = gr.Button("Compare copies", interactive=False, size="sm", elem_id=PREFIX + "compare")
     made = QuickTrain(page, files, folder, name_field, kind, init_text, overwrite, about_name, message, button, live)
     for each in made.inputs:
         unsaved(each)

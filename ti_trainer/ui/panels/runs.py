@@ -26,20 +26,21 @@ from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import facts, images, notice, refusal
 from ti_trainer.ui.thumbnails import gallery, thumbnail_uri
+from ti_trainer.workbench.candidates import AVERAGE, copies_of
 
 MAX_RUNS = 200  # in the list
 COMPARISON_PX = 1100  # its longer side
-AVERAGE = ", moving average"
 
 
 @dataclass(frozen=True)
 class Runs:
-    """What other panels need: the list, the event of continuing a run, for `.then`, and what fills the Train form."""
+    """What other panels need: the list, the event of continuing a run, for `.then`, and the buttons that lead elsewhere."""
 
     chosen: Any
     continued: Any
     message: Any
     use_settings: Any
+    compare: Any
 
 
 def panel(page: Page) -> Runs:
@@ -79,6 +80,7 @@ def panel(page: Page) -> Runs:
                 elem_id="ti_trainer_runs_name",
             )
             overwrite = gr.Checkbox(label="Overwrite Old Embedding", value=False, elem_id="ti_trainer_runs_overwrite")
+            compare = gr.Button("Compare copies", elem_id="ti_trainer_runs_compare")
             promote = gr.Button("Copy to the embeddings folder", elem_id="ti_trainer_runs_promote")
             message = gr.HTML(elem_id="ti_trainer_runs_message")
         with gr.Column(elem_classes=["ti-results"]):
@@ -113,7 +115,7 @@ def panel(page: Page) -> Runs:
     inputs = [chosen, max_steps, overwrite]
     continued = listen(resume.click, partial(continued_message, page), inputs, [message], show_progress="minimal")
     listen(promote.click, partial(promote_copy, page), [chosen, copy, name, overwrite], [message])
-    return Runs(chosen, continued, message, use_settings)
+    return Runs(chosen, continued, message, use_settings, compare)
 
 
 def opened(page: Page, label: str | None) -> Any:
@@ -175,7 +177,7 @@ def details(page: Page, label: str, others: Sequence[str] | None = ()) -> Detail
     if not settings:
         message = f"The run {run.path} cannot be read: {run.damage or 'settings.json is empty'}."
         return Details(notice("error", message), previews=gallery(run.previews()))
-    copies = list(_copies(run))
+    copies = list(copies_of(run))
     rows_of_facts = [
         ("Embedding", settings.get("name")),
         ("Step", run.step),
@@ -229,13 +231,6 @@ def suggest_name(page: Page, label: str, copy: str | None) -> Any:
         return gr.update()
 
 
-def _copies(run: Run) -> dict[str, Path]:
-    """The run's copies by label, the last step first."""
-    live = [(step, "", path) for step, path in run.copies()]
-    averaged = [(step, AVERAGE, path) for step, path in run.copies(averaged=True)]
-    return {f"{step}{what}": path for step, what, path in sorted(live + averaged, key=lambda each: (-each[0], each[1]))}
-
-
 def continue_run(page: Page, label: str, max_steps: float | None, overwrite: bool) -> str:
     """Continue a run; TITrainerError if that is not possible, or would overwrite later training of the embedding."""
     run = find(page, label)
@@ -263,7 +258,7 @@ def promote_copy(page: Page, label: str, copy: str, name: str, overwrite: bool) 
     """Copy a saved copy and its negative embedding into the embeddings folder; the message, also if it is refused."""
     try:
         run, host = find(page, label), page.host
-        path = _copies(run).get(str(copy))
+        path = copies_of(run).get(str(copy))
         if path is None:
             message = "Choose a copy. If the list is empty, the run has saved none."
             raise ConfigError(message)

@@ -19,6 +19,7 @@ from ti_trainer.runs.job import SPEED_OVER, Snapshot
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import STATUS_LABELS, duration, progress_bar, speed
+from ti_trainer.workbench import compare_job
 
 MESSAGES = {
     "waiting": "The model is in use. Training starts as soon as it is free.",
@@ -27,6 +28,7 @@ MESSAGES = {
     "preview": "A preview will be generated after this step.",
     "copy": "A copy will be saved after this step, in the run's folder “embeddings”.",
 }
+NO_RUN = "none"  # also in javascript/ti_trainer_strip.js
 ENDED = ("done", "stopped", "failed")
 SHOW_RESULT = (
     ' <button type="button" class="ti-link" data-ti-show="Train" data-ti-at="#ti_trainer_result">Show result</button>'
@@ -51,19 +53,22 @@ def panel(page: Page) -> dict[str, Any]:
 
 def _stop(page: Page) -> None:
     """Stop what the strip shows."""
-    (page.job if page.job.snapshot().active else page.preprocessing).stop()
+    jobs = (page.job, page.comparing, page.preprocessing)
+    next((each for each in jobs if each.snapshot().active), page.preprocessing).stop()
 
 
 def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
     """For `train_progress.parts_of`: what each component of the strip depends on, and how to make its update."""
-    working = page.preprocessing.snapshot()
-    preprocessing = working.active and not now.active
-    bar = _of_preprocessing(working) if preprocessing else _of_training(page, now)
-    can_pause = now.active and not preprocessing
+    working, comparing = page.preprocessing.snapshot(), page.comparing.snapshot()
+    other = None if now.active else comparing if comparing.active else working if working.active else None
+    if isinstance(other, compare_job.Snapshot):
+        bar = _of_comparison(other)
+    else:
+        bar = _of_training(page, now) if other is None else _of_preprocessing(other)
     buttons = {
-        "pause": (can_pause, now.status not in ("pausing", "stopping")),
-        "resume": (now.status in ("paused", "stopped") and now.run is not None and not preprocessing, True),
-        "stop": (now.active or preprocessing, (working if preprocessing else now).status not in ("pausing", "stopping")),
+        "pause": (now.active, now.status not in ("pausing", "stopping")),
+        "resume": (now.status in ("paused", "stopped") and now.run is not None and other is None, True),
+        "stop": (now.active or other is not None, (other or now).status not in ("pausing", "stopping")),
     }
     parts: dict[str, Part] = {"bar": (bar, lambda: bar)}
     for name, (visible, interactive) in buttons.items():
@@ -73,7 +78,7 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
 
 
 def render(status: str, name: str = "", percent: float = 0.0, numbers: str = "", message: str = "", run: str = "") -> str:
-    """Render the strip's text and bar. The scripts read `data-status`, and `data-run`, which differs from run to run."""
+    """Render the strip's text and bar. The scripts read `data-status`, and `data-run`: the run's id or NO_RUN."""
     label = STATUS_LABELS[status] + (f"{'. Model' if status == 'idle' else ''}: {message}" if message else "")
     percent = 100.0 if status == "done" else percent  # a run may be done before its last step
     return (
@@ -89,7 +94,23 @@ def _of_preprocessing(now: preprocess.Snapshot) -> str:
     numbers = [f"{now.done} / {now.total}" if now.total else "", f"{left} left" if left else ""]
     message = "Finishing the images in progress." if now.status == "stopping" else ""
     name = now.work.destination.name if now.work else ""
-    return render(now.status, name, 100 * now.done / (now.total or 1), " · ".join(filter(None, numbers)), message)
+    return render(now.status, name, 100 * now.done / (now.total or 1), " · ".join(filter(None, numbers)), message, NO_RUN)
+
+
+def _of_comparison(now: compare_job.Snapshot) -> str:
+    left = duration(now.seconds_left)
+    numbers = [f"{now.done} / {now.total}", f"{left} left" if left else ""]
+    name, percent = now.work.title if now.work else "", 100 * now.done / (now.total or 1)
+    return render(now.status, name, percent, " · ".join(filter(None, numbers)), about_comparison(now), NO_RUN)
+
+
+def about_comparison(now: compare_job.Snapshot) -> str:
+    """What a comparison is doing, where its numbers do not say it."""
+    if now.status == "stopping":
+        return "Finishing the image in progress."
+    if now.active and now.folder is None:
+        return "Waiting for the model."
+    return "Measuring the similarity." if now.active and now.what == "similarity" else ""
 
 
 def _of_training(page: Page, now: Snapshot) -> str:

@@ -17,7 +17,7 @@ from ti_trainer.runs.job import Snapshot
 from ti_trainer.runs.loss_curve import svg
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import ended, preprocess_progress, quick_progress, status_strip
+from ti_trainer.ui.panels import compare_progress, ended, preprocess_progress, quick_progress, status_strip
 from ti_trainer.ui.panels.ended import FINISHED
 from ti_trainer.ui.panels.preset_row import names
 from ti_trainer.ui.panels.runs import labels
@@ -102,7 +102,8 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
         "runs": ((run, now.status), lambda: gr.update(choices=labels(page))),
     }
     parts |= {**status_strip.parts_of(page, now), **ended.parts_of(now)}
-    parts |= {**preprocess_progress.parts_of(page), **quick_progress.parts_of(page)}
+    parts |= {**preprocess_progress.parts_of(page), **quick_progress.parts_of(page), **compare_progress.parts_of(page)}
+    parts["compare_runs"] = parts["runs"]
     return parts | {name: (on, lambda on=on: gr.update(interactive=on)) for name, on in _enabled(now).items()}
 
 

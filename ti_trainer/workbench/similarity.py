@@ -6,7 +6,7 @@ of DINO's last layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
+from ti_trainer.data.image_files import find_images
+from ti_trainer.data.open_image import on_white, opened_image
+from ti_trainer.data.subsets import Subset
+from ti_trainer.data.upright import upright
 from ti_trainer.errors import ConfigError
 from ti_trainer.formats import network_config
 from ti_trainer.training.discriminator import CONFIG, WEIGHTS, input_format
@@ -37,14 +41,14 @@ class Similarity:
     def load(cls, folder: Path, device: torch.device) -> Similarity:
         """Load a folder with config.json and model.safetensors; ConfigError if it cannot be used."""
         if not all((folder / name).is_file() for name in (WEIGHTS, CONFIG)):
-            message = f"--similarity: found {folder}, expected a folder with {CONFIG} and {WEIGHTS} of a CLIP or a DINO."
-            raise ConfigError(message)
+            message = f"Similarity: found {folder}, expected a folder with {CONFIG} and {WEIGHTS} of a CLIP or a DINO."
+            raise ConfigError(message, "similarity")
         try:
             return cls._load(folder, device)
         except Exception as error:  # an unusual folder can raise anything
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            message = f"--similarity: {folder} cannot be used ({reason}). Expected a CLIP or a DINO of transformers."
-            raise ConfigError(message) from error
+            message = f"Similarity: {folder} cannot be used ({reason}). Expected a CLIP or a DINO of transformers."
+            raise ConfigError(message, "similarity") from error
 
     @classmethod
     def _load(cls, folder: Path, device: torch.device) -> Similarity:
@@ -72,8 +76,8 @@ class Similarity:
     def of_texts(self, texts: Sequence[str]) -> Tensor:
         """(N, d) for N texts; ConfigError if the network has no text encoder."""
         if self.tokenizer is None:
-            message = "--similarity: this network has no text encoder, so only images can be compared: use a CLIP for texts."
-            raise ConfigError(message)
+            message = "Similarity: this network has no text encoder, so only images can be compared: use a CLIP for texts."
+            raise ConfigError(message, "similarity")
         tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self.device)
         return normalize(_features(self.network.get_text_features(**tokens)), dim=1)
 
@@ -96,3 +100,12 @@ def _features(output: Any) -> Tensor:
     """The projected features: a tensor, or in newer versions of transformers part of an output."""
     features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return features
+
+
+def images_of(subsets: Sequence[Subset], most: int | None = None) -> Iterator[Image.Image]:
+    """The images of a dataset in RGB, without its regularization images; at most `most`, evenly spread."""
+    paths = [path for subset in subsets if not subset.is_reg for path in find_images(subset.folder)]
+    count = min(most or len(paths), len(paths))
+    for number in range(count):
+        with opened_image(paths[number * len(paths) // count]) as opened:
+            yield on_white(upright(opened))
