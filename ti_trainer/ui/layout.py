@@ -23,6 +23,7 @@ from ti_trainer.ui.panels import (
     mask_brush,
     preflight,
     preprocess,
+    queue,
     quick_train,
     runs,
     status_strip,
@@ -62,6 +63,7 @@ def build(page: Page) -> gr.Blocks:
                     with gr.Tab("From a prompt", id="prompt"):
                         prompt_form = from_prompt.panel(page)
                 with gr.Column(elem_classes=["ti-results"]):
+                    queue_parts = queue.panel(page)
                     preflight_part = preflight.panel(form)
                     progress_panel = train_progress.panel(page)
             with gr.Tab("Runs", id="runs") as runs_tab:
@@ -79,6 +81,7 @@ def build(page: Page) -> gr.Blocks:
             **preprocess_panel.parts,
             **quick.live,
             **embeddings_panel.compare.live,
+            **queue_parts,
             "names": form.name,
             "presets": form.presets.preset,
             "runs": runs_panel.chosen,
@@ -92,6 +95,9 @@ def build(page: Page) -> gr.Blocks:
         for button, prepare in {form.start: None, **form.ways}.items():
             started = listen(button.click, partial(train.start, form, prepare=prepare), form.inputs, form.outputs)
             listen(started.then, lambda: gr.update(visible=False), [], [preflight_part], js=REFRESH)
+        for button, prepare in form.queueing.items():
+            add = partial(train.start, form, prepare=prepare, queued=True)
+            listen(listen(button.click, add, form.inputs, form.outputs).then, None, js=REFRESH)
         begun = listen(
             prompt_form.start.click, partial(from_prompt.start, prompt_form), prompt_form.inputs, prompt_form.outputs
         )

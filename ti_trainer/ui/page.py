@@ -17,6 +17,7 @@ from ti_trainer.preprocess import job as preprocess
 from ti_trainer.runs import locks
 from ti_trainer.runs.datasets import check_folder
 from ti_trainer.runs.job import Job
+from ti_trainer.runs.queue import Queue
 from ti_trainer.runs.quick_job import QuickJob
 from ti_trainer.workbench.compare import Comparison
 from ti_trainer.workbench.compare_job import CompareJob
@@ -48,10 +49,12 @@ class Page:
     quick: QuickJob = field(default_factory=QuickJob)
     changes: Callable[[], Mapping[str, float]] = dict
     comparing: CompareJob = field(default_factory=CompareJob)
+    queue: Queue = field(default_factory=Queue)
 
     def __post_init__(self) -> None:
-        """No run is started during a comparison."""
+        """No run is started during a comparison; the queue starts its runs in the page's job."""
         self.job.guard = self.comparing.refuse_if_active
+        self.queue.attach(self.host, self.job, self.quick)
 
     def compare(self, work: Comparison) -> None:
         """Start a comparison; BusyError during a run or a quick training."""

@@ -88,7 +88,7 @@ class QuickTrain:
 
 
 def panel(page: Page) -> QuickTrain:
-    """Add the form on the left, and the stages on the right."""
+    """Add the form on the left; on the right the button, in view without scrolling, and the stages."""
     start = page.prefilled
     name = free_name(page.host, start.name) if start else ""
     with gr.Row(elem_classes=["ti-columns"]):
@@ -129,9 +129,9 @@ def panel(page: Page) -> QuickTrain:
             )
             kinds = [each.capitalize() for each in KINDS]
             kind = gr.Radio(kinds, value="Object", label="What is it?", elem_id=PREFIX + "kind")
-            message = gr.HTML(elem_id=PREFIX + "message")
-            button = gr.Button("Train", variant="primary", elem_id=PREFIX + "start")
         with gr.Column(elem_classes=["ti-results"]):
+            button = gr.Button("Train", variant="primary", elem_id=PREFIX + "start")
+            message = gr.HTML(elem_id=PREFIX + "message")
             live = {
                 "quick_stages": gr.HTML(quick_progress.stages(page.quick.snapshot()), elem_id=PREFIX + "stages"),
             }
