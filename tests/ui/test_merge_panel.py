@@ -198,7 +198,7 @@ def test_a_mix_is_written_previewed_and_saved(served: Served) -> None:  # noqa: 
         fill(page, "merge_name", "x-half")
         says(page, "merge_about_name", "This name is available.")
         page.click("#ti_trainer_merge_save")
-        says(page, "merge_outcome", "Saved x-half: 2 vectors")
+        says(page, "merge_message", "Saved x-half: 2 vectors")
         saved_file = formats.read(served.folder / "embeddings" / "x-half.safetensors")
         assert saved_file.info["expression"] == '0.5 * "x-word"'
 

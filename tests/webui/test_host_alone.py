@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.webui
 
 
-def generate(webui: Server, prompt: str, seed: int = 1) -> NDArray[np.uint8]:
-    request = {"prompt": prompt, "seed": seed, "steps": 20, "cfg_scale": 5, "width": 64, "height": 64}
+def generate(webui: Server, prompt: str, seed: int = 1, **more: Any) -> NDArray[np.uint8]:
+    request = {"prompt": prompt, "seed": seed, "steps": 20, "cfg_scale": 5, "width": 64, "height": 64, **more}
     image = webui.api("/sdapi/v1/txt2img", request)["images"][0]
     return np.asarray(Image.open(BytesIO(base64.b64decode(image))))
 

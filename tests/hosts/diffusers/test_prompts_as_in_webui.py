@@ -18,7 +18,7 @@ import torch
 from ti_trainer.errors import ConfigError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures" / "prompts"))
-from stored import EMBEDDINGS, FILE, FILL, projected, vectors_of, whole
+from stored import EMBEDDINGS, FILE, FILL, projected, same, vectors_of, whole
 
 if TYPE_CHECKING:
     from ti_trainer.hosts.diffusers.model import DiffusersModel
@@ -68,20 +68,13 @@ def test_ids_weights_and_places_are_the_webuis(encoders: dict[str, TextEncoder],
 def test_the_conditioning_is_the_webuis(encoders: dict[str, TextEncoder], engine: str) -> None:
     wrong: dict[str, Any] = {}
     for prompt, found in UNDERSTOOD[:: 1 if engine == "clip" else 4]:  # which differ in their ids only
-        expected = torch.tensor({**found, **(found["open_clip"] if engine == "open_clip" else {})}["hidden"])
+        expected = {**found, **(found["open_clip"] if engine == "open_clip" else {})}["hidden"]
         encoder = encoders[engine].ending(found.get("clip_skip", 1) if engine == "clip" else 1)
         with torch.no_grad():
-            ours = torch.tensor(projected(encoder([prompt], WORDS)[0].numpy()))
-        if ours.shape != expected.shape or not same(ours, expected, weighted=bool(encoder.tokenize(prompt, WORDS).weights)):
+            ours = projected(encoder([prompt], WORDS)[0].numpy())
+        if not same(ours, expected, weighted=bool(encoder.tokenize(prompt, WORDS).weights)):
             wrong[prompt] = ours, expected
     assert wrong == {}
-
-
-def same(ours: torch.Tensor, expected: torch.Tensor, *, weighted: bool) -> bool:
-    """Whether chunks are equal; with weights up to a factor, a ratio of two means near 0, which depends on the CPU."""
-    factor = (ours * expected).sum(1, keepdim=True) / expected.square().sum(1, keepdim=True)
-    limit = 5e-3 if weighted else 1e-5
-    return bool((factor - 1).abs().max() < limit) and torch.allclose(ours, factor * expected, atol=1e-5, rtol=1e-5)
 
 
 def test_what_the_webui_fails_on_is_refused_in_words(encoders: dict[str, TextEncoder]) -> None:

@@ -74,7 +74,7 @@ def panel(page: Page) -> Compare:
     started = listen(start.click, partial(_start, made), set(fields.values()), [message])
     listen(started.then, None, js=SHOW_PROGRESS)
     listen(fields["runs"].change, partial(_choose, page), [fields["runs"], fields["copies"]], [fields["copies"]])
-    listen(fields["embeddings"].focus, lambda: gr.update(choices=_names(page)), [], [fields["embeddings"]])
+    listen(fields["embeddings"].focus, lambda: gr.update(choices=names(page)), [], [fields["embeddings"]])
     sizes = [fields[name] for name in ("copies", "embeddings", "prompts", "seeds", "weights")]
     for each in sizes:
         listen(each.change, partial(_about, page), sizes, [about])
@@ -122,7 +122,7 @@ def _form(page: Page, fields: dict[str, Any]) -> None:
 
     several("runs", "Runs", "Copies of several runs can be compared.", runs.labels(page))
     several("copies", "Copies", "Saved during a run, by step. Each is a row.", [])
-    several("embeddings", "Embeddings", "Of the embeddings folder, to compare with.", _names(page))
+    several("embeddings", "Embeddings", "Of the embeddings folder, to compare with.", names(page))
     text("prompts", "Prompts", f"One a line; {NAME} stands for the embedding.", PROMPTS, 3)
     text("negative_prompt", "Negative prompt", f"The same for all; {NAME} is possible here, too.")
     with gr.Row():
@@ -287,7 +287,7 @@ def _prompts(page: Page, config: TrainConfig) -> list[str]:
     return list(dict.fromkeys(lines))[:2]
 
 
-def _names(page: Page) -> list[str]:
+def names(page: Page) -> list[str]:
     """The embeddings of the folder."""
     files = embeddings_dir.embedding_files(page.host.embeddings_dir)
     names = {path.stem for path in files if path.suffix.lower() not in embeddings_dir.IMAGES}

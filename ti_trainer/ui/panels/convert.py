@@ -30,8 +30,8 @@ ALL = "all"  # the dropdown's entry for the whole embeddings folder
 MAX_SHOWN = 200  # files of a folder
 
 
-def panel(page: Page) -> None:
-    """Add the form and the results."""
+def panel(page: Page) -> Any:
+    """Add the form and the results; returns the list of embeddings."""
     fields: dict[str, Any] = {}
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-form"]):
@@ -100,6 +100,7 @@ def panel(page: Page) -> None:
     listen(fields["format"].change, about_the_format, [fields["format"]], [about_format])
     listen(fields["chosen"].focus, lambda: gr.update(choices=choices(page)), [], [fields["chosen"]])
     listen(button.click, run, inputs, [outcome], queue=True, show_progress="minimal")
+    return fields["chosen"]
 
 
 def choices(page: Page) -> list[str]:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
+from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import compare, convert, inspect, library, merge, prompt_view, share
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The lists of embeddings in a sub-tab, and what makes their content."""
+
+    tab: Any
+    dropdowns: Sequence[Any]
+    choices: Callable[[Page], list[str]]
 
 
 @dataclass(frozen=True)
@@ -19,6 +30,7 @@ class Embeddings:
     library: library.LibraryPanel
     inspected: Any
     compare: compare.Compare
+    lists: Sequence[Lists]
 
 
 def panel(page: Page) -> Embeddings:
@@ -26,22 +38,42 @@ def panel(page: Page) -> Embeddings:
     with gr.Tabs(elem_id="ti_trainer_embeddings_tabs"):
         with gr.Tab("Library", id="library"):
             library_panel = library.panel(page)
-        with gr.Tab("Inspect", id="inspect"):
+        with gr.Tab("Inspect", id="inspect") as inspect_tab:
             inspected = inspect.panel(page)
-        with gr.Tab("Compare", id="compare"):
+        with gr.Tab("Compare", id="compare") as compare_tab:
             compared = compare.panel(page)
-        with gr.Tab("Merge", id="merge"):
-            merge.panel(page)
-        with gr.Tab("Convert", id="convert"):
-            convert.panel(page)
-        with gr.Tab("Share", id="share"):
-            share.panel(page)
+        with gr.Tab("Merge", id="merge") as merge_tab:
+            merged = merge.panel(page)
+        with gr.Tab("Convert", id="convert") as convert_tab:
+            converted = convert.panel(page)
+        with gr.Tab("Share", id="share") as share_tab:
+            shared = share.panel(page)
         with gr.Tab("Prompt as tokens", id="tokens"):
             prompt_view.panel(page)
-    return Embeddings(library_panel, inspected, compared)
+    lists = (
+        Lists(inspect_tab, [inspected], inspect.places),
+        Lists(compare_tab, [compared.fields["embeddings"]], compare.names),
+        Lists(merge_tab, merged, merge.names),
+        Lists(convert_tab, [converted], convert.choices),
+        Lists(share_tab, [shared], share.names),
+    )
+    for each in lists:
+        listen(each.tab.select, partial(refreshed, page, [each]), set(), each.dropdowns)
+    return Embeddings(library_panel, inspected, compared, lists)
 
 
 def wire(made: Embeddings, tab: Any, prompts: Mapping[str, Any], to_prompt: str) -> None:
-    """List the folder when the tab is opened, and put the chosen embedding into the prompts, which `to_prompt` shows."""
+    """List the folder when the tab is opened, and put the chosen embedding into the prompts, which `to_prompt` shows.
+
+    A list that is refreshed when it is clicked shows in gradio 3 what was in it before.
+    """
     made.library.fill(tab.select)
+    page, dropdowns = made.library.shelf.page, [dropdown for each in made.lists for dropdown in each.dropdowns]
+    listen(tab.select, partial(refreshed, page, made.lists), set(), dropdowns)
     library.wire(made.library, made.inspected, prompts, to_prompt)
+
+
+def refreshed(page: Page, lists: Sequence[Lists], _: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Updates of lists: what is in the folder now; what is chosen stays."""
+    updates = [(each.dropdowns, gr.update(choices=each.choices(page))) for each in lists]
+    return {dropdown: update for dropdowns, update in updates for dropdown in dropdowns}

@@ -110,7 +110,7 @@ def panel(page: Page) -> Any:
     listen(chosen.change, look_at_place, [chosen, nearest], [findings, files, run], show_progress="minimal")
     listen(run.change, look_at_run, [run, nearest], [findings, files, chosen], show_progress="minimal")
     again = [files, chosen, run, nearest]
-    listen(nearest.release, lambda *given: look(Source(*given[:3]), given[3]), again, [findings], show_progress="minimal")
+    listen(nearest.release, lambda *given: look(Source(*given[:3]), given[3])[0], again, [findings], show_progress="minimal")
     listen(refresh.click, lambda: [gr.update(choices=places(page)), gr.update(choices=runs.labels(page))], [], [chosen, run])
     listen(button.click, partial(install_message, page), [files, name, overwrite], [message], show_progress="minimal")
     return chosen

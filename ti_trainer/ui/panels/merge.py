@@ -33,8 +33,8 @@ SYNTAX = (
 EDITED = "The expression was edited: clear it to have it written by the fields above."
 
 
-def panel(page: Page) -> None:
-    """Add the form and the results."""
+def panel(page: Page) -> list[Any]:
+    """Add the form and the results; returns the lists of embeddings."""
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-form"]):
             gr.HTML(f'<div class="ti-subdued">{ABOUT}</div>')
@@ -61,6 +61,7 @@ def panel(page: Page) -> None:
             info = "Replace an existing embedding of this name. Its training is lost."
             overwrite = gr.Checkbox(label="Overwrite Old Embedding", info=info, value=False, elem_id=PREFIX + "overwrite")
             save_button = gr.Button("Save", variant="primary", elem_id=PREFIX + "save")
+            message = gr.HTML(elem_id=PREFIX + "message")
         with gr.Column(elem_classes=["ti-results"]):
             outcome = gr.HTML(elem_id=PREFIX + "outcome")
             info = "[name] stands for the result."
@@ -90,7 +91,8 @@ def panel(page: Page) -> None:
         queue=True,
         show_progress="minimal",
     )
-    listen(save_button.click, partial(saved, page), [expression, name, overwrite], [outcome], show_progress="minimal")
+    listen(save_button.click, partial(saved, page), [expression, name, overwrite], [message], show_progress="minimal")
+    return chosen
 
 
 def _form(page: Page) -> tuple[Any, list[Any], list[Any], list[Any], Any]:

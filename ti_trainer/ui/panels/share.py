@@ -32,8 +32,8 @@ WELCOME = (
 )
 
 
-def panel(page: Page) -> None:
-    """Add the form on the left, and what is written on the right."""
+def panel(page: Page) -> Any:
+    """Add the form on the left, and what is written on the right; returns the list of embeddings."""
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-form"]):
             name = gr.Dropdown(names(page), value=None, label="Embedding", elem_id=PREFIX + "name", allow_custom_value=True)
@@ -57,6 +57,7 @@ def panel(page: Page) -> None:
     listen(name.focus, lambda: gr.update(choices=names(page)), [], [name])
     listen(show.click, partial(_show, page), fields, [message, included, text])
     listen(write_files.click, partial(_write, page), [*fields, overwrite], [message, included, text])
+    return name
 
 
 def names(page: Page) -> list[str]:
