@@ -132,7 +132,7 @@ def _result(now: Snapshot) -> str:
     result = now.result
     before_after = images([(f"Step {step}", thumbnail_uri(path)) for step, path in now.before_after])
     skipped = "".join(notice("warning", f"{path.name} was skipped: {reason}") for path, reason in result.skipped)
-    good = notice("good", f"{FINISHED[now.status]} {result.verdict}".rstrip())
+    good = notice("good", FINISHED[now.status], result.verdict)
     files = [result.embedding_file, *filter(None, [result.negative_file])]
     return good + warning + skipped + before_after + "".join(map(file_link, files)) + comparison(result.run)
 
@@ -146,7 +146,7 @@ def file_link(path: Path) -> str:
             link = f'<a download="{escape(path.name)}" href="data:application/octet-stream;base64,{content}">Download</a>'
     except OSError:  # moved since
         link = "not found"
-    return f'<div class="ti-file"><code>{escape(str(path.absolute()))}</code> {link}</div>'
+    return f'<div class="ti-file"><code>{escape(str(path.absolute()))}</code> <span>{link}</span></div>'
 
 
 def _details(now: Snapshot) -> str:
