@@ -34,7 +34,7 @@ VERBATIM = ("script", "style", "code", "pre", "textarea")
 EMPTY = ("br", "hr", "img", "input", "link", "meta")
 VALUE = "\0"  # stands for a value in a literal
 TEXT = re.compile(r"[A-Z0-9'“◀].*[a-z].*", re.DOTALL)
-WORDS = re.compile(r"[a-z]+[ :].*", re.DOTALL)  # only in what is built: in the source it may be anything
+WORDS = re.compile(r"[a-z\[][\w\]-]*[ :].*[a-z].*", re.DOTALL)  # only in what is built: in the source it may be anything
 NO_TEXT = re.compile(rf"{VALUE}|\{{|=>|^[A-Z][a-z]+[A-Z]\w*$|^[\d.]+ \*")
 LITERAL_OF_SCRIPT = re.compile(r'"([^"\\\n]+ [^"\\\n]+)"')
 
@@ -167,10 +167,12 @@ def of_scripts() -> set[str]:
 def others() -> set[str]:
     """Texts that cannot be told from names, and those of other modules."""
     from ti_trainer.config.presets import BUILT_IN
+    from ti_trainer.runs.loss_curve import LABELS
     from ti_trainer.runs.quick import STAGES, StageStatus
     from ti_trainer.ui.render import NUMBERS
 
-    return {*NUMBERS, *STAGES.values(), *get_args(StageStatus), *(each.about for each in BUILT_IN.values())}
+    presets = (preset.about for preset in BUILT_IN.values())
+    return {*NUMBERS, *LABELS.values(), *STAGES.values(), *get_args(StageStatus), *presets}
 
 
 def collected() -> list[str]:

@@ -25,7 +25,7 @@ import strings  # noqa: E402
 __all__ = ["served"]
 
 # What a translation must have as the original does: numbers, HTML, placeholders, file endings and patterns.
-FIXED = re.compile(r"\d+(?:\.\d+)?|</?\w+|\[\w+\]|\bNAME\b|\.[a-z]{2,}\b|\\\S+")
+FIXED = re.compile(r"(?<![A-Za-z])(?:\d+(?:\.\d+)?|NAME(?![a-z]))|\[\w+\]|\.[a-z]{2,}|\\\S")
 TABS = ("Quick train", "Create embedding", "Preprocess", "Train", "Runs", "Embeddings", "Generate")
 INNER = (("Create dataset", "Edit captions", "Image quality", "Paint masks"), ("From images", "From a prompt"))
 SCRIPT = (ROOT / "javascript" / "ti_trainer_language.js").read_text(encoding="utf-8")
@@ -101,7 +101,7 @@ def test_exact_texts_are_replaced_and_what_users_typed_is_not() -> None:
         texts = page.evaluate("[...page.children].map((each) => each.textContent.trim())")
         assert texts == ["学習", "Train", "Train", "", "Train", "学習学習 3", "学習", "constructor"]
         fields = "[...page.querySelectorAll('textarea, input, button')].map((e) => [e.title, e.placeholder, e.ariaLabel])"
-        assert page.evaluate(fields) == [["", "", None], ["", "学習", None], ["", None, "学習"]]
+        assert page.evaluate(fields) == [["学習", "", None], ["", "学習", None], ["", None, "学習"]]
         assert page.input_value("input") == "Train"
         page.evaluate("document.querySelector('p').firstChild.data = 'Pause'")
         page.evaluate("document.querySelector('[translate]').firstChild.data = 'Pause'")

@@ -11,7 +11,6 @@ import socket
 import tempfile
 import webbrowser
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +99,9 @@ def _listen(address: str, port: int | None) -> socket.socket:
     raise ConfigError(message)
 
 
-def _json_file(path: Path) -> FileResponse:
-    return FileResponse(path, media_type="application/json", headers={"Cache-Control": "no-cache"})
+def _answering(path: Path) -> Callable[[], Any]:
+    """A route of this JSON file; without annotations, which FastAPI would look up in the wrong module."""
+    return lambda: FileResponse(path, media_type="application/json", headers={"Cache-Control": "no-cache"})
 
 
 def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None, language: str) -> FastAPI:
@@ -114,7 +114,7 @@ def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None, 
     if status:
         app.add_api_route(ROUTE, lambda: JSONResponse(status()), methods=["GET"])
     for path in (RESOURCES / "localizations" / f"{name}.json" for name in LANGUAGES.values()):
-        app.add_api_route(f"{LOCALIZATIONS}/{path.name}", partial(_json_file, path), methods=["GET"])
+        app.add_api_route(f"{LOCALIZATIONS}/{path.name}", _answering(path), methods=["GET"])
     light_sessions(blocks)
     refuse_missing_values(blocks)
     if MAJOR >= 6:
