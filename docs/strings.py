@@ -179,8 +179,9 @@ def collected() -> list[str]:
     """All texts to translate."""
     read = {text for text in of_source() | of_scripts() if TEXT.fullmatch(text)}
     built = {text for text in of_page() if TEXT.fullmatch(text) or WORDS.fullmatch(text)}
-    home = str(Path.home())  # where files are downloaded to
-    return sorted({text for text in read | built if not NO_TEXT.search(text) and home not in text} | others())
+    paths = (str(Path.home()), sys.prefix)  # in hints on what is not installed here
+    texts = (text for text in read | built if not NO_TEXT.search(text) and not any(each in text for each in paths))
+    return sorted({*texts, *others()})
 
 
 def texts_of(language: str) -> dict[str, str]:

@@ -1,4 +1,5 @@
-// Polls the server while our page or the WebUI's embedding cards are visible: every second during a job, else every five.
+// Polls the server while our page or the WebUI's embedding cards are visible: every second during a job, else every five;
+// less often if the server says so, because many pages are open.
 // Asks a cheap route for the version of what is shown first, and clicks a hidden button to update the page if it is new.
 // Every answer is a new text that ends with the version.
 (() => {
@@ -8,6 +9,7 @@
     let previous = null; // the answer at the time of the click; null: no answer is expected
     let polledAt = -Infinity;
     let fetching = false;
+    let busyMs = BUSY_MS; // longer where many pages are open
     let route = "./ti_trainer/status"; // "" if the host has none
 
     const root = () => document.querySelector("gradio-app")?.shadowRoot ?? document;
@@ -28,7 +30,7 @@
         }
         previous = null;
         const busy = [...page.querySelectorAll("[data-status]")].some((each) => ACTIVE.includes(each.dataset.status));
-        if (waited >= (busy ? BUSY_MS : IDLE_MS)) {
+        if (waited >= (busy ? busyMs : Math.max(IDLE_MS, busyMs))) {
             const forced = polledAt === -Infinity;
             polledAt = performance.now();
             const update = () => {
@@ -51,8 +53,12 @@
     // Updates unless the route has the same version; does so too if there is no answer.
     async function updateIfNew(version, update) {
         const answer = await fetch(route, { cache: "no-store" }).catch(() => null);
-        if (answer?.ok && (await answer.json()).version === version) {
-            return;
+        if (answer?.ok) {
+            const told = await answer.json();
+            busyMs = BUSY_MS * (told.every ?? 1);
+            if (told.version === version) {
+                return;
+            }
         }
         if (answer && !answer.ok) {
             route = "";

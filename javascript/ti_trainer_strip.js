@@ -1,6 +1,6 @@
 // Fills the Train form once the page is loaded. The status strip: stays in view while something runs, and after that until its result was looked at.
 // Buttons in our HTML: data-ti-show="TAB" shows one of our tabs, with data-ti-at="SELECTOR" at
-// that place; data-ti-press="ELEM_ID" presses one of gradio's buttons.
+// that place; data-ti-press="ELEM_ID" presses one of gradio's buttons; data-ti-ask="ELEM_ID" puts data-ti-value into a text box.
 (() => {
     const ACTIVE = ["waiting", "loading", "training", "working", "comparing", "pausing", "stopping", "paused"];
     const NO_RUN = "none"; // of preprocessing and comparisons, whose results are on their own tabs
@@ -34,8 +34,12 @@
     }
 
     document.addEventListener("click", (event) => {
-        const button = event.composedPath()[0].closest?.("[data-ti-show], [data-ti-press]");
-        if (button?.dataset.tiPress) {
+        const button = event.composedPath()[0].closest?.("[data-ti-show], [data-ti-press], [data-ti-ask]");
+        if (button?.dataset.tiAsk) {
+            const box = root().querySelector(`#${button.dataset.tiAsk} :is(textarea, input)`);
+            box.value = `${button.dataset.tiValue} ${Date.now()}`; // the number makes a repeated request another text
+            box.dispatchEvent(new Event("input", { bubbles: true }));
+        } else if (button?.dataset.tiPress) {
             root().querySelector(`#${button.dataset.tiPress}`)?.click();
         } else if (button) {
             followed = null;

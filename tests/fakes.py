@@ -67,6 +67,12 @@ class TinyModel:
     def token_text(self, token_id: int) -> str:
         return f"t{token_id}"
 
+    def token_piece(self, token_id: int) -> str:
+        return f"t{token_id}</w>" if token_id < 1000 else ""
+
+    def token_tables(self) -> dict[str, Tensor]:
+        return {"clip_l": torch.randn(1000, D, generator=torch.Generator().manual_seed(5))}
+
     def token_embeddings(self, text: str) -> dict[str, Tensor]:
         rows = [torch.randn(D, generator=torch.Generator().manual_seed(zlib.crc32(word.encode()))) for word in text.split()]
         return {"clip_l": torch.stack(rows) if rows else torch.zeros(0, D)}

@@ -28,6 +28,8 @@ COMMANDS = (
     "convert",
     "share",
     "info",
+    "inspect",
+    "library",
     "bench",
     "doctor",
     "demo",

@@ -117,6 +117,12 @@ class Embedding:
         return replace(self, name=name, vectors=self._stored)
 
 
+def described_family(family: str, widths: Mapping[str, int]) -> str:
+    """A family with its widths, which the description of an unknown one contains."""
+    sizes = ", ".join(f"{encoder} {width}" for encoder, width in widths.items())
+    return f"{family} ({sizes})" if family in FAMILIES.values() else family
+
+
 def _array(vectors: Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
     return vectors if isinstance(vectors, np.ndarray) else vectors.detach().cpu().float().numpy()
 

@@ -150,6 +150,14 @@ class DiffusionModel(Protocol):
         """The text of a token, for users."""
         ...
 
+    def token_piece(self, token_id: int) -> str:
+        """A token as CLIP's vocabulary spells it: bytes as characters, `</w>` at the end of a word; "" for an unknown id."""
+        ...
+
+    def token_tables(self) -> dict[str, Tensor]:
+        """(N, D) by text encoder: the embeddings of all N tokens, where and as they are stored; only to be read."""
+        ...
+
     def token_embeddings(self, text: str) -> dict[str, Tensor]:
         """(m, D) by text encoder: the embeddings of a text's m tokens, for init text."""
         ...

@@ -12,6 +12,11 @@ def counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
+def encodable(text: str) -> str:
+    """The text with escapes for what UTF-8 cannot encode, as names of files may have it: a page could not be sent."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def pip_install(*requirements: str, python: str = "") -> str:
     """A shell command that installs packages, by default for this Python."""
     command = [python or sys.executable, "-m", "pip", "install", *requirements]

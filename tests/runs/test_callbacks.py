@@ -13,11 +13,14 @@ import torch
 from PIL import Image
 
 from ti_trainer import formats
+from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Dataset
+from ti_trainer.errors import ConfigError
 from ti_trainer.host import GenerationRequest
 from ti_trainer.runs import callbacks
+from ti_trainer.runs.builders import requests_of
 from ti_trainer.runs.callbacks import Copies, Evaluation, LossTable, Previews, StateKeeper, TensorBoardLog
-from ti_trainer.runs.plots import plot_losses, preview_beside
+from ti_trainer.runs.plots import ROW_GAP_PX, before_and_after, plot_losses, preview_beside
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.training import selection
 from ti_trainer.training.evaluation import validation_loss
@@ -115,7 +118,7 @@ def test_previews_are_drawn_before_the_first_every_so_many_and_after_the_last(
         drawn.append((request, words["x-word"]["clip_l"]))
         return Image.new("RGB", (64, 64), (len(drawn), 0, 0))
 
-    previews = Previews(run, training, generate, GenerationRequest("", seed=5), 3, cards=True)
+    previews = Previews(run, training, generate, [GenerationRequest("", seed=5)], 3, cards=True)
     previews.before("a photo of x-word")
     steps = watch(training, previews)
     files = [f"x-word-{step}.png" for step in (0, 3, 6, 7)]
@@ -137,9 +140,43 @@ def test_a_preview_prompt_is_kept_and_cards_can_be_left_out(trainer: Callable[..
         prompts.append(request.prompt)
         return Image.new("RGB", (8, 8))
 
-    watch(training, Previews(run, training, generate, GenerationRequest("x-word on a beach"), 1, cards=False))
+    watch(training, Previews(run, training, generate, [GenerationRequest("x-word on a beach")], 1, cards=False))
     assert prompts == ["x-word on a beach"] * 2
     assert not (run.path / "image_embeddings").exists()
+
+
+def test_several_preview_prompts_make_one_image_and_the_webui_shows_the_first(
+    trainer: Callable[..., Trainer], run: Run, tmp_path: Path
+) -> None:
+    config = TrainConfig(preview_prompt="a photo of [name]\n\n  [name] at night \n", preview_seed=3, width=64, height=40)
+    requests = requests_of(config, "x-word")
+    assert [(each.prompt, each.seed) for each in requests] == [("a photo of x-word", 3), ("x-word at night", 3)]
+    assert [each.prompt for each in requests_of(TrainConfig(preview_prompt=""), "x-word")] == [""]
+    shades = iter(range(10, 200, 10))
+
+    def generate(request: GenerationRequest, words: object) -> Image.Image:
+        return Image.new("RGB", (request.width, request.height), (next(shades), 0, 0))
+
+    training = trainer(max_steps=1)
+    watch(training, Previews(run, training, generate, requests, 1, cards=True))
+    ((step, file),) = run.previews()
+    assert step == 1
+    with Image.open(file) as image:
+        assert image.size == (64, 2 * 40 + ROW_GAP_PX)
+        assert [image.getpixel((9, top))[0] for top in (0, 39, 40 + ROW_GAP_PX, 87)] == [10, 10, 20, 20]
+    assert formats.read(run.path / "image_embeddings" / file.name).step == 1
+    shown = preview_beside(run, tmp_path / "x-word.safetensors", 1)
+    with Image.open(shown) as image:
+        assert image.size == (64, 40)
+    (run.path / "images" / "x-word-0.png").write_bytes(file.read_bytes())
+    with Image.open(before_and_after(run, 1)) as both:
+        assert both.size == (2 * 4 * 64 + 8, 4 * 88)
+
+
+def test_there_may_not_be_too_many_preview_prompts() -> None:
+    with pytest.raises(ConfigError, match="9 lines") as refused:
+        TrainConfig(preview_prompt="\n".join("abcdefghi"))
+    assert refused.value.option == "preview_prompt"
 
 
 def asking(at: dict[int, Flag]) -> Callable[[object], None]:
@@ -151,7 +188,7 @@ def test_without_an_interval_copies_and_previews_come_only_when_asked_for(traine
     training, copy, preview = trainer(max_steps=9), Flag(), Flag()
     copies = Copies(run, training, 0, copy)
     previews = Previews(
-        run, training, lambda *_: Image.new("RGB", (8, 8)), GenerationRequest("x"), 0, cards=True, requested=preview
+        run, training, lambda *_: Image.new("RGB", (8, 8)), [GenerationRequest("x")], 0, cards=True, requested=preview
     )
     watch(training, asking({4: copy, 7: preview}), copies, previews)
     assert names(run.path / "embeddings") == ["x-word-4.safetensors"]

@@ -24,7 +24,7 @@ from ti_trainer.formats import embeddings_dir
 from ti_trainer.preprocess import job as preprocess
 from ti_trainer.runs.datasets import subsets_of
 from ti_trainer.runs.job import Job
-from ti_trainer.runs.quick import QuickTraining, Stage, what_of
+from ti_trainer.runs.quick import FAVORS, QuickTraining, Stage, what_of
 from ti_trainer.runs.quick_job import QuickJob, QuickSnapshot
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
@@ -94,6 +94,14 @@ def test_one_call_leads_from_a_folder_to_a_trained_embedding(host: TinyHost, sou
     job.start(Session(host, "my-toy", folder, TrainConfig(max_steps=12, template="subject")))
     job.wait(LIMIT_S)
     assert quick.snapshot().stages[3] == training
+
+
+def test_what_matters_more_decides_how_it_is_trained(host: TinyHost, source: Path) -> None:
+    made = {favor: QuickTraining(host, "new", source, options=FEW, favor=favor).config() for favor in FAVORS}
+    assert [(each.optimizer, each.learning_rate) for each in made.values()] == [("sphere", "auto"), ("adamw", "auto")]
+    with pytest.raises(ConfigError) as caught:
+        QuickTraining(host, "new", source, favor="both").check()
+    assert caught.value.option == "favor"
 
 
 def test_names_that_are_taken_are_refused_and_datasets_of_other_images_kept_apart(host: TinyHost, source: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 from pathlib import Path
@@ -20,10 +21,13 @@ from test_page import Served, served, status, until  # noqa: F401, the fixture
 
 from ti_trainer.runs.job import Job
 from ti_trainer.ui import status as status_module
-from ti_trainer.ui.gradio_compat import MAJOR, blocks, light_sessions, listen
+from ti_trainer.ui.gradio_compat import MAJOR, blocks, light_sessions, light_updates, listen
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import train_progress
 from ti_trainer.ui.status import StatusCache
+
+if MAJOR >= 6:
+    from gradio.state_holder import SessionState
 
 pytestmark = pytest.mark.page
 
@@ -42,11 +46,27 @@ def test_the_status_is_computed_a_few_times_a_second_however_many_ask(
         now_s[0] = hundredth / 100
         cache.status()
     assert len(made) == 3
-    assert cache.status() == first
+    assert cache.status()["version"] == first["version"]
     job.update(status="loading", loaded=(1, 2))
     now_s[0] += status_module.MAX_AGE_S + 0.05
     assert cache.status()["version"] != first["version"]
-    assert (cache.status()["status"], cache.version()) == ("loading", {"version": cache.status()["version"]})
+    assert cache.status()["status"] == "loading"
+    assert set(cache.version()) == {"version", "every"}, "what strangers are told"
+
+
+@pytest.mark.parametrize(("pages", "every"), [(1, 1), (4, 1), (20, 5), (100, 10)])
+def test_many_pages_are_told_to_ask_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages: int, every: float
+) -> None:
+    monkeypatch.setattr(status_module, "parts_of", lambda page, now: {})
+    now_s = [0.0]
+    monkeypatch.setattr(status_module, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    cache, due = StatusCache(Page(TinyHost(tmp_path), Job())), {number: number / pages for number in range(pages)}
+    while now_s[0] < 120:
+        number = min(due, key=due.__getitem__)
+        now_s[0] = due[number]
+        due[number] += cache.version()["every"]
+    assert cache.version()["every"] == pytest.approx(every, rel=0.3)
 
 
 def test_an_updated_page_has_the_version_of_the_route(tmp_path: Path) -> None:
@@ -86,14 +106,13 @@ def test_the_route_says_what_the_api_says(served: Served) -> None:  # noqa: F811
     connection.request("GET", status_module.ROUTE)
     told = json.loads(connection.getresponse().read())
     assert told.pop("version")
+    assert told.pop("every") >= 1
     assert told == calls(served.url)("status")
 
 
 @pytest.mark.gradio
 @pytest.mark.skipif(MAJOR < 6, reason="older ones keep no such copies")
 def test_a_session_keeps_no_copy_of_the_page_and_still_knows_its_own() -> None:
-    from gradio.state_holder import SessionState
-
     with blocks("x") as made:
         choice, kept = gr.Dropdown(["a"]), gr.State([1])
         listen(choice.change, lambda: None, [choice], [kept])
@@ -109,3 +128,24 @@ def test_a_session_keeps_no_copy_of_the_page_and_still_knows_its_own() -> None:
     assert (light[kept._id], other[kept._id]) == ([1, 2], [1])
     assert other[choice._id].choices == [("a", "a")]
     assert made.get_config_file()["components"], "what a page is sent is whole"
+
+
+@pytest.mark.skipif(MAJOR < 6, reason="older ones make only what is updated")
+def test_only_updated_outputs_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    with blocks("x") as made:
+        buttons = [gr.Button(str(number)) for number in range(6)]
+        asked = gr.Button("ask")
+        listen(asked.click, lambda: [gr.update(value="new"), *(gr.update() for _ in range(5))], [], buttons)
+    function = next(iter(made.fns.values()))
+
+    def answered() -> list[object]:
+        return asyncio.run(made.postprocess_data(function, function.fn(), SessionState(made)))
+
+    complete = answered()
+    light_updates(made)
+    changed: list[str] = []
+    monkeypatch.setattr(gr.Button, "postprocess", lambda self, value: changed.append(value) or value)
+    light = answered()
+    assert light == complete
+    assert changed == ["Run", "new"], "one button, with its first value and the new one"
+    assert light[1:] == [gr.update()] * 5

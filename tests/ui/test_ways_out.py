@@ -20,7 +20,7 @@ from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.again import about_longer, longer, reset
 from ti_trainer.runs.job import Job
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import ended, form_fill, runs, train
+from ti_trainer.ui.panels import ended, form_fill, runs, train, train_ways
 
 STEPS = 4
 
@@ -42,7 +42,7 @@ def form(page: Page) -> train.TrainForm:
         return train.panel(page)
 
 
-def press(form: train.TrainForm, prepare: train.Prepare | None = None, **entered: Any) -> str:
+def press(form: train.TrainForm, prepare: train_ways.Prepare | None = None, **entered: Any) -> str:
     """Press Train, or a way out, and wait for the end of the run; returns the message."""
     values = {form.name: "x-word", form.images: str(form.page.host.embeddings_dir.parent / "images")}
     values |= {widget: widget.value for widget in form.form.widgets.values()}
@@ -80,7 +80,7 @@ def test_refusals_lead_to_what_is_missing(page: Page, form: train.TrainForm) -> 
     assert ways(shown) == {"New embedding": 'show="Create embedding"', "Prepare images": 'show="Preprocess"'}
     offered = ways(press(form, negative=True))
     assert list(offered) == ["Create the negative embedding and train"]
-    assert not ways(press(form, train.create_negative, negative=True))
+    assert not ways(press(form, train_ways.create_negative, negative=True))
     assert (page.job.snapshot().status, trained_to(page, "x-word-neg")) == ("done", STEPS)
 
 

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     for file in args.files:
         facts = _described(file)
         failed |= facts["error"] is not None
-        print(json.dumps(facts) if args.json else _line(file, facts))
+        print(json.dumps(facts) if args.json else line(file, facts))
     return int(failed)
 
 
@@ -88,7 +88,8 @@ def _described(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _line(file: Path, facts: dict[str, Any]) -> str:
+def line(file: Path, facts: dict[str, Any]) -> str:
+    """The facts of `describe` or `describe_model` in one line."""
     if facts["error"]:
         return f"{file}: {facts['error']}"
     if "model" in facts:

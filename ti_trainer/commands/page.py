@@ -88,12 +88,14 @@ def run(args: argparse.Namespace) -> int:
                 ready=lambda url: print(f"The page is at {url} - press Ctrl-C here to quit.", flush=True),
             )
     finally:
+        page.queue.hold()
         page.quick.stop()
         if job.snapshot().active:
             with suppress(OSError):  # the terminal may be closed
                 print("Stopping the training; its result is saved.", file=sys.stderr, flush=True)
             job.stop()
             job.wait()
+        page.queue.close()
         for other in (page.comparing, page.preprocessing):
             other.stop()
             other.wait()

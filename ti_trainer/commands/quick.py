@@ -27,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what NAME is: person, object, style, or a word or two for it, such as 'teapot' or 'watercolor style' "
         "(default: %(default)s)",
     )
+    parser.add_argument(
+        "--favor",
+        default="prompts",
+        choices=("prompts", "images"),
+        help="what matters more: prompts are followed better, or NAME is closer to the images (default: %(default)s)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing embedding with this name")
     add_host_arguments(parser, logs=True)
 
@@ -43,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     host = host_of(args)
     options = CONFIG.to_dict() if host.model == "embedded" else {}
-    work = QuickTraining(host, args.name, args.images, *what_of(args.what), options, args.overwrite)
+    work = QuickTraining(host, args.name, args.images, *what_of(args.what), options, args.overwrite, args.favor)
 
     def report(stage: Stage) -> None:
         if stage.status == "done":

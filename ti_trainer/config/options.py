@@ -23,11 +23,12 @@ def option(
     high: float | None = None,
     numbers: bool = False,
     choices: Iterable[str] = (),
+    lines: int = 1,
 ) -> Any:
     """Declare a field: its default, help of one or two sentences, the label that WebUI users know, inclusive bounds.
 
     `numbers`: the text holds one or more numbers, which a settings file may give as numbers. `choices`: the values allowed,
-    where they come from a list instead of the field's Literal type.
+    where they come from a list instead of the field's Literal type. `lines`: how many lines a text may have.
     """
     metadata: dict[str, Any] = {
         "help": help,
@@ -36,6 +37,7 @@ def option(
         "low": low,
         "high": high,
         "numbers": numbers,
+        "lines": lines,
     }
     metadata["choices"] = tuple(choices)
     return dataclasses.field(default=default, metadata=metadata)
@@ -55,6 +57,7 @@ class Option:
     low: float | None
     high: float | None
     numbers: bool = False
+    lines: int = 1
 
     @property
     def flag(self) -> str:

@@ -7,6 +7,8 @@ from typing import Literal
 
 from ti_trainer.config.options import option
 
+MAX_PREVIEW_PROMPTS = 8
+
 
 @dataclass(frozen=True)
 class OutputOptions:
@@ -22,9 +24,11 @@ class OutputOptions:
     )
     preview_prompt: str = option(
         "a photo of [name]",
-        "Prompt of the previews. Empty uses the last prompt that was trained on.",
+        "Prompt of the previews, or several, one in each line: each preview then has an image for each, below each other. "
+        "Empty uses the last prompt that was trained on.",
         label="Preview prompt",
         section="previews",
+        lines=MAX_PREVIEW_PROMPTS,
     )
     preview_negative_prompt: str = option(
         "", "Negative prompt of the previews.", label="Preview negative prompt", section="previews"

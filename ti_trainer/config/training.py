@@ -12,7 +12,7 @@ from typing import Any
 from ti_trainer.config import patterns
 from ti_trainer.config.learning import LearningOptions
 from ti_trainer.config.options import Option, options_of
-from ti_trainer.config.output import OutputOptions
+from ti_trainer.config.output import MAX_PREVIEW_PROMPTS, OutputOptions
 from ti_trainer.config.trials import LISTS, Trial, trials_of
 from ti_trainer.errors import ConfigError
 from ti_trainer.functional.guidance import GuidanceScale
@@ -74,6 +74,10 @@ class TrainConfig(OutputOptions, LearningOptions):
         if self.negative:
             _ = self.guidance_scale
         self._check_teacher()
+        if len(self.preview_prompts) > MAX_PREVIEW_PROMPTS:
+            found = f"Preview prompt (preview_prompt): found {len(self.preview_prompts)} lines"
+            message = f"{found}, expected at most {MAX_PREVIEW_PROMPTS} prompts, one in each line."
+            raise ConfigError(message, "preview_prompt")
 
     def _check_teacher(self) -> None:
         """What learning from prompts cannot be combined with."""
@@ -85,6 +89,11 @@ class TrainConfig(OutputOptions, LearningOptions):
         if self.teacher_prompt and found:
             message = f"Learn from a prompt: found {found[0]} as well, expected one of them: both say what is to be learned."
             raise ConfigError(message, "teacher_prompt")
+
+    @property
+    def preview_prompts(self) -> tuple[str, ...]:
+        """The prompts of a preview, one from each line; empty for the last prompt that was trained on."""
+        return tuple(filter(None, map(str.strip, self.preview_prompt.splitlines())))
 
     @cached_property
     def trial_list(self) -> tuple[Trial, ...]:

@@ -134,6 +134,10 @@ class Captions:
         old = self.texts[image.stem]
         return self if text.strip() == (old or "") else self._changed({image.stem: text.strip() or None})
 
+    def write(self, texts: Mapping[Path, str]) -> Captions:
+        """Give several images these captions in one change; none, so that its file goes, where the text is empty."""
+        return self._changed({image.stem: text.strip() or None for image, text in texts.items()})
+
     def take_names(self, selection: Iterable[Path]) -> Captions:
         """Make the words of the names of images without a caption their captions."""
         return self._changed({stem: self.names[stem] or None for stem in _stems(selection) if self.texts[stem] is None})

@@ -227,6 +227,11 @@ def trainable_file(file: Path, encoders: int) -> Path:
 def save(embedding: Embedding, file: Path, warn: Warn = log.warning) -> None:
     """Write an embedding. Other files with its name are renamed, with a warning: the WebUI would use any of them."""
     formats.write(embedding, file)
+    set_aside(file, warn)
+
+
+def set_aside(file: Path, warn: Warn = log.warning) -> None:
+    """Rename other files beside `file` that a WebUI would read under its name, with a warning for each."""
     for older in (file.with_suffix(ending) for ending in (".bin", ".pt", ".pti")):
         if older != file and older.is_file():
             aside = free_path(older.with_name(older.name + ".bak"))

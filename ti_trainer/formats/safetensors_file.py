@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +18,7 @@ import safetensors
 import ti_trainer
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import EmbeddingFormatError
-from ti_trainer.formats.checks import MAX_VECTORS, MAX_WIDTH, Array, parsed, refuse_large
+from ti_trainer.formats.checks import MAX_BYTES, MAX_VECTORS, MAX_WIDTH, Array, parsed, refuse_large
 from ti_trainer.formats.named_tensors import COMFYUI_T5_KEY, KOHYA_KEY, from_tensors, has_t5, refuse_others, save, to_arrays
 from ti_trainer.formats.recognition import MAX_HEADER
 
@@ -43,15 +44,49 @@ _MAX_DIGITS = 20  # of the step
 
 def read(file: BinaryIO, size: int, stem: str, *, t5: bool = False) -> Embedding:
     """An embedding in .safetensors by this or another tool; another tool's metadata is in `info["metadata"]`."""
-    header = read_header(file, size)
-    metadata = header.pop("__metadata__", {})
+    header, metadata = _checked_header(file, size)
     shapes = {name: _shape(each) for name, each in header.items()}
     if not (t5 and has_t5(shapes)):
         refuse_others(shapes)
     refuse_large(size)
     file.seek(0)
     tensors = {name: array_of(each) for name, each in _deserialized(file.read(size))}
-    embedding = from_tensors(tensors, stem, t5=t5)
+    return _embedding(from_tensors(tensors, stem, t5=t5), metadata, stem)
+
+
+def read_outline(file: BinaryIO, size: int, stem: str) -> Embedding:
+    """What `read` returns, but with zeros for the vectors, which are not read."""
+    header, metadata = _checked_header(file, size)
+    shapes = {name: _shape(each) for name, each in header.items()}
+    if size > MAX_BYTES:
+        refuse_others(shapes)  # a checkpoint, for instance
+        refuse_large(size)
+    if sum(math.prod(shape) for shape in shapes.values()) > size:  # a number has at least a byte
+        message = f"its header describes more numbers than its {size} bytes hold. Copy or download it again."
+        raise EmbeddingFormatError(message)
+    described = tuple((name, tuple(shape), str(header[name]["dtype"])) for name, shape in shapes.items())
+    found = _of_shapes(described, "learned_embeds" if stem.startswith("learned_embeds") else "")
+    return _embedding(Embedding(found.name or stem, found.arrays, info=found.info), metadata, stem)
+
+
+@lru_cache(256)
+def _of_shapes(described: tuple[tuple[str, tuple[int, ...], str], ...], stem: str) -> Embedding:
+    """What `from_tensors` makes of tensors with these names, shapes and dtypes; zeros that take no memory."""
+    zeros = {name: np.broadcast_to(np.zeros((), _DTYPES.get(dtype, "<f4")), shape) for name, shape, dtype in described}
+    embedding = from_tensors(zeros, stem)
+    flat = {encoder: np.broadcast_to(np.float32(0), each.shape) for encoder, each in embedding.arrays.items()}
+    return Embedding(embedding.name, flat, info=embedding.info)
+
+
+def _checked_header(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The descriptions of the tensors by name, and the metadata."""
+    header = read_header(file, size)
+    metadata = header.pop("__metadata__", {})
+    return header, metadata
+
+
+def _embedding(embedding: Embedding, metadata: dict[str, Any], stem: str) -> Embedding:
+    """The embedding with what the metadata say about it."""
     if "ti_trainer" not in metadata:
         foreign = {"metadata": metadata} if set(metadata) - {"format"} else {}
         return Embedding(embedding.name, embedding.arrays, info=embedding.info | foreign)

@@ -215,10 +215,10 @@ def pixel_loss_of(config: TrainConfig, device: torch.device, *, torchscript: boo
     return PixelLoss(config.reconstruction_weight, discriminators)
 
 
-def request_of(config: TrainConfig, name: str) -> GenerationRequest:
-    """The request for previews; with DreamArtist at the guidance scale of training."""
-    return GenerationRequest(
-        config.preview_prompt.replace(NAME, escaped(name)),
+def requests_of(config: TrainConfig, name: str) -> list[GenerationRequest]:
+    """The requests for a preview, one for each prompt; with DreamArtist at the guidance scale of training."""
+    request = GenerationRequest(
+        "",
         config.preview_negative_prompt.replace(NAME, escaped(name)),
         config.preview_sampling_steps,
         config.guidance_scale.high if config.negative else config.preview_cfg_scale,
@@ -227,6 +227,7 @@ def request_of(config: TrainConfig, name: str) -> GenerationRequest:
         config.preview_height or config.height,
         config.preview_sampler,
     )
+    return [replace(request, prompt=each.replace(NAME, escaped(name))) for each in config.preview_prompts or ("",)]
 
 
 def run_callbacks(
@@ -268,15 +269,15 @@ def run_callbacks(
         board = TensorBoardLog(run.path / "tensorboard", max(1, config.csv_every))
         callbacks.append(NonEssential(board, "TensorBoard log", warn))
 
-    request = request_of(config, trainer.embedding_name)
-    previews = Previews(run, trainer, generate, request, config.preview_every, config.save_cards, preview_now, warn)
+    requested = requests_of(config, trainer.embedding_name)
+    previews = Previews(run, trainer, generate, requested, config.preview_every, config.save_cards, preview_now, warn)
     preview = NonEssential(previews, "preview", warn)
     callbacks.append(preview)
     if config.preview_every and not stopping:
         with preview.tolerating():
             previews.before(f"a photo of {escaped(trainer.embedding_name)}")
     if Comparison.applies_to(config):
-        comparison = Comparison(run, trainer, generate, request, warn)
+        comparison = Comparison(run, trainer, generate, requested[0], warn)
         callbacks.append(NonEssential(comparison, "comparison with the prompt", warn))
     # The state comes last, so that a resumed run does not write the files of its step again.
     return [*callbacks, StateKeeper(run, trainer, config.state_every, config.state_every_s, trainer.dataset.fingerprint)]

@@ -22,6 +22,7 @@ from ti_trainer.host import GenerationRequest, Lease
 from ti_trainer.model import Vectors
 from ti_trainer.offload.plan import ran_out
 from ti_trainer.prompts import escaped
+from ti_trainer.runs.plots import write_rows
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.tables import CSV_COLUMNS, VALIDATION_COLUMNS, append_row
 from ti_trainer.runs.trials import evaluate_trials_at_end, write_table
@@ -144,13 +145,14 @@ class Copies:
 class Previews:
     """A preview every `every` steps (0: never), before the first step, after the last, and on request; also as cards.
 
-    If early stopping keeps another step than the last, there is one of that step too.
+    If early stopping keeps another step than the last, there is one of that step too. Several requests make one file, with
+    their images below each other; the card has the first.
     """
 
     run: Run
     trainer: Trainer
     generate: Generate
-    request: GenerationRequest
+    requests: Sequence[GenerationRequest]
     every: int
     cards: bool
     requested: Flag = field(default_factory=Flag)
@@ -177,12 +179,9 @@ class Previews:
             self._preview(result, f"a photo of {escaped(result[0].name)}")
 
     def _preview(self, embeddings: Sequence[Embedding], prompt: str) -> None:
-        embedding, request = embeddings[0], replace(self.request, prompt=self.request.prompt or prompt)
-        if len(embeddings) > 1:
-            both = filter(None, (unwanted(request.prompt, embedding.name), request.negative_prompt))
-            request = replace(request, negative_prompt=", ".join(both))
+        embedding, vectors = embeddings[0], {each.name: each.vectors for each in embeddings}
         try:
-            image = self.generate(request, {each.name: each.vectors for each in embeddings})
+            images = [self.generate(self._completed(each, embeddings, prompt), vectors) for each in self.requests]
         except Exception as error:
             if not (isinstance(error, TITrainerError) or ran_out(error)):  # a preview must not end the run
                 raise
@@ -190,14 +189,22 @@ class Previews:
             return
         name = f"{embedding.name}-{embedding.step}.png"
         with atomic(self.run.path / "images" / name) as new:
-            image.save(new)
+            write_rows(images, new)
         if self.cards:
             for each, negative in zip_longest(embeddings, embeddings[1:]):  # the card also holds the negative
                 named = replace(each, name=f"{each.name}-{each.step}")  # the WebUI uses this name, not the file's
                 card = self.run.path / "image_embeddings" / f"{named.name}.png"
                 if negative is not None:
                     negative = replace(negative, name=negative_name(named.name))
-                formats.write_card(image, named, card, negative=negative)
+                formats.write_card(images[0], named, card, negative=negative)
+
+    def _completed(self, request: GenerationRequest, embeddings: Sequence[Embedding], prompt: str) -> GenerationRequest:
+        """The request with this prompt if it has none, and with the negative embedding of a pair."""
+        request = replace(request, prompt=request.prompt or prompt)
+        if len(embeddings) > 1:
+            both = filter(None, (unwanted(request.prompt, embeddings[0].name), request.negative_prompt))
+            request = replace(request, negative_prompt=", ".join(both))
+        return request
 
 
 @dataclass

@@ -95,8 +95,11 @@ class Job:
     bar: Callable[..., tqdm] = NO_BAR
     guard: Callable[[], None] = lambda: None
 
-    def start(self, session: Session) -> None:
-        """Start a session; TITrainerError if it cannot start, BusyError if another one is running."""
+    def start(self, session: Session, on_end: Callable[[Snapshot], object] = lambda ended: None) -> None:
+        """Start a session; TITrainerError if it cannot start, BusyError if another one is running.
+
+        `on_end` is called with its last snapshot from the session's thread, once the job is free for another session.
+        """
         if self._now.active:
             self._refuse()
         self.guard()
@@ -106,10 +109,19 @@ class Job:
             if self._now.active:
                 self._refuse()
             controls = Controls()
-            thread = Thread(target=self._work, args=(session, controls), name="ti-trainer", daemon=True)
+            thread = Thread(target=self._work, args=(session, controls, on_end), name="ti-trainer", daemon=True)
             thread.start()  # its updates wait for the lock; if it cannot start, nothing has changed
             self._session, self._controls, self._thread = session, controls, thread
             self._now = Snapshot("waiting", session.name, step=step, max_steps=last_step, run=session.resume)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether `guard` refuses to start a run."""
+        try:
+            self.guard()
+        except BusyError:
+            return True
+        return False
 
     def stop(self) -> None:
         """Stop after the current step and save the embedding."""
@@ -141,6 +153,16 @@ class Job:
         """The session that is running or ran last."""
         return self._session
 
+    @property
+    def status(self) -> Status:
+        """The current status, without reading files."""
+        return self._now.status
+
+    @property
+    def active(self) -> bool:
+        """Whether a session uses the model or is about to."""
+        return self._now.active
+
     def snapshot(self) -> Snapshot:
         """The current state, with the files that were written until now."""
         controls, now = self._controls, self._now
@@ -165,7 +187,16 @@ class Job:
                 self._now = replace(self._now, status=status)
                 self._controls.stop.set()
 
-    def _work(self, session: Session, controls: Controls) -> None:
+    def _work(self, session: Session, controls: Controls, on_end: Callable[[Snapshot], object]) -> None:
+        ended = replace(self._now, status="failed")
+        try:
+            ended = self._train(session, controls)
+        finally:
+            on_end(ended)
+
+    def _train(self, session: Session, controls: Controls) -> Snapshot:
+        """Run a session to its end, whatever that is; the last snapshot."""
+
         def count(what: str, done: int, total: int) -> None:
             self.update(status="loading", **{what: (done, total)})
 
@@ -189,35 +220,38 @@ class Job:
         except StoppedError as error:
             message = _lines(interrupted(), str(error))
             log.info("Training %s: %s", session.name, " ".join(message.split()))
-            with self._lock:
-                self._now = replace(self._now, status="stopped", message=message)
+            return self._finish(status="stopped", message=message)
         except (TITrainerError, OSError) as error:
-            self._fail(describe(error), session.name)
+            return self._fail(describe(error), session.name)
         except Exception as error:  # the page must show any error, and the next run must be possible
             log.exception("Training failed:")
-            self._fail(f"Unexpected {type(error).__name__}: {error}. See the log for details.", session.name)
-        else:
-            with self._lock:
-                status: Status = "paused" if self._now.status == "pausing" else "stopped"
-                if result.reason == "done":
-                    status = "done"
-                message = _lines(self._now.message, "" if status == "done" else interrupted())
-                self._now = replace(
-                    self._now, status=status, message=message, result=result, run=result.run, step=result.last_step
-                )
-            found = "" if not result.verdict else f"{result.verdict} "
-            where = f"{status} after step {result.last_step}. {found}The embedding is {result.embedding_file}."
-            log.info("Training %s: %s", session.name, where)
+            return self._fail(f"Unexpected {type(error).__name__}: {error}. See the log for details.", session.name)
+        with self._lock:
+            status: Status = "paused" if self._now.status == "pausing" else "stopped"
+            if result.reason == "done":
+                status = "done"
+            message = _lines(self._now.message, "" if status == "done" else interrupted())
+            self._now = ended = replace(
+                self._now, status=status, message=message, result=result, run=result.run, step=result.last_step
+            )
+        found = "" if not result.verdict else f"{result.verdict} "
+        where = f"{status} after step {result.last_step}. {found}The embedding is {result.embedding_file}."
+        log.info("Training %s: %s", session.name, where)
+        return ended
 
     def _warn(self, text: str) -> None:
         log.warning("%s", text)
         if text not in self._now.message.splitlines():
             self.update(message=_lines(self._now.message, text))
 
-    def _fail(self, message: str, name: str) -> None:
+    def _fail(self, message: str, name: str) -> Snapshot:
         log.error("Training %s: failed. %s", name, message)
+        return self._finish(status="failed", message=message)
+
+    def _finish(self, **changes: Any) -> Snapshot:
         with self._lock:
-            self._now = replace(self._now, status="failed", message=message)
+            self._now = replace(self._now, **changes)
+            return self._now
 
     def update(self, **changes: Any) -> None:
         """Change fields of the snapshot; the status stays "stopping" or "pausing" once requested."""

@@ -24,6 +24,7 @@ from ti_trainer.files import write_bytes
 from ti_trainer.formats import embeddings_dir
 
 log = logging.getLogger(__name__)
+BRIEF_S = 10.0  # how long to wait for a lock that is held for a moment
 
 
 def of_embedding(file: Path) -> Path:
@@ -34,6 +35,11 @@ def of_embedding(file: Path) -> Path:
 def of_run(folder: Path) -> Path:
     """The lock file of a run folder."""
     return _of(folder)
+
+
+def of_file(path: Path) -> Path:
+    """The lock file of a file that processes change in turn."""
+    return _of(path)
 
 
 def _of(path: Path) -> Path:
@@ -74,6 +80,24 @@ def held(lock_file: Path, what: str, warn: Callable[[str], None]) -> Iterator[No
             with suppress(OSError):
                 about = {"pid": os.getpid(), "host": socket.gethostname()}
                 write_bytes(_about(lock_file), json.dumps(about).encode())
+        yield
+
+
+@contextmanager
+def briefly(lock_file: Path, what: str) -> Iterator[None]:
+    """Hold a lock for a moment, waiting for another process that does so; ConfigError if that takes too long.
+
+    Does nothing where the file system has no locks.
+    """
+    with ExitStack() as stack:
+        try:
+            lock_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            stack.enter_context(FileLock(lock_file, timeout=BRIEF_S))
+        except Timeout:
+            message = f"{what} is being changed by another process: try again."
+            raise ConfigError(message) from None
+        except (OSError, NotImplementedError) as error:
+            log.debug("%s cannot be locked.", what, exc_info=error)
         yield
 
 

@@ -172,7 +172,7 @@ def svg(losses: Points, validation: Points = (), rates: Points = (), others: Oth
     )
     return (
         f'<svg class="ti-curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Loss and learning rate by step">'
-        + "".join(chain(map(_as_svg, plot.shapes()), columns))
+        + "".join(chain(map(as_svg, plot.shapes()), columns))
         + "</svg>"
     )
 
@@ -228,7 +228,8 @@ def short(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _as_svg(shape: Shape) -> str:
+def as_svg(shape: Shape) -> str:
+    """The SVG element of a shape; "" for a line without a length."""
     if isinstance(shape, Text):
         anchor = {0.0: "start", 0.5: "middle", 1.0: "end"}[shape.align]
         return f'<text x="{shape.x:.1f}" y="{shape.y:.1f}" text-anchor="{anchor}">{escape(shape.text)}</text>'

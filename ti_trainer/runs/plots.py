@@ -9,12 +9,14 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ti_trainer.config.output import MAX_PREVIEW_PROMPTS
 from ti_trainer.files import atomic
 from ti_trainer.preprocess.contact_sheet import GAP_PX, TEXT_PX, write_text
 from ti_trainer.runs import loss_curve
 from ti_trainer.runs.run_folder import Run
 
 PREVIEWS = tuple(f"{kind}.{ending}" for kind in ("", ".preview") for ending in ("png", "jpg", "jpeg", "webp", "gif"))
+ROWS, ROW_GAP_PX = "Rows", 8  # the text chunk of a preview with several images: their number
 OURS = ("Software", "TI Trainer")  # the text chunk of previews that we wrote, and may replace
 
 MOST_PX, LEAST_PX = 256, 128  # the width of an image among others
@@ -50,6 +52,28 @@ def _cell(image: Image.Image) -> Image.Image:
     cell = image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
     cell.thumbnail((MOST_PX, MOST_PX))
     return cell
+
+
+def write_rows(images: Sequence[Image.Image], path: Path) -> None:
+    """Write images below each other as one PNG, which says how many they are; a single one as it is."""
+    if len(images) == 1:
+        images[0].save(path, format="png")
+        return
+    size = (max(each.width for each in images), sum(each.height + ROW_GAP_PX for each in images) - ROW_GAP_PX)
+    page, top, info = Image.new("RGB", size, "white"), 0, PngInfo()
+    for each in images:
+        page.paste(each.convert("RGB"), (0, top))
+        top += each.height + ROW_GAP_PX
+    info.add_text(ROWS, str(len(images)))
+    page.save(path, format="png", pnginfo=info)
+
+
+def first_row(image: Image.Image) -> Image.Image:
+    """The first of the images that `write_rows` has put into one."""
+    rows = str(image.info.get(ROWS, ""))
+    if not rows.isdecimal() or not 1 < int(rows) <= MAX_PREVIEW_PROMPTS:
+        return image
+    return image.crop((0, 0, image.width, (image.height + ROW_GAP_PX) // int(rows) - ROW_GAP_PX))
 
 
 def plot_losses(run: Run) -> Path | None:
@@ -94,7 +118,7 @@ def preview_beside(run: Run, embedding: Path, until: int) -> Path | None:
     info = PngInfo()
     info.add_text(*OURS)
     with Image.open(previews[-1]) as last, atomic(path) as new:
-        last.save(new, format="png", pnginfo=info)
+        first_row(last).save(new, format="png", pnginfo=info)
     return path
 
 

@@ -69,6 +69,11 @@ KINDS = {  # by their presets
     "style": Kind("style", 4, "style", "buckets"),
 }
 
+FAVORS = {  # what matters more: that the rest of a prompt is followed, or likeness to the images; measured in docs/LOG.md
+    "prompts": {"optimizer": "sphere", "learning_rate": "auto"},
+    "images": {"optimizer": "adamw", "learning_rate": "auto"},
+}
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -85,8 +90,8 @@ class Stage:
 class QuickTraining:
     """Train a new embedding of this name on a folder of images, which are not changed.
 
-    `kind` is one of KINDS. `options` of the run take precedence over those of the kind. An embedding of this name that was
-    created but never trained is replaced; with `overwrite`, any is.
+    `kind` is one of KINDS and `favor` one of FAVORS. `options` of the run take precedence over those of the kind. An
+    embedding of this name that was created but never trained is replaced; with `overwrite`, any is.
     """
 
     host: Host
@@ -96,6 +101,7 @@ class QuickTraining:
     init_text: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     overwrite: bool = False
+    favor: str = "prompts"
 
     def check(self) -> None:
         """Raise now what can be found wrong without opening an image; ConfigError names the field in `option`."""
@@ -108,6 +114,9 @@ class QuickTraining:
         if self.kind not in KINDS:
             message = f"Kind: found {self.kind!r}, expected one of {', '.join(KINDS)}."
             raise ConfigError(message, "kind")
+        if self.favor not in FAVORS:
+            message = f"What matters more: found {self.favor!r}, expected one of {', '.join(FAVORS)}."
+            raise ConfigError(message, "favor")
         if not self.name:
             message = "The name is empty: enter the word that you will write in prompts, such as my-cat."
             raise ConfigError(message, "name")
@@ -161,7 +170,7 @@ class QuickTraining:
     def config(self, *, captions: bool = False) -> TrainConfig:
         """The options of the run; with `captions`, its prompts have them."""
         template = self._kind.template + ("_filewords" if captions else "")
-        chosen = {**presets.BUILT_IN[self.kind].values, **self.options, "template": template}
+        chosen = {**presets.BUILT_IN[self.kind].values, **self.options, **FAVORS[self.favor], "template": template}
         chosen["buckets"] = self._kind.resize == "buckets"
         return TrainConfig.from_dict({**self.host.defaults, **chosen})
 

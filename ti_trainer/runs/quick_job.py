@@ -79,6 +79,11 @@ class QuickJob:
         if self._job is not None:
             self._job.wait(seconds)
 
+    @property
+    def preparing(self) -> bool:
+        """Whether images are being prepared for a run that is started then."""
+        return self._preparing
+
     def snapshot(self) -> QuickSnapshot:
         """The state now."""
         with self._lock:

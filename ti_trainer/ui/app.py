@@ -22,7 +22,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import upload_folders
 from ti_trainer.resources import RESOURCES
-from ti_trainer.ui.gradio_compat import MAJOR, light_sessions, refuse_missing_values, theme
+from ti_trainer.ui.gradio_compat import MAJOR, light_sessions, light_updates, refuse_missing_values, theme
 from ti_trainer.ui.guard import Guard
 from ti_trainer.ui.status import ROUTE
 
@@ -116,6 +116,7 @@ def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None, 
     for path in (RESOURCES / "localizations" / f"{name}.json" for name in LANGUAGES.values()):
         app.add_api_route(f"{LOCALIZATIONS}/{path.name}", _answering(path), methods=["GET"])
     light_sessions(blocks)
+    light_updates(blocks)
     refuse_missing_values(blocks)
     if MAJOR >= 6:
         head = f"<style>{style}</style><script>{script}</script>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import logging
@@ -19,6 +20,7 @@ from ti_trainer.errors import TITrainerError
 log = logging.getLogger(__name__)
 MAJOR = int(gr.__version__.partition(".")[0])
 LOCAL_FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # 3 loads Google's
+FEW_OUTPUTS = 4  # of a handler: all are made
 MAX_SESSIONS = 200  # kept in memory; each may hold the captions of a dataset
 
 C = TypeVar("C", bound=gr.blocks.Block)
@@ -52,6 +54,33 @@ def light_sessions(root: gr.Blocks) -> None:
 
     root.default_config.__class__ = LightConfig
     root.state_session_capacity = MAX_SESSIONS
+
+
+def light_updates(root: gr.Blocks) -> None:
+    """Keep gradio 6 from making every output of a handler anew, also those that it does not update.
+
+    A poll has 50 outputs, of which few change; without this it takes 15 ms more of CPU.
+    """
+    if MAJOR < 6:
+        return
+    complete, unchanged = root.postprocess_data, gr.update()
+
+    async def changed_only(block_fn: Any, predictions: Any, state: Any) -> Any:
+        count = len(block_fn.outputs)
+        if not isinstance(predictions, list | tuple) or count < FEW_OUTPUTS or len(predictions) != count:
+            return await complete(block_fn, predictions, state)
+        changed = [number for number, each in enumerate(predictions) if each != unchanged]
+        output: list[Any] = [dict(unchanged) for _ in predictions]
+        if changed:
+            fewer = copy.copy(block_fn)
+            fewer.outputs = [block_fn.outputs[number] for number in changed]
+            values = [predictions[number] for number in changed]
+            found = await complete(fewer, values if len(values) > 1 else values[0], state)
+            for number, each in zip(changed, found, strict=True):
+                output[number] = each
+        return output
+
+    root.postprocess_data = changed_only
 
 
 def listen(

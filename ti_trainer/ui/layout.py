@@ -23,6 +23,7 @@ from ti_trainer.ui.panels import (
     mask_brush,
     preflight,
     preprocess,
+    queue,
     quick_train,
     runs,
     status_strip,
@@ -62,12 +63,13 @@ def build(page: Page) -> gr.Blocks:
                     with gr.Tab("From a prompt", id="prompt"):
                         prompt_form = from_prompt.panel(page)
                 with gr.Column(elem_classes=["ti-results"]):
+                    queue_parts = queue.panel(page)
                     preflight_part = preflight.panel(form)
                     progress_panel = train_progress.panel(page)
             with gr.Tab("Runs", id="runs") as runs_tab:
                 runs_panel = runs.panel(page)
-            with gr.Tab("Embeddings", id="embeddings"):
-                compare_panel = embeddings.panel(page)
+            with gr.Tab("Embeddings", id="embeddings") as embeddings_tab:
+                embeddings_panel = embeddings.panel(page)
             if page.txt2img:
                 prompts = page.txt2img
             else:
@@ -78,7 +80,8 @@ def build(page: Page) -> gr.Blocks:
             **progress_panel.components,
             **preprocess_panel.parts,
             **quick.live,
-            **compare_panel.live,
+            **embeddings_panel.compare.live,
+            **queue_parts,
             "names": form.name,
             "presets": form.presets.preset,
             "runs": runs_panel.chosen,
@@ -92,6 +95,9 @@ def build(page: Page) -> gr.Blocks:
         for button, prepare in {form.start: None, **form.ways}.items():
             started = listen(button.click, partial(train.start, form, prepare=prepare), form.inputs, form.outputs)
             listen(started.then, lambda: gr.update(visible=False), [], [preflight_part], js=REFRESH)
+        for button, prepare in form.queueing.items():
+            add = partial(train.start, form, prepare=prepare, queued=True)
+            listen(listen(button.click, add, form.inputs, form.outputs).then, None, js=REFRESH)
         begun = listen(
             prompt_form.start.click, partial(from_prompt.start, prompt_form), prompt_form.inputs, prompt_form.outputs
         )
@@ -102,9 +108,10 @@ def build(page: Page) -> gr.Blocks:
             preprocess_panel, form, (captions_panel.folder, quality_panel.folder), masks_panel, TO_TAB
         )
         quick_train.wire(quick, form, preprocess_panel, (captions_panel.folder, quality_panel.folder))
+        embeddings.wire(embeddings_panel, embeddings_tab, prompts, _to_prompt(page))
         for use in (progress_panel["use"], quick.live["quick_use"]):
             _wire_use(page, use, prompts)
-        compare.wire(compare_panel, runs_panel, progress_panel["compare_copies"], quick.live["quick_compare"])
+        compare.wire(embeddings_panel.compare, runs_panel, progress_panel["compare_copies"], quick.live["quick_compare"])
         listen(
             progress_panel["open_run"].click,
             lambda: runs.select_current(page),
@@ -129,6 +136,10 @@ def _wire_use(page: Page, button: Any, fields: Mapping[str, Any]) -> None:
         new, inserted_now = prompt_fields.replace_embedding(values[inserted], now, entered)
         return {inserted: inserted_now, **{component: new[name] for name, component in components.items()}}
 
-    js = TO_TXT2IMG if page.txt2img else TO_TAB.format("Generate")
     used = listen(button.click, use, {inserted, *components.values()}, [inserted, *components.values()])
-    listen(used.then, None, js=js)
+    listen(used.then, None, js=_to_prompt(page))
+
+
+def _to_prompt(page: Page) -> str:
+    """The script that shows the fields with the prompts."""
+    return TO_TXT2IMG if page.txt2img else TO_TAB.format("Generate")

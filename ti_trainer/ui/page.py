@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from ti_trainer.errors import BusyError, ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.host import Host
 from ti_trainer.preprocess import job as preprocess
+from ti_trainer.runs import locks
 from ti_trainer.runs.datasets import check_folder
 from ti_trainer.runs.job import Job
+from ti_trainer.runs.queue import Queue
 from ti_trainer.runs.quick_job import QuickJob
 from ti_trainer.workbench.compare import Comparison
 from ti_trainer.workbench.compare_job import CompareJob
@@ -46,10 +49,12 @@ class Page:
     quick: QuickJob = field(default_factory=QuickJob)
     changes: Callable[[], Mapping[str, float]] = dict
     comparing: CompareJob = field(default_factory=CompareJob)
+    queue: Queue = field(default_factory=Queue)
 
     def __post_init__(self) -> None:
-        """No run is started during a comparison."""
+        """No run is started during a comparison; the queue starts its runs in the page's job."""
         self.job.guard = self.comparing.refuse_if_active
+        self.queue.attach(self.host, self.job, self.quick)
 
     def compare(self, work: Comparison) -> None:
         """Start a comparison; BusyError during a run or a quick training."""
@@ -63,6 +68,26 @@ class Page:
         if self.job.snapshot().active:
             message = f"Cannot {what} while a training run is active: wait until it is finished, or interrupt it."
             raise BusyError(message)
+
+    @contextmanager
+    def changing_embeddings(self, what: str, names: Iterable[str]) -> Iterator[None]:
+        """Within it files in the embeddings folder may be changed, those of these embeddings for instance.
+
+        `what` completes "Cannot ...". ConfigError on a public page, and for an embedding that another process trains;
+        BusyError during a run.
+        """
+        if self.is_public:
+            message = (
+                f"Cannot {what} here, since people other than this computer's user can reach this page. Do it on the "
+                f"computer itself, in {self.host.embeddings_dir}."
+            )
+            raise ConfigError(message)
+        self.refuse_if_busy(what)
+        with self.host.lock(), locks.embeddings_held(self.host.embeddings_dir, names):
+            try:
+                yield
+            finally:
+                self.host.embeddings_changed()
 
     def dataset_dir(self, text: str | None) -> Path:
         """The dataset directory that was entered; ConfigError if it is empty or the visitor may not use it."""

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.embedding import negative_name, unwanted, word_pattern
+from ti_trainer.embedding import dreamartist_name, negative_name, unwanted, word_pattern
 from ti_trainer.prompts import escaped
 from ti_trainer.runs.job import Snapshot
 
 Inserted = tuple[str, str]  # the name that was put into the prompt, and what was added to the negative prompt for it
 NOTHING: Inserted = ("", "")
+NEGATIVE_ENDINGS = tuple(ending("") for ending in (negative_name, dreamartist_name))
 
 
 def replace_embedding(before: Inserted, now: Snapshot, values: Mapping[str, Any]) -> tuple[dict[str, Any], Inserted]:
@@ -51,6 +52,14 @@ def add_embedding(now: Snapshot, values: Mapping[str, Any]) -> dict[str, Any]:
         negative = _joined(unwanted(prompt, now.name), negative)
     scale = max(1.0, config.guidance_scale.high)  # sliders start at 1
     return {**values, "preview_prompt": prompt, "preview_negative_prompt": negative, "preview_cfg_scale": scale}
+
+
+def with_name(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with an embedding's name in the prompt; that of a negative embedding in the negative prompt."""
+    is_negative = "negative" in name.casefold() or name.casefold().endswith(NEGATIVE_ENDINGS)
+    field = "preview_negative_prompt" if is_negative and "preview_negative_prompt" in values else "preview_prompt"
+    text = values.get(field) or ""
+    return dict(values) if _contains(text, name) else {**values, field: _joined(text, escaped(name))}
 
 
 def _without(negative: str, added: str, name: str) -> str:

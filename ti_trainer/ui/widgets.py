@@ -38,7 +38,7 @@ def widget(
         elif option.type is float:
             component = gr.Number(value=value, **common)
         else:
-            component = gr.Textbox(value=value, max_lines=1, **common)
+            component = gr.Textbox(value=value, max_lines=option.lines, **common)
         return unsaved(component), error_slot()
 
 

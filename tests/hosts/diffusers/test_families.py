@@ -223,6 +223,8 @@ def test_init_text_has_the_tokens_of_both_encoders(opened: Callable[[str], Famil
     ):
         ids = tokenizer("red star", add_special_tokens=False).input_ids
         assert torch.equal(rows[name], encoder.get_input_embeddings().weight[ids].detach())
+        assert torch.equal(model.token_tables()[name], encoder.get_input_embeddings().weight)
+    assert list(model.token_tables()) == ["clip_l", "clip_g"]
 
 
 @pytest.mark.parametrize("name", ["sd2", "sdxl"])

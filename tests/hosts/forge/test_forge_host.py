@@ -19,6 +19,7 @@ from ti_trainer.errors import ConfigError, ModelError, TrainingError
 from ti_trainer.host import GenerationRequest, ModelOptions
 from ti_trainer.model import ImageConditioning
 from ti_trainer.training.step import training_loss
+from ti_trainer.workbench.inspect import nearest_tokens, normalized
 
 WORD = "zz-cat"
 VARIANTS = pytest.mark.parametrize(
@@ -76,6 +77,10 @@ def test_conditioning_is_forges_own(forge: Any, ours: Any, kind: str, clip_skip:
         vectors, prompt = vectors_of(model), f"a |red++| {WORD} on grass"
         with torch.no_grad():
             cond = model.encode_prompts([prompt], {WORD: vectors})
+        cat = model.tokenize("cat", {}).chunks[0][1]
+        for name, table in model.token_tables().items():  # of inference tensors
+            unit, _ = normalized(model.token_embeddings("cat")[name].numpy())
+            assert nearest_tokens(table, unit, 1)[0].tolist() == [[cat]]
     engine = forge.data.sd_model
     register(engine, vectors)
     engines = [getattr(engine, name) for name in vars(engine) if name.startswith("text_processing_engine")]

@@ -189,6 +189,7 @@ def test_sd2_ends_a_layer_early_fills_up_with_zeros_and_knows_no_clip_skip(
     (chunk,) = model.tokenize("a cat", {}).chunks
     assert chunk == (49406, 320, 2368, 49407, *[0] * 73)
     assert [model.token_text(each) for each in chunk[1:3]] == ["a", "cat"]
+    assert [model.token_piece(each) for each in (2368, 49408, 10**6)] == ["cat</w>", "", ""]
     encoder = sd_model.cond_stage_model.wrapped
     last_but_one: list[torch.Tensor] = []
     encoder.model.transformer.resblocks[1].register_forward_hook(lambda *args: last_but_one.append(args[-1]))
@@ -210,6 +211,8 @@ def test_init_text_is_tokenised_by_both_encoders(webui_model: Callable[..., Any]
     assert list(found) == ["clip_l", "clip_g"]
     for each, table in zip(found.values(), tables, strict=True):
         assert torch.equal(each, table.wrapped.weight[[320, 736, 2368]])
+    for each, table in zip(model.token_tables().values(), tables, strict=True):
+        assert torch.equal(each, table.wrapped.weight)
 
 
 def test_without_inpainting_there_is_no_masked_image(webui_model: Callable[..., Any], sd_model: Any) -> None:

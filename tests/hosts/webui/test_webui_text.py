@@ -151,6 +151,8 @@ def test_init_text_gives_the_embeddings_of_its_tokens(webui_model: Callable[...,
     table = stage.wrapped.transformer.text_model.embeddings.token_embedding.wrapped.weight
     assert torch.equal(webui_model().token_embeddings("a red cat")["clip_l"], table[ids])
     assert webui_model().token_embeddings("")["clip_l"].shape == (0, 32)
+    assert torch.equal(webui_model().token_tables()["clip_l"], table)
+    assert [webui_model().token_piece(each) for each in (2368, 49408, 10**6)] == ["cat</w>", "", ""]
 
 
 def test_a_gradient_reaches_only_the_vectors(webui_model: Callable[..., Any], stage: Any, words: Any) -> None:

@@ -129,6 +129,14 @@ class DiffusersModel:
         """The text of a token, without the mark at the end of a word."""
         return self.text_encoders[0].token_text(token_id)
 
+    def token_piece(self, token_id: int) -> str:
+        """A token as the vocabulary spells it."""
+        return self.text_encoders[0].token_piece(token_id)
+
+    def token_tables(self) -> dict[str, Tensor]:
+        """(N, D) by text encoder."""
+        return {each.name: each.table.weight.detach() for each in self.text_encoders}
+
     def token_embeddings(self, text: str) -> dict[str, Tensor]:
         """(m, D) for the m tokens of a text, by text encoder."""
         return {each.name: each.token_embeddings(text) for each in self.text_encoders}

@@ -94,7 +94,12 @@ class TextEncoder:
 
     def token_text(self, token_id: int) -> str:
         """The text of a token, without the mark at the end of a word."""
-        return self.tokenizer.convert_ids_to_tokens(token_id).removesuffix("</w>")
+        return self.token_piece(token_id).removesuffix("</w>")
+
+    def token_piece(self, token_id: int) -> str:
+        """A token as the vocabulary spells it; "" for an unknown id."""
+        known = 0 <= token_id < len(self.tokenizer)
+        return self.tokenizer.convert_ids_to_tokens(token_id) or "" if known else ""
 
     def token_embeddings(self, text: str) -> Tensor:
         """(m, D) float32 on the CPU for the m tokens of a text."""

@@ -169,6 +169,14 @@ class WebuiModel:
         """The text of a token, without the mark at the end of a word."""
         return self.texts[0].token_text(token_id)
 
+    def token_piece(self, token_id: int) -> str:
+        """A token as the vocabulary spells it."""
+        return self.texts[0].token_piece(token_id)
+
+    def token_tables(self) -> dict[str, Tensor]:
+        """(N, D) by text encoder."""
+        return {each.encoder: each.token_table for each in self.texts}
+
     def token_embeddings(self, text: str) -> dict[str, Tensor]:
         """(m, D) by text encoder, for the m tokens of a text."""
         return {each.encoder: each.token_embeddings(text) for each in self.texts}

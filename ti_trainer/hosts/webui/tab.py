@@ -17,6 +17,7 @@ from ti_trainer.hosts import detection
 if TYPE_CHECKING:
     from ti_trainer.preprocess import job as preprocess
     from ti_trainer.runs.job import Job
+    from ti_trainer.runs.queue import Queue
     from ti_trainer.runs.quick_job import QuickJob
     from ti_trainer.ui.status import StatusCache
     from ti_trainer.workbench.compare_job import CompareJob
@@ -74,24 +75,25 @@ def _page() -> Any:
     from ti_trainer.ui.status import StatusCache
 
     console.listen()
-    job, preprocessing, quick, comparing = _jobs()
+    job, preprocessing, quick, comparing, queue = _jobs()
     txt2img = {option: _components[elem_id] for option, elem_id in TXT2IMG.items() if elem_id in _components}
-    page = Page(host, job, None, txt2img, preprocessing, quick, cards.written, comparing)
+    page = Page(host, job, None, txt2img, preprocessing, quick, cards.written, comparing, queue)
     built = build(page)
     _boards.append(StatusCache(page))
     return built
 
 
 @lru_cache(1)
-def _jobs() -> tuple[Job, preprocess.Job, QuickJob, CompareJob]:
-    """The WebUI's one training, preprocessing, quick training and comparison, the same on all pages."""
+def _jobs() -> tuple[Job, preprocess.Job, QuickJob, CompareJob, Queue]:
+    """The WebUI's one training, preprocessing, quick training, comparison and queue, the same on all pages."""
     from ti_trainer.hosts.webui import console
     from ti_trainer.preprocess import job as preprocess
     from ti_trainer.runs.job import Job
+    from ti_trainer.runs.queue import Queue
     from ti_trainer.runs.quick_job import QuickJob
     from ti_trainer.workbench.compare_job import CompareJob
 
-    return Job(bar=console.bar), preprocess.Job(), QuickJob(), CompareJob()
+    return Job(bar=console.bar), preprocess.Job(), QuickJob(), CompareJob(), Queue()
 
 
 def add_route(_page: Any, app: Any) -> None:

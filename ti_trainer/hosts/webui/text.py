@@ -122,9 +122,19 @@ class PromptEncoder:
 
     def token_text(self, token_id: int) -> str:
         """The text of a token, without the mark at the end of a word."""
+        return self.token_piece(token_id).removesuffix("</w>")
+
+    def token_piece(self, token_id: int) -> str:
+        """A token as the vocabulary spells it; "" for an unknown id."""
         tokenizer = getattr(self.stage.wrapped, "tokenizer", None)
-        piece = tokenizer.convert_ids_to_tokens(token_id) if tokenizer else _open_clip_pieces().get(token_id, "")
-        return piece.removesuffix("</w>")
+        if tokenizer is None:
+            return _open_clip_pieces().get(token_id, "")
+        return tokenizer.convert_ids_to_tokens(token_id) or "" if 0 <= token_id < len(tokenizer) else ""
+
+    @property
+    def token_table(self) -> Tensor:
+        """(N, D): the embeddings of all tokens."""
+        return self._table.weight.detach()
 
     def token_embeddings(self, text: str) -> Tensor:
         """(m, D) float32 on the CPU."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ import gradio as gr
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import caption_handlers as handlers
+from ti_trainer.ui.panels import caption_models
 from ti_trainer.ui.panels.caption_handlers import require_tags, require_ticked
 from ti_trainer.ui.panels.caption_view import ALL, ONE, EditorState, Inputs, Updates, large, summary, tag_choices
 
@@ -53,13 +54,16 @@ def panel(page: Page) -> CaptionEditor:
         with gr.Column(elem_classes=["ti-form"]):
             ui |= _one()
             ui |= _tags()
+            with gr.Accordion("Caption with a model", open=False):
+                models = caption_models.section(page)
             with gr.Accordion("Search and replace", open=False):
                 ui |= _search(regex=not page.is_public)
             with gr.Accordion("What to write in captions; tags in nearly all images", open=False):
                 ui |= _common()
-    for each in ui.values():
+    for each in (*ui.values(), *models.values()):
         unsaved(each)
     _wire(page, ui)
+    _wire_models(page, ui, models)
     return CaptionEditor(ui["folder"], ui["load"])
 
 
@@ -162,13 +166,42 @@ def _button(label: str, name: str, **options: Any) -> gr.Button:
     return gr.Button(label, elem_id=_id(name), **options)
 
 
+def _inputs(ui: Components) -> Components:
+    return {each.name: ui[each.name] for each in fields(Inputs)}
+
+
+def _read(ui: Components, values: Mapping[Any, Any]) -> Inputs:
+    return Inputs(**{name: values[component] for name, component in _inputs(ui).items()})
+
+
+def _wire_models(page: Page, ui: Components, models: Components) -> None:
+    """First caption, with progress; then edit what is in the editor by then, so that no edit in between is lost."""
+    captioning, found = caption_models.Captioning(page), gr.State(caption_models.Found())
+    asked = [models[name] for name in ("captioners", "caption_action", *caption_models.MODELS)]
+    both = {**ui, **models}
+
+    def caption(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
+        labels, action, *paths = (values[component] for component in asked)
+        folders = {name: path or "" for name, path in zip(caption_models.MODELS, paths, strict=True)}
+        for html, texts in captioning.run(values[ui["state"]], _read(ui, values), labels, action, folders):
+            yield {models["caption_message"]: html, found: texts}
+
+    def apply(values: dict[Any, Any]) -> dict[Any, Any]:
+        updates = caption_models.apply(values[ui["state"]], _read(ui, values), values[found])
+        return {both[name]: update for name, update in updates.items()}
+
+    given = {ui["state"], *_inputs(ui).values()}
+    made = listen(models["caption"].click, caption, {*given, *asked}, [models["caption_message"], found], queue=True)
+    outputs = [models["caption_message"], *(ui[name] for name in UPDATED)]
+    listen(made.then, apply, {*given, found}, outputs)
+    listen(models["caption_stop"].click, captioning.stop)
+
+
 def _wire(page: Page, ui: Components) -> None:
-    sources = {each.name: ui[each.name] for each in fields(Inputs)}
-    given, outputs = {ui["state"], *sources.values()}, [ui[name] for name in UPDATED]
+    given, outputs = {ui["state"], *_inputs(ui).values()}, [ui[name] for name in UPDATED]
 
     def call(handler: Callable[..., Updates], values: dict[Any, Any], *args: Any) -> dict[Any, Any]:
-        inputs = Inputs(**{name: values[component] for name, component in sources.items()})
-        return {ui[name]: update for name, update in handler(values[ui["state"]], inputs, *args).items()}
+        return {ui[name]: update for name, update in handler(values[ui["state"]], _read(ui, values), *args).items()}
 
     def on(event: Any, handler: Handler) -> Any:
         """Call `handler(state, inputs)` at an event, and apply the updates that it returns."""

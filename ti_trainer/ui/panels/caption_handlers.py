@@ -26,8 +26,8 @@ def edit(change: Edit, before: EditorState, inputs: Inputs) -> Updates:
     """Change the captions of the target images; the message goes below the buttons for many captions."""
 
     def act(state: EditorState, inputs: Inputs) -> tuple[EditorState, str]:
-        captions = _loaded(state)
-        new = change(captions, _target_images(state, inputs), inputs)
+        captions = loaded(state)
+        new = change(captions, target_images(state, inputs), inputs)
         return replace(state, captions=new), _changes(captions, new)
 
     updates = run(act, before, inputs)
@@ -88,24 +88,24 @@ def open_folder(page: Page, before: EditorState, inputs: Inputs) -> Updates:
 
 def keep_typed(state: EditorState, _inputs: Inputs) -> tuple[EditorState, str]:
     """Keep the caption that was typed, which `run` does for every action."""
-    return replace(state, captions=_loaded(state)), ""
+    return replace(state, captions=loaded(state)), ""
 
 
 def undo(state: EditorState, _inputs: Inputs) -> tuple[EditorState, str]:
     """Undo the last change."""
-    new = _loaded(state).undo()
+    new = loaded(state).undo()
     return replace(state, captions=new), "" if new is not state.captions else notice("info", "There is nothing to undo.")
 
 
 def redo(state: EditorState, _inputs: Inputs) -> tuple[EditorState, str]:
     """Redo the change that was undone last."""
-    new = _loaded(state).redo()
+    new = loaded(state).redo()
     return replace(state, captions=new), "" if new is not state.captions else notice("info", "There is nothing to redo.")
 
 
 def save(state: EditorState, _inputs: Inputs) -> tuple[EditorState, str]:
     """Write the changed captions."""
-    captions = _loaded(state)
+    captions = loaded(state)
     if not captions.unsaved:
         return state, notice("info", "There is nothing to save.")
     captions, saved = captions.save()
@@ -146,7 +146,7 @@ def find_common(state: EditorState, _inputs: Inputs) -> Updates:
     """Show the tags of nearly all images, ticked, with a button that removes them."""
     hidden = gr.update(visible=False)
     try:
-        found = _loaded(state).common()
+        found = loaded(state).common()
     except ConfigError as error:
         return {"edit_message": notice("error", str(error)), "common": hidden, "remove_common": hidden}
     if not found:
@@ -210,14 +210,16 @@ def _moved(state: EditorState, by: int, *, pages: bool) -> EditorState:
     return replace(state, selected=state.shown[at], page=at // PAGE_SIZE)
 
 
-def _loaded(state: EditorState) -> Captions:
+def loaded(state: EditorState) -> Captions:
+    """The captions; ConfigError if no folder is loaded."""
     if state.captions is None:
         message = "Load a folder first: enter its path above and click Load."
         raise ConfigError(message)
     return state.captions
 
 
-def _target_images(state: EditorState, inputs: Inputs) -> Sequence[Path]:
+def target_images(state: EditorState, inputs: Inputs) -> Sequence[Path]:
+    """The images whose captions are to be edited; ConfigError if one is to be selected first."""
     if inputs.target != ONE:
         return state.shown
     if state.selected is None:

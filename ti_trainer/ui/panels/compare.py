@@ -16,7 +16,7 @@ from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import entered_path
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.host import GenerationRequest, ModelOptions
-from ti_trainer.runs.builders import model_options, request_of
+from ti_trainer.runs.builders import model_options, requests_of
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
@@ -148,7 +148,7 @@ def filled(panel: Compare, run: Run) -> dict[Any, Any]:
     fields, label, copies = panel.fields, runs.label_of(run), candidates.suggested(run)
     config = _config(run) or TrainConfig()
     name = str(run.settings().get("name"))
-    request = request_of(replace(config, preview_prompt="", preview_negative_prompt=""), name)
+    (request,) = requests_of(replace(config, preview_prompt="", preview_negative_prompt=""), name)
     updates = {
         "runs": gr.update(choices=runs.labels(panel.page), value=[label]),
         "copies": gr.update(choices=_choices([run]), value=[_choice(run, each) for each in copies]),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from ti_trainer.runs.job import Snapshot
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.training.selection import summary
+from ti_trainer.ui.downloads import file_link
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels.runs import comparison
@@ -32,7 +31,6 @@ FINISHED = {
     "paused": "Paused. Resume continues exactly from here.",
 }
 FILES = (("Loss curve", "loss"), ("Before and after", "before_after"), ("Comparison", "comparison"))
-LARGEST_DOWNLOAD_BYTES = 2**20  # it is part of the page; 16 vectors of SDXL are 128 KB
 
 
 def panel(page: Page) -> dict[str, Any]:
@@ -135,18 +133,6 @@ def _result(now: Snapshot) -> str:
     good = notice("good", FINISHED[now.status], result.verdict)
     files = [result.embedding_file, *filter(None, [result.negative_file])]
     return good + warning + skipped + before_after + "".join(map(file_link, files)) + comparison(result.run)
-
-
-def file_link(path: Path) -> str:
-    """The path of an embedding, and a link that downloads it."""
-    link = ""
-    try:
-        if path.stat().st_size <= LARGEST_DOWNLOAD_BYTES:
-            content = base64.b64encode(path.read_bytes()).decode()
-            link = f'<a download="{escape(path.name)}" href="data:application/octet-stream;base64,{content}">Download</a>'
-    except OSError:  # moved since
-        link = "not found"
-    return f'<div class="ti-file"><code>{escape(str(path.absolute()))}</code> <span>{link}</span></div>'
 
 
 def _details(now: Snapshot) -> str:

@@ -100,7 +100,7 @@ class Preprocess:
                 at = name
                 folders[name] = entered_path(text)
                 self.page.host.check_folder(folders[name])
-            config = PreprocessConfig(**self._with_models_checked(values))
+            config = PreprocessConfig(**models_checked(self.page, values))
             captioners.chosen(config, self.page.host.captioners)
             captioning = self._captioning(config)
             work = Preprocessing(folders["source"], folders["destination"], config, face_models(self.page), captioning)
@@ -110,24 +110,6 @@ class Preprocess:
         except (TITrainerError, OSError) as error:
             return None, {"source": str(error)}
         return work, {}
-
-    def _with_models_checked(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The options with absolute paths; ConfigError for a path that the visitor may not use."""
-        values, host = dict(values), self.page.host
-        for name in ("masks", "tagger"):
-            if values[name]:
-                path = entered_path(values[name])
-                host.check_folder(path)
-                values[name] = str(path)
-        if values["blip_model"] != PreprocessConfig.blip_model:
-            path = entered_path(values["blip_model"])
-            if path.is_dir():
-                host.check_folder(path)
-                values["blip_model"] = str(path)
-            elif self.page.is_public:
-                message = f"BLIP model: found {values['blip_model']!r}, expected a folder (no downloads on a public page)."
-                raise ConfigError(message, "blip_model")
-        return values
 
     def _captioning(self, config: PreprocessConfig) -> Any:
         """A function that opens the chosen captioners; None if none is chosen."""
@@ -184,6 +166,26 @@ def panel(page: Page) -> Preprocess:
     split = made.widgets["split"]
     listen(split.change, lambda wanted: gr.update(open=wanted), [split], [folds["split"]])
     return made
+
+
+def models_checked(page: Page, values: Mapping[str, Any]) -> dict[str, Any]:
+    """These options with absolute paths of masks and models; ConfigError for a path that the visitor may not use."""
+    checked = dict(values)
+    for name in ("masks", "tagger"):
+        if checked.get(name):
+            path = entered_path(checked[name])
+            page.host.check_folder(path)
+            checked[name] = str(path)
+    blip = checked.get("blip_model", PreprocessConfig.blip_model)
+    if blip != PreprocessConfig.blip_model:
+        path = entered_path(blip)
+        if path.is_dir():
+            page.host.check_folder(path)
+            checked["blip_model"] = str(path)
+        elif page.is_public:
+            message = f"BLIP model: found {blip!r}, expected a folder (no downloads on a public page)."
+            raise ConfigError(message, "blip_model")
+    return checked
 
 
 def face_models(page: Page) -> list[Path]:

@@ -40,6 +40,7 @@ SHOW_STAGES = (
     "() => { window.tiTrainerRefresh(); (document.querySelector('gradio-app')?.shadowRoot ?? document)"
     ".querySelector('#ti_trainer_quick_stages')?.scrollIntoView({ behavior: 'smooth', block: 'nearest' }); }"
 )
+FAVOR_LABELS = {"Follows prompts better": "prompts", "Closer to the images": "images"}
 
 
 @dataclass
@@ -51,6 +52,7 @@ class QuickTrain:
     folder: Any
     name: Any
     kind: Any
+    favor: Any
     init_text: Any
     overwrite: Any
     about_name: Any
@@ -61,7 +63,7 @@ class QuickTrain:
     @property
     def inputs(self) -> set[Any]:
         """The components whose values `begin` gets."""
-        return {self.files, self.folder, self.name, self.kind, self.init_text, self.overwrite}
+        return {self.files, self.folder, self.name, self.kind, self.favor, self.init_text, self.overwrite}
 
     def begin(self, values: Values) -> QuickTraining:
         """Start what the form describes; what was started."""
@@ -75,6 +77,7 @@ class QuickTrain:
             values[self.init_text] or "",
             start.config.to_dict() if start else {},
             bool(values[self.overwrite]),
+            FAVOR_LABELS.get(values[self.favor], ""),
         )
         if not uploads.images and not uploads.refused and work.images == Path():
             message = "There are no images yet: drop some into the box, or enter the path of a folder."
@@ -88,7 +91,7 @@ class QuickTrain:
 
 
 def panel(page: Page) -> QuickTrain:
-    """Add the form on the left, and the stages on the right."""
+    """Add the form on the left; on the right the button, in view without scrolling, and the stages."""
     start = page.prefilled
     name = free_name(page.host, start.name) if start else ""
     with gr.Row(elem_classes=["ti-columns"]):
@@ -128,10 +131,13 @@ def panel(page: Page) -> QuickTrain:
                 elem_id=PREFIX + "overwrite",
             )
             kinds = [each.capitalize() for each in KINDS]
-            kind = gr.Radio(kinds, value="Object", label="What is it?", elem_id=PREFIX + "kind")
-            message = gr.HTML(elem_id=PREFIX + "message")
-            button = gr.Button("Train", variant="primary", elem_id=PREFIX + "start")
+            with gr.Row():
+                kind = gr.Radio(kinds, value="Object", label="What is it?", elem_id=PREFIX + "kind")
+                favors = list(FAVOR_LABELS)
+                favor = gr.Radio(favors, value=favors[0], label="What matters more?", elem_id=PREFIX + "favor")
         with gr.Column(elem_classes=["ti-results"]):
+            button = gr.Button("Train", variant="primary", elem_id=PREFIX + "start")
+            message = gr.HTML(elem_id=PREFIX + "message")
             live = {
                 "quick_stages": gr.HTML(quick_progress.stages(page.quick.snapshot()), elem_id=PREFIX + "stages"),
             }
@@ -140,7 +146,7 @@ def panel(page: Page) -> QuickTrain:
                 label = "Use in txt2img" if page.txt2img else "Generate with it"
                 live["quick_use"] = gr.Button(label, interactive=False, size="sm", elem_id=PREFIX + "use")
                 live["quick_compare"] = gr.Button("Compare copies", interactive=False, size="sm", elem_id=PREFIX + "compare")
-    made = QuickTrain(page, files, folder, name_field, kind, init_text, overwrite, about_name, message, button, live)
+    made = QuickTrain(page, files, folder, name_field, kind, favor, init_text, overwrite, about_name, message, button, live)
     for each in made.inputs:
         unsaved(each)
     listen(live["quick_stop"].click, page.quick.stop)

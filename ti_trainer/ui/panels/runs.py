@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,15 +21,17 @@ from ti_trainer.runs import locks
 from ti_trainer.runs.comparison import findings
 from ti_trainer.runs.early_stopping import held_out_of
 from ti_trainer.runs.loss_curve import MAX_COMPARED, svg
+from ti_trainer.runs.notes import read_label, read_notes
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels import run_notes, run_previews
+from ti_trainer.ui.panels.run_notes import find, label_of, labels
 from ti_trainer.ui.render import facts, images, notice, refusal
 from ti_trainer.ui.thumbnails import gallery, thumbnail_uri
 from ti_trainer.workbench.candidates import AVERAGE, copies_of
 
-MAX_RUNS = 200  # in the list
 COMPARISON_PX = 1100  # its longer side
 
 
@@ -58,11 +61,11 @@ def panel(page: Page) -> Runs:
                 multiselect=True,
                 max_choices=MAX_COMPARED,
                 label="Compare with",
-                info=f"Up to {MAX_COMPARED} other runs, to see their losses in the same curve.",
+                info=f"Up to {MAX_COMPARED} other runs, to see their losses in one curve and their previews side by side.",
                 elem_id="ti_trainer_runs_compared",
             )
             about = gr.HTML(elem_id="ti_trainer_runs_about")
-            use_settings = gr.Button("Use these settings", elem_id="ti_trainer_runs_use_settings")
+            use_settings = gr.Button("Again with changes", elem_id="ti_trainer_runs_use_settings")
             max_steps = gr.Number(
                 value=0,
                 precision=0,
@@ -83,8 +86,10 @@ def panel(page: Page) -> Runs:
             compare = gr.Button("Compare copies", elem_id="ti_trainer_runs_compare")
             promote = gr.Button("Copy to the embeddings folder", elem_id="ti_trainer_runs_promote")
             message = gr.HTML(elem_id="ti_trainer_runs_message")
+            notes = run_notes.panel(page)
         with gr.Column(elem_classes=["ti-results"]):
             losses = gr.HTML(svg([]), elem_id="ti_trainer_runs_curve")
+            side_by_side = gr.HTML(elem_id="ti_trainer_runs_side_by_side")
             gr.HTML('<div class="ti-line ti-subdued">Previews, all with the same seed</div>')
             previews = gr.Gallery(
                 show_label=False,
@@ -100,17 +105,27 @@ def panel(page: Page) -> Runs:
         shown = details(page, label, others or ())
         return {
             about: shown.about,
+            notes.label: shown.label,
+            notes.notes: shown.notes,
             losses: shown.losses,
+            side_by_side: shown.side_by_side,
             previews: gr.update(value=shown.previews),
             copy: gr.update(choices=shown.copies, value=shown.copies[0] if shown.copies else None),
             name: shown.name,
             message: "",
+            notes.message: "",
         }
+
+    def beside(label: str, others: Sequence[str] | None) -> dict[Any, Any]:
+        shown = details(page, label, others or ())
+        return {losses: shown.losses, side_by_side: shown.side_by_side}
 
     for button in (refresh.click, compared.focus):
         listen(button, lambda: [gr.update(choices=labels(page))] * 2, [], [chosen, compared])
-    listen(compared.change, lambda *labels: details(page, *labels).losses, [chosen, compared], [losses])
-    listen(chosen.change, show, [chosen, compared], [about, losses, previews, copy, name, message])
+    listen(compared.change, beside, [chosen, compared], [losses, side_by_side])
+    shown = [about, notes.label, notes.notes, losses, side_by_side, previews, copy, name, message, notes.message]
+    listen(chosen.change, show, [chosen, compared], shown)
+    notes.wire(page, chosen)
     listen(copy.change, partial(suggest_name, page), [chosen, copy], [name])
     inputs = [chosen, max_steps, overwrite]
     continued = listen(resume.click, partial(continued_message, page), inputs, [message], show_progress="minimal")
@@ -130,30 +145,6 @@ def select_current(page: Page) -> Any:
     return gr.update(choices=labels(page), value=label_of(run) if run else None)
 
 
-def label_of(run: Run) -> str:
-    """A short label that starts with the run's id, for `find`."""
-    settings = run.settings()
-    if not settings:
-        return f"{run.id} (unreadable)"
-    max_steps = settings.get("train", {}).get("max_steps", "?")
-    return f"{run.id} (step {run.step} of {max_steps})"
-
-
-def labels(page: Page) -> list[str]:
-    """The labels of the newest runs."""
-    return [label_of(run) for run in Run.all(page.host.log_dir)[:MAX_RUNS]]
-
-
-def find(page: Page, label: str) -> Run:
-    """Look up a run by its label among the existing ones; what the user types is never used as a path."""
-    wanted = (label or "").rsplit(" (", 1)[0]
-    for run in Run.all(page.host.log_dir):
-        if run.id == wanted:
-            return run
-    message = f"The run {wanted} no longer exists: refresh the list." if wanted else "Choose a run in the list."
-    raise ConfigError(message)
-
-
 @dataclass(frozen=True)
 class Details:
     """What the panel shows of a run."""
@@ -163,6 +154,9 @@ class Details:
     previews: Sequence[Any] = ()
     copies: Sequence[str] = ()
     name: str = ""
+    label: str = ""
+    notes: str = ""
+    side_by_side: str = ""
 
 
 def details(page: Page, label: str, others: Sequence[str] | None = ()) -> Details:
@@ -176,10 +170,13 @@ def details(page: Page, label: str, others: Sequence[str] | None = ()) -> Detail
     settings, rows = run.settings(), run.losses()
     if not settings:
         message = f"The run {run.path} cannot be read: {run.damage or 'settings.json is empty'}."
-        return Details(notice("error", message), previews=gallery(run.previews()))
-    copies = list(copies_of(run))
+        return Details(
+            notice("error", message), previews=gallery(run.previews()), label=read_label(run), notes=read_notes(run)
+        )
+    copies, own_label, notes = list(copies_of(run)), read_label(run), read_notes(run)
     rows_of_facts = [
         ("Embedding", settings.get("name")),
+        *((name, text) for name, text in (("Label", own_label), ("Notes", notes)) if text),
         ("Step", run.step),
         ("Last active", time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed_at))),
         ("Images", f"{settings.get('num_images')} in {settings.get('images')}"),
@@ -188,25 +185,30 @@ def details(page: Page, label: str, others: Sequence[str] | None = ()) -> Detail
         *_changed_options(settings.get("train", {})),
         ("Folder", run.path),
     ]
+    compared = _runs_of(page, [each for each in others or () if each != label])
     losses = svg(
         [(row["step"], row["loss"]) for row in rows],
         run.validation_losses(),
         [(row["step"], row["learn_rate"]) for row in rows],
-        _losses_of(page, [each for each in others or () if each != label]),
+        [(each.id, [(row["step"], row["loss"]) for row in each.losses()]) for each in compared],
     )
+    table = run_previews.table({_title(each): each for each in (run, *compared)})
     name = name_for(run, copies[0] if copies else None)
-    return Details(facts(rows_of_facts) + comparison(run), losses, gallery(run.previews()), copies, name)
+    about = facts(rows_of_facts) + comparison(run)
+    return Details(about, losses, gallery(run.previews()), copies, name, own_label, notes, table)
 
 
-def _losses_of(page: Page, labels: Sequence[str]) -> list[tuple[str, list[tuple[float, float]]]]:
-    """The losses of these runs by id, without those that no longer exist."""
+def _title(run: Run) -> str:
+    """A run's id, and its label if it has one."""
+    return ": ".join(filter(None, (run.id, read_label(run))))
+
+
+def _runs_of(page: Page, labels: Sequence[str]) -> list[Run]:
+    """These runs, without those that no longer exist."""
     found = []
     for label in labels[:MAX_COMPARED]:
-        try:
-            run = find(page, label)
-        except ConfigError:
-            continue
-        found.append((run.id, [(row["step"], row["loss"]) for row in run.losses()]))
+        with suppress(ConfigError):
+            found.append(find(page, label))
     return found
 
 

@@ -16,6 +16,7 @@ import gradio as gr
 from ti_trainer.errors import TITrainerError
 from ti_trainer.preprocess import job as preprocess
 from ti_trainer.runs.job import SPEED_OVER, Snapshot
+from ti_trainer.runs.queue import QueueSnapshot
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import STATUS_LABELS, VERBATIM, duration, numbers, progress_bar, speed
@@ -118,8 +119,9 @@ def about_comparison(now: compare_job.Snapshot) -> str:
 
 
 def _of_training(page: Page, now: Snapshot) -> str:
+    queued = in_queue(page.queue.snapshot())
     if now.status == "idle":
-        return render("idle", message=_model(page))
+        return render("idle", message=". ".join(filter(None, (_model(page), queued))))
     left = duration(now.seconds_left) if now.status == "training" else ""
     latest = [loss for _, loss in now.loss[-SPEED_OVER:]]  # a single loss depends on its image and timestep
     line = numbers(
@@ -128,10 +130,18 @@ def _of_training(page: Page, now: Snapshot) -> str:
         ("loss", f"{fmean(latest):.3f}" if latest else ""),
         ("", speed(now.steps_per_second) if now.active else ""),
         ("epoch", str(now.epoch) if now.step else ""),
+        ("", queued),
     )
     percent = 100 * min(1.0, now.step / now.max_steps) if now.max_steps else 0.0
     run = now.run.id if now.run else ""
     return render(now.status, now.name, percent, line, message_of(now), run)
+
+
+def in_queue(queue: QueueSnapshot) -> str:
+    """How many runs wait; "" for none."""
+    if not queue.waiting:
+        return ""
+    return f"{queue.waiting} {'more' if queue.going and not queue.held else 'waiting'} in the queue"
 
 
 def _model(page: Page) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,18 @@ from ti_trainer.config.training import SECTIONS, problems
 from ti_trainer.data.image_files import find_images
 from ti_trainer.data.prompts import NAME, find_template, templates
 from ti_trainer.embedding import negative_name
-from ti_trainer.errors import BusyError, ConfigError, DatasetError, TITrainerError
+from ti_trainer.errors import ConfigError, DatasetError, TITrainerError
 from ti_trainer.files import entered_path
 from ti_trainer.formats import embeddings_dir
-from ti_trainer.runs.again import about_longer, about_reset, longer, reset
 from ti_trainer.runs.datasets import subsets_of
 from ti_trainer.runs.session import Session
 from ti_trainer.ui.form import FIRST, Form, offered, starting_values, typed
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import folder_rows, preset_row
+from ti_trainer.ui.panels import folder_rows, preset_row, queue, train_ways
+from ti_trainer.ui.panels.train_ways import NEW, Prepare
 from ti_trainer.ui.render import notice, refusal, ways_out
 from ti_trainer.ui.widgets import error_slot, error_update
-from ti_trainer.wording import counted
 
 WELCOME = (
     "Everything is filled in for a first run: click Train Embedding to teach the tiny model a new word from eight images. "
@@ -35,11 +34,8 @@ WELCOME = (
 FROM_TXT2IMG = "Read parameters (prompt, etc...) from txt2img tab when making previews"  # A1111's label
 ALL_OPTIONS = "All options"
 HIGHLIGHTED = "Fix the highlighted fields first."
-NEW = "New embedding"
 WAYS = {"name": (NEW, "show:Create embedding"), "images": ("Prepare images", "show:Preprocess")}  # by field
-NEGATIVE_VECTORS = 6  # as the presets recommend
 Values = Mapping[Any, Any]  # of components, as gradio passes them
-Prepare = Callable[["TrainForm", Session], tuple[Session, str]]  # a way out of a refusal: the run, and what was done
 
 
 @dataclass
@@ -58,6 +54,7 @@ class TrainForm:
     check: Any
     start: Any
     ways: dict[Any, Prepare]  # buttons that the refusals press, and what each does before the run is started
+    queueing: dict[Any, Prepare | None]  # the same for buttons that add the run to the queue
     all_options: Any
 
     @property
@@ -81,6 +78,8 @@ class TrainForm:
         entered = typed({name: values[widget] for name, widget in self.form.widgets.items()})
         if self.from_txt2img is not None and values[self.from_txt2img]:
             entered |= typed({name: values[component] for name, component in self.page.txt2img.items()})
+            if "preview_prompt" in entered:  # one prompt there, whatever its lines
+                entered["preview_prompt"] = " ".join(str(entered["preview_prompt"]).split())
             seed = str(entered.get("preview_seed"))  # a text box with some options of the WebUI
             entered["preview_seed"] = int(seed) if seed.isdecimal() else 0  # -1, a random seed: previews need a fixed one
         return values[self.name] or "", entered_path(values[self.images]), entered
@@ -159,8 +158,9 @@ def panel(page: Page) -> TrainForm:
     message = gr.HTML(notice("info", WELCOME) if start else "", elem_id="ti_trainer_train_message")
     with gr.Row(elem_classes=["ti-side-by-side"]):
         check = gr.Button("Check dataset", elem_id="ti_trainer_train_check")
+        add = gr.Button("Add to queue", elem_id=train_ways.ADD)
         begin = gr.Button("Train Embedding", variant="primary", elem_id="ti_trainer_train_start")
-    ways = _hidden_ways()
+    ways, queueing = train_ways.hidden()
     all_options, from_txt2img = _all_options(page, form)
     folder_rows.panel(page, images)
     preset_row.put_save(row)
@@ -170,9 +170,8 @@ def panel(page: Page) -> TrainForm:
     form.check_live()
     preset_row.wire(page, row, form)
     _clear_message_on_change(page, message, {"name": name, "images": images, "preset": row.preset})
-    return TrainForm(
-        page, form, name, name_error, images, images_error, from_txt2img, row, message, check, begin, ways, all_options
-    )
+    fields = (name, name_error, images, images_error, from_txt2img)
+    return TrainForm(page, form, *fields, row, message, check, begin, ways, {add: None, **queueing}, all_options)
 
 
 def _all_options(page: Page, form: Form) -> tuple[Any, Any | None]:
@@ -199,13 +198,6 @@ def _all_options(page: Page, form: Form) -> tuple[Any, Any | None]:
     return accordion, from_txt2img
 
 
-def _hidden_ways() -> dict[Any, Prepare]:
-    """Add the buttons behind those in refusals."""
-    handlers = {"more": train_more, "over": start_over, "create_negative": create_negative}
-    with gr.Row(elem_classes=["ti-hidden"]):
-        return {gr.Button(name, elem_id=f"ti_trainer_train_{name}"): handler for name, handler in handlers.items()}
-
-
 def _clear_message_on_change(page: Page, message: Any, fields: Mapping[str, Any]) -> None:
     """Clear the message when another embedding, dataset or preset is chosen."""
     start = page.prefilled
@@ -223,20 +215,23 @@ def trainable(page: Page) -> list[str]:
     return sorted(names - {negative_name(name) for name in names}, key=str.casefold)
 
 
-def start(form: TrainForm, values: Values, prepare: Prepare | None = None) -> dict[Any, Any]:
-    """Start the run, or show beside each field what is wrong with it, and buttons that are a way out."""
+def start(form: TrainForm, values: Values, prepare: Prepare | None = None, *, queued: bool = False) -> dict[Any, Any]:
+    """Start the run or queue it; or show beside each field what is wrong with it, and buttons that are a way out."""
     name, images, options = form.read(values)
     wrong = form.wrong(name, images, options)
     message, ways = "", {label: way for field, (label, way) in WAYS.items() if field in wrong}
     if not wrong:
         try:
             session = form.session(name, images, options)
-            session, done = (session, "") if prepare is None else prepare(form, session)
-            form.page.job.start(session)
-            message = notice("info", done)
+            session, done = (session, "") if prepare is None else prepare(form.page, session)
+            if queued:
+                done = f"{queue.add(form.page, session)} {done}".rstrip()
+            else:
+                form.page.job.start(session)
+            message = notice("good" if queued else "info", done) + _preview_warning(name, session.config.preview_prompt)
         except ConfigError as error:
             wrong = {error.option: str(error)} if error.option in form.form.slots else {}
-            ways = _ways(form, name, options, error)
+            ways = train_ways.out_of(error, form.page, name, options["max_steps"], prepare, queued=queued)
             message = "" if wrong and not ways else refusal(error)
         except (TITrainerError, OSError) as error:
             message = refusal(error)
@@ -244,45 +239,8 @@ def start(form: TrainForm, values: Values, prepare: Prepare | None = None) -> di
         below = form.in_accordions(wrong)
         lines = [HIGHLIGHTED] if len(below) < len(wrong) else ["Training was not started."]
         message = notice("error", "\n".join([*lines, *(f"Below, in {each}" for each in below)]))
-    message = message or _preview_warning(name, options.get("preview_prompt", ""))
     unfolded = gr.update(open=True) if form.in_accordions(wrong) else gr.update()
     return {form.message: message + ways_out(ways), form.all_options: unfolded, **form.errors(wrong)}
-
-
-def train_more(form: TrainForm, session: Session) -> tuple[Session, str]:
-    """The run, with as many steps as entered after those that the embedding has been trained for already."""
-    step = embeddings_dir.load(form.page.host.embeddings_dir, session.name)[0].step
-    config = longer(session.config, step, session.config.max_steps)
-    return replace(session, config=config), about_longer(session.config, config)
-
-
-def start_over(form: TrainForm, session: Session) -> tuple[Session, str]:
-    """The run, after the embedding was created again from its text."""
-    form.page.refuse_if_busy("start over")
-    return session, about_reset(reset(form.page.host, session.name, negative=session.config.negative))
-
-
-def create_negative(form: TrainForm, session: Session) -> tuple[Session, str]:
-    """The run, after the negative embedding that it needs was created."""
-    host = form.page.host
-    form.page.refuse_if_busy("create embeddings")
-    with host.lock():
-        embeddings_dir.create(host.embeddings_dir, host.open_model(), negative_name(session.name), "*", NEGATIVE_VECTORS)
-        host.embeddings_changed()
-    return session, f"{negative_name(session.name)} was created with {counted(NEGATIVE_VECTORS, 'vector')}."
-
-
-def _ways(form: TrainForm, name: str, options: Mapping[str, Any], error: ConfigError) -> dict[str, str]:
-    """The ways out of a refusal."""
-    if isinstance(error, BusyError):
-        return {"Stop that run": "press:ti_trainer_stop"}
-    folder = form.page.host.embeddings_dir
-    if error.option == "negative" and embeddings_dir.find(folder, negative_name(name)) is None:
-        return {"Create the negative embedding and train": "press:ti_trainer_train_create_negative"}
-    if error.option == "max_steps":
-        more = {f"Train {options['max_steps']} more steps": "press:ti_trainer_train_more"}
-        return {**more, "Start over": "press:ti_trainer_train_over", NEW: "show:Create embedding"}
-    return {}
 
 
 def _preview_warning(name: str, prompt: str) -> str:

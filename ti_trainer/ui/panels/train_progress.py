@@ -17,10 +17,10 @@ from ti_trainer.runs.job import Snapshot
 from ti_trainer.runs.loss_curve import svg
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import compare_progress, ended, preprocess_progress, quick_progress, status_strip
+from ti_trainer.ui.panels import compare_progress, ended, preprocess_progress, queue, quick_progress, status_strip
 from ti_trainer.ui.panels.ended import FINISHED
 from ti_trainer.ui.panels.preset_row import names
-from ti_trainer.ui.panels.runs import labels
+from ti_trainer.ui.panels.run_notes import labels
 from ti_trainer.ui.panels.status_strip import Part
 from ti_trainer.ui.panels.train import trainable
 from ti_trainer.ui.render import facts, notice, refusal
@@ -102,7 +102,7 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
         "presets": (presets.saved(page.presets_dir), lambda: gr.update(choices=names(page))),
         "runs": ((run, now.status), lambda: gr.update(choices=labels(page))),
     }
-    parts |= {**status_strip.parts_of(page, now), **ended.parts_of(now)}
+    parts |= {**status_strip.parts_of(page, now), **ended.parts_of(now), **queue.parts_of(page, now)}
     parts |= {**preprocess_progress.parts_of(page), **quick_progress.parts_of(page), **compare_progress.parts_of(page)}
     parts["compare_runs"] = parts["runs"]
     return parts | {name: (on, lambda on=on: gr.update(interactive=on)) for name, on in _enabled(now).items()}
