@@ -7,6 +7,7 @@
     const VERBATIM = "script, style, textarea, code, pre, [translate=no], [role=listbox], .options, .grid-wrap, .file-preview";
     const root = () => document.querySelector("gradio-app")?.shadowRoot ?? document.body;
     let texts = null; // by the English text
+    let measured = null;
 
     // The file of the first of the user's languages that there is; null for English and for all others.
     function fileOf(languages) {
@@ -29,6 +30,10 @@
         const translated = text && found(text, node.parentElement);
         if (translated) {
             node.data = translated;
+            if (node.parentElement.closest("[role=tab]")) {
+                clearTimeout(measured); // gradio 6 has measured which tabs have room
+                measured = setTimeout(() => window.dispatchEvent(new Event("resize")), 50);
+            }
         }
     }
 
@@ -73,7 +78,6 @@
         observer.observe(root(), { ...all, attributes: true, attributeFilter: ATTRIBUTES });
         translate(root());
         observer.takeRecords();
-        window.dispatchEvent(new Event("resize")); // gradio 6 measures which tabs have room
     }
 
     const file = wanted && fileOf(wanted === "auto" ? navigator.languages : [wanted]);
