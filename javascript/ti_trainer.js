@@ -71,11 +71,12 @@
         polledAt = -Infinity;
     };
 
-    // Selects one of our tabs by its label, since gradio's own ways differ from version to version.
+    // Selects one of our tabs by its English label, since gradio's own ways differ from version to version.
     window.tiTrainerShow = (label) => {
         const places = [".tab-nav button", "[role=tab]", ".overflow-dropdown button"]; // gradio 3; 6; 6 on narrow screens
         const buttons = root().querySelectorAll(places.map((place) => `#ti_trainer_tabs ${place}`).join());
-        [...buttons].find((button) => button.textContent.trim() === label)?.click();
+        const shown = [label, window.localization?.[label]]; // by the WebUI or ti_trainer_language.js
+        [...buttons].find((button) => shown.includes(button.textContent.trim()))?.click();
     };
 
     setInterval(tick, 200);

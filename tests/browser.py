@@ -36,7 +36,9 @@ _browsers: dict[str, Browser] = {}  # by rules of host names
 
 
 @contextmanager
-def launch(width: int = 1280, height: int = 900, *, dark: bool = False, hosts: str = "") -> Iterator[Page]:
+def launch(
+    width: int = 1280, height: int = 900, *, dark: bool = False, hosts: str = "", locale: str = "en-US"
+) -> Iterator[Page]:
     """An empty page of this size, in the light or the dark scheme; `hosts` are rules of names that lead here.
 
     Each page has its own cookies, storage and cache. The browser stays open until `close`.
@@ -45,7 +47,7 @@ def launch(width: int = 1280, height: int = 900, *, dark: bool = False, hosts: s
     if rules not in _browsers:
         _browsers[rules] = _started(rules)
     scheme: Literal["dark", "light"] = "dark" if dark else "light"
-    context = _browsers[rules].new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    context = _browsers[rules].new_context(viewport={"width": width, "height": height}, color_scheme=scheme, locale=locale)
     try:
         context.set_default_timeout(TIMEOUT_MS)
         yield context.new_page()

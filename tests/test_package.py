@@ -93,7 +93,7 @@ def test_an_installed_wheel_holds_every_file_and_finds_them(run):
     assert package.parent.name == "site-packages"
     assert resources.parent == package
     assert files(package) - {Path("_resources") / each for each in files(resources)} == files(ROOT / "ti_trainer")
-    assert files(resources) == files(ROOT, "javascript/*", "style.css", "textual_inversion_templates/*")
+    assert files(resources) == files(ROOT, "javascript/*", "localizations/*", "style.css", "textual_inversion_templates/*")
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_speeds(rate: float | None, text: str) -> None:
 
 def test_progress_says_it_all() -> None:
     html = render.progress("training", "cat", 420, 1000, 53, 3.1, 187.0, "a photo of cat")
-    assert "420 / 1000 · epoch 53 · 3.1 it/s · 3 min left" in html
+    assert "420 / 1000 · <span>epoch</span> 53 · 3.1 it/s · <span>time left</span> 3 min" in html
     assert 'data-status="training"' in html
     assert "width:42.00%" in html
 

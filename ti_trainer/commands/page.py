@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="another host name of the page, such as my-pc.lan or that of a proxy (NAME or NAME:PORT); may be given several "
         "times. Requests with other host names, or from other web pages, are refused",
     )
+    parser.add_argument(
+        "--language",
+        choices=("auto", "en", "ja", "zh-cn", "zh-tw"),
+        default="auto",
+        help="language of the page; auto is that of the browser, and English where there is none (default: %(default)s)",
+    )
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     parser.add_argument(
         "--images-dir",
@@ -77,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
                 port=args.port,
                 allow_hosts=args.allow_host,
                 status=StatusCache(page).status,
+                language=args.language,
                 open_browser=not args.no_browser,
                 ready=lambda url: print(f"The page is at {url} - press Ctrl-C here to quit.", flush=True),
             )

@@ -33,6 +33,7 @@ COLORS = {  # of the PNG; those of the SVG are in style.css
     "rate": "#b5651d",
     "text": "#333333",
 }
+LABELS = {"raw": "loss", "smooth": "smoothed", "validation": "validation", "rate": "learning rate"}
 
 
 @dataclass(frozen=True)
@@ -128,15 +129,15 @@ class _Plot:
             x = self.above.x(value)
             yield Text(x, lowest + 18, short(value), 0.5 if x < RIGHT - 14 else 1)  # the last one must not be cut off
         if with_rates:
-            yield Text(LEFT + 6, self.below.top + 2, "learning rate")
+            yield Text(LEFT + 6, self.below.top + 2, LABELS["rate"])
 
     def _legend(self) -> Iterator[Shape]:
         """Above the curves, where it hides none."""
-        for number, (kind, label) in enumerate((("raw", "loss"), ("smooth", "smoothed"), ("validation", "validation"))):
+        for number, kind in enumerate(("raw", "smooth", "validation")):
             x, length = LEFT + 6 + 130 * number, 0 if kind == "raw" else 18
             if kind != "validation" or len(self.validation):
                 yield Line(kind, [(x, 12), (x + length, 12)]) if length else Dots(kind, [(x, 12)], 2)
-                yield Text(x + length + 8, 16, label)
+                yield Text(x + length + 8, 16, LABELS[kind])
         for number, (name, _) in enumerate(self.others, 1):  # below each other, in the plot's upper right corner
             y = 20 + 18 * number
             yield Line(f"other{number}", [(RIGHT - 24, y), (RIGHT - 6, y)])

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import socket
 import tempfile
 import webbrowser
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse
 
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import upload_folders
@@ -26,6 +28,8 @@ from ti_trainer.ui.status import ROUTE
 
 PORTS = range(7860, 7960)
 IN_USE = (errno.EADDRINUSE, errno.EACCES)  # EACCES: Windows reserves ranges of ports
+LANGUAGES = {"ja": "ja_JP", "zh-cn": "zh_CN", "zh-tw": "zh_TW"}  # the WebUI's names of their files in localizations/
+LOCALIZATIONS = "/ti_trainer/localizations"  # also in javascript/ti_trainer_language.js
 MOST_BYTES = 200 * 2**20  # of one uploaded file
 OWN_STYLE = """
 footer { display: none !important; }
@@ -41,18 +45,19 @@ def serve(
     port: int | None = None,
     allow_hosts: Collection[str] = (),
     status: Callable[[], Mapping[str, Any]] | None = None,
+    language: str = "auto",
     open_browser: bool = False,
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until Ctrl-C. `ready` is called with the URL. ConfigError if the address or the port is not available.
 
     Requests of other websites are refused; `allow_hosts` are further host names of the page (see `guard`). `status`
-    answers the route of `status.py`.
+    answers the route of `status.py`. The language is "en", one of LANGUAGES, or "auto" for the browser's.
     """
     with _listen(address, port) as listener:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104  # only compared with
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
-        app = Guard(_mounted(blocks, status), address, allow_hosts, upload_folders()[-1])
+        app = Guard(_mounted(blocks, status, language), address, allow_hosts, upload_folders()[-1])
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
         if ready:
             ready(url)
@@ -94,13 +99,22 @@ def _listen(address: str, port: int | None) -> socket.socket:
     raise ConfigError(message)
 
 
-def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None) -> FastAPI:
+def _answering(path: Path) -> Callable[[], Any]:
+    """A route of this JSON file; without annotations, which FastAPI would look up in the wrong module."""
+    return lambda: FileResponse(path, media_type="application/json", headers={"Cache-Control": "no-cache"})
+
+
+def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None, language: str) -> FastAPI:
     """The page as an ASGI app with style.css and javascript/, which the WebUI would add by itself."""
     style = (RESOURCES / "style.css").read_text(encoding="utf-8") + OWN_STYLE
-    script = "\n".join(path.read_text(encoding="utf-8") for path in sorted((RESOURCES / "javascript").glob("*.js")))
+    script = f"window.tiTrainerLanguage = {json.dumps(language)};\n" + "\n".join(
+        path.read_text(encoding="utf-8") for path in sorted((RESOURCES / "javascript").glob("*.js"))
+    )
     app = FastAPI(openapi_url=None)
     if status:
         app.add_api_route(ROUTE, lambda: JSONResponse(status()), methods=["GET"])
+    for path in (RESOURCES / "localizations" / f"{name}.json" for name in LANGUAGES.values()):
+        app.add_api_route(f"{LOCALIZATIONS}/{path.name}", _answering(path), methods=["GET"])
     light_sessions(blocks)
     light_updates(blocks)
     refuse_missing_values(blocks)

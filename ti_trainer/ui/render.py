@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from typing import Literal
 
@@ -30,6 +30,8 @@ STATUS_LABELS = {
 MARKS: dict[Kind, str] = {"error": "✕", "warning": "!", "good": "✓", "info": "i"}
 MINUTE, HOUR = 60, 3600
 FAST, SLOW = 10.0, 0.5  # steps/s: without decimals above FAST; as s/it below SLOW
+VERBATIM = 'translate="no"'  # names and what users typed: javascript/ti_trainer_language.js leaves them as they are
+NUMBERS = ("epoch", "loss", "time left")  # labels that `numbers` is given
 _refusal_ids = itertools.count(1)
 
 
@@ -71,20 +73,24 @@ def progress(
     javascript/ti_trainer.js reads `data-status`.
     """
     percent = 100 * min(1.0, max(0.0, step / max_steps)) if max_steps else 0.0
-    left = duration(seconds_left)
-    numbers = [
-        f"{step} / {max_steps}" if max_steps else "",
-        "" if epoch is None else f"epoch {epoch}",
-        speed(steps_per_second),
-        f"{left} left" if left else "",
-    ]
+    line = numbers(
+        ("", f"{step} / {max_steps}" if max_steps else ""),
+        ("epoch", "" if epoch is None else str(epoch)),
+        ("", speed(steps_per_second)),
+        ("time left", duration(seconds_left)),
+    )
     return (
         f'<div class="ti-progress" data-status="{escape(status)}">'
-        f'<div class="ti-line"><b>{escape(name)}</b> <span class="ti-status">{STATUS_LABELS[status]}</span></div>'
+        f'<div class="ti-line"><b {VERBATIM}>{escape(name)}</b> <span class="ti-status">{STATUS_LABELS[status]}</span></div>'
         f"{progress_bar(percent)}"
-        f'<div class="ti-line ti-numbers">{" · ".join(filter(None, numbers)) or "&nbsp;"}</div>'
+        f'<div class="ti-line ti-numbers">{line or "&nbsp;"}</div>'
         f'<div class="ti-line ti-subdued" title="{escape(message)}">{escape(message) or "&nbsp;"}</div></div>'
     )
+
+
+def numbers(*items: tuple[str, str]) -> str:
+    """Render labels with their values in one line; without those whose value is empty."""
+    return " · ".join(f"<span>{label}</span> {value}" if label else value for label, value in items if value)
 
 
 def progress_bar(percent: float) -> str:
@@ -95,13 +101,17 @@ def progress_bar(percent: float) -> str:
     )
 
 
-def notice(kind: Kind, text: str) -> str:
-    """Render a message in a box, with its line breaks; an empty string for an empty text."""
+def notice(kind: Kind, text: str, more: str = "") -> str:
+    """Render a message in a box, with its line breaks; an empty string for an empty text.
+
+    `more` are sentences after it, in an element of their own so that the text alone is translated.
+    """
     if not text:
         return ""
+    text = f"<span>{escape(text)}</span> <span>{escape(more)}</span>" if more else escape(text)
     role = "alert" if kind == "error" else "status"
     mark = f'<b aria-hidden="true">{MARKS[kind]}</b>'
-    return f'<div class="ti-notice ti-{kind}" role="{role}">{mark}<div>{escape(text)}</div></div>'
+    return f'<div class="ti-notice ti-{kind}" role="{role}">{mark}<div>{text}</div></div>'
 
 
 def refusal(error: Exception) -> str:
@@ -128,9 +138,16 @@ def field_error(message: str | None) -> str:
     return f'<div class="ti-field-error" role="alert">{escape(message)}</div>' if message else ""
 
 
-def facts(rows: Iterable[tuple[str, object]]) -> str:
-    """Render a small table of names and values."""
-    cells = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in rows)
+def facts(rows: Iterable[tuple[str, object]], *, ours: Collection[object] = (), names: bool = False) -> str:
+    """Render a small table of labels and values.
+
+    `ours` are those values that are a text of the page, to be translated; `names`: so are the labels not.
+    """
+    label = f"<dt {VERBATIM}>" if names else "<dt>"
+    cells = "".join(
+        f"{label}{escape(name)}</dt><dd{'' if value in ours else ' ' + VERBATIM}>{escape(str(value))}</dd>"
+        for name, value in rows
+    )
     return f'<dl class="ti-facts">{cells}</dl>' if cells else ""
 
 
@@ -141,7 +158,7 @@ def images(items: Sequence[tuple[str, str]], *, wide: bool = False) -> str:
     """
     figures = "".join(
         f'<figure><img src="{escape(url)}" alt="{escape(caption)}">'
-        f'<figcaption title="{escape(caption)}">{escape(caption)}</figcaption></figure>'
+        f'<figcaption title="{escape(caption)}" {VERBATIM}>{escape(caption)}</figcaption></figure>'
         for caption, url in items
     )
     return f'<div class="ti-images{" ti-wide" if wide else ""}">{figures}</div>' if figures else ""
@@ -154,7 +171,7 @@ def prompt_table(rows: Iterable[tuple[str, Sequence[Sequence[Token]]]]) -> str:
         f"<div class='ti-prompt'>{escape(prompt)}</div><div class='ti-tokens'>{border.join(map(_chunk, chunks))}</div>"
         for prompt, chunks in rows
     )
-    return f'<div class="ti-prompts">{body}</div>' if body else ""
+    return f'<div class="ti-prompts" {VERBATIM}>{body}</div>' if body else ""
 
 
 def _chunk(tokens: Sequence[Token]) -> str:

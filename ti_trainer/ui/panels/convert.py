@@ -243,7 +243,7 @@ def _folder(page: Page, source: Path, wanted: Wanted, *, install: bool) -> Itera
     rows = [(each.source.name, f"{each.status}: {' '.join([each.about, *each.notes])}") for each in in_order[:MAX_SHOWN]]
     more = f" The first {MAX_SHOWN} are listed." if len(done) > MAX_SHOWN else ""
     message = f"{summary}. The new files are in {into.absolute()}.{more}"
-    yield (notice("warning", message) if counts["failed"] else notice("good", message)) + facts(rows)
+    yield (notice("warning", message) if counts["failed"] else notice("good", message)) + facts(rows, names=True)
 
 
 def _free(path: Path) -> Path:

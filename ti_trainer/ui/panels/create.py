@@ -224,7 +224,7 @@ def survey(page: Page) -> str:
     usable = sum(each.embedding is not None for each in found)
     if not unusable:
         return notice("good", f"All {counted(usable, 'embedding')} can be used with {page.host.describe()}.")
-    return notice("info", f"{usable} can be used with this model, {len(unusable)} cannot:") + facts(unusable)
+    return notice("info", f"{usable} can be used with this model, {len(unusable)} cannot:") + facts(unusable, names=True)
 
 
 def extract_negatives(page: Page) -> str:

@@ -130,7 +130,7 @@ def _result(now: Snapshot) -> str:
     result = now.result
     before_after = images([(f"Step {step}", thumbnail_uri(path)) for step, path in now.before_after])
     skipped = "".join(notice("warning", f"{path.name} was skipped: {reason}") for path, reason in result.skipped)
-    good = notice("good", f"{FINISHED[now.status]} {result.verdict}".rstrip())
+    good = notice("good", FINISHED[now.status], result.verdict)
     files = [result.embedding_file, *filter(None, [result.negative_file])]
     return good + warning + skipped + before_after + "".join(map(file_link, files)) + comparison(result.run)
 

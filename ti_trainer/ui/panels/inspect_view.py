@@ -8,7 +8,7 @@ from typing import Any
 
 from ti_trainer.embedding import Embedding, described_family
 from ti_trainer.prompts import CHUNK
-from ti_trainer.ui.render import facts, notice
+from ti_trainer.ui.render import VERBATIM, facts, notice
 from ti_trainer.wording import counted
 from ti_trainer.workbench.drift import Drift
 from ti_trainer.workbench.inspect import EncoderReport, Near, quantiles, shown_token
@@ -100,7 +100,7 @@ def _table(report: EncoderReport) -> str:
 
 
 def _chips(near: Sequence[Near], shown: Callable[[Near], tuple[str, str]]) -> str:
-    return f'<div class="ti-tokens">{"".join(_chip(each.similarity, *shown(each)) for each in near)}</div>'
+    return f'<div class="ti-tokens" {VERBATIM}>{"".join(_chip(each.similarity, *shown(each)) for each in near)}</div>'
 
 
 def _chip(similarity: float, text: str, title: str) -> str:
@@ -135,7 +135,7 @@ def prompt(view: PromptView) -> str:
     """The chunks of a prompt, and what is to be said about it."""
     chunks = "".join(
         f'<div class="ti-prompt">Chunk {number}: {size} of {CHUNK} tokens</div>'
-        f'<div class="ti-tokens">{"".join(map(_piece, chunk))}</div>'
+        f'<div class="ti-tokens" {VERBATIM}>{"".join(map(_piece, chunk))}</div>'
         for number, (chunk, size) in enumerate(zip(view.chunks, view.sizes, strict=True), 1)
     )
     warnings = "".join(notice("warning", each) for each in view.warnings)

@@ -10,7 +10,7 @@ from pathlib import Path
 from ti_trainer.embedding import described_family
 from ti_trainer.runs.plots import PREVIEWS
 from ti_trainer.runs.run_folder import Run
-from ti_trainer.ui.render import facts
+from ti_trainer.ui.render import VERBATIM, facts
 from ti_trainer.ui.thumbnails import thumbnail_uri
 from ti_trainer.wording import counted, encodable
 from ti_trainer.workbench.library import Entry, Library
@@ -51,7 +51,7 @@ def _card(entry: Entry, place: str, widths: Mapping[str, int] | None, image: Pat
     return (
         f'<button type="button" class="ti-card ti-entry{" ti-unusable" * bool(reason)}" data-place="{escape(place)}" '
         f'aria-pressed="{str(is_chosen).lower()}" title="{escape(place)}"><span class="ti-shot">{picture}</span>'
-        f"<b>{escape(entry.name)}</b><span>{escape(' · '.join(_facts(entry)))}</span>{mark}</button>"
+        f"<b {VERBATIM}>{escape(entry.name)}</b><span>{escape(' · '.join(_facts(entry)))}</span>{mark}</button>"
     )
 
 

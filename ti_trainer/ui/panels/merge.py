@@ -49,7 +49,8 @@ def panel(page: Page) -> list[Any]:
             )
             about = gr.HTML(elem_id=PREFIX + "about")
             with gr.Accordion("What an expression can contain", open=False):
-                gr.HTML(facts((*SYNTAX, *((form, text) for _, _, form, text in FUNCTIONS.values()))))
+                forms = {**dict(SYNTAX), **{form: text for _, _, form, text in FUNCTIONS.values()}}
+                gr.HTML(facts(forms.items(), ours=forms.values(), names=True))
             name = gr.Textbox(
                 label="Name",
                 info="The word to use in prompts, and the file name.",

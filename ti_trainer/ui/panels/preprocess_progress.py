@@ -73,7 +73,7 @@ def _result(now: Snapshot) -> str:
         return notice("error", now.message)
     if now.summary is None or now.active:
         return ""
-    failed = facts(now.summary.failed[:MAX_FAILED])
+    failed = facts(now.summary.failed[:MAX_FAILED], names=True)
     more = len(now.summary.failed) - MAX_FAILED
     rest = notice("info", f"and {more} more") if more > 0 else ""
     again = notice("info", "Interrupted. Click Preprocess again to continue.") if now.summary.stopped else ""

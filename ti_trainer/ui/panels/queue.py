@@ -18,7 +18,7 @@ from ti_trainer.runs.session import Session
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels.status_strip import Part
-from ti_trainer.ui.render import notice, refusal
+from ti_trainer.ui.render import VERBATIM, notice, refusal
 
 ASK = "ti_trainer_queue_ask"  # a hidden text box: what a button in our HTML asks for
 START, GO_ON = "Start the queue", "Go on with the queue"
@@ -101,7 +101,8 @@ def _item(entry: Entry) -> str:
     error = notice("error", entry.message) if entry.state == "failed" else ""
     return (
         f'<li data-state="{entry.state}"><div class="ti-queued"><span class="ti-line" title="{escape(entry.images)}">'
-        f'<b>{escape(entry.name)}</b> <span class="ti-subdued">{escape(about)}</span></span>{buttons}</div>{error}</li>'
+        f'<b {VERBATIM}>{escape(entry.name)}</b> <span class="ti-subdued">{escape(about)}</span></span>{buttons}</div>'
+        f"{error}</li>"
     )
 
 

@@ -31,7 +31,7 @@ from ti_trainer.wording import counted
 
 ABOUT = "Teach the model a new word from 5 to 20 images: drop them, choose a name, and press the button."
 WELCOME = (
-    "Everything is filled in for a first run: press the button to teach the tiny model the word {} from eight images. It "
+    "Everything is filled in for a first run: press the button to teach the tiny model a new word from eight images. It "
     "takes about a minute."
 )
 PREFIX = "ti_trainer_quick_"
@@ -96,7 +96,7 @@ def panel(page: Page) -> QuickTrain:
     name = free_name(page.host, start.name) if start else ""
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-form"]):
-            gr.HTML(notice("info", WELCOME.format(name)) if start else f'<div class="ti-subdued">{ABOUT}</div>')
+            gr.HTML(notice("info", WELCOME) if start else f'<div class="ti-subdued">{ABOUT}</div>')
             files = gr.File(label="Images", file_count="multiple", height=126, elem_id=PREFIX + "files")
             folder = gr.Textbox(
                 label="Or a folder with images",

@@ -105,7 +105,7 @@ def _write(page: Page, *entered: Any) -> list[str]:
 
 def _included(shared: Shared) -> str:
     preview = images([("Preview", thumbnail_uri(shared.preview))]) if shared.preview else ""
-    return facts(contents(shared).items()) + preview
+    return facts(contents(shared).items(), names=True) + preview
 
 
 def _download(name: str, files: Sequence[Path]) -> str:

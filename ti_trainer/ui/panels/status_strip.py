@@ -19,7 +19,7 @@ from ti_trainer.runs.job import SPEED_OVER, Snapshot
 from ti_trainer.runs.queue import QueueSnapshot
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.render import STATUS_LABELS, duration, progress_bar, speed
+from ti_trainer.ui.render import STATUS_LABELS, VERBATIM, duration, numbers, progress_bar, speed
 from ti_trainer.workbench import compare_job
 
 MESSAGES = {
@@ -78,31 +78,35 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
     return parts
 
 
-def render(status: str, name: str = "", percent: float = 0.0, numbers: str = "", message: str = "", run: str = "") -> str:
-    """Render the strip's text and bar. The scripts read `data-status`, and `data-run`: the run's id or NO_RUN."""
-    label = STATUS_LABELS[status] + (f"{'. Model' if status == 'idle' else ''}: {message}" if message else "")
+def render(status: str, name: str = "", percent: float = 0.0, line: str = "", message: str = "", run: str = "") -> str:
+    """Render the strip's text and bar; `line` is HTML. The scripts read `data-status`, and `data-run`: a run's id or NO_RUN.
+
+    Each text has an element of its own, since localizations replace whole text nodes.
+    """
+    label = f"<span>{STATUS_LABELS[status]}</span>"
+    if message:
+        model = ". <span>Model</span>" if status == "idle" else ""
+        label += f"{model}: <span>{escape(message)}</span>"
     percent = 100.0 if status == "done" else percent  # a run may be done before its last step
     return (
         f'<div class="ti-progress" data-status="{escape(status)}" data-run="{escape(run)}">'
-        f'<div class="ti-line" title="{escape(message)}"><b>{escape(name)}</b> '
-        f'<span class="ti-status">{escape(label)}</span>{SHOW_RESULT if status in ENDED else ""}</div>'
-        f'<div class="ti-line ti-numbers">{escape(numbers) or "&nbsp;"}</div>{progress_bar(percent)}</div>'
+        f'<div class="ti-line" title="{escape(message)}"><b {VERBATIM}>{escape(name)}</b> '
+        f'<span class="ti-status">{label}</span>{SHOW_RESULT if status in ENDED else ""}</div>'
+        f'<div class="ti-line ti-numbers">{line or "&nbsp;"}</div>{progress_bar(percent)}</div>'
     )
 
 
 def _of_preprocessing(now: preprocess.Snapshot) -> str:
-    left = duration(now.seconds_left)
-    numbers = [f"{now.done} / {now.total}" if now.total else "", f"{left} left" if left else ""]
+    line = numbers(("", f"{now.done} / {now.total}" if now.total else ""), ("time left", duration(now.seconds_left)))
     message = "Finishing the images in progress." if now.status == "stopping" else ""
     name = now.work.destination.name if now.work else ""
-    return render(now.status, name, 100 * now.done / (now.total or 1), " · ".join(filter(None, numbers)), message, NO_RUN)
+    return render(now.status, name, 100 * now.done / (now.total or 1), line, message, NO_RUN)
 
 
 def _of_comparison(now: compare_job.Snapshot) -> str:
-    left = duration(now.seconds_left)
-    numbers = [f"{now.done} / {now.total}", f"{left} left" if left else ""]
+    line = numbers(("", f"{now.done} / {now.total}"), ("time left", duration(now.seconds_left)))
     name, percent = now.work.title if now.work else "", 100 * now.done / (now.total or 1)
-    return render(now.status, name, percent, " · ".join(filter(None, numbers)), about_comparison(now), NO_RUN)
+    return render(now.status, name, percent, line, about_comparison(now), NO_RUN)
 
 
 def about_comparison(now: compare_job.Snapshot) -> str:
@@ -120,17 +124,17 @@ def _of_training(page: Page, now: Snapshot) -> str:
         return render("idle", message=". ".join(filter(None, (_model(page), queued))))
     left = duration(now.seconds_left) if now.status == "training" else ""
     latest = [loss for _, loss in now.loss[-SPEED_OVER:]]  # a single loss depends on its image and timestep
-    numbers = [
-        f"{now.step} / {now.max_steps}" if now.max_steps else "",
-        f"{left} left" if left else "",
-        f"loss {fmean(latest):.3f}" if latest else "",
-        speed(now.steps_per_second) if now.active else "",
-        f"epoch {now.epoch}" if now.step else "",
-        queued,
-    ]
+    line = numbers(
+        ("", f"{now.step} / {now.max_steps}" if now.max_steps else ""),
+        ("time left", left),
+        ("loss", f"{fmean(latest):.3f}" if latest else ""),
+        ("", speed(now.steps_per_second) if now.active else ""),
+        ("epoch", str(now.epoch) if now.step else ""),
+        ("", queued),
+    )
     percent = 100 * min(1.0, now.step / now.max_steps) if now.max_steps else 0.0
     run = now.run.id if now.run else ""
-    return render(now.status, now.name, percent, " · ".join(filter(None, numbers)), message_of(now), run)
+    return render(now.status, now.name, percent, line, message_of(now), run)
 
 
 def in_queue(queue: QueueSnapshot) -> str:

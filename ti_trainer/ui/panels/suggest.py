@@ -55,7 +55,7 @@ def suggest(page: Page, images: str | None, texts: str | None) -> list[Any]:
             )
     except (TITrainerError, OSError) as error:
         return [refusal(error), gr.update()]
-    rows = facts((text, f"{gain} validation loss than no text") for text, gain in ranking.rows())
+    rows = facts(((text, f"{gain} validation loss than no text") for text, gain in ranking.rows()), names=True)
     found = gr.update() if ranking.best is None else gr.update(value=ranking.best)
     box = notice("warning" if ranking.best is None else "good", f"{ranking.summary} {ranking.advice}")
     return [box + rows, found]

@@ -28,7 +28,7 @@ from ti_trainer.ui.render import notice, refusal, ways_out
 from ti_trainer.ui.widgets import error_slot, error_update
 
 WELCOME = (
-    "Everything is filled in for a first run: click Train Embedding to teach the tiny model the word {} from eight images. "
+    "Everything is filled in for a first run: click Train Embedding to teach the tiny model a new word from eight images. "
     "It takes about a minute."
 )
 FROM_TXT2IMG = "Read parameters (prompt, etc...) from txt2img tab when making previews"  # A1111's label
@@ -155,7 +155,7 @@ def panel(page: Page) -> TrainForm:
     with gr.Row(elem_classes=["ti-pairs", "ti-compact", "ti-short"]):
         for each in FIRST[1:]:
             form.put(each)
-    message = gr.HTML(notice("info", WELCOME.format(start.name)) if start else "", elem_id="ti_trainer_train_message")
+    message = gr.HTML(notice("info", WELCOME) if start else "", elem_id="ti_trainer_train_message")
     with gr.Row(elem_classes=["ti-side-by-side"]):
         check = gr.Button("Check dataset", elem_id="ti_trainer_train_check")
         add = gr.Button("Add to queue", elem_id=train_ways.ADD)

@@ -26,6 +26,7 @@ from ti_trainer.ui.panels.train import trainable
 from ti_trainer.ui.render import facts, notice, refusal
 from ti_trainer.ui.thumbnails import gallery
 
+NONE_YET = "none yet"
 MAX_PREVIEWS = 8  # shown at once
 SAME_SEED = '<div class="ti-line ti-subdued">Previews, all with the same seed</div>'
 
@@ -55,7 +56,7 @@ def panel(page: Page) -> TrainProgress:
     parts |= ended.panel(page)
     parts["changes"] = gr.HTML(elem_classes=["ti-hidden"])
     parts["losses"] = gr.HTML(svg([]), elem_id="ti_trainer_curve")
-    parts["prompt"] = gr.HTML(facts(_details(Snapshot())), elem_id="ti_trainer_prompt")
+    parts["prompt"] = gr.HTML(facts(_details(Snapshot()), ours=[NONE_YET]), elem_id="ti_trainer_prompt")
     gr.HTML(SAME_SEED)
     parts["previews"] = gr.Gallery(
         show_label=False, columns=4, height=300, object_fit="contain", elem_id="ti_trainer_previews"
@@ -94,7 +95,7 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
     parts: dict[str, Part] = {
         "model": (model, lambda: model),
         "losses": ((run, len(now.loss), now.validation), lambda: svg(now.loss, now.validation, now.rates)),
-        "prompt": ((now.prompt, now.computing, now.best_step), lambda: facts(_details(now))),
+        "prompt": ((now.prompt, now.computing, now.best_step), lambda: facts(_details(now), ours=[NONE_YET])),
         "previews": ([str(path) for _, path in now.previews], lambda: gr.update(value=gallery(now.previews, MAX_PREVIEWS))),
         "changes": (changes, lambda: changes),
         "names": ("", lambda: gr.update(choices=trainable(page))),
@@ -109,8 +110,8 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
 
 def _details(now: Snapshot) -> list[tuple[str, str]]:
     """What is known about a run while it is active; rows that appear during a run are kept, so that nothing below moves."""
-    best = "none yet" if now.best_step is None else f"at step {now.best_step}"
-    rows = [("Last prompt", now.prompt or "none yet"), ("Lowest validation loss", best)]
+    best = NONE_YET if now.best_step is None else f"at step {now.best_step}"
+    rows = [("Last prompt", now.prompt or NONE_YET), ("Lowest validation loss", best)]
     return [*rows, *([("Computing", now.computing)] if now.computing else [])]
 
 
