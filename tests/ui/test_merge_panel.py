@@ -165,7 +165,11 @@ def test_visitors_of_a_public_page_enter_no_paths(page: Page, tmp_path: Path) ->
     assert convert.look(page, values(path=str(secret))) == ""
     assert "all" not in convert.choices(page)
     assert "no file all in the embeddings folder" in shown(page, chosen="all")
-    assert "ti-good" in shown(page, chosen="red.safetensors")
+    made = shown(page, chosen="red.safetensors")
+    assert "ti-good" in made
+    assert "<a download" not in made
+    assert "Cannot write to the embeddings folder here" in shown(page, chosen="red.safetensors", name="new", install=True)
+    assert not (page.host.embeddings_dir / "new.safetensors").exists()
     page.host.is_public = False
     (tmp_path / "forbidden").mkdir()
     assert "not for the page" in shown(page, path=str(tmp_path / "forbidden"))

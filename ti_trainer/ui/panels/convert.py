@@ -14,7 +14,6 @@ from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import checked_name, entered_path
 from ti_trainer.formats import bundles, embeddings_dir
 from ti_trainer.formats.precision import DTYPES
-from ti_trainer.runs import locks
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels.ended import file_link
@@ -78,7 +77,9 @@ def panel(page: Page) -> Any:
                         elem_id=PREFIX + "lora",
                     )
             info = "Otherwise it is written to a folder of the runs, and can be downloaded."
-            fields["install"] = gr.Checkbox(label="Write to the embeddings folder", info=info, elem_id=PREFIX + "install")
+            fields["install"] = gr.Checkbox(
+                label="Write to the embeddings folder", info=info, visible=not page.is_public, elem_id=PREFIX + "install"
+            )
             fields["overwrite"] = gr.Checkbox(label="Overwrite existing files", elem_id=PREFIX + "overwrite")
             button = gr.Button("Convert", variant="primary", elem_id=PREFIX + "button")
         with gr.Column(elem_classes=["ti-results"]):
@@ -185,7 +186,8 @@ def converted(page: Page, values: Mapping[str, Any]) -> Iterator[str]:
         if source.is_dir():
             yield from _folder(page, source, wanted, install=bool(values["install"]))
         else:
-            yield _file(page, source, wanted, install=bool(values["install"]))
+            link = not page.is_public or bool(values.get("upload"))  # visitors download what they brought
+            yield _file(page, source, wanted, install=bool(values["install"]), link=link)
     except (TITrainerError, OSError) as error:
         yield refusal(error)
 
@@ -203,8 +205,8 @@ def _wanted(page: Page, values: Mapping[str, Any]) -> Wanted:
     return Wanted(None if into else format, dtype, name, bool(values["negative"]), bundled, into, bool(values["overwrite"]))
 
 
-def _file(page: Page, source: Path, wanted: Wanted, *, install: bool) -> str:
-    """Convert one file."""
+def _file(page: Page, source: Path, wanted: Wanted, *, install: bool, link: bool) -> str:
+    """Convert one file; `link`: with a link to download it."""
     host = page.host
     extension = formats.FORMATS[wanted.format].extensions[0] if wanted.format else ".safetensors"
     if wanted.into is not None and install:
@@ -213,15 +215,13 @@ def _file(page: Page, source: Path, wanted: Wanted, *, install: bool) -> str:
     stem = wanted.name or (f"{wanted.into.stem}-{source.stem}" if wanted.into else wanted.bundled or source.stem)
     if not install:
         target = _free(host.log_dir / FOLDER / f"{checked_name(stem)}{extension}")
-        return _shown(convert(source, target, wanted))
+        return _shown(convert(source, target, wanted), link=link)
     embeddings_dir.checked_new_name(stem)
-    page.refuse_if_busy("write to the embeddings folder")
-    with host.lock(), locks.embeddings_held(host.embeddings_dir, [stem]):
+    with page.changing_embeddings("write to the embeddings folder", [stem]):
         outcome = convert(source, host.embeddings_dir / f"{stem}{extension}", wanted)
-        host.embeddings_changed()
     other = embeddings_dir.used_instead(outcome.target)
     warning = f"In prompts, {stem} still means {other.name}: delete or rename one of the two." if other else ""
-    return _shown(outcome) + notice("warning", warning)
+    return _shown(outcome, link=link) + notice("warning", warning)
 
 
 def _folder(page: Page, source: Path, wanted: Wanted, *, install: bool) -> Iterator[str]:
@@ -255,7 +255,12 @@ def _free(path: Path) -> Path:
     return free
 
 
-def _shown(outcome: Outcome) -> str:
-    """What was written, with a link to download it, and what it does not hold."""
+def _shown(outcome: Outcome, *, link: bool) -> str:
+    """What was written, with a link to download it unless visitors may not, and what it does not hold."""
     notes = "".join(notice("warning", each) for each in outcome.notes)
-    return notice("good", f"Converted {outcome.about}.") + file_link(outcome.target) + notes
+    file = (
+        file_link(outcome.target)
+        if link
+        else notice("info", f"It is on the computer that shows this page: {outcome.target}")
+    )
+    return notice("good", f"Converted {outcome.about}.") + file + notes

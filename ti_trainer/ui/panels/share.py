@@ -100,7 +100,8 @@ def _write(page: Page, *entered: Any) -> list[str]:
     except (TITrainerError, OSError) as error:
         return [refusal(error), gr.update(), gr.update()]
     written = notice("good", f"Wrote {len(files)} files to {folder.absolute()}.")
-    return [written + _download(shared.name, files), _included(shared), share_page.page(shared)]
+    link = "" if page.is_public else _download(shared.name, files)
+    return [written + link, _included(shared), share_page.page(shared)]
 
 
 def _included(shared: Shared) -> str:
