@@ -14,6 +14,7 @@ from puppet import CONFIG, LIMIT_S, Puppet, ended, finished, vectors
 
 from ti_trainer import formats
 from ti_trainer.errors import ConfigError, DatasetError, ModelError, TITrainerError
+from ti_trainer.runs import bin
 from ti_trainer.runs import job as job_module
 from ti_trainer.runs.job import Job, Snapshot
 from ti_trainer.runs.run_folder import Run
@@ -70,6 +71,16 @@ def test_another_start_is_refused_while_a_run_is_active(session: Session, host: 
         job.resume()
     host.free.set()
     assert ended(job).status == "done"
+
+
+def test_a_run_in_the_bin_is_not_resumed(session: Session) -> None:
+    job = Job()
+    job.start(session)
+    run = ended(job).run
+    assert run is not None
+    bin.remove(run, session.host.log_dir)
+    with pytest.raises(ConfigError, match="If it is in the bin, restore it"):
+        job.resume()
 
 
 def test_of_two_starts_at_the_same_time_one_wins(session: Session, host: Puppet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,13 @@ def test_deleting_restoring_and_renaming_say_where_the_files_are(shelf: library.
     assert HOSTILE not in about
 
 
+def test_use_and_inspect_say_what_is_missing(shelf: library.Shelf) -> None:
+    assert "Choose an embedding first" in library.found(shelf, "")
+    assert "Choose an embedding first" in library.to_inspect(shelf, "")[1]
+    assert "There is no gone.pt" in library.found(shelf, "gone.pt")
+    assert library.found(shelf, "sd1.safetensors") == library.to_inspect(shelf, "sd1.safetensors")[1] == ""
+
+
 def test_on_a_public_page_nothing_is_changed_or_handed_out(shelf: library.Shelf, upload) -> None:
     page = shelf.page
     page.host.is_public = True

@@ -138,6 +138,9 @@ class Job:
         if session is None or run is None:
             message = "There is no paused run: start one, or continue one on the Runs page."
             raise ConfigError(message)
+        if not run.path.is_dir():
+            message = f"The run {run.id} is no longer in {run.path}. If it is in the bin, restore it on the Runs tab first."
+            raise ConfigError(message)
         self.start(replace(session, resume=run))
 
     def save_copy(self) -> None:

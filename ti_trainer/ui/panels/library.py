@@ -132,17 +132,18 @@ def panel(page: Page) -> LibraryPanel:
 def wire(made: LibraryPanel, inspected: Any, fields: Mapping[str, Any], to_prompt: str) -> None:
     """Put the chosen embedding into Inspect's list `inspected`, or into the prompts, which `to_prompt` shows."""
     shelf, page = made.shelf, made.shelf.page
-    listen(made.inspect.click, partial(to_inspect, shelf), [made.chosen], [inspected], js=SHOW_INSPECT)
+    listen(made.inspect.click, partial(to_inspect, shelf), [made.chosen], [inspected, made.message], js=SHOW_INSPECT)
     components = {name: fields[name] for name in ("preview_prompt", "preview_negative_prompt") if name in fields}
 
     def use(values: dict[Any, Any]) -> dict[Any, Any]:
-        name = shelf.library.find(values[made.chosen]).name
+        name = shelf.library.find(values[made.chosen]).name  # a refusal is shown by `found`
         entered = {each: values[component] for each, component in components.items()}
         if entered.get("preview_prompt") == default_prompt(page):
             entered["preview_prompt"] = ""
         new = prompt_fields.with_name(name, entered)
         return {component: new[each] for each, component in components.items()}
 
+    listen(made.use.click, partial(found, shelf), [made.chosen], [made.message])
     used = listen(made.use.click, use, {made.chosen, *components.values()}, list(components.values()))
     listen(getattr(used, "success", used.then), None, js=to_prompt)
 
@@ -206,9 +207,18 @@ def describe(shelf: Shelf, place: str) -> list[Any]:
     return [library_view.about(entry, place, shelf.widths()) + encodable(link), encodable(entry.name), ""]
 
 
-def to_inspect(shelf: Shelf, place: str) -> Any:
-    """An update of the Inspect panel's list; ConfigError if nothing is chosen."""
-    return gr.update(value=shelf.library.place_of(shelf.library.find(place).path))
+def found(shelf: Shelf, place: str) -> str:
+    """An empty message, or why the chosen embedding cannot be used."""
+    try:
+        shelf.library.find(place)
+    except TITrainerError as error:
+        return refusal(error)
+    return ""
+
+
+def to_inspect(shelf: Shelf, place: str) -> list[Any]:
+    """An update of the Inspect panel's list, which also says if it is gone; a message if nothing is chosen."""
+    return [gr.update(value=place), ""] if place else [gr.update(), found(shelf, place)]
 
 
 Action = Callable[..., "tuple[str, list[str]]"]
