@@ -84,8 +84,15 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 
 def show(page: Page, tab: str) -> None:
+    """Open a tab, clicking again if the page was not ready."""
     buttons = "#ti_trainer_tabs .tab-nav button, #ti_trainer_tabs [role=tab]"  # gradio 3 has no roles
-    page.locator(buttons).get_by_text(tab, exact=True).first.click()
+    button = page.locator(buttons).get_by_text(tab, exact=True).first
+
+    def is_shown() -> bool:
+        button.click()
+        return button.evaluate("(each) => each.closest('button').classList.contains('selected')")
+
+    until(is_shown)
 
 
 def entry(page: Page, name: str) -> object:

@@ -54,6 +54,7 @@ def begun(page: Page, **entered: Any) -> Any:
         "folder": "",
         "name": "my-dog",
         "kind": "Object",
+        "favor": "Closer to the images",
         "init_text": "",
         "overwrite": False,
         **entered,
