@@ -35,7 +35,7 @@ INSTALLS = {  # the arguments of each `pip install`
     "forge": ["-r requirements-forge.txt", "--no-deps -e ."],
 }
 CHECKS = ("ruff check .", "ruff format --check .", "mypy")
-PYTEST = "pytest -n auto --maxprocesses 8 --dist loadfile"
+PYTEST = "pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder"
 WEBUI_TESTS = {  # whose packages -> the tests that run with them, and options for when none are named
     "webui": (("tests/hosts/webui", "tests/ui"), ()),
     "forge": (("tests/ui",), ("-m", "gradio")),

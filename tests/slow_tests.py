@@ -27,11 +27,13 @@ def starts_programs(item: pytest.Item) -> bool:
 
 
 def mark(items: list[pytest.Item]) -> None:
-    """Add the marker `slow`."""
+    """Add the marker `slow`, and put files with slow tests first."""
     listed = set(LIST.read_text(encoding="utf-8").split())
     for item in items:
         if starts_programs(item) or without_parameters(item.nodeid) in listed:
             item.add_marker(pytest.mark.slow)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)  # at the end, no worker waits for another's slow file
 
 
 def without_parameters(node: str) -> str:

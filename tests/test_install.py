@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 needs_process_groups = pytest.mark.skipif(os.name == "nt", reason="sends the signal that Ctrl-C sends to a process group")
 OURS, THEIRS, FORGES = ".venv", ".venv-webui", ".venv-forge"
 CHECKS = [("ruff", ["check", "."]), ("ruff", ["format", "--check", "."]), ("mypy", [])]
-PARALLEL = ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
+PARALLEL = ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile", "--no-loadscope-reorder"]
 WEBUI_TESTS = ["tests/hosts/webui", "tests/ui"]
 FORGE_TESTS = ["tests/ui", "-m", "gradio"]
 NOT_TWICE = ["-m", "gradio or not page"]

@@ -130,7 +130,6 @@ def test_a_damaged_queue_is_reported_and_the_page_is_built(tmp_path: Path, page:
 
 
 @pytest.mark.page
-@pytest.mark.gradio
 def test_three_runs_are_queued_one_fails_and_is_tried_again(served: Served) -> None:  # noqa: F811
     words = served.folder / "embeddings"
     for name in ("y-word", "z-word"):
