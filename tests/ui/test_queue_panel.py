@@ -53,9 +53,9 @@ def test_runs_are_added_and_nothing_is_trained_until_the_queue_is_started(page: 
     now = shown(page)
     assert now["queue_start"]["visible"]
     assert not now["queue_hold"]["visible"]
-    assert re.findall(r"<b[^>]*>(.*?)</b>", now["queue"]) == ["x-word", "y-word"]
+    assert re.findall(r"<b [^>]*>(.*?)</b>", now["queue"]) == ["x-word", "y-word"]
     queue._do(page, f"down {page.queue.snapshot().entries[0].id} 17")
-    assert re.findall(r"<b[^>]*>(.*?)</b>", shown(page)["queue"]) == ["y-word", "x-word"]
+    assert re.findall(r"<b [^>]*>(.*?)</b>", shown(page)["queue"]) == ["y-word", "x-word"]
     page.queue.start()
     over(page)
     assert [run.settings()["name"] for run in reversed(Run.all(page.host.log_dir))] == ["y-word", "x-word"]
