@@ -117,7 +117,7 @@ def test_the_welcome_goes_where_it_is_no_longer_true(page: Page) -> None:
 
 
 def test_from_a_name_to_images_with_word_and_negative(page: Page, folder: Path) -> None:
-    says(page, "train_message", "to teach the tiny model the word my-thing")
+    says(page, "train_message", "to teach the tiny model a new word")
     show(page, "Create embedding")
     fill(page, "create_name", "my-hero")
     fill(page, "create_init_text", "star")
