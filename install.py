@@ -44,6 +44,7 @@ NOT_TWICE = ("-m", "gradio or not page")  # leaves out tests of the page that ru
 WEBUI_PYTHONS = ((3, 10), (3, 11))  # tokenizers 0.13.3 and pillow 9.5 have wheels for these
 NOTHING_COLLECTED = 5  # pytest's exit code
 ENVIRONMENT = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)  # pip compiles nothing here: each start would compile all packages again
 
 
 def main(arguments: list[str]) -> int:
