@@ -151,6 +151,8 @@ def test_the_result_is_saved_with_its_origin_and_never_over_another(host: Seeing
     formats.write(Embedding("old", vectors(1)), host.embeddings_dir / "old.pt")
     assert save(host, found, "old", overwrite=True, warn=told.append).name == "old.pt"
     assert "cannot hold a note of the expression" in told[-1]
+    save(host, merged(host, "xl1 + xl2"), "for-sdxl", overwrite=False, warn=told.append)
+    assert "cannot use for-sdxl, since it is for SDXL models" in told[-1]
     with pytest.raises(ConfigError, match="80 vectors, but a prompt has room for 75"):
         save(host, merged(host, "pad(red, 80)"), "long", overwrite=False, warn=told.append)
 

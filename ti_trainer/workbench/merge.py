@@ -238,8 +238,11 @@ def save(host: Host, merged: Merged, name: str, *, overwrite: bool, warn: Callab
     embeddings_dir.free_file(folder, name, overwrite=overwrite)
     with locks.embeddings_held(folder, [name]):
         file = embeddings_dir.free_file(folder, name, len(merged.embedding.widths), overwrite=overwrite)
-        for each in name_warnings(host.open_model(), folder, name):
+        model = host.open_model()
+        for each in name_warnings(model, folder, name):
             warn(each)
+        if dict(model.widths) != merged.embedding.widths:
+            warn(f"{model.name} cannot use {name}, since it is for {merged.embedding.family} models.")
         embeddings_dir.save(merged.embedding.renamed(name), file, warn)
     if file.suffix.lower() != ".safetensors":
         warn(f"{file.name} cannot hold a note of the expression; a .safetensors file can.")

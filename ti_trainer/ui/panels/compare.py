@@ -290,5 +290,4 @@ def _prompts(page: Page, config: TrainConfig) -> list[str]:
 def names(page: Page) -> list[str]:
     """The embeddings of the folder."""
     files = embeddings_dir.embedding_files(page.host.embeddings_dir)
-    names = {path.stem for path in files if path.suffix.lower() not in embeddings_dir.IMAGES}
-    return sorted(names)
+    return sorted({path.stem for path in files if path.suffix.lower() not in embeddings_dir.IMAGES})

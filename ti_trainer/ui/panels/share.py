@@ -15,9 +15,9 @@ from typing import Any
 import gradio as gr
 
 from ti_trainer.errors import ConfigError, TITrainerError
-from ti_trainer.formats import embeddings_dir
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels.compare import names
 from ti_trainer.ui.render import facts, images, notice, refusal
 from ti_trainer.ui.thumbnails import thumbnail_uri
 from ti_trainer.workbench import share, share_files, share_page
@@ -58,12 +58,6 @@ def panel(page: Page) -> Any:
     listen(show.click, partial(_show, page), fields, [message, included, text])
     listen(write_files.click, partial(_write, page), [*fields, overwrite], [message, included, text])
     return name
-
-
-def names(page: Page) -> list[str]:
-    """The embeddings of the folder."""
-    files = embeddings_dir.embedding_files(page.host.embeddings_dir)
-    return sorted({path.stem for path in files if path.suffix.lower() not in embeddings_dir.IMAGES})
 
 
 def shared_of(page: Page, name: str | None, description: str, weight: float | None, licence: str, negative: bool) -> Shared:
