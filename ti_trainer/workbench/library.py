@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 
 from ti_trainer.errors import ConfigError, EmbeddingFormatError
-from ti_trainer.formats import embeddings_dir
+from ti_trainer.formats import card, embeddings_dir
 from ti_trainer.formats.embeddings_dir import IMAGES
 from ti_trainer.formats.outline import HEADED, Outline, outline
 from ti_trainer.prompts import CHUNK
@@ -82,6 +82,14 @@ class Listing:
     entries: tuple[Entry, ...]
     total: int
     unread: int = 0
+
+
+def names(folder: Path) -> list[str]:
+    """The names of a folder's embeddings, for a list; of images only those with a card's text: pixels are not read."""
+    files = embeddings_dir.embedding_files(folder)
+    found = {path.stem for path in files if path.suffix.lower() not in IMAGES}
+    found |= {path.stem for path in files if path.stem not in found and card.is_marked(path)}
+    return sorted(found, key=str.casefold)
 
 
 class Library:

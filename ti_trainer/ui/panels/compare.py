@@ -14,7 +14,6 @@ from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.prompts import NAME, Prompter, load_plain, load_template
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import entered_path
-from ti_trainer.formats import embeddings_dir
 from ti_trainer.host import GenerationRequest, ModelOptions
 from ti_trainer.runs.builders import model_options, requests_of
 from ti_trainer.runs.run_folder import Run
@@ -23,7 +22,7 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import compare_progress, runs
 from ti_trainer.ui.render import notice, refusal
 from ti_trainer.wording import counted
-from ti_trainer.workbench import candidates
+from ti_trainer.workbench import candidates, library
 from ti_trainer.workbench.compare import Comparison
 from ti_trainer.workbench.comparison_settings import about_size, prompts_of, seeds_of, weights_of
 from ti_trainer.workbench.scores import Scoring
@@ -289,5 +288,4 @@ def _prompts(page: Page, config: TrainConfig) -> list[str]:
 
 def names(page: Page) -> list[str]:
     """The embeddings of the folder."""
-    files = embeddings_dir.embedding_files(page.host.embeddings_dir)
-    return sorted({path.stem for path in files if path.suffix.lower() not in embeddings_dir.IMAGES})
+    return library.names(page.host.embeddings_dir)

@@ -53,9 +53,9 @@ def panel(page: Page) -> Embeddings:
     lists = (
         Lists(inspect_tab, [inspected], inspect.places),
         Lists(compare_tab, [compared.fields["embeddings"]], compare.names),
-        Lists(merge_tab, merged, merge.names),
+        Lists(merge_tab, merged, compare.names),
         Lists(convert_tab, [converted], convert.choices),
-        Lists(share_tab, [shared], share.names),
+        Lists(share_tab, [shared], compare.names),
     )
     for each in lists:
         listen(each.tab.select, partial(refreshed, page, [each]), set(), each.dropdowns)

@@ -13,6 +13,7 @@ from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.host import GenerationRequest
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels.compare import names
 from ti_trainer.ui.panels.create import check_name
 from ti_trainer.ui.render import facts, notice, refusal
 from ti_trainer.workbench.evaluation import FUNCTIONS
@@ -126,11 +127,6 @@ def fitting_rows(method: str) -> list[Any]:
     shown = METHODS.get(method, (0, ROWS))[1]
     position = gr.update(visible=str(method).startswith("Interpolate"))
     return [position, *(gr.update(visible=number < shown) for number in range(ROWS))]
-
-
-def names(page: Page) -> list[str]:
-    """The names of the embeddings in the folder."""
-    return sorted(set(Names(page.host.embeddings_dir).known), key=str.casefold)
 
 
 def write(expression: str, written: str, method: str, position: float, *rows: Any) -> list[Any]:
