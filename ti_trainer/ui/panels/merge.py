@@ -61,7 +61,13 @@ def panel(page: Page) -> list[Any]:
             )
             about_name = gr.HTML(elem_id=PREFIX + "about_name")
             info = "Replace an existing embedding of this name. Its training is lost."
-            overwrite = gr.Checkbox(label="Overwrite Old Embedding", info=info, value=False, elem_id=PREFIX + "overwrite")
+            overwrite = gr.Checkbox(
+                label="Overwrite Old Embedding",
+                info=info,
+                value=False,
+                visible=not page.is_public,
+                elem_id=PREFIX + "overwrite",
+            )
             save_button = gr.Button("Save", variant="primary", elem_id=PREFIX + "save")
             message = gr.HTML(elem_id=PREFIX + "message")
         with gr.Column(elem_classes=["ti-results"]):
@@ -207,7 +213,7 @@ def saved(page: Page, expression: str, name: str, overwrite: bool) -> str:
         page.refuse_if_busy("save embeddings")
         with host.lock():
             merged = merge(expression or "", Names(host.embeddings_dir), host.open_model)
-            path = save(host, merged, name or "", overwrite=bool(overwrite), warn=warnings.append)
+            path = save(host, merged, name or "", overwrite=page.overwrite(overwrite), warn=warnings.append)
             host.embeddings_changed()
     except (TITrainerError, OSError) as error:
         return wrong(error)
