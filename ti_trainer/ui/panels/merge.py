@@ -13,7 +13,7 @@ from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.host import GenerationRequest
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels.compare import names
+from ti_trainer.ui.panels.compare_form import names
 from ti_trainer.ui.panels.create import check_name
 from ti_trainer.ui.render import facts, notice, refusal
 from ti_trainer.workbench.evaluation import FUNCTIONS

@@ -17,7 +17,7 @@ import gradio as gr
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels.compare import names
+from ti_trainer.ui.panels.compare_form import names
 from ti_trainer.ui.render import facts, images, notice, refusal
 from ti_trainer.ui.thumbnails import thumbnail_uri
 from ti_trainer.workbench import share, share_files, share_page
