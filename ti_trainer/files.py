@@ -65,11 +65,10 @@ def _replace(path: Path, new: Path) -> None:
 
 def described(error: OSError, path: Path) -> OSError:
     """The error with the file that was to be written, and with a clear message for a full disk."""
-    full = error.errno in _NO_ROOM
-    named = str(path) if error.filename is None or _is_temporary(error.filename, path) else error.filename
-    if error.errno is None or (named == error.filename and (not full or str(error.strerror).startswith(_FULL))):
+    full = error.errno in _NO_ROOM and not str(error.strerror).startswith(_FULL)
+    if error.errno is None or not (full or error.filename is None or _is_temporary(error.filename, path)):
         return error
-    return OSError(error.errno, f"{_FULL} ({error.strerror}); free some space" if full else error.strerror, named)
+    return OSError(error.errno, f"{_FULL} ({error.strerror}); free some space" if full else error.strerror, str(path))
 
 
 def _is_temporary(filename: object, path: Path) -> bool:

@@ -34,7 +34,11 @@ def find_or_make(log_dir: Path, title: str, settings: Mapping[str, Any]) -> tupl
     folder = free_path(parent / title, "-")
     folder.mkdir(parents=True)
     content = {"ti_trainer": __version__, "settings": wanted}
-    write_bytes(folder / SETTINGS, json.dumps(content, indent=2, ensure_ascii=False).encode())
+    try:
+        write_bytes(folder / SETTINGS, json.dumps(content, indent=2, ensure_ascii=False).encode())
+    except OSError:
+        folder.rmdir()
+        raise
     return folder, f"This is a new comparison: {folders[-1].name} was made with other settings." if folders else ""
 
 

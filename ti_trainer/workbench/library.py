@@ -6,13 +6,14 @@ limit of time, and the rest are listed as not read yet. Facts are kept while a f
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 
-from ti_trainer.errors import ConfigError, EmbeddingFormatError
+from ti_trainer.errors import ConfigError, EmbeddingFormatError, explained
 from ti_trainer.formats import card, embeddings_dir
 from ti_trainer.formats.embeddings_dir import IMAGES
 from ti_trainer.formats.outline import HEADED, Outline, outline
@@ -134,6 +135,8 @@ class Library:
 
     def _entries(self) -> list[Entry]:
         """Every file that may be an embedding. Images beside an embedding of their name are previews, and left out."""
+        if self.folder.is_dir():
+            os.scandir(self.folder).close()  # raises PermissionError, where a walk finds nothing
         files = embeddings_dir.embedding_files(self.folder)
         images = [path for path in files if path.suffix.lower() in IMAGES]
         if images:
@@ -177,7 +180,7 @@ def _facts(path: Path) -> tuple[Outline | None, str]:
     except (EmbeddingFormatError, OSError) as error:
         if path.suffix.lower() in IMAGES and "no embedding can be found" in str(error):
             return None, NO_EMBEDDING
-        return None, str(error) or type(error).__name__
+        return None, explained(error) or type(error).__name__
 
 
 def _by_family(entry: Entry) -> tuple[bool, str, str]:
