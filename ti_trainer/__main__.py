@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ti_trainer import __version__
 from ti_trainer.commands import INTERRUPTED, PROGRAM
-from ti_trainer.errors import TITrainerError
+from ti_trainer.errors import TITrainerError, explained
 
 COMMANDS = (
     "preprocess",
@@ -100,7 +100,7 @@ def _run(args: argparse.Namespace) -> int:
     except TITrainerError as error:
         return _failed(str(error), debug=args.debug)
     except OSError as error:
-        return _failed(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), debug=args.debug)
+        return _failed(explained(error), debug=args.debug)
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # of torch, which may not be imported
             message = "Out of GPU memory: reduce the batch size, width and height, or close other programs."

@@ -22,6 +22,7 @@ from ti_trainer.runs.queue_file import FILE, Entry
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import queue, status_strip, train, train_ways
+from ti_trainer.workbench import compare_job
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +63,11 @@ def test_runs_are_added_and_nothing_is_trained_until_the_queue_is_started(page: 
     assert shown(page)["queue"] == ""
 
 
-def test_a_press_during_a_run_offers_the_queue(page: Page, form: train.TrainForm) -> None:  # noqa: F811
+def test_a_press_during_a_run_offers_the_queue(
+    page: Page,  # noqa: F811
+    form: train.TrainForm,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     press(form)
     page.job._now = replace(page.job._now, status="training")
     offered = ways(press(form))
@@ -70,6 +75,9 @@ def test_a_press_during_a_run_offers_the_queue(page: Page, form: train.TrainForm
     offered = ways(press(form, train_ways.train_more))
     assert offered["Add to queue"] == f'press="{train_ways.ADD_MORE}"'
     assert list(ways(press(form, train_ways.start_over))) == ["Stop that run"]
+    monkeypatch.setattr(page.comparing, "_now", compare_job.Snapshot("comparing"))
+    assert list(ways(press(form, train_ways.start_over))) == ["Stop the comparison"]
+    monkeypatch.undo()
     assert list(ways(add(form))) == ["Add 4 more steps to the queue", "New embedding"], "it is trained to that step already"
     assert "The next run starts when x-word has ended." in add(form, prepare=train_ways.train_more)
     assert page.queue.snapshot().going

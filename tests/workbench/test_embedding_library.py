@@ -43,6 +43,23 @@ def names(found: object) -> list[str]:
     return [each.name for each in found]
 
 
+def test_a_folder_that_cannot_be_read_is_not_called_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Library(tmp_path / "none").listing().total == 0
+
+    def forbidden(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(PermissionError):
+        Library(tmp_path).listing()
+
+
+def test_lists_offer_cards_and_no_plain_images(folder: Path) -> None:
+    assert module.names(folder) == ["Alpha", "beta", "card", "gamma", "long", "wrong"]
+    (folder / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\xff\xff\xff\xfftEXt")
+    assert "photo" not in module.names(folder)
+
+
 def test_files_are_listed_with_what_their_headers_say_and_without_previews(folder: Path) -> None:
     listing = Library(folder).listing()
     assert names(listing.entries) == ["Alpha", "beta", "card", "gamma", "long", "photo", "wrong"]

@@ -47,7 +47,7 @@ from ti_trainer.runs.datasets import subsets_of, warnings_of
 from ti_trainer.runs.early_stopping import KeepBest, verdict, with_validation_images
 from ti_trainer.runs.generated import GeneratedImages
 from ti_trainer.runs.health import Health
-from ti_trainer.runs.replaced import check_unchanged, digest, digests, keep_changed
+from ti_trainer.runs.replaced import back_up, check_unchanged, digest, digests, keep_changed
 from ti_trainer.runs.run_folder import Run, changes
 from ti_trainer.runs.teacher_lora import lora_of
 from ti_trainer.runs.trials import evaluate_trials_at_end
@@ -287,10 +287,14 @@ class Session:
         settings = settings_of(self.config, self.name, self.images, trainer.model, trainer.dataset, trainer.lora)
         settings["embedding_files"] = digests([each for each, _ in loaded])
         if self.resume is None:
-            return Run.create(self.host.log_dir, self.name, settings)
-        self.resume.forget_after(trainer.step, self.warn)
-        self.resume.save_settings({**self.resume.settings(), **settings})
-        return self.resume
+            run = Run.create(self.host.log_dir, self.name, settings)
+        else:
+            run = self.resume
+            run.forget_after(trainer.step, self.warn)
+            run.save_settings({**run.settings(), **settings})
+        for _, file in loaded if self.host.is_public else ():  # visitors may train what others made, but not destroy it
+            back_up(file, run)
+        return run
 
     def _check_options(self) -> None:
         self.processes.check(self.config.gradient_accumulation_steps)

@@ -87,7 +87,7 @@ def build(page: Page) -> gr.Blocks:
             "runs": runs_panel.chosen,
         }
         poll(lambda state: train_progress.refresh(page, state, list(live)), list(live.values()))
-        form_fill.panel(form)
+        loaded = form_fill.panel(form)
         form_fill.wire_runs(form, runs_panel, TO_TAB.format("Train"))
         listen(runs_tab.select, partial(runs.opened, page), [runs_panel.chosen], [runs_panel.chosen])
         api.panel(page)
@@ -111,7 +111,8 @@ def build(page: Page) -> gr.Blocks:
         embeddings.wire(embeddings_panel, embeddings_tab, prompts, _to_prompt(page))
         for use in (progress_panel["use"], quick.live["quick_use"]):
             _wire_use(page, use, prompts)
-        compare.wire(embeddings_panel.compare, runs_panel, progress_panel["compare_copies"], quick.live["quick_compare"])
+        copies = progress_panel["compare_copies"], quick.live["quick_compare"]
+        compare.wire(embeddings_panel.compare, runs_panel, loaded, *copies)
         listen(
             progress_panel["open_run"].click,
             lambda: runs.select_current(page),

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from typing import Literal
 
-from ti_trainer.errors import BusyError
+from ti_trainer.errors import BusyError, explained
 
 Kind = Literal["error", "warning", "good", "info"]
 Token = tuple[int, str | None]
@@ -116,7 +116,7 @@ def notice(kind: Kind, text: str, more: str = "") -> str:
 
 def refusal(error: Exception) -> str:
     """Render an error in a box. javascript/ti_trainer_news.js hides those of a BusyError once the run is over."""
-    box = notice("error", str(error))
+    box = notice("error", explained(error))
     # The number makes a repeated message a new element for the script.
     return box.replace("<div ", f'<div data-busy="{next(_refusal_ids)}" ', 1) if isinstance(error, BusyError) else box
 

@@ -137,6 +137,14 @@ class Comparison:
             "model_hash": model.checkpoint_hash,
             "model_spec": str(model.spec),
             "clip_skip": self.options.clip_skip if self.options else None,
+            **self.asked,
+            "other_embeddings": {name: digest(each) for name, each in others.items()},
+        }
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What was entered."""
+        return {
             "candidates": [_about(each) for each in self.candidates],
             "prompts": list(self.prompts),
             "negative_prompt": self.request.negative_prompt,
@@ -147,7 +155,6 @@ class Comparison:
             "width": self.request.width,
             "height": self.request.height,
             "sampler": self.request.sampler,
-            "other_embeddings": {name: digest(each) for name, each in others.items()},
         }
 
 

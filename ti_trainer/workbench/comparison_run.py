@@ -20,7 +20,7 @@ from PIL import Image
 
 from ti_trainer import __version__
 from ti_trainer.data.prompts import NAME
-from ti_trainer.errors import EmbeddingFormatError, ModelError, TrainingError
+from ti_trainer.errors import EmbeddingFormatError, ModelError, TrainingError, explained
 from ti_trainer.files import atomic, write_bytes
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.host import Lease
@@ -121,7 +121,7 @@ def others_in_prompts(comparison: Comparison, model: DiffusionModel) -> tuple[di
         try:
             embedding, _ = embeddings_dir.load(folder, name)
         except (EmbeddingFormatError, OSError) as error:
-            notes.append(f"{name} in the prompts is not used: {error}")
+            notes.append(f"{name} in the prompts is not used: {explained(error)}")
             continue
         if embedding.widths != dict(model.widths) or embedding.num_vectors > CHUNK:
             notes.append(f"{name} in the prompts is not used: it is for {embedding.family} models.")

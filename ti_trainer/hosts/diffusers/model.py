@@ -19,8 +19,7 @@ from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.library import AutoencoderKL, DDPMScheduler, UNet2DConditionModel, prepare_compiling
 from ti_trainer.hosts.diffusers.model_spec import noise_schedule, spec_of, takes_clip_skip
 from ti_trainer.hosts.diffusers.text import TextEncoder
-from ti_trainer.hosts.lora_layers import LoraLayers
-from ti_trainer.lora import Lora
+from ti_trainer.hosts.lora_layers import LoraLayers, TakesLoras
 from ti_trainer.model import (
     Compile,
     Conditioning,
@@ -40,7 +39,7 @@ TILING = {"use_tiling": True, "tile_sample_min_size": 512, "tile_latent_min_size
 
 
 @dataclass
-class DiffusersModel:
+class DiffusersModel(TakesLoras):
     """Stable Diffusion with one CLIP text encoder (1.x, 2.x) or two (SDXL), whose last one pools.
 
     `device` is where the networks compute. They start in RAM and move there when they are used, U-Net and text encoders once
@@ -198,16 +197,6 @@ class DiffusersModel:
             return unet(inputs, timesteps, hidden, return_dict=False)[0]
         added = {"text_embeds": cond.pooled, "time_ids": images.sizes}  # not in bf16, which cannot represent 1023
         return unet(inputs, timesteps, hidden, added_cond_kwargs=added, return_dict=False)[0]
-
-    def fit_lora(self, lora: Lora) -> str:
-        """Find the layers that a LoRA changes."""
-        return self._lora_layers.fit(lora)
-
-    @contextmanager
-    def with_lora(self, lora: Lora, weight: float) -> Iterator[None]:
-        """Within it the networks compute with this LoRA, uncompiled: compiled code would leave it out."""
-        with patched([(self.memory, "compiled", None)]), self._lora_layers.added(lora, weight):
-            yield
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, 8 H, 8 W) in [-1, 1], not clamped; in overlapping tiles if a GPU has no room for whole images."""

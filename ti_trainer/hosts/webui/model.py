@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ti_trainer.functional.objective import zero_terminal_snr
-from ti_trainer.hosts.lora_layers import LoraLayers
+from ti_trainer.hosts.lora_layers import LoraLayers, TakesLoras
 from ti_trainer.hosts.webui.model_spec import is_sdxl, size_embedders
 from ti_trainer.hosts.webui.patches import (
     channels_last,
@@ -29,7 +29,6 @@ from ti_trainer.hosts.webui.patches import (
 )
 from ti_trainer.hosts.webui.text import PromptEncoder
 from ti_trainer.hosts.webui.vae import MEDVRAM_HOOK, Vae
-from ti_trainer.lora import Lora
 from ti_trainer.model import (
     Compile,
     Conditioning,
@@ -67,7 +66,7 @@ class RuntimeSettings:
 
 
 @dataclass
-class WebuiModel:
+class WebuiModel(TakesLoras):
     """Stable Diffusion 1.x or 2.x, an ldm LatentDiffusion, or SDXL, an sgm DiffusionEngine, which has two `texts`."""
 
     sd_model: Any
@@ -225,16 +224,6 @@ class WebuiModel:
             times = timesteps.to(torch.float32 if dtype == torch.bfloat16 else dtype)  # bfloat16 has no 999
             prediction: Tensor = self.memory.unet(noisy_latents.to(dtype), times, context=cond.hidden.to(dtype), y=y)
             return prediction
-
-    def fit_lora(self, lora: Lora) -> str:
-        """Find the layers that a LoRA changes."""
-        return self._lora_layers.fit(lora)
-
-    @contextmanager
-    def with_lora(self, lora: Lora, weight: float) -> Iterator[None]:
-        """Within it the networks compute with this LoRA, uncompiled: compiled code would leave it out."""
-        with patched([(self.memory, "compiled", None)]), self._lora_layers.added(lora, weight):
-            yield
 
     def _vector_conditioning(self, pooled: Tensor, images: ImageConditioning) -> Tensor:
         """(B, width): SDXL's conditioning besides hidden states, in the order of its conditioner."""

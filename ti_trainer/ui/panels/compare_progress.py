@@ -47,7 +47,9 @@ def panel(page: Page) -> dict[str, Any]:
             max_lines=1,
             elem_id=PREFIX + "name",
         )
-        overwrite = gr.Checkbox(label="Overwrite Old Embedding", value=False, elem_id=PREFIX + "overwrite")
+        overwrite = gr.Checkbox(
+            label="Overwrite Old Embedding", value=False, visible=not page.is_public, elem_id=PREFIX + "overwrite"
+        )
     with gr.Row(elem_classes=["ti-hidden"]):
         row = gr.Textbox(value="", elem_id=PREFIX + "row")
     for each in (name, overwrite, row):

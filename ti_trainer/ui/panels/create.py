@@ -75,6 +75,7 @@ def panel(page: Page) -> Create:
                 label="Overwrite Old Embedding",
                 info="Replace an existing embedding of this name. Its training is lost.",
                 value=False,
+                visible=not page.is_public,
                 elem_id="ti_trainer_create_overwrite",
             )
             with gr.Accordion("DreamArtist", open=False):
@@ -135,7 +136,7 @@ def create(
     warn: Callable[[str], None],
 ) -> Path:
     """Create an embedding, and its negative one if that has vectors; TITrainerError if that is not possible."""
-    name, host = (name or "").strip(), page.host
+    name, host, overwrite = (name or "").strip(), page.host, page.overwrite(overwrite)
     embeddings_dir.free_file(host.embeddings_dir, name, overwrite=overwrite)
     page.refuse_if_busy("create embeddings")
     names = (name, negative_name(name))[: 2 if negative_vectors else 1]

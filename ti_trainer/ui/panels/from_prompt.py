@@ -132,7 +132,11 @@ def panel(page: Page) -> PromptForm:
         form.put(*MORE)
     overwrite = "Replace an existing embedding of this name. Its training is lost."
     fields["overwrite"] = gr.Checkbox(
-        value=False, label="Overwrite Old Embedding", info=overwrite, elem_id=PREFIX + "overwrite"
+        value=False,
+        label="Overwrite Old Embedding",
+        info=overwrite,
+        visible=not page.is_public,
+        elem_id=PREFIX + "overwrite",
     )
     message = gr.HTML(elem_id=PREFIX + "message")
     start = gr.Button("Learn", variant="primary", elem_id=PREFIX + "start")
@@ -184,8 +188,8 @@ def start(form: PromptForm, values: Values) -> dict[Any, Any]:
     count = int(values[form.fields["num_vectors"]] or 0)
     if not 0 <= count <= CHUNK:
         wrong["num_vectors"] = f"Number of vectors: found {count}, expected 1 to {CHUNK}, or 0."
-    overwrite = bool(values[form.fields["overwrite"]])
     try:
+        overwrite = page.overwrite(values[form.fields["overwrite"]])
         config = wanted.config({**page.host.defaults, **DEFAULTS, **options})
         if not wrong:
             page.refuse_if_busy("learn from a prompt")

@@ -76,7 +76,7 @@ class QuickTrain:
             str(values[self.kind]).lower(),
             values[self.init_text] or "",
             start.config.to_dict() if start else {},
-            bool(values[self.overwrite]),
+            self.page.overwrite(values[self.overwrite]),
             FAVOR_LABELS.get(values[self.favor], ""),
         )
         if not uploads.images and not uploads.refused and work.images == Path():

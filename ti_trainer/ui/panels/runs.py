@@ -82,7 +82,12 @@ def panel(page: Page) -> Runs:
                 max_lines=1,
                 elem_id="ti_trainer_runs_name",
             )
-            overwrite = gr.Checkbox(label="Overwrite Old Embedding", value=False, elem_id="ti_trainer_runs_overwrite")
+            overwrite = gr.Checkbox(
+                label="Overwrite Old Embedding",
+                value=False,
+                visible=not page.is_public,
+                elem_id="ti_trainer_runs_overwrite",
+            )
             compare = gr.Button("Compare copies", elem_id="ti_trainer_runs_compare")
             promote = gr.Button("Copy to the embeddings folder", elem_id="ti_trainer_runs_promote")
             message = gr.HTML(elem_id="ti_trainer_runs_message")
@@ -244,7 +249,7 @@ def continue_run(page: Page, label: str, max_steps: float | None, overwrite: boo
         message = f"The settings of {run.id} are damaged or missing, so it cannot be continued."
         raise ConfigError(message) from error
     config = TrainConfig.from_dict(values)
-    page.job.start(Session(page.host, name, folder, config, run, overwrite=overwrite))
+    page.job.start(Session(page.host, name, folder, config, run, overwrite=page.overwrite(overwrite)))
     return f"Continuing {name} at step {run.step}: see the Train tab."
 
 
@@ -268,6 +273,7 @@ def promote_copy(page: Page, label: str, copy: str, name: str, overwrite: bool) 
         wanted, negative = {(name or "").strip(): path}, run.negative_of(path)
         if negative is not None:
             wanted[negative_name((name or "").strip())] = negative
+        overwrite = page.overwrite(overwrite)
         page.refuse_if_busy("copy to the embeddings folder")
         with host.lock(), locks.embeddings_held(host.embeddings_dir, wanted):
             new = [replace(formats.read(path), name=each) for each, path in wanted.items()]

@@ -60,7 +60,8 @@ def out_of(
     """The ways out of a refusal, for `render.ways_out`; `prepare` and `queued` are those of what was refused."""
     if isinstance(error, BusyError):
         add = ADD if prepare is None else ADD_MORE if prepare is train_more else ""
-        return {**({"Add to queue": f"press:{add}"} if add else {}), "Stop that run": "press:ti_trainer_stop"}
+        stop = "Stop the comparison" if page.comparing.snapshot().active else "Stop that run"
+        return {**({"Add to queue": f"press:{add}"} if add else {}), stop: "press:ti_trainer_stop"}
     if error.option == "negative" and embeddings_dir.find(page.host.embeddings_dir, negative_name(name)) is None:
         return {"Create the negative embedding and train": f"press:{PREFIX}create_negative"}
     if error.option == "max_steps" and queued:
