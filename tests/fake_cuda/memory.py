@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 import steps
 import torch
-from device import GIB, fake_cuda
+from device import CPU, GIB, fake_cuda
 from models import model_of, tiny
 
+from ti_trainer import tiny_model
+from ti_trainer.data.images import Frame
+from ti_trainer.data.loading import DatasetOptions, load_dataset
+from ti_trainer.data.prompts import Prompter
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.offload.plan import bytes_of
 
@@ -32,6 +36,16 @@ def test_weights_that_a_plan_offloads_are_never_on_the_gpu() -> None:
         model.use_all_memory()
         assert all(each.numel() for module in model.modules for each in module.parameters())
         assert device.allocated == pytest.approx(left, rel=0.05)
+
+
+def test_latents_wait_in_ram_for_their_turn() -> None:
+    with fake_cuda() as device:
+        model = model_of(tiny("sd1-inpainting", torch.float16), "fp16")
+        options = DatasetOptions(latent_sampling="random")
+        dataset = load_dataset(tiny_model.DEMO, model, Frame((64, 64)), Prompter(steps.NAME, ("[name]",)), options, most=2)
+        assert device.allocated == pytest.approx(bytes_of(model.vae), rel=0.15)
+        for each in dataset.items:
+            assert {each.latents.device, each.std.device, each.masked.device} == {CPU}
 
 
 def test_large_images_are_decoded_in_tiles_where_there_is_no_room_for_them() -> None:
