@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,22 @@ class FakeDevice(TorchDispatchMode):
             yield self.waits
         finally:
             self.waits = None
+
+
+class FakeStream:
+    """Everything is in order here: tests/offload/test_prefetching.py is about streams."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        pass
+
+    def wait_stream(self, stream: FakeStream) -> None:
+        pass
+
+    def wait_event(self, event: object) -> None:
+        pass
+
+    def record_event(self) -> object:
+        return object()
 
 
 def where() -> str:
@@ -208,6 +224,9 @@ def fake_cuda(total: float = float("inf")) -> Iterator[FakeDevice]:
         (torch.cuda, "get_device_capability", lambda device=None: (8, 6)),
         (torch.cuda, "get_device_name", lambda device=None: "pretended"),
         (torch.cuda, "empty_cache", lambda: None),
+        (torch.cuda, "Stream", FakeStream),
+        (torch.cuda, "current_stream", FakeStream),
+        (torch.cuda, "stream", nullcontext),
         (torch.cuda, "mem_get_info", lambda device=None: (_free(device_of()), _whole(device_of()))),
         (torch.cuda, "memory_reserved", lambda device=None: device_of().allocated),
         (torch.cuda, "memory_allocated", lambda device=None: device_of().allocated),

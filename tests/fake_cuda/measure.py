@@ -52,7 +52,8 @@ def peaks(
         loading, at_rest = device.peak, device.allocated
         needed, _ = model.memory.plan.bytes_needed(need)
         device.forget()
-        steps.update(trainer)
+        for _ in range(2):  # from the second on, weights are copied in advance
+            steps.update(trainer)
         step = device.peak
         seen = _preview(model, device, size_px) if preview else None
         return Peaks(str(model.memory.plan), loading / GIB, at_rest / GIB, step / GIB, (at_rest + needed) / GIB, seen)

@@ -100,8 +100,8 @@ def dataset_for(
 ) -> Dataset:
     """One image twice, as it is after encoding; tags are shuffled, so that nearly every prompt is new."""
     size = size_px // 8
-    latents = torch.zeros(4, size, size, device=model.device)
-    masked = torch.zeros(5, size, size, device=model.device) if model.spec.inpainting else None
+    latents = torch.zeros(4, size, size)
+    masked = torch.zeros(5, size, size) if model.spec.inpainting else None
     item = Item(
         path=Path("image.png"),
         caption="red, round, small, (old:1.2)",

@@ -90,8 +90,8 @@ def _open(model: str, shape: str | None, device: str, precision: str) -> Diffuse
 def _dataset(model: DiffusersModel, size_px: int) -> Dataset:
     """One image of noise, as it is after encoding."""
     size = size_px // 8
-    latents = torch.randn(4, size, size, generator=torch.Generator().manual_seed(0)).to(model.device)
-    masked = torch.zeros(5, size, size, device=model.device) if model.spec.inpainting else None
+    latents = torch.randn(4, size, size, generator=torch.Generator().manual_seed(0))
+    masked = torch.zeros(5, size, size) if model.spec.inpainting else None
     sizes = (size_px, size_px, 0, 0, size_px, size_px)
     item = Item(Path("noise"), None, latents, None, None, sizes, masked, Subset(Path()))
     return Dataset((item,), (), Prompter(NAME, ("a photo of [name]",)), 0, len(model.alphas_cumprod))

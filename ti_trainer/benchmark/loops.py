@@ -38,7 +38,7 @@ def first_vectors(model: DiffusersModel) -> dict[str, Tensor]:
 
 def bare_step(model: DiffusersModel, dataset: Dataset, batch_size: int) -> Callable[[], None]:
     """Forward and backward of text encoder and U-Net on one batch, and nothing else."""
-    batch = next(dataset.batches(batch_size))
+    batch = next(dataset.batches(batch_size)).on(model.device)
     pad = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
     ids = [each.tokenizer(list(batch.prompts), **pad).input_ids.to(model.device) for each in model.text_encoders]
 

@@ -268,11 +268,10 @@ class Trainer:
         micro_steps = self.config.gradient_accumulation_steps
         mine = self._processes.share(micro_steps)
         streams = [each.trial.number - 1 for each in self.active_trials]
-        return _prefetched(
-            self.dataset.batches(
-                self.config.batch_size, self.micro_step, lambda number: number % micro_steps in mine, streams
-            )
+        batches = self.dataset.batches(
+            self.config.batch_size, self.micro_step, lambda number: number % micro_steps in mine, streams
         )
+        return _prefetched(each.on(self.model.device) for each in batches)
 
     def _update(
         self, active: Sequence[TrainableEmbedding], batches: Iterator[Batch], should_stop: Callable[[], bool]
