@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 
 SOURCE = Path(__file__).with_name("fake_cuda.cpp")
@@ -36,6 +38,18 @@ def built(folder: Path) -> Path:
 
 
 def environment(library: Path) -> dict[str, str]:
-    """That of a process with the device."""
-    root = Path(__file__).parents[2]
-    return {**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    """That of a process with the device, which finds the files of this folder."""
+    folder, before = Path(__file__).parent, os.environ.get("PYTHONPATH", "")
+    paths = os.pathsep.join(filter(None, (str(folder.parents[1]), str(folder), before)))
+    return {**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+
+
+def check(files: Sequence[Path], folder: Path) -> None:
+    """Run these test files in a process with the device; skip by name, or fail in CI, where it cannot be built."""
+    if reason := obstacle():
+        if os.environ.get("TI_TRAINER_CI") and "compiler" in reason:
+            pytest.fail(f"{reason}: install g++")
+        pytest.skip(reason)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", *map(str, files)]
+    found = subprocess.run(command, env=environment(built(folder)), capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout[-8000:] + found.stderr[-2000:]

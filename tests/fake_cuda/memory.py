@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import steps
 import torch
+import updates
 from device import GIB, fake_cuda
-from models import model_of, tiny
+from diffusers_models import model_of, tiny
+from models import NAME
 
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.offload.plan import bytes_of
@@ -20,14 +21,14 @@ def test_weights_that_a_plan_offloads_are_never_on_the_gpu() -> None:
         with torch.no_grad():
             model.encode_images(torch.zeros(1, 3, 64, 64))
         assert device.allocated == pytest.approx(bytes_of(model.vae), rel=0.15), "only what was used"
-        trainer = steps.trainer_for(model)
+        trainer = updates.trainer_for(model)
         device.forget()
         model.fit_memory(64, mode="offload-all")
         trained = (model.unet, *(each.module for each in model.text_encoders))
         left = bytes_of(*trained)  # offloaded weights are empty
         assert device.peak == pytest.approx(left, rel=0.05)
         assert model.vae.device.type == "cpu"
-        steps.update(trainer)
+        updates.update(trainer)
         preview(model)
         model.use_all_memory()
         assert all(each.numel() for module in model.modules for each in module.parameters())
@@ -52,9 +53,9 @@ def test_large_images_are_decoded_in_tiles_where_there_is_no_room_for_them() -> 
 
 def preview(model: DiffusersModel) -> None:
     """What generating an image needs: diffusers' samplers do not work with fake tensors."""
-    vectors = {steps.NAME: {key: torch.zeros(2, width, device=model.device) for key, width in model.widths.items()}}
+    vectors = {NAME: {key: torch.zeros(2, width, device=model.device) for key, width in model.widths.items()}}
     with torch.no_grad():
-        model.encode_prompts(["", f"a photo of {steps.NAME}"], vectors)
+        model.encode_prompts(["", f"a photo of {NAME}"], vectors)
         pixels = model.decode(torch.zeros(1, 4, 8, 8, device=model.device))
     assert pixels.shape == (1, 3, 64, 64)
     assert pixels.device.type == "cuda"
