@@ -10,7 +10,6 @@ import datetime
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,15 +54,13 @@ def printed(cells: list[str]) -> Iterator[str]:
     """The table's lines, each printed as it is measured in a process with the pretended device."""
     import building
 
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--preloaded", *cells]
-        environment = building.environment(building.built(Path(folder)))
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-            for line in process.stdout or ():
-                print(line, end="", flush=True)
-                yield line
-        if process.returncode:
-            sys.exit(process.returncode)
+    command = [sys.executable, __file__, "--preloaded", *cells]
+    with subprocess.Popen(command, env=building.environment(), stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            yield line
+    if process.returncode:
+        sys.exit(process.returncode)
 
 
 def main(arguments: list[str]) -> None:

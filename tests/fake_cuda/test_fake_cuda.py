@@ -12,5 +12,5 @@ import pytest
 
 
 @pytest.mark.timeout(900)
-def test_steps_on_a_pretended_gpu(tmp_path: Path) -> None:
-    building.check([Path(__file__).with_name(name) for name in ("steps.py", "memory.py")], tmp_path)
+def test_steps_and_memory_on_a_pretended_gpu() -> None:
+    building.check(*(Path(__file__).with_name(name) for name in ("steps.py", "memory.py", "table.py")))
