@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -44,32 +43,33 @@ Peak = tuple[Callable[[], None], Callable[[], "tuple[int, str] | None"]]  # rese
 
 
 def report(host: Host) -> Iterator[str]:
-    """Lines about this host's model, which it holds until the end; each part that fails is reported with its error.
-
-    TITrainerError if the model cannot be opened.
-    """
+    """Lines about this host's model, which it holds until the end. Each part that fails is reported with its error."""
     with host.lock() as lease:
-        model = host.open_model()
-        size_px = model.default_size_px
-        modes = modes_for(model.device)
-        total = len(modes) + 1
-        lines = chain(
-            about(model.device),
-            [f"host: {type(host).__name__}"],
-            about_model(model, size_px),
-            (f"  {mode:<14}{measured(model, size_px, mode)}" for mode in modes),
-            (f"learning: {learned(model, size_px)}" for _ in (1,)),
-        )
-        done = 0
-        for line in lines:
+        try:
+            model = host.open_model()
+        except TITrainerError as error:
+            yield from about(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+            yield f"model: {first_line(error)}"
+            return
+        expected = len(modes_for(model.device)) + 7
+        for number, line in enumerate(_lines(host, model), 1):
             log.info("%s", line)  # if the process crashes, the console shows where
+            lease.progress(min(number, expected), expected, "Measuring")
             yield line
-            done += line.startswith("  ")
-            lease.progress(done, total, "Measuring")
             if lease.interrupted():
                 yield "Interrupted: the rest was not measured."
                 return
-        yield f"torch.compile: {compiling(model.device)}"
+
+
+def _lines(host: Host, model: DiffusionModel) -> Iterator[str]:
+    size_px = model.default_size_px
+    yield from about(model.device)
+    yield f"page of: {type(host).__name__}"
+    yield from about_model(model, size_px)
+    for mode in modes_for(model.device):
+        yield f"  {mode:<14}{measured(model, size_px, mode)}"
+    yield f"learning: {learned(model, size_px)}"
+    yield f"torch.compile: {compiling(model.device)}"
 
 
 def about(device: torch.device) -> Iterator[str]:
@@ -123,7 +123,8 @@ def measured(model: DiffusionModel, size_px: int, mode: MemoryMode, peak: Peak |
                         forget()
                     elif times[-1] - times[0] > MOST_S:
                         break
-    except (RuntimeError, TITrainerError) as error:
+    except Exception as error:  # whatever it is, the report is for it
+        log.debug("It failed:", exc_info=True)
         return f"failed: {first_line(error)}"
     memory, steps = read(), len(times) - 1
     ms = 1000 * ((times[-1] - times[0]) / steps if steps else times[-1] - begun)
@@ -145,14 +146,15 @@ def learned(model: DiffusionModel, size_px: int) -> str:
                     if time.perf_counter() - begun > MOST_S:
                         break
         moved = any(not torch.equal(each, before[key]) for key, each in trainer.embedding.vectors.items())
-    except (RuntimeError, TITrainerError) as error:
+    except Exception as error:  # whatever it is, the report is for it
+        log.debug("It failed:", exc_info=True)
         return f"failed: {first_line(error)}"
     return f"finite, loss {loss:.4f} after {steps} steps" + ("" if moved else ", but the vectors have not moved")
 
 
-def trainer_of(model: DiffusionModel, size_px: int, steps: int) -> Trainer:
+def trainer_of(model: DiffusionModel, size_px: int, steps: int, batch_size: int = 1) -> Trainer:
     """A trainer of one vector on one image of noise."""
-    config = TrainConfig(max_steps=steps, template="subject")
+    config = TrainConfig(max_steps=steps, batch_size=batch_size, template="subject")
     return Trainer(model, _dataset(model, size_px), Embedding(NAME, first_vectors(model)), config)
 
 
