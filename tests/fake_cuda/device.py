@@ -76,6 +76,10 @@ class FakeDevice(TorchDispatchMode):
         tensors = [each for each in args if isinstance(each, Tensor)]
         if name in READS and any(each.device.type == "cuda" for each in tensors):
             waits.append(f"{name} at {where()}")
+        elif name.startswith("index") and tensors and tensors[0].device.type == "cuda":
+            places = [each for each in tree_leaves(args[1:2]) if isinstance(each, Tensor) and each.ndim]
+            if any(each.device.type == "cpu" for each in places):
+                waits.append(f"an index copied without pinned memory at {where()}")
         elif name == "_to_copy":
             self._note_copy(
                 waits, tensors[0], torch.device(kwargs.get("device") or tensors[0].device), kwargs.get("non_blocking")
@@ -154,6 +158,11 @@ def attention(
     """The kernels that a GPU uses, which keep no scores."""
     if query.device.type != "cuda":
         return _attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
+    if torch.is_autocast_enabled("cuda"):  # which casts before it chooses a kernel
+        dtype = torch.get_autocast_dtype("cuda")
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        if attn_mask is not None and attn_mask.is_floating_point():
+            attn_mask = attn_mask.to(dtype)
     assert query.dtype == key.dtype == value.dtype, (query.dtype, key.dtype, value.dtype)
     if attn_mask is None and query.dtype != torch.float32:
         flash = torch.ops.aten._scaled_dot_product_flash_attention

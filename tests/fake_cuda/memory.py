@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import steps
 import torch
+import updates
 from device import CPU, CUDA, GIB, fake_cuda, filled
-from models import model_of, tiny
+from diffusers_models import model_of, tiny
+from models import NAME
 
 from ti_trainer import tiny_model
 from ti_trainer.data.images import Frame
@@ -25,14 +26,14 @@ def test_weights_that_a_plan_offloads_are_never_on_the_gpu() -> None:
         with torch.no_grad():
             model.encode_images(torch.zeros(1, 3, 64, 64))
         assert device.allocated == pytest.approx(bytes_of(model.vae), rel=0.15), "only what was used"
-        trainer = steps.trainer_for(model)
+        trainer = updates.trainer_for(model)
         device.forget()
         model.fit_memory(64, mode="offload-all")
         trained = (model.unet, *(each.module for each in model.text_encoders))
         left = bytes_of(*trained)  # offloaded weights are empty
         assert device.peak == pytest.approx(left, rel=0.05)
         assert model.vae.device.type == "cpu"
-        steps.update(trainer)
+        updates.update(trainer)
         preview(model)
         model.use_all_memory()
         assert all(each.numel() for module in model.modules for each in module.parameters())
@@ -43,7 +44,7 @@ def test_latents_wait_in_ram_for_their_turn() -> None:
     with fake_cuda() as device:
         model = model_of(tiny("sd1-inpainting", torch.float16), "fp16")
         options = DatasetOptions(latent_sampling="random")
-        dataset = load_dataset(tiny_model.DEMO, model, Frame((64, 64)), Prompter(steps.NAME, ("[name]",)), options, most=2)
+        dataset = load_dataset(tiny_model.DEMO, model, Frame((64, 64)), Prompter(NAME, ("[name]",)), options, most=2)
         assert device.allocated == pytest.approx(bytes_of(model.vae), rel=0.15)
         for each in dataset.items:
             assert {each.latents.device, each.std.device, each.masked.device} == {CPU}
@@ -68,9 +69,9 @@ def test_images_of_1024_px_are_encoded_and_decoded_in_tiles_where_there_is_no_ro
 
 def preview(model: DiffusersModel) -> None:
     """What generating an image needs: diffusers' samplers do not work with fake tensors."""
-    vectors = {steps.NAME: {key: torch.zeros(2, width, device=model.device) for key, width in model.widths.items()}}
+    vectors = {NAME: {key: torch.zeros(2, width, device=model.device) for key, width in model.widths.items()}}
     with torch.no_grad():
-        model.encode_prompts(["", f"a photo of {steps.NAME}"], vectors)
+        model.encode_prompts(["", f"a photo of {NAME}"], vectors)
         pixels = model.decode(torch.zeros(1, 4, 8, 8, device=model.device))
     assert pixels.shape == (1, 3, 64, 64)
     assert pixels.device.type == "cuda"

@@ -16,12 +16,12 @@ from torch.utils.hooks import RemovableHandle
 from ti_trainer.benchmark import peer_driver
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Dataset
-from ti_trainer.embedding import Embedding, initial_vectors
+from ti_trainer.embedding import Embedding
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import Conditioning, ImageConditioning, Vectors
 from ti_trainer.training.trainer import Trainer
+from ti_trainer.workbench.diagnosis import NAME, first_vectors
 
-NAME, INIT_TEXT = "bench", "star"
 PARTS = ("text", "unet_forward", "unet_backward", "rest")
 
 
@@ -29,11 +29,6 @@ def new_trainer(model: DiffusersModel, dataset: Dataset, batch_size: int, steps:
     """A trainer of one vector that starts from `star`, with default settings."""
     config = TrainConfig(max_steps=steps, batch_size=batch_size, template="subject")
     return Trainer(model, dataset, Embedding(NAME, first_vectors(model)), config)
-
-
-def first_vectors(model: DiffusersModel) -> dict[str, Tensor]:
-    """The vectors of the initial text, by text encoder."""
-    return {encoder: initial_vectors(tokens, 1) for encoder, tokens in model.token_embeddings(INIT_TEXT).items()}
 
 
 def bare_step(model: DiffusersModel, dataset: Dataset, batch_size: int) -> Callable[[], None]:

@@ -25,6 +25,7 @@ from ti_trainer.ui.panels import (
     preprocess,
     queue,
     quick_train,
+    report,
     runs,
     status_strip,
     train,
@@ -75,6 +76,7 @@ def build(page: Page) -> gr.Blocks:
             else:
                 with gr.Tab("Generate", id="generate"):
                     prompts = generate.panel(page).fields
+        report.panel(page)
         live = {
             **strip,
             **progress_panel.components,

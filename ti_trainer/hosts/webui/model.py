@@ -23,9 +23,9 @@ from ti_trainer.hosts.webui.model_spec import is_sdxl, size_embedders
 from ti_trainer.hosts.webui.patches import (
     channels_last,
     frozen,
-    timesteps_on_device,
     without_hooks,
     without_host_patches,
+    without_waits,
 )
 from ti_trainer.hosts.webui.text import PromptEncoder
 from ti_trainer.hosts.webui.vae import MEDVRAM_HOOK, Vae
@@ -110,6 +110,11 @@ class WebuiModel(TakesLoras):
             self.name,
             self.spec,
         )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the U-Net's activations."""
+        return self.settings.unet_dtype
 
     @property
     def default_size_px(self) -> int:
@@ -257,7 +262,7 @@ class WebuiModel(TakesLoras):
             stack.enter_context(moved_to(CPU, network.first_stage_model))
         stack.enter_context(frozen(network))
         stack.enter_context(fast_kernels(self.device))
-        stack.enter_context(patched(timesteps_on_device(unet)))
+        stack.enter_context(patched(without_waits(unet, *self.memory.networks.text_encoders)))
         stack.enter_context(patched(without_host_patches(unet, fp32_attention=self._fp32_attention)))
         stack.enter_context(patched(settings.unet_changes(unet)))
         stack.enter_context(self.memory.active())
