@@ -16,7 +16,7 @@ from ti_trainer.data.dataset import Batch, Dataset
 from ti_trainer.errors import ConfigError
 from ti_trainer.lora import Lora, LoraLayer
 from ti_trainer.training.evaluation import fixed_batches, gap_closed
-from ti_trainer.training.selection import measure_gap
+from ti_trainer.training.selection import measure_gaps
 from ti_trainer.training.step import training_loss
 from ti_trainer.training.teacher import Teacher
 from ti_trainer.training.trainer import Trainer
@@ -85,9 +85,9 @@ def test_training_closes_the_gap(
 ) -> None:
     data = dataset((64, 64), model=embedded_model)
     learning = trainer(embedded_model, data, max_steps=30, teacher_prompt="a red star on sand", lr_scheduler="linear")
-    before = measure_gap(learning)
+    before = measure_gaps(learning).get("x-word")
     list(learning.run())
-    after = measure_gap(learning)
+    after = measure_gaps(learning).get("x-word")
     assert before is not None
     assert after is not None
     assert after > max(before, 0) + 0.2
@@ -159,9 +159,9 @@ def test_training_closes_the_gap_to_a_lora(
         lr_scheduler="linear",
         lora=Lora("a", layers),
     )
-    before = measure_gap(learning)
+    before = measure_gaps(learning).get("x-word")
     list(learning.run())
-    after = measure_gap(learning)
+    after = measure_gaps(learning).get("x-word")
     assert before is not None
     assert after is not None
     assert after > max(before, 0) + 0.1

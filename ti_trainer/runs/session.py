@@ -236,7 +236,7 @@ class Session:
         if self.resume is not None:
             run = self.resume
             locks_held.enter_context(locks.held(locks.of_run(run.path), f"The run {run.id}", self.warn))
-        names = (self.name, negative_name(self.name))[: 2 if self.config.negative else 1]
+        names = (self.name, negative_name(self.name))[: 2 if self.config.trains_negative else 1]
         locks_held.enter_context(locks.embeddings_held(self.host.embeddings_dir, names, self.warn))
 
     def _trainer(
