@@ -61,6 +61,14 @@ def test_the_sign_of_the_weight_chooses_between_opposite_prompts(batch: Batch) -
     assert asked(teacher, batch, "a star, (my-word:-1)") == ["a star, small"]
 
 
+def test_each_of_a_pair_has_a_prompt_of_its_own(batch: Batch) -> None:
+    teacher = Teacher("my-word", "big, my-word-neg", negative_prompt="ugly, my-word")
+    assert asked(teacher, batch, "a star, my-word") == ["a star, big, my-word-neg"]
+    assert asked(teacher, batch, "a star, (My-Word-neg:1.5)") == ["a star, ugly, my-word"]
+    assert teacher.without_name("my-word-neg, blurry") == "blurry"
+    assert asked(Teacher("my-word", "big"), batch, "my-word-neg") == ["my-word-neg"]
+
+
 def test_a_prompt_is_given_without_the_name(batch: Batch) -> None:
     teacher = Teacher("my-word", "big", "small")
     assert teacher.without_name("a star, (my-word:-1.5), on sand") == "a star, on sand"
@@ -98,6 +106,9 @@ def test_training_closes_the_gap(
     [
         ({"opposite_prompt": "small"}, "opposite_prompt"),
         ({"teacher_prompt": "big", "negative": True}, "teacher_prompt"),
+        ({"teacher_negative_prompt": "ugly"}, "teacher_negative_prompt"),
+        ({"teacher_prompt": "a", "teacher_negative_prompt": "b", "opposite_prompt": "c"}, "teacher_negative_prompt"),
+        ({"teacher_prompt": "a", "teacher_negative_prompt": "b", "teacher_lora": "c"}, "teacher_negative_prompt"),
         ({"teacher_lora": "a.safetensors", "reconstruction_weight": 1.0}, "teacher_lora"),
         ({"teacher_lora": "a.safetensors", "teacher_prompt": "big", "opposite_prompt": "small"}, "opposite_prompt"),
     ],

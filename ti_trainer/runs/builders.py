@@ -19,7 +19,7 @@ from ti_trainer.data.images import frame_of
 from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.data.subsets import Subset
-from ti_trainer.embedding import Embedding, dreamartist_name, negative_name
+from ti_trainer.embedding import LEARNED_FROM, Embedding, dreamartist_name, negative_name
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.formats import embeddings_dir, webui_optimizer
@@ -184,9 +184,11 @@ def start_notes(trainer: Trainer, embedding: Embedding) -> Iterator[str]:
             )
 
 
-def described(embedding: Embedding, model: DiffusionModel, dataset: Dataset) -> Embedding:
+def described(embedding: Embedding, model: DiffusionModel, dataset: Dataset, config: TrainConfig) -> Embedding:
     """The embedding with what its file says about the training: the model, the number of images, our version."""
     info = {**embedding.info, "num_images": len(dataset.items), "ti_trainer": __version__}
+    if config.has_teacher:
+        info[LEARNED_FROM] = "a LoRA" if config.teacher_lora else "a prompt"
     return replace(embedding, checkpoint=model.name, checkpoint_hash=model.checkpoint_hash, info=info)
 
 

@@ -145,6 +145,8 @@ class Comparison:
 
 def for_negative_prompt(config: TrainConfig) -> bool:
     """Whether the embedding is for the negative prompt, as its previews use it."""
+    if config.teacher_negative_prompt:
+        return False
     return NAME in config.preview_negative_prompt and NAME not in config.preview_prompt != ""
 
 

@@ -248,7 +248,7 @@ class Session:
         lora: Lora | None,
     ) -> Trainer:
         """The trainer, with the state of the run to resume."""
-        embedding, *others = (described(each, model, dataset) for each, _ in loaded)
+        embedding, *others = (described(each, model, dataset, self.config) for each, _ in loaded)
         negative = others[0] if others else None
         state: TrainState | None = None
         if self.resume is None and negative is None:
