@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 def measure(args: argparse.Namespace, host: StandaloneHost | None = None) -> tuple[dict[str, Any], dict[str, str]]:
     """Losses and more for --json, and the texts that were compared, by the same keys as their losses."""
     from ti_trainer.data.subsets import read_subsets
-    from ti_trainer.embedding import negative_name
+    from ti_trainer.embedding import LEARNED_FROM, negative_name
     from ti_trainer.formats import embeddings_dir
     from ti_trainer.functional.guidance import GuidanceScale
     from ti_trainer.model import check_fits
@@ -98,7 +98,7 @@ def measure(args: argparse.Namespace, host: StandaloneHost | None = None) -> tup
         scale = GuidanceScale.parse(args.train_cfg_scale)
         trained, _ = embeddings_dir.load_negative(host.embeddings_dir, embedding.name)
         embeddings[negative], negative_text = trained.vectors, trained.info.get("init_text")
-    elif embeddings_dir.find(host.embeddings_dir, negative) is not None:
+    elif LEARNED_FROM not in embedding.info and embeddings_dir.find(host.embeddings_dir, negative) is not None:
         print(f"Measured without {negative}: if both were trained together, pass --negative.", file=sys.stderr)
     init_text = args.init_text if args.init_text is not None else embedding.info.get("init_text")
     model = host.open_model(model_options(args, "fp32"))
