@@ -200,18 +200,22 @@ class Dataset:
                 group.clear()
 
     def batch(self, samples: Sequence[tuple[int, int]], streams: Sequence[int] = (0,)) -> Batch:
-        """Make a batch of samples, each given by its number in the run and the index of its item; streams in order."""
+        """Make a batch of samples, each given by its number in the run and the index of its item; streams in order.
+
+        If the prompter has `both`, each sample is there twice, with the same noise and timestep.
+        """
         prompts, negative_prompts, timesteps, latents, noise = [], [], [], [], []
-        for stream, (number, index) in product(streams, samples):
+        sides = range(len(self.prompter.names))
+        for stream, (number, index), side in product(streams, samples, sides):
             item, rng = self.items[index], sample_rng(self.seed, number, stream)
-            prompt, negative_prompt = self._prompts(item, rng)
-            prompts.append(prompt)
-            negative_prompts.append(negative_prompt)
+            pair = self._prompts(item, rng)
+            prompts.append(pair[side])
+            negative_prompts.append(pair[1])
             timesteps.append(int(rng.integers(self.num_timesteps)))
             noise.append(normal_like(item.latents, rng))
             drawn = item.latents if item.std is None else item.latents + item.std * normal_like(item.latents, rng)
             latents.append(normal_like(item.latents, rng) if self.noise_instead and number % 2 else drawn)
-        items = [self.items[index] for _ in streams for _, index in samples]
+        items = [self.items[index] for _, (_, index), _ in product(streams, samples, sides)]
         weights = [item.weight for item in items]
         weight = None
         if any(each is not None for each in weights):
@@ -224,7 +228,7 @@ class Dataset:
             tuple(prompts),
             weight,
             image_conditioning(items),
-            tuple(negative_prompts) if self.prompter.negative else (),
+            tuple(negative_prompts) if self.prompter.negative and not self.prompter.both else (),
             _stacked([item.pixels for item in items]),
             None if all(item.share == 1 for item in items) else torch.tensor([item.share for item in items]),
         )

@@ -286,9 +286,9 @@ def create_pair(
     overwrite: bool = False,
     warn: Warn = log.warning,
 ) -> tuple[Path, Path]:
-    """Create an embedding (name, initial text, number of vectors) and its negative for DreamArtist; ConfigError for none.
+    """Create an embedding (name, initial text, number of vectors) and its negative; ConfigError for none.
 
-    A little noise is added to the negative: with the same vectors in both, guidance would have no effect.
+    A little noise is added to the negative: with the same vectors in both, DreamArtist's guidance would have no effect.
     """
     name, init_text, num_vectors = word
     unwanted = negative_name(name)

@@ -236,7 +236,7 @@ class Session:
         if self.resume is not None:
             run = self.resume
             locks_held.enter_context(locks.held(locks.of_run(run.path), f"The run {run.id}", self.warn))
-        names = (self.name, negative_name(self.name))[: 2 if self.config.negative else 1]
+        names = (self.name, negative_name(self.name))[: 2 if self.config.trains_negative else 1]
         locks_held.enter_context(locks.embeddings_held(self.host.embeddings_dir, names, self.warn))
 
     def _trainer(
@@ -248,7 +248,7 @@ class Session:
         lora: Lora | None,
     ) -> Trainer:
         """The trainer, with the state of the run to resume."""
-        embedding, *others = (described(each, model, dataset) for each, _ in loaded)
+        embedding, *others = (described(each, model, dataset, self.config) for each, _ in loaded)
         negative = others[0] if others else None
         state: TrainState | None = None
         if self.resume is None and negative is None:

@@ -67,7 +67,7 @@ class Trainer:
         self._processes = processes
         self.step, self.micro_step, self.last_step = embedding.step, 0, config.last_step
         teacher = Teacher.of(config, embedding.name, lora)
-        self._objective = Objective.of(config, model, pixel_loss, teacher, guided=negative is not None)
+        self._objective = Objective.of(config, model, pixel_loss, teacher, guided=negative is not None and teacher is None)
         self.trials = build_trials(config, model, self._embeddings, state)
         self._scaler: GradScaler | None = grad_scaler(model.device) if model.needs_loss_scaling else None
         self._settling = SCALE_SETTLES * config.gradient_accumulation_steps

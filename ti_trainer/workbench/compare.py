@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from ti_trainer.data.prompts import NAME, weighted
-from ti_trainer.embedding import negative_name, unwanted
+from ti_trainer.embedding import LEARNED_FROM, negative_name, unwanted
 from ti_trainer.host import GenerationRequest, Host, ModelOptions
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.prompts import escaped
@@ -115,7 +115,8 @@ class Comparison:
         name = escaped(STAND_IN) if weight == 1 else weighted(STAND_IN, weight)
         prompt, negative = prompt.replace(NAME, name), self.request.negative_prompt.replace(NAME, name)
         if candidate.negative is not None:
-            negative = ", ".join(filter(None, (unwanted(prompt, STAND_IN), negative)))
+            alone = LEARNED_FROM in candidate.negative.info
+            negative = ", ".join(filter(None, (unwanted(name if alone else prompt, STAND_IN), negative)))
         return replace(self.request, prompt=prompt, negative_prompt=negative, seed=seed)
 
     def embeddings_of(self, row: int) -> dict[str, Vectors]:

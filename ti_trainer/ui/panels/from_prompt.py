@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -13,6 +14,7 @@ from ti_trainer.config.training import problems
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.prompts import CHUNK
 from ti_trainer.runs.distill import DEFAULTS, Distillation
+from ti_trainer.runs.session import Session
 from ti_trainer.runs.teacher_lora import lora_names
 from ti_trainer.ui.form import Form, starting_values, typed
 from ti_trainer.ui.gradio_compat import listen, unsaved
@@ -69,6 +71,7 @@ class PromptForm:
             bool(entered["for_negative"]),
             (entered["teacher_lora"] or "").strip(),
             float(1 if entered["teacher_lora_weight"] is None else entered["teacher_lora_weight"]),
+            (entered["teacher_negative_prompt"] or "").strip(),
         )
 
     def options(self, values: Values) -> dict[str, Any]:
@@ -97,6 +100,8 @@ def panel(page: Page) -> PromptForm:
     about_name = gr.HTML(elem_id=PREFIX + "about_name")
     put("teacher_prompt", "Prompt", "What the embedding is to mean.", 3, "masterpiece, best quality, soft light, film grain")
     about_prompt = gr.HTML(elem_id=PREFIX + "about_prompt")
+    info = "Optional: NAME-neg is trained too, and learns to mean this. Takes twice as long."
+    put("teacher_negative_prompt", "Negative prompt", info, 2, "blurry, low quality, bad anatomy, watermark")
     with gr.Row():
         fields["teacher_lora"] = lora_field(page)
         fields["teacher_lora_weight"] = gr.Number(
@@ -193,14 +198,8 @@ def start(form: PromptForm, values: Values) -> dict[Any, Any]:
         config = wanted.config({**page.host.defaults, **DEFAULTS, **options})
         if not wrong:
             page.refuse_if_busy("learn from a prompt")
-            path = wanted.create(page.host, config, count or None, overwrite=overwrite, warn=warnings.append)
-            try:
-                page.job.start(wanted.session(page.host, config))
-            except (TITrainerError, OSError):
-                if not overwrite:
-                    path.unlink(missing_ok=True)
-                    page.host.embeddings_changed()
-                raise
+            paths = wanted.create(page.host, config, count or None, overwrite=overwrite, warn=warnings.append)
+            _start_job(page, wanted.session(page.host, config), () if overwrite else paths)
     except ConfigError as error:
         if error.option not in form.slots:
             return form.updates(refusal(error), wrong)
@@ -210,3 +209,14 @@ def start(form: PromptForm, values: Values) -> dict[Any, Any]:
     if wrong:
         return form.updates(notice("error", HIGHLIGHTED), wrong)
     return form.updates("".join(notice("warning", each) for each in warnings), {})
+
+
+def _start_job(page: Page, session: Session, created: Sequence[Path]) -> None:
+    """Start the run; if that fails, remove the embeddings that were created for it."""
+    try:
+        page.job.start(session)
+    except (TITrainerError, OSError):
+        for path in created:
+            path.unlink(missing_ok=True)
+        page.host.embeddings_changed()
+        raise
