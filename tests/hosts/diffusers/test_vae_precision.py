@@ -12,8 +12,8 @@ from ti_trainer.hosts.diffusers.vae import TILES, Vae, dtype_on
 from ti_trainer.offload.manager import MemoryManager
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-LATENTS = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-PIXELS = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+LATENTS = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+PIXELS = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
 @pytest.fixture
