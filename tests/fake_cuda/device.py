@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,8 +48,10 @@ class FakeDevice(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             dtype = args[0].dtype  # there is no data: any number
             return 1.0 if dtype.is_floating_point else dtype == torch.bool or 1
+        if func is torch.ops.aten.equal.default and isinstance(args[0], FakeTensor):
+            return False
         out = func(*args, **kwargs)
-        for each in tree_leaves(out):
+        for each in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(each, FakeTensor) and each.fake_device.type == "cuda":
                 self._count(each)
         return out
@@ -232,6 +235,7 @@ def fake_cuda(total: float = float("inf")) -> Iterator[FakeDevice]:
         (torch.cuda, "current_device", lambda: 0),
         (torch.cuda, "get_device_capability", lambda device=None: (8, 6)),
         (torch.cuda, "get_device_name", lambda device=None: "pretended"),
+        (torch.cuda, "get_device_properties", lambda device=None: SimpleNamespace(total_memory=_whole(device_of()))),
         (torch.cuda, "empty_cache", lambda: None),
         (torch.cuda, "Stream", FakeStream),
         (torch.cuda, "current_stream", FakeStream),

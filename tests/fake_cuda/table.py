@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 import simulate_memory
 
-CELLS: tuple[simulate_memory.Cell, ...] = (("sd15", 512, 4, "none"), ("sdxl", 1024, 1, "checkpointing"))
+CELLS: tuple[simulate_memory.Cell, ...] = (("sd15", 512, 4, "checkpointing"), ("sdxl", 1024, 1, "none"))
 
 
 def test_the_table_has_every_row() -> None:

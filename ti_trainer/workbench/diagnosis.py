@@ -30,6 +30,7 @@ from ti_trainer.offload.compiling import failure
 from ti_trainer.offload.plan import GIB, PLANS, free_bytes
 from ti_trainer.training.events import MemoryReduced, StepDone
 from ti_trainer.training.trainer import Trainer
+from ti_trainer.wording import counted
 
 log = logging.getLogger(__name__)
 NAME, INIT_TEXT = "bench", "star"
@@ -149,7 +150,7 @@ def learned(model: DiffusionModel, size_px: int) -> str:
     except Exception as error:  # whatever it is, the report is for it
         log.debug("It failed:", exc_info=True)
         return f"failed: {first_line(error)}"
-    return f"finite, loss {loss:.4f} after {steps} steps" + ("" if moved else ", but the vectors have not moved")
+    return f"finite, loss {loss:.4f} after {counted(steps, 'step')}" + ("" if moved else ", but the vectors have not moved")
 
 
 def trainer_of(model: DiffusionModel, size_px: int, steps: int, batch_size: int = 1) -> Trainer:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from device import CPU, CUDA, FakeDevice, fake_cuda, filled
+from fakes import TinyHost
+from test_webui_model import state
 from updates import DREAMARTIST, check, trainer_for
 
 from ti_trainer.hosts.webui.model import RuntimeSettings, WebuiModel
@@ -19,12 +22,13 @@ from ti_trainer.hosts.webui.model_spec import spec_of, text_stages
 from ti_trainer.hosts.webui.text import prompt_encoders
 from ti_trainer.model import MemoryMode
 from ti_trainer.training.pixel_loss import PixelLoss
+from ti_trainer.workbench import diagnosis
 
 HALF = torch.float16
 CASES: list[tuple[str, MemoryMode, dict[str, Any]]] = [
     ("SD 1.x", "none", {"pixel_loss": PixelLoss(1.0), "clip_grad": "value", "loss_weighting": "min-snr"}),
     ("SD 1.x inpainting", "checkpointing", {"optimizer": "sphere"}),
-    ("SD 2.x", "offload-all", DREAMARTIST),
+    ("SD 2.x", "offload-all", {}),
     ("SDXL", "none", DREAMARTIST),
     ("sgm SDXL", "8bit", DREAMARTIST),
 ]
@@ -98,3 +102,21 @@ def test_with_medvram_the_networks_are_brought_to_the_gpu(sd_model: Any, device:
         with model.restored():
             assert {each.device for part in parts for each in part.parameters()} == {CPU}
     assert {each.device for part in parts for each in part.parameters()} == {CPU}
+
+
+def test_the_report_for_an_issue_measures_steps_and_restores_the_network(
+    sd_model: Any, device: FakeDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = ("offload-all",)
+    for name, value in (("STEPS", 0), ("STEPS_OF_PRECISION", 1), ("compiling", str), ("modes_for", lambda _: modes)):
+        monkeypatch.setattr(diagnosis, name, value)
+    host = TinyHost(tmp_path, model_over(as_loaded(sd_model)))
+    before, allocated = state(sd_model), device.allocated
+    lines = list(diagnosis.report(host))
+    assert "model: tiny (SD 1.x, epsilon prediction), 64 px, batch size 1, float16" in lines
+    measured = [line.split()[0] for line in lines if line.startswith("  ") and "ms a step" in line]
+    assert measured == list(modes)
+    assert "learning: finite, loss 1.0000 after 1 step" in lines
+    assert state(sd_model) == before
+    assert device.allocated == pytest.approx(allocated, rel=0.05)
+    assert all(each.numel() and each.device == CUDA for each in sd_model.parameters())
