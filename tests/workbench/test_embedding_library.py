@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -58,6 +59,9 @@ def test_lists_offer_cards_and_no_plain_images(folder: Path) -> None:
     assert module.names(folder) == ["Alpha", "beta", "card", "gamma", "long", "wrong"]
     (folder / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\xff\xff\xff\xfftEXt")
     assert "photo" not in module.names(folder)
+    with contextlib.suppress(OSError):  # a file system that allows only UTF-8
+        (folder / "x\udcff.safetensors").write_bytes(b"")
+    assert all(name.isascii() for name in module.names(folder))
 
 
 def test_files_are_listed_with_what_their_headers_say_and_without_previews(folder: Path) -> None:

@@ -35,7 +35,7 @@ def find_or_make(log_dir: Path, title: str, settings: Mapping[str, Any]) -> tupl
     folder.mkdir(parents=True)
     content = {"ti_trainer": __version__, "settings": wanted}
     try:
-        write_bytes(folder / SETTINGS, json.dumps(content, indent=2, ensure_ascii=False).encode())
+        save(folder, content)
     except OSError:
         folder.rmdir()
         raise
@@ -83,6 +83,12 @@ def _time_of(path: Path) -> float:
 
 def _made(folder: Path) -> int:
     return len(list(folder.glob("[0-9]*-[0-9]*.png")))
+
+
+def save(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write comparison.json."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    write_bytes(folder / SETTINGS, text.encode(errors="backslashreplace"))  # which is how JSON escapes, too
 
 
 def saved(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ continued.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from PIL import Image
 from ti_trainer import __version__
 from ti_trainer.data.prompts import NAME
 from ti_trainer.errors import EmbeddingFormatError, ModelError, TrainingError, explained
-from ti_trainer.files import atomic, write_bytes
+from ti_trainer.files import atomic
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.host import Lease
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
@@ -29,7 +28,7 @@ from ti_trainer.offload.plan import ran_out
 from ti_trainer.prompts import CHUNK, escaped
 from ti_trainer.workbench import comparison_folder
 from ti_trainer.workbench.compare import Cell, Comparison
-from ti_trainer.workbench.comparison_folder import GRID, SETTINGS
+from ti_trainer.workbench.comparison_folder import GRID
 from ti_trainer.workbench.comparison_grid import draw
 from ti_trainer.workbench.scores import Score
 from ti_trainer.workbench.similarity import Similarity
@@ -215,8 +214,7 @@ class _Work:
         if scores and scoring is not None:
             of = {"network": str(scoring.folder), "images": str(scoring.images or "")}
             results["similarity"] = of | {cell.file: score.to_dict() for cell, score in scores.items()}
-        content = {**saved, "ti_trainer": __version__, "results": results}
-        write_bytes(self.folder / SETTINGS, json.dumps(content, indent=2, ensure_ascii=False).encode())
+        comparison_folder.save(self.folder, {**saved, "ti_trainer": __version__, "results": results})
 
     def _image(self, cell: Cell) -> Image.Image:
         embeddings = {**self.others, **self.comparison.embeddings_of(cell.row)}

@@ -90,7 +90,7 @@ def names(folder: Path) -> list[str]:
     files = embeddings_dir.embedding_files(folder)
     found = {path.stem for path in files if path.suffix.lower() not in IMAGES}
     found |= {path.stem for path in files if path.stem not in found and card.is_marked(path)}
-    return sorted(found, key=str.casefold)
+    return sorted((name for name in found if encodable(name) == name), key=str.casefold)  # others cannot be in a prompt
 
 
 class Library:

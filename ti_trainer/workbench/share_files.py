@@ -62,7 +62,10 @@ def write(shared: Shared, folder: Path, *, overwrite: bool = False) -> list[Path
         raise ConfigError(message, "overwrite")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder if folder.is_dir() else folder.parent, prefix=f".{shared.name}-") as new:
-        _write(shared, Path(new))
+        try:
+            _write(shared, Path(new))
+        except OSError as error:  # names a file that no longer exists then
+            raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
         folder.mkdir(exist_ok=True)
         for path in wanted:
             (Path(new) / path.name).replace(path)

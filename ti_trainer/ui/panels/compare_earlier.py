@@ -77,19 +77,20 @@ def filled(form: Compare, asked: Mapping[str, Any]) -> Updates:
     """Updates of the fields, and a message about what no longer exists. `asked`: as `Comparison.asked`."""
     page, fields = form.page, form.fields
     try:
-        compared = [(each["run"], str(each["copy"]), str(each["file"])) for each in asked["candidates"]]
+        compared = [(str(each["run"] or ""), str(each["copy"]), str(each["file"])) for each in asked["candidates"]]
         updates: dict[str, Any] = {
             "prompts": "\n".join(map(str, asked["prompts"])),
             "negative_prompt": str(asked["negative_prompt"]),
             "seeds": ", ".join(f"{int(each)}" for each in asked["seeds"]),
             "weights": ", ".join(f"{float(each):g}" for each in asked["weights"]),
-            **{name: asked[name] for name in ("steps", "cfg_scale", "width", "height")},
+            **{name: int(asked[name]) for name in ("steps", "width", "height")},
+            "cfg_scale": float(asked["cfg_scale"]),
             "sampler": asked["sampler"] if asked["sampler"] in page.host.samplers else DEFAULT_SAMPLER,
         }
     except (KeyError, TypeError, ValueError) as error:
         message = "The settings of this comparison are damaged: choose another one."
         raise ConfigError(message) from error
-    found = {run: _found(page, str(run)) for run, _, _ in compared if run}
+    found = {run: _found(page, run) for run, _, _ in compared if run}
     offered = choices([each for each in found.values() if each])
     names, listed = [file.rpartition(".")[0] for run, _, file in compared if not run], embeddings_of(page)
     wanted = [f"{run}: {copy}" for run, copy, _ in compared if run]

@@ -16,6 +16,7 @@ from ti_trainer.ui.panels.runs import label_of, name_for, promote_copy
 from ti_trainer.ui.panels.status_strip import Part, about_comparison
 from ti_trainer.ui.render import facts, notice, progress, refusal
 from ti_trainer.ui.thumbnails import thumbnail_uri
+from ti_trainer.wording import encodable
 from ti_trainer.workbench.compare import Cell, Comparison
 from ti_trainer.workbench.compare_job import Snapshot
 
@@ -102,7 +103,7 @@ def table(now: Snapshot) -> str:
             for column in range(len(work.columns))
         )
         body += f'<tr><th scope="row">{_label(now, row)}</th>{cells}</tr>'
-    return (
+    return encodable(
         f'<div class="ti-compare" onclick="{escape(ON_CLICK)}" tabindex="0" style="--ti-cell: {side // 2 + 32}px">'
         f"<table><thead>{_head(work)}</thead><tbody>{body}</tbody></table></div>"
     )

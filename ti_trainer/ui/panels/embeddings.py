@@ -75,5 +75,6 @@ def wire(made: Embeddings, tab: Any, prompts: Mapping[str, Any], to_prompt: str)
 
 def refreshed(page: Page, lists: Sequence[Lists], _: Mapping[Any, Any]) -> dict[Any, Any]:
     """Updates of lists: what is in the folder now; what is chosen stays."""
-    updates = [(each.dropdowns, gr.update(choices=each.choices(page))) for each in lists]
+    found = {choices: choices(page) for choices in dict.fromkeys(each.choices for each in lists)}  # each is read once
+    updates = [(each.dropdowns, gr.update(choices=found[each.choices])) for each in lists]
     return {dropdown: update for dropdowns, update in updates for dropdown in dropdowns}

@@ -16,6 +16,7 @@ from ti_trainer.runs.run_folder import Run
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice, refusal
+from ti_trainer.wording import encodable
 
 PREFIX = "ti_trainer_runs_"
 MAX_RUNS = 200  # in a list
@@ -70,7 +71,7 @@ def label_of(run: Run) -> str:
     """A short text that starts with the run's id, for `find`, and ends with the user's label."""
     settings, label = run.settings(), notes.read_label(run)
     about = f"step {run.step} of {settings.get('train', {}).get('max_steps', '?')}" if settings else "unreadable"
-    return SEPARATOR.join(filter(None, (f"{run.id} ({about})", label)))
+    return encodable(SEPARATOR.join(filter(None, (f"{run.id} ({about})", label))))
 
 
 def labels(page: Page) -> list[str]:
@@ -88,7 +89,7 @@ def find(page: Page, label: str | None, *, in_bin: bool = False) -> Run:
     match = LABELLED.fullmatch(label or "")
     wanted = match.group(1) if match else (label or "").rsplit(" (", 1)[0]
     for run in run_bin.runs_in(page.host.log_dir) if in_bin else Run.all(page.host.log_dir):
-        if run.id == wanted:
+        if encodable(run.id) == wanted:
             return run
     message = f"The run {wanted} no longer exists: refresh the list." if wanted else "Choose a run in the list."
     raise ConfigError(message)
