@@ -100,7 +100,10 @@ def panel(page: Page) -> PromptForm:
     about_name = gr.HTML(elem_id=PREFIX + "about_name")
     put("teacher_prompt", "Prompt", "What the embedding is to mean.", 3, "masterpiece, best quality, soft light, film grain")
     about_prompt = gr.HTML(elem_id=PREFIX + "about_prompt")
-    info = "Optional: NAME-neg is trained too, and learns to mean this. Takes twice as long."
+    info = (
+        "Optional: NAME-neg is trained too, and learns to mean this, with half as many vectors as it has tokens. Takes "
+        "twice as long."
+    )
     put("teacher_negative_prompt", "Negative prompt", info, 2, "blurry, low quality, bad anatomy, watermark")
     with gr.Row():
         fields["teacher_lora"] = lora_field(page)
