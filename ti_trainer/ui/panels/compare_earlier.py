@@ -20,6 +20,10 @@ from ti_trainer.ui.thumbnails import thumbnail_uri
 from ti_trainer.workbench import comparison_folder
 
 GRID_PX = 1100  # its longer side on the page
+SHOW = (
+    "() => { (document.querySelector('gradio-app')?.shadowRoot ?? document)"
+    ".querySelector('#ti_trainer_compare_opened')?.scrollIntoView({ behavior: 'smooth', block: 'nearest' }); }"
+)
 Updates = dict[Any, Any]
 
 
@@ -41,7 +45,8 @@ def wire(form: Compare, chosen: Any) -> None:
     """Connect the list."""
     outputs = [form.message, form.opened, *form.fields.values()]
     listen(chosen.focus, lambda: gr.update(choices=labels(form.page)), [], [chosen])
-    listen(chosen.change, partial(opened, form), {chosen}, outputs)
+    shown = listen(chosen.change, partial(opened, form), {chosen}, outputs)
+    listen(shown.then, None, js=SHOW)
 
 
 def wire_reload(form: Compare, loaded: Any) -> None:
