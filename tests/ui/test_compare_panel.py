@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -184,6 +185,12 @@ def test_the_form_comes_back_and_an_earlier_comparison_is_opened_and_continued(
         name: each["value"] if isinstance(each, dict) else each
         for name, each in entered_in(panel, compare_earlier.current(panel)).items()
     }
+    settings = page.comparing.snapshot().folder / "comparison.json"
+    content = json.loads(settings.read_text())
+    content["results"]["similarity"] = {"network": "clip", "images": "photos"}
+    settings.write_text(json.dumps(content))
+    measured = entered_in(panel, compare_earlier.opened(panel, {chosen: label}))
+    assert (measured["similarity"], measured["images"]) == ("clip", "photos")
     (page.comparing.snapshot().folder / "01-02.png").unlink()
     page.compare(compare.comparison_of(page, {**values_of(panel), **back}))
     page.comparing.wait(20)
@@ -193,7 +200,6 @@ def test_the_form_comes_back_and_an_earlier_comparison_is_opened_and_continued(
     shutil.rmtree(run.path)
     found = compare_earlier.opened(panel, {chosen: label})
     assert f"No longer there: {run.id}: 30, {run.id}: 10, other." in found[panel.message]
-    settings = page.comparing.snapshot().folder / "comparison.json"
     settings.write_text('{"settings": {"candidates": [{"run": null}]}}')
     assert "are damaged" in compare_earlier.opened(panel, {chosen: label})[panel.message]
 

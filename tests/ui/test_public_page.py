@@ -37,9 +37,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_embeddings_and_shared_files_are_made_but_not_overwritten(page: Page) -> None:
     files = page.host.embeddings_dir.parent
-    assert "Saved new" in merge.saved(page, "2 * x-word".replace("x-word", '"x-word"'), "new", False)
+    assert "Saved new" in merge.saved(page, '2 * "x-word"', "new", False)
     assert "Created made" in create.outcome_of(page, "made", "cat", 1, False, 0, "*")[0]
     assert "Wrote" in share._write(page, "x-word", "", 0, "", False, False)[0]
+    assert "choose another name." in create.check_name(page, "x-word", False)
     before = contents(files)
     for said in (
         merge.saved(page, '2 * "x-word"', "x-word", True),

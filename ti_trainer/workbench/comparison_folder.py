@@ -56,6 +56,14 @@ class Earlier:
         total = math.prod(len(each) if isinstance(each, list) else 0 for each in counts)
         return f"{encodable(self.folder.name)} ({_made(self.folder)} of {counted(total, 'image')})"
 
+    @property
+    def measured_with(self) -> tuple[str, str]:
+        """The folders of the CLIP or DINO and of the images that it was measured with; empty if it was not."""
+        results = saved(self.folder).get("results")
+        found = results.get("similarity") if isinstance(results, dict) else None
+        found = found if isinstance(found, dict) else {}
+        return str(found.get("network") or ""), str(found.get("images") or "")
+
 
 def earlier(log_dir: Path) -> list[Earlier]:
     """The newest comparisons, the latest first."""

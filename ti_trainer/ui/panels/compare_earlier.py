@@ -67,7 +67,10 @@ def opened(form: Compare, values: Mapping[Any, Any]) -> Updates:
     try:
         found = comparison_folder.find(form.page.host.log_dir, label)
         grid = thumbnail_uri(found.folder / comparison_folder.GRID, GRID_PX)
-        return {form.opened: images([(found.label, grid)], wide=True) if grid else "", **filled(form, found.settings)}
+        return {
+            form.opened: images([(found.label, grid)], wide=True) if grid else "",
+            **filled(form, found.settings, *found.measured_with),
+        }
     except (TITrainerError, OSError) as error:
         return {form.message: refusal(error)}
 
@@ -75,11 +78,17 @@ def opened(form: Compare, values: Mapping[Any, Any]) -> Updates:
 def current(form: Compare) -> Updates:
     """The form of the comparison that runs, or ran last."""
     work = form.page.comparing.snapshot().work
-    return {form.message: gr.update()} if work is None else filled(form, work.asked)
+    if work is None:
+        return {form.message: gr.update()}
+    scoring = work.scoring
+    return filled(form, work.asked, *(() if scoring is None else (str(scoring.folder), str(scoring.images or ""))))
 
 
-def filled(form: Compare, asked: Mapping[str, Any]) -> Updates:
-    """Updates of the fields, and a message about what no longer exists. `asked`: as `Comparison.asked`."""
+def filled(form: Compare, asked: Mapping[str, Any], network: str = "", of: str = "") -> Updates:
+    """Updates of the fields, and a message about what no longer exists. `asked`: as `Comparison.asked`.
+
+    `network` is the folder of a CLIP or DINO, and `of` that of the images; visitors of a public page do not see them.
+    """
     page, fields = form.page, form.fields
     try:
         compared = [(str(each["run"] or ""), str(each["copy"]), str(each["file"])) for each in asked["candidates"]]
@@ -90,6 +99,8 @@ def filled(form: Compare, asked: Mapping[str, Any]) -> Updates:
             "weights": ", ".join(f"{float(each):g}" for each in asked["weights"]),
             **{name: int(asked[name]) for name in ("steps", "width", "height")},
             "cfg_scale": float(asked["cfg_scale"]),
+            "similarity": "" if page.is_public else network,
+            "images": "" if page.is_public else of,
             "sampler": asked["sampler"] if asked["sampler"] in page.host.samplers else DEFAULT_SAMPLER,
         }
     except (KeyError, TypeError, ValueError) as error:

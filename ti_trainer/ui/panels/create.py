@@ -190,8 +190,8 @@ def check_name(page: Page, name: str, overwrite: bool) -> str:
         embeddings_dir.checked_new_name(name)
         existing = embeddings_dir.find(page.host.embeddings_dir, name)
         if existing is not None and not overwrite:
-            message = f"An embedding named {name} already exists: choose another name, or tick Overwrite Old Embedding."
-            return notice("error", message)
+            way = "" if page.is_public else ", or tick Overwrite Old Embedding"
+            return notice("error", f"An embedding named {name} already exists: choose another name{way}.")
         warnings = name_warnings(page.host.open_model(), page.host.embeddings_dir, name)
     except TITrainerError as error:
         return notice("error", str(error))
