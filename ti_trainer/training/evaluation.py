@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ti_trainer.data.dataset import Batch, Item, image_conditioning, sample_rng
 from ti_trainer.functional.guidance import GuidanceScale
+from ti_trainer.functional.objective import add_noise
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.training.step import TargetFunction, training_loss
 from ti_trainer.training.teacher import Teacher
@@ -98,9 +99,11 @@ def gap_closed(
     for each in fixed_batches(items, prompts, len(model.alphas_cumprod), at_once=at_once):
         batch = each.on(model.device)
         without = replace(batch, prompts=tuple(map(teacher.without_name, batch.prompts)))
+        noisy_latents = add_noise(batch.latents, batch.noise, model.alphas_cumprod[batch.timesteps])  # (B, C, H, W)
+        wanted = teacher(model, noisy_latents, batch)  # (B, C, H, W)
 
-        def target(model: DiffusionModel, noisy_latents: Tensor, _: Batch, batch: Batch = batch) -> Tensor:
-            return teacher(model, noisy_latents, batch)
+        def target(*_: object, wanted: Tensor = wanted) -> Tensor:
+            return wanted
 
         reached += training_loss(model, batch, embeddings, teacher=target).sum().item()
         empty += training_loss(model, without, {}, teacher=target).sum().item()

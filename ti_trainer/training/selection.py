@@ -89,6 +89,7 @@ def measure_gaps(trainer: Trainer, images: int = IMAGES) -> dict[str, float]:
         return {}
     model, prompter = trainer.model, trainer.dataset.prompter
     items, embeddings = _measured(trainer, images)
+    items = items[:: len(prompter.names)]  # of a pair, each is measured on half of them
     gaps = {}
     with model.training():
         for name in prompter.names:
