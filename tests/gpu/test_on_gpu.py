@@ -160,10 +160,11 @@ def test_no_step_waits_for_the_gpu(model: DiffusersModel) -> None:
         update(3)
 
 
+@needs_gpu
 def test_the_vae_in_half_precision_is_nearly_exact(model: DiffusersModel) -> None:
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert model.vae.dtype == torch.float16
-    exact = loading.load("embedded", "cuda", ModelOptions("fp32"))
+    exact = loading.load("embedded", DEVICE, ModelOptions("fp32"))
     (wanted, _), (found, _) = exact.encode_images(pixels), model.encode_images(pixels)
     assert (found - wanted).norm() < 5e-3 * wanted.norm()
     with torch.no_grad():
