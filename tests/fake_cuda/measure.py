@@ -52,7 +52,7 @@ def peaks(
         at_rest = device.allocated
         needed, _ = model.memory.plan.bytes_needed(need)
         device.forget()
-        for _ in range(2):  # from the second on, weights are copied in advance
+        for _ in range(1 if model.memory.plan.offload == "none" else 2):  # from the second on, weights are copied in advance
             updates.update(trainer)
         step = device.peak
         seen = encoding, at_rest, step, at_rest + needed, _preview(model, device, size_px)
