@@ -161,7 +161,7 @@ def test_trials_from_the_same_beginning_go_their_own_ways(make: Callable[..., Tr
 
 
 def test_what_the_lists_say_makes_them_differ(make: Callable[..., Trainer]) -> None:
-    begun = make(**OTHERS)
+    begun = make(**OTHERS, learning_rate="0.005")
     first, second, third = (each.now(0)[0] for each in begun.trials)
     model = begun.model
     assert [each.num_vectors for each in (first, second, third)] == [2, 4, 1]

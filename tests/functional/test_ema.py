@@ -20,7 +20,16 @@ from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.training.trainer import StepDone, Trainer
 
-CONFIG = TrainConfig(max_steps=6, negative=True, preview_every=0, save_every=3, width=16, height=16, ema_rate=0.5)
+CONFIG = TrainConfig(
+    max_steps=6,
+    learning_rate="0.005",
+    negative=True,
+    preview_every=0,
+    save_every=3,
+    width=16,
+    height=16,
+    ema_rate=0.5,
+)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ THEIRS = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cos
 
 
 def rates(steps: int, **options: object) -> list[float]:
-    config = TrainConfig(max_steps=steps, **options)
+    config = TrainConfig(**{"max_steps": steps, "learning_rate": "0.005", **options})
     return [config.learning_rate_of(config.trial_list[0]).at(step) for step in range(1, config.last_step + 1)]
 
 
@@ -55,7 +55,7 @@ def test_trials_decay_over_the_same_steps_as_the_run(trainer: Callable[..., Trai
 
 
 def test_a_resumed_run_continues_the_decay(trainer: Callable[..., Trainer]) -> None:
-    options = {"max_steps": 8, "lr_scheduler": "cosine", "lr_warmup_steps": 2}
+    options = {"max_steps": 8, "learning_rate": "0.005", "lr_scheduler": "cosine", "lr_warmup_steps": 2}
     whole = trainer(**options)
     steps = [(each.learning_rate, each.loss.item()) for each in whole.run() if isinstance(each, StepDone)]
     assert [rate for rate, _ in steps] == rates(8, lr_scheduler="cosine", lr_warmup_steps=2)

@@ -26,7 +26,16 @@ from ti_trainer.training.step import training_loss
 from ti_trainer.training.trainer import Trainer
 
 PROMPTER = {"negative": "x-word-neg"}
-CONFIG = TrainConfig(max_steps=6, negative=True, preview_every=3, save_every=3, save_cards=True, width=16, height=16)
+CONFIG = TrainConfig(
+    max_steps=6,
+    learning_rate="0.005",
+    negative=True,
+    preview_every=3,
+    save_every=3,
+    save_cards=True,
+    width=16,
+    height=16,
+)
 
 
 def words(seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:

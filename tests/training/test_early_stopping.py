@@ -97,7 +97,8 @@ def run_with(training: Trainer, losses: dict[int, float]) -> Finished:
 
 
 def test_a_run_ends_when_nothing_improves_and_keeps_the_best(trainer: Callable[..., Trainer], quick: None) -> None:
-    training, plain = trainer(max_steps=30), trainer(max_steps=4, stop_when_done=False)
+    options = {"learning_rate": "0.005"}
+    training, plain = trainer(max_steps=30, **options), trainer(max_steps=4, stop_when_done=False, **options)
     end = run_with(training, {2: 3.0, 4: 1.0, 6: 2.0, 8: 1.5, 10: 1.1, 12: 0.1})
     for _ in plain.run():
         pass
@@ -144,7 +145,7 @@ def test_a_loss_that_is_no_number_is_not_the_best(trainer: Callable[..., Trainer
 
 
 def test_at_the_last_step_a_run_is_not_early(trainer: Callable[..., Trainer], quick: None) -> None:
-    training = trainer(max_steps=9)
+    training = trainer(max_steps=9, learning_rate="0.005")
     assert run_with(training, {2: 1.0, 8: 1.0, 9: 2.0}).reason == "done"
     assert training.step == 8, "patience is over"
     training = trainer(max_steps=9)

@@ -47,6 +47,7 @@ def train(
     """Trains with everything on; all copies at the end, by their names, and the run."""
     config = TrainConfig(
         max_steps=4,
+        learning_rate="0.005",
         preview_every=0,
         save_every=0,
         negative=True,

@@ -125,7 +125,7 @@ def test_a_rate_of_zero_is_no_obstacle(optimizer: str, make: Callable[..., Train
 
 
 def test_a_rate_too_low_for_prodigy_is_noted() -> None:
-    assert "use a learning rate of about 1" in TrainConfig(optimizer="prodigy").schedule_notes()[0]
+    assert "use a learning rate of about 1" in TrainConfig(optimizer="prodigy", learning_rate="0.005").schedule_notes()[0]
     assert TrainConfig(optimizer="prodigy", learning_rate="1:500, 0.01").schedule_notes() == []
     assert TrainConfig().schedule_notes() == []
 

@@ -167,7 +167,7 @@ def test_a_session_resumes_exactly(tmp_path: Path, images: Callable[..., Path]) 
 
 def test_a_rate_that_is_meant_for_adamw_is_pointed_out() -> None:
     assert not any("Sphere" in each for each in TrainConfig(optimizer="sphere", learning_rate="auto").schedule_notes())
-    assert any("0.03" in each for each in TrainConfig(optimizer="sphere").schedule_notes())
+    assert any("0.03" in each for each in TrainConfig(optimizer="sphere", learning_rate="0.005").schedule_notes())
 
 
 def test_long_vectors_that_are_shortened_are_pointed_out(tmp_path: Path, images: Callable[..., Path]) -> None:

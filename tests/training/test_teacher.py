@@ -92,7 +92,8 @@ def test_training_closes_the_gap(
     embedded_model: DiffusersModel, dataset: Callable[..., Dataset], trainer: Callable[..., Trainer]
 ) -> None:
     data = dataset((64, 64), model=embedded_model)
-    learning = trainer(embedded_model, data, max_steps=30, teacher_prompt="a red star on sand", lr_scheduler="linear")
+    options = {"learning_rate": "0.005", "lr_scheduler": "linear"}
+    learning = trainer(embedded_model, data, max_steps=30, teacher_prompt="a red star on sand", **options)
     before = measure_gaps(learning).get("x-word")
     list(learning.run())
     after = measure_gaps(learning).get("x-word")

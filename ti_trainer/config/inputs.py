@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ti_trainer.config.options import option
+from ti_trainer.functional.lr_scheduler import AUTO
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class InputOptions:
         high=10_000_000,
     )
     learning_rate: str = option(
-        "0.005",
+        AUTO,
         "A number, a schedule such as '0.005:100, 1e-3:1000, 1e-5', or 'auto': a rate that fits the model and falls to 0. "
         "Each rate of a schedule applies until its step. Steps below 1 are fractions of the maximum, -1 is the end; "
         "training stops after the last stage.",

@@ -29,6 +29,7 @@ from ti_trainer.wording import counted
 
 DEFAULTS: Mapping[str, Any] = {  # others than for images
     "max_steps": 450,
+    "learning_rate": "0.005",
     "lr_scheduler": "linear",
     "template": "none",
     "preview_prompt": NAME,
