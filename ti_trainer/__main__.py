@@ -18,6 +18,7 @@ COMMANDS = (
     "suggest",
     "create",
     "train",
+    "queue",
     "quick",
     "distill",
     "generate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.prompts import NAME, load_template
-from ti_trainer.errors import ConfigError
+from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import short_hash, write_bytes
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.naming import name_warnings
@@ -26,6 +27,7 @@ from ti_trainer.runs.teacher_lora import lora_file, lora_of
 from ti_trainer.training.teacher import Teacher
 from ti_trainer.wording import counted
 
+log = logging.getLogger(__name__)
 DEFAULTS: Mapping[str, Any] = {  # others than for images
     "max_steps": 450,
     "lr_scheduler": "linear",
@@ -114,8 +116,7 @@ class Distillation:
         self, host: Host, config: TrainConfig, num_vectors: int | None, *, overwrite: bool, warn: Callable[[str], None]
     ) -> Path:
         """Create the embedding; ConfigError if it cannot be created, or not trained with these options."""
-        embeddings_dir.free_file(host.embeddings_dir, self.name, overwrite=overwrite)
-        check_options(host, self.name, config)
+        self.check(host, config, overwrite=overwrite)
         with host.lock(), locks.embeddings_held(host.embeddings_dir, (self.name,)):
             model = host.open_model(model_options(config))
             check_lora(host, config, model)
@@ -125,6 +126,31 @@ class Distillation:
             path = embeddings_dir.create(host.embeddings_dir, model, self.name, *start, overwrite=overwrite, warn=warn)
             host.embeddings_changed()
         return path
+
+    def begin(
+        self,
+        host: Host,
+        config: TrainConfig,
+        num_vectors: int | None,
+        start: Callable[[Session], object],
+        *,
+        overwrite: bool,
+        warn: Callable[[str], None] = log.warning,
+    ) -> None:
+        """Create the embedding and `start` its run, on generated images; if that raises, no new embedding is left."""
+        path = self.create(host, config, num_vectors, overwrite=overwrite, warn=warn)
+        try:
+            start(self.session(host, config))
+        except (TITrainerError, OSError):
+            if not overwrite:
+                path.unlink(missing_ok=True)
+                host.embeddings_changed()
+            raise
+
+    def check(self, host: Host, config: TrainConfig, *, overwrite: bool) -> None:
+        """Raise now what `begin` would raise, as far as that is possible without a model."""
+        embeddings_dir.free_file(host.embeddings_dir, self.name, overwrite=overwrite)
+        check_options(host, self.name, config)
 
     def _generated(self, host: Host, config: TrainConfig) -> GeneratedImages:
         """Images of the prompts that the teacher is given: at most MOST_PROMPTS, spread over the contexts."""

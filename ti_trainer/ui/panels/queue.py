@@ -120,10 +120,10 @@ def _do(page: Page, text: str) -> None:
     action, _, rest = (text or "").partition(" ")
     entry_id = rest.partition(" ")[0]  # a number follows, which makes each request another text
     actions: dict[str, Callable[[], None]] = {
-        "up": lambda: page.queue.move(entry_id, -1),
-        "down": lambda: page.queue.move(entry_id, 1),
-        "remove": lambda: page.queue.remove(entry_id),
-        "retry": lambda: page.queue.try_again(entry_id),
+        "up": lambda: page.queue.file.move(entry_id, -1),
+        "down": lambda: page.queue.file.move(entry_id, 1),
+        "remove": lambda: page.queue.file.remove(entry_id),
+        "retry": lambda: page.queue.file.try_again(entry_id),
     }
     if not action:  # gradio 6 clears a text box soon after creating it
         return
