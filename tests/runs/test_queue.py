@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from puppet import CONFIG, LIMIT_S, Puppet, ended
 
-from ti_trainer.errors import BusyError, ConfigError, TITrainerError
+from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs import queue as queue_module
 from ti_trainer.runs.job import Job
@@ -154,7 +154,7 @@ def test_a_run_that_is_stopped_before_its_first_step_waits_again(
     (entry,) = queue.snapshot().entries
     assert entry.state == "running"
     for change in (queue.file.remove, queue.file.try_again, lambda each: queue.file.move(each, 1)):
-        with pytest.raises(BusyError, match="is being trained"):
+        with pytest.raises(ConfigError, match="is being trained"):
             change(entry.id)
     job.stop()
     host.free.set()

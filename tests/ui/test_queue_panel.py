@@ -66,10 +66,10 @@ def test_a_press_during_a_run_offers_the_queue(page: Page, form: train.TrainForm
     press(form)
     page.job._now = replace(page.job._now, status="training")
     offered = ways(press(form))
-    assert offered == {"Add to queue": f'press="{train_ways.ADD}"', "Stop that run": 'press="ti_trainer_stop"'}
+    assert offered == {"Add to queue": f'press="{train_ways.ADD}"', "Stop it": 'press="ti_trainer_stop"'}
     offered = ways(press(form, train_ways.train_more))
     assert offered["Add to queue"] == f'press="{train_ways.ADD_MORE}"'
-    assert list(ways(press(form, train_ways.start_over))) == ["Stop that run"]
+    assert list(ways(press(form, train_ways.start_over))) == ["Stop it"]
     assert list(ways(add(form))) == ["Add 4 more steps to the queue", "New embedding"], "it is trained to that step already"
     assert "The next run starts when x-word has ended." in add(form, prepare=train_ways.train_more)
     assert page.queue.snapshot().going

@@ -93,7 +93,7 @@ class Queue:
         return QueueSnapshot(entries, self._going, held, file.warning or self._message, "".join(running[:1]))
 
     def add(self, run: Session | Entry) -> int:
-        """Add a run; its place among those that wait. It starts by itself if something is trained now, unless the queue is held.
+        """Add a run; its place among those that wait. During another run it starts by itself, unless the queue is held.
 
         Raises now, as far as that is possible without a model, what starting it would raise.
         """

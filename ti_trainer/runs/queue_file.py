@@ -17,7 +17,7 @@ from threading import RLock
 from typing import Any, Literal
 
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.errors import BusyError, ConfigError
+from ti_trainer.errors import ConfigError
 from ti_trainer.files import free_path, write_bytes
 from ti_trainer.host import Host
 from ti_trainer.runs import locks
@@ -282,7 +282,7 @@ def _movable(entries: Entries, entry_id: str) -> Entry:
         raise ConfigError(message)
     if found.state == "running":
         message = f"{found.name!r} is being trained: stop it first."
-        raise BusyError(message)
+        raise ConfigError(message)
     return found
 
 
