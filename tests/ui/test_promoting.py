@@ -166,7 +166,7 @@ def test_in_the_page_the_name_follows_the_copy_and_the_negative_comes_along(serv
             page.locator("[role=option], .options .item").get_by_text(re.compile(rf"^\W*{choice}\s*$")).click()
             until(lambda name=name: entry(page, "runs_name").input_value() == name)
         page.click("#ti_trainer_runs_promote")
-        says(page, "runs_message", "my-pair-4-ema-neg.safetensors")
+        says(page, "runs_promoted", "my-pair-4-ema-neg.safetensors")
 
         show(page, "Train")
         page.click("#ti_trainer_use")

@@ -11,8 +11,9 @@ import pytest
 
 pytest.importorskip("gradio")  # the page is all that needs it
 
+import gradio as gr
 from browser import launch
-from test_page import Served, choose, filled_in, served, status, until  # noqa: F401, the fixture
+from test_page import Served, choose, entry, filled_in, served, show, status, until  # noqa: F401, the fixture
 from test_ways_out import form, page, press, ways  # noqa: F401, fixtures
 
 from ti_trainer.formats import embeddings_dir
@@ -21,7 +22,7 @@ from ti_trainer.runs.job import Job, Snapshot
 from ti_trainer.runs.queue_file import FILE, Entry
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import queue, status_strip, train, train_ways
+from ti_trainer.ui.panels import from_prompt, queue, status_strip, train, train_ways
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +80,39 @@ def test_a_press_during_a_run_offers_the_queue(page: Page, form: train.TrainForm
     page.job._now = replace(page.job._now, status="done")
     (entry,) = page.queue.snapshot().entries
     assert (entry.max_steps, entry.train["stop_when_done"]) == (8, False)
+
+
+def test_another_program_trains_the_queue(page: Page) -> None:  # noqa: F811
+    page.queue.file.change(lambda _: [Entry("a1", "y-word", "/images", {}, "running"), Entry("a2", "z-word", "/images", {})])
+    now = shown(page)
+    assert "the next run starts when y-word has ended" in now["queue"]
+    assert (now["queue_start"]["visible"], now["queue_hold"]["visible"]) == (False, True)
+    page.queue.hold()
+    assert shown(page)["queue_start"]["value"] == queue.GO_ON
+    assert page.queue.file.held
+
+
+def test_an_embedding_learns_from_a_prompt_when_its_turn_comes(page: Page) -> None:  # noqa: F811
+    with gr.Blocks():
+        form = from_prompt.panel(page)
+
+    def pressed(*wanted: str, **entered: object) -> str:
+        values = {widget: widget.value for widget in (*form.form.widgets.values(), *form.fields.values())}
+        texts = {"name": "y-scene", "teacher_prompt": "a big red cat on a sofa at night", **entered}
+        values |= {form.fields[name]: value for name, value in texts.items()}
+        return from_prompt.start(form, {**values, form.form.widgets["max_steps"]: 4}, wanted)[form.message]
+
+    assert "Replace the existing embedding" in pressed("queue", name="x-word")
+    page.job._now = replace(page.job._now, status="training", name="x-word")
+    assert 'data-ti-value="queue">Add to queue' in pressed()
+    assert "Added to the queue: y-scene, number 1." in pressed("queue")
+    assert "from a prompt" in shown(page)["queue"]
+    assert embeddings_dir.find(page.host.embeddings_dir, "y-scene") is None
+    page.job._now = replace(page.job._now, status="done")
+    over(page)
+    assert page.queue.snapshot().entries == ()
+    assert Run.all(page.host.log_dir)[0].step == 4
+    assert embeddings_dir.load(page.host.embeddings_dir, "y-scene")[0].step == 4
 
 
 def test_wrong_fields_are_shown_and_nothing_is_added(page: Page, form: train.TrainForm) -> None:  # noqa: F811
@@ -150,6 +184,14 @@ def test_three_runs_are_queued_one_fails_and_is_tried_again(served: Served) -> N
         named: Callable[[], list[str]] = tab.locator("#ti_trainer_queue .ti-queued b").all_inner_texts
         until(lambda: named() == ["z-word", "y-word"])
         (words / "z-word.safetensors").rename(words / "away")
+        show(tab, "Runs")
+        tab.locator("#ti_trainer_runs_about").get_by_text("x-word", exact=True).wait_for()
+        tab.click("#ti_trainer_runs_continue")
+        refused = tab.locator("#ti_trainer_runs_message")
+        refused.get_by_role("button", name="Add to queue").click()
+        refused.get_by_text("Added to the queue: x-word, number 3.").wait_for()
+        show(tab, "Train")
+        tab.locator("#ti_trainer_queue").get_by_title("Remove: x-word").click()
         tab.click("#ti_trainer_stop")
         tab.locator("#ti_trainer_queue").get_by_text("x-word was stopped, so the queue waits.").wait_for()
         tab.click("#ti_trainer_queue_start")
@@ -161,3 +203,9 @@ def test_three_runs_are_queued_one_fails_and_is_tried_again(served: Served) -> N
         served.open(tab, "Train")
         tab.click("#ti_trainer_queue_start")
         until(lambda: named() == [] and (served.run_of("z-word") / "state.safetensors").is_file())
+        show(tab, "Runs")
+        tab.locator("#ti_trainer_runs_about").get_by_text("z-word", exact=True).wait_for()
+        entry(tab, "runs_compared").click()
+        tab.locator("[role=option], .options .item").filter(has_text="y-word").first.click()
+        tab.locator("#ti_trainer_runs_curve").get_by_text("/y-word").wait_for()
+        assert tab.locator("#ti_trainer_runs_side_by_side tr").count() == 3, "previews of both, and the steps"

@@ -33,7 +33,7 @@ AGAIN = {"Again with changes": "press:ti_trainer_runs_use_settings"}
 
 @dataclass(frozen=True)
 class Actions:
-    """The components that the actions read, and the message."""
+    """The components that the actions read, and the messages of runs and of copies."""
 
     page: Page
     chosen: Any
@@ -42,6 +42,7 @@ class Actions:
     name: Any
     overwrite: Any
     message: Any
+    promoted: Any
 
     def wire(self, resume: Any, add: Any, promote: Any) -> list[Any]:
         """Connect the buttons; returns the events that continue a run, for `.then`."""
@@ -50,21 +51,22 @@ class Actions:
         run = [self.chosen, self.max_steps, self.overwrite]
         of_copy = [self.chosen, self.copy, self.name, self.overwrite]
         outputs = [self.message]
-        listen(promote.click, partial(promote_copy, self.page), of_copy, outputs)
+        listen(promote.click, partial(promote_copy, self.page), of_copy, [self.promoted])
+        both = [*outputs, self.promoted]
         return [
             listen(resume.click, partial(continued_message, self.page), run, outputs, show_progress="minimal"),
             listen(add.click, partial(continued_message, self.page, wanted=[QUEUED]), run, outputs),
-            listen(ask.change, self.asked, [ask, self.max_steps, *of_copy], outputs, show_progress="minimal"),
+            listen(ask.change, self.asked, [ask, self.max_steps, *of_copy], both, show_progress="minimal"),
         ]
 
-    def asked(self, text: str, max_steps: float | None, label: str, copy: str, name: str, overwrite: bool) -> Any:
+    def asked(self, text: str, max_steps: float | None, label: str, copy: str, name: str, overwrite: bool) -> list[Any]:
         """Do what a button of a refusal asks for."""
         wanted = (text or "").split()
         if not wanted:  # gradio 6 clears a text box soon after creating it
-            return gr.update()
+            return [gr.update(), gr.update()]
         if PROMOTE in wanted:
-            return promote_copy(self.page, label, copy, name, True)
-        return continued_message(self.page, label, max_steps, overwrite or OVER in wanted, wanted)
+            return [gr.update(), promote_copy(self.page, label, copy, name, True)]
+        return [continued_message(self.page, label, max_steps, overwrite or OVER in wanted, wanted), gr.update()]
 
 
 def continue_run(page: Page, label: str, max_steps: float | None, overwrite: bool, wanted: Collection[str] = ()) -> str:

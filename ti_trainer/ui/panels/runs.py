@@ -23,11 +23,14 @@ from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import run_actions, run_notes, run_previews
 from ti_trainer.ui.panels.run_notes import find, label_of, labels
-from ti_trainer.ui.render import facts, images, notice
+from ti_trainer.ui.render import facts, images, notice, ways_out
 from ti_trainer.ui.thumbnails import gallery, thumbnail_uri
 from ti_trainer.workbench.candidates import AVERAGE, copies_of
 
 COMPARISON_PX = 1100  # its longer side
+NO_RUNS = notice("info", "There are no runs yet: train an embedding, and it is here.") + ways_out(
+    {"Quick train": "show:Quick train", "Train": "show:Train"}
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def panel(page: Page) -> Runs:
                 info=f"Up to {MAX_COMPARED} other runs, to see their losses in one curve and their previews side by side.",
                 elem_id="ti_trainer_runs_compared",
             )
-            about = gr.HTML(elem_id="ti_trainer_runs_about")
+            about = gr.HTML("" if labels(page) else NO_RUNS, elem_id="ti_trainer_runs_about")
             use_settings = gr.Button("Again with changes", elem_id="ti_trainer_runs_use_settings")
             max_steps = gr.Number(
                 value=0,
@@ -71,6 +74,7 @@ def panel(page: Page) -> Runs:
             with gr.Row(elem_classes=["ti-side-by-side"]):
                 add = gr.Button("Add to queue", elem_id=run_actions.QUEUE)
                 resume = gr.Button("Continue this run", variant="primary", elem_id="ti_trainer_runs_continue")
+            message = gr.HTML(elem_id="ti_trainer_runs_message")
             about_copies = "A copy saved during the run, by step. A DreamArtist run's negative embedding is included."
             copy = gr.Dropdown([], label="Copy", info=about_copies, elem_id="ti_trainer_runs_copy")
             name = gr.Textbox(
@@ -82,7 +86,7 @@ def panel(page: Page) -> Runs:
             overwrite = gr.Checkbox(label="Overwrite Old Embedding", value=False, elem_id="ti_trainer_runs_overwrite")
             compare = gr.Button("Compare copies", elem_id="ti_trainer_runs_compare")
             promote = gr.Button("Copy to the embeddings folder", elem_id="ti_trainer_runs_promote")
-            message = gr.HTML(elem_id="ti_trainer_runs_message")
+            promoted = gr.HTML(elem_id="ti_trainer_runs_promoted")
             notes = run_notes.panel(page)
         with gr.Column(elem_classes=["ti-results"]):
             losses = gr.HTML(svg([]), elem_id="ti_trainer_runs_curve")
@@ -110,6 +114,7 @@ def panel(page: Page) -> Runs:
             copy: gr.update(choices=shown.copies, value=shown.copies[0] if shown.copies else None),
             name: shown.name,
             message: "",
+            promoted: "",
             notes.message: "",
         }
 
@@ -120,11 +125,11 @@ def panel(page: Page) -> Runs:
     for button in (refresh.click, compared.focus):
         listen(button, lambda: [gr.update(choices=labels(page))] * 2, [], [chosen, compared])
     listen(compared.change, beside, [chosen, compared], [losses, side_by_side])
-    shown = [about, notes.label, notes.notes, losses, side_by_side, previews, copy, name, message, notes.message]
+    shown = [about, notes.label, notes.notes, losses, side_by_side, previews, copy, name, message, promoted, notes.message]
     listen(chosen.change, show, [chosen, compared], shown)
     notes.wire(page, chosen)
     listen(copy.change, partial(suggest_name, page), [chosen, copy], [name])
-    actions = run_actions.Actions(page, chosen, max_steps, copy, name, overwrite, message)
+    actions = run_actions.Actions(page, chosen, max_steps, copy, name, overwrite, message, promoted)
     return Runs(chosen, actions.wire(resume, add, promote), message, use_settings, compare)
 
 
