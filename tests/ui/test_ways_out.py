@@ -140,6 +140,8 @@ def test_a_run_is_continued_now_or_later_or_the_refusal_leads_on(page: Page, for
     refused = run_actions.continued_message(page, label, 0, False)
     assert f'data-ti-value="more">Train {STEPS} more steps</button>' in refused
     page.job._now = replace(page.job._now, status="training")
+    assert list(ways(run_actions.continued_message(page, label, 0, False))) == ["Stop it"], "it is this run"
+    page.job._now = replace(page.job._now, run=None)
     refused = run_actions.continued_message(page, label, 2 * STEPS, False, ["more"])
     assert 'data-ti-value="more queue">Add to queue</button>' in refused
     assert "Stop it" in ways(refused)

@@ -17,6 +17,7 @@ from ti_trainer.errors import BusyError, ConfigError, TITrainerError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs import locks
 from ti_trainer.runs.again import about_longer, longer
+from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
@@ -75,6 +76,9 @@ def continue_run(page: Page, label: str, max_steps: float | None, overwrite: boo
     With MORE, for as many steps as it had.
     """
     run = find(page, label)
+    if _is_trained_now(page, run):
+        message = f"{run.id} is being trained now."
+        raise BusyError(message)
     settings = run.settings()
     try:
         values = {**run.options(), **({"max_steps": int(max_steps)} if max_steps else {})}
@@ -91,6 +95,11 @@ def continue_run(page: Page, label: str, max_steps: float | None, overwrite: boo
         return queue.add(page, session) + said
     page.job.start(session)
     return f"Continuing {name} at step {run.step}: see the Train tab.{said}"
+
+
+def _is_trained_now(page: Page, run: Run) -> bool:
+    now = page.job.snapshot()
+    return now.active and now.run is not None and now.run.path == run.path
 
 
 def continued_message(page: Page, label: str, max_steps: float | None, overwrite: bool, wanted: Collection[str] = ()) -> str:
@@ -113,7 +122,7 @@ def _ways_out(error: Exception, page: Page, label: str, wanted: set[str]) -> dic
     except (TITrainerError, KeyError, TypeError):
         return {} if label else {"Train": "show:Train"}
     if isinstance(error, BusyError):
-        return {"Add to queue": ask(QUEUED)}
+        return {} if _is_trained_now(page, find(page, label)) else {"Add to queue": ask(QUEUED)}
     if option == "max_steps" and isinstance(steps, int):
         more = f"Add {steps} more steps to the queue" if QUEUED in wanted else f"Train {steps} more steps"
         return {more: ask(MORE), **AGAIN}
