@@ -22,7 +22,7 @@ from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.again import about_longer, longer, reset
 from ti_trainer.runs.job import Job
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import ended, form_fill, quick_train, run_actions, runs, train, train_ways
+from ti_trainer.ui.panels import ended, form_fill, quick_train, run_actions, runs, status_strip, train, train_ways
 from ti_trainer.ui.panels.shared_folder import SharedFolder
 
 STEPS = 4
@@ -166,6 +166,17 @@ def test_the_negative_embedding_is_created_in_place(page: Page) -> None:
     }
     assert train_ways._create_negative(page, "x-word") == "x-word-neg was created with 6 vectors."
     assert train_ways.about_negative(page, "x-word", True) == ""
+
+
+def test_the_preparation_of_a_quick_training_is_shown_and_stopped(page: Page) -> None:
+    now = page.job.snapshot()
+    assert not status_strip.parts_of(page, now)["stop"][1]()["visible"]
+    page.quick._preparing = True
+    parts = status_strip.parts_of(page, now)
+    assert "Preparing the images" in parts["bar"][1]()
+    assert parts["stop"][1]()["interactive"]
+    status_strip._stop(page)
+    assert page.quick._stop.is_set()
 
 
 def test_a_folder_is_filled_in_where_users_typed_no_other(page: Page, tmp_path: Path) -> None:
