@@ -31,7 +31,7 @@ D = 8
 class TinyModel:
     """A small DiffusionModel. B batch, C = 4 latent channels, H W, V vectors, D width of a token."""
 
-    name, checkpoint_hash, device = "tiny", "0123456789", torch.device("cpu")
+    name, checkpoint_hash, device, dtype = "tiny", "0123456789", torch.device("cpu"), torch.float32
     spec, needs_loss_scaling, default_size_px = ModelSpec("tiny"), False, 16
     widths: Mapping[str, int] = {"clip_l": D}
 

@@ -22,7 +22,8 @@ from ti_trainer.__main__ import build_parser  # noqa: E402
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 STARTS = (["ti-trainer"], ["python", "install.py", "run"], ["python", "-m", "ti_trainer"], ["-m", "ti_trainer"])
-OTHER_FLAGS = {  # of other programs
+OTHER_FLAGS = {
+    "--record-slow",  # of other programs
     *("--listen", "--share", "--gradio-allowed-path", "--lowvram", "--medvram"),  # the WebUI
     *("--webui", "--webui-other", "--sdpa", "--seeds", "--out"),  # our tests, kohya's scripts, what made the embedded model
 }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 import sys
 from pathlib import Path
 
 import pytest
 
-from ti_trainer.errors import ConfigError
-from ti_trainer.files import atomic, checked_name, entered_path, is_within, write_bytes
+from ti_trainer.errors import ConfigError, explained
+from ti_trainer.files import atomic, checked_name, described, entered_path, is_within, write_bytes
 
 
 def test_a_file_replaces_the_one_before(tmp_path: Path) -> None:
@@ -34,6 +35,18 @@ def test_an_error_while_writing_leaves_what_was_there_and_nothing_else(tmp_path:
         write()
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_says_what_where_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_bytes(b"")
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - FileExistsError or NotADirectoryError
+        write_bytes(tmp_path / "folder" / "file.bin", b"")
+    assert str(tmp_path / "folder") in explained(caught.value)
+    assert "A file is in the place of a folder" in explained(caught.value)
+    temporary = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".file-x1y2.bin"))
+    said = explained(described(temporary, tmp_path / "file.bin"))
+    assert said.startswith(f"Permission denied: {tmp_path / 'file.bin'}. Allow this program's user")
+    assert explained(ConfigError("Enter a name.")) == "Enter a name."
 
 
 def test_until_it_is_whole_the_old_file_is_read(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "ti_trainer").rglob("*.py"))
 LAYERS = (  # from the inside out: a module imports from its own folder and from the layers before it
     ("errors", "wording", "resources", "tiny_model"),
-    ("files", "prompts"),
+    ("files", "prompts", "background"),
     ("embedding", "lora"),
     ("functional",),
     ("config",),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
 from ti_trainer import __version__
 from ti_trainer.commands import INTERRUPTED, PROGRAM
-from ti_trainer.errors import TITrainerError
+from ti_trainer.errors import TITrainerError, explained
 
 COMMANDS = (
     "preprocess",
@@ -68,6 +69,8 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; expected errors are printed as one line."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["page"]
+    # Before torch is loaded: threads that wait in a loop take the CPU from each other where other programs run.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # the encoding of a console may lack characters of a name
@@ -98,7 +101,7 @@ def _run(args: argparse.Namespace) -> int:
     except TITrainerError as error:
         return _failed(str(error), debug=args.debug)
     except OSError as error:
-        return _failed(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), debug=args.debug)
+        return _failed(explained(error), debug=args.debug)
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # of torch, which may not be imported
             message = "Out of GPU memory: reduce the batch size, width and height, or close other programs."

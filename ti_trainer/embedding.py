@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+LEARNED_FROM = "learned_from"  # in the info of an embedding that did not learn from images
 FAMILIES = {  # width of the token embeddings by text encoder -> the models that have these widths
     (("clip_l", 768),): "SD 1.x",
     (("clip_h", 1024),): "SD 2.x",
@@ -128,7 +129,7 @@ def _array(vectors: Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def negative_name(name: str) -> str:
-    """The name of an embedding's negative, which DreamArtist trains with it."""
+    """The name of an embedding's negative, which is trained with it, as by DreamArtist."""
     return f"{name}-neg"
 
 

@@ -65,10 +65,15 @@ def _replace(path: Path, new: Path) -> None:
 
 def described(error: OSError, path: Path) -> OSError:
     """The error with the file that was to be written, and with a clear message for a full disk."""
-    full = error.errno in _NO_ROOM
-    if error.errno is None or (error.filename is not None and (not full or str(error.strerror).startswith(_FULL))):
+    full = error.errno in _NO_ROOM and not str(error.strerror).startswith(_FULL)
+    if error.errno is None or not (full or error.filename is None or _is_temporary(error.filename, path)):
         return error
     return OSError(error.errno, f"{_FULL} ({error.strerror}); free some space" if full else error.strerror, str(path))
+
+
+def _is_temporary(filename: object, path: Path) -> bool:
+    """Whether an error names the temporary file for this path, which means nothing to users."""
+    return isinstance(filename, str) and Path(filename).name.startswith(f".{path.stem}-")
 
 
 def free_path(path: Path, before_number: str = "") -> Path:

@@ -97,6 +97,11 @@ class DiffusionModel(Protocol):
         ...
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the U-Net's activations."""
+        ...
+
+    @property
     def alphas_cumprod(self) -> Tensor:
         """(number of training timesteps,) on the device."""
         ...

@@ -14,11 +14,8 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from ti_trainer.benchmark import peer_driver, peers, speed, webui_loop
 from ti_trainer.benchmark.loops import (
-    INIT_TEXT,
-    NAME,
     PARTS,
     bare_step,
-    first_vectors,
     new_trainer,
     peak_memory,
     time_by_part,
@@ -31,6 +28,7 @@ from ti_trainer.data.prompts import Prompter, load_template
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.hosts.diffusers.loading import load
 from ti_trainer.hosts.diffusers.model import DiffusersModel
+from ti_trainer.workbench.diagnosis import INIT_TEXT, NAME, first_vectors
 
 Cli = Callable[..., object]
 

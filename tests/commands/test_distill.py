@@ -72,6 +72,27 @@ def test_a_slider_is_trained_in_contexts(cli: Callable, tmp_path: Path) -> None:
         assert image.width > 2 * image.height, "five weights beside each other, in two rows"
     again = cli("train", "redness", "--images", folder, "--resume", "--max-steps", 4)
     assert again.code == 0, again.err
+    reaches = "From the middle between the two prompts, weight 1 reaches"
+    assert reaches in done.out
+    assert reaches in again.out
+    measured = cli("evaluate", "redness", "--images", folder, "--prompt", "red", "--opposite", "blue", *contexts)
+    assert reaches in measured.out
+    assert "Measured without" not in measured.err
+
+
+def test_a_companion_set_is_made_in_one_run(cli: Callable, tmp_path: Path, images: Path) -> None:
+    prompts = ("--prompt", "a big red star", "--negative-prompt", "small, blue, striped")
+    given = (*prompts, "--preview-prompt", "a star, [name]", "--images", images)
+    done = cli("distill", "my-look", *given, *QUICK)
+    assert done.code == 0, done.err
+    for name, start in (("my-look", "vectors: 2, from 'big red star'"), ("my-look-neg", "from 'small blue striped'")):
+        assert f"embeddings/{name}.safetensors" in done.out.replace("\\", "/")
+        assert start in done.out
+    assert "my-look-neg in the negative prompt by" in done.out
+    assert cli("distill", "my-look", *given, *QUICK).code == 1, "both names are taken"
+    (tmp_path / "embeddings" / "my-look.safetensors").unlink()
+    assert "'my-look-neg' already" in cli("distill", "my-look", *given, *QUICK).errors[0]
+    assert not (tmp_path / "embeddings" / "my-look.safetensors").exists()
 
 
 def test_an_embedding_for_the_negative_prompt_is_shown_with_and_without_it(cli: Callable, tmp_path: Path) -> None:

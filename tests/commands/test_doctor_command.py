@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ti_trainer import workbench
 from ti_trainer.benchmark import diagnosis
 from ti_trainer.errors import ModelError
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_report_says_that_there_is_no_gpu_and_what_works_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "STEPS", 1)
-    monkeypatch.setattr(diagnosis, "STEPS_OF_PRECISION", 2)
+    monkeypatch.setattr(workbench.diagnosis, "STEPS", 1)
+    monkeypatch.setattr(workbench.diagnosis, "STEPS_OF_PRECISION", 2)
     lines = list(diagnosis.report("embedded", None, "cpu", 64))
     text = "\n".join(lines)
     assert f"torch {torch.__version__}" in text

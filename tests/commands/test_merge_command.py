@@ -50,6 +50,14 @@ def test_names_are_checked_first_and_files_are_kept(cli: Cli, word: Path) -> Non
     assert formats.read(word).info["expression"] == "2 * thing"
 
 
+def test_an_expression_that_begins_with_a_minus(cli: Cli, word: Path) -> None:
+    assert cli("merge", "--", "-thing").code == 0
+    assert cli("merge", "-thing + 0.5").code == 1  # with a space it is no option; an error of the expression
+    refused = cli("merge", "-thing")
+    assert refused.code == 2
+    assert "-- '-a'" in refused.err.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_a_result_is_previewed_and_trained_further(train: Callable[..., Any], cli: Cli, word: Path, tmp_path: Path) -> None:
     outcome = cli("merge", 'cat(thing, text("(red:1.2)"))', "-o", "my-mix", "--preview", "p.png")

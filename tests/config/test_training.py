@@ -20,6 +20,7 @@ TEXTS = {
 }
 NEEDED = {
     "opposite_prompt": {"teacher_prompt": "a star"},
+    "teacher_negative_prompt": {"teacher_prompt": "a star"},
     "ema_every": {"ema_rate": 0.9},
     "lr_warmup_steps": {"max_steps": 2_000_000},
 }  # by options that mean nothing alone
@@ -78,6 +79,7 @@ EVERYTHING = {name: another(each) for name, each in OPTIONS.items()} | {
     "lr_warmup_steps": 0,
     "teacher_prompt": "",
     "opposite_prompt": "",
+    "teacher_negative_prompt": "",
     "teacher_lora": "",
 }  # ruled out by others
 TEACHER = {"teacher_prompt": "a star", "opposite_prompt": "a circle"}

@@ -377,3 +377,15 @@ def test_every_second_sample_may_be_noise_with_nothing_else_changed(dataset: Cal
         if number % 2:
             assert 0.5 < other.latents.std() < 1.5
             assert not torch.equal(other.latents, other.noise)
+
+
+def test_a_pair_of_embeddings_is_trained_on_the_same_samples(dataset: Callable[..., Dataset]) -> None:
+    prompts = {"negative": "x-word-neg", "shuffle_tags": True}
+    plain, both = (next(dataset(prompter={**prompts, "both": each}).batches(2, streams=(0, 1))) for each in (False, True))
+    assert both.negative_prompts == ()
+    for number, prompt in enumerate(plain.prompts):
+        rows = slice(2 * number, 2 * number + 2)
+        assert both.prompts[rows] == (prompt, plain.negative_prompts[number])
+        for name in ("latents", "noise", "timesteps"):
+            assert all(torch.equal(each, getattr(plain, name)[number]) for each in getattr(both, name)[rows])
+    assert len(both.images.sizes) == len(both.prompts) == 8

@@ -9,8 +9,9 @@ from __future__ import annotations
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,8 +48,10 @@ class FakeDevice(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             dtype = args[0].dtype  # there is no data: any number
             return 1.0 if dtype.is_floating_point else dtype == torch.bool or 1
+        if func is torch.ops.aten.equal.default and isinstance(args[0], FakeTensor):
+            return False
         out = func(*args, **kwargs)
-        for each in tree_leaves(out):
+        for each in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(each, FakeTensor) and each.fake_device.type == "cuda":
                 self._count(each)
         return out
@@ -76,6 +79,10 @@ class FakeDevice(TorchDispatchMode):
         tensors = [each for each in args if isinstance(each, Tensor)]
         if name in READS and any(each.device.type == "cuda" for each in tensors):
             waits.append(f"{name} at {where()}")
+        elif name.startswith("index") and tensors and tensors[0].device.type == "cuda":
+            places = [each for each in tree_leaves(args[1:2]) if isinstance(each, Tensor) and each.ndim]
+            if any(each.device.type == "cpu" for each in places):
+                waits.append(f"an index copied without pinned memory at {where()}")
         elif name == "_to_copy":
             self._note_copy(
                 waits, tensors[0], torch.device(kwargs.get("device") or tensors[0].device), kwargs.get("non_blocking")
@@ -104,6 +111,22 @@ class FakeDevice(TorchDispatchMode):
             yield self.waits
         finally:
             self.waits = None
+
+
+class FakeStream:
+    """Everything is in order here: tests/offload/test_prefetching.py is about streams."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        pass
+
+    def wait_stream(self, stream: FakeStream) -> None:
+        pass
+
+    def wait_event(self, event: object) -> None:
+        pass
+
+    def record_event(self) -> object:
+        return object()
 
 
 def where() -> str:
@@ -138,6 +161,11 @@ def attention(
     """The kernels that a GPU uses, which keep no scores."""
     if query.device.type != "cuda":
         return _attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
+    if torch.is_autocast_enabled("cuda"):  # which casts before it chooses a kernel
+        dtype = torch.get_autocast_dtype("cuda")
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        if attn_mask is not None and attn_mask.is_floating_point():
+            attn_mask = attn_mask.to(dtype)
     assert query.dtype == key.dtype == value.dtype, (query.dtype, key.dtype, value.dtype)
     if attn_mask is None and query.dtype != torch.float32:
         flash = torch.ops.aten._scaled_dot_product_flash_attention
@@ -207,7 +235,11 @@ def fake_cuda(total: float = float("inf")) -> Iterator[FakeDevice]:
         (torch.cuda, "current_device", lambda: 0),
         (torch.cuda, "get_device_capability", lambda device=None: (8, 6)),
         (torch.cuda, "get_device_name", lambda device=None: "pretended"),
+        (torch.cuda, "get_device_properties", lambda device=None: SimpleNamespace(total_memory=_whole(device_of()))),
         (torch.cuda, "empty_cache", lambda: None),
+        (torch.cuda, "Stream", FakeStream),
+        (torch.cuda, "current_stream", FakeStream),
+        (torch.cuda, "stream", nullcontext),
         (torch.cuda, "mem_get_info", lambda device=None: (_free(device_of()), _whole(device_of()))),
         (torch.cuda, "memory_reserved", lambda device=None: device_of().allocated),
         (torch.cuda, "memory_allocated", lambda device=None: device_of().allocated),

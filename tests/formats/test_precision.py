@@ -90,6 +90,14 @@ def test_vectors_for_t5_are_kept_by_formats_that_can_hold_them(key: str, others:
         assert all(torch.equal(again.vectors[encoder], each) for encoder, each in embedding.vectors.items())
 
 
+def test_a_clip_l_that_onetrainer_called_clip_g_is_named_again(tmp_path: Path) -> None:
+    tensors = {"clip_g": torch.ones(2, 768), "t5": torch.ones(2, 4096)}  # its issue 514
+    safetensors.torch.save_file(tensors, tmp_path / "flux.safetensors")
+    embedding = read(tmp_path / "flux.safetensors", t5=True)
+    assert embedding.widths == {"clip_l": 768, "t5": 4096}
+    assert "clip_l" in embedding.info["repaired"]
+
+
 def test_other_files_are_refused_as_before_where_t5_is_allowed(tmp_path: Path) -> None:
     for tensors, message in (
         ({"t5": torch.ones(2, 8), "clip_l": torch.ones(2, 768)}, "Flux"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -246,6 +246,13 @@ def test_captions_are_written_of_each_image_and_joined_with_those_there_are(
     assert texts["IMG 1.txt"] == "64 x 64"
     assert summary.captions == len(texts) == 6
     assert len(seen) == (2 if action == "copy" else 3)  # nothing is captioned twice, or for nothing
+
+
+def test_images_that_the_captioners_say_nothing_about_are_counted(source: Path) -> None:
+    plain = work(source, existing_captions="copy")
+    summary = Preprocessing(plain.source, plain.destination, plain.config, (), lambda: nullcontext(lambda image: "")).run()
+    assert (summary.captions, summary.without_caption) == (1, 2)
+    assert "2 images got no caption: the captioners returned nothing." in summary.lines()
 
 
 def test_a_caption_that_is_no_text_is_named(source: Path) -> None:

@@ -64,12 +64,14 @@ def test_an_embedding_that_is_worse_than_no_text_is_said_to_be(tmp_path: Path) -
 
 
 def test_a_slider_is_shown_from_its_opposite_to_its_prompt(host: Noting) -> None:
-    trained(host, Distillation("x-size", "big", "small", ("a [name] cat", "a [name], red")))
+    run = trained(host, Distillation("x-size", "big", "small", ("a [name] cat", "a [name], red")))
     asked = [each.prompt for each in host.asked[-10:]]
     names = [f"(x-size:{weight})" for weight in (-2, -1, 1, 2)]
     assert asked[:5] == [*(f"a {name} cat" for name in names[:2]), "a  cat", *(f"a {name} cat" for name in names[2:])]
     assert asked[7] == "a, red"
     assert len({each.seed for each in host.asked[-10:]}) == 2
+    assert set(run.measured()) == {f"slider_at_{weight}" for weight in (-2, -1, 0, 1, 2)}
+    assert findings(run)[0].startswith("From the middle between the two prompts, weight 1 reaches")
 
 
 def test_an_embedding_for_the_negative_prompt_is_shown_with_and_without_it(host: Noting) -> None:
@@ -78,6 +80,22 @@ def test_an_embedding_for_the_negative_prompt_is_shown_with_and_without_it(host:
     asked = [(each.prompt, each.negative_prompt) for each in host.asked[-8:]]
     assert asked == [("a cat", "blurry")] * 4 + [("a cat", "x-bad, blurry")] * 4
     assert set(run.measured()) == {GAP, EFFECT}
+
+
+def test_a_pair_is_shown_with_neither_either_and_both(host: Noting) -> None:
+    wanted = Distillation("x-look", "a red cat", negative_prompt="ugly, grey")
+    run = trained(host, wanted, preview_prompt="a cat, [name]", preview_negative_prompt="blurry", preview_every=1)
+    asked = [(each.prompt, each.negative_prompt) for each in host.asked]
+    expected = [("a cat", "blurry"), ("a cat, x-look", "blurry"), ("a cat", "x-look-neg, blurry")]
+    both = ("a cat, x-look", "x-look-neg, blurry")
+    assert asked[-16:] == [each for each in (*expected, both) for _ in range(4)]
+    assert {each.seed for each in host.asked[-16:-12]} == {each.seed for each in host.asked[-4:]}
+    assert asked[-17] == both, "so are previews"
+    first, second, changes = findings(run)
+    assert (first.split()[0], second.split()[0]) == ("x-look", "x-look-neg")
+    assert "x-look-neg in the negative prompt by" in changes
+    trained(host, replace(wanted, name="y-look"), preview_prompt="a cat")
+    assert [each.prompt for each in host.asked[-12:-8]] == ["a cat, y-look"] * 4, "the name is added where it is missing"
 
 
 def test_which_runs_are_for_the_negative_prompt() -> None:

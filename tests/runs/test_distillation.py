@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from fakes import TinyHost
 from loras import pair, save_kohya
 
+from ti_trainer import formats
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.errors import ConfigError, StoppedError
 from ti_trainer.files import short_hash
+from ti_trainer.formats import embeddings_dir
+from ti_trainer.runs.again import reset
 from ti_trainer.runs.comparison import findings
 from ti_trainer.runs.controls import Controls
 from ti_trainer.runs.distill import Distillation
 from ti_trainer.runs.job import Job
+from ti_trainer.runs.run_folder import Run
+from ti_trainer.runs.session import Result
 from ti_trainer.runs.teacher_lora import lora_file, lora_names
 
 CONTEXTS = ("a photo of a [name] cat", "a [name] dog", "[name]")
@@ -33,6 +40,8 @@ def host(tmp_path: Path) -> TinyHost:
         (Distillation("x", "red", contexts=("a cat",)), {}, "contexts"),
         (Distillation("x", "red", for_negative_prompt=True), {}, "preview_prompt"),
         (Distillation("x", "red"), {"max_steps": -1}, "max_steps"),
+        (Distillation("x", "red", "blue", negative_prompt="ugly"), {}, "teacher_negative_prompt"),
+        (Distillation("x", "red", for_negative_prompt=True, negative_prompt="ugly"), {}, "teacher_negative_prompt"),
     ],
 )
 def test_what_is_missing_is_named(wanted: Distillation, options: dict, field: str) -> None:
@@ -167,3 +176,56 @@ def test_images_that_were_generated_may_be_read_where_others_may_not(tmp_path: P
     config = wanted.config({"max_steps": 3})
     wanted.create(host, config, None, overwrite=False, warn=lambda text: None)
     assert wanted.session(host, config).train().reason == "done"
+
+
+PAIR = Distillation("x-look", "a big red cat", contexts=("a [name] dog", "[name]"), negative_prompt="ugly, grey, dull, dark")
+
+
+def trained_pair(host: TinyHost, images: Path | None = None, resume: Run | None = None, **options: object) -> Result:
+    config = PAIR.config({"max_steps": 8, "lr_scheduler": "constant", "save_every": 4, "preview_every": 0, **options})
+    if resume is None:
+        PAIR.create(host, config, None, overwrite=False, warn=lambda text: None)
+    return replace(PAIR.session(host, config, images), resume=resume).train()
+
+
+def test_a_pair_starts_from_its_own_prompts_and_images_show_both(host: TinyHost) -> None:
+    generated = PAIR.session(host, PAIR.config({})).generated
+    expected = ["a big red cat", "ugly, grey, dull, dark"]
+    assert list(generated.prompts) == [f"a {each} dog" for each in expected] + expected
+    assert generated.count == 2
+    assert PAIR.start(host.model, 3) == ("big red cat", 3)
+    text, count = PAIR.negative_start(host.model)
+    assert (text, count) == Distillation("x", PAIR.negative_prompt).start(host.model)
+    with pytest.raises(ConfigError, match="a single token") as caught:
+        replace(PAIR, negative_prompt="ugly").negative_start(host.model)
+    assert caught.value.option == "teacher_negative_prompt"
+    for name in PAIR.names:
+        assert embeddings_dir.find(host.embeddings_dir, name) is None
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+def test_a_pair_learns_in_one_run_that_is_resumed_exactly(images: Callable[..., Path], tmp_path: Path, trials: int) -> None:
+    folder, whole, parts = images((16, 16), (16, 16)), TinyHost(tmp_path / "whole"), TinyHost(tmp_path / "parts")
+    result = trained_pair(whole, folder, trials=trials)
+    half = trained_pair(parts, folder, trials=trials, max_steps=4)
+    rest = trained_pair(parts, folder, half.run, trials=trials)
+    assert result.negative_file.stem == "x-look-neg"
+    for name in PAIR.names:
+        ours, theirs = (embeddings_dir.load(each.embeddings_dir, name)[0] for each in (whole, parts))
+        start = formats.read(dict(rest.run.copies())[4].with_name(f"{name}-4.safetensors"))
+        assert torch.equal(ours.vectors["clip_l"], theirs.vectors["clip_l"])
+        assert (ours.vectors["clip_l"] - start.vectors["clip_l"]).abs().max() > 0.01
+        assert ours.info["learned_from"] == "a prompt"
+    assert {"gap_closed", "negative_gap_closed", "both_effect"} <= rest.run.measured().keys()
+    assert rest.run.negative_of(dict(rest.run.copies())[8]) is not None
+
+
+def test_a_pair_is_measured_while_it_trains_and_starts_over_together(host: TinyHost) -> None:
+    result = trained_pair(host, max_steps=101, batch_size=8, save_every=0)
+    assert result.verdict
+    assert result.run.validation_losses()
+    before = embeddings_dir.load(host.embeddings_dir, "x-look-neg")[0]
+    copies = reset(host, "x-look", negative=PAIR.config({}).trains_negative)
+    assert len(copies) == 2
+    after = embeddings_dir.load(host.embeddings_dir, "x-look-neg")[0]
+    assert (after.step, after.num_vectors) == (0, before.num_vectors)

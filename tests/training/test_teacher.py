@@ -16,7 +16,7 @@ from ti_trainer.data.dataset import Batch, Dataset
 from ti_trainer.errors import ConfigError
 from ti_trainer.lora import Lora, LoraLayer
 from ti_trainer.training.evaluation import fixed_batches, gap_closed
-from ti_trainer.training.selection import measure_gap
+from ti_trainer.training.selection import measure_gaps
 from ti_trainer.training.step import training_loss
 from ti_trainer.training.teacher import Teacher
 from ti_trainer.training.trainer import Trainer
@@ -61,6 +61,14 @@ def test_the_sign_of_the_weight_chooses_between_opposite_prompts(batch: Batch) -
     assert asked(teacher, batch, "a star, (my-word:-1)") == ["a star, small"]
 
 
+def test_each_of_a_pair_has_a_prompt_of_its_own(batch: Batch) -> None:
+    teacher = Teacher("my-word", "big, my-word-neg", negative_prompt="ugly, my-word")
+    assert asked(teacher, batch, "a star, my-word") == ["a star, big, my-word-neg"]
+    assert asked(teacher, batch, "a star, (My-Word-neg:1.5)") == ["a star, ugly, my-word"]
+    assert teacher.without_name("my-word-neg, blurry") == "blurry"
+    assert asked(Teacher("my-word", "big"), batch, "my-word-neg") == ["my-word-neg"]
+
+
 def test_a_prompt_is_given_without_the_name(batch: Batch) -> None:
     teacher = Teacher("my-word", "big", "small")
     assert teacher.without_name("a star, (my-word:-1.5), on sand") == "a star, on sand"
@@ -85,9 +93,9 @@ def test_training_closes_the_gap(
 ) -> None:
     data = dataset((64, 64), model=embedded_model)
     learning = trainer(embedded_model, data, max_steps=30, teacher_prompt="a red star on sand", lr_scheduler="linear")
-    before = measure_gap(learning)
+    before = measure_gaps(learning).get("x-word")
     list(learning.run())
-    after = measure_gap(learning)
+    after = measure_gaps(learning).get("x-word")
     assert before is not None
     assert after is not None
     assert after > max(before, 0) + 0.2
@@ -98,6 +106,9 @@ def test_training_closes_the_gap(
     [
         ({"opposite_prompt": "small"}, "opposite_prompt"),
         ({"teacher_prompt": "big", "negative": True}, "teacher_prompt"),
+        ({"teacher_negative_prompt": "ugly"}, "teacher_negative_prompt"),
+        ({"teacher_prompt": "a", "teacher_negative_prompt": "b", "opposite_prompt": "c"}, "teacher_negative_prompt"),
+        ({"teacher_prompt": "a", "teacher_negative_prompt": "b", "teacher_lora": "c"}, "teacher_negative_prompt"),
         ({"teacher_lora": "a.safetensors", "reconstruction_weight": 1.0}, "teacher_lora"),
         ({"teacher_lora": "a.safetensors", "teacher_prompt": "big", "opposite_prompt": "small"}, "opposite_prompt"),
     ],
@@ -159,9 +170,9 @@ def test_training_closes_the_gap_to_a_lora(
         lr_scheduler="linear",
         lora=Lora("a", layers),
     )
-    before = measure_gap(learning)
+    before = measure_gaps(learning).get("x-word")
     list(learning.run())
-    after = measure_gap(learning)
+    after = measure_gaps(learning).get("x-word")
     assert before is not None
     assert after is not None
     assert after > max(before, 0) + 0.1

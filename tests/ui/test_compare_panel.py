@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from ti_trainer.host import GenerationRequest
 from ti_trainer.runs.job import Job
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import compare, compare_progress, runs, share, status_strip, train_progress
+from ti_trainer.ui.panels import compare, compare_earlier, compare_progress, runs, share, status_strip, train_progress
 
 pytestmark = pytest.mark.page
 
@@ -109,7 +111,7 @@ def test_the_number_of_images_is_told_before_they_are_made(page: Page) -> None:
 )
 def test_what_is_wrong_is_shown_and_nothing_is_written(panel: compare.Compare, entered: dict[str, Any]) -> None:
     values = values_of(panel, **entered)
-    said = compare._start(panel, {field: values[name] for name, field in panel.fields.items()})
+    said = compare._start(panel, {field: values[name] for name, field in panel.fields.items()})[panel.message]
     assert "ti-error" in said
     assert "<script>" not in said
     assert "<b>" not in said.replace('<b aria-hidden="true">', "")
@@ -166,6 +168,46 @@ def test_the_strips_button_stops_a_comparison(page: Page, run: Run, monkeypatch:
     assert "with the same settings to continue" in compare_progress.parts_of(page)["compare_result"][1]()
 
 
+def test_the_form_comes_back_and_an_earlier_comparison_is_opened_and_continued(
+    page: Page, panel: compare.Compare, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compare_earlier.current(panel) == {panel.message: gr.update()}
+    started(page, run)
+    page.comparing.wait(20)
+    (label,) = compare_earlier.labels(page)
+    assert label == "x-word-and-1-more (6 of 6 images)"
+    chosen = gr.Dropdown()
+    found = compare_earlier.opened(panel, {chosen: label})
+    assert "data:image" in found[panel.opened]
+    assert found[panel.message] == ""
+    back = {name: each["value"] if isinstance(each, dict) else each for name, each in entered_in(panel, found).items()}
+    assert back == {
+        name: each["value"] if isinstance(each, dict) else each
+        for name, each in entered_in(panel, compare_earlier.current(panel)).items()
+    }
+    settings = page.comparing.snapshot().folder / "comparison.json"
+    content = json.loads(settings.read_text())
+    content["results"]["similarity"] = {"network": "clip", "images": "photos"}
+    settings.write_text(json.dumps(content))
+    measured = entered_in(panel, compare_earlier.opened(panel, {chosen: label}))
+    assert (measured["similarity"], measured["images"]) == ("clip", "photos")
+    (page.comparing.snapshot().folder / "01-02.png").unlink()
+    page.compare(compare.comparison_of(page, {**values_of(panel), **back}))
+    page.comparing.wait(20)
+    assert page.comparing.snapshot().outcome.made == 1
+    assert "no comparison" in compare_earlier.opened(panel, {chosen: "gone (1 of 2 images)"})[panel.message]
+    (page.host.embeddings_dir / "other.safetensors").unlink()
+    shutil.rmtree(run.path)
+    found = compare_earlier.opened(panel, {chosen: label})
+    assert f"No longer there: {run.id}: 30, {run.id}: 10, other." in found[panel.message]
+    settings.write_text('{"settings": {"candidates": [{"run": null}]}}')
+    assert "are damaged" in compare_earlier.opened(panel, {chosen: label})[panel.message]
+
+
+def entered_in(panel: compare.Compare, updates: dict[Any, Any]) -> dict[str, Any]:
+    return {name: updates[field] for name, field in panel.fields.items() if field in updates}
+
+
 def test_what_is_shared_is_shown_first_and_written_beside_the_runs(page: Page) -> None:
     entered = ["other", "<b>A word</b>", 0, "CC0-1.0", False]
     message, included, text = share._show(page, *entered)
@@ -212,4 +254,8 @@ def test_copies_are_compared_in_the_page_and_one_is_used(served: Served) -> None
         page.locator("#ti_trainer_compare_grid button").first.click()
         says(page, "compare_used", "x-word-9.safetensors")
         assert (served.folder / "embeddings" / "x-word-9.safetensors").is_file()
+        served.open(page, "Quick train")
+        page.evaluate("tiTrainerShow('Embeddings')")
+        page.evaluate("setTimeout(() => tiTrainerShow('Compare'), 250)")
+        until(lambda: entry(page, "compare_prompts").input_value().endswith("a red [name]"))
         assert [each for each in heard if "ERR_NAME_NOT_RESOLVED" not in each] == []  # gradio 3 asks for fonts

@@ -21,7 +21,8 @@ from ti_trainer.embedding import Embedding
 from ti_trainer.runs.job import Job
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import convert
-from ti_trainer.ui.panels.merge import EDITED, ROWS, check, fitting_rows, names, preview, saved, write
+from ti_trainer.ui.panels.compare_form import names
+from ti_trainer.ui.panels.merge import EDITED, ROWS, check, fitting_rows, preview, saved, write
 
 BAD = '<img src=x onerror="alert(1)">'
 

@@ -171,6 +171,9 @@ def test_a_refusal_goes_when_its_reason_is_over(served: Served) -> None:
         show(page, "Create embedding")
         fill(page, "create_name", "my-cat")
         page.click("#ti_trainer_create_button")
+        page.locator(".label-wrap").get_by_text("Report a problem", exact=True).click()
+        page.click("#ti_trainer_report_button")
+        says(page, "report_message", "is being trained")
         refusals = [page.locator(f"#ti_trainer_{place} [data-busy]").first for place in ("create_outcome", "train_message")]
         refusals[0].wait_for()
         page.wait_for_timeout(2500)  # it stays as long as its reason
@@ -357,10 +360,15 @@ def test_a_phone_needs_no_sideways_scrolling_and_cuts_nothing_off(served: Served
 
 
 @pytest.mark.gradio
-def test_images_are_generated_with_an_embedding(served: Served) -> None:
+def test_images_are_generated_with_an_embedding_and_a_report_is_made(served: Served) -> None:
     with launch() as page:
         served.open(page, "Generate")
         fill(page, "generate_prompt", "an x-word")
         page.click("#ti_trainer_generate_button")
         says(page, "generate_message", "Embeddings used: x-word in the prompt.")
         page.locator("#ti_trainer_generate_images img").nth(3).wait_for()
+        page.locator(".label-wrap").get_by_text("Report a problem", exact=True).click()
+        page.click("#ti_trainer_report_button")
+        until(lambda: "learning: finite" in entry(page, "report_text").input_value())
+        page.click("#ti_trainer_report_copy")
+        says(page, "report_message", "Copied.")

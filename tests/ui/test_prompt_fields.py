@@ -76,6 +76,12 @@ def test_the_scale_is_one_that_sliders_have(scale: str, expected: float, ran: Ca
     assert pressed(ran(negative=True, train_cfg_scale=scale), EMPTY)[2] == expected
 
 
+def test_a_negative_that_learned_from_a_prompt_is_alone_in_the_negative_prompt(ran: Callable[..., Snapshot]) -> None:
+    pair = ran(teacher_prompt="good", teacher_negative_prompt="bad")
+    given = {"preview_prompt": "", "preview_negative_prompt": "blurry", "preview_cfg_scale": 9}
+    assert pressed(pair, given) == ("a photo of x-word", "x-word-neg, blurry", 9)
+
+
 def test_a_plain_run_leaves_negative_prompt_and_scale_alone(ran: Callable[..., Snapshot]) -> None:
     given = {"preview_prompt": "", "preview_negative_prompt": "x-word-neg, blurry", "preview_cfg_scale": 9}
     assert pressed(ran(train_cfg_scale="4"), given) == ("a photo of x-word", "x-word-neg, blurry", 9)

@@ -63,7 +63,11 @@ def test_runs_are_added_and_nothing_is_trained_until_the_queue_is_started(page: 
     assert shown(page)["queue"] == ""
 
 
-def test_a_press_during_a_run_offers_the_queue(page: Page, form: train.TrainForm) -> None:  # noqa: F811
+def test_a_press_during_a_run_offers_the_queue(
+    page: Page,  # noqa: F811
+    form: train.TrainForm,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     press(form)
     page.job._now = replace(page.job._now, status="training")
     offered = ways(press(form))
@@ -203,9 +207,13 @@ def test_three_runs_are_queued_one_fails_and_is_tried_again(served: Served) -> N
         until(lambda: named() == [] and (served.run_of("z-word") / "state.safetensors").is_file())
         show(tab, "Runs")
         tab.locator("#ti_trainer_runs_about").get_by_text("z-word", exact=True).wait_for()
-        entry(tab, "runs_compared").click()
-        tab.locator("[role=option], .options .item").filter(has_text="y-word").first.click()
-        tab.locator("#ti_trainer_runs_curve").get_by_text("/y-word").wait_for()
+
+        def compared() -> bool:
+            choose(tab, "runs_compared", "y-word")
+            tab.wait_for_timeout(1000)
+            return tab.locator("#ti_trainer_runs_curve").get_by_text("/y-word").count() > 0
+
+        until(compared, 60)
         assert tab.locator("#ti_trainer_runs_side_by_side tr").count() == 3, "previews of both, and the steps"
         tab.click("#ti_trainer_runs_continue")
         said.get_by_role("button", name="Train 12 more steps").click()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from server import Server
-from test_extension import DEMO, our_status, until
+from test_extension import DEMO, open_tab, our_status, until
 from test_host_alone import generate
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.webui
 PROMPT = "a photo of a red star on grass"
@@ -63,4 +66,23 @@ def test_previews_in_the_middle_of_a_run_whose_weights_are_away(webui: Server, l
     found = trained(webui, "my-other", memory="offload-all", preview_every=2, preview_prompt=f"{PROMPT} [name]{lora}")
     for one, other in zip(found.values(), wanted.values(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    assert np.array_equal(generate(webui, PROMPT), before)
+
+
+def test_the_report_for_an_issue_measures_the_hosts_model_and_leaves_it_as_it_was(
+    webui: Server, page: Page, lora: str
+) -> None:
+    before, merged = generate(webui, PROMPT), generate(webui, PROMPT + lora)
+    assert not np.array_equal(before, merged)
+    open_tab(page, "Train")
+    page.locator("#ti_trainer_report > .label-wrap").click()
+    page.click("#ti_trainer_report_button")
+    text = page.locator("#ti_trainer_report_text textarea")
+    text.wait_for()
+    lines = text.input_value().splitlines()
+    assert "page of: WebuiHost" in lines or "page of: ForgeHost" in lines
+    assert any(line.startswith("  none") and "ms a step" in line for line in lines), lines
+    assert any(line.startswith("learning: finite") and "not moved" not in line for line in lines), lines
+    assert str(webui.data) not in text.input_value()
+    assert np.array_equal(generate(webui, PROMPT + lora), merged)
     assert np.array_equal(generate(webui, PROMPT), before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,35 @@ def test_what_is_deleted_comes_back_with_what_belongs_to_it(tmp_path: Path, cat:
     assert bin.restore(tmp_path, bin.find(tmp_path, listed.label))[0].parent == cat.parent
     assert files(tmp_path) == before
     assert not bin.bin_of(tmp_path).exists()
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_all_files_are_moved_or_none(tmp_path: Path, cat: Path, failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "dog.safetensors", "dog")
+    before, calls, move = {each: (tmp_path / each).read_bytes() for each in files(tmp_path)}, [], bin._move
+
+    def broken(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) == failing:
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        move(source, target)
+
+    for act in (
+        lambda: bin.delete(tmp_path, cat),
+        lambda: bin.rename(tmp_path, cat, "lynx", print),
+    ):
+        calls.clear()
+        monkeypatch.setattr(bin, "_move", broken)
+        with pytest.raises(OSError, match="No space left"):
+            act()
+        assert {each: (tmp_path / each).read_bytes() for each in files(tmp_path)} == before
+    monkeypatch.setattr(bin, "_move", move)
+    monkeypatch.setattr(formats, "write", lambda *_: broken(cat, cat))
+    calls[:] = [cat] * (failing - 1)
+    with pytest.raises(OSError, match="No space left"):
+        bin.rename(tmp_path, tmp_path / "dog.safetensors", "wolf", print)
+    assert {each: (tmp_path / each).read_bytes() for each in files(tmp_path)} == before
+    assert not (tmp_path / ".deleted").exists() or not list((tmp_path / ".deleted").iterdir())
 
 
 def test_nothing_is_overwritten_when_it_comes_back(tmp_path: Path, cat: Path) -> None:

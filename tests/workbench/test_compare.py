@@ -14,7 +14,7 @@ from fakes import D, TinyHost
 from PIL import Image
 
 from ti_trainer import formats
-from ti_trainer.embedding import Embedding
+from ti_trainer.embedding import LEARNED_FROM, Embedding
 from ti_trainer.errors import BusyError, ConfigError, TrainingError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.host import GenerationRequest
@@ -131,6 +131,9 @@ def test_a_negative_is_used_as_in_its_training(host: Painter, trained: Callable[
     assert asked.negative_prompt == f"a photo of ({NEGATIVE}:0.5), blurry"
     assert set(vectors) == {STAND_IN, NEGATIVE}
     assert asked.cfg_scale == 3
+    learned = [replace(each, negative=replace(each.negative, info={LEARNED_FROM: "a prompt"})) for each in copies]
+    run(Comparison(host, tuple(learned), ("a photo of [name]",), (2,), (0.5,), request))
+    assert host.asked[1][0].negative_prompt == f"({NEGATIVE}:0.5), blurry"
 
 
 def test_embeddings_of_the_folder_are_compared_and_used_by_their_names(host: Painter, comparison: Comparison) -> None:

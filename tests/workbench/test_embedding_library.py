@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -41,6 +42,26 @@ def folder(tmp_path: Path) -> Path:
 
 def names(found: object) -> list[str]:
     return [each.name for each in found]
+
+
+def test_a_folder_that_cannot_be_read_is_not_called_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Library(tmp_path / "none").listing().total == 0
+
+    def forbidden(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(PermissionError):
+        Library(tmp_path).listing()
+
+
+def test_lists_offer_cards_and_no_plain_images(folder: Path) -> None:
+    assert module.names(folder) == ["Alpha", "beta", "card", "gamma", "long", "wrong"]
+    (folder / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\xff\xff\xff\xfftEXt")
+    assert "photo" not in module.names(folder)
+    with contextlib.suppress(OSError):  # a file system that allows only UTF-8
+        (folder / "x\udcff.safetensors").write_bytes(b"")
+    assert all(name.isascii() for name in module.names(folder))
 
 
 def test_files_are_listed_with_what_their_headers_say_and_without_previews(folder: Path) -> None:

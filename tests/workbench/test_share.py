@@ -20,7 +20,7 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.replaced import digest
 from ti_trainer.runs.run_folder import Run
-from ti_trainer.workbench import share, share_page
+from ti_trainer.workbench import share, share_files, share_page
 from ti_trainer.workbench.share import Shared
 from ti_trainer.workbench.share_files import contents, metadata, write
 
@@ -96,6 +96,18 @@ def test_nothing_is_overwritten_without_being_told(folders: tuple[Path, Path], t
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["my-cat.md"]
     write(shared, tmp_path / "out", overwrite=True)
     assert "(to be filled in)" in (tmp_path / "out" / "my-cat.md").read_text()
+
+
+def test_all_files_are_written_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = Shared(embedding("my-cat"))
+    monkeypatch.setattr(share_files, "metadata", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        write(shared, tmp_path / "out")
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out").mkdir()
+    assert sorted(each.name for each in write(shared, tmp_path / "out")) == sorted(contents(shared))
+    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == sorted(contents(shared))
 
 
 @pytest.mark.parametrize("family", WIDTHS)

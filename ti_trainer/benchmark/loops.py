@@ -16,12 +16,12 @@ from torch.utils.hooks import RemovableHandle
 from ti_trainer.benchmark import peer_driver
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Dataset
-from ti_trainer.embedding import Embedding, initial_vectors
+from ti_trainer.embedding import Embedding
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import Conditioning, ImageConditioning, Vectors
 from ti_trainer.training.trainer import Trainer
+from ti_trainer.workbench.diagnosis import NAME, first_vectors
 
-NAME, INIT_TEXT = "bench", "star"
 PARTS = ("text", "unet_forward", "unet_backward", "rest")
 
 
@@ -31,14 +31,9 @@ def new_trainer(model: DiffusersModel, dataset: Dataset, batch_size: int, steps:
     return Trainer(model, dataset, Embedding(NAME, first_vectors(model)), config)
 
 
-def first_vectors(model: DiffusersModel) -> dict[str, Tensor]:
-    """The vectors of the initial text, by text encoder."""
-    return {encoder: initial_vectors(tokens, 1) for encoder, tokens in model.token_embeddings(INIT_TEXT).items()}
-
-
 def bare_step(model: DiffusersModel, dataset: Dataset, batch_size: int) -> Callable[[], None]:
     """Forward and backward of text encoder and U-Net on one batch, and nothing else."""
-    batch = next(dataset.batches(batch_size))
+    batch = next(dataset.batches(batch_size)).on(model.device)
     pad = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
     ids = [each.tokenizer(list(batch.prompts), **pad).input_ids.to(model.device) for each in model.text_encoders]
 

@@ -14,10 +14,7 @@ import torch
 
 from ti_trainer.benchmark import peer_driver, peers
 from ti_trainer.benchmark.loops import (
-    INIT_TEXT,
-    NAME,
     bare_step,
-    first_vectors,
     new_trainer,
     peak_memory,
     time_by_part,
@@ -31,6 +28,7 @@ from ti_trainer.offload.plan import GIB
 from ti_trainer.training.evaluation import validation_loss
 from ti_trainer.training.events import Event, MemoryReduced
 from ti_trainer.training.trainer import Trainer
+from ti_trainer.workbench.diagnosis import INIT_TEXT, NAME, first_vectors
 
 log = logging.getLogger(__name__)
 TURNS = 10  # of each trainer

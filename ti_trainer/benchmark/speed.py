@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ti_trainer.benchmark import peers
-from ti_trainer.benchmark.loops import NAME, PARTS
+from ti_trainer.benchmark.loops import PARTS
 from ti_trainer.benchmark.race import TURNS, Setting, measure
 from ti_trainer.data.images import Frame
 from ti_trainer.data.loading import load_dataset
@@ -25,6 +25,7 @@ from ti_trainer.hosts.diffusers import shapes
 from ti_trainer.hosts.diffusers.host import StandaloneHost
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.wording import counted
+from ti_trainer.workbench.diagnosis import NAME
 
 STEPS = 200
 

@@ -59,7 +59,7 @@ def steps(model: DiffusersModel, dataset: Dataset, batch_size: int, vectors: dic
     scaler = torch.amp.GradScaler(model.device.type, enabled=model.needs_loss_scaling)
 
     def step() -> None:
-        loss = training_loss(model, next(batches), {WORD: vectors}).mean()
+        loss = training_loss(model, next(batches).on(model.device), {WORD: vectors}).mean()
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

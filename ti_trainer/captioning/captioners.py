@@ -1,7 +1,8 @@
 """The captioners that can be chosen: our own, one file each in this folder, and the host's.
 
 To add a captioner, add a file to this folder with a LABEL for the page, `load(config, device)`, which returns a Captioner or
-raises ConfigError, and `is_installed(config)`. The file's name is its name in the option `captioners`.
+raises ConfigError, and, if Quick train may choose it, `is_installed(config)`. The file's name is its name in the option
+`captioners`.
 """
 
 from __future__ import annotations

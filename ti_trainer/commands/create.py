@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     host = host_of(args)
     with naming_overwrite():
         create(host, ModelOptions("fp32"), args.name, args, overwrite=args.overwrite)
+    if args.negative_vectors:
+        print("Train both with --negative.")
     return 0
 
 
@@ -91,5 +93,5 @@ def create(host: Host, options: ModelOptions, name: str, args: argparse.Namespac
     for warning in warnings:
         print(warning, file=sys.stderr)
     if negative is not None:
-        print(f"Created {negative}: vectors: {args.negative_vectors}. Train both with --negative.")
+        print(f"Created {negative}: vectors: {args.negative_vectors}, from {negative_text!r}.")
     return path

@@ -12,7 +12,9 @@ from ti_trainer.config.training import SECTIONS, options
 from ti_trainer.errors import ConfigError
 
 HELP = "train an embedding to mean the same as a prompt or a LoRA, without images"
-OWN = ("teacher_prompt", "opposite_prompt", "teacher_lora", "teacher_lora_weight")  # options that have shorter names here
+OWN = (  # options that have shorter names here
+    *("teacher_prompt", "teacher_negative_prompt", "opposite_prompt", "teacher_lora", "teacher_lora_weight"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="name of the new embedding")
     parser.add_argument(
         "--prompt", default="", metavar="TEXT", help="the prompt that NAME is to mean; with --lora its trigger words, if any"
+    )
+    parser.add_argument(
+        "--negative-prompt",
+        default="",
+        metavar="TEXT",
+        help="also train NAME-neg, for the negative prompt, which is to mean this prompt: what images should avoid; takes "
+        "twice as long",
     )
     parser.add_argument(
         "--lora",
@@ -66,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-vectors",
         type=number_of(int),
         metavar="N",
-        help="number of vectors (default: half of the prompt's tokens, 2 to 16; with --lora 8)",
+        help="number of vectors of NAME (default: half of the prompt's tokens, 2 to 16; with --lora 8)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing embedding with this name")
     add_host_arguments(parser, logs=True)
@@ -88,21 +97,21 @@ def run(args: argparse.Namespace) -> int:
         message = "--context: found --template as well, expected one of them: both say which prompts NAME is trained in."
         raise ConfigError(message, "contexts")
     lora = str(entered_path(args.lora).resolve()) if args.lora.strip() else ""  # so that the run can be resumed anywhere
-    wanted = Distillation(
-        args.name, args.prompt, args.opposite, tuple(args.context), args.negative_word, lora, args.lora_weight
-    )
+    prompts, for_lora = (args.name, args.prompt, args.opposite, tuple(args.context)), (lora, args.lora_weight)
+    wanted = Distillation(*prompts, args.negative_word, *for_lora, args.negative_prompt.strip())
     config = wanted.config(given_options(args, [each for each in options() if each.name not in OWN]))
     host = host_of(args)
     with naming_overwrite():
-        embeddings_dir.free_file(host.embeddings_dir, args.name, overwrite=args.overwrite)
+        for name in wanted.names:
+            embeddings_dir.free_file(host.embeddings_dir, name, overwrite=args.overwrite)
         check_options(host, args.name, config)  # so that a mistyped option or folder does not leave an embedding behind
         if args.images is not None:
             check_images(host, args.images)
         model = host.open_model(model_options(config))
         check_lora(host, config, model)
         init_text, args.num_vectors = wanted.start(model, args.num_vectors)
+        args.negative_init_text, args.negative_vectors = wanted.negative_start(model) or (None, None)
         session = wanted.session(host, config, args.images, tqdm.write)
         args.init_text = init_text if args.init_text is None else args.init_text
-        args.negative_vectors = args.negative_init_text = None
         create(host, model_options(config), args.name, args, overwrite=args.overwrite)
     return train(session)

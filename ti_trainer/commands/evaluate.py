@@ -42,6 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="its guidance scale (default: %(default)s)",
     )
+    parser.add_argument(
+        "--prompt", default="", metavar="TEXT", help="also say how near NAME comes to this prompt, which it was to learn"
+    )
+    parser.add_argument("--opposite", default="", metavar="TEXT", help="NAME is a slider: the prompt of (NAME:-1)")
+    parser.add_argument(
+        "--context",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a prompt with [name] to measure that in; may be repeated (default: NAME by itself)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_host_arguments(parser)
     add_model_options(parser)
@@ -49,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print the losses."""
+    _check(args)
     facts, texts = measure(args)
     if args.json:
         print(json.dumps(facts))
@@ -63,13 +75,15 @@ def run(args: argparse.Namespace) -> int:
         f"{abs(gain):.1%} {'lower' if gain >= 0 else 'higher'} than that {what}" for gain, what in gains if gain is not None
     ]
     print(f"The loss of the embedding is {' and '.join(compared)}.")
+    for line in _about_prompt(facts, args):
+        print(line)
     return 0
 
 
 def measure(args: argparse.Namespace, host: StandaloneHost | None = None) -> tuple[dict[str, Any], dict[str, str]]:
     """Losses and more for --json, and the texts that were compared, by the same keys as their losses."""
     from ti_trainer.data.subsets import read_subsets
-    from ti_trainer.embedding import negative_name
+    from ti_trainer.embedding import LEARNED_FROM, negative_name
     from ti_trainer.formats import embeddings_dir
     from ti_trainer.functional.guidance import GuidanceScale
     from ti_trainer.model import check_fits
@@ -84,7 +98,7 @@ def measure(args: argparse.Namespace, host: StandaloneHost | None = None) -> tup
         scale = GuidanceScale.parse(args.train_cfg_scale)
         trained, _ = embeddings_dir.load_negative(host.embeddings_dir, embedding.name)
         embeddings[negative], negative_text = trained.vectors, trained.info.get("init_text")
-    elif embeddings_dir.find(host.embeddings_dir, negative) is not None:
+    elif LEARNED_FROM not in embedding.info and embeddings_dir.find(host.embeddings_dir, negative) is not None:
         print(f"Measured without {negative}: if both were trained together, pass --negative.", file=sys.stderr)
     init_text = args.init_text if args.init_text is not None else embedding.info.get("init_text")
     model = host.open_model(model_options(args, "fp32"))
@@ -106,6 +120,8 @@ def measure(args: argparse.Namespace, host: StandaloneHost | None = None) -> tup
         "better_than_init_text": gain,
         "better_than_no_word": 1 - losses["word"] / losses["no_word"],
     }
+    if args.prompt:
+        facts |= _compared_with_prompt(model, items, embeddings, args)
     return facts, texts
 
 
@@ -130,3 +146,48 @@ def _loss(
         embeddings = {}  # their names may occur in the other texts
         negatives = [described(against, item.caption or "") for item in items]
     return validation_loss(model, items, prompts, embeddings, scale, negatives if scale else ())
+
+
+def _check(args: argparse.Namespace) -> None:
+    """ConfigError for arguments that say nothing without others, and for a context without the name."""
+    from ti_trainer.data.prompts import NAME
+    from ti_trainer.errors import ConfigError
+
+    if (args.opposite or args.context) and not args.prompt:
+        message = "--opposite and --context: found without --prompt, expected the prompt that NAME was to learn."
+        raise ConfigError(message, "prompt")
+    for each in args.context:
+        if NAME not in each:
+            message = f"--context: found {each!r}, expected a prompt with {NAME}."
+            raise ConfigError(message, "contexts")
+
+
+def _compared_with_prompt(
+    model: DiffusionModel, items: Sequence[Item], embeddings: Mapping[str, Vectors], args: argparse.Namespace
+) -> dict[str, Any]:
+    """How near the embedding comes to `args.prompt`, or as a slider to both prompts; for --json."""
+    from ti_trainer.data.prompts import NAME
+    from ti_trainer.prompts import escaped
+    from ti_trainer.training.evaluation import gap_closed
+    from ti_trainer.training.slider import slider_positions
+    from ti_trainer.training.teacher import Teacher
+
+    contexts = args.context or [NAME]
+    lines, teacher = (
+        [contexts[number % len(contexts)] for number in range(len(items))],
+        Teacher(args.name, args.prompt, args.opposite),
+    )
+    with model.training():
+        if args.opposite:
+            return {"slider": slider_positions(model, items, lines, embeddings, teacher)}
+        prompts = [line.replace(NAME, escaped(args.name)) for line in lines]
+        return {"gap_closed": gap_closed(model, items, prompts, embeddings, teacher)}
+
+
+def _about_prompt(facts: Mapping[str, Any], args: argparse.Namespace) -> list[str]:
+    from ti_trainer.runs.comparison import about_gap
+    from ti_trainer.training.slider import about_slider
+
+    if "slider" in facts:
+        return about_slider(facts["slider"], args.prompt, args.opposite)
+    return about_gap("The embedding", facts.get("gap_closed"), "prompt")

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ti_trainer.errors import EmbeddingFormatError, TITrainerError
+from ti_trainer.errors import EmbeddingFormatError, TITrainerError, explained
 from ti_trainer.hosts.diffusers.defaults import MODEL
 
 HELP = "describe embeddings, by any tool, and checkpoints"
@@ -56,7 +56,7 @@ def describe(file: Path) -> dict[str, Any]:
         found = bundles.bundled(file)
         if found is not None:
             return facts | {"word": None, "bundled": {name: found.shapes(name) for name in found.words}}
-        return facts | {"error": str(error)}
+        return facts | {"error": explained(error)}
     same = ("name", "step", "family", "checkpoint", "checkpoint_hash", "info")
     vectors = {encoder: list(each.shape) for encoder, each in embedding.arrays.items()}
     described = {name: getattr(embedding, name) for name in same} | {"vectors": vectors}
@@ -70,7 +70,7 @@ def describe_model(path: Path) -> dict[str, Any]:
     try:
         spec, parts = loading.look(str(path))
     except (TITrainerError, OSError) as error:
-        return {"file": str(path), "model": None, "error": str(error)}
+        return {"file": str(path), "model": None, "error": explained(error)}
     widths = {each.name: each.width for each in parts.text_encoders}
     size_px = parts.unet.config.sample_size * 8
     return {"file": str(path), "model": str(spec), **asdict(spec), "widths": widths, "size_px": size_px, "error": None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ti_trainer.commands.common import add_host_arguments, host_of, naming_overwrite
 from ti_trainer.commands.terminal import number_of
@@ -50,6 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="the preview's negative prompt")
     parser.add_argument("--seed", type=number_of(int), default=1, metavar="N", help="the preview's seed (default: 1)")
     add_host_arguments(parser)
+    refuse = parser.error
+
+    def error(message: str) -> NoReturn:
+        """A usage error; an expression such as -a is taken for an option, which the message does not show."""
+        hint = (
+            ". Put -- before one that begins with a minus, as in: merge -o NAME -- '-a'" if "EXPRESSION" in message else ""
+        )
+        refuse(message + hint)
+
+    parser.error = error  # type: ignore[method-assign]
 
 
 def run(args: argparse.Namespace) -> int:

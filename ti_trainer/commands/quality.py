@@ -102,7 +102,7 @@ def _own(args: argparse.Namespace) -> int:
     """Measure an embedding on the user's images."""
     from ti_trainer.commands import evaluate
 
-    args.negative, args.train_cfg_scale = False, TrainConfig.train_cfg_scale
+    args.negative, args.train_cfg_scale, args.prompt = False, TrainConfig.train_cfg_scale, ""
     host = host_of(args)
     facts, texts = evaluate.measure(args, host)
     if args.similarity is not None:

@@ -115,7 +115,13 @@ class LearningOptions(InputOptions):
         label="Opposite prompt",
         section="teacher",
     )
-
+    teacher_negative_prompt: str = option(
+        "",
+        "Also train NAME-neg, for the negative prompt: it learns to mean the same as this prompt, which says what images "
+        "should avoid. Takes twice as long.",
+        label="Negative prompt to learn from",
+        section="teacher",
+    )
     teacher_lora: str = option(
         "",
         "Learn what this LoRA does: the target is what the model predicts with it, given the prompt to learn from, which "

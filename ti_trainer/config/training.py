@@ -87,6 +87,13 @@ class TrainConfig(OutputOptions, LearningOptions):
         if self.opposite_prompt and self.teacher_lora:
             message = "Opposite prompt: found a LoRA to learn from as well; expected one of them: a slider has no LoRA."
             raise ConfigError(message, "opposite_prompt")
+        if self.teacher_negative_prompt and not self.teacher_prompt:
+            message = "Negative prompt to learn from: found one without a prompt to learn from; expected both, or neither."
+            raise ConfigError(message, "teacher_negative_prompt")
+        if self.teacher_negative_prompt and (self.opposite_prompt or self.teacher_lora):
+            also = "an opposite prompt" if self.opposite_prompt else "a LoRA to learn from"
+            message = f"Negative prompt to learn from: found {also} as well; expected one of them."
+            raise ConfigError(message, "teacher_negative_prompt")
         others = {"negative": "DreamArtist", "reconstruction_weight": "a pixel loss", "discriminator": "a discriminator"}
         found = [what for name, what in others.items() if getattr(self, name)]
         if self.has_teacher and found:
@@ -98,6 +105,11 @@ class TrainConfig(OutputOptions, LearningOptions):
     def has_teacher(self) -> bool:
         """Whether the embedding learns from a prompt or a LoRA instead of images."""
         return bool(self.teacher_prompt or self.teacher_lora)
+
+    @property
+    def trains_negative(self) -> bool:
+        """Whether NAME-neg is trained as well, by DreamArtist or from a prompt of its own."""
+        return self.negative or bool(self.teacher_negative_prompt)
 
     @property
     def preview_prompts(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The dataset as the trainer sees it: latents on the device, prompts, and batches in random order.
+"""The dataset as the trainer sees it: latents in RAM, prompts, and batches in random order.
 
 Everything random about a sample depends only on the seed and the sample's number. So gradient accumulation gives the same
 result as a larger batch, previews change nothing, and a resumed run continues exactly. B batch size, C latent channels, H W
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -31,7 +31,8 @@ class Item:
     """One image: latents (C, H, W), their standard deviation if they are sampled at each use, and a loss weight (1, H, W).
 
     Conditioning of some models: `sizes` as in `Loaded`, and `masked` (1 + C, H, W) for inpainting. The image comes up
-    `repeats` times in an epoch, times the repeats of the dataset. `pixels` (3, 8 H, 8 W) uint8, if kept, are on the CPU.
+    `repeats` times in an epoch, times the repeats of the dataset. `pixels` (3, 8 H, 8 W) uint8 are kept for pixel losses.
+    All tensors are on the CPU: the latents of a large dataset would take gigabytes of a GPU.
     `share` is the loss weight of the whole image, for losses without a weight per pixel; `weight` includes it.
     """
 
@@ -54,8 +55,8 @@ class Item:
 class Batch:
     """The inputs of one forward pass: latents and noise (B, C, H, W), timesteps (B,), a loss weight (B, 1, H, W) or None.
 
-    `negative_prompts` are those of guidance; none in plain Textual Inversion. `pixels` (B, 3, 8 H, 8 W) uint8 on the CPU are
-    only there for pixel losses. `shares` (B,) are the loss weights of whole images, or None if all are 1.
+    `negative_prompts` are those of guidance; none in plain Textual Inversion. `pixels` (B, 3, 8 H, 8 W) uint8, always on the
+    CPU, are only there for pixel losses. `shares` (B,) are the loss weights of whole images, or None if all are 1.
     """
 
     latents: Tensor
@@ -67,6 +68,21 @@ class Batch:
     negative_prompts: tuple[str, ...] = ()
     pixels: Tensor | None = None
     shares: Tensor | None = None
+
+    def on(self, device: torch.device) -> Batch:
+        """This batch, made on the CPU, on the device."""
+        images = self.images
+        return replace(
+            self,
+            latents=sent(self.latents, device),
+            noise=sent(self.noise, device),
+            timesteps=sent(self.timesteps, device),
+            weight=None if self.weight is None else sent(self.weight, device),
+            images=ImageConditioning(
+                sent(images.sizes, device), None if images.masked is None else sent(images.masked, device)
+            ),
+            shares=None if self.shares is None else sent(self.shares, device),
+        )
 
 
 def sample_rng(seed: int, number: int, stream: int = 0) -> np.random.Generator:
@@ -184,25 +200,22 @@ class Dataset:
                 group.clear()
 
     def batch(self, samples: Sequence[tuple[int, int]], streams: Sequence[int] = (0,)) -> Batch:
-        """Make a batch of samples, each given by its number in the run and the index of its item; streams in order."""
+        """Make a batch of samples, each given by its number in the run and the index of its item; streams in order.
+
+        If the prompter has `both`, each sample is there twice, with the same noise and timestep.
+        """
         prompts, negative_prompts, timesteps, latents, noise = [], [], [], [], []
-        for stream, (number, index) in product(streams, samples):
+        sides = range(len(self.prompter.names))
+        for stream, (number, index), side in product(streams, samples, sides):
             item, rng = self.items[index], sample_rng(self.seed, number, stream)
-            prompt, negative_prompt = self._prompts(item, rng)
-            prompts.append(prompt)
-            negative_prompts.append(negative_prompt)
+            pair = self._prompts(item, rng)
+            prompts.append(pair[side])
+            negative_prompts.append(pair[1])
             timesteps.append(int(rng.integers(self.num_timesteps)))
             noise.append(normal_like(item.latents, rng))
-            drawn = (
-                item.latents
-                if item.std is None
-                else item.latents + item.std * sent(normal_like(item.latents, rng), item.std.device)
-            )
-            if self.noise_instead and number % 2:
-                drawn = sent(normal_like(item.latents, rng), item.latents.device)
-            latents.append(drawn)
-        device = latents[0].device
-        items = [self.items[index] for _ in streams for _, index in samples]
+            drawn = item.latents if item.std is None else item.latents + item.std * normal_like(item.latents, rng)
+            latents.append(normal_like(item.latents, rng) if self.noise_instead and number % 2 else drawn)
+        items = [self.items[index] for _, (_, index), _ in product(streams, samples, sides)]
         weights = [item.weight for item in items]
         weight = None
         if any(each is not None for each in weights):
@@ -210,14 +223,14 @@ class Dataset:
             weight = torch.stack([ones if each is None else each for each in weights])
         return Batch(
             torch.stack(latents),
-            sent(torch.stack(noise), device),
-            sent(torch.tensor(timesteps), device),
+            torch.stack(noise),
+            torch.tensor(timesteps),
             tuple(prompts),
             weight,
             image_conditioning(items),
-            tuple(negative_prompts) if self.prompter.negative else (),
+            tuple(negative_prompts) if self.prompter.negative and not self.prompter.both else (),
             _stacked([item.pixels for item in items]),
-            None if all(item.share == 1 for item in items) else sent(torch.tensor([item.share for item in items]), device),
+            None if all(item.share == 1 for item in items) else torch.tensor([item.share for item in items]),
         )
 
     def _prompts(self, item: Item, rng: np.random.Generator) -> tuple[str, str]:
@@ -229,7 +242,7 @@ class Dataset:
 
 def image_conditioning(items: Sequence[Item]) -> ImageConditioning:
     """The conditioning of a batch of these items, besides prompts."""
-    sizes = sent(torch.tensor([item.sizes for item in items], dtype=torch.float32), items[0].latents.device)
+    sizes = torch.tensor([item.sizes for item in items], dtype=torch.float32)
     return ImageConditioning(sizes, _stacked([item.masked for item in items]))
 
 

@@ -105,10 +105,10 @@ def _check_mask(planned: Planned, loaded: Loaded, options: DatasetOptions) -> No
 def _encoded(planned: Planned, loaded: Loaded, model: DiffusionModel, options: DatasetOptions, number: int) -> Item:
     """Encode an image; `number` counts those before it, and chooses the noise if its latents are sampled once."""
     with torch.no_grad():
-        mean, std = (part[0] for part in model.encode_images(loaded.pixels[None]))  # (C, H, W)
+        mean, std = (part[0].cpu() for part in model.encode_images(loaded.pixels[None]))  # (C, H, W)
         masked = model.encode_masked(loaded.pixels[None], None if loaded.counts is None else loaded.counts[None])
     if options.latent_sampling == "once":
-        mean = mean + std * normal_like(mean, sample_rng(options.seed, _LATENTS_STREAM + number)).to(mean.device)
+        mean = mean + std * normal_like(mean, sample_rng(options.seed, _LATENTS_STREAM + number))
     weight = None
     if loaded.counts is not None:
         is_alpha = planned.mask is None
@@ -121,7 +121,7 @@ def _encoded(planned: Planned, loaded: Loaded, model: DiffusionModel, options: D
         std=std if options.latent_sampling == "random" else None,
         weight=_scaled(weight, mean, share),
         sizes=loaded.sizes,
-        masked=None if masked is None else masked[0],
+        masked=None if masked is None else masked[0].cpu(),
         subset=planned.subset,
         repeats=planned.repeats,
         has_mask=planned.mask is not None,

@@ -118,7 +118,8 @@ class Prompter:
 
     A caption None is that of an image without one: its line comes from `plain`, or from the template, without [filewords].
     With a word `negative`, also the prompt to be guided away from: the same with that word, and, if so wished, uncaptioned.
-    With `weights`, the name has a random one of them.
+    With `weights`, the name has a random one of them. With `both`, the negative prompt is not one to be guided away from,
+    but trained on as well: each sample is made with either.
     """
 
     name: str
@@ -129,10 +130,16 @@ class Prompter:
     positive_filewords_only: bool = False
     plain: Sequence[str] = ()
     weights: Sequence[float] = ()
+    both: bool = False
 
     def __call__(self, caption: str | None, rng: np.random.Generator) -> str:
         """The prompt for one sample; what is left to chance comes from rng."""
         return self.pair(caption, rng)[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that prompts are trained on with: one, or with `both` also the negative's."""
+        return (self.name, self.negative) if self.both else (self.name,)
 
     @cached_property
     def uncaptioned(self) -> tuple[str, ...]:
@@ -153,8 +160,8 @@ class Prompter:
         )
 
     def first(self, count: int) -> list[str]:
-        """The prompts of `count` images without captions: the template's lines and weights in turn."""
-        names = [weighted(self.name, each) for each in self.weights] or [escaped(self.name)]
+        """The prompts of `count` images without captions: the template's lines and names or weights in turn."""
+        names = [weighted(self.name, each) for each in self.weights] or [*map(escaped, self.names)]
         prompts = [line.replace(NAME, name) for line in self.uncaptioned for name in names]
         return [prompts[index % len(prompts)] for index in range(count)]
 

@@ -30,8 +30,8 @@ from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.formats import webui
 from ti_trainer.formats.card_drawing import captioned
 from ti_trainer.formats.checks import Array, Vectors, checked, parsed, writable
-from ti_trainer.formats.png_chunks import chunks_of, pixels_only, size_of, text_of
-from ti_trainer.formats.recognition import webp_size
+from ti_trainer.formats.png_chunks import MAX_CHUNKS, TEXTS, chunks_of, pixels_only, size_of, text_of
+from ti_trainer.formats.recognition import PNG, webp_size
 
 Bytes = NDArray[np.uint8]
 
@@ -63,6 +63,27 @@ def read(content: bytes, kind: str, stem: str) -> Embedding:
         )
         raise EmbeddingFormatError(message)
     return _from_json(text, stem, "pixels")
+
+
+def is_marked(path: Path) -> bool:
+    """Whether a PNG has the text of a card, by the heads of its chunks: its pixels are not read."""
+    start = _CHUNK.encode() + b"\0"
+    try:
+        with path.open("rb") as file:
+            if file.read(len(PNG)) != PNG:
+                return False
+            for _ in range(MAX_CHUNKS):
+                head = file.read(8)
+                if len(head) < 8 or head[4:] == b"IEND":
+                    return False
+                length = int.from_bytes(head[:4], "big")
+                taken = file.read(min(length, len(start))) if head[4:] in TEXTS else b""
+                if taken == start:
+                    return True
+                file.seek(length - len(taken) + 4, 1)
+    except OSError:  # it is gone, or cannot be read
+        return False
+    return False
 
 
 def read_negative(content: bytes, stem: str) -> Embedding | None:

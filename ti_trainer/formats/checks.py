@@ -6,6 +6,7 @@ V vectors, D width of a text encoder's token embeddings.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -83,9 +84,10 @@ def explained(path: Path, kind: str = "an embedding") -> Iterator[None]:
         message = f"{path.name} cannot be read as {kind}: {error}"
         raise EmbeddingFormatError(message) from error
     except Exception as error:  # a damaged file provokes anything in the libraries that parse it
+        reason = re.sub(r" ?<_io\.[^>]*>", "", str(error))[:200]  # Pillow names a buffer by its address
         message = (
-            f"{path.name} cannot be read as {kind}: it is damaged or cut short "
-            f"({type(error).__name__}: {str(error)[:200]}). Copy or download it again."
+            f"{path.name} cannot be read as {kind}: it is damaged or cut short ({type(error).__name__}: {reason}). "
+            "Copy or download it again."
         )
         raise EmbeddingFormatError(message) from error
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ti_trainer import __version__, formats
 from ti_trainer.embedding import Embedding, dreamartist_name, initial_vectors, negative_name
-from ti_trainer.errors import ConfigError, EmbeddingFormatError
+from ti_trainer.errors import ConfigError, EmbeddingFormatError, explained
 from ti_trainer.files import checked_name, free_path
 from ti_trainer.prompts import CHUNK
 from ti_trainer.wording import counted
@@ -139,7 +139,7 @@ def survey(folder: Path, model: DiffusionModel) -> Iterator[Found]:
             embedding = formats.read(path)
         except (EmbeddingFormatError, OSError) as error:
             if path.suffix.lower() not in IMAGES or path.with_suffix("") not in previewed:
-                yield Found(path, None, str(error))
+                yield Found(path, None, explained(error))
             continue
         if embedding.widths != dict(model.widths):
             yield Found(path, None, f"{path.name} is for {embedding.family} models, not for {model.name}.")
@@ -286,9 +286,9 @@ def create_pair(
     overwrite: bool = False,
     warn: Warn = log.warning,
 ) -> tuple[Path, Path]:
-    """Create an embedding (name, initial text, number of vectors) and its negative for DreamArtist; ConfigError for none.
+    """Create an embedding (name, initial text, number of vectors) and its negative; ConfigError for none.
 
-    A little noise is added to the negative: with the same vectors in both, guidance would have no effect.
+    A little noise is added to the negative: with the same vectors in both, DreamArtist's guidance would have no effect.
     """
     name, init_text, num_vectors = word
     unwanted = negative_name(name)

@@ -42,8 +42,12 @@ def from_tensors(tensors: Mapping[Any, object], stem: str, *, t5: bool = False) 
     shapes = {key: tuple(getattr(each, "shape", ())) for key, each in tensors.items()}
     if t5 and has_t5(shapes):
         vectors = {"t5" if str(key).lower() in _T5 else str(key): checked(each) for key, each in tensors.items()}
+        info = {"format": "onetrainer", "tool": "OneTrainer, ComfyUI or another"}
+        if "clip_l" not in vectors and "clip_g" in vectors and vectors["clip_g"].shape[1] == _WIDTHS["clip_l"]:
+            vectors["clip_l"] = vectors.pop("clip_g")  # OneTrainer's issue 514
+            info["repaired"] = "its clip_g was called clip_l, as its width shows; OneTrainer wrote it so for Flux in 2024"
         in_order = {encoder: vectors[encoder] for encoder in (*_ENCODERS, "t5") if encoder in vectors}
-        return Embedding(stem, in_order, info={"format": "onetrainer", "tool": "OneTrainer, ComfyUI or another"})
+        return Embedding(stem, in_order, info=info)
     refuse_others(shapes)
     tool = "diffusers or cog-sdxl" if set(tensors) <= set(_ALIASES) else "kohya sd-scripts or OneTrainer"
     tensors = _with_encoders(tensors)

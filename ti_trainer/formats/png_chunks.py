@@ -8,9 +8,9 @@ from typing import NamedTuple
 from ti_trainer.errors import EmbeddingFormatError
 from ti_trainer.formats.recognition import PNG
 
-_MAX_CHUNKS = 20_000  # a file of 64 MB in the smallest common chunks has 8000
+MAX_CHUNKS = 20_000  # a file of 64 MB in the smallest common chunks has 8000
 _PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
-_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 
 
 class Chunk(NamedTuple):
@@ -36,8 +36,8 @@ def chunks_of(content: bytes) -> Chunks:
         position = end
         if kind == b"IEND":
             break
-        if len(found) > _MAX_CHUNKS:
-            message = f"it is a PNG of more than {_MAX_CHUNKS} chunks. Choose an embedding."
+        if len(found) > MAX_CHUNKS:
+            message = f"it is a PNG of more than {MAX_CHUNKS} chunks. Choose an embedding."
             raise EmbeddingFormatError(message)
     return found
 
@@ -52,7 +52,7 @@ def text_of(chunks: Chunks, keyword: str, max_length: int) -> bytes | None:
     """The text under a keyword, compressed or not; EmbeddingFormatError if it is longer than `max_length`."""
     start = keyword.encode() + b"\0"
     for kind, data, _ in chunks:
-        if kind not in _TEXTS or bytes(data[: len(start)]) != start:
+        if kind not in TEXTS or bytes(data[: len(start)]) != start:
             continue
         rest: memoryview | bytes = data[len(start) :]
         packed = kind == b"zTXt"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable
 from io import SEEK_END, BytesIO
 from pathlib import Path
@@ -73,13 +74,16 @@ def load(file: BinaryIO, limits: Limits = OF_AN_EMBEDDING, *, only_shapes: bool 
 def dump(data: Any, path: Path) -> None:
     """Write atomically with torch.save; the same bytes for the same data.
 
-    Records of newer torch versions that readers do not need are left out: the WebUI refuses them (v1.10.1, modules/safe.py).
+    Records of newer torch versions that readers do not need are left out: WebUIs refuse them (modules/safe.py), those before
+    v1.10 also the byte order, which is little-endian where it is not said.
     """
     buffer = BytesIO()
     torch.save(data, buffer)
+    order = "" if sys.byteorder == "little" else "|byteorder"
+    needed = rf"[^/]+/(data\.pkl|data/\d+|version{order})"
     with files.atomic(path) as new, ZipFile(buffer) as saved, ZipFile(new, "w") as archive:
         for name in saved.namelist():
-            if re.fullmatch(r"[^/]+/(data\.pkl|data/\d+|version|byteorder)", name):
+            if re.fullmatch(needed, name):
                 archive.writestr(ZipInfo(name), saved.read(name))
 
 

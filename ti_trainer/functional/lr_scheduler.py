@@ -16,7 +16,8 @@ DECAYS: dict[str, Callable[[float], float]] = {  # of how much of the run after 
 AUTO = "auto"
 # Of the standard deviation of the vocabulary's elements, per step: 0.003 on the embedded model, 0.005 on SD 1.x.
 AUTO_FRACTION = 0.36
-AUTO_RATES = {"prodigy": 1.0, "sphere": 0.03}  # of optimizers whose rates do not depend on the model
+# The rates of optimizers for which this does not fit, by that standard deviation.
+AUTO_RATES: dict[str, Callable[[float], float]] = {"prodigy": lambda spread: 1.0, "sphere": lambda spread: 0.03}
 
 
 def parse_rate(text: str, max_steps: int) -> Schedule:
@@ -30,7 +31,8 @@ def parse_rate(text: str, max_steps: int) -> Schedule:
 
 def auto_rate(optimizer: str, spread: float) -> float:
     """The rate that `auto` starts from, by the standard deviation of the vocabulary's elements."""
-    return AUTO_RATES.get(optimizer, AUTO_FRACTION * spread)
+    rate = AUTO_RATES.get(optimizer)
+    return AUTO_FRACTION * spread if rate is None else rate(spread)
 
 
 @dataclass(frozen=True)

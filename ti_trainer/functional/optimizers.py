@@ -1,8 +1,8 @@
 """The optimizers that a run can choose from.
 
 To add one, write a function that builds it and give it a name in OPTIMIZERS: the option `optimizer` takes its choices from
-there. Import torch inside the function, and define a class of your own there too: options are read without torch. Builders
-must not change `groups`. Everything that `state_dict()` returns is saved with the run, parameter groups too.
+there. Import torch inside the function, and a class of your own too, from a file such as sphere.py: options are read without
+torch. Builders must not change `groups`. Everything that `state_dict()` returns is saved with the run, parameter groups too.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.hosts.lora_names import Target, text_name, text_targets, unet_target, unet_targets
 from ti_trainer.lora import TEXT_ENCODER, TEXT_ENCODER_2, UNET, Lora, LoraLayer
 from ti_trainer.model import ModelSpec
+from ti_trainer.offload.manager import MemoryManager
 from ti_trainer.offload.patching import patched
 from ti_trainer.wording import counted
 
@@ -51,6 +52,23 @@ class _Change:
     def of_weight(self) -> Tensor:
         """(outputs, inputs) float32, for a linear layer."""
         return self.up.float() @ self.down.float()
+
+
+class TakesLoras:
+    """A model of a host whose networks can compute with a LoRA."""
+
+    memory: MemoryManager
+    _lora_layers: LoraLayers
+
+    def fit_lora(self, lora: Lora) -> str:
+        """Find the layers that a LoRA changes."""
+        return self._lora_layers.fit(lora)
+
+    @contextmanager
+    def with_lora(self, lora: Lora, weight: float) -> Iterator[None]:
+        """Within it the networks compute with this LoRA, uncompiled: compiled code would leave it out."""
+        with patched([(self.memory, "compiled", None)]), self._lora_layers.added(lora, weight):
+            yield
 
 
 @dataclass

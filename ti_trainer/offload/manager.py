@@ -15,7 +15,6 @@ from ti_trainer.offload.checkpointing import Autocast, blocks_of
 from ti_trainer.offload.compiling import NO_MEMORY, CompiledNetwork, compile_network, failure
 from ti_trainer.offload.patching import moved_to
 from ti_trainer.offload.plan import (
-    DECODING,
     PLANS,
     MemoryNeed,
     MemoryPlan,
@@ -89,11 +88,9 @@ class MemoryManager:
         self._placed = True
         self.use(plan)
 
-    def can_decode(self, latent_pixels: int) -> bool:
-        """Whether there is room to decode this many latent pixels at once, without a gradient."""
-        device = self.networks.device
-        bytes_per_number = next(self.networks.vae.parameters()).dtype.itemsize
-        return device.type != "cuda" or free_bytes(device) > latent_pixels * DECODING * bytes_per_number // 4
+    def has_room(self, needed: int) -> bool:
+        """Whether this many bytes are free on a CUDA device; always elsewhere."""
+        return self.networks.device.type != "cuda" or free_bytes(self.networks.device) > needed
 
     def reduce(self, error: Exception) -> str:
         """Take one more measure after an error: `DiffusionModel.reduce_memory`.

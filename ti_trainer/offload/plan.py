@@ -23,8 +23,8 @@ ACTIVATIONS_UNDER_AUTOCAST = {"SD 1.x": 220 * KIB, "SD 2.x": 240 * KIB, "SDXL": 
 ACTIVATIONS_CHECKPOINTED = {"SD 1.x": 36 * KIB, "SD 2.x": 25 * KIB, "SDXL": 30 * KIB}
 # The same of a VAE's decoder, by latent pixel of the images that are decoded together.
 DECODER_ACTIVATIONS, DECODER_ACTIVATIONS_CHECKPOINTED = 711 * KIB, 440 * KIB
-# What decoding without a gradient takes at its peak, in float32 by latent pixel. Simulated 2026-11-30: 190 KiB.
-DECODING = 220 * KIB
+# What encoding and decoding without a gradient take at most, in float32 by latent pixel. Simulated 2026-11-30: 161, 192 KiB.
+ENCODING, DECODING = 185 * KIB, 220 * KIB
 MARGIN = 0.1  # of all activations: how much more of them is checkpointed than the estimate asks for
 # What a step needs besides, by latent pixel: the block that is being computed. Simulated 2026-11-30, by
 # docs/simulate_memory.py: 18 KiB without and 27 KiB with checkpointing, for SD 1.5 at 512 px and SDXL at 1024 px.
@@ -85,6 +85,7 @@ class MemoryPlan:
         """What a step takes with this plan, and what is free for it."""
         offloaded = {"none": 0, "text": need.text_blocks, "all": need.text_blocks + need.unet_blocks}[self.offload]
         freed = max(offloaded, need.eight_bit_saving if self.eight_bit else 0)
+        # The next block's weights are there too, but not when most activations are: simulated, 0.05 GB more than without.
         block = need.largest_block if self.offload != "none" or self.eight_bit else 0
         activations = need.activations - self.checkpointing * (need.activations - need.checkpointed)
         return activations + block, need.free + freed + (need.vae if self.offload_vae else 0)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ti_trainer.offload.checkpointing import Autocast, blocks_of, checkpointed, largest_blocks
 from ti_trainer.offload.patching import patched
 from ti_trainer.offload.plan import MemoryPlan
+from ti_trainer.offload.prefetching import Prefetcher
 
 log = logging.getLogger(__name__)
 CPU = torch.device("cpu")
@@ -29,12 +30,14 @@ class BlockOffloader:
         self._blocks, self._text_blocks = blocks_of(unet), blocks_of(*text_encoders)
         self._device, self._autocast = device, autocast
         self._offloaded: dict[nn.Module, OffloadedBlock] = {}
+        self._prefetcher = Prefetcher(device)
         self._waiting: list[OffloadedBlock] = []  # no longer offloaded, but the device had no room for their weights
         self._checkpointing = ExitStack()
 
     def apply(self, plan: MemoryPlan) -> None:
         """Follow this plan instead of the last. Blocks that both offload are not brought back: there may be no room."""
         self._checkpointing.close()
+        self._prefetcher.forget()
         everything = [*self._blocks, *self._text_blocks]
         in_ram = {"none": [], "text": self._text_blocks, "all": everything}[plan.offload]
         moved = everything if plan.eight_bit else in_ram
@@ -42,7 +45,7 @@ class BlockOffloader:
         self._restore([block for block in self._offloaded if block not in kept])
         for block in moved:
             if block not in self._offloaded:
-                self._offloaded[block] = OffloadedBlock(block, self._device, eight_bit=plan.eight_bit)
+                self._offloaded[block] = OffloadedBlock(block, self._prefetcher, self._device, eight_bit=plan.eight_bit)
             self._offloaded[block].store_on(CPU if block in in_ram else self._device)
         # Checkpointing comes last, around the offloading: a block that is computed again needs its weights again.
         blocks = everything if moved else largest_blocks(self._blocks, plan.checkpointing)
@@ -51,6 +54,7 @@ class BlockOffloader:
     def close(self) -> None:
         """Restore the networks."""
         self._checkpointing.close()
+        self._prefetcher.forget()
         self._restore(list(self._offloaded))
 
     def _restore(self, blocks: Sequence[nn.Module]) -> None:
@@ -73,9 +77,9 @@ class OffloadedBlock:
     It has to be checkpointed: otherwise the backward pass would keep the weights on the device.
     """
 
-    def __init__(self, block: nn.Module, device: torch.device, *, eight_bit: bool) -> None:
+    def __init__(self, block: nn.Module, prefetcher: Prefetcher, device: torch.device, *, eight_bit: bool) -> None:
         """Take the weights out of the block; `store_on` says where they are kept."""
-        self._block, self._device, self.eight_bit = block, device, eight_bit
+        self._block, self._prefetcher, self._device, self.eight_bit = block, prefetcher, device, eight_bit
         weights = list(block.parameters())
         self._origin = {each: each.device for each in weights}
         # 8 bits are not exact, so the exact weights are kept in RAM.
@@ -86,6 +90,11 @@ class OffloadedBlock:
         }
         self._patch = ExitStack()
         self._patch.enter_context(patched([(block, "forward", partial(self._with_weights, block.forward))]))
+
+    @property
+    def stored(self) -> list[Tensor]:
+        """All weights as they are stored."""
+        return [each.values for each in self._stored.values()]
 
     def store_on(self, device: torch.device) -> None:
         """Keep the weights on this device from now on."""
@@ -107,6 +116,9 @@ class OffloadedBlock:
 
     def _with_weights(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Compute with copies of the weights, as tensors of their own, which autograd may hold longer than this call."""
+        values = self._prefetcher.weights(self)
+        weights = {each: stored.decoded(value) for (each, stored), value in zip(self._stored.items(), values, strict=True)}
+        del values
         places = [
             (module, name, weight)
             for module in self._block.modules()
@@ -116,7 +128,8 @@ class OffloadedBlock:
         try:
             for module, name, weight in places:
                 # torch reads any tensor here; a parameter would be a leaf of its own for autograd
-                module._parameters[name] = self._stored[weight].on(self._device)  # type: ignore[assignment]
+                module._parameters[name] = weights[weight]  # type: ignore[assignment]
+            del weights
             return forward(*args, **kwargs)
         finally:
             for module, name, weight in places:
@@ -140,6 +153,6 @@ class _StoredWeight:
             with suppress(RuntimeError):  # pinned memory may run out earlier than other memory
                 self.values = self.values.pin_memory()  # lets the copy to the device run in the background
 
-    def on(self, device: torch.device) -> Tensor:
-        values = self.values.to(device, non_blocking=True)
-        return values if self.scale is None else (values * self.scale.to(device)).to(self.dtype)
+    def decoded(self, values: Tensor) -> Tensor:
+        """The weight, from a copy of the values on the scale's device."""
+        return values if self.scale is None else (values * self.scale).to(self.dtype)

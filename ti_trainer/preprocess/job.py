@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from dataclasses import dataclass, field, replace
-from threading import Event, Lock, Thread
+from dataclasses import dataclass
+from functools import partial
+from threading import Event
 from typing import Any, Literal
 
-from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.background import BackgroundJob
+from ti_trainer.errors import ConfigError
 from ti_trainer.preprocess.runner import Preprocessing
 from ti_trainer.preprocess.summary import Summary
 
-log = logging.getLogger(__name__)
 Status = Literal["idle", "working", "stopping", "stopped", "done", "failed"]
 
 
@@ -46,62 +46,30 @@ class Snapshot:
         return (self.total - self.done) / self.per_second if self.per_second else None
 
 
-@dataclass
-class Job:
+class Job(BackgroundJob[Snapshot]):
     """Runs one preprocessing at a time. Thread-safe."""
 
-    _now: Snapshot = field(default_factory=Snapshot)
-    _stop: Event = field(default_factory=Event)
-    _thread: Thread | None = None
-    _lock: Lock = field(default_factory=Lock)
+    def __init__(self) -> None:
+        """Nothing runs yet."""
+        super().__init__(Snapshot())
 
     def start(self, work: Preprocessing) -> None:
         """Start; TITrainerError if it is not possible, or another one is running."""
         work.check()
-        with self._lock:
-            if self._now.active:
-                message = "Preprocessing is already running. Wait until it is done, or interrupt it."
-                raise ConfigError(message)
-            stop = Event()
-            thread = Thread(target=self._work, args=(work, stop), name="ti-trainer-preprocess", daemon=True)
-            thread.start()  # its first update waits for the lock; if it cannot start, nothing changes
-            self._stop, self._thread = stop, thread
-            self._now = Snapshot("working", work=work, begun_at=time.monotonic())
+        now = Snapshot("working", work=work, begun_at=time.monotonic())
+        self.begin(now, partial(self._preprocess, work), "preprocess", self._refuse_if_active)
 
-    def stop(self) -> None:
-        """Stop after the images in progress."""
-        with self._lock:
-            if self._now.active:
-                self._now = replace(self._now, status="stopping")
-                self._stop.set()
+    def _refuse_if_active(self) -> None:
+        if self.snapshot().active:
+            message = "Preprocessing is already running. Wait until it is done, or interrupt it."
+            raise ConfigError(message)
 
-    def snapshot(self) -> Snapshot:
-        """The current progress."""
-        return self._now
-
-    def wait(self, seconds: float | None = None) -> None:
-        """Wait until it ends."""
-        if self._thread is not None:
-            self._thread.join(seconds)
-
-    def _work(self, work: Preprocessing, stop: Event) -> None:
+    def _preprocess(self, work: Preprocessing, stop: Event) -> dict[str, Any]:
         first: list[int] = []
 
         def progress(done: int, total: int) -> None:
             first.append(done) if not first else None
-            self._update(done=done, total=total, before=first[0])
+            self.update(done=done, total=total, before=first[0])
 
-        try:
-            summary = work.run(progress, stop.is_set)
-        except (TITrainerError, OSError) as error:
-            log.error("%s", error)  # noqa: TRY400
-            self._update(status="failed", message=str(error))
-        except Exception as error:  # shown on the page; the next run stays possible
-            log.exception("Preprocessing failed:")
-            self._update(status="failed", message=f"Unexpected {type(error).__name__}: {error}. The log says where.")
-        else:
-            self._update(status="stopped" if summary.stopped else "done", summary=summary)
-
-    def _update(self, **changes: Any) -> None:
-        with self._lock:
-            self._now = replace(self._now, **changes)
+        summary = work.run(progress, stop.is_set)
+        return {"status": "stopped" if summary.stopped else "done", "summary": summary}

@@ -242,6 +242,8 @@ class Preprocessing:
                 note(self.destination, task.entry.stem, name=caption_file.name, hash=hashes[caption_file.name])
                 write_bytes(caption_file, content)
                 summary.captions += 1
+            elif caption:
+                summary.without_caption += 1
         return hashes
 
     def _caption(self, existing: Existing, image: Image.Image | None, caption: Caption | None) -> str:

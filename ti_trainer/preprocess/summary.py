@@ -15,6 +15,7 @@ class Summary:
     images: int = 0
     captions: int = 0
     copied_captions: int = 0  # existing captions that were copied although there is a captioner
+    without_caption: int = 0  # images that no captioner said anything about
     masks: int = 0
     done_before: int = 0
     kept: list[str] = field(default_factory=list)  # files that the user changed, painted or left out
@@ -30,6 +31,8 @@ class Summary:
         lines = [", ".join([made, *(f"{count} with {what}" for what, count in counts.items() if count)]) + "."]
         if self.copied_captions:
             lines.append(f"{counted(self.copied_captions, 'image')} kept the existing caption instead of a generated one.")
+        if self.without_caption:
+            lines.append(f"{counted(self.without_caption, 'image')} got no caption: the captioners returned nothing.")
         if self.done_before:
             lines.append(f"Already done with the same options: {counted(self.done_before, 'source image')}.")
         if self.kept:

@@ -19,7 +19,7 @@ from ti_trainer.data.images import frame_of
 from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.data.subsets import Subset
-from ti_trainer.embedding import Embedding, dreamartist_name, negative_name
+from ti_trainer.embedding import LEARNED_FROM, Embedding, dreamartist_name, negative_name
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.formats import embeddings_dir, webui_optimizer
@@ -57,16 +57,17 @@ def model_options(config: TrainConfig) -> ModelOptions:
 
 
 def load_embeddings(folder: Path, config: TrainConfig, name: str) -> list[tuple[Embedding, Path]]:
-    """The embedding and, with DreamArtist, its negative, with their files; ConfigError if one does not exist."""
+    """The embedding and, if it is trained too, its negative, with their files; ConfigError if one does not exist."""
     loaded = [embeddings_dir.load(folder, name)]
-    if config.negative:
+    if config.trains_negative:
         negative = negative_name(name)
         if embeddings_dir.find_negative(folder, name) is None:
+            otherwise = "turn DreamArtist off" if config.negative else "leave out the negative prompt to learn from"
             message = (
                 f"There is no embedding {negative!r} in {folder}, the negative of {name!r}. Create {negative!r} with about "
-                "6 vectors, or turn DreamArtist off."
+                f"6 vectors, or {otherwise}."
             )
-            raise ConfigError(message, "negative")
+            raise ConfigError(message, "negative" if config.negative else "teacher_negative_prompt")
         loaded.append(embeddings_dir.load_negative(folder, name))
     return loaded
 
@@ -74,9 +75,9 @@ def load_embeddings(folder: Path, config: TrainConfig, name: str) -> list[tuple[
 def negative_mismatch(folder: Path, config: TrainConfig, name: str, loaded: Sequence[tuple[Embedding, Path]]) -> str:
     """A warning if an embedding and its negative do not belong together; "" if they do."""
     negative = negative_name(name)
-    if not config.negative and embeddings_dir.find(folder, negative) is not None:
+    if not config.trains_negative and embeddings_dir.find(folder, negative) is not None:
         return f"{negative} exists, but 'Train with DreamArtist' is off: only {name} is trained."
-    if config.negative and embeddings_dir.find(folder, negative) is None:
+    if config.trains_negative and embeddings_dir.find(folder, negative) is None:
         return f"{negative} starts from DreamArtist's {dreamartist_name(name)}, which is not changed."
     steps = [each.step for each, _ in loaded]
     if len(set(steps)) > 1:
@@ -126,10 +127,11 @@ def prompter_of(config: TrainConfig, name: str, template: Sequence[str], plain: 
         template,
         config.shuffle_tags,
         config.tag_dropout,
-        negative_name(name) if config.negative else "",
+        negative_name(name) if config.trains_negative else "",
         config.positive_filewords_only,
         plain,
         SLIDER_WEIGHTS if config.opposite_prompt else (),
+        both=bool(config.teacher_negative_prompt),
     )
 
 
@@ -159,7 +161,7 @@ def fit_memory(config: TrainConfig, model: DiffusionModel, dataset: Dataset, pix
     largest = max(item.latents[0].numel() for item in (*dataset.items, *dataset.held_out))
     batch = config.batch_size * config.trials
     decoded = 0 if pixel_loss is None else latent_pixels_at_once(batch, largest)
-    return model.fit_memory((2 if config.negative else 1) * batch * largest, decoded, config.memory)
+    return model.fit_memory((2 if config.trains_negative else 1) * batch * largest, decoded, config.memory)
 
 
 def start_notes(trainer: Trainer, embedding: Embedding) -> Iterator[str]:
@@ -182,9 +184,11 @@ def start_notes(trainer: Trainer, embedding: Embedding) -> Iterator[str]:
             )
 
 
-def described(embedding: Embedding, model: DiffusionModel, dataset: Dataset) -> Embedding:
+def described(embedding: Embedding, model: DiffusionModel, dataset: Dataset, config: TrainConfig) -> Embedding:
     """The embedding with what its file says about the training: the model, the number of images, our version."""
     info = {**embedding.info, "num_images": len(dataset.items), "ti_trainer": __version__}
+    if config.has_teacher:
+        info[LEARNED_FROM] = "a LoRA" if config.teacher_lora else "a prompt"
     return replace(embedding, checkpoint=model.name, checkpoint_hash=model.checkpoint_hash, info=info)
 
 
@@ -221,10 +225,16 @@ def pixel_loss_of(config: TrainConfig, device: torch.device, *, torchscript: boo
 
 
 def requests_of(config: TrainConfig, name: str) -> list[GenerationRequest]:
-    """The requests for a preview, one for each prompt; with DreamArtist at the guidance scale of training."""
+    """The requests for a preview, one for each prompt; with DreamArtist at the guidance scale of training.
+
+    A negative that learns from a prompt of its own is in the negative prompt; that of DreamArtist is added later.
+    """
+    negative_prompt = config.preview_negative_prompt.replace(NAME, escaped(name))
+    if config.teacher_negative_prompt:
+        negative_prompt = ", ".join(filter(None, (escaped(negative_name(name)), negative_prompt)))
     request = GenerationRequest(
         "",
-        config.preview_negative_prompt.replace(NAME, escaped(name)),
+        negative_prompt,
         config.preview_sampling_steps,
         config.guidance_scale.high if config.negative else config.preview_cfg_scale,
         config.preview_seed,

@@ -199,9 +199,9 @@ class Previews:
                 formats.write_card(images[0], named, card, negative=negative)
 
     def _completed(self, request: GenerationRequest, embeddings: Sequence[Embedding], prompt: str) -> GenerationRequest:
-        """The request with this prompt if it has none, and with the negative embedding of a pair."""
+        """The request with this prompt if it has none, and with DreamArtist's negative embedding."""
         request = replace(request, prompt=request.prompt or prompt)
-        if len(embeddings) > 1:
+        if self.trainer.scale is not None:
             both = filter(None, (unwanted(request.prompt, embeddings[0].name), request.negative_prompt))
             request = replace(request, negative_prompt=", ".join(both))
         return request

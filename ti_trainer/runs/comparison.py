@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -10,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.data.prompts import NAME, weighted
+from ti_trainer.data.prompts import NAME
+from ti_trainer.embedding import negative_name, word_pattern
 from ti_trainer.errors import TITrainerError
 from ti_trainer.files import atomic
 from ti_trainer.host import GenerationRequest
@@ -20,14 +22,16 @@ from ti_trainer.runs.callbacks import Generate
 from ti_trainer.runs.plots import Row, labelled
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.training.events import Event, Finished
-from ti_trainer.training.selection import measure_gap
+from ti_trainer.training.selection import measure_gaps, measure_slider
+from ti_trainer.training.slider import WEIGHTS, about_slider, at_weight
 from ti_trainer.training.teacher import Teacher
 from ti_trainer.training.trainer import Trainer
 
 SEEDS = 4  # images of each kind
-WEIGHTS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # of a slider's name; 0: without it
 SLIDER_ROWS = 2
-GAP, EFFECT = "gap_closed", "negative_effect"  # in settings.json
+GAP, NEGATIVE_GAP = "gap_closed", "negative_gap_closed"  # in settings.json, as all of these
+EFFECT, POSITIVE_EFFECT, BOTH_EFFECT = "negative_effect", "positive_effect", "both_effect"
+POSITIONS = {weight: f"slider_at_{weight:g}" for weight in WEIGHTS}
 
 
 @dataclass
@@ -50,8 +54,8 @@ class Comparison:
         if not isinstance(event, Finished):
             return
         try:
-            gap = measure_gap(self.trainer)
-            figures = {} if gap is None else {GAP: gap}
+            figures = dict(zip((GAP, NEGATIVE_GAP), measure_gaps(self.trainer).values(), strict=False))
+            figures |= {POSITIONS[weight]: position for weight, position in measure_slider(self.trainer).items()}
             if event.reason == "done":
                 figures |= self._compare()
         except Exception as error:
@@ -65,7 +69,11 @@ class Comparison:
         """Write comparison.png; the figures of a negative embedding."""
         figures: dict[str, float] = {}
         teacher = self.trainer.teacher
-        if teacher is None or for_negative_prompt(self.trainer.config):
+        if teacher is not None and teacher.negative_prompt:
+            rows = self._with_either(teacher)
+            changes = (effect(rows[0].images, each.images) for each in rows[1:])
+            figures = dict(zip((POSITIVE_EFFECT, EFFECT, BOTH_EFFECT), changes, strict=True))
+        elif teacher is None or for_negative_prompt(self.trainer.config):
             rows = self._with_and_without()
             figures[EFFECT] = effect(rows[0].images, rows[1].images)
         else:
@@ -94,10 +102,7 @@ class Comparison:
         labels = [f"{each:+g}" if each else "without" for each in WEIGHTS]
         for number in range(SLIDER_ROWS):
             line, seed = lines[number % len(lines)], self.request.seed + number
-            prompts = [
-                line.replace(NAME, weighted(name, each)) if each else teacher.without_name(line.replace(NAME, escaped(name)))
-                for each in WEIGHTS
-            ]
+            prompts = [at_weight(line, teacher, each) for each in WEIGHTS]
             images = [self._image(replace(self.request, prompt=each, seed=seed)) for each in prompts]
             yield Row(line.replace(NAME, f"({name}:weight)"), images, labels)
 
@@ -112,6 +117,20 @@ class Comparison:
             Row(f"with {name} in the negative prompt", self._images(prompts, self.request.negative_prompt)),
         ]
 
+    def _with_either(self, teacher: Teacher) -> list[Row]:
+        """The preview prompt with neither embedding, with either, and with both; with the name added if it is not there."""
+        name, negative = map(escaped, (self.trainer.embedding_name, negative_name(self.trainer.embedding_name)))
+        prompt, against = self.request.prompt, self.request.negative_prompt
+        plain, rest = map(teacher.without_name, (prompt, against))
+        if not re.search(word_pattern(self.trainer.embedding_name), prompt):
+            prompt = ", ".join(filter(None, (plain, name)))
+        return [
+            Row(f"{plain or 'no prompt'}, without {name} and {negative}", self._images([plain] * SEEDS, rest)),
+            Row(f"with {name} in the prompt", self._images([prompt] * SEEDS, rest)),
+            Row(f"with {negative} in the negative prompt", self._images([plain] * SEEDS, against)),
+            Row("with both", self._images([prompt] * SEEDS, against)),
+        ]
+
     def _images(self, prompts: Sequence[str], negative_prompt: str = "") -> list[Image.Image]:
         seeds = range(self.request.seed, self.request.seed + len(prompts))
         requests = [
@@ -121,11 +140,13 @@ class Comparison:
         return [self._image(each) for each in requests]
 
     def _image(self, request: GenerationRequest) -> Image.Image:
-        return self.generate(request, {each.name: each.vectors for each in self.trainer.embeddings})
+        return self.generate(request, {each.name: each.vectors for each in self.trainer.result})
 
 
 def for_negative_prompt(config: TrainConfig) -> bool:
     """Whether the embedding is for the negative prompt, as its previews use it."""
+    if config.teacher_negative_prompt:
+        return False
     return NAME in config.preview_negative_prompt and NAME not in config.preview_prompt != ""
 
 
@@ -139,15 +160,29 @@ def effect(without: Sequence[Image.Image], with_it: Sequence[Image.Image]) -> fl
 
 def findings(run: Run) -> list[str]:
     """What was measured, as sentences."""
-    measured, found = run.measured(), []
-    lora = run.settings().get("train", {}).get("teacher_lora")
-    if GAP in measured and measured[GAP] >= 0:
-        ends = "the model without and with the LoRA" if lora else "no text and the prompt"
-        gap = f"{measured[GAP]:.1%} of the gap between {ends}"
-        found.append(f"The embedding closes {gap}, on noise that is not trained on.")
-    elif GAP in measured:
-        of, without = ("the LoRA's", "it and the embedding") if lora else ("the prompt's", "any text")
-        found.append(f"The embedding's predictions are farther from {of} than those without {without}: compare the images.")
-    if EFFECT in measured:
+    measured, settings = run.measured(), run.settings()
+    options, name = settings.get("train", {}), str(settings.get("name"))
+    who, negative = (name if NEGATIVE_GAP in measured else "The embedding"), negative_name(name)
+    what = "LoRA" if options.get("teacher_lora") else "prompt"
+    found = about_gap(who, measured.get(GAP), what) + about_gap(negative, measured.get(NEGATIVE_GAP), "negative prompt")
+    if positions := {weight: measured[key] for weight, key in POSITIONS.items() if key in measured}:
+        found += about_slider(positions, str(options.get("teacher_prompt")), str(options.get("opposite_prompt")))
+    if POSITIVE_EFFECT in measured:
+        found.append(
+            f"{name} in the prompt changes images by {measured[POSITIVE_EFFECT]:.0%} of what another seed changes, "
+            f"{negative} in the negative prompt by {measured[EFFECT]:.0%}, both by {measured[BOTH_EFFECT]:.0%}."
+        )
+    elif EFFECT in measured:
         found.append(f"In the negative prompt, it changes images by {measured[EFFECT]:.0%} of what another seed changes.")
     return found
+
+
+def about_gap(who: str, gap: float | None, what: str) -> list[str]:
+    """How near an embedding comes to what it was to learn; `what` says what that is."""
+    if gap is None:
+        return []
+    if gap < 0:
+        without = "it and the embedding" if what == "LoRA" else "any text"
+        return [f"{who}'s predictions are farther from the {what}'s than those without {without}: compare the images."]
+    ends = "the model without and with the LoRA" if what == "LoRA" else f"no text and the {what}"
+    return [f"{who} closes {gap:.1%} of the gap between {ends}, on noise that is not trained on."]

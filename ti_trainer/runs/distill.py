@@ -11,6 +11,7 @@ from typing import Any
 
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.prompts import NAME, load_template
+from ti_trainer.embedding import negative_name
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import short_hash, write_bytes
 from ti_trainer.formats import embeddings_dir
@@ -46,7 +47,7 @@ class Distillation:
 
     `contexts` are the prompts it is trained in, each with [name]; none: by itself. `for_negative_prompt`: its previews show
     what it does in the negative prompt. With a `lora`, a file or a name, it is to mean what this LoRA does; the prompt is
-    empty then, or has the LoRA's trigger words.
+    empty then, or has the LoRA's trigger words. With a `negative_prompt`, NAME-neg is made as well and is to mean that.
     """
 
     name: str
@@ -56,6 +57,12 @@ class Distillation:
     for_negative_prompt: bool = False
     lora: str = ""
     lora_weight: float = 1.0
+    negative_prompt: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the new embeddings."""
+        return (self.name, negative_name(self.name)) if self.negative_prompt else (self.name,)
 
     def config(self, options: Mapping[str, Any]) -> TrainConfig:
         """The options of the run; ConfigError, with the field's name, if something is missing or wrong."""
@@ -69,6 +76,13 @@ class Distillation:
             weighted_parts(each)
         values = {**DEFAULTS, **options, "teacher_prompt": self.prompt, "opposite_prompt": self.opposite}
         values |= {"teacher_lora": self.lora, "teacher_lora_weight": self.lora_weight}
+        values["teacher_negative_prompt"] = self.negative_prompt
+        if self.negative_prompt and self.for_negative_prompt:
+            message = (
+                "Negative prompt to learn from: found one for an embedding that is itself for the negative prompt, expected "
+                "one of them: the negative prompt is learned by NAME-neg."
+            )
+            raise ConfigError(message, "teacher_negative_prompt")
         if self.for_negative_prompt:
             values["preview_negative_prompt"] = values.get("preview_negative_prompt") or NAME
             if NAME in (preview := str(values["preview_prompt"]).strip()) or not preview:
@@ -95,6 +109,19 @@ class Distillation:
             raise ConfigError(message, "num_vectors")
         return content_words(self.prompt), count
 
+    def negative_start(self, model: DiffusionModel) -> tuple[str, int] | None:
+        """The initial text and the number of vectors of NAME-neg; None if there is none to be."""
+        if not self.negative_prompt:
+            return None
+        try:
+            return Distillation(negative_name(self.name), self.negative_prompt).start(model)
+        except ConfigError as error:
+            message = (
+                f"Negative prompt to learn from: found {self.negative_prompt!r}, a single token, expected several: NAME-neg "
+                "would be the prompt itself."
+            )
+            raise ConfigError(message, "teacher_negative_prompt") from error
+
     def session(
         self, host: Host, config: TrainConfig, images: Path | None = None, say: Callable[[str], None] | None = None
     ) -> Session:
@@ -114,18 +141,22 @@ class Distillation:
 
     def create(
         self, host: Host, config: TrainConfig, num_vectors: int | None, *, overwrite: bool, warn: Callable[[str], None]
-    ) -> Path:
-        """Create the embedding; ConfigError if it cannot be created, or not trained with these options."""
+    ) -> list[Path]:
+        """Create the embedding, or both; ConfigError if they cannot be created, or not trained with these options."""
         self.check(host, config, overwrite=overwrite)
-        with host.lock(), locks.embeddings_held(host.embeddings_dir, (self.name,)):
+        with host.lock(), locks.embeddings_held(host.embeddings_dir, self.names):
             model = host.open_model(model_options(config))
             check_lora(host, config, model)
             for warning in name_warnings(model, host.embeddings_dir, self.name):
                 warn(warning)
-            start = self.start(model, num_vectors)
-            path = embeddings_dir.create(host.embeddings_dir, model, self.name, *start, overwrite=overwrite, warn=warn)
+            word, negative = (self.name, *self.start(model, num_vectors)), self.negative_start(model)
+            folder, create, create_pair = host.embeddings_dir, embeddings_dir.create, embeddings_dir.create_pair
+            if negative is None:
+                paths = [create(folder, model, *word, overwrite=overwrite, warn=warn)]
+            else:
+                paths = [*create_pair(folder, model, word, negative, overwrite=overwrite, warn=warn)]
             host.embeddings_changed()
-        return path
+        return paths
 
     def begin(
         self,
@@ -138,30 +169,32 @@ class Distillation:
         warn: Callable[[str], None] = log.warning,
     ) -> None:
         """Create the embedding and `start` its run, on generated images; if that raises, no new embedding is left."""
-        path = self.create(host, config, num_vectors, overwrite=overwrite, warn=warn)
+        paths = self.create(host, config, num_vectors, overwrite=overwrite, warn=warn)
         try:
             start(self.session(host, config))
         except (TITrainerError, OSError):
-            if not overwrite:
+            for path in () if overwrite else paths:
                 path.unlink(missing_ok=True)
-                host.embeddings_changed()
+            host.embeddings_changed()
             raise
 
     def check(self, host: Host, config: TrainConfig, *, overwrite: bool) -> None:
         """Raise now what `begin` would raise, as far as that is possible without a model."""
-        embeddings_dir.free_file(host.embeddings_dir, self.name, overwrite=overwrite)
+        for name in self.names:
+            embeddings_dir.free_file(host.embeddings_dir, name, overwrite=overwrite)
         check_options(host, self.name, config)
 
     def _generated(self, host: Host, config: TrainConfig) -> GeneratedImages:
         """Images of the prompts that the teacher is given: at most MOST_PROMPTS, spread over the contexts."""
         lines = self.contexts or load_template(config.template, host.template_dirs)
-        sides = len(SLIDER_WEIGHTS) if self.opposite else 1
+        sides = len(SLIDER_WEIGHTS) if self.opposite else len(self.names)
         lines = lines[:: math.ceil(len(lines) * sides / MOST_PROMPTS)]
         prompts = prompter_of(config, self.name, lines, ()).first(len(lines) * sides)
-        in_full = dict.fromkeys(map(Teacher(self.name, self.prompt, self.opposite).in_full, prompts))
+        teacher = Teacher(self.name, self.prompt, self.opposite, negative_prompt=self.negative_prompt)
+        in_full = dict.fromkeys(map(teacher.in_full, prompts))
         file = lora_file(host, config)
         lora = () if file is None else (short_hash(file), self.lora_weight)
-        return GeneratedImages.of(host, self.name, tuple(in_full), max(1, IMAGES // len(in_full)), lora)
+        return GeneratedImages.of(host, self.name, tuple(in_full), max(1, IMAGES * len(self.names) // len(in_full)), lora)
 
 
 def check_lora(host: Host, config: TrainConfig, model: DiffusionModel) -> None:

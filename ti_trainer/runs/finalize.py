@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ti_trainer.embedding import Embedding
+from ti_trainer.errors import explained
 from ti_trainer.formats import embeddings_dir, webui_optimizer
 from ti_trainer.runs import replaced
 from ti_trainer.runs.plots import before_and_after, plot_losses, preview_beside
@@ -38,7 +39,7 @@ def save_results(
         run.save_state(trainer.state(), trainer.dataset.fingerprint)
     except Exception as error:  # the embedding still has to be saved
         state = f"The last saved state is of step {run.step}." if run.step else "There is no saved state to resume from."
-        problems.append(f"{describe(error)} {state}")
+        problems.append(f"{explained(error)} {state}")
     result, copies = trainer.result, trainer.copies
     with suppress(OSError):
         write_table(run, trial_results(trainer))
@@ -83,15 +84,8 @@ def draw_plots(run: Run, embedding: Path, step: int, warn: Callable[[str], None]
 
 def failure_message(error: Exception | None, problems: Sequence[str], file: Path) -> str:
     """The message of a run that failed: the error, and where its results are."""
-    reason = [] if error is None else [describe(error)]
+    reason = [] if error is None else [explained(error)]
     return " ".join([*reason, *(problems or [f"The embedding as trained until then is in {file}."])])
-
-
-def describe(error: Exception) -> str:
-    """An error as a sentence."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.strerror}: {error.filename}."
-    return str(error)
 
 
 def _not_written(error: OSError, file: Path, run: Run, embedding: Embedding) -> str:

@@ -19,9 +19,8 @@ from typing import Any, Literal
 from torch import Tensor
 from tqdm import tqdm
 
-from ti_trainer.errors import BusyError, ConfigError, StoppedError, TITrainerError
+from ti_trainer.errors import BusyError, ConfigError, StoppedError, TITrainerError, explained
 from ti_trainer.runs.callbacks import Callback
-from ti_trainer.runs.finalize import describe
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Controls, Result, Session
 from ti_trainer.training.events import Compiling, Event, Finished, StepDone
@@ -225,7 +224,7 @@ class Job:
             log.info("Training %s: %s", session.name, " ".join(message.split()))
             return self._finish(status="stopped", message=message)
         except (TITrainerError, OSError) as error:
-            return self._fail(describe(error), session.name)
+            return self._fail(explained(error), session.name)
         except Exception as error:  # the page must show any error, and the next run must be possible
             log.exception("Training failed:")
             return self._fail(f"Unexpected {type(error).__name__}: {error}. See the log for details.", session.name)

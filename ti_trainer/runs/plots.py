@@ -15,7 +15,8 @@ from ti_trainer.preprocess.contact_sheet import GAP_PX, TEXT_PX, write_text
 from ti_trainer.runs import loss_curve
 from ti_trainer.runs.run_folder import Run
 
-PREVIEWS = tuple(f"{kind}.{ending}" for kind in ("", ".preview") for ending in ("png", "jpg", "jpeg", "webp", "gif"))
+# What follows an embedding's name in those of its previews, in the order in which the WebUI looks for them.
+PREVIEWS = tuple(f"{kind}.{ending}" for ending in ("png", "jpg", "jpeg", "webp", "gif") for kind in ("", ".preview"))
 ROWS, ROW_GAP_PX = "Rows", 8  # the text chunk of a preview with several images: their number
 OURS = ("Software", "TI Trainer")  # the text chunk of previews that we wrote, and may replace
 

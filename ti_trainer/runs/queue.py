@@ -13,11 +13,10 @@ from queue import SimpleQueue
 from threading import RLock, Thread
 from typing import Literal
 
-from ti_trainer.errors import BusyError, ConfigError, TITrainerError
+from ti_trainer.errors import BusyError, ConfigError, TITrainerError, explained
 from ti_trainer.host import Host
 from ti_trainer.runs.builders import load_embeddings
 from ti_trainer.runs.checks import check_images, check_options
-from ti_trainer.runs.finalize import describe
 from ti_trainer.runs.job import Job, Snapshot
 from ti_trainer.runs.queue_file import FILE, Entries, Entry, QueueFile, State, replaced
 from ti_trainer.runs.quick_job import QuickJob
@@ -189,9 +188,9 @@ class Queue:
             with self.file.running():
                 self._train(entry)
         except (TITrainerError, OSError) as error:  # another process runs the queue, or its file cannot be written
-            log.error("The queue waits: %s", describe(error))  # noqa: TRY400
+            log.error("The queue waits: %s", explained(error))  # noqa: TRY400
             with self._lock:
-                self._going, self._message = False, describe(error)
+                self._going, self._message = False, explained(error)
 
     def _train(self, entry: Entry) -> None:
         if not self._claim(entry):
@@ -202,7 +201,7 @@ class Queue:
         except BusyError:  # somebody was faster
             self._mark(entry, "waiting")
         except (TITrainerError, OSError) as error:
-            self._fail(entry, describe(error))
+            self._fail(entry, explained(error))
         except Exception as error:  # the next run must be possible
             log.exception("A run of the queue could not be started:")
             self._fail(entry, f"Unexpected {type(error).__name__}: {error}. See the log for details.")

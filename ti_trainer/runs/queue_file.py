@@ -76,7 +76,8 @@ class Entry:
         """Call `start` with the run; creates the embedding of a prompt. ConfigError for what cannot be used."""
         config = TrainConfig.from_dict(self.train)
         if self.prompt:
-            overwrite = self.overwrite or not is_trained(host, self.name)  # an earlier attempt may have created it
+            again = not host.is_public and not is_trained(host, self.name)  # an earlier attempt may have created it
+            overwrite = self.overwrite or again
             self._distillation().begin(host, config, self.num_vectors or None, start, overwrite=overwrite)
         else:
             resume = Run.find(host.log_dir, self.resume) if self.resume else None

@@ -47,7 +47,7 @@ from ti_trainer.runs.datasets import subsets_of, warnings_of
 from ti_trainer.runs.early_stopping import KeepBest, verdict, with_validation_images
 from ti_trainer.runs.generated import GeneratedImages
 from ti_trainer.runs.health import Health
-from ti_trainer.runs.replaced import check_unchanged, digest, digests, keep_changed
+from ti_trainer.runs.replaced import back_up, check_unchanged, digest, digests, keep_changed
 from ti_trainer.runs.run_folder import Run, changes
 from ti_trainer.runs.teacher_lora import lora_of
 from ti_trainer.runs.trials import evaluate_trials_at_end
@@ -236,7 +236,7 @@ class Session:
         if self.resume is not None:
             run = self.resume
             locks_held.enter_context(locks.held(locks.of_run(run.path), f"The run {run.id}", self.warn))
-        names = (self.name, negative_name(self.name))[: 2 if self.config.negative else 1]
+        names = (self.name, negative_name(self.name))[: 2 if self.config.trains_negative else 1]
         locks_held.enter_context(locks.embeddings_held(self.host.embeddings_dir, names, self.warn))
 
     def _trainer(
@@ -248,7 +248,7 @@ class Session:
         lora: Lora | None,
     ) -> Trainer:
         """The trainer, with the state of the run to resume."""
-        embedding, *others = (described(each, model, dataset) for each, _ in loaded)
+        embedding, *others = (described(each, model, dataset, self.config) for each, _ in loaded)
         negative = others[0] if others else None
         state: TrainState | None = None
         if self.resume is None and negative is None:
@@ -287,10 +287,14 @@ class Session:
         settings = settings_of(self.config, self.name, self.images, trainer.model, trainer.dataset, trainer.lora)
         settings["embedding_files"] = digests([each for each, _ in loaded])
         if self.resume is None:
-            return Run.create(self.host.log_dir, self.name, settings)
-        self.resume.forget_after(trainer.step, self.warn)
-        self.resume.save_settings({**self.resume.settings(), **settings})
-        return self.resume
+            run = Run.create(self.host.log_dir, self.name, settings)
+        else:
+            run = self.resume
+            run.forget_after(trainer.step, self.warn)
+            run.save_settings({**run.settings(), **settings})
+        for _, file in loaded if self.host.is_public else ():  # visitors may train what others made, but not destroy it
+            back_up(file, run)
+        return run
 
     def _check_options(self) -> None:
         self.processes.check(self.config.gradient_accumulation_steps)

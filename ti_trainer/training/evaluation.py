@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ti_trainer.data.dataset import Batch, Item, image_conditioning, sample_rng
 from ti_trainer.functional.guidance import GuidanceScale
+from ti_trainer.functional.objective import add_noise
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.training.step import TargetFunction, training_loss
 from ti_trainer.training.teacher import Teacher
@@ -40,14 +41,13 @@ def fixed_batches(
         numbers = range(number, NUM_TIMESTEPS, len(items)) if spread else range(NUM_TIMESTEPS)
         for start in range(0, len(numbers), at_once):
             part = list(numbers[start : start + at_once])
-            here = timesteps[part].to(each.device)
             count = len(part)
             yield Batch(
-                each.expand(count, *each.shape),
-                torch.from_numpy(noise[part]).to(each.device),
-                here,
+                each.repeat(count, 1, 1, 1),
+                torch.from_numpy(noise[part]),
+                timesteps[part],
                 (prompt,) * count,
-                None if item.weight is None else item.weight.expand(count, *item.weight.shape),
+                None if item.weight is None else item.weight.repeat(count, 1, 1, 1),
                 image_conditioning([item] * count),
                 (negative,) * count,
             )
@@ -78,7 +78,8 @@ def validation_loss(
     timestep, such as min-SNR's, do not apply, so that all runs can be compared.
     """
     batches = fixed_batches(items, prompts, len(model.alphas_cumprod), negative_prompts, at_once, spread=spread)
-    return torch.cat([training_loss(model, batch, embeddings, scale, teacher=teacher) for batch in batches]).mean().item()
+    losses = [training_loss(model, batch.on(model.device), embeddings, scale, teacher=teacher) for batch in batches]
+    return torch.cat(losses).mean().item()
 
 
 @torch.no_grad()
@@ -95,11 +96,14 @@ def gap_closed(
     Measured on the noise of the validation loss, which training does not use, with one prompt for each image.
     """
     reached = empty = 0.0
-    for batch in fixed_batches(items, prompts, len(model.alphas_cumprod), at_once=at_once):
+    for each in fixed_batches(items, prompts, len(model.alphas_cumprod), at_once=at_once):
+        batch = each.on(model.device)
         without = replace(batch, prompts=tuple(map(teacher.without_name, batch.prompts)))
+        noisy_latents = add_noise(batch.latents, batch.noise, model.alphas_cumprod[batch.timesteps])  # (B, C, H, W)
+        wanted = teacher(model, noisy_latents, batch)  # (B, C, H, W)
 
-        def target(model: DiffusionModel, noisy_latents: Tensor, _: Batch, batch: Batch = batch) -> Tensor:
-            return teacher(model, noisy_latents, batch)
+        def target(*_: object, wanted: Tensor = wanted) -> Tensor:
+            return wanted
 
         reached += training_loss(model, batch, embeddings, teacher=target).sum().item()
         empty += training_loss(model, without, {}, teacher=target).sum().item()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from torch import Tensor
+
+from ti_trainer.data.dataset import Item
 from ti_trainer.embedding import Embedding
 from ti_trainer.offload.plan import ran_out
 from ti_trainer.prompts import escaped
 from ti_trainer.training.evaluation import NUM_TIMESTEPS, described, gap_closed, validation_loss
+from ti_trainer.training.slider import slider_positions
 from ti_trainer.training.trainer import Trainer
 
 IMAGES = 8
@@ -78,15 +82,38 @@ def summary(results: Sequence[TrialResult]) -> str:
     return f"trial {kept.number} of {len(results)}, {_outcome(kept)}; {others}"
 
 
-def measure_gap(trainer: Trainer, images: int = IMAGES) -> float | None:
-    """`gap_closed` of an embedding that learns from a prompt; None if it learns from images."""
-    if trainer.teacher is None:
-        return None
-    model, items = trainer.model, trainer.dataset.images_of_the_thing[:images]
-    embeddings = {trainer.embedding_name: {key: each.to(model.device) for key, each in trainer.embedding.vectors.items()}}
-    prompts = trainer.dataset.prompter.first(len(items))
+def measure_gaps(trainer: Trainer, images: int = IMAGES) -> dict[str, float]:
+    """`gap_closed` of each embedding of a run, by name; empty if it learns from images, or is a slider."""
+    teacher = trainer.teacher
+    if teacher is None or teacher.opposite:
+        return {}
+    model, prompter = trainer.model, trainer.dataset.prompter
+    items, embeddings = _measured(trainer, images)
+    items = items[:: len(prompter.names)]  # of a pair, each is measured on half of them
+    gaps = {}
     with model.training():
-        return gap_closed(model, items, prompts, embeddings, trainer.teacher, trainer.config.batch_size)
+        for name in prompter.names:
+            prompts = replace(prompter, name=name, both=False).first(len(items))
+            gaps[name] = gap_closed(model, items, prompts, embeddings, teacher, trainer.config.batch_size)
+    return gaps
+
+
+def measure_slider(trainer: Trainer, images: int = IMAGES) -> dict[float, float]:
+    """`slider_positions` of a run; empty if it trains no slider."""
+    if trainer.teacher is None or not trainer.teacher.opposite:
+        return {}
+    model, lines = trainer.model, trainer.dataset.prompter.uncaptioned
+    items, embeddings = _measured(trainer, images)
+    prompts = [lines[number % len(lines)] for number in range(len(items))]
+    with model.training():
+        return slider_positions(model, items, prompts, embeddings, trainer.teacher, trainer.config.batch_size)
+
+
+def _measured(trainer: Trainer, images: int) -> tuple[list[Item], dict[str, dict[str, Tensor]]]:
+    """The images to measure on, and the result's vectors on the device, by the embeddings' names."""
+    device = trainer.model.device
+    vectors = {each.name: {key: one.to(device) for key, one in each.vectors.items()} for each in trainer.result}
+    return list(trainer.dataset.images_of_the_thing[:images]), vectors
 
 
 def _outcome(result: TrialResult) -> str:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Batch
-from ti_trainer.embedding import word_pattern
+from ti_trainer.embedding import negative_name, word_pattern
 from ti_trainer.lora import Lora
 from ti_trainer.model import DiffusionModel
+from ti_trainer.prompts import escaped
 from ti_trainer.training.step import encode_distinct
 
 
@@ -27,6 +28,7 @@ class Teacher:
 
     With an `opposite`, the embedding is a slider (after Prompt Sliders, arXiv:2409.16535): where its name has a negative
     weight in a prompt, `opposite` takes its place. With a `lora`, the model predicts with it; the prompt may be empty.
+    With a `negative_prompt`, this takes the place of the negative embedding's name.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Teacher:
     opposite: str = ""
     lora: Lora | None = None
     lora_weight: float = 1.0
+    negative_prompt: str = ""
 
     @classmethod
     def of(cls, config: TrainConfig, name: str, lora: Lora | None = None) -> Teacher | None:
@@ -43,7 +46,8 @@ class Teacher:
         if config.teacher_lora and lora is None:
             message = "the LoRA that the options name is missing"
             raise ValueError(message)
-        return cls(name, config.teacher_prompt, config.opposite_prompt, lora, config.teacher_lora_weight)
+        prompts = (config.teacher_prompt, config.opposite_prompt)
+        return cls(name, *prompts, lora, config.teacher_lora_weight, config.teacher_negative_prompt)
 
     @property
     def label(self) -> str:
@@ -56,9 +60,10 @@ class Teacher:
         return nullcontext() if self.lora is None else model.with_lora(self.lora, self.lora_weight)
 
     @cached_property
-    def _name(self) -> re.Pattern[str]:
-        word = word_pattern(self.name).removeprefix("(?i)")
-        return re.compile(rf"\({word}:(?P<weight>[+-]?\d+(?:\.\d+)?)\)|{word}", re.IGNORECASE)
+    def _names(self) -> re.Pattern[str]:
+        names = (self.name, negative_name(self.name))[: 2 if self.negative_prompt else 1]
+        word = "|".join(word_pattern(each).removeprefix("(?i)") for each in names)
+        return re.compile(rf"\((?P<weighted>{word}):(?P<weight>[+-]?\d+(?:\.\d+)?)\)|(?P<plain>{word})", re.IGNORECASE)
 
     @torch.no_grad()
     def __call__(self, model: DiffusionModel, noisy_latents: Tensor, batch: Batch) -> Tensor:
@@ -69,17 +74,14 @@ class Teacher:
 
     def in_full(self, prompt: str) -> str:
         """A prompt with what the embedding is to mean in place of its name."""
-        return self._with(self.opposite if self._is_opposite(prompt) else self.prompt, prompt)
+        return self._names.sub(self._meaning, prompt) if self.prompt else self.without_name(prompt)
 
     def without_name(self, prompt: str) -> str:
-        """A prompt without the embedding."""
-        return self._with("", prompt)
+        """A prompt without the embedding, and without the commas around it."""
+        return ", ".join(filter(None, map(str.strip, self._names.sub("", prompt).split(","))))
 
-    def _with(self, text: str, prompt: str) -> str:
-        """The prompt with a text in place of the name and its weight; without the commas around it if the text is empty."""
-        found = self._name.sub(lambda _: text, prompt)
-        return found if text else ", ".join(filter(None, map(str.strip, found.split(","))))
-
-    def _is_opposite(self, prompt: str) -> bool:
-        found = self._name.search(prompt)
-        return bool(self.opposite) and found is not None and (found["weight"] or "").startswith("-")
+    def _meaning(self, found: re.Match[str]) -> str:
+        name = found["weighted"] or found["plain"]
+        if name.casefold() != escaped(self.name).casefold():
+            return self.negative_prompt
+        return self.opposite if self.opposite and (found["weight"] or "").startswith("-") else self.prompt

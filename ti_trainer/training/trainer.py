@@ -67,7 +67,7 @@ class Trainer:
         self._processes = processes
         self.step, self.micro_step, self.last_step = embedding.step, 0, config.last_step
         teacher = Teacher.of(config, embedding.name, lora)
-        self._objective = Objective.of(config, model, pixel_loss, teacher, guided=negative is not None)
+        self._objective = Objective.of(config, model, pixel_loss, teacher, guided=negative is not None and teacher is None)
         self.trials = build_trials(config, model, self._embeddings, state)
         self._scaler: GradScaler | None = grad_scaler(model.device) if model.needs_loss_scaling else None
         self._settling = SCALE_SETTLES * config.gradient_accumulation_steps
@@ -268,11 +268,10 @@ class Trainer:
         micro_steps = self.config.gradient_accumulation_steps
         mine = self._processes.share(micro_steps)
         streams = [each.trial.number - 1 for each in self.active_trials]
-        return _prefetched(
-            self.dataset.batches(
-                self.config.batch_size, self.micro_step, lambda number: number % micro_steps in mine, streams
-            )
+        batches = self.dataset.batches(
+            self.config.batch_size, self.micro_step, lambda number: number % micro_steps in mine, streams
         )
+        return _prefetched(each.on(self.model.device) for each in batches)
 
     def _update(
         self, active: Sequence[TrainableEmbedding], batches: Iterator[Batch], should_stop: Callable[[], bool]

@@ -25,6 +25,7 @@ from ti_trainer.ui.panels import (
     preprocess,
     queue,
     quick_train,
+    report,
     runs,
     status_strip,
     train,
@@ -76,6 +77,7 @@ def build(page: Page) -> gr.Blocks:
             else:
                 with gr.Tab("Generate", id="generate"):
                     prompts = generate.panel(page).fields
+        report.panel(page)
         live = {
             **strip,
             **progress_panel.components,
@@ -88,7 +90,7 @@ def build(page: Page) -> gr.Blocks:
             "runs": runs_panel.chosen,
         }
         poll(lambda state: train_progress.refresh(page, state, list(live)), list(live.values()))
-        filled_first = form_fill.panel(form)
+        loaded, filled_first = form_fill.panel(form)
         filled_from_run = form_fill.wire_runs(form, runs_panel, TO_TAB.format("Train"))
         listen(runs_tab.select, partial(runs.opened, page), [runs_panel.chosen], [runs_panel.chosen])
         api.panel(page)
@@ -121,7 +123,8 @@ def build(page: Page) -> gr.Blocks:
         embeddings.wire(embeddings_panel, embeddings_tab, prompts, _to_prompt(page))
         for use in (progress_panel["use"], quick.live["quick_use"]):
             _wire_use(page, use, prompts)
-        compare.wire(embeddings_panel.compare, runs_panel, progress_panel["compare_copies"], quick.live["quick_compare"])
+        copies = progress_panel["compare_copies"], quick.live["quick_compare"]
+        compare.wire(embeddings_panel.compare, runs_panel, loaded, *copies)
         listen(
             progress_panel["open_run"].click,
             lambda: runs.select_current(page),

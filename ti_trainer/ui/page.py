@@ -76,18 +76,29 @@ class Page:
         `what` completes "Cannot ...". ConfigError on a public page, and for an embedding that another process trains;
         BusyError during a run.
         """
-        if self.is_public:
-            message = (
-                f"Cannot {what} here, since people other than this computer's user can reach this page. Do it on the "
-                f"computer itself, in {self.host.embeddings_dir}."
-            )
-            raise ConfigError(message)
+        self.refuse_visitors(what, self.host.embeddings_dir)
         self.refuse_if_busy(what)
         with self.host.lock(), locks.embeddings_held(self.host.embeddings_dir, names):
             try:
                 yield
             finally:
                 self.host.embeddings_changed()
+
+    def refuse_visitors(self, what: str, where: Path) -> None:
+        """ConfigError on a public page. `what` completes "Cannot ..."; `where` is the folder to do it in instead."""
+        if self.is_public:
+            message = (
+                f"Cannot {what} here, since people other than this computer's user can reach this page. Do it on the "
+                f"computer itself, in {where}."
+            )
+            raise ConfigError(message)
+
+    def overwrite(self, wanted: bool | None) -> bool:
+        """Whether existing files may be replaced, as it was entered; ConfigError if visitors of a public page want that."""
+        if wanted and self.is_public:
+            message = "Nothing can be overwritten on a page that other people can reach: choose a new name."
+            raise ConfigError(message)
+        return bool(wanted)
 
     def dataset_dir(self, text: str | None) -> Path:
         """The dataset directory that was entered; ConfigError if it is empty or the visitor may not use it."""

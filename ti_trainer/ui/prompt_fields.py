@@ -24,7 +24,7 @@ def replace_embedding(before: Inserted, now: Snapshot, values: Mapping[str, Any]
     (old, added), name = before, now.name
     prompt, negative = (values.get(f"preview_{kind}prompt") or "" for kind in ("", "negative_"))
     if old and old != name and _contains(prompt, old) and not _contains(prompt, name):
-        if _config(now).negative:
+        if _config(now).trains_negative:
             negative, added = (_renamed(each, negative_name(old), negative_name(name)) for each in (negative, added))
         else:
             negative, added = _without(negative, added, negative_name(old)), ""
@@ -40,18 +40,22 @@ def add_embedding(now: Snapshot, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values, keyed by option of previews, with the run's name in the prompt.
 
     After a DreamArtist run they match its previews: the prompt with the negative embedding as negative prompt, at the
-    guidance scale of the training.
+    guidance scale of the training. A negative embedding that learned from a prompt is added to the negative prompt.
     """
     prompt, negative = (values.get(f"preview_{kind}prompt") or "" for kind in ("", "negative_"))
     if not _contains(prompt, now.name):
         prompt = _joined(prompt, f"a photo of {escaped(now.name)}")
     config = _config(now)
-    if not config.negative:
+    if not config.trains_negative:
         return {**values, "preview_prompt": prompt}
     if not _contains(negative, negative_name(now.name)):
-        negative = _joined(unwanted(prompt, now.name), negative)
+        added = unwanted(prompt, now.name) if config.negative else escaped(negative_name(now.name))
+        negative = _joined(added, negative)
+    values = {**values, "preview_prompt": prompt, "preview_negative_prompt": negative}
+    if not config.negative:
+        return values
     scale = max(1.0, config.guidance_scale.high)  # sliders start at 1
-    return {**values, "preview_prompt": prompt, "preview_negative_prompt": negative, "preview_cfg_scale": scale}
+    return {**values, "preview_cfg_scale": scale}
 
 
 def with_name(name: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from typing import Literal
 
-from ti_trainer.errors import BusyError
+from ti_trainer.errors import BusyError, explained
+from ti_trainer.wording import encodable
 
 Kind = Literal["error", "warning", "good", "info"]
 Token = tuple[int, str | None]
@@ -109,7 +110,8 @@ def notice(kind: Kind, text: str, more: str = "") -> str:
     """
     if not text:
         return ""
-    text = f"<span>{escape(text)}</span> <span>{escape(more)}</span>" if more else escape(text)
+    text, more = escape(encodable(text)), escape(encodable(more))
+    text = f"<span>{text}</span> <span>{more}</span>" if more else text
     role = "alert" if kind == "error" else "status"
     mark = f'<b aria-hidden="true">{MARKS[kind]}</b>'
     return f'<div class="ti-notice ti-{kind}" role="{role}">{mark}<div>{text}</div></div>'
@@ -120,7 +122,7 @@ def refusal(error: Exception, ways: Mapping[str, str] | None = None) -> str:
 
     javascript/ti_trainer_updates.js hides those of a BusyError once the run is over.
     """
-    box = notice("error", str(error))
+    box = notice("error", explained(error))
     if not isinstance(error, BusyError):
         return box + ways_out(ways or {})
     # The number makes a repeated message a new element for the script.
@@ -159,7 +161,7 @@ def facts(rows: Iterable[tuple[str, object]], *, ours: Collection[object] = (), 
         f"{label}{escape(name)}</dt><dd{'' if value in ours else ' ' + VERBATIM}>{escape(str(value))}</dd>"
         for name, value in rows
     )
-    return f'<dl class="ti-facts">{cells}</dl>' if cells else ""
+    return encodable(f'<dl class="ti-facts">{cells}</dl>') if cells else ""
 
 
 def images(items: Sequence[tuple[str, str]], *, wide: bool = False) -> str:

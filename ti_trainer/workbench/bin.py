@@ -10,12 +10,13 @@ from __future__ import annotations
 import datetime
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ti_trainer import formats
-from ti_trainer.errors import ConfigError
+from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import free_path
 from ti_trainer.formats import diffusers_files, embeddings_dir
 from ti_trainer.formats.embeddings_dir import ENDINGS, IMAGES
@@ -74,7 +75,7 @@ def put_away(folder: Path, path: Path) -> Deleted:
     """Put an embedding that is to be overwritten into the bin: a copy of its file, and the second file if it has one."""
     second = diffusers_files.second_file(path)
     files = [path] + [second] * (second.is_file() and formats.is_second_file(second))
-    kept = _store(folder, files, shutil.copy2)
+    kept = _store(folder, files, _copy)
     for each in files[1:]:
         each.unlink()
     return kept
@@ -116,9 +117,8 @@ def restore(folder: Path, what: Deleted) -> list[Path]:
     if taken := [target for _, target in pairs if os.path.lexists(target)]:
         message = f"There is a file {taken[0]} already: rename or delete it before you restore {what.files[0].name}."
         raise ConfigError(message)
-    for stored, target in pairs:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _move(stored, target)
+    with _all_or_none(pairs, _move):
+        pass
     _remove_empty(source)
     _remove_empty(bin_of(folder))
     return [target for _, target in pairs]
@@ -145,10 +145,9 @@ def rename(folder: Path, path: Path, name: str, warn: Callable[[str], None]) -> 
     target = pairs[0][1]
     if path.suffix.lower() in IMAGES:
         warn(f"{target.name} is a card. AUTOMATIC1111's WebUI uses the name stored in a card, which stays the same.")
-    for source, new in pairs:
-        source.rename(new)
-    if str(_tool_of(target)).startswith("TI Trainer"):
-        formats.write(replace(formats.read(target), name=name), target)
+    with _all_or_none(pairs, _move):
+        if str(_tool_of(target)).startswith("TI Trainer"):
+            formats.write(replace(formats.read(target), name=name), target)
     return target
 
 
@@ -166,11 +165,34 @@ def _store(folder: Path, files: Sequence[Path], put: Callable[[Path, Path], obje
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H-%M-%S")
     place = free_path(bin_of(folder) / now, " ")
     places = [each.relative_to(folder) for each in files]
-    for file, within in zip(files, places, strict=True):
-        target = place / within.with_name(within.name + ENDING)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        put(file, target)
+    targets = [place / within.with_name(within.name + ENDING) for within in places]
+    try:
+        with _all_or_none(list(zip(files, targets, strict=True)), put):
+            pass
+    except OSError:
+        _remove_empty(bin_of(folder))
+        raise
     return Deleted(place.name, tuple(places))
+
+
+@contextmanager
+def _all_or_none(pairs: Sequence[tuple[Path, Path]], put: Callable[[Path, Path], object]) -> Iterator[None]:
+    """Move or copy each file to its new place; if this or the block fails, all are where they were."""
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in pairs:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            put(source, target)
+            done.append((source, target))
+        yield
+    except (TITrainerError, OSError):
+        for source, target in reversed(done):
+            with suppress(OSError):
+                if os.path.lexists(source) and not source.samefile(target):  # it was copied
+                    target.unlink()
+                else:
+                    _move(target, source)
+        raise
 
 
 def _move(source: Path, target: Path) -> None:
@@ -180,8 +202,17 @@ def _move(source: Path, target: Path) -> None:
     except OSError:
         if source.is_symlink():
             raise
-        shutil.copy2(source, target)
+        _copy(source, target)
         source.unlink()
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file; nothing is left of it if that fails, as on a full disk."""
+    try:
+        shutil.copy2(source, target)
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def _remove_empty(folder: Path) -> None:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from ti_trainer.data.prompts import NAME, weighted
-from ti_trainer.embedding import negative_name, unwanted
+from ti_trainer.embedding import LEARNED_FROM, negative_name, unwanted
 from ti_trainer.host import GenerationRequest, Host, ModelOptions
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.prompts import escaped
@@ -115,7 +115,8 @@ class Comparison:
         name = escaped(STAND_IN) if weight == 1 else weighted(STAND_IN, weight)
         prompt, negative = prompt.replace(NAME, name), self.request.negative_prompt.replace(NAME, name)
         if candidate.negative is not None:
-            negative = ", ".join(filter(None, (unwanted(prompt, STAND_IN), negative)))
+            alone = LEARNED_FROM in candidate.negative.info
+            negative = ", ".join(filter(None, (unwanted(name if alone else prompt, STAND_IN), negative)))
         return replace(self.request, prompt=prompt, negative_prompt=negative, seed=seed)
 
     def embeddings_of(self, row: int) -> dict[str, Vectors]:
@@ -137,6 +138,14 @@ class Comparison:
             "model_hash": model.checkpoint_hash,
             "model_spec": str(model.spec),
             "clip_skip": self.options.clip_skip if self.options else None,
+            **self.asked,
+            "other_embeddings": {name: digest(each) for name, each in others.items()},
+        }
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What was entered."""
+        return {
             "candidates": [_about(each) for each in self.candidates],
             "prompts": list(self.prompts),
             "negative_prompt": self.request.negative_prompt,
@@ -147,7 +156,6 @@ class Comparison:
             "width": self.request.width,
             "height": self.request.height,
             "sampler": self.request.sampler,
-            "other_embeddings": {name: digest(each) for name, each in others.items()},
         }
 
 

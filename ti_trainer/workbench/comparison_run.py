@@ -9,7 +9,6 @@ continued.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,8 +19,8 @@ from PIL import Image
 
 from ti_trainer import __version__
 from ti_trainer.data.prompts import NAME
-from ti_trainer.errors import EmbeddingFormatError, ModelError, TrainingError
-from ti_trainer.files import atomic, write_bytes
+from ti_trainer.errors import EmbeddingFormatError, ModelError, TrainingError, explained
+from ti_trainer.files import atomic
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.host import Lease
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
@@ -29,7 +28,7 @@ from ti_trainer.offload.plan import ran_out
 from ti_trainer.prompts import CHUNK, escaped
 from ti_trainer.workbench import comparison_folder
 from ti_trainer.workbench.compare import Cell, Comparison
-from ti_trainer.workbench.comparison_folder import GRID, SETTINGS
+from ti_trainer.workbench.comparison_folder import GRID
 from ti_trainer.workbench.comparison_grid import draw
 from ti_trainer.workbench.scores import Score
 from ti_trainer.workbench.similarity import Similarity
@@ -121,7 +120,7 @@ def others_in_prompts(comparison: Comparison, model: DiffusionModel) -> tuple[di
         try:
             embedding, _ = embeddings_dir.load(folder, name)
         except (EmbeddingFormatError, OSError) as error:
-            notes.append(f"{name} in the prompts is not used: {error}")
+            notes.append(f"{name} in the prompts is not used: {explained(error)}")
             continue
         if embedding.widths != dict(model.widths) or embedding.num_vectors > CHUNK:
             notes.append(f"{name} in the prompts is not used: it is for {embedding.family} models.")
@@ -215,8 +214,7 @@ class _Work:
         if scores and scoring is not None:
             of = {"network": str(scoring.folder), "images": str(scoring.images or "")}
             results["similarity"] = of | {cell.file: score.to_dict() for cell, score in scores.items()}
-        content = {**saved, "ti_trainer": __version__, "results": results}
-        write_bytes(self.folder / SETTINGS, json.dumps(content, indent=2, ensure_ascii=False).encode())
+        comparison_folder.save(self.folder, {**saved, "ti_trainer": __version__, "results": results})
 
     def _image(self, cell: Cell) -> Image.Image:
         embeddings = {**self.others, **self.comparison.embeddings_of(cell.row)}

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ti_trainer import formats
 from ti_trainer.embedding import Embedding
-from ti_trainer.errors import ConfigError, EmbeddingFormatError, TITrainerError
+from ti_trainer.errors import ConfigError, EmbeddingFormatError, TITrainerError, explained
 from ti_trainer.files import checked_name, described
 from ti_trainer.formats import bundles, diffusers_files, embeddings_dir, precision
 
@@ -158,7 +158,7 @@ def _attempt(source: Path, target: Path, wanted: Wanted, format: str, *, is_prev
     except TITrainerError as error:
         return Outcome(source, "failed", target, str(error))
     except OSError as error:
-        return Outcome(source, "failed", target, str(described(error, source)))
+        return Outcome(source, "failed", target, explained(described(error, source)))
 
 
 def _refuse_existing(target: Path, wanted: Wanted) -> None:

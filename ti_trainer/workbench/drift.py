@@ -12,7 +12,7 @@ import numpy as np
 
 from ti_trainer import formats
 from ti_trainer.embedding import Embedding
-from ti_trainer.errors import EmbeddingFormatError
+from ti_trainer.errors import EmbeddingFormatError, explained
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.workbench.inspect import normalized
 
@@ -53,7 +53,7 @@ def drift_of(run: Run, most: int = MOST) -> Drift:
         try:
             copy = formats.read(path)
         except (EmbeddingFormatError, OSError) as error:
-            skipped.append(str(error))
+            skipped.append(explained(error))
             continue
         first = first or copy
         if _shapes(copy) != _shapes(first):

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 EPS = 1e-6  # as in embedding-inspector: the similarity of a vector of zeros is 0
-VECTORS = 128  # at a time: a file may have 1000, whose similarities to all tokens would take 200 MB
 ROWS = 8192  # of the vocabulary at a time: a copy of SDXL's whole tables would take 400 MB
 QUANTILES = (0.05, 0.5, 0.95)
 
@@ -105,18 +104,28 @@ def nearest_tokens(table: Tensor, unit: Array, count: int) -> tuple[NDArray[np.i
     """
     import torch
 
-    norms, best = torch.cat([rows.norm(dim=1) for rows in _blocks(table)]), []
-    for wanted in torch.from_numpy(unit).split(VECTORS):
-        scores = torch.cat([wanted @ rows.T for rows in _blocks(table)], 1) / norms.clamp_min(EPS)  # (V, N)
-        best.append(scores.topk(min(count, len(table)), dim=1))
-    ids, similarities = (torch.cat([getattr(each, what) for each in best]) for what in ("indices", "values"))
-    return ids.numpy(), similarities.numpy(), norms.numpy()
+    norms, scores, ids = [], [], []
+    vectors = torch.from_numpy(unit)
+    for first, rows in _blocks(table):
+        lengths = rows.norm(dim=1)  # (R,)
+        best = ((vectors @ rows.T) / lengths.clamp_min(EPS)).topk(min(count, len(rows)), dim=1)  # (V, count)
+        norms.append(lengths)
+        scores.append(best.values)
+        ids.append(best.indices + first)
+    nearest = torch.cat(scores, 1).topk(min(count, len(table)), dim=1)  # (V, count)
+    return torch.cat(ids, 1).gather(1, nearest.indices).numpy(), nearest.values.numpy(), torch.cat(norms).numpy()
 
 
-def _blocks(table: Tensor) -> Iterator[Tensor]:
-    """The table in parts (R, D), float32 on the CPU."""
-    for rows in table.detach().split(ROWS):
-        yield rows.float().cpu()
+def _blocks(table: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The table in parts: the number of the first row, and (R, D) in float32 on the CPU, valid until the next part."""
+    import torch
+
+    table = table.detach()
+    is_ready = table.dtype == torch.float32 and table.device.type == "cpu"
+    room = None if is_ready else torch.empty(min(ROWS, len(table)), table.shape[1])  # used again: new memory costs time
+    for first in range(0, len(table), ROWS):
+        rows = table[first : first + ROWS]
+        yield first, rows if room is None else room[: len(rows)].copy_(rows)
 
 
 def nearest_embeddings(unit: Array, others: Mapping[str, Array], count: int) -> tuple[tuple[Near, ...], ...]:

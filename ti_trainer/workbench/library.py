@@ -6,14 +6,15 @@ limit of time, and the rest are listed as not read yet. Facts are kept while a f
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 
-from ti_trainer.errors import ConfigError, EmbeddingFormatError
-from ti_trainer.formats import embeddings_dir
+from ti_trainer.errors import ConfigError, EmbeddingFormatError, explained
+from ti_trainer.formats import card, embeddings_dir
 from ti_trainer.formats.embeddings_dir import IMAGES
 from ti_trainer.formats.outline import HEADED, Outline, outline
 from ti_trainer.prompts import CHUNK
@@ -84,6 +85,14 @@ class Listing:
     unread: int = 0
 
 
+def names(folder: Path) -> list[str]:
+    """The names of a folder's embeddings, for a list; of images only those with a card's text: pixels are not read."""
+    files = embeddings_dir.embedding_files(folder)
+    found = {path.stem for path in files if path.suffix.lower() not in IMAGES}
+    found |= {path.stem for path in files if path.stem not in found and card.is_marked(path)}
+    return sorted((name for name in found if encodable(name) == name), key=str.casefold)  # others cannot be in a prompt
+
+
 class Library:
     """The files of an embeddings folder; safe to use from any thread."""
 
@@ -126,6 +135,8 @@ class Library:
 
     def _entries(self) -> list[Entry]:
         """Every file that may be an embedding. Images beside an embedding of their name are previews, and left out."""
+        if self.folder.is_dir():
+            os.scandir(self.folder).close()  # raises PermissionError, where a walk finds nothing
         files = embeddings_dir.embedding_files(self.folder)
         images = [path for path in files if path.suffix.lower() in IMAGES]
         if images:
@@ -169,7 +180,7 @@ def _facts(path: Path) -> tuple[Outline | None, str]:
     except (EmbeddingFormatError, OSError) as error:
         if path.suffix.lower() in IMAGES and "no embedding can be found" in str(error):
             return None, NO_EMBEDDING
-        return None, str(error) or type(error).__name__
+        return None, explained(error) or type(error).__name__
 
 
 def _by_family(entry: Entry) -> tuple[bool, str, str]:

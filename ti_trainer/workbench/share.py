@@ -16,16 +16,16 @@ from ti_trainer import formats
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.open_image import on_white, opened_image
 from ti_trainer.data.upright import upright
-from ti_trainer.embedding import Embedding, negative_name
+from ti_trainer.embedding import LEARNED_FROM, Embedding, negative_name
 from ti_trainer.errors import ConfigError, EmbeddingFormatError
 from ti_trainer.files import checked_name
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.comparison import for_negative_prompt
+from ti_trainer.runs.plots import PREVIEWS
 from ti_trainer.runs.replaced import digest
 from ti_trainer.runs.run_folder import Run
 
-KEPT = ("init_text", "num_images")  # of what a file says about its embedding
-PREVIEWS = (".preview.png", ".png", ".preview.jpg", ".jpg", ".preview.jpeg", ".jpeg", ".preview.webp", ".webp")
+KEPT = ("init_text", "num_images", LEARNED_FROM)  # of what a file says about its embedding
 LONGEST_SIDE = 1024  # of the preview
 
 

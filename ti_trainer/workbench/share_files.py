@@ -10,6 +10,7 @@ answer about a file that is published there, with its numbers.
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,26 @@ def metadata(shared: Shared) -> dict[str, Any]:
 
 
 def write(shared: Shared, folder: Path, *, overwrite: bool = False) -> list[Path]:
-    """Write the files; ConfigError if one exists, unless it may be overwritten."""
+    """Write the files, all of them or none; ConfigError if one exists, unless it may be overwritten."""
     shared.check()
     wanted = [folder / name for name in contents(shared)]
     existing = [path.name for path in wanted if path.exists()]
     if existing and not overwrite:
         message = f"{folder} has {', '.join(existing)} already: choose another folder, or overwrite them."
         raise ConfigError(message, "overwrite")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder if folder.is_dir() else folder.parent, prefix=f".{shared.name}-") as new:
+        try:
+            _write(shared, Path(new))
+        except OSError as error:  # names a file that no longer exists then
+            raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
+        folder.mkdir(exist_ok=True)
+        for path in wanted:
+            (Path(new) / path.name).replace(path)
+    return wanted
+
+
+def _write(shared: Shared, folder: Path) -> None:
     embeddings, image = shared.embeddings, shared.image
     for each in embeddings:
         formats.write(each, folder / f"{each.name}.safetensors")
@@ -71,4 +85,3 @@ def write(shared: Shared, folder: Path, *, overwrite: bool = False) -> list[Path
     write_bytes(folder / f"{shared.name}.md", share_page.page(shared).encode())
     text = json.dumps(metadata(shared), indent=4, ensure_ascii=False)
     write_bytes(folder / f"{shared.name}.json", text.encode())
-    return wanted

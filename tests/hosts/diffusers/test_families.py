@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ti_trainer import formats
-from ti_trainer.benchmark.loops import NAME, bare_step, new_trainer, time_by_part
+from ti_trainer.benchmark.loops import bare_step, new_trainer, time_by_part
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.images import Frame, load_image
 from ti_trainer.data.loading import DatasetOptions, load_dataset
@@ -32,6 +32,7 @@ from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.sampling import generate, whole_image
 from ti_trainer.model import ImageConditioning, ModelSpec
 from ti_trainer.training.step import training_loss
+from ti_trainer.workbench.diagnosis import NAME
 
 PROMPTS = ["a photo of a big red star on grass", ""]
 KINDS = {

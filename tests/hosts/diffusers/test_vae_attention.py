@@ -54,6 +54,6 @@ def test_a_vae_without_attention_is_told(model: DiffusersModel, monkeypatch: pyt
         block_out_channels=[32] * 4,
         mid_block_add_attention=False,
     )
-    monkeypatch.setattr(model, "vae", plain)
+    monkeypatch.setattr(model._vae, "network", plain)
     with pytest.raises(ModelError, match="no attention in its encoder"):
         model.image_attention(pixels())

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ti_trainer.hosts.webui.emphasis import emphasis_by
+
 CHUNK = 75
 
 
@@ -30,9 +32,21 @@ class TokenTable(nn.Module):
         for row, places in zip(self.wrapped(ids), fixes or [()] * len(ids), strict=True):
             for offset, embedding in places:
                 vectors = embedding.vec[self.key] if isinstance(embedding.vec, dict) else embedding.vec
-                row = torch.cat([row[: offset + 1], vectors, row[offset + 1 + len(vectors) :]])
+                row = torch.cat([row[: offset + 1], vectors, row[offset + 1 + len(vectors) :]]).to(row.dtype)
             rows.append(row)
         return torch.stack(rows)
+
+
+class Emphasis:
+    """The WebUI's "Original": multiplies, and keeps the mean."""
+
+    tokens: list[list[int]]
+    multipliers: Tensor
+    z: Tensor
+
+    def after_transformers(self) -> None:
+        weighed = self.z * self.multipliers[..., None]
+        self.z = weighed * (self.z.mean() / weighed.mean())
 
 
 class CondStage(nn.Module):
@@ -55,6 +69,7 @@ class CondStage(nn.Module):
         self.id_start, self.id_end = 49406, 49407
         self.id_pad = self.id_end if self.is_clip else 0
         self.lines_cut: list[str] = []
+        self.emphasize = emphasis_by(Emphasis)
 
     def register(self, embedding: Any) -> None:
         database = self.hijack.embedding_db
@@ -90,10 +105,6 @@ class CondStage(nn.Module):
             chunk.tokens = [self.id_start, *chunk.tokens, *[self.id_end] * (fill + 1)]
             chunk.multipliers = [1.0, *chunk.multipliers, *[1.0] * (fill + 1)]
         return chunks, count
-
-    def emphasize(self, hidden: Tensor, ids: Sequence[int], multipliers: Sequence[float]) -> Tensor:
-        weighed = hidden * torch.tensor(multipliers)[None, :, None]
-        return weighed * (hidden.mean() / weighed.mean())
 
     def encode_with_transformers(self, ids: Tensor) -> Tensor:
         if self.is_clip and self.wrapped.layer == "last":
@@ -151,21 +162,25 @@ class FrozenOpenCLIPEmbedder2(nn.Module):
         states = [(model.token_embedding(ids) + model.positional_embedding).transpose(0, 1)]
         for block in model.transformer.resblocks:
             states.append(block(states[-1], attn_mask=model.attn_mask))
-        ends = model.ln_final(states[-1].transpose(0, 1))[torch.arange(len(ids)), ids.argmax(1)]
-        return {"penultimate": states[-2].transpose(0, 1), "pooled": ends @ model.text_projection}
+        pooled = self.pool(model.ln_final(states[-1].transpose(0, 1)), ids)
+        return {"penultimate": states[-2].transpose(0, 1), "pooled": pooled}
+
+    def pool(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        return hidden[torch.arange(len(ids)), ids.argmax(1)] @ self.model.text_projection
 
 
 class SizeEmbedder(nn.Module):
-    """`sgm`'s ConcatTimestepEmbedderND: each number as timesteps are embedded."""
+    """`sgm`'s ConcatTimestepEmbedderND: each number as timesteps are embedded, by the same function."""
 
     def __init__(self, input_key: str, width: int) -> None:
         super().__init__()
         self.input_key, self.width = input_key, width
 
     def forward(self, numbers: Tensor) -> Tensor:
-        half = self.width // 2
-        angles = numbers[..., None] * 10000 ** (-torch.arange(half) / half)  # (B, 2, half)
-        return torch.cat([angles.cos(), angles.sin()], 2).flatten(1)
+        from ldm.modules.diffusionmodules import openaimodel
+
+        embedded = openaimodel.timestep_embedding(numbers.flatten(), self.width)  # (2 B, width)
+        return embedded.reshape(len(numbers), -1)
 
 
 class Conditioner(nn.Module):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_webui_model import batch, state
 
-from ti_trainer.hosts.webui.patches import timesteps_on_device
+from ti_trainer.hosts.webui.patches import without_waits
 from ti_trainer.offload.compiling import NO_MEMORY
 from ti_trainer.offload.patching import patched
 from ti_trainer.training.step import training_loss
@@ -71,7 +71,7 @@ def test_timesteps_are_embedded_as_by_the_original_code(sd_model: Any, dim: int)
     unet = sd_model.model.diffusion_model
     module = sys.modules["ldm.modules.diffusionmodules.openaimodel"]
     original, timesteps = module.timestep_embedding, torch.tensor([0.0, 1.0, 500.0, 999.0])
-    with patched(timesteps_on_device(unet)):
+    with patched(without_waits(unet)):
         assert module.timestep_embedding is not original
         found = module.timestep_embedding(timesteps, dim)
         again = module.timestep_embedding(timesteps, dim, repeat_only=True)

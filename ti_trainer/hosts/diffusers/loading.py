@@ -18,6 +18,7 @@ from ti_trainer.hosts.diffusers.convolution import prefer_products
 from ti_trainer.hosts.diffusers.library import diffusers, transformers
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.model_spec import refuse_unknown, spec_of
+from ti_trainer.hosts.diffusers.vae import dtype_on
 from ti_trainer.model import ModelSpec
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -49,7 +50,7 @@ def assembled(
         each.module.eval()
     return DiffusersModel(
         unet=unet,
-        vae=parts.vae.to(torch.float32).eval(),  # SDXL's own overflows in half precision
+        vae=parts.vae.to(dtype_on(place, dtype, parts.vae, is_sdxl=len(parts.text_encoders) > 1)).eval(),
         text_encoders=parts.text_encoders,
         scheduler=parts.scheduler,
         name=name,

@@ -6,7 +6,7 @@ B batch, C latent channels, H W latent height and width, V vectors, D width, T =
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +19,8 @@ from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.library import AutoencoderKL, DDPMScheduler, UNet2DConditionModel, prepare_compiling
 from ti_trainer.hosts.diffusers.model_spec import noise_schedule, spec_of, takes_clip_skip
 from ti_trainer.hosts.diffusers.text import TextEncoder
-from ti_trainer.hosts.lora_layers import LoraLayers
-from ti_trainer.lora import Lora
+from ti_trainer.hosts.diffusers.vae import Vae
+from ti_trainer.hosts.lora_layers import LoraLayers, TakesLoras
 from ti_trainer.model import (
     Compile,
     Conditioning,
@@ -28,19 +28,15 @@ from ti_trainer.model import (
     ImageConditioning,
     MemoryMode,
     Vectors,
-    attention_of,
     masked_channels,
 )
 from ti_trainer.offload.kernels import fast_kernels
 from ti_trainer.offload.manager import MemoryManager, Networks
-from ti_trainer.offload.patching import moved_to, patched
 from ti_trainer.prompts import CHUNK, TokenizedPrompt
-
-TILING = {"use_tiling": True, "tile_sample_min_size": 512, "tile_latent_min_size": 64}  # of AutoencoderKL
 
 
 @dataclass
-class DiffusersModel:
+class DiffusersModel(TakesLoras):
     """Stable Diffusion with one CLIP text encoder (1.x, 2.x) or two (SDXL), whose last one pools.
 
     `device` is where the networks compute. They start in RAM and move there when they are used, U-Net and text encoders once
@@ -78,6 +74,7 @@ class DiffusersModel:
             )
         )
         self.memory.activate()
+        self._vae = Vae(self.vae, self.memory)
         encoders = [each.module.named_modules for each in self.text_encoders]
         self._lora_layers = LoraLayers(self.unet, encoders, self.device, self.dtype, self.name, self.spec)
 
@@ -109,6 +106,8 @@ class DiffusersModel:
 
     def fit_memory(self, latent_pixels: int, decoded: int = 0, mode: MemoryMode = "auto") -> str:
         """Choose how to save memory; it is in effect at once, until `use_all_memory`."""
+        if decoded:
+            self.vae.to(torch.float32)  # before it is measured
         return self.memory.fit(latent_pixels, decoded, mode)
 
     def compile(self, when: Compile, steps: int, sizes: int, on_compile: Callable[[], None]) -> str:
@@ -148,23 +147,13 @@ class DiffusersModel:
     def with_options(self, options: ModelOptions) -> DiffusersModel:
         """The same networks opened with other options; both share one MemoryManager."""
         other = replace(self, options=options)
-        other.memory = self.memory
+        other.memory, other._vae = self.memory, self._vae
         return other
-
-    def _vae_on_device(self) -> AbstractContextManager[None]:
-        """Within it the VAE is on the device. It stays there unless the memory plan offloads it."""
-        if self.memory.plan.offload_vae:
-            return moved_to(self.device, self.vae)
-        self.vae.to(self.device)
-        return nullcontext()
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of latents, each (B, C, H, W)."""
-        with self._vae_on_device():
-            latents = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
-        scale = self.vae.config.scaling_factor
-        return latents.mean.float() * scale, latents.std.float() * scale
+        return self._vae.encode(pixels)
 
     def encode_masked(self, pixels: Tensor, masks: Tensor | None) -> Tensor | None:
         """(B, 1 + C, H, W) for inpainting models."""
@@ -173,10 +162,7 @@ class DiffusersModel:
     @torch.no_grad()
     def image_attention(self, pixels: Tensor) -> Tensor:
         """(H W, H W) float32, of the encoder's middle block."""
-        with self._vae_on_device():
-            (block,) = self.vae.encoder.mid_block.attentions
-            pixels = pixels.to(self.device, self.vae.dtype)
-            return attention_of(block, ("group_norm", "to_q", "to_k"), lambda: self.vae.encoder(pixels))
+        return self._vae.attention(pixels)
 
     def encode_prompts(self, prompts: Sequence[str], embeddings: Mapping[str, Vectors]) -> Conditioning:
         """Hidden states (B, n T, sum of D) of prompts of up to n chunks, and the pooled ones of SDXL."""
@@ -199,35 +185,13 @@ class DiffusersModel:
         added = {"text_embeds": cond.pooled, "time_ids": images.sizes}  # not in bf16, which cannot represent 1023
         return unet(inputs, timesteps, hidden, added_cond_kwargs=added, return_dict=False)[0]
 
-    def fit_lora(self, lora: Lora) -> str:
-        """Find the layers that a LoRA changes."""
-        return self._lora_layers.fit(lora)
-
-    @contextmanager
-    def with_lora(self, lora: Lora, weight: float) -> Iterator[None]:
-        """Within it the networks compute with this LoRA, uncompiled: compiled code would leave it out."""
-        with patched([(self.memory, "compiled", None)]), self._lora_layers.added(lora, weight):
-            yield
-
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, 8 H, 8 W) in [-1, 1], not clamped; in overlapping tiles if a GPU has no room for whole images."""
-        with self.decoding() as decode:
-            if latents.requires_grad or self.memory.can_decode(latents[:, 0].numel()):
-                return decode(latents)
-            with patched((self.vae, name, value) for name, value in TILING.items()):
-                return torch.cat([decode(each[None]) for each in latents])
+        return self._vae.decode(latents)
 
-    @contextmanager
-    def decoding(self) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Gives `decode`; the VAE stays on the device, and is checkpointed if the U-Net is."""
-        vae = self.vae
-        with self._vae_on_device():
-            try:
-                if self.memory.plan.checkpointing:
-                    vae.enable_gradient_checkpointing()
-                yield lambda latents: vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-            finally:
-                vae.disable_gradient_checkpointing()
+    def decoding(self) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        """Gives `decode` with gradient; the VAE stays on the device, and is checkpointed if the U-Net is."""
+        return self._vae.decoding()
 
 
 _: type[DiffusionModel] = DiffusersModel

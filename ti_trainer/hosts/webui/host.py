@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,18 +21,17 @@ from modules import (
 )
 from modules.sd_hijack import model_hijack
 from PIL import Image
-from torch import Tensor
 
 from ti_trainer.errors import ConfigError, ModelError
-from ti_trainer.functional.transfer import sent
 from ti_trainer.host import GenerationRequest, Host, ModelOptions
 from ti_trainer.hosts.detection import reports_failures
 from ti_trainer.hosts.webui import cards, forks, generation, lease
+from ti_trainer.hosts.webui.emphasis import emphasis_by
 from ti_trainer.hosts.webui.model import RuntimeSettings, WebuiModel
 from ti_trainer.hosts.webui.model_spec import spec_of
 from ti_trainer.hosts.webui.sampling import SAMPLING
 from ti_trainer.hosts.webui.settings import WebuiSettings
-from ti_trainer.hosts.webui.text import REMEMBERED, Emphasize, prompt_encoders
+from ti_trainer.hosts.webui.text import prompt_encoders
 from ti_trainer.model import DiffusionModel, Vectors
 
 
@@ -75,7 +73,8 @@ class WebuiHost(WebuiSettings):
         _check_computing(sd_model)
         device, opts = torch.device(devices.device), shared.opts
         clip_l_skip = spec.family == "SDXL" and forks.clip_l_skips(sd_model, options.clip_skip)
-        texts = prompt_encoders(sd_model, device, _emphasis(opts.emphasis), options.clip_skip, clip_l_skip=clip_l_skip)
+        emphasize = emphasis_by(sd_emphasis.get_current_option(opts.emphasis))
+        texts = prompt_encoders(sd_model, device, emphasize, options.clip_skip, clip_l_skip=clip_l_skip)
         settings = RuntimeSettings(
             device=device,
             unet_dtype=forks.unet_dtype(sd_model, devices.dtype_unet),
@@ -162,24 +161,6 @@ def _check_computing(sd_model: Any) -> None:
     if torch.device(devices.device).type == "cpu" and dtype == torch.float16:
         message = "Training in half precision does not work on a CPU: start the WebUI with --no-half."
         raise ModelError(message)
-
-
-def _emphasis(name: str) -> Emphasize:
-    option = sd_emphasis.get_current_option(name)
-
-    @lru_cache(REMEMBERED)  # otherwise the CPU waits for the GPU each time
-    def on_device(multipliers: tuple[float, ...], device: torch.device) -> Tensor:
-        return sent(torch.tensor([multipliers]), device)
-
-    def emphasize(hidden: Tensor, ids: Sequence[int], multipliers: Sequence[float]) -> Tensor:
-        emphasis = option()
-        emphasis.tokens = [list(ids)]
-        emphasis.multipliers = on_device(tuple(multipliers), hidden.device)
-        emphasis.z = hidden
-        emphasis.after_transformers()
-        return emphasis.z
-
-    return emphasize
 
 
 def _clear_networks() -> None:

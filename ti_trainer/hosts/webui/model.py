@@ -18,18 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from ti_trainer.functional.objective import zero_terminal_snr
-from ti_trainer.hosts.lora_layers import LoraLayers
+from ti_trainer.hosts.lora_layers import LoraLayers, TakesLoras
 from ti_trainer.hosts.webui.model_spec import is_sdxl, size_embedders
 from ti_trainer.hosts.webui.patches import (
     channels_last,
     frozen,
-    timesteps_on_device,
     without_hooks,
     without_host_patches,
+    without_waits,
 )
 from ti_trainer.hosts.webui.text import PromptEncoder
 from ti_trainer.hosts.webui.vae import MEDVRAM_HOOK, Vae
-from ti_trainer.lora import Lora
 from ti_trainer.model import (
     Compile,
     Conditioning,
@@ -67,7 +66,7 @@ class RuntimeSettings:
 
 
 @dataclass
-class WebuiModel:
+class WebuiModel(TakesLoras):
     """Stable Diffusion 1.x or 2.x, an ldm LatentDiffusion, or SDXL, an sgm DiffusionEngine, which has two `texts`."""
 
     sd_model: Any
@@ -111,6 +110,11 @@ class WebuiModel:
             self.name,
             self.spec,
         )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the U-Net's activations."""
+        return self.settings.unet_dtype
 
     @property
     def default_size_px(self) -> int:
@@ -226,16 +230,6 @@ class WebuiModel:
             prediction: Tensor = self.memory.unet(noisy_latents.to(dtype), times, context=cond.hidden.to(dtype), y=y)
             return prediction
 
-    def fit_lora(self, lora: Lora) -> str:
-        """Find the layers that a LoRA changes."""
-        return self._lora_layers.fit(lora)
-
-    @contextmanager
-    def with_lora(self, lora: Lora, weight: float) -> Iterator[None]:
-        """Within it the networks compute with this LoRA, uncompiled: compiled code would leave it out."""
-        with patched([(self.memory, "compiled", None)]), self._lora_layers.added(lora, weight):
-            yield
-
     def _vector_conditioning(self, pooled: Tensor, images: ImageConditioning) -> Tensor:
         """(B, width): SDXL's conditioning besides hidden states, in the order of its conditioner."""
         sizes = images.sizes.to(self.device)
@@ -268,7 +262,7 @@ class WebuiModel:
             stack.enter_context(moved_to(CPU, network.first_stage_model))
         stack.enter_context(frozen(network))
         stack.enter_context(fast_kernels(self.device))
-        stack.enter_context(patched(timesteps_on_device(unet)))
+        stack.enter_context(patched(without_waits(unet, *self.memory.networks.text_encoders)))
         stack.enter_context(patched(without_host_patches(unet, fp32_attention=self._fp32_attention)))
         stack.enter_context(patched(settings.unet_changes(unet)))
         stack.enter_context(self.memory.active())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import MethodType
 from typing import Any
@@ -144,13 +144,32 @@ def _of_a_copy(norm: Any, x: Tensor) -> Any:
     return type(norm).forward(norm, x.clone())
 
 
-def timesteps_on_device(unet: nn.Module) -> Iterator[Change]:
-    """Changes for `patched`: embed timesteps on their device. The original code starts on the CPU and waits for the GPU."""
-    for kind in type(unet).__mro__:
-        module = sys.modules[kind.__module__]
-        if "timestep_embedding" in vars(module):
-            yield module, "timestep_embedding", _embed_timesteps
-            return
+def without_waits(*networks: nn.Module) -> Iterator[Change]:
+    """Changes for `patched`: compute on the device what the original code starts on the CPU, which waits for the GPU then.
+
+    They are the embedding of timesteps, CLIP's causal mask in older transformers, and pooling in `sgm`'s OpenCLIP.
+    """
+    kinds = {kind for network in networks for module in network.modules() for kind in type(module).__mro__}
+    for file in {kind.__module__ for kind in kinds}:
+        for name, ours in (("timestep_embedding", _embed_timesteps), ("_make_causal_mask", _causal_mask)):
+            if name in vars(sys.modules[file]):
+                yield sys.modules[file], name, ours
+    for module in (each for network in networks for each in network.modules()):
+        if hasattr(module, "pool") and hasattr(getattr(module, "model", None), "text_projection"):
+            yield module, "pool", MethodType(_pool, module)
+
+
+def _causal_mask(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(B, 1, T, T) for a shape (B, T): the lowest number where a token would see a later one, else 0."""
+    batch, length = shape
+    lowest = torch.full((length, length), torch.finfo(dtype).min, dtype=dtype, device=device)
+    return lowest.triu(1).expand(batch, 1, length, length)
+
+
+def _pool(embedder: Any, hidden: Tensor, ids: Tensor) -> Tensor:
+    """(B, T, D) -> (B, width): the projected state of the end of text, which has the highest id."""
+    ends = hidden[torch.arange(len(hidden), device=hidden.device), ids.argmax(-1)]  # (B, D)
+    return ends @ embedder.model.text_projection
 
 
 def _embed_timesteps(timesteps: Tensor, dim: int, max_period: float = 10000, repeat_only: bool = False) -> Tensor:

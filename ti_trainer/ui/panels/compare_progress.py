@@ -17,6 +17,7 @@ from ti_trainer.ui.panels.runs import label_of, name_for
 from ti_trainer.ui.panels.status_strip import Part, about_comparison
 from ti_trainer.ui.render import facts, notice, progress, refusal
 from ti_trainer.ui.thumbnails import thumbnail_uri
+from ti_trainer.wording import encodable
 from ti_trainer.workbench.compare import Cell, Comparison
 from ti_trainer.workbench.compare_job import Snapshot
 
@@ -48,7 +49,9 @@ def panel(page: Page) -> dict[str, Any]:
             max_lines=1,
             elem_id=PREFIX + "name",
         )
-        overwrite = gr.Checkbox(label="Overwrite Old Embedding", value=False, elem_id=PREFIX + "overwrite")
+        overwrite = gr.Checkbox(
+            label="Overwrite Old Embedding", value=False, visible=not page.is_public, elem_id=PREFIX + "overwrite"
+        )
     with gr.Row(elem_classes=["ti-hidden"]):
         row = gr.Textbox(value="", elem_id=PREFIX + "row")
     for each in (name, overwrite, row):
@@ -101,7 +104,7 @@ def table(now: Snapshot) -> str:
             for column in range(len(work.columns))
         )
         body += f'<tr><th scope="row">{_label(now, row)}</th>{cells}</tr>'
-    return (
+    return encodable(
         f'<div class="ti-compare" onclick="{escape(ON_CLICK)}" tabindex="0" style="--ti-cell: {side // 2 + 32}px">'
         f"<table><thead>{_head(work)}</thead><tbody>{body}</tbody></table></div>"
     )

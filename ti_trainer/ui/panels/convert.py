@@ -19,7 +19,7 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels.ended import file_link
 from ti_trainer.ui.panels.quick_train import paths_of
 from ti_trainer.ui.render import facts, notice, refusal
-from ti_trainer.wording import counted
+from ti_trainer.wording import counted, encodable
 from ti_trainer.workbench.convert import Outcome, Wanted, convert, convert_folder, read
 
 PREFIX = "ti_trainer_convert_"
@@ -109,8 +109,12 @@ def choices(page: Page) -> list[str]:
     folder = page.host.embeddings_dir
     return [
         *([] if page.is_public else [ALL]),
-        *(path.relative_to(folder).as_posix() for path in embeddings_dir.embedding_files(folder)),
+        *(_place(folder, path) for path in embeddings_dir.embedding_files(folder)),
     ]
+
+
+def _place(folder: Path, path: Path) -> str:
+    return encodable(path.relative_to(folder).as_posix())
 
 
 def about_the_format(name: str) -> str:
@@ -135,7 +139,7 @@ def source_of(page: Page, values: Mapping[str, Any]) -> Path:
     if chosen:
         if chosen == ALL and not page.is_public:
             return folder
-        found = {path.relative_to(folder).as_posix(): path for path in embeddings_dir.embedding_files(folder)}
+        found = {_place(folder, path): path for path in embeddings_dir.embedding_files(folder)}
         if chosen not in found:
             message = f"There is no file {chosen} in the embeddings folder: choose one in the list."
             raise ConfigError(message)

@@ -79,6 +79,7 @@ def panel(page: Page) -> Create:
                 label="Overwrite Old Embedding",
                 info="Replace an existing embedding of this name. Its training is lost.",
                 value=False,
+                visible=not page.is_public,
                 elem_id="ti_trainer_create_overwrite",
             )
             with gr.Accordion("DreamArtist", open=False):
@@ -146,7 +147,7 @@ def create(
     warn: Callable[[str], None],
 ) -> Path:
     """Create an embedding, and its negative one if that has vectors; TITrainerError if that is not possible."""
-    name, host = (name or "").strip(), page.host
+    name, host, overwrite = (name or "").strip(), page.host, page.overwrite(overwrite)
     embeddings_dir.free_file(host.embeddings_dir, name, overwrite=overwrite)
     page.refuse_if_busy("create embeddings")
     names = (name, negative_name(name))[: 2 if negative_vectors else 1]
@@ -183,7 +184,7 @@ def outcome_of(
     try:
         path = create(page, name, init_text, num_vectors, overwrite, negative_vectors, negative_text, warn=warnings.append)
     except (TITrainerError, OSError) as error:
-        exists = isinstance(error, ConfigError) and error.option == "overwrite"
+        exists = isinstance(error, ConfigError) and error.option == "overwrite" and not page.is_public
         ways = {"Replace the existing embedding": f"press:{REPLACE}", "Train": "show:Train"} if exists else None
         return [refusal(error, ways), gr.update(), gr.update()]
     message = f"{created_message(path, init_text, num_vectors or 0)} It is selected in the Train tab."
@@ -202,8 +203,8 @@ def check_name(page: Page, name: str, overwrite: bool) -> str:
         embeddings_dir.checked_new_name(name)
         existing = embeddings_dir.find(page.host.embeddings_dir, name)
         if existing is not None and not overwrite:
-            message = f"An embedding named {name} already exists: choose another name, or tick Overwrite Old Embedding."
-            return notice("error", message)
+            way = "" if page.is_public else ", or tick Overwrite Old Embedding"
+            return notice("error", f"An embedding named {name} already exists: choose another name{way}.")
         warnings = name_warnings(page.host.open_model(), page.host.embeddings_dir, name)
     except TITrainerError as error:
         return notice("error", str(error))

@@ -11,7 +11,7 @@ import gradio as gr
 
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import compare, convert, inspect, library, merge, prompt_view, share
+from ti_trainer.ui.panels import compare, compare_form, convert, inspect, library, merge, prompt_view, share
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Embeddings:
 
     library: library.LibraryPanel
     inspected: Any
-    compare: compare.Compare
+    compare: compare_form.Compare
     lists: Sequence[Lists]
 
 
@@ -52,10 +52,10 @@ def panel(page: Page) -> Embeddings:
             prompt_view.panel(page)
     lists = (
         Lists(inspect_tab, [inspected], inspect.places),
-        Lists(compare_tab, [compared.fields["embeddings"]], compare.names),
-        Lists(merge_tab, merged, merge.names),
+        Lists(compare_tab, [compared.fields["embeddings"]], compare_form.names),
+        Lists(merge_tab, merged, compare_form.names),
         Lists(convert_tab, [converted], convert.choices),
-        Lists(share_tab, [shared], share.names),
+        Lists(share_tab, [shared], compare_form.names),
     )
     for each in lists:
         listen(each.tab.select, partial(refreshed, page, [each]), set(), each.dropdowns)
@@ -75,5 +75,6 @@ def wire(made: Embeddings, tab: Any, prompts: Mapping[str, Any], to_prompt: str)
 
 def refreshed(page: Page, lists: Sequence[Lists], _: Mapping[Any, Any]) -> dict[Any, Any]:
     """Updates of lists: what is in the folder now; what is chosen stays."""
-    updates = [(each.dropdowns, gr.update(choices=each.choices(page))) for each in lists]
+    found = {choices: choices(page) for choices in dict.fromkeys(each.choices for each in lists)}  # each is read once
+    updates = [(each.dropdowns, gr.update(choices=found[each.choices])) for each in lists]
     return {dropdown: update for dropdowns, update in updates for dropdown in dropdowns}

@@ -105,7 +105,7 @@ def start_over(page: Page) -> str:
     """Train the embedding anew, from the text that it was created from, in a new run; says where the old files are."""
     page.refuse_if_busy("start over")
     session = _session(page, _run(page.job.snapshot()))
-    copies = reset(page.host, session.name, negative=session.config.negative)
+    copies = reset(page.host, session.name, negative=session.config.trains_negative)
     page.job.start(session)
     return about_reset(copies)
 

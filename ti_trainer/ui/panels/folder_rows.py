@@ -116,7 +116,7 @@ def save_rows(page: Page, name: str, overwrite: bool, file: str, rows: Sequence[
     name = (name or "").strip().removesuffix(".toml")
     new = datasets_dir(page.host).absolute() / f"{checked_name(name)}.toml"
     subsets = _subsets(page, file, rows)
-    if new.exists() and not overwrite and str(new) != file:
+    if new.exists() and not page.overwrite(overwrite or str(new) == file):
         message = f"A dataset named {name} already exists: choose another name, or tick Overwrite an existing dataset."
         raise ConfigError(message)
     write_subsets(new, subsets)

@@ -19,13 +19,13 @@ from ti_trainer.ui.panels.train import TrainForm, trainable
 from ti_trainer.ui.render import refusal
 
 
-def panel(form: TrainForm) -> Any:
-    """Add a hidden button, which javascript/ti_trainer_strip.js clicks once, when the page was loaded; returns its event."""
+def panel(form: TrainForm) -> tuple[Any, Any]:
+    """Add a hidden button, which javascript/ti_trainer_strip.js clicks once, when the page was loaded; it and its event."""
     with gr.Row(elem_classes=["ti-hidden"]):
         done = unsaved(gr.Textbox(value="", elem_id="ti_trainer_filled"))
         button = unsaved(gr.Button("Fill the form", elem_id="ti_trainer_fill"))
     outputs = [done, form.name, form.images, *form.form.widgets.values()]
-    return listen(button.click, partial(_loaded, form, done), {form.name, form.images}, outputs)
+    return button, listen(button.click, partial(_loaded, form, done), {form.name, form.images}, outputs)
 
 
 def wire_runs(form: TrainForm, panel: runs.Runs, js: str) -> Any:

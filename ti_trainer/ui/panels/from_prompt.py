@@ -76,6 +76,7 @@ class PromptForm:
             bool(entered["for_negative"]),
             (entered["teacher_lora"] or "").strip(),
             float(1 if entered["teacher_lora_weight"] is None else entered["teacher_lora_weight"]),
+            (entered["teacher_negative_prompt"] or "").strip(),
         )
 
     def options(self, values: Values) -> dict[str, Any]:
@@ -104,6 +105,11 @@ def panel(page: Page) -> PromptForm:
     about_name = gr.HTML(elem_id=PREFIX + "about_name")
     put("teacher_prompt", "Prompt", "What the embedding is to mean.", 3, "masterpiece, best quality, soft light, film grain")
     about_prompt = gr.HTML(elem_id=PREFIX + "about_prompt")
+    info = (
+        "Optional: NAME-neg is trained too, and learns to mean this, with half as many vectors as it has tokens. Takes "
+        "twice as long."
+    )
+    put("teacher_negative_prompt", "Negative prompt", info, 2, "blurry, low quality, bad anatomy, watermark")
     with gr.Row():
         fields["teacher_lora"] = lora_field(page)
         fields["teacher_lora_weight"] = gr.Number(
@@ -139,7 +145,11 @@ def panel(page: Page) -> PromptForm:
         form.put(*MORE)
     overwrite = "Replace an existing embedding of this name. Its training is lost."
     fields["overwrite"] = gr.Checkbox(
-        value=False, label="Overwrite Old Embedding", info=overwrite, elem_id=PREFIX + "overwrite"
+        value=False,
+        label="Overwrite Old Embedding",
+        info=overwrite,
+        visible=not page.is_public,
+        elem_id=PREFIX + "overwrite",
     )
     message = gr.HTML(elem_id=PREFIX + "message")
     with gr.Row(elem_classes=["ti-side-by-side"]):
@@ -209,8 +219,8 @@ def start(form: PromptForm, values: Values, wanted: Collection[str] = ()) -> dic
     count = int(values[form.fields["num_vectors"]] or 0)
     if not 0 <= count <= CHUNK:
         wrong["num_vectors"] = f"Number of vectors: found {count}, expected 1 to {CHUNK}, or 0."
-    overwrite = bool(values[form.fields["overwrite"]]) or REPLACE in wanted
     try:
+        overwrite = form.page.overwrite(values[form.fields["overwrite"]] or REPLACE in wanted)
         config = learned.config({**form.page.host.defaults, **DEFAULTS, **options})
         if not wrong and QUEUED in wanted:
             said = _queued(form.page, learned, config, count or None, overwrite=overwrite)
@@ -220,7 +230,7 @@ def start(form: PromptForm, values: Values, wanted: Collection[str] = ()) -> dic
             learned.begin(form.page.host, config, count or None, form.page.job.start, overwrite=overwrite, warn=warn)
     except ConfigError as error:
         if error.option not in form.slots:
-            return form.updates(refusal(error, _ways_out(error, wanted)), wrong)
+            return form.updates(refusal(error, _ways_out(form.page, error, wanted)), wrong)
         wrong.setdefault(error.option, str(error))
     except (TITrainerError, OSError) as error:
         return form.updates(refusal(error), wrong)
@@ -238,10 +248,10 @@ def _queued(page: Page, learned: Distillation, config: TrainConfig, count: int |
     return queue.add(page, Entry.of_prompt(learned, config, count, overwrite=overwrite))
 
 
-def _ways_out(error: ConfigError, wanted: Collection[str]) -> dict[str, str]:
+def _ways_out(page: Page, error: ConfigError, wanted: Collection[str]) -> dict[str, str]:
     """The ways out of a refusal."""
     if isinstance(error, BusyError):
         return {"Add to queue": f"ask:{ASK} {' '.join({*wanted, QUEUED})}"}
-    if error.option == "overwrite":
+    if error.option == "overwrite" and not page.is_public:
         return {"Replace the existing embedding": f"ask:{ASK} {' '.join({*wanted, REPLACE})}"}
     return {}

@@ -13,6 +13,7 @@ from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.host import GenerationRequest
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels.compare_form import names
 from ti_trainer.ui.panels.create import check_name
 from ti_trainer.ui.render import facts, notice, refusal
 from ti_trainer.workbench.evaluation import FUNCTIONS
@@ -60,7 +61,13 @@ def panel(page: Page) -> list[Any]:
             )
             about_name = gr.HTML(elem_id=PREFIX + "about_name")
             info = "Replace an existing embedding of this name. Its training is lost."
-            overwrite = gr.Checkbox(label="Overwrite Old Embedding", info=info, value=False, elem_id=PREFIX + "overwrite")
+            overwrite = gr.Checkbox(
+                label="Overwrite Old Embedding",
+                info=info,
+                value=False,
+                visible=not page.is_public,
+                elem_id=PREFIX + "overwrite",
+            )
             save_button = gr.Button("Save", variant="primary", elem_id=PREFIX + "save")
             message = gr.HTML(elem_id=PREFIX + "message")
         with gr.Column(elem_classes=["ti-results"]):
@@ -126,11 +133,6 @@ def fitting_rows(method: str) -> list[Any]:
     shown = METHODS.get(method, (0, ROWS))[1]
     position = gr.update(visible=str(method).startswith("Interpolate"))
     return [position, *(gr.update(visible=number < shown) for number in range(ROWS))]
-
-
-def names(page: Page) -> list[str]:
-    """The names of the embeddings in the folder."""
-    return sorted(set(Names(page.host.embeddings_dir).known), key=str.casefold)
 
 
 def write(expression: str, written: str, method: str, position: float, *rows: Any) -> list[Any]:
@@ -211,7 +213,7 @@ def saved(page: Page, expression: str, name: str, overwrite: bool) -> str:
         page.refuse_if_busy("save embeddings")
         with host.lock():
             merged = merge(expression or "", Names(host.embeddings_dir), host.open_model)
-            path = save(host, merged, name or "", overwrite=bool(overwrite), warn=warnings.append)
+            path = save(host, merged, name or "", overwrite=page.overwrite(overwrite), warn=warnings.append)
             host.embeddings_changed()
     except (TITrainerError, OSError) as error:
         return wrong(error)

@@ -88,7 +88,7 @@ def report_html(seen: Preflight, warnings: Sequence[str] = ()) -> str:
 def _untrained_negative(embeddings: Path, name: str, config: TrainConfig) -> list[str]:
     """A warning if the embedding has a negative one that would not be trained."""
     negative = negative_name(name)
-    if config.negative or embeddings_dir.find(embeddings, negative) is None:
+    if config.trains_negative or embeddings_dir.find(embeddings, negative) is None:
         return []
     label = next(option.label for option in options() if option.name == "negative")
     return [f"{negative} exists, but '{label}' is off: only {name} will be trained."]

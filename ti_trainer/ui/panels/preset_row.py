@@ -72,6 +72,7 @@ def wire(page: Page, row: Row, form: Form) -> None:
     def save(values: dict[Any, Any]) -> dict[Any, Any]:
         name = (values[row.name] or "").strip()
         try:
+            page.overwrite(name in presets.saved(page.presets_dir))
             presets.save(page.presets_dir, name, form.config({each: values[widget] for each, widget in widgets.items()}))
         except (ConfigError, OSError) as error:
             return {row.about: notice("error", str(error))}

@@ -13,6 +13,7 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import inspect_view
 from ti_trainer.ui.panels.generate import default_prompt
 from ti_trainer.ui.render import refusal
+from ti_trainer.wording import encodable
 from ti_trainer.workbench.prompt_view import view
 
 PREFIX = "ti_trainer_tokens_"
@@ -41,6 +42,7 @@ def tokens_of(page: Page, prompt: str | None) -> str:
             message = f"The prompt has {len(prompt or '')} characters; expected at most {LONGEST}."
             raise ConfigError(message)
         model = page.host.open_model()
-        return inspect_view.prompt(view(model, prompt or "", *embeddings_dir.usable(page.host.embeddings_dir, model)))
+        seen = view(model, prompt or "", *embeddings_dir.usable(page.host.embeddings_dir, model))
+        return encodable(inspect_view.prompt(seen))
     except (TITrainerError, OSError) as error:
         return refusal(error)

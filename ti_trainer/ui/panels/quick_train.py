@@ -80,7 +80,7 @@ class QuickTrain:
             str(values[self.kind]).lower(),
             values[self.init_text] or "",
             start.config.to_dict() if start else {},
-            bool(values[self.overwrite]) or wanted == REPLACE,
+            self.page.overwrite(values[self.overwrite] or wanted == REPLACE),
             FAVOR_LABELS.get(values[self.favor], ""),
         )
         if not uploads.images and not uploads.refused and work.images == Path():
@@ -287,13 +287,8 @@ def _refused(page: Page, error: Exception, name: str) -> str:
         return notice("info", str(error)) + ways_out(STOP) if is_second else refusal(error)
     if not isinstance(error, ConfigError) or error.option != "overwrite":
         return refusal(error)
-    return refusal(
-        error,
-        {
-            f"Train as {free_name(page.host, name)}": f"ask:{ASK} {RENAME}",
-            "Replace the existing embedding": f"ask:{ASK} {REPLACE}",
-        },
-    )
+    replacing = {} if page.is_public else {"Replace the existing embedding": f"ask:{ASK} {REPLACE}"}
+    return refusal(error, {f"Train as {free_name(page.host, name)}": f"ask:{ASK} {RENAME}", **replacing})
 
 
 def _thumbnails(images: Sequence[Path]) -> str:

@@ -90,7 +90,7 @@ def continue_run(page: Page, label: str, max_steps: float | None, overwrite: boo
     if MORE in wanted:
         before, config = config, longer(config, run.step, config.max_steps)
         said = f" {about_longer(before, config)}"
-    session = Session(page.host, name, folder, config, run, overwrite=overwrite)
+    session = Session(page.host, name, folder, config, run, overwrite=page.overwrite(overwrite))
     if QUEUED in wanted:
         return queue.add(page, session) + said
     page.job.start(session)
@@ -127,7 +127,7 @@ def _ways_out(error: Exception, page: Page, label: str, wanted: set[str]) -> dic
         more = f"Add {steps} more steps to the queue" if QUEUED in wanted else f"Train {steps} more steps"
         return {more: ask(MORE), **AGAIN}
     if option == "overwrite":
-        return {"Continue and keep a copy of the file": ask(OVER), **AGAIN}
+        return {**({} if page.is_public else {"Continue and keep a copy of the file": ask(OVER)}), **AGAIN}
     return {**AGAIN, "New embedding": "show:Create embedding"}
 
 
@@ -143,6 +143,7 @@ def promote_copy(page: Page, label: str, copy: str, name: str, overwrite: bool) 
         wanted, negative = {(name or "").strip(): path}, run.negative_of(path)
         if negative is not None:
             wanted[negative_name((name or "").strip())] = negative
+        overwrite = page.overwrite(overwrite)
         page.refuse_if_busy("copy to the embeddings folder")
         with host.lock(), locks.embeddings_held(host.embeddings_dir, wanted):
             new = [replace(formats.read(path), name=each) for each, path in wanted.items()]
@@ -154,7 +155,7 @@ def promote_copy(page: Page, label: str, copy: str, name: str, overwrite: bool) 
                 embeddings_dir.save(each, file, warnings.append)
             host.embeddings_changed()
     except (TITrainerError, OSError) as error:
-        exists = isinstance(error, ConfigError) and error.option == "overwrite"
+        exists = isinstance(error, ConfigError) and error.option == "overwrite" and not page.is_public
         return refusal(error, {"Replace the existing embedding": f"ask:{ASK} {PROMOTE}"} if exists else None)
     message = f"Copied to the embeddings folder: {', '.join(map(str, files))}."
     return notice("good", message) + "".join(notice("warning", each) for each in warnings)

@@ -16,6 +16,7 @@ from ti_trainer.runs.run_folder import Run
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice, refusal
+from ti_trainer.wording import encodable
 
 PREFIX = "ti_trainer_runs_"
 MAX_RUNS = 200  # in a list
@@ -49,14 +50,14 @@ class RunNotes:
 
 def panel(page: Page) -> RunNotes:
     """Add both sections."""
-    with gr.Accordion("Label and notes", open=False):
+    with gr.Accordion("Label and notes", open=False, visible=not page.is_public):
         label = gr.Textbox(label="Label", info="Shown in the list beside the run.", max_lines=1, elem_id=PREFIX + "label")
         text = gr.Textbox(
             label="Notes", info="Saved in the run folder as notes.txt.", lines=3, max_lines=12, elem_id=PREFIX + "notes"
         )
         button = gr.Button("Save label and notes", elem_id=PREFIX + "save_notes")
         message = gr.HTML(elem_id=PREFIX + "notes_message")
-    with gr.Accordion("Bin", open=False):
+    with gr.Accordion("Bin", open=False, visible=not page.is_public):
         remove_button = gr.Button("Move this run to the bin", elem_id=PREFIX + "remove")
         in_bin = gr.Dropdown(labels_in_bin(page), value=None, label="In the bin", elem_id=PREFIX + "in_bin")
         restore_button = gr.Button("Restore", elem_id=PREFIX + "restore")
@@ -70,7 +71,7 @@ def label_of(run: Run) -> str:
     """A short text that starts with the run's id, for `find`, and ends with the user's label."""
     settings, label = run.settings(), notes.read_label(run)
     about = f"step {run.step} of {settings.get('train', {}).get('max_steps', '?')}" if settings else "unreadable"
-    return SEPARATOR.join(filter(None, (f"{run.id} ({about})", label)))
+    return encodable(SEPARATOR.join(filter(None, (f"{run.id} ({about})", label))))
 
 
 def labels(page: Page) -> list[str]:
@@ -80,7 +81,7 @@ def labels(page: Page) -> list[str]:
 
 def labels_in_bin(page: Page) -> list[str]:
     """The labels of the runs in the bin."""
-    return [label_of(run) for run in run_bin.runs_in(page.host.log_dir)[:MAX_RUNS]]
+    return [] if page.is_public else [label_of(run) for run in run_bin.runs_in(page.host.log_dir)[:MAX_RUNS]]
 
 
 def find(page: Page, label: str | None, *, in_bin: bool = False) -> Run:
@@ -88,7 +89,7 @@ def find(page: Page, label: str | None, *, in_bin: bool = False) -> Run:
     match = LABELLED.fullmatch(label or "")
     wanted = match.group(1) if match else (label or "").rsplit(" (", 1)[0]
     for run in run_bin.runs_in(page.host.log_dir) if in_bin else Run.all(page.host.log_dir):
-        if run.id == wanted:
+        if encodable(run.id) == wanted:
             return run
     message = f"The run {wanted} no longer exists: refresh the list." if wanted else "Choose a run in the list."
     raise ConfigError(message)
@@ -98,6 +99,7 @@ def save(page: Page, chosen: str | None, label: str | None, text: str | None) ->
     """Save the label and the notes of the chosen run; the message, and an update of the list."""
 
     def act() -> list[Any]:
+        page.refuse_visitors("change notes", page.host.log_dir)
         run = find(page, chosen)
         notes.save(run, label or "", text or "")
         return [notice("good", f"Saved in {run.path}."), gr.update(choices=labels(page), value=label_of(run))]
@@ -109,6 +111,7 @@ def remove(page: Page, chosen: str | None) -> list[Any]:
     """Move the chosen run to the bin; the message, and updates of both lists."""
 
     def act() -> list[Any]:
+        page.refuse_visitors("move runs to the bin", page.host.log_dir)
         run, now = find(page, chosen), page.job.snapshot()
         if now.active and now.run is not None and now.run.path == run.path:
             message = f"{run.id} is being trained: stop it first."
@@ -129,6 +132,7 @@ def restore(page: Page, label: str | None) -> list[Any]:
     """Move a run from the bin back to the list; the message, and updates of both lists."""
 
     def act() -> list[Any]:
+        page.refuse_visitors("restore runs", page.host.log_dir)
         run = run_bin.restore(find(page, label, in_bin=True), page.host.log_dir)
         return [
             notice("good", f"Restored as {run.path}."),

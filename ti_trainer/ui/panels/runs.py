@@ -83,7 +83,12 @@ def panel(page: Page) -> Runs:
                 max_lines=1,
                 elem_id="ti_trainer_runs_name",
             )
-            overwrite = gr.Checkbox(label="Overwrite Old Embedding", value=False, elem_id="ti_trainer_runs_overwrite")
+            overwrite = gr.Checkbox(
+                label="Overwrite Old Embedding",
+                value=False,
+                visible=not page.is_public,
+                elem_id="ti_trainer_runs_overwrite",
+            )
             compare = gr.Button("Compare copies", elem_id="ti_trainer_runs_compare")
             promote = gr.Button("Copy to the embeddings folder", elem_id="ti_trainer_runs_promote")
             promoted = gr.HTML(elem_id="ti_trainer_runs_promoted")

@@ -17,7 +17,7 @@ import gradio as gr
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels.compare import names
+from ti_trainer.ui.panels.compare_form import names
 from ti_trainer.ui.render import facts, images, notice, refusal
 from ti_trainer.ui.thumbnails import thumbnail_uri
 from ti_trainer.workbench import share, share_files, share_page
@@ -43,7 +43,12 @@ def panel(page: Page) -> Any:
                 weight = gr.Number(value=0, label="Advised weight", info="0: none.", elem_id=PREFIX + "weight")
                 licence = gr.Textbox(label="License", info="Such as CC0-1.0.", max_lines=1, elem_id=PREFIX + "license")
             negative = gr.Checkbox(label="For the negative prompt", value=False, elem_id=PREFIX + "negative")
-            overwrite = gr.Checkbox(label="Overwrite files of an earlier time", value=False, elem_id=PREFIX + "overwrite")
+            overwrite = gr.Checkbox(
+                label="Overwrite files of an earlier time",
+                value=False,
+                visible=not page.is_public,
+                elem_id=PREFIX + "overwrite",
+            )
             with gr.Row(elem_classes=["ti-buttons"]):
                 show = gr.Button("Show what is included", elem_id=PREFIX + "show")
                 write_files = gr.Button("Write the files", variant="primary", elem_id=PREFIX + "write")
@@ -90,7 +95,7 @@ def _write(page: Page, *entered: Any) -> list[str]:
     try:
         shared = shared_of(page, *fields)
         folder = page.host.log_dir / share_files.FOLDER / shared.name
-        files = write(shared, folder, overwrite=bool(overwrite))
+        files = write(shared, folder, overwrite=page.overwrite(overwrite))
     except (TITrainerError, OSError) as error:
         return [refusal(error), gr.update(), gr.update()]
     written = notice("good", f"Wrote {len(files)} files to {folder.absolute()}.")

@@ -26,6 +26,7 @@ from ti_trainer.ui.panels import folder_rows, preset_row, queue, train_ways
 from ti_trainer.ui.panels.train_ways import NEW, Prepare
 from ti_trainer.ui.render import notice, refusal, ways_out
 from ti_trainer.ui.widgets import error_slot, error_update
+from ti_trainer.wording import encodable
 
 WELCOME = (
     "Everything is filled in for a first run: click Train Embedding to teach the tiny model a new word from eight images. "
@@ -216,7 +217,8 @@ def trainable(page: Page) -> list[str]:
     """Names to choose from, without images (most are previews of an embedding) and without negative embeddings."""
     paths = embeddings_dir.embedding_files(page.host.embeddings_dir)
     names = {path.stem for path in paths if path.suffix.lower() not in (".png", ".webp")}
-    return sorted(names - {negative_name(name) for name in names}, key=str.casefold)
+    offered = {name for name in names - {negative_name(name) for name in names} if encodable(name) == name}
+    return sorted(offered, key=str.casefold)
 
 
 def start(form: TrainForm, values: Values, prepare: Prepare | None = None, *, queued: bool = False) -> dict[Any, Any]:

@@ -37,7 +37,7 @@ def train_more(page: Page, session: Session) -> tuple[Session, str]:
 def start_over(page: Page, session: Session) -> tuple[Session, str]:
     """The run, after the embedding was created again from its text."""
     page.refuse_if_busy("start over")
-    return session, about_reset(reset(page.host, session.name, negative=session.config.negative))
+    return session, about_reset(reset(page.host, session.name, negative=session.config.trains_negative))
 
 
 def create_negative(page: Page, session: Session) -> tuple[Session, str]:
