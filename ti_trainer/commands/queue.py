@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ti_trainer.commands import INTERRUPTED, PROGRAM
 from ti_trainer.commands import train as training
 from ti_trainer.commands.common import add_host_arguments, add_torchscript_argument, host_of, naming_overwrite
-from ti_trainer.commands.terminal import above_bars, interruptible, number_of
+from ti_trainer.commands.terminal import above_bars, interruptible
 from ti_trainer.errors import ConfigError
 from ti_trainer.hosts.diffusers import defaults
 from ti_trainer.wording import counted
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_log_dir(changed)
     move = action("move", "move a run to another place")
     move.add_argument("moved", metavar="RUN", help=f"the run: {ENTRY}")
-    move.add_argument("place", type=number_of(int), metavar="PLACE", help="its new number in the list")
+    move.add_argument("place", metavar="PLACE", help="its new number in the list")
     _add_log_dir(move)
     _add_log_dir(
         action("pause", "start no further run, in any program, until run or the page goes on; the current one continues")
@@ -119,7 +119,10 @@ def move(args: argparse.Namespace) -> int:
     """Move a run."""
     file = _file(args)
     (entry,) = _entries(file, [args.moved])
-    file.move(entry.id, args.place - 1 - file.read().index(entry))
+    if not args.place.isdecimal():
+        message = f"PLACE: found {args.place!r}, expected a number from 1."
+        raise ConfigError(message)
+    file.move(entry.id, int(args.place) - 1 - file.read().index(entry))
     return show(args)
 
 
