@@ -16,7 +16,11 @@ from ti_trainer.config import preprocessing, presets, training  # noqa: E402
 from ti_trainer.config.options import Option  # noqa: E402
 
 NOTE = "<!-- Written by `python docs/generate.py`: do not edit this page. -->\n\n"
-DECLARED = {"train": ("Training options", training), "preprocess": ("Preprocessing options", preprocessing)}
+DECLARED = {
+    "train": ("Training options", training),
+    "queue add": ("Training options", training),
+    "preprocess": ("Preprocessing options", preprocessing),
+}
 DEFAULTS = {"": "empty", " ": "a space", "False": "off", "True": "on"}
 
 
@@ -27,7 +31,7 @@ def options_page() -> str:
         "Every option has the same name, default and limits on the page, on the command line and in settings files. On the "
         "command line, switches that are on by default are turned off with `--no-...`. In JSON (`settings.json`, presets, "
         "the API) the name is that of the flag with underscores: `max_steps`.",
-        *(each for title, declared in DECLARED.values() for each in _options(title, declared)),
+        *(each for title, declared in dict(DECLARED.values()).items() for each in _options(title, declared)),
         "## Presets",
         "A preset changes these options; every other option keeps its default.",
         _table(("Preset", "When to use it", "Options"), _presets()),
@@ -77,9 +81,14 @@ def _presets() -> Iterator[tuple[str, ...]]:
 
 def _command(name: str) -> Iterator[str]:
     subparsers = next(each for each in build_parser(name)._actions if isinstance(each, argparse._SubParsersAction))
-    parser = subparsers.choices[name]
+    yield from _parser(name, subparsers.choices[name], "##")
+
+
+def _parser(name: str, parser: argparse.ArgumentParser, heading: str) -> Iterator[str]:
     actions = [each for each in parser._actions if not {"--help", "--debug"} & set(each.option_strings)]
-    yield f"## {name}"
+    nested = [each for each in actions if isinstance(each, argparse._SubParsersAction)]
+    actions = [each for each in actions if each not in nested]
+    yield f"{heading} {name}"
     yield _escaped(parser.description or "")
     required = [_argument(each) for each in actions if each.required]
     yield f"    ti-trainer {name} {' '.join(required)}".rstrip()
@@ -90,6 +99,9 @@ def _command(name: str) -> Iterator[str]:
         yield _table(("Argument", "What it does"), rows)
     if declared:
         yield f"All [{title.lower()}](options.md#{title.lower().replace(' ', '-')}) are flags of this command too."
+    for each in nested:
+        for action, made in each.choices.items():
+            yield from _parser(f"{name} {action}", made, f"{heading}#")
 
 
 def _argument(action: argparse.Action) -> str:

@@ -1,7 +1,7 @@
-"""Measures what open pages cost the server: CPU time of a poll, slowdown of a training, memory over many runs.
+"""Measures what open pages cost the server: CPU time of a poll and of 20 open pages, memory over many runs.
 
-python docs/measure_page.py [polls] [slowdown] [memory]; Linux, for /proc. It trains the embedded model on the demo's images.
-Figures go to benchmarks.md. "slowdown" needs a machine that has nothing else to do.
+python docs/measure_page.py [polls] [pages] [memory]; Linux, for /proc. Figures go to benchmarks.md. It trains the embedded
+model on the demo's images; "pages" a model that only waits, so that the CPU time is that of the pages.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,20 @@ from urllib.parse import urlsplit
 ROOT = Path(__file__).parents[1]
 ROUTE = "/ti_trainer/status"
 PAGES, POLLS, RUNS = 20, 200, 50
-OVER_S = 10
-TURNS, TURN_S = 4, 8.0
+OVER_S, TURN_S = 12, 20.0
+WAITING = (str(ROOT / "tests" / "ui" / "tiny_page.py"), ".", "0.1")  # a step takes 0.1 s, and next to no CPU time
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Server:
     """The page in a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-m", "ti_trainer", "page", "--no-browser", "--port", "7990"]
+    def __init__(self, folder: Path, program: Sequence[str] = ("-m", "ti_trainer", "page", "--no-browser")) -> None:
+        command = [sys.executable, *program]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
         said = self.process.stdout or ()
-        self.netloc = next(urlsplit(line.split()[4]).netloc for line in said if "http://" in line)
+        self.netloc = next(urlsplit(re.findall(r"http://\S+", line)[0]).netloc for line in said if "http://" in line)
         config = json.loads(self.ask("GET", "/config"))
         self.functions = {each["api_name"]: each["id"] for each in config["dependencies"] if each["api_name"]}
         (poll,) = (each["id"] for each in config["components"] if each["props"].get("elem_id") == "ti_trainer_poll")
@@ -57,11 +57,11 @@ class Server:
         body = {"data": data, "fn_index": function, "session_hash": session}
         return json.loads(self.ask("POST", "/gradio_api/run/predict", body))["data"]
 
-    def train(self, steps: int) -> None:
-        """Start a run of the demo's embedding."""
+    def train(self, steps: int, name: str = "my-thing") -> None:
+        """Start a run of the demo's embedding, or another."""
         options = json.dumps({"max_steps": steps, "preview_every": 0, "stop_when_done": False, "template": "subject"})
         images = str(ROOT / "ti_trainer" / "tiny_model" / "demo")
-        self.call(self.functions["ti_trainer_train"], ["my-thing", images, options])
+        self.call(self.functions["ti_trainer_train"], [name, images, options])
 
     @property
     def status(self) -> dict[str, Any]:
@@ -111,40 +111,40 @@ def polls(server: Server) -> None:
         print(f"{name}: {1000 * (server.cpu_s - before) / POLLS:.2f} ms of CPU", flush=True)
 
 
-def slowdown(server: Server) -> None:
-    """Steps per second of a training without pages and with 20, in turns; each page does what the script does."""
-    server.train(100_000)
-    while server.status["step"] < 20:
-        time.sleep(0.5)
-    opened = threading.Event()
+def pages(server: Server) -> None:
+    """CPU time of the server a second, without and with 20 visible pages, idle and during a run; it does as its script."""
+    opened, asked = threading.Event(), {"route": 0, "calls": 0}
 
     def page(number: int) -> None:
-        answer, every_s = "", 1.0
-        connection = http.client.HTTPConnection(server.netloc, timeout=120)
-        time.sleep(number / PAGES)
+        answer, busy, every_s = "", False, 1.0
         with suppress(OSError, http.client.HTTPException):  # the server has ended
             while True:
                 opened.wait()
-                time.sleep(every_s)
-                told = json.loads(server.ask("GET", ROUTE, connection=connection))
-                every_s = told["every"]
+                time.sleep((every_s if busy else max(every_s, 5)) * (1 + number / PAGES / 10))
+                told = server.status
+                asked["route"] += 1
+                every_s, busy = told["every"], told["status"] in ("loading", "training")
                 if told["version"] not in answer:
                     answer = server.call(server.poll_id, [answer], f"page{number}")[0]
+                    asked["calls"] += 1
 
     for number in range(PAGES):
         threading.Thread(target=page, args=(number,), daemon=True).start()
-    rates: dict[bool, list[float]] = {False: [], True: []}
-    for turn in range(2 * TURNS):
-        with_pages = turn % 2 == 1
-        (opened.set if with_pages else opened.clear)()
-        time.sleep(OVER_S if with_pages else 2)  # until the server has counted the pages
-        step, begin, cpu = server.status["step"], time.monotonic(), server.cpu_s
-        time.sleep(TURN_S)
-        steps, took = server.status["step"] - step, time.monotonic() - begin
-        rates[with_pages].append(steps / took)
-        print(f"{PAGES * with_pages} pages: {steps / took:.2f} steps/s, {(server.cpu_s - cpu) / took:.2f} CPUs", flush=True)
-    alone, together = (statistics.median(rates[each]) for each in (False, True))
-    print(f"{PAGES} open pages: {100 * (alone - together) / alone:.1f}% slower", flush=True)
+    for what in ("idle", "training"):
+        if what == "training":
+            server.train(100_000, "x-word")
+        used = {}
+        for with_pages in (False, True):
+            (opened.set if with_pages else opened.clear)()
+            time.sleep(OVER_S)  # until the server has counted the pages
+            asked.update(route=0, calls=0)
+            begin, cpu = time.monotonic(), server.cpu_s
+            time.sleep(TURN_S)
+            took = time.monotonic() - begin
+            used[with_pages] = 1000 * (server.cpu_s - cpu) / took
+            a_second = ", ".join(f"{count / took:.1f} {name}" for name, count in asked.items())
+            print(f"{what}, {PAGES * with_pages} pages: {used[with_pages]:.1f} ms of CPU a second; {a_second}", flush=True)
+        print(f"{what}: {PAGES} open pages take {(used[True] - used[False]) / 10:.2f}% of one CPU", flush=True)
 
 
 def memory(server: Server) -> None:
@@ -163,10 +163,10 @@ def memory(server: Server) -> None:
 
 def main(wanted: list[str]) -> None:
     """Measure what is wanted, everything by default, each on a fresh server."""
-    for each in (polls, slowdown, memory):
+    for each in (polls, pages, memory):
         if not wanted or each.__name__ in wanted:
             with tempfile.TemporaryDirectory() as folder:
-                server = Server(Path(folder))
+                server = Server(Path(folder), WAITING) if each is pages else Server(Path(folder))
                 try:
                     each(server)
                 finally:

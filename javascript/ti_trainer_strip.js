@@ -1,6 +1,6 @@
 // Fills the Train form once the page is loaded. The status strip: stays in view while something runs, and after that until its result was looked at.
-// Buttons in our HTML: data-ti-show="TAB" shows one of our tabs, with data-ti-at="SELECTOR" at
-// that place; data-ti-press="ELEM_ID" presses one of gradio's buttons; data-ti-ask="ELEM_ID" puts data-ti-value into a text box.
+// Buttons in our HTML: data-ti-show="TAB" shows one of our tabs, with data-ti-at="SELECTOR" at that place, with
+// data-ti-inner="TAB" a tab inside of it, where the button data-ti-then="ELEM_ID" is pressed; data-ti-press="ELEM_ID" presses one of gradio's buttons; data-ti-ask="ELEM_ID" puts data-ti-value into a text box.
 (() => {
     const ACTIVE = ["waiting", "loading", "training", "working", "comparing", "pausing", "stopping", "paused"];
     const NO_RUN = "none"; // of preprocessing and comparisons, whose results are on their own tabs
@@ -46,6 +46,10 @@
             window.tiTrainerShow(button.dataset.tiShow);
             const target = root().querySelector(button.dataset.tiAt || "#ti_trainer_tabs");
             setTimeout(() => target?.scrollIntoView({ block: "start" }), 100); // the tab is not shown yet
+            if (button.dataset.tiInner) { // gradio 6 makes the content of a tab when it is opened
+                setTimeout(() => window.tiTrainerShow(button.dataset.tiInner), 250);
+                setTimeout(() => root().querySelector(`#${button.dataset.tiThen}`)?.click(), 600);
+            }
         }
     });
 

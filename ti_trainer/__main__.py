@@ -19,6 +19,7 @@ COMMANDS = (
     "suggest",
     "create",
     "train",
+    "queue",
     "quick",
     "distill",
     "generate",

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from puppet import CONFIG, LIMIT_S, Puppet, ended
 
-from ti_trainer.errors import BusyError, ConfigError, TITrainerError
+from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs import queue as queue_module
 from ti_trainer.runs.job import Job
-from ti_trainer.runs.queue import CUT_OFF, Queue
-from ti_trainer.runs.queue_file import FILE, MOST, Entry, QueueFile
+from ti_trainer.runs.queue import Queue
+from ti_trainer.runs.queue_file import CUT_OFF, FILE, MOST, Entry, QueueFile
 from ti_trainer.runs.quick_job import QuickJob
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
@@ -88,7 +89,7 @@ def test_of_three_runs_one_fails_and_the_others_are_trained(session: Session, ho
     with pytest.raises(ConfigError, match="No run waits"):
         queue.start()
     file.with_suffix(".away").rename(file)
-    queue.try_again(failed.id)
+    queue.file.try_again(failed.id)
     queue.start()
     over(queue)
     assert (trained(host), names(queue)) == (["x-word", "z-word", "y-word"], [])
@@ -152,8 +153,8 @@ def test_a_run_that_is_stopped_before_its_first_step_waits_again(
     until(lambda: job.active)
     (entry,) = queue.snapshot().entries
     assert entry.state == "running"
-    for change in (queue.remove, queue.try_again, lambda each: queue.move(each, 1)):
-        with pytest.raises(BusyError, match="is being trained"):
+    for change in (queue.file.remove, queue.file.try_again, lambda each: queue.file.move(each, 1)):
+        with pytest.raises(ConfigError, match="is being trained"):
             change(entry.id)
     job.stop()
     host.free.set()
@@ -166,15 +167,15 @@ def test_entries_are_moved_and_removed(session: Session, queue: Queue) -> None:
     for name in ("x-word", "y-word", "z-word"):
         queue.add(short(session, name))
     x, y, z = ids(queue)
-    queue.move(z, -1)
+    queue.file.move(z, -1)
     assert ids(queue) == [x, z, y]
-    queue.move(x, 5)
+    queue.file.move(x, 5)
     assert ids(queue) == [z, y, x]
-    queue.move(z, -1)
-    queue.remove(y)
+    queue.file.move(z, -1)
+    queue.file.remove(y)
     assert ids(queue) == [z, x]
     with pytest.raises(ConfigError, match="not in the queue any more"):
-        queue.remove(y)
+        queue.file.remove(y)
 
 
 def test_what_can_be_refused_is_refused_when_it_is_added(session: Session, host: Puppet, queue: Queue, job: Job) -> None:
@@ -234,6 +235,59 @@ def test_two_programs_do_not_run_one_queue(session: Session, host: Puppet, queue
     host.free.set()
     over(queue)
     assert trained(host) == ["x-word", "y-word"]
+
+
+def test_programs_that_change_the_file_at_once_lose_nothing(tmp_path: Path) -> None:
+    def add(number: int) -> None:
+        file = QueueFile(tmp_path / FILE)  # as another program has it
+        for each in range(5):
+            file.append(Entry(f"{number}x{each}", "x-word", "images", {}))
+            file.move(f"{number}x{each}", -1)
+        file.remove(f"{number}x0")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(4)))
+    assert len({each.id for each in QueueFile(tmp_path / FILE).read()}) == 16
+
+
+def test_another_program_holds_the_queue_and_what_it_left_behind_can_be_removed(
+    session: Session, host: Puppet, queue: Queue, job: Job
+) -> None:
+    host.at = {2: lambda: QueueFile(queue.file.path).change(held=True)}
+    for name in ("x-word", "y-word"):
+        queue.add(short(session, name))
+    queue.start()
+    over(queue)
+    assert (trained(host), names(queue), queue.snapshot().held) == (["x-word"], ["y-word"], "by the user")
+    assert queue.add(short(session, "z-word")) == 2
+    queue.file.change(lambda entries: [replace(entries[0], state="running"), *entries[1:]])
+    assert queue.snapshot().elsewhere == "y-word"
+    queue.file.remove(ids(queue)[0])  # no program trains it
+    host.at = {}
+    queue.start()
+    over(queue)
+    assert (trained(host), queue.file.held) == (["x-word", "z-word"], False)
+
+
+def test_a_run_is_continued_from_the_queue(session: Session, host: Puppet, queue: Queue, job: Job) -> None:
+    job.start(short(session))
+    ended(job)
+    run = Run.latest(host.log_dir, "x-word")
+    with pytest.raises(ConfigError, match="trained for 4 steps already"):
+        queue.add(replace(short(session), resume=run))
+    queue.add(replace(short(session, steps=6), resume=run))
+    embeddings_dir.create(host.embeddings_dir, host.model, "x-word", "cat", 2, overwrite=True)
+    with pytest.raises(ConfigError) as refused:
+        queue.add(replace(short(session, steps=6), resume=run))
+    assert refused.value.option == "overwrite"
+    queue.start()
+    over(queue)
+    assert "created again or replaced" in queue.snapshot().entries[0].message
+    queue.file.remove(ids(queue)[0])
+    queue.add(replace(short(session, steps=6), resume=run, overwrite=True))
+    queue.start()
+    over(queue)
+    assert (run.step, names(queue), len(Run.all(host.log_dir))) == (6, [], 1)
 
 
 def test_options_of_another_version_fail_when_their_turn_comes(session: Session, host: Puppet, queue: Queue) -> None:

@@ -17,7 +17,7 @@ from ti_trainer.runs.job import Job
 from ti_trainer.runs.run_folder import LARGEST_SETTINGS_BYTES, Run
 from ti_trainer.ui.layout import build
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import runs
+from ti_trainer.ui.panels import run_actions, runs
 
 
 def written(content: bytes) -> Callable[[Path], object]:
@@ -69,7 +69,7 @@ def test_a_damaged_run_is_named_with_the_reason_beside_those_that_can_be_read(pa
     assert "ti-error" in about
     assert str(bad.path) in about
     assert reason in about
-    assert "ti-error" in runs.continued_message(page, label, 0, False)
+    assert "ti-error" in run_actions.continued_message(page, label, 0, False)
     assert Run.all(page.host.log_dir)
 
 
@@ -86,7 +86,7 @@ def test_odd_values_are_shown_as_they_are(page: Page, content: bytes) -> None:
     (label,) = runs.labels(page)
     assert run.id in label
     assert str(run.path) in runs.details(page, label).about
-    assert "ti-error" in runs.continued_message(page, label, 0, False)
+    assert "ti-error" in run_actions.continued_message(page, label, 0, False)
 
 
 def test_the_page_is_built_with_all_of_them(page: Page) -> None:

@@ -158,7 +158,7 @@ def test_from_a_name_to_images_with_word_and_negative(page: Page, folder: Path) 
     page.locator("[role=option], .options .item").get_by_text(f"{STEPS}, moving average").click()
     until(lambda: entry(page, "runs_name").input_value() == f"my-hero-{STEPS}-ema")
     page.click("#ti_trainer_runs_promote")
-    says(page, "runs_message", f"my-hero-{STEPS}-ema-neg.safetensors")
+    says(page, "runs_promoted", f"my-hero-{STEPS}-ema-neg.safetensors")
     assert formats.read(folder / f"embeddings/my-hero-{STEPS}-ema-neg.safetensors").num_vectors == 3
 
     show(page, "Train")

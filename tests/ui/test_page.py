@@ -307,7 +307,7 @@ def test_runs_can_be_looked_at_continued_and_promoted(served: Served) -> None:
         page.locator("#ti_trainer_runs_previews img").nth(2).wait_for()
         until(lambda: entry(page, "runs_name").input_value() == "x-word-12")
         page.click("#ti_trainer_runs_promote")
-        says(page, "runs_message", "x-word-12.safetensors")
+        says(page, "runs_promoted", "x-word-12.safetensors")
         assert (served.folder / "embeddings" / "x-word-12.safetensors").is_file()
         page.click("#ti_trainer_runs_continue")
         says(page, "runs_message", "has been trained for 12 steps already")

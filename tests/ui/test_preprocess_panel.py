@@ -100,6 +100,8 @@ def test_from_photos_to_training(served: Served, page: Page) -> None:
     press(page, "to_captions")
     until(lambda: entry(page, "captions_folder").is_visible())
     assert entry(page, "captions_folder").input_value() == str(made(served))
+    page.locator("#ti_trainer_captions_gallery img").nth(11).wait_for()  # loaded at once
+    assert entry(page, "shared_folder").input_value() == str(made(served)), "one folder for all panels"
     show(page, "Create dataset")
     opened, place = (page.locator(f".ti-masks [data-part={part}]") for part in ("folder", "place"))
     for _ in range(2):  # at first, and in the place of another folder

@@ -23,7 +23,7 @@ from ti_trainer.runs.job import Job
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import runs
+from ti_trainer.ui.panels import run_actions, runs
 
 pytestmark = pytest.mark.page
 
@@ -68,7 +68,9 @@ def test_averages_stand_beside_the_copies_of_their_step_and_each_has_a_name_to_g
     assert proposed == ["x-word-4", "x-word-4-ema", "x-word-2", "x-word-2-ema"]
     for copy, proposal in zip(offered, proposed, strict=True):
         assert checked_name(proposal) == proposal
-        assert runs.promote_copy(page, label, copy, proposal, overwrite=False).startswith('<div class="ti-notice ti-good"')
+        assert run_actions.promote_copy(page, label, copy, proposal, overwrite=False).startswith(
+            '<div class="ti-notice ti-good"'
+        )
     files = {f"{each}{negative}.safetensors" for each in ("x-word", *proposed) for negative in ("", "-neg")}
     assert in_use(page) == files
 
@@ -81,13 +83,13 @@ def test_without_copies_or_without_a_run_no_name_is_proposed(page: Page, trained
     assert choices(page, "2020-01-01/gone (step 1 of 2)") == ([], None, "")
     assert runs.suggest_name(page, "2020-01-01/gone (step 1 of 2)", "4") == runs.gr.update()
     assert runs.suggest_name(page, label, None) == ""
-    assert "Choose a copy" in runs.promote_copy(page, label, None, "other", False)
+    assert "Choose a copy" in run_actions.promote_copy(page, label, None, "other", False)
 
 
 def test_a_plain_run_has_plain_copies_and_promotes_one_file(page: Page, trained) -> None:
     _, label = trained(ema_rate=0.0)
     assert choices(page, label) == (["4", "2"], "4", "x-word-4")
-    said = runs.promote_copy(page, label, "2", "other", False)
+    said = run_actions.promote_copy(page, label, "2", "other", False)
     assert "other.safetensors" in said
     assert in_use(page) == {"x-word.safetensors", "x-word-neg.safetensors", "other.safetensors"}
 
@@ -95,7 +97,7 @@ def test_a_plain_run_has_plain_copies_and_promotes_one_file(page: Page, trained)
 @pytest.mark.parametrize("copy", ["2", "2, moving average"])
 def test_a_copy_goes_into_use_with_the_negative_that_was_made_with_it(copy: str, page: Page, trained) -> None:
     run, label = trained(negative=True)
-    assert "other-neg.safetensors" in runs.promote_copy(page, label, copy, " other ", False)
+    assert "other-neg.safetensors" in run_actions.promote_copy(page, label, copy, " other ", False)
     kind = "-ema" if "average" in copy else ""
     for name, kept in (("other", f"x-word{kind}-2"), ("other-neg", f"x-word-neg{kind}-2")):
         found, wanted = (
@@ -113,11 +115,11 @@ def test_if_one_name_is_taken_neither_is_written_unless_that_is_allowed(taken: s
     file = page.host.embeddings_dir / f"{taken}.safetensors"
     formats.write(embeddings_dir.load(page.host.embeddings_dir, "x-word")[0], file)
     before, content, changes = in_use(page), file.read_bytes(), page.host.changes
-    said = runs.promote_copy(page, label, "4", "other", False)
+    said = run_actions.promote_copy(page, label, "4", "other", False)
     assert f"There is an embedding &#x27;other{'-neg' if 'neg' in taken else ''}&#x27; already" in said
     assert in_use(page) == before
     assert (file.read_bytes(), page.host.changes) == (content, changes)
-    assert "other-neg.safetensors" in runs.promote_copy(page, label, "4", "other", True).lower()
+    assert "other-neg.safetensors" in run_actions.promote_copy(page, label, "4", "other", True).lower()
     assert file.read_bytes() != content
     assert len(in_use(page)) == len(before) + 1
 
@@ -126,7 +128,7 @@ def test_if_one_name_is_taken_neither_is_written_unless_that_is_allowed(taken: s
 def test_a_name_that_will_not_do_is_refused_and_nothing_is_written(name: str, page: Page, trained) -> None:
     _, label = trained(negative=True)
     before = in_use(page)
-    assert "ti-error" in runs.promote_copy(page, label, "4", name, False)
+    assert "ti-error" in run_actions.promote_copy(page, label, "4", name, False)
     assert in_use(page) == before
 
 
@@ -164,7 +166,7 @@ def test_in_the_page_the_name_follows_the_copy_and_the_negative_comes_along(serv
             page.locator("[role=option], .options .item").get_by_text(re.compile(rf"^\W*{choice}\s*$")).click()
             until(lambda name=name: entry(page, "runs_name").input_value() == name)
         page.click("#ti_trainer_runs_promote")
-        says(page, "runs_message", "my-pair-4-ema-neg.safetensors")
+        says(page, "runs_promoted", "my-pair-4-ema-neg.safetensors")
 
         show(page, "Train")
         page.click("#ti_trainer_use")

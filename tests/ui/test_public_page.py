@@ -18,7 +18,7 @@ from ti_trainer.runs.job import Job
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import create, merge, run_notes, runs, share
+from ti_trainer.ui.panels import create, merge, run_actions, run_notes, runs, share
 
 REFUSED = "other people can reach", "people other than"
 OPTIONS = {"max_steps": 2, "preview_every": 0, "save_every": 1, "width": 16, "height": 16}
@@ -57,10 +57,10 @@ def test_runs_are_continued_but_neither_removed_nor_relabelled(page: Page, image
     (kept,) = (run.path / "replaced").iterdir()
     assert formats.read(kept).arrays["clip_l"].tolist() == before.arrays["clip_l"].tolist()
     label = runs.label_of(run)
-    assert "Copied to" in runs.promote_copy(page, label, "1", "x-word-1", False)
+    assert "Copied to" in run_actions.promote_copy(page, label, "1", "x-word-1", False)
     for said in (
-        runs.promote_copy(page, label, "1", "x-word", True),
-        runs.continued_message(page, label, 4, True),
+        run_actions.promote_copy(page, label, "1", "x-word", True),
+        run_actions.continued_message(page, label, 4, True),
         run_notes.save(page, label, "mine", "")[0],
         run_notes.remove(page, label)[0],
         run_notes.restore(page, label)[0],

@@ -11,8 +11,9 @@ import pytest
 
 pytest.importorskip("gradio")  # the page is all that needs it
 
+import gradio as gr
 from browser import launch
-from test_page import Served, choose, filled_in, served, status, until  # noqa: F401, the fixture
+from test_page import Served, choose, entry, filled_in, served, show, status, until  # noqa: F401, the fixture
 from test_ways_out import form, page, press, ways  # noqa: F401, fixtures
 
 from ti_trainer.formats import embeddings_dir
@@ -20,9 +21,9 @@ from ti_trainer.runs import queue as queue_module
 from ti_trainer.runs.job import Job, Snapshot
 from ti_trainer.runs.queue_file import FILE, Entry
 from ti_trainer.runs.run_folder import Run
+from ti_trainer.ui.gradio_compat import MAJOR
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import queue, status_strip, train, train_ways
-from ti_trainer.workbench import compare_job
+from ti_trainer.ui.panels import from_prompt, queue, status_strip, train, train_ways
 
 
 @pytest.fixture(autouse=True)
@@ -71,13 +72,10 @@ def test_a_press_during_a_run_offers_the_queue(
     press(form)
     page.job._now = replace(page.job._now, status="training")
     offered = ways(press(form))
-    assert offered == {"Add to queue": f'press="{train_ways.ADD}"', "Stop that run": 'press="ti_trainer_stop"'}
+    assert offered == {"Add to queue": f'press="{train_ways.ADD}"', "Stop it": 'press="ti_trainer_stop"'}
     offered = ways(press(form, train_ways.train_more))
     assert offered["Add to queue"] == f'press="{train_ways.ADD_MORE}"'
-    assert list(ways(press(form, train_ways.start_over))) == ["Stop that run"]
-    monkeypatch.setattr(page.comparing, "_now", compare_job.Snapshot("comparing"))
-    assert list(ways(press(form, train_ways.start_over))) == ["Stop the comparison"]
-    monkeypatch.undo()
+    assert list(ways(press(form, train_ways.start_over))) == ["Stop it"]
     assert list(ways(add(form))) == ["Add 4 more steps to the queue", "New embedding"], "it is trained to that step already"
     assert "The next run starts when x-word has ended." in add(form, prepare=train_ways.train_more)
     assert page.queue.snapshot().going
@@ -87,6 +85,39 @@ def test_a_press_during_a_run_offers_the_queue(
     page.job._now = replace(page.job._now, status="done")
     (entry,) = page.queue.snapshot().entries
     assert (entry.max_steps, entry.train["stop_when_done"]) == (8, False)
+
+
+def test_another_program_trains_the_queue(page: Page) -> None:  # noqa: F811
+    page.queue.file.change(lambda _: [Entry("a1", "y-word", "/images", {}, "running"), Entry("a2", "z-word", "/images", {})])
+    now = shown(page)
+    assert "the next run starts when y-word has ended" in now["queue"]
+    assert (now["queue_start"]["visible"], now["queue_hold"]["visible"]) == (False, True)
+    page.queue.hold()
+    assert shown(page)["queue_start"]["value"] == queue.GO_ON
+    assert page.queue.file.held
+
+
+def test_an_embedding_learns_from_a_prompt_when_its_turn_comes(page: Page) -> None:  # noqa: F811
+    with gr.Blocks():
+        form = from_prompt.panel(page)
+
+    def pressed(*wanted: str, **entered: object) -> str:
+        values = {widget: widget.value for widget in (*form.form.widgets.values(), *form.fields.values())}
+        texts = {"name": "y-scene", "teacher_prompt": "a big red cat on a sofa at night", **entered}
+        values |= {form.fields[name]: value for name, value in texts.items()}
+        return from_prompt.start(form, {**values, form.form.widgets["max_steps"]: 4}, wanted)[form.message]
+
+    assert "Replace the existing embedding" in pressed("queue", name="x-word")
+    page.job._now = replace(page.job._now, status="training", name="x-word")
+    assert 'data-ti-value="queue">Add to queue' in pressed()
+    assert "Added to the queue: y-scene, number 1." in pressed("queue")
+    assert "from a prompt" in shown(page)["queue"]
+    assert embeddings_dir.find(page.host.embeddings_dir, "y-scene") is None
+    page.job._now = replace(page.job._now, status="done")
+    over(page)
+    assert page.queue.snapshot().entries == ()
+    assert Run.all(page.host.log_dir)[0].step == 4
+    assert embeddings_dir.load(page.host.embeddings_dir, "y-scene")[0].step == 4
 
 
 def test_wrong_fields_are_shown_and_nothing_is_added(page: Page, form: train.TrainForm) -> None:  # noqa: F811
@@ -158,7 +189,13 @@ def test_three_runs_are_queued_one_fails_and_is_tried_again(served: Served) -> N
         named: Callable[[], list[str]] = tab.locator("#ti_trainer_queue .ti-queued b").all_inner_texts
         until(lambda: named() == ["z-word", "y-word"])
         (words / "z-word.safetensors").rename(words / "away")
-        tab.click("#ti_trainer_stop")
+        show(tab, "Runs")
+        tab.locator("#ti_trainer_runs_about").get_by_text("x-word", exact=True).wait_for()
+        tab.click("#ti_trainer_runs_continue")
+        said = tab.locator("#ti_trainer_runs_message")
+        said.get_by_text("x-word is being trained now.").wait_for()
+        said.get_by_role("button", name="Stop it").click()
+        show(tab, "Train")
         tab.locator("#ti_trainer_queue").get_by_text("x-word was stopped, so the queue waits.").wait_for()
         tab.click("#ti_trainer_queue_start")
         tab.locator("#ti_trainer_queue [data-state=failed]").get_by_text("There is no embedding 'z-word'").wait_for()
@@ -169,3 +206,14 @@ def test_three_runs_are_queued_one_fails_and_is_tried_again(served: Served) -> N
         served.open(tab, "Train")
         tab.click("#ti_trainer_queue_start")
         until(lambda: named() == [] and (served.run_of("z-word") / "state.safetensors").is_file())
+        show(tab, "Runs")
+        tab.locator("#ti_trainer_runs_about").get_by_text("z-word", exact=True).wait_for()
+
+        if MAJOR >= 6:  # older lists of several choices do not open for this
+            entry(tab, "runs_compared").click()
+            tab.locator("[role=option]").filter(has_text="y-word").first.click()
+            tab.locator("#ti_trainer_runs_curve").get_by_text("/y-word").wait_for()
+            assert tab.locator("#ti_trainer_runs_side_by_side tr").count() == 3, "previews of both, and the steps"
+        tab.click("#ti_trainer_runs_continue")
+        said.get_by_role("button", name="Train 12 more steps").click()
+        said.get_by_text("Continuing z-word at step 12").wait_for()

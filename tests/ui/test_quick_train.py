@@ -77,7 +77,9 @@ def test_what_is_missing_or_wrong_is_one_message(page: Page, uploaded: list[str]
     embeddings_dir.save(replace(embedding, step=3), path)
     with pytest.raises(ConfigError, match="such as taken-2, or replace it") as refused:
         begun(page, files=uploaded, name="taken")
-    assert "Tick the box" in quick_train._refused(page, refused.value)
+    offered = quick_train._refused(page, refused.value, "taken")
+    assert "Train as taken-2</button>" in offered
+    assert 'data-ti-value="replace">Replace the existing embedding</button>' in offered
     shown, box = quick_train.check_name(page, "taken")
     assert "choose" in shown.lower()
     assert box["visible"]
@@ -129,6 +131,6 @@ def test_the_stages_say_what_they_did_and_where_to_change_it() -> None:
     ):
         assert expected in html
     assert "width:30.00%" in html
-    assert html.count("tiTrainerShow('Preprocess')") == 2
-    assert "tiTrainerShow('Runs')" not in html  # there is no result yet
+    assert html.count('data-ti-show="Preprocess"') == 2
+    assert 'data-ti-show="Runs"' not in html  # there is no result yet
     assert 'data-status="idle"' in quick_progress.stages(QuickSnapshot())

@@ -21,7 +21,7 @@ from test_page import Served, served, status, until  # noqa: F401, the fixture
 
 from ti_trainer.runs.job import Job
 from ti_trainer.ui import status as status_module
-from ti_trainer.ui.gradio_compat import MAJOR, blocks, light_sessions, light_updates, listen
+from ti_trainer.ui.gradio_compat import MAJOR, blocks, light_queue, light_sessions, light_updates, listen
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import train_progress
 from ti_trainer.ui.status import StatusCache
@@ -54,7 +54,7 @@ def test_the_status_is_computed_a_few_times_a_second_however_many_ask(
     assert set(cache.version()) == {"version", "every"}, "what strangers are told"
 
 
-@pytest.mark.parametrize(("pages", "every"), [(1, 1), (4, 1), (20, 5), (100, 10)])
+@pytest.mark.parametrize(("pages", "every"), [(1, 1), (2, 1), (8, 4), (20, 10), (100, 10)])
 def test_many_pages_are_told_to_ask_less_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages: int, every: float
 ) -> None:
@@ -128,6 +128,15 @@ def test_a_session_keeps_no_copy_of_the_page_and_still_knows_its_own() -> None:
     assert (light[kept._id], other[kept._id]) == ([1, 2], [1])
     assert other[choice._id].choices == [("a", "a")]
     assert made.get_config_file()["components"], "what a page is sent is whole"
+
+
+@pytest.mark.skipif(MAJOR < 6, reason="older ones look 20 times a second")
+def test_an_idle_server_does_not_look_for_queued_events_all_the_time() -> None:
+    with blocks("x") as made:
+        gr.Button("x")
+    assert made._queue.sleep_when_free < 0.05, "what this is about: gradio may have changed"
+    light_queue(made)
+    assert made._queue.sleep_when_free == 0.05
 
 
 @pytest.mark.skipif(MAJOR < 6, reason="older ones make only what is updated")

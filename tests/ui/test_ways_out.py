@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.again import about_longer, longer, reset
 from ti_trainer.runs.job import Job
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import ended, form_fill, runs, train, train_ways
+from ti_trainer.ui.panels import ended, form_fill, quick_train, run_actions, runs, status_strip, train, train_ways
+from ti_trainer.ui.panels.shared_folder import SharedFolder
 
 STEPS = 4
 
@@ -127,6 +130,77 @@ def test_the_form_holds_what_a_run_uses(page: Page, form: train.TrainForm) -> No
         assert found == {"max_steps": STEPS, "learning_rate": "0.005:2, 0.001", "preview_cfg_scale": 7}
     in_use = form_fill._loaded(form, done, {form.name: "y-word", form.images: ""})
     assert list(in_use) == [done], "a form in use is left alone"
+
+
+def test_a_run_is_continued_now_or_later_or_the_refusal_leads_on(page: Page, form: train.TrainForm) -> None:
+    assert ways(run_actions.continued_message(page, "", 0, False)) == {"Train": 'show="Train"'}
+    press(form)
+    run = page.job.snapshot().run
+    label = runs.label_of(run)
+    refused = run_actions.continued_message(page, label, 0, False)
+    assert f'data-ti-value="more">Train {STEPS} more steps</button>' in refused
+    page.job._now = replace(page.job._now, status="training")
+    assert list(ways(run_actions.continued_message(page, label, 0, False))) == ["Stop it"], "it is this run"
+    page.job._now = replace(page.job._now, run=None)
+    refused = run_actions.continued_message(page, label, 2 * STEPS, False, ["more"])
+    assert 'data-ti-value="more queue">Add to queue</button>' in refused
+    assert "Stop it" in ways(refused)
+    assert "number 1" in run_actions.continued_message(page, label, 0, False, ["more", "queue"])
+    page.queue.hold()
+    (entry,) = page.queue.snapshot().entries
+    assert (entry.resume, entry.max_steps) == (run.id, 2 * STEPS)
+    page.job._now = replace(page.job._now, status="done")
+    embeddings_dir.create(page.host.embeddings_dir, page.host.model, "x-word", "red cat", 2, overwrite=True)
+    refused = run_actions.continued_message(page, label, 2 * STEPS, False)
+    assert 'data-ti-value="over">Continue and keep a copy of the file</button>' in refused
+    assert "Continuing x-word" in run_actions.continued_message(page, label, 2 * STEPS, True, ["over"])
+    page.job.wait(60)
+    assert (trained_to(page), run.step) == (2 * STEPS, 2 * STEPS)
+    assert "Replace the existing embedding" in run_actions.promote_copy(page, label, str(2 * STEPS), "x-word", False)
+
+
+def test_the_negative_embedding_is_created_in_place(page: Page) -> None:
+    assert train_ways.about_negative(page, "x-word", False) == train_ways.about_negative(page, "", True) == ""
+    assert ways(train_ways.about_negative(page, "x-word", True)) == {
+        "Create the negative": f'press="{train_ways.MAKE_NEGATIVE}"'
+    }
+    assert train_ways._create_negative(page, "x-word") == "x-word-neg was created with 6 vectors."
+    assert train_ways.about_negative(page, "x-word", True) == ""
+
+
+def test_the_preparation_of_a_quick_training_is_shown_and_stopped(page: Page) -> None:
+    now = page.job.snapshot()
+    assert not status_strip.parts_of(page, now)["stop"][1]()["visible"]
+    page.quick._preparing = True
+    parts = status_strip.parts_of(page, now)
+    assert "Preparing the images" in parts["bar"][1]()
+    assert parts["stop"][1]()["interactive"]
+    status_strip._stop(page)
+    assert page.quick._stop.is_set()
+
+
+def test_a_folder_is_filled_in_where_users_typed_no_other(page: Page, tmp_path: Path) -> None:
+    with gr.Blocks():
+        quick, source = quick_train.panel(page), gr.Textbox()
+        fields = [gr.Textbox() for _ in range(3)]
+        shared = SharedFolder(page, source, fields, quick)
+        shared.wire()
+    folder, other = tmp_path / "images", tmp_path / "other"
+    shutil.copytree(folder, other)
+    values = {fields[0]: str(folder), fields[1]: "", fields[2]: "mine", source: "", quick.folder: "", shared.last: ""}
+    values[quick.files] = None
+
+    def entered(field: object, text: str) -> list[object]:
+        values[field] = text
+        values.update({each: value for each, value in shared.shared(values, text).items() if isinstance(value, str)})
+        return [values[each] for each in (*fields, source, quick.folder)]
+
+    first, second = str(folder), str(other)
+    assert entered(fields[0], first) == [first, first, "mine", first, first]
+    assert "2 images" in values[quick.about_images]
+    assert entered(fields[1], second) == [second, second, "mine", first, first], "where it was filled in, it is replaced"
+    assert entered(fields[1], str(tmp_path / "nowhere"))[0] == second
+    assert entered(fields[2], first)[:3] == [first, str(tmp_path / "nowhere"), first], "what users typed stays"
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
                 ready=lambda url: print(f"The page is at {url} - press Ctrl-C here to quit.", flush=True),
             )
     finally:
-        page.queue.hold()
+        page.queue.rest()
         page.quick.stop()
         if job.snapshot().active:
             with suppress(OSError):  # the terminal may be closed

@@ -99,17 +99,18 @@ def run(args: argparse.Namespace) -> int:
         if processes.size > 1:
             signal.signal(signal.SIGTERM, lambda number, frame: None)  # torchrun sends it when another process ends
         if processes.is_writer:
-            return train(_session(args, processes))
+            return train(session_of(args, processes))
         logging.disable(logging.WARNING)
         try:
-            return _follow(_session(args, processes))
+            return _follow(session_of(args, processes))
         except LostProcessError:
             raise
         except TITrainerError:
             return 0  # process 0 reports the error, and its exit code is that of the run
 
 
-def _session(args: argparse.Namespace, processes: Processes) -> Session:
+def session_of(args: argparse.Namespace, processes: Processes) -> Session:
+    """The run that the arguments describe; its embedding is created if they say what it starts from."""
     from tqdm import tqdm
 
     from ti_trainer.runs.run_folder import Run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.prompts import NAME, load_template
 from ti_trainer.embedding import negative_name
-from ti_trainer.errors import ConfigError
+from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import short_hash, write_bytes
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.naming import name_warnings
@@ -27,6 +28,7 @@ from ti_trainer.runs.teacher_lora import lora_file, lora_of
 from ti_trainer.training.teacher import Teacher
 from ti_trainer.wording import counted
 
+log = logging.getLogger(__name__)
 DEFAULTS: Mapping[str, Any] = {  # others than for images
     "max_steps": 450,
     "learning_rate": "0.005",
@@ -142,9 +144,7 @@ class Distillation:
         self, host: Host, config: TrainConfig, num_vectors: int | None, *, overwrite: bool, warn: Callable[[str], None]
     ) -> list[Path]:
         """Create the embedding, or both; ConfigError if they cannot be created, or not trained with these options."""
-        for name in self.names:
-            embeddings_dir.free_file(host.embeddings_dir, name, overwrite=overwrite)
-        check_options(host, self.name, config)
+        self.check(host, config, overwrite=overwrite)
         with host.lock(), locks.embeddings_held(host.embeddings_dir, self.names):
             model = host.open_model(model_options(config))
             check_lora(host, config, model)
@@ -158,6 +158,32 @@ class Distillation:
                 paths = [*create_pair(folder, model, word, negative, overwrite=overwrite, warn=warn)]
             host.embeddings_changed()
         return paths
+
+    def begin(
+        self,
+        host: Host,
+        config: TrainConfig,
+        num_vectors: int | None,
+        start: Callable[[Session], object],
+        *,
+        overwrite: bool,
+        warn: Callable[[str], None] = log.warning,
+    ) -> None:
+        """Create the embedding and `start` its run, on generated images; if that raises, no new embedding is left."""
+        paths = self.create(host, config, num_vectors, overwrite=overwrite, warn=warn)
+        try:
+            start(self.session(host, config))
+        except (TITrainerError, OSError):
+            for path in () if overwrite else paths:
+                path.unlink(missing_ok=True)
+            host.embeddings_changed()
+            raise
+
+    def check(self, host: Host, config: TrainConfig, *, overwrite: bool) -> None:
+        """Raise now what `begin` would raise, as far as that is possible without a model."""
+        for name in self.names:
+            embeddings_dir.free_file(host.embeddings_dir, name, overwrite=overwrite)
+        check_options(host, self.name, config)
 
     def _generated(self, host: Host, config: TrainConfig) -> GeneratedImages:
         """Images of the prompts that the teacher is given: at most MOST_PROMPTS, spread over the contexts."""

@@ -1,14 +1,13 @@
 """The queue: runs that are started one after the other, each when the job is free. No page has to stay open for that.
 
 The queue starts runs only after `start`, or after a run was added during another one. It goes on when a run is done or has
-failed, and waits when the user has paused or stopped one.
+failed, and waits when the user has paused or stopped one, or has held the queue in this or another program.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from threading import RLock, Thread
@@ -16,21 +15,17 @@ from typing import Literal
 
 from ti_trainer.errors import BusyError, ConfigError, TITrainerError, explained
 from ti_trainer.host import Host
-from ti_trainer.runs import locks
 from ti_trainer.runs.builders import load_embeddings
 from ti_trainer.runs.checks import check_images, check_options
 from ti_trainer.runs.job import Job, Snapshot
-from ti_trainer.runs.queue_file import FILE, MOST, Entries, Entry, QueueFile, State
+from ti_trainer.runs.queue_file import FILE, Entries, Entry, QueueFile, State, replaced
 from ti_trainer.runs.quick_job import QuickJob
+from ti_trainer.runs.replaced import check_unchanged
 from ti_trainer.runs.session import Session
 from ti_trainer.training.trials import check_steps
 
 log = logging.getLogger(__name__)
 POLL_S = 0.5  # between looks at the job
-CUT_OFF = (
-    "The program ended while this was trained. If the run had begun, it is in the list of runs and can be continued there; "
-    "trying again starts a new one."
-)
 Held = Literal["", "paused", "stopped", "by the user"]
 
 
@@ -42,6 +37,7 @@ class QueueSnapshot:
     going: bool = False
     held: Held = ""
     message: str = ""
+    elsewhere: str = ""  # the embedding that another program trains
 
     @property
     def waiting(self) -> int:
@@ -68,7 +64,7 @@ class Queue:
         """Say what the runs are started with. Entries whose program ended while they were trained become failed ones."""
         with self._lock:
             self._host, self._job, self._quick = host, job, quick
-        self._recover()
+        self.file.recover()
 
     @property
     def host(self) -> Host:
@@ -91,78 +87,57 @@ class Queue:
         """The current state."""
         file = self.file
         entries = file.read()
-        return QueueSnapshot(entries, self._going, self._held, file.warning or self._message)
+        held: Held = self._held or ("by the user" if file.held else "")
+        running = [each.name for each in entries if each.state == "running" and self._thread is None]
+        return QueueSnapshot(entries, self._going, held, file.warning or self._message, "".join(running[:1]))
 
-    def add(self, session: Session) -> int:
-        """Add a run, which starts by itself if something is trained now; its place among those that wait.
+    def add(self, run: Session | Entry) -> int:
+        """Add a run; its place among those that wait. During another run it starts by itself, unless the queue is held.
 
         Raises now, as far as that is possible without a model, what starting it would raise.
         """
-        self._check(session)
-        entry = Entry.of(session)
-
-        def appended(entries: Entries) -> Entries:
-            if len(entries) >= MOST:
-                message = f"There are {len(entries)} runs in the queue, expected at most {MOST}: remove some first."
-                raise ConfigError(message)
-            return (*entries, entry)
-
-        entries = self.file.change(appended)
-        if self._is_busy():
+        if isinstance(run, Session):
+            self._check(run)
+            run = Entry.of(run)
+        place = self.file.append(run)
+        if self._is_busy() and not self.file.held:
             self._go()
-        return sum(each.state == "waiting" for each in entries)
+        return place
 
     def start(self) -> None:
         """Start the next run as soon as the job is free, and go on with the others; ConfigError if none waits."""
+        self.file.recover()
         if not any(each.state == "waiting" for each in self.file.read()):
             message = "No run waits in the queue: add one first."
             raise ConfigError(message)
+        self.file.change(held=False)
         self._go(forced=True)
 
     def hold(self) -> None:
-        """Start no further run; the one that is trained now is not affected."""
+        """Start no further run, in any program; the one that is trained now is not affected."""
+        self.file.change(held=True)
+        self.rest()
+
+    def rest(self) -> None:
+        """Start no further run in this program."""
         with self._lock:
             self._going, self._held = False, "by the user"
 
     def close(self) -> None:
         """Before the program ends: start nothing more, and wait until the outcome of the current run is written."""
-        self.hold()
+        self.rest()
         if (thread := self._thread) is not None:
             thread.join(10)
-
-    def remove(self, entry_id: str) -> None:
-        """Remove an entry; ConfigError if it is gone or is being trained."""
-
-        def removed(entries: Entries) -> list[Entry]:
-            found = _movable(entries, entry_id)
-            return [each for each in entries if each is not found]
-
-        self.file.change(removed)
-
-    def move(self, entry_id: str, by: int) -> None:
-        """Move an entry down by as many places, up for a negative number; ConfigError if it is gone or is being trained."""
-
-        def moved(entries: Entries) -> list[Entry]:
-            found = _movable(entries, entry_id)
-            rest = [each for each in entries if each is not found]
-            first = sum(each.state == "running" for each in entries)  # nothing goes before what is trained now
-            rest.insert(min(max(entries.index(found) + by, first), len(rest)), found)
-            return rest
-
-        self.file.change(moved)
-
-    def try_again(self, entry_id: str) -> None:
-        """Have an entry that failed wait again, in its place; ConfigError if it is gone or is being trained."""
-        self.file.change(
-            lambda entries: _replaced(entries, replace(_movable(entries, entry_id), state="waiting", message=""))
-        )
 
     def _check(self, session: Session) -> None:
         host = session.host
         check_images(host, session.images)
         check_options(host, session.name, session.config)
         loaded = load_embeddings(host.embeddings_dir, session.config, session.name)
-        check_steps(session.name, loaded[0][0].step, session.config)
+        step = session.resume.step if session.resume else loaded[0][0].step
+        check_steps(session.name, step, session.config)
+        if session.resume is not None and not session.overwrite:
+            check_unchanged(session.resume, session.resume.load_state()[0], loaded)
 
     def _is_busy(self) -> bool:
         return self._job.active or self._job.is_blocked or self._quick.preparing
@@ -189,6 +164,8 @@ class Queue:
 
     def _due(self) -> Entry | None:
         """The entry to start now, if it is time; ends `_going` if none is left or the user has stopped a run."""
+        if self._going and self.file.held:
+            self._going, self._held = False, "by the user"
         if not self._going:
             return None
         if self._is_busy():
@@ -208,23 +185,19 @@ class Queue:
     def _run(self, entry: Entry) -> None:
         """Train an entry and note how it ended."""
         try:
-            with self._running():
+            with self.file.running():
                 self._train(entry)
         except (TITrainerError, OSError) as error:  # another process runs the queue, or its file cannot be written
             log.error("The queue waits: %s", explained(error))  # noqa: TRY400
             with self._lock:
                 self._going, self._message = False, explained(error)
 
-    def _running(self) -> AbstractContextManager[None]:
-        """The lock of the process that runs the queue; ConfigError if another one does."""
-        return locks.held(locks.of_file(self.file.path.with_suffix(".running")), "A run of the queue", log.info)
-
     def _train(self, entry: Entry) -> None:
-        if not self._mark(entry, "running"):
-            return  # removed just now
+        if not self._claim(entry):
+            return
         ended = SimpleQueue[Snapshot]()
         try:
-            self._job.start(entry.session(self.host), ended.put)
+            entry.start(self.host, lambda session: self._job.start(session, ended.put))
         except BusyError:  # somebody was faster
             self._mark(entry, "waiting")
         except (TITrainerError, OSError) as error:
@@ -250,38 +223,10 @@ class Queue:
         log.error("The run of %s in the queue: %s", entry.name, message)
         self._mark(entry, "failed", message)
 
-    def _mark(self, entry: Entry, state: State, message: str = "") -> bool:
-        """Change an entry's state; False if it is not in the queue any more."""
-        new = replace(entry, state=state, message=message)
-        entries = self.file.change(lambda entries: _replaced(entries, new))
-        return any(each.id == entry.id for each in entries)
+    def _claim(self, entry: Entry) -> bool:
+        """Have an entry that waits be trained here; False if it was removed, or trained elsewhere, just now."""
+        new = replace(entry, state="running")
+        return new in self.file.change(lambda entries: replaced(entries, new) if entry in entries else entries)
 
-    def _recover(self) -> None:
-        try:
-            if all(each.state != "running" for each in self.file.read()):
-                return
-            with self._running():
-                self.file.change(
-                    lambda entries: [
-                        replace(each, state="failed", message=CUT_OFF) if each.state == "running" else each
-                        for each in entries
-                    ]
-                )
-        except (ConfigError, OSError) as error:  # another process trains it, or the file cannot be written
-            log.info("The queue: %s", error)
-
-
-def _movable(entries: Entries, entry_id: str) -> Entry:
-    """The entry with this id; ConfigError if there is none or it is being trained."""
-    found = next((each for each in entries if each.id == entry_id), None)
-    if found is None:
-        message = "This run is not in the queue any more."
-        raise ConfigError(message)
-    if found.state == "running":
-        message = f"{found.name!r} is being trained: stop it first."
-        raise BusyError(message)
-    return found
-
-
-def _replaced(entries: Entries, new: Entry) -> list[Entry]:
-    return [new if each.id == new.id else each for each in entries]
+    def _mark(self, entry: Entry, state: State, message: str = "") -> None:
+        self.file.change(lambda entries: replaced(entries, replace(entry, state=state, message=message)))

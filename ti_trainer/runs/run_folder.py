@@ -75,6 +75,15 @@ class Run:
         return sorted(runs, key=lambda run: run.changed_at, reverse=True)
 
     @classmethod
+    def find(cls, log_dir: Path, run_id: str) -> Run:
+        """The run with this id; ConfigError if there is none. The id is never used as a path."""
+        for run in cls.all(log_dir):
+            if run.id == run_id:
+                return run
+        message = f"The run {run_id} no longer exists: if it is in the bin, restore it first."
+        raise ConfigError(message)
+
+    @classmethod
     def latest(cls, log_dir: Path, name: str) -> Run:
         """The run of this embedding whose state was saved last; TrainingError if none can be resumed.
 

@@ -22,7 +22,15 @@ from fastapi.responses import FileResponse, JSONResponse
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import upload_folders
 from ti_trainer.resources import RESOURCES
-from ti_trainer.ui.gradio_compat import MAJOR, light_sessions, light_updates, refuse_missing_values, theme
+from ti_trainer.ui.gradio_compat import (
+    MAJOR,
+    light_calls,
+    light_queue,
+    light_sessions,
+    light_updates,
+    refuse_missing_values,
+    theme,
+)
 from ti_trainer.ui.guard import Guard
 from ti_trainer.ui.status import ROUTE
 
@@ -117,6 +125,8 @@ def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None, 
         app.add_api_route(f"{LOCALIZATIONS}/{path.name}", _answering(path), methods=["GET"])
     light_sessions(blocks)
     light_updates(blocks)
+    light_calls()
+    light_queue(blocks)
     refuse_missing_values(blocks)
     if MAJOR >= 6:
         head = f"<style>{style}</style><script>{script}</script>"

@@ -31,6 +31,7 @@ from ti_trainer.ui.panels import (
     train,
     train_progress,
 )
+from ti_trainer.ui.panels.shared_folder import SharedFolder
 from ti_trainer.ui.polling import poll
 
 TO_TXT2IMG = "() => { window.switch_to_txt2img && switch_to_txt2img(); }"
@@ -51,7 +52,7 @@ def build(page: Page) -> gr.Blocks:
             with gr.Tab("Preprocess", id="preprocess"), gr.Tabs(elem_id="ti_trainer_preprocess_tabs"):
                 with gr.Tab("Create dataset", id="make"):
                     preprocess_panel = preprocess.panel(page)
-                with gr.Tab("Edit captions", id="captions"):
+                with gr.Tab("Edit captions", id="captions") as captions_tab:
                     captions_panel = caption_editor.panel(page)
                 with gr.Tab("Image quality", id="quality"):
                     quality_panel = image_quality.panel(page)
@@ -89,8 +90,8 @@ def build(page: Page) -> gr.Blocks:
             "runs": runs_panel.chosen,
         }
         poll(lambda state: train_progress.refresh(page, state, list(live)), list(live.values()))
-        loaded = form_fill.panel(form)
-        form_fill.wire_runs(form, runs_panel, TO_TAB.format("Train"))
+        loaded, filled_first = form_fill.panel(form)
+        filled_from_run = form_fill.wire_runs(form, runs_panel, TO_TAB.format("Train"))
         listen(runs_tab.select, partial(runs.opened, page), [runs_panel.chosen], [runs_panel.chosen])
         api.panel(page)
         create.wire(page, create_panel, form.name)
@@ -100,16 +101,25 @@ def build(page: Page) -> gr.Blocks:
         for button, prepare in form.queueing.items():
             add = partial(train.start, form, prepare=prepare, queued=True)
             listen(listen(button.click, add, form.inputs, form.outputs).then, None, js=REFRESH)
-        begun = listen(
-            prompt_form.start.click, partial(from_prompt.start, prompt_form), prompt_form.inputs, prompt_form.outputs
-        )
-        listen(begun.then, lambda: gr.update(visible=False), [], [preflight_part], js=REFRESH)
-        listen(runs_panel.continued.then, None, js=REFRESH)
+        for begun in from_prompt.wire(prompt_form):
+            listen(begun.then, lambda: gr.update(visible=False), [], [preflight_part], js=REFRESH)
+        for continued in runs_panel.continued:
+            listen(continued.then, None, js=REFRESH)
         listen(preprocess_panel.started.then, None, js=REFRESH)
-        preprocess.wire_next_steps(
-            preprocess_panel, form, (captions_panel.folder, quality_panel.folder), masks_panel, TO_TAB
-        )
-        quick_train.wire(quick, form, preprocess_panel, (captions_panel.folder, quality_panel.folder))
+        places: dict[str, preprocess.Place] = {
+            "Edit captions": (captions_panel.folder, captions_panel.opens_at),
+            "Image quality": (quality_panel.folder, quality_panel.checks_at),
+            "Paint masks": (masks_panel.folder, masks_panel.opens_at),
+        }
+        preprocess.wire_next_steps(preprocess_panel, form, places, TO_TAB)
+        folders = [*(folder for folder, _ in places.values()), create_panel.images, form.images]
+        shared = SharedFolder(page, preprocess_panel.widgets["source"], folders, quick)
+        shared.wire()
+        shared.share_destination_at(preprocess_panel.started.then)
+        for filled in (filled_first, filled_from_run):
+            shared.share_at(filled.then, form.images)
+        captions_panel.opens_first_at(captions_tab.select)
+        quick_train.wire(quick, form, preprocess_panel, shared)
         embeddings.wire(embeddings_panel, embeddings_tab, prompts, _to_prompt(page))
         for use in (progress_panel["use"], quick.live["quick_use"]):
             _wire_use(page, use, prompts)

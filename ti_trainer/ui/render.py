@@ -31,6 +31,7 @@ STATUS_LABELS = {
 MARKS: dict[Kind, str] = {"error": "✕", "warning": "!", "good": "✓", "info": "i"}
 MINUTE, HOUR = 60, 3600
 FAST, SLOW = 10.0, 0.5  # steps/s: without decimals above FAST; as s/it below SLOW
+STOP = {"Stop it": "press:ti_trainer_stop"}  # a way out, for `ways_out`
 VERBATIM = 'translate="no"'  # names and what users typed: javascript/ti_trainer_language.js leaves them as they are
 NUMBERS = ("epoch", "loss", "time left")  # labels that `numbers` is given
 _refusal_ids = itertools.count(1)
@@ -116,22 +117,32 @@ def notice(kind: Kind, text: str, more: str = "") -> str:
     return f'<div class="ti-notice ti-{kind}" role="{role}">{mark}<div>{text}</div></div>'
 
 
-def refusal(error: Exception) -> str:
-    """Render an error in a box. javascript/ti_trainer_news.js hides those of a BusyError once the run is over."""
+def refusal(error: Exception, ways: Mapping[str, str] | None = None) -> str:
+    """Render an error in a box, with ways out below: see `ways_out`. One way out of a BusyError is to stop what is running.
+
+    javascript/ti_trainer_updates.js hides those of a BusyError once the run is over.
+    """
     box = notice("error", explained(error))
+    if not isinstance(error, BusyError):
+        return box + ways_out(ways or {})
     # The number makes a repeated message a new element for the script.
-    return box.replace("<div ", f'<div data-busy="{next(_refusal_ids)}" ', 1) if isinstance(error, BusyError) else box
+    return f'<div data-busy="{next(_refusal_ids)}">{box}{ways_out({**(ways or {}), **STOP})}</div>'
 
 
 def ways_out(ways: Mapping[str, str]) -> str:
-    """Render buttons below a refusal, by label: each shows a tab ("show:TAB") or presses another button ("press:ELEM_ID").
+    """Render buttons below a refusal, by label.
 
-    javascript/ti_trainer_strip.js acts on them.
+    Each shows a tab ("show:TAB"), presses another button ("press:ELEM_ID"), or puts a text into a hidden text box
+    ("ask:ELEM_ID TEXT"): javascript/ti_trainer_strip.js acts on them.
     """
     buttons = []
     for label, way in ways.items():
         what, _, where = way.partition(":")
-        buttons.append(f'<button type="button" class="ti-way" data-ti-{what}="{escape(where)}">{escape(label)}</button>')
+        where, _, text = where.partition(" ") if what == "ask" else (where, "", "")
+        value = f' data-ti-value="{escape(text)}"' if text else ""
+        buttons.append(
+            f'<button type="button" class="ti-way" data-ti-{what}="{escape(where)}"{value}>{escape(label)}</button>'
+        )
     return f'<div class="ti-ways">{"".join(buttons)}</div>' if buttons else ""
 
 

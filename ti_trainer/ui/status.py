@@ -18,7 +18,7 @@ from ti_trainer.ui.panels.train_progress import fingerprint, parts_of
 
 ROUTE = "/ti_trainer/status"  # also in javascript/ti_trainer.js
 MAX_AGE_S = 0.25
-ASKED_PER_S, OVER_S = 4.0, 10.0  # by all pages together during a run; the time over which requests are counted
+ASKED_PER_S, OVER_S = 2.0, 10.0  # by all pages together during a run; the time over which requests are counted
 LONGEST_S = 10.0  # between two requests of a page
 
 

@@ -31,10 +31,11 @@ Handler = Callable[[EditorState, Inputs], Updates]
 
 @dataclass(frozen=True)
 class CaptionEditor:
-    """What other panels need: the field for the folder, and the button that loads it."""
+    """What other panels need: the field for the folder, and functions that load it at an event of theirs."""
 
     folder: Any
-    load: Any
+    opens_at: Callable[[Any], None]
+    opens_first_at: Callable[[Any], None]  # only if nothing is loaded
 
 
 def panel(page: Page) -> CaptionEditor:
@@ -62,9 +63,10 @@ def panel(page: Page) -> CaptionEditor:
                 ui |= _common()
     for each in (*ui.values(), *models.values()):
         unsaved(each)
-    _wire(page, ui)
+    on = _wire(page, ui)
     _wire_models(page, ui, models)
-    return CaptionEditor(ui["folder"], ui["load"])
+    opens, opens_first = (partial(each, page) for each in (handlers.open_folder, handlers.open_first))
+    return CaptionEditor(ui["folder"], lambda event: on(event, opens), lambda event: on(event, opens_first))
 
 
 def _images() -> Components:
@@ -197,7 +199,8 @@ def _wire_models(page: Page, ui: Components, models: Components) -> None:
     listen(models["caption_stop"].click, captioning.stop)
 
 
-def _wire(page: Page, ui: Components) -> None:
+def _wire(page: Page, ui: Components) -> Callable[[Any, Handler], Any]:
+    """Connect the components; returns the function that has a handler called at an event."""
     given, outputs = {ui["state"], *_inputs(ui).values()}, [ui[name] for name in UPDATED]
 
     def call(handler: Callable[..., Updates], values: dict[Any, Any], *args: Any) -> dict[Any, Any]:
@@ -239,3 +242,4 @@ def _wire(page: Page, ui: Components) -> None:
     removed = on(ui["remove_common"].click, handlers.remove_common)
     on(removed.then, handlers.find_common_again)
     on(ui["find_common"].click, handlers.find_common)
+    return on

@@ -15,9 +15,10 @@ from ti_trainer.data.caption_edits import BACKUP, Captions, difference, load
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels.caption_view import ALL, ONE, PAGE_SIZE, EditorState, Inputs, Updates, view
-from ti_trainer.ui.render import notice
+from ti_trainer.ui.render import notice, refusal
 from ti_trainer.wording import counted
 
+LOAD = {"Load": "press:ti_trainer_captions_load"}  # a way out, for `ways_out`
 Edit = Callable[[Captions, Sequence[Path], Inputs], Captions]  # of the captions of these images
 Action = Callable[[EditorState, Inputs], tuple[EditorState, str]]  # the new state and a message
 
@@ -40,7 +41,7 @@ def run(act: Action, before: EditorState, inputs: Inputs) -> Updates:
     try:
         new, message = act(state, inputs)
     except (TITrainerError, OSError) as error:
-        new, message = state, notice("error", str(error))
+        new, message = state, refusal(error, None if state.captions else LOAD)
     new = _filtered(new, inputs, keep_page=True)
     tags = [tag for tag, _ in new.captions.counts()] if new.captions else []
     filters = {name: list(getattr(inputs, name) or []) for name in ("all_of", "none_of")}
@@ -84,6 +85,12 @@ def open_folder(page: Page, before: EditorState, inputs: Inputs) -> Updates:
         return EditorState(captions), ""
 
     return run(act, before, inputs)
+
+
+def open_first(page: Page, before: EditorState, inputs: Inputs) -> Updates:
+    """Load the folder when the tab is opened: only if nothing is loaded, and without a message if it cannot be."""
+    updates = {} if before.captions or not (inputs.folder or "").strip() else open_folder(page, before, inputs)
+    return updates if updates and updates["state"].captions else {"state": before}
 
 
 def keep_typed(state: EditorState, _inputs: Inputs) -> tuple[EditorState, str]:

@@ -19,7 +19,7 @@ from ti_trainer.config.preprocessing import PreprocessConfig, options
 from ti_trainer.data.caption_edits import difference
 from ti_trainer.data.open_image import opened_image
 from ti_trainer.data.upright import upright
-from ti_trainer.errors import BusyError, ConfigError, DatasetError, TITrainerError
+from ti_trainer.errors import ConfigError, DatasetError, TITrainerError
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import caption_handlers as handlers
 from ti_trainer.ui.panels.caption_view import EditorState, Inputs, Updates
@@ -74,7 +74,7 @@ class Captioning:
         """Yield the progress several times, then the captions. Stops when the visitor leaves the page."""
         if not self._running.acquire(blocking=False):
             message = "Images are being captioned already: wait until that is done, or stop it."
-            yield refusal(BusyError(message)), Found()
+            yield refusal(ConfigError(message), {"Stop": f"press:{PREFIX}caption_stop"}), Found()
             return
         try:
             self._stop.clear()

@@ -12,7 +12,8 @@ import gradio as gr
 from ti_trainer.errors import TITrainerError
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels.runs import label_of, name_for, promote_copy
+from ti_trainer.ui.panels.run_actions import promote_copy
+from ti_trainer.ui.panels.runs import label_of, name_for
 from ti_trainer.ui.panels.status_strip import Part, about_comparison
 from ti_trainer.ui.render import facts, notice, progress, refusal
 from ti_trainer.ui.thumbnails import thumbnail_uri

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from ti_trainer.embedding import negative_name
-from ti_trainer.errors import TITrainerError
+from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.naming import name_warnings
 from ti_trainer.prompts import CHUNK
@@ -28,15 +28,19 @@ ABOUT_CARDS = (
     "put the image into the embeddings folder, then extract the negative into a file of its own here."
 )
 
+REPLACE = "ti_trainer_create_replace"
+
 
 @dataclass(frozen=True)
 class Create:
     """The components that `wire` connects to other panels."""
 
     button: Any
+    replace: Any  # hidden: a way out
     inputs: list[Any]
     about_name: Any
     outcome: Any
+    images: Any
 
 
 def panel(page: Page) -> Create:
@@ -60,7 +64,7 @@ def panel(page: Page) -> Create:
                 max_lines=1,
             )
             about_text = gr.HTML(elem_id="ti_trainer_create_about_text")
-            suggest.panel(page, init_text)
+            images = suggest.panel(page, init_text)
             num_vectors = gr.Slider(
                 minimum=1,
                 maximum=CHUNK,
@@ -97,6 +101,8 @@ def panel(page: Page) -> Create:
                     max_lines=1,
                 )
             button = gr.Button("Create embedding", variant="primary", elem_id="ti_trainer_create_button")
+            with gr.Row(elem_classes=["ti-hidden"]):
+                replace = gr.Button("Replace the existing embedding", elem_id=REPLACE)
         with gr.Column(elem_classes=["ti-results"]):
             outcome = gr.HTML(elem_id="ti_trainer_create_outcome")
             with gr.Accordion("Embeddings that do not work with this model", open=False):
@@ -115,13 +121,18 @@ def panel(page: Page) -> Create:
         listen(each.change, partial(check_init_text, page), [init_text, num_vectors], [about_text])
     listen(check.click, lambda: survey(page), [], [skipped], show_progress="minimal")
     listen(extract.click, lambda: extract_negatives(page), [], [extracted], show_progress="minimal")
-    return Create(button, inputs, about_name, outcome)
+    return Create(button, replace, inputs, about_name, outcome, images)
 
 
 def wire(page: Page, created: Create, chosen: Any) -> None:
     """Create an embedding when the button is clicked, and select it in the Train panel's list `chosen`."""
     outputs = [created.outcome, chosen, created.about_name]
     listen(created.button.click, partial(outcome_of, page), created.inputs, outputs, show_progress="minimal")
+
+    def replaced(name: str, text: str, count: float | None, _overwrite: bool, *negative: Any) -> list[Any]:
+        return outcome_of(page, name, text, count, True, *negative)
+
+    listen(created.replace.click, replaced, created.inputs, outputs, show_progress="minimal")
 
 
 def create(
@@ -173,7 +184,9 @@ def outcome_of(
     try:
         path = create(page, name, init_text, num_vectors, overwrite, negative_vectors, negative_text, warn=warnings.append)
     except (TITrainerError, OSError) as error:
-        return [refusal(error), gr.update(), gr.update()]
+        exists = isinstance(error, ConfigError) and error.option == "overwrite" and not page.is_public
+        ways = {"Replace the existing embedding": f"press:{REPLACE}", "Train": "show:Train"} if exists else None
+        return [refusal(error, ways), gr.update(), gr.update()]
     message = f"{created_message(path, init_text, num_vectors or 0)} It is selected in the Train tab."
     if negative_vectors:
         message += f" {negative_name(path.stem)} was created too: tick Train with DreamArtist to train both."

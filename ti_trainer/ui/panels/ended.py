@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.errors import BusyError, ConfigError, TITrainerError
 from ti_trainer.runs.again import about_longer, about_reset, longer, reset
 from ti_trainer.runs.early_stopping import held_out_of
 from ti_trainer.runs.job import Snapshot
@@ -20,6 +20,7 @@ from ti_trainer.training.selection import summary
 from ti_trainer.ui.downloads import file_link
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels import queue
 from ti_trainer.ui.panels.runs import comparison
 from ti_trainer.ui.panels.status_strip import Part
 from ti_trainer.ui.render import facts, images, notice, refusal
@@ -30,6 +31,7 @@ FINISHED = {
     "stopped": "Training interrupted. The embedding was saved.",
     "paused": "Paused. Resume continues exactly from here.",
 }
+QUEUE_MORE = "ti_trainer_queue_more"
 FILES = (("Loss curve", "loss"), ("Before and after", "before_after"), ("Comparison", "comparison"))
 
 
@@ -48,8 +50,10 @@ def panel(page: Page) -> dict[str, Any]:
             parts["compare_copies"] = gr.Button("Compare copies", elem_id="ti_trainer_ended_compare")
         message = gr.HTML(elem_id="ti_trainer_ended_message")
         parts["details"] = gr.HTML(elem_id="ti_trainer_details")
+    with gr.Row(elem_classes=["ti-hidden"]):
+        queue_more = gr.Button("Add to queue", elem_id=QUEUE_MORE)
     refresh = "() => { window.tiTrainerRefresh(); }"
-    for button, action in ((parts["more"], train_more), (over, start_over)):
+    for button, action in ((parts["more"], train_more), (queue_more, queued_more), (over, start_over)):
         listen(listen(button.click, lambda action=action: _attempt(page, action), [], [message]).then, None, js=refresh)
     listen(new.click, None, js="() => { window.tiTrainerShow('Create embedding'); }")
     return parts
@@ -78,12 +82,23 @@ def next_steps(now: Snapshot) -> int:
 
 def train_more(page: Page) -> str:
     """Continue the run for as many steps again; says how."""
+    session, about = _longer(page)
+    page.job.start(session)
+    return about
+
+
+def queued_more(page: Page) -> str:
+    """Add that to the queue; says where it is and how it continues."""
+    session, about = _longer(page)
+    return f"{queue.add(page, session)} {about}"
+
+
+def _longer(page: Page) -> tuple[Session, str]:
     now = page.job.snapshot()
     run = _run(now)
     before = TrainConfig.from_dict(run.options())
     config = longer(before, now.step, next_steps(now))
-    page.job.start(replace(_session(page, run), config=config, resume=run))
-    return about_longer(before, config)
+    return replace(_session(page, run), config=config, resume=run), about_longer(before, config)
 
 
 def start_over(page: Page) -> str:
@@ -116,8 +131,10 @@ def _session(page: Page, run: Run) -> Session:
 def _attempt(page: Page, action: Callable[[Page], str]) -> str:
     try:
         return notice("info", action(page))
+    except BusyError as error:
+        return refusal(error, {"Add to queue": f"press:{QUEUE_MORE}"} if action is train_more else None)
     except (TITrainerError, OSError) as error:
-        return refusal(error)
+        return refusal(error, {"New embedding": "show:Create embedding", "Open run": "press:ti_trainer_open_run"})
 
 
 def _result(now: Snapshot) -> str:

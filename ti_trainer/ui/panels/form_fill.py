@@ -19,18 +19,17 @@ from ti_trainer.ui.panels.train import TrainForm, trainable
 from ti_trainer.ui.render import refusal
 
 
-def panel(form: TrainForm) -> Any:
-    """Add a hidden button, which javascript/ti_trainer_strip.js clicks once, when the page was loaded; returns it."""
+def panel(form: TrainForm) -> tuple[Any, Any]:
+    """Add a hidden button, which javascript/ti_trainer_strip.js clicks once, when the page was loaded; it and its event."""
     with gr.Row(elem_classes=["ti-hidden"]):
         done = unsaved(gr.Textbox(value="", elem_id="ti_trainer_filled"))
         button = unsaved(gr.Button("Fill the form", elem_id="ti_trainer_fill"))
     outputs = [done, form.name, form.images, *form.form.widgets.values()]
-    listen(button.click, partial(_loaded, form, done), {form.name, form.images}, outputs)
-    return button
+    return button, listen(button.click, partial(_loaded, form, done), {form.name, form.images}, outputs)
 
 
-def wire_runs(form: TrainForm, panel: runs.Runs, js: str) -> None:
-    """Connect the Runs panel's button Use these settings."""
+def wire_runs(form: TrainForm, panel: runs.Runs, js: str) -> Any:
+    """Connect the Runs panel's button Again with changes; returns the event of filling the form."""
     outputs = [form.message, panel.message, form.name, form.images, *form.form.widgets.values()]
 
     def use(label: str) -> dict[Any, Any]:
@@ -39,8 +38,9 @@ def wire_runs(form: TrainForm, panel: runs.Runs, js: str) -> None:
         except (TITrainerError, OSError) as error:
             return {panel.message: refusal(error)}
 
-    listen(panel.use_settings.click, use, [panel.chosen], outputs)
+    used = listen(panel.use_settings.click, use, [panel.chosen], outputs)
     listen(panel.use_settings.click, None, js=js)
+    return used
 
 
 def of_run(form: TrainForm, label: str) -> dict[Any, Any]:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from ti_trainer.config.training import problems
-from ti_trainer.errors import ConfigError, TITrainerError
+from ti_trainer.config.training import TrainConfig, problems
+from ti_trainer.errors import BusyError, ConfigError, TITrainerError
+from ti_trainer.formats.naming import name_warnings
 from ti_trainer.prompts import CHUNK
 from ti_trainer.runs.distill import DEFAULTS, Distillation
-from ti_trainer.runs.session import Session
+from ti_trainer.runs.queue_file import Entry
 from ti_trainer.runs.teacher_lora import lora_names
 from ti_trainer.ui.form import Form, starting_values, typed
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.panels import queue
 from ti_trainer.ui.panels.create import check_name
 from ti_trainer.ui.panels.train import HIGHLIGHTED
 from ti_trainer.ui.render import notice, refusal
@@ -31,6 +32,8 @@ ABOUT = (
 )
 ALWAYS, MORE = ("max_steps", "preview_prompt"), ("learning_rate", "batch_size", "seed", "memory", "preview_every")
 PREFIX = "ti_trainer_prompt_"
+ASK = PREFIX + "ask"  # a hidden text box: what a button of a refusal asks for
+QUEUED, REPLACE = "queue", "replace"
 Values = Mapping[Any, Any]  # of components, as gradio passes them
 
 
@@ -44,6 +47,8 @@ class PromptForm:
     field_slots: Mapping[str, Any]
     message: Any
     start: Any
+    add: Any
+    ask: Any
 
     @property
     def inputs(self) -> set[Any]:
@@ -147,7 +152,11 @@ def panel(page: Page) -> PromptForm:
         elem_id=PREFIX + "overwrite",
     )
     message = gr.HTML(elem_id=PREFIX + "message")
-    start = gr.Button("Learn", variant="primary", elem_id=PREFIX + "start")
+    with gr.Row(elem_classes=["ti-side-by-side"]):
+        add = gr.Button("Add to queue", elem_id=PREFIX + "queue")
+        start = gr.Button("Learn", variant="primary", elem_id=PREFIX + "start")
+    with gr.Row(elem_classes=["ti-hidden"]):
+        ask = unsaved(gr.Textbox(value="", elem_id=ASK))
     for each in fields.values():
         unsaved(each)
     for name in ("name", "overwrite"):
@@ -155,7 +164,7 @@ def panel(page: Page) -> PromptForm:
     prompts = [fields["teacher_prompt"], fields["opposite_prompt"], fields["teacher_lora"]]
     for each in prompts:
         listen(each.change, partial(check_prompt, page), prompts, [about_prompt])
-    return PromptForm(page, form, fields, slots, message, start)
+    return PromptForm(page, form, fields, slots, message, start, add, ask)
 
 
 def lora_field(page: Page) -> Any:
@@ -187,39 +196,62 @@ def check_prompt(page: Page, prompt: str, opposite: str, lora: str) -> str:
     return notice("info", f"{counted(tokens, 'token')}: {counted(vectors, 'vector')} by default.")
 
 
-def start(form: PromptForm, values: Values) -> dict[Any, Any]:
-    """Create the embedding and start the run, or show beside each field what is wrong with it."""
-    page, wanted, options = form.page, form.wanted(values), form.options(values)
-    wrong, warnings = problems(options), list[str]()
-    if not wanted.name:
+def wire(form: PromptForm) -> list[Any]:
+    """Connect the buttons; returns their events, for `.then`."""
+
+    def asked(values: Values) -> dict[Any, Any]:
+        wanted = (values[form.ask] or "").split()
+        return start(form, values, wanted) if wanted else {form.message: gr.update()}  # gradio 6 clears a new text box
+
+    return [
+        listen(form.start.click, partial(start, form), form.inputs, form.outputs),
+        listen(form.add.click, partial(start, form, wanted=[QUEUED]), form.inputs, form.outputs),
+        listen(form.ask.change, asked, {*form.inputs, form.ask}, form.outputs),
+    ]
+
+
+def start(form: PromptForm, values: Values, wanted: Collection[str] = ()) -> dict[Any, Any]:
+    """Create the embedding and start the run, or queue that; or show beside each field what is wrong with it."""
+    learned, options = form.wanted(values), form.options(values)
+    wrong, warnings, said = problems(options), list[str](), ""
+    if not learned.name:
         wrong["name"] = "Name: found an empty text, expected the name of the new embedding."
     count = int(values[form.fields["num_vectors"]] or 0)
     if not 0 <= count <= CHUNK:
         wrong["num_vectors"] = f"Number of vectors: found {count}, expected 1 to {CHUNK}, or 0."
     try:
-        overwrite = page.overwrite(values[form.fields["overwrite"]])
-        config = wanted.config({**page.host.defaults, **DEFAULTS, **options})
-        if not wrong:
-            page.refuse_if_busy("learn from a prompt")
-            paths = wanted.create(page.host, config, count or None, overwrite=overwrite, warn=warnings.append)
-            _start_job(page, wanted.session(page.host, config), () if overwrite else paths)
+        overwrite = form.page.overwrite(values[form.fields["overwrite"]] or REPLACE in wanted)
+        config = learned.config({**form.page.host.defaults, **DEFAULTS, **options})
+        if not wrong and QUEUED in wanted:
+            said = _queued(form.page, learned, config, count or None, overwrite=overwrite)
+        elif not wrong:
+            form.page.refuse_if_busy("learn from a prompt")
+            warn = warnings.append
+            learned.begin(form.page.host, config, count or None, form.page.job.start, overwrite=overwrite, warn=warn)
     except ConfigError as error:
         if error.option not in form.slots:
-            return form.updates(refusal(error), wrong)
+            return form.updates(refusal(error, _ways_out(form.page, error, wanted)), wrong)
         wrong.setdefault(error.option, str(error))
     except (TITrainerError, OSError) as error:
         return form.updates(refusal(error), wrong)
     if wrong:
         return form.updates(notice("error", HIGHLIGHTED), wrong)
-    return form.updates("".join(notice("warning", each) for each in warnings), {})
+    return form.updates(notice("good", said) + "".join(notice("warning", each) for each in warnings), {})
 
 
-def _start_job(page: Page, session: Session, created: Sequence[Path]) -> None:
-    """Start the run; if that fails, remove the embeddings that were created for it."""
-    try:
-        page.job.start(session)
-    except (TITrainerError, OSError):
-        for path in created:
-            path.unlink(missing_ok=True)
-        page.host.embeddings_changed()
-        raise
+def _queued(page: Page, learned: Distillation, config: TrainConfig, count: int | None, *, overwrite: bool) -> str:
+    """Add it to the queue; ConfigError for what can be refused without training anything."""
+    learned.check(page.host, config, overwrite=overwrite)
+    model = page.host.open_model()  # only for its tokenizer
+    name_warnings(model, page.host.embeddings_dir, learned.name)
+    learned.start(model, count)
+    return queue.add(page, Entry.of_prompt(learned, config, count, overwrite=overwrite))
+
+
+def _ways_out(page: Page, error: ConfigError, wanted: Collection[str]) -> dict[str, str]:
+    """The ways out of a refusal."""
+    if isinstance(error, BusyError):
+        return {"Add to queue": f"ask:{ASK} {' '.join({*wanted, QUEUED})}"}
+    if error.option == "overwrite" and not page.is_public:
+        return {"Replace the existing embedding": f"ask:{ASK} {' '.join({*wanted, REPLACE})}"}
+    return {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +25,7 @@ from ti_trainer.data.listing import LEFT_OUT
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.render import notice, progress_bar
+from ti_trainer.ui.render import notice, progress_bar, refusal
 from ti_trainer.ui.thumbnails import data_uri, thumbnail_or_grey
 from ti_trainer.wording import counted
 
@@ -59,10 +59,10 @@ class Findings:
 
 @dataclass(frozen=True)
 class ImageQuality:
-    """What other panels need: the field for the folder, and the button that checks it."""
+    """What other panels need: the field for the folder, and a function that has it checked at an event of theirs."""
 
     folder: Any
-    check: Any
+    checks_at: Callable[[Any], None]
 
 
 def panel(page: Page) -> ImageQuality:
@@ -100,13 +100,17 @@ def panel(page: Page) -> ImageQuality:
     for each in (folder, *sizes, marked):
         unsaved(each)
     outputs = [state, message, cards, marked, exclude]
-    for event in (start.click, folder.submit):
+
+    def checks_at(event: Any) -> None:
         listen(event, partial(_check, page), [state, folder, *sizes], outputs, queue=True)
+
+    for event in (start.click, folder.submit):
+        checks_at(event)
     listen(marked.change, lambda found, numbers: _label(_marked(found, numbers)), [state, marked], [exclude])
     listen(unmark.click, lambda found: _updates(found, gr.update()), [state], outputs)
     listen(exclude.click, _exclude, [state, marked], outputs, show_progress="minimal")
     listen(restore.click, partial(_restore, page), [state, folder, marked], outputs, show_progress="minimal")
-    return ImageQuality(folder, start)
+    return ImageQuality(folder, checks_at)
 
 
 def _check(page: Page, before: Findings, folder: str, width: float | None, height: float | None) -> Iterator[Sequence[Any]]:
@@ -156,7 +160,7 @@ def _exclude(found: Findings, numbers: str) -> list[Any]:
         warnings: list[str] = []
         moved = leave_out(found.folder, marked, warnings.append)
     except (TITrainerError, OSError) as error:
-        return _updates(found, notice("error", str(error)), marked)
+        return _updates(found, refusal(error, {"Check": "press:ti_trainer_quality_start"}), marked)
     message = (
         f"{counted(len(moved), 'image')} moved to “{LEFT_OUT}”, with their captions and masks. Check again for the rest."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,9 @@ from ti_trainer.preprocess.runner import Preprocessing
 from ti_trainer.ui.form import typed
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels.mask_brush import MaskBrush
 from ti_trainer.ui.panels.preprocess_progress import NEXT, row
 from ti_trainer.ui.panels.train import HIGHLIGHTED, TrainForm, Values
-from ti_trainer.ui.render import notice, progress
+from ti_trainer.ui.render import notice, progress, refusal
 from ti_trainer.ui.widgets import error_slot, error_update, widget
 from ti_trainer.wording import counted
 
@@ -44,6 +43,9 @@ LABELS = {label: mode for mode, (label, _) in MODES.items()}
 UNFOLDED = {"focal": "focal", "auto-size": "auto_size"}  # the section that belongs to a mode
 CAPTION_HELP = "Models that write captions. Several captions are joined; with none, only existing captions are used."
 WELCOME = "Your original images are never changed. Preview shows the results for the first images without writing anything."
+
+NEXT_TABS = {"to_captions": "Edit captions", "to_quality": "Image quality", "to_masks": "Paint masks", "to_train": "Train"}
+Place = tuple[Any, Callable[[Any], None]]  # a panel's field for the folder, and what has it opened at an event
 
 
 @dataclass
@@ -193,11 +195,8 @@ def face_models(page: Page) -> list[Path]:
     return [faces.FOLDER, *page.host.face_models]
 
 
-def wire_next_steps(made: Preprocess, form: TrainForm, fields: tuple[Any, Any], masks: MaskBrush, to_tab: str) -> None:
-    """Connect the buttons that use a finished dataset elsewhere: they fill in its folder, and for training its size.
-
-    `fields` are the folder fields of the captions and the image quality panels. The masks panel also opens the folder.
-    """
+def wire_next_steps(made: Preprocess, form: TrainForm, places: Mapping[str, Place], to_tab: str) -> None:
+    """Connect the buttons that use a finished dataset elsewhere: they fill in and open its folder, for training its size."""
 
     def folder() -> str:
         work = made.page.preprocessing.snapshot().work
@@ -211,17 +210,15 @@ def wire_next_steps(made: Preprocess, form: TrainForm, fields: tuple[Any, Any], 
         return [folder(), config.width, config.height, config.resize in ("auto-size", "buckets", "keep")]
 
     filled = [form.images, *(form.form.widgets[name] for name in ("width", "height", "buckets"))]
-    captions, quality = fields
-    filled_in = {}
-    for name, label, fn, outputs in (
-        ("to_captions", "Edit captions", folder, [captions]),
-        ("to_quality", "Image quality", folder, [quality]),
-        ("to_masks", "Paint masks", folder, [masks.folder]),
-        ("to_train", "Train", to_train, filled),
-    ):
-        filled_in[name] = listen(made.parts[name].click, fn, [], outputs)
-        listen(filled_in[name].then, None, js=to_tab.format(label))  # gradio 3 fires no .then after an event with only js
-    masks.opens_at(filled_in["to_masks"].then)
+    to_show: dict[str, tuple[Callable[[], Any], list[Any]]] = {"Train": (to_train, filled)}
+    for name, label in NEXT_TABS.items():
+        if label in places:
+            to_show[label] = (folder, [places[label][0]])
+        fn, outputs = to_show[label]
+        filled_in = listen(made.parts[name].click, fn, [], outputs)
+        listen(filled_in.then, None, js=to_tab.format(label))  # gradio 3 fires no .then after an event with only js
+        if label in places:
+            places[label][1](filled_in.then)
 
 
 def _widget(option: Option, page: Page) -> tuple[Any, Any]:
@@ -281,7 +278,9 @@ def _start(made: Preprocess, values: Values) -> dict[Any, Any]:
     try:
         made.page.preprocessing.start(work)
     except (TITrainerError, OSError) as error:
-        return {made.message: notice("error", str(error)), **made.errors({})}
+        running = made.page.preprocessing.snapshot().active
+        ways = {"Interrupt": "press:ti_trainer_preprocess_stop"} if running else None
+        return {made.message: refusal(error, ways), **made.errors({})}
     return {made.message: "", **made.errors({})}
 
 

@@ -50,8 +50,9 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
     queue = page.queue.snapshot()
     html = render(queue, now)
     startable = bool(queue.waiting) and (not queue.going or queue.held == "paused")
+    startable = startable and (not queue.elsewhere or queue.held == "by the user")
     label = GO_ON if queue.held else START
-    can_hold = queue.going and bool(queue.waiting) and not startable
+    can_hold = bool(queue.going or queue.elsewhere) and bool(queue.waiting) and not startable
     return {
         "queue": (html, lambda: html),
         "queue_start": ((startable, label), lambda: gr.update(visible=startable, value=label)),
@@ -59,12 +60,12 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
     }
 
 
-def add(page: Page, session: Session) -> str:
+def add(page: Page, run: Session | Entry) -> str:
     """Add a run to the queue; says where it is and when it is started. TITrainerError if it cannot be trained."""
-    place = page.queue.add(session)
+    place = page.queue.add(run)
     queue, now = page.queue.snapshot(), page.job.snapshot()
     when = _when(queue, now) if queue.going or place > 1 else f"Press “{START}” to train it."
-    return f"Added to the queue: {session.name}, number {place}. {when}"
+    return f"Added to the queue: {run.name}, number {place}. {when}"
 
 
 def render(queue: QueueSnapshot, now: Snapshot) -> str:
@@ -83,6 +84,8 @@ def _when(queue: QueueSnapshot, now: Snapshot) -> str:
         return f"{now.name} is paused, so the queue waits: resume it, or go on with the queue."
     if queue.held == "stopped":
         return f"{now.name} was stopped, so the queue waits."
+    if queue.elsewhere and not queue.held:
+        return f"Another program trains the queue: the next run starts when {queue.elsewhere} has ended."
     if not queue.going:
         return f"Nothing in the queue is trained until you press “{GO_ON if queue.held else START}”."
     return f"The next run starts when {now.name} has ended." if now.active else "The next run starts in a moment."
@@ -90,8 +93,11 @@ def _when(queue: QueueSnapshot, now: Snapshot) -> str:
 
 def _item(entry: Entry) -> str:
     steps = f"to step {entry.max_steps}" if entry.max_steps else ""
-    images = Path(entry.images)
-    about = " · ".join(filter(None, (steps, images.name, {"running": "training", "failed": "failed"}.get(entry.state, ""))))
+    images = "from a prompt" if entry.prompt else Path(entry.images).name
+    resumed = f"continues {entry.resume}" if entry.resume else ""
+    about = " · ".join(
+        filter(None, (steps, resumed or images, {"running": "training", "failed": "failed"}.get(entry.state, "")))
+    )
     buttons = ""
     if entry.state != "running":
         actions = {"up": "↑", "down": "↓", "remove": "✕"}
@@ -120,10 +126,10 @@ def _do(page: Page, text: str) -> None:
     action, _, rest = (text or "").partition(" ")
     entry_id = rest.partition(" ")[0]  # a number follows, which makes each request another text
     actions: dict[str, Callable[[], None]] = {
-        "up": lambda: page.queue.move(entry_id, -1),
-        "down": lambda: page.queue.move(entry_id, 1),
-        "remove": lambda: page.queue.remove(entry_id),
-        "retry": lambda: page.queue.try_again(entry_id),
+        "up": lambda: page.queue.file.move(entry_id, -1),
+        "down": lambda: page.queue.file.move(entry_id, 1),
+        "remove": lambda: page.queue.file.remove(entry_id),
+        "retry": lambda: page.queue.file.try_again(entry_id),
     }
     if not action:  # gradio 6 clears a text box soon after creating it
         return

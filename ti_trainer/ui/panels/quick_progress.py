@@ -14,12 +14,12 @@ from ti_trainer.ui.render import duration, images, notice, progress_bar
 from ti_trainer.ui.thumbnails import thumbnail_uri
 
 MARKS = {"waiting": "○", "running": "●", "done": "✓", "stopped": "‖", "failed": "✕"}
-TABS = {  # where a stage is done by hand: the tab, and the tab inside of it
-    "images": ("Preprocess", "Image quality"),
-    "dataset": ("Preprocess", "Edit captions"),
-    "embedding": ("Create embedding", ""),
-    "training": ("Train", ""),
-    "result": ("Runs", ""),
+TABS = {  # where a stage is done by hand: the tab, the tab inside of it, and the button that loads the dataset there
+    "images": ("Preprocess", "Image quality", "ti_trainer_quality_start"),
+    "dataset": ("Preprocess", "Edit captions", "ti_trainer_captions_load"),
+    "embedding": ("Create embedding", "", ""),
+    "training": ("Train", "", ""),
+    "result": ("Runs", "", ""),
 }
 WAITING = {  # what a stage will do
     "images": "Leave out duplicates and blank images.",
@@ -28,7 +28,6 @@ WAITING = {  # what a stage will do
     "training": "Train until it no longer improves, with the options that are then on the Train tab.",
     "result": "Compare before and after.",
 }
-SHOW_INNER_MS = 250  # gradio 6 makes the tabs inside of a tab when it is opened
 
 
 def parts_of(page: Page) -> dict[str, tuple[Any, Any]]:
@@ -61,11 +60,9 @@ def before_after(now: QuickSnapshot) -> str:
 
 
 def _item(stage: Stage, more: str) -> str:
-    tab, inner = TABS[stage.name]
-    onclick = f"tiTrainerShow('{tab}');"
-    if inner:
-        onclick += f" setTimeout(() => tiTrainerShow('{inner}'), {SHOW_INNER_MS});"
-    by_hand = f'<button type="button" title="Change this by hand" onclick="{onclick}">{inner or tab}</button>'
+    tab, inner, load = TABS[stage.name]
+    then = f' data-ti-inner="{inner}" data-ti-then="{load}"' if inner else ""
+    by_hand = f'<button type="button" title="Change this by hand" data-ti-show="{tab}"{then}>{inner or tab}</button>'
     done, total = stage.progress
     if stage.name != "training" and total:
         more = f" {done} of {total} images."

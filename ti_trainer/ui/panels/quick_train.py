@@ -25,7 +25,7 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import quick_progress
 from ti_trainer.ui.panels.preprocess import Preprocess
 from ti_trainer.ui.panels.train import TrainForm, Values, trainable
-from ti_trainer.ui.render import notice, refusal
+from ti_trainer.ui.render import STOP, notice, refusal, ways_out
 from ti_trainer.ui.thumbnails import thumbnail_uri
 from ti_trainer.wording import counted
 
@@ -35,6 +35,8 @@ WELCOME = (
     "takes about a minute."
 )
 PREFIX = "ti_trainer_quick_"
+ASK = PREFIX + "ask"  # a hidden text box: what a button of a refusal asks for
+REPLACE, RENAME = "replace", "rename"
 THUMBNAILS, THUMBNAIL_PX = 12, 96
 SHOW_STAGES = (
     "() => { window.tiTrainerRefresh(); (document.querySelector('gradio-app')?.shadowRoot ?? document)"
@@ -55,9 +57,11 @@ class QuickTrain:
     favor: Any
     init_text: Any
     overwrite: Any
+    about_images: Any
     about_name: Any
     message: Any
     start: Any
+    ask: Any
     live: dict[str, Any]
 
     @property
@@ -65,18 +69,18 @@ class QuickTrain:
         """The components whose values `begin` gets."""
         return {self.files, self.folder, self.name, self.kind, self.favor, self.init_text, self.overwrite}
 
-    def begin(self, values: Values) -> QuickTraining:
-        """Start what the form describes; what was started."""
+    def begin(self, values: Values, wanted: str = "") -> QuickTraining:
+        """Start what the form describes; what was started. REPLACE an existing embedding, or RENAME the new one."""
         page, start = self.page, self.page.prefilled
         uploads = Uploads.of(paths_of(values[self.files]))
         work = QuickTraining(
             page.host,
-            (values[self.name] or "").strip(),
+            self._name(values, wanted),
             entered_path(values[self.folder]),
             str(values[self.kind]).lower(),
             values[self.init_text] or "",
             start.config.to_dict() if start else {},
-            self.page.overwrite(values[self.overwrite]),
+            self.page.overwrite(values[self.overwrite] or wanted == REPLACE),
             FAVOR_LABELS.get(values[self.favor], ""),
         )
         if not uploads.images and not uploads.refused and work.images == Path():
@@ -88,6 +92,10 @@ class QuickTrain:
             work = work.on(uploads.keep(page.host, work.name))
         page.quick.start(work, page.job, page.preprocessing)
         return work
+
+    def _name(self, values: Values, wanted: str) -> str:
+        name = (values[self.name] or "").strip()
+        return free_name(self.page.host, name) if wanted == RENAME else name
 
 
 def panel(page: Page) -> QuickTrain:
@@ -138,6 +146,8 @@ def panel(page: Page) -> QuickTrain:
         with gr.Column(elem_classes=["ti-results"]):
             button = gr.Button("Train", variant="primary", elem_id=PREFIX + "start")
             message = gr.HTML(elem_id=PREFIX + "message")
+            with gr.Row(elem_classes=["ti-hidden"]):
+                ask = unsaved(gr.Textbox(value="", elem_id=ASK))
             live = {
                 "quick_stages": gr.HTML(quick_progress.stages(page.quick.snapshot()), elem_id=PREFIX + "stages"),
             }
@@ -146,7 +156,8 @@ def panel(page: Page) -> QuickTrain:
                 label = "Use in txt2img" if page.txt2img else "Generate with it"
                 live["quick_use"] = gr.Button(label, interactive=False, size="sm", elem_id=PREFIX + "use")
                 live["quick_compare"] = gr.Button("Compare copies", interactive=False, size="sm", elem_id=PREFIX + "compare")
-    made = QuickTrain(page, files, folder, name_field, kind, favor, init_text, overwrite, about_name, message, button, live)
+    fields = (files, folder, name_field, kind, favor, init_text, overwrite)
+    made = QuickTrain(page, *fields, about_images, about_name, message, button, ask, live)
     for each in made.inputs:
         unsaved(each)
     listen(live["quick_stop"].click, page.quick.stop)
@@ -158,28 +169,32 @@ def panel(page: Page) -> QuickTrain:
     return made
 
 
-def wire(quick: QuickTrain, form: TrainForm, preprocess: Preprocess, folders: Sequence[Any]) -> None:
+def wire(quick: QuickTrain, form: TrainForm, preprocess: Preprocess, folders: Any) -> None:
     """Start when the button is clicked, and fill in the forms where a stage can be changed by hand.
 
-    `folders` are fields for the dataset's folder.
+    `folders` is the `SharedFolder`, which gets the dataset's folder.
     """
     widgets = form.form.widgets
     sources = (preprocess.widgets["source"], preprocess.widgets["destination"])
 
     def start(values: Values) -> dict[Any, Any]:
+        wanted = (values.get(quick.ask) or "").partition(" ")[0]
+        if quick.ask in values and not wanted:  # gradio 6 clears a text box soon after creating it
+            return {quick.message: gr.update()}
         try:
-            work = quick.begin(values)
+            work = quick.begin(values, wanted)
         except (TITrainerError, OSError) as error:
             exists = isinstance(error, ConfigError) and error.option == "overwrite"
             offered = {quick.overwrite: gr.update(visible=True)} if exists else {}
-            return {quick.message: _refused(quick.page, error), **offered}
+            return {quick.message: _refused(quick.page, error, quick._name(values, "")), **offered}
         config = work.config(captions=work.preprocessing().captioning is not None or work.is_captioned).to_dict()
-        by_hand = {sources[0]: str(work.images), sources[1]: str(work.dataset)}
-        by_hand |= dict.fromkeys((*folders, form.images), str(work.dataset))
+        by_hand = {**folders.filled(values, str(work.dataset)), form.images: str(work.dataset)}
+        by_hand |= {sources[0]: str(work.images), sources[1]: str(work.dataset)}
         return {
             quick.message: "",
             quick.overwrite: gr.update(value=False, visible=False),
             quick.about_name: "",
+            **({quick.name: work.name} if wanted == RENAME else {}),
             **by_hand,
             form.name: gr.update(choices=trainable(quick.page), value=work.name),
             **{widget: config[name] for name, widget in widgets.items()},
@@ -189,14 +204,15 @@ def wire(quick: QuickTrain, form: TrainForm, preprocess: Preprocess, folders: Se
         quick.message,
         quick.overwrite,
         quick.about_name,
+        quick.name,
         *sources,
-        *folders,
-        form.images,
+        *folders.outputs,
         form.name,
         *widgets.values(),
     ]
-    started = listen(quick.start.click, start, quick.inputs, outputs)
-    listen(started.then, None, js=SHOW_STAGES)
+    given = {*quick.inputs, *folders.given}
+    for event, inputs in ((quick.start.click, given), (quick.ask.change, {*given, quick.ask})):
+        listen(listen(event, start, inputs, list(dict.fromkeys(outputs))).then, None, js=SHOW_STAGES)
 
 
 def paths_of(files: Any) -> list[Path]:
@@ -264,12 +280,15 @@ def check_name(page: Page, name: str) -> list[Any]:
     return ["".join(notice("warning", each) for each in warnings), hidden]
 
 
-def _refused(page: Page, error: Exception) -> str:
-    """Why nothing was started; the refusal of a second press is no error."""
+def _refused(page: Page, error: Exception, name: str) -> str:
+    """Why nothing was started, with ways out; the refusal of a second press is no error."""
     if isinstance(error, BusyError):
-        return refusal(error) if page.job.snapshot().active else notice("info", str(error))
-    hint = " Tick the box to replace it." if isinstance(error, ConfigError) and error.option == "overwrite" else ""
-    return notice("error", str(error) + hint)
+        is_second = page.quick.preparing
+        return notice("info", str(error)) + ways_out(STOP) if is_second else refusal(error)
+    if not isinstance(error, ConfigError) or error.option != "overwrite":
+        return refusal(error)
+    replacing = {} if page.is_public else {"Replace the existing embedding": f"ask:{ASK} {REPLACE}"}
+    return refusal(error, {f"Train as {free_name(page.host, name)}": f"ask:{ASK} {RENAME}", **replacing})
 
 
 def _thumbnails(images: Sequence[Path]) -> str:

@@ -1,46 +1,44 @@
-"""The Runs panel: earlier runs with their loss curves and previews; continue one, or use one of its saved copies."""
+"""The Runs panel: earlier runs with their loss curves and previews. `run_actions` continues them or uses copies."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from ti_trainer import formats
 from ti_trainer.config.training import TrainConfig, options
-from ti_trainer.embedding import averaged_name, negative_name
-from ti_trainer.errors import ConfigError, TITrainerError
-from ti_trainer.formats import embeddings_dir
-from ti_trainer.runs import locks
+from ti_trainer.embedding import averaged_name
+from ti_trainer.errors import ConfigError
 from ti_trainer.runs.comparison import findings
 from ti_trainer.runs.early_stopping import held_out_of
 from ti_trainer.runs.loss_curve import MAX_COMPARED, svg
 from ti_trainer.runs.notes import read_label, read_notes
 from ti_trainer.runs.run_folder import Run
-from ti_trainer.runs.session import Session
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import run_notes, run_previews
+from ti_trainer.ui.panels import run_actions, run_notes, run_previews
 from ti_trainer.ui.panels.run_notes import find, label_of, labels
-from ti_trainer.ui.render import facts, images, notice, refusal
+from ti_trainer.ui.render import facts, images, notice, ways_out
 from ti_trainer.ui.thumbnails import gallery, thumbnail_uri
 from ti_trainer.workbench.candidates import AVERAGE, copies_of
 
 COMPARISON_PX = 1100  # its longer side
+NO_RUNS = notice("info", "There are no runs yet: train an embedding, and it is here.") + ways_out(
+    {"Quick train": "show:Quick train", "Train": "show:Train"}
+)
 
 
 @dataclass(frozen=True)
 class Runs:
-    """What other panels need: the list, the event of continuing a run, for `.then`, and the buttons that lead elsewhere."""
+    """What other panels need: the list, the events of continuing a run, for `.then`, and the buttons that lead elsewhere."""
 
     chosen: Any
-    continued: Any
+    continued: list[Any]
     message: Any
     use_settings: Any
     compare: Any
@@ -64,7 +62,7 @@ def panel(page: Page) -> Runs:
                 info=f"Up to {MAX_COMPARED} other runs, to see their losses in one curve and their previews side by side.",
                 elem_id="ti_trainer_runs_compared",
             )
-            about = gr.HTML(elem_id="ti_trainer_runs_about")
+            about = gr.HTML("" if labels(page) else NO_RUNS, elem_id="ti_trainer_runs_about")
             use_settings = gr.Button("Again with changes", elem_id="ti_trainer_runs_use_settings")
             max_steps = gr.Number(
                 value=0,
@@ -73,7 +71,10 @@ def panel(page: Page) -> Runs:
                 info="The step to train to when the run is continued; 0 keeps the run's own value.",
                 elem_id="ti_trainer_runs_max_steps",
             )
-            resume = gr.Button("Continue this run", variant="primary", elem_id="ti_trainer_runs_continue")
+            with gr.Row(elem_classes=["ti-side-by-side"]):
+                add = gr.Button("Add to queue", elem_id=run_actions.QUEUE)
+                resume = gr.Button("Continue this run", variant="primary", elem_id="ti_trainer_runs_continue")
+            message = gr.HTML(elem_id="ti_trainer_runs_message")
             about_copies = "A copy saved during the run, by step. A DreamArtist run's negative embedding is included."
             copy = gr.Dropdown([], label="Copy", info=about_copies, elem_id="ti_trainer_runs_copy")
             name = gr.Textbox(
@@ -90,7 +91,7 @@ def panel(page: Page) -> Runs:
             )
             compare = gr.Button("Compare copies", elem_id="ti_trainer_runs_compare")
             promote = gr.Button("Copy to the embeddings folder", elem_id="ti_trainer_runs_promote")
-            message = gr.HTML(elem_id="ti_trainer_runs_message")
+            promoted = gr.HTML(elem_id="ti_trainer_runs_promoted")
             notes = run_notes.panel(page)
         with gr.Column(elem_classes=["ti-results"]):
             losses = gr.HTML(svg([]), elem_id="ti_trainer_runs_curve")
@@ -118,6 +119,7 @@ def panel(page: Page) -> Runs:
             copy: gr.update(choices=shown.copies, value=shown.copies[0] if shown.copies else None),
             name: shown.name,
             message: "",
+            promoted: "",
             notes.message: "",
         }
 
@@ -128,14 +130,12 @@ def panel(page: Page) -> Runs:
     for button in (refresh.click, compared.focus):
         listen(button, lambda: [gr.update(choices=labels(page))] * 2, [], [chosen, compared])
     listen(compared.change, beside, [chosen, compared], [losses, side_by_side])
-    shown = [about, notes.label, notes.notes, losses, side_by_side, previews, copy, name, message, notes.message]
+    shown = [about, notes.label, notes.notes, losses, side_by_side, previews, copy, name, message, promoted, notes.message]
     listen(chosen.change, show, [chosen, compared], shown)
     notes.wire(page, chosen)
     listen(copy.change, partial(suggest_name, page), [chosen, copy], [name])
-    inputs = [chosen, max_steps, overwrite]
-    continued = listen(resume.click, partial(continued_message, page), inputs, [message], show_progress="minimal")
-    listen(promote.click, partial(promote_copy, page), [chosen, copy, name, overwrite], [message])
-    return Runs(chosen, continued, message, use_settings, compare)
+    actions = run_actions.Actions(page, chosen, max_steps, copy, name, overwrite, message, promoted)
+    return Runs(chosen, actions.wire(resume, add, promote), message, use_settings, compare)
 
 
 def opened(page: Page, label: str | None) -> Any:
@@ -236,58 +236,6 @@ def suggest_name(page: Page, label: str, copy: str | None) -> Any:
         return name_for(find(page, label), copy)
     except ConfigError:  # `details` reports a run that is gone
         return gr.update()
-
-
-def continue_run(page: Page, label: str, max_steps: float | None, overwrite: bool) -> str:
-    """Continue a run; TITrainerError if that is not possible, or would overwrite later training of the embedding."""
-    run = find(page, label)
-    settings = run.settings()
-    try:
-        values = {**run.options(), **({"max_steps": int(max_steps)} if max_steps else {})}
-        name, folder = settings["name"], Path(settings["images"])
-    except (KeyError, TypeError) as error:
-        message = f"The settings of {run.id} are damaged or missing, so it cannot be continued."
-        raise ConfigError(message) from error
-    config = TrainConfig.from_dict(values)
-    page.job.start(Session(page.host, name, folder, config, run, overwrite=page.overwrite(overwrite)))
-    return f"Continuing {name} at step {run.step}: see the Train tab."
-
-
-def continued_message(page: Page, label: str, max_steps: float | None, overwrite: bool) -> str:
-    """Continue a run; the message, also if it is refused."""
-    try:
-        return notice("good", continue_run(page, label, max_steps, overwrite))
-    except (TITrainerError, OSError) as error:
-        return refusal(error)
-
-
-def promote_copy(page: Page, label: str, copy: str, name: str, overwrite: bool) -> str:
-    """Copy a saved copy and its negative embedding into the embeddings folder; the message, also if it is refused."""
-    try:
-        run, host = find(page, label), page.host
-        path = copies_of(run).get(str(copy))
-        if path is None:
-            message = "Choose a copy. If the list is empty, the run has saved none."
-            raise ConfigError(message)
-        warnings: list[str] = []
-        wanted, negative = {(name or "").strip(): path}, run.negative_of(path)
-        if negative is not None:
-            wanted[negative_name((name or "").strip())] = negative
-        overwrite = page.overwrite(overwrite)
-        page.refuse_if_busy("copy to the embeddings folder")
-        with host.lock(), locks.embeddings_held(host.embeddings_dir, wanted):
-            new = [replace(formats.read(path), name=each) for each, path in wanted.items()]
-            files = [
-                embeddings_dir.free_file(host.embeddings_dir, each.name, len(each.vectors), overwrite=overwrite)
-                for each in new
-            ]
-            for each, file in zip(new, files, strict=True):
-                embeddings_dir.save(each, file, warnings.append)
-            host.embeddings_changed()
-    except (TITrainerError, OSError) as error:
-        return refusal(error)
-    message = f"Copied to the embeddings folder: {', '.join(map(str, files))}."
-    return notice("good", message) + "".join(notice("warning", each) for each in warnings)
 
 
 def _changed_options(train: Mapping[str, Any]) -> list[tuple[str, Any]]:

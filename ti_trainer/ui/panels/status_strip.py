@@ -54,6 +54,9 @@ def panel(page: Page) -> dict[str, Any]:
 
 def _stop(page: Page) -> None:
     """Stop what the strip shows."""
+    if page.quick.preparing:
+        page.quick.stop()
+        return
     jobs = (page.job, page.comparing, page.preprocessing)
     next((each for each in jobs if each.snapshot().active), page.preprocessing).stop()
 
@@ -62,14 +65,20 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
     """For `train_progress.parts_of`: what each component of the strip depends on, and how to make its update."""
     working, comparing = page.preprocessing.snapshot(), page.comparing.snapshot()
     other = None if now.active else comparing if comparing.active else working if working.active else None
-    if isinstance(other, compare_job.Snapshot):
+    preparing = page.quick.preparing and not now.active and other is None
+    if preparing:
+        bar = render("working", page.quick.snapshot().name, message="Preparing the images and the embedding.", run=NO_RUN)
+    elif isinstance(other, compare_job.Snapshot):
         bar = _of_comparison(other)
     else:
         bar = _of_training(page, now) if other is None else _of_preprocessing(other)
     buttons = {
         "pause": (now.active, now.status not in ("pausing", "stopping")),
-        "resume": (now.status in ("paused", "stopped") and now.run is not None and other is None, True),
-        "stop": (now.active or other is not None, (other or now).status not in ("pausing", "stopping")),
+        "resume": (now.status in ("paused", "stopped") and now.run is not None and other is None and not preparing, True),
+        "stop": (
+            now.active or other is not None or preparing,
+            preparing or (other or now).status not in ("pausing", "stopping"),
+        ),
     }
     parts: dict[str, Part] = {"bar": (bar, lambda: bar)}
     for name, (visible, interactive) in buttons.items():

@@ -17,8 +17,8 @@ from ti_trainer.ui.render import facts, notice, refusal
 ABOUT = "Ranks words by how well the model predicts your images with them, without training."
 
 
-def panel(page: Page, init_text: Any) -> None:
-    """Add the form; the best text is put into `init_text`."""
+def panel(page: Page, init_text: Any) -> Any:
+    """Add the form; the best text is put into `init_text`. Returns the field for the folder."""
     with gr.Accordion("Suggest an initialization text", open=False):
         gr.HTML(f'<div class="ti-subdued">{ABOUT}</div>')
         images = gr.Textbox(
@@ -41,6 +41,7 @@ def panel(page: Page, init_text: Any) -> None:
         unsaved(each)
     # Through the queue, since a request that takes longer than a minute may be cut off by a proxy.
     listen(button.click, partial(suggest, page), [images, texts], [ranking, init_text], queue=True, show_progress="minimal")
+    return images
 
 
 def suggest(page: Page, images: str | None, texts: str | None) -> list[Any]:

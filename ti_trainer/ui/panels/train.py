@@ -57,6 +57,7 @@ class TrainForm:
     ways: dict[Any, Prepare]  # buttons that the refusals press, and what each does before the run is started
     queueing: dict[Any, Prepare | None]  # the same for buttons that add the run to the queue
     all_options: Any
+    about_negative: Any
 
     @property
     def inputs(self) -> set[Any]:
@@ -72,7 +73,7 @@ class TrainForm:
     @property
     def outputs(self) -> list[Any]:
         """What `start` updates."""
-        return [self.message, self.all_options, *self.slots.values()]
+        return [self.message, self.all_options, self.about_negative, *self.slots.values()]
 
     def read(self, values: Values) -> tuple[str, Path, dict[str, Any]]:
         """The embedding, the dataset and the options; on request with the previews' options from txt2img."""
@@ -153,6 +154,7 @@ def panel(page: Page) -> TrainForm:
             images_error = error_slot()
         form.put(FIRST[0])
         row = preset_row.put(page)
+        negative = train_ways.put_negative()
     with gr.Row(elem_classes=["ti-pairs", "ti-compact", "ti-short"]):
         for each in FIRST[1:]:
             form.put(each)
@@ -169,10 +171,12 @@ def panel(page: Page) -> TrainForm:
         unsaved(each)
     listen(refresh.click, lambda: gr.update(choices=trainable(page)), [], [name])
     form.check_live()
+    train_ways.wire_negative(page, *negative, name, form.widgets["negative"])
     preset_row.wire(page, row, form)
     _clear_message_on_change(page, message, {"name": name, "images": images, "preset": row.preset})
     fields = (name, name_error, images, images_error, from_txt2img)
-    return TrainForm(page, form, *fields, row, message, check, begin, ways, {add: None, **queueing}, all_options)
+    buttons = (check, begin, ways, {add: None, **queueing})
+    return TrainForm(page, form, *fields, row, message, *buttons, all_options, negative[0])
 
 
 def _all_options(page: Page, form: Form) -> tuple[Any, Any | None]:
@@ -234,7 +238,8 @@ def start(form: TrainForm, values: Values, prepare: Prepare | None = None, *, qu
         except ConfigError as error:
             wrong = {error.option: str(error)} if error.option in form.form.slots else {}
             ways = train_ways.out_of(error, form.page, name, options["max_steps"], prepare, queued=queued)
-            message = "" if wrong and not ways else refusal(error)
+            message = "" if wrong and not ways else refusal(error, ways)
+            ways = {}
         except (TITrainerError, OSError) as error:
             message = refusal(error)
     if wrong and not message:
@@ -242,7 +247,9 @@ def start(form: TrainForm, values: Values, prepare: Prepare | None = None, *, qu
         lines = [HIGHLIGHTED] if len(below) < len(wrong) else ["Training was not started."]
         message = notice("error", "\n".join([*lines, *(f"Below, in {each}" for each in below)]))
     unfolded = gr.update(open=True) if form.in_accordions(wrong) else gr.update()
-    return {form.message: message + ways_out(ways), form.all_options: unfolded, **form.errors(wrong)}
+    about = train_ways.about_negative(form.page, name, bool(options.get("negative")))
+    shown = {form.message: message + ways_out(ways), form.all_options: unfolded, form.about_negative: about}
+    return {**shown, **form.errors(wrong)}
 
 
 def _preview_warning(name: str, prompt: str) -> str:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from ti_trainer.embedding import negative_name
-from ti_trainer.errors import BusyError, ConfigError
+from ti_trainer.errors import BusyError, ConfigError, TITrainerError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.again import about_longer, about_reset, longer, reset
 from ti_trainer.runs.session import Session
+from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
+from ti_trainer.ui.render import notice, refusal, ways_out
 from ti_trainer.wording import counted
 
 Prepare = Callable[[Page, Session], tuple[Session, str]]  # the run to start instead, and what was done
 NEW = "New embedding"
 NEGATIVE_VECTORS = 6  # as the presets recommend
 PREFIX = "ti_trainer_train_"
+MAKE_NEGATIVE = PREFIX + "make_negative"
 ADD, ADD_MORE = PREFIX + "queue", PREFIX + "queue_more"  # the buttons that add the run to the queue
 
 
@@ -38,12 +42,50 @@ def start_over(page: Page, session: Session) -> tuple[Session, str]:
 
 def create_negative(page: Page, session: Session) -> tuple[Session, str]:
     """The run, after the negative embedding that it needs was created."""
+    return session, _create_negative(page, session.name)
+
+
+def _create_negative(page: Page, name: str) -> str:
     host = page.host
     page.refuse_if_busy("create embeddings")
     with host.lock():
-        embeddings_dir.create(host.embeddings_dir, host.open_model(), negative_name(session.name), "*", NEGATIVE_VECTORS)
+        embeddings_dir.create(host.embeddings_dir, host.open_model(), negative_name(name), "*", NEGATIVE_VECTORS)
         host.embeddings_changed()
-    return session, f"{negative_name(session.name)} was created with {counted(NEGATIVE_VECTORS, 'vector')}."
+    return f"{negative_name(name)} was created with {counted(NEGATIVE_VECTORS, 'vector')}."
+
+
+def about_negative(page: Page, name: str | None, negative: bool) -> str:
+    """A warning, with the way out, if DreamArtist is on and the embedding has no negative one; otherwise ""."""
+    folder = page.host.embeddings_dir
+    if not negative or not name or embeddings_dir.find(folder, name) is None:
+        return ""
+    if embeddings_dir.find(folder, negative_name(name)) is not None:
+        return ""
+    message = (
+        f"DreamArtist trains {name} together with a negative embedding {negative_name(name)}, which does not exist yet."
+    )
+    return notice("warning", message) + ways_out({"Create the negative": f"press:{MAKE_NEGATIVE}"})
+
+
+def put_negative() -> tuple[Any, Any]:
+    """Add the place for that warning, and the hidden button behind its way out."""
+    about = gr.HTML(elem_id=PREFIX + "about_negative", elem_classes=["ti-whole"])
+    with gr.Row(elem_classes=["ti-hidden"]):
+        return about, gr.Button("Create the negative", elem_id=MAKE_NEGATIVE)
+
+
+def wire_negative(page: Page, about: Any, button: Any, name: Any, negative: Any) -> None:
+    """Show the warning once DreamArtist is on, and create the negative embedding."""
+
+    def make(name: str | None) -> str:
+        try:
+            return notice("good", _create_negative(page, (name or "").strip()))
+        except (TITrainerError, OSError) as error:
+            return refusal(error)
+
+    for event in (name.change, negative.change):
+        listen(event, partial(about_negative, page), [name, negative], [about])
+    listen(button.click, make, [name], [about], show_progress="minimal")
 
 
 def hidden() -> tuple[dict[Any, Prepare], dict[Any, Prepare | None]]:
@@ -60,8 +102,7 @@ def out_of(
     """The ways out of a refusal, for `render.ways_out`; `prepare` and `queued` are those of what was refused."""
     if isinstance(error, BusyError):
         add = ADD if prepare is None else ADD_MORE if prepare is train_more else ""
-        stop = "Stop the comparison" if page.comparing.snapshot().active else "Stop that run"
-        return {**({"Add to queue": f"press:{add}"} if add else {}), stop: "press:ti_trainer_stop"}
+        return {"Add to queue": f"press:{add}"} if add else {}
     if error.option == "negative" and embeddings_dir.find(page.host.embeddings_dir, negative_name(name)) is None:
         return {"Create the negative embedding and train": f"press:{PREFIX}create_negative"}
     if error.option == "max_steps" and queued:

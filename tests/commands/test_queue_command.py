@@ -1,0 +1,48 @@
+"""queue: runs are added, moved, removed and trained from a shell; the page changes the same file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers")  # the standalone host needs it; the WebUI does without
+
+from ti_trainer.commands import PROGRAM
+from ti_trainer.runs.queue_file import FILE, QueueFile
+from ti_trainer.runs.run_folder import Run
+
+
+def test_runs_are_added_changed_and_trained(cli: Callable, word: Path, images: Path, tmp_path: Path) -> None:
+    logs = tmp_path / "textual_inversion"
+    file = QueueFile(logs / FILE)
+    assert "is empty" in cli("queue").out
+    flags = ("--preview-every", 0, "--csv-every", 1)
+    added = cli("queue", "add", "thing", "--images", images, "--max-steps", 2, *flags)
+    assert "Added to the queue: thing, number 1." in added.out, added.err
+    for name in ("gone", "last"):
+        start = ("--init-text", "star", "--model", "embedded", *flags)
+        assert cli("queue", "add", name, "--images", images, "--max-steps", 3, *start).code == 0
+    (tmp_path / "embeddings" / "gone.safetensors").unlink()
+    refused = cli("queue", "add", "gone", "--images", images)
+    assert refused.errors, "what cannot be trained now is refused now"
+    moved = cli("queue", "move", 3, 1)
+    assert [line.split()[1] for line in moved.out.splitlines()] == ["last", "thing", "gone"]
+    assert cli("queue", "add", "thing", "--images", images, "--max-steps", 9, *flags).code == 0
+    assert "Removed: thing" in cli("queue", "remove", file.read()[3].id).out
+    assert cli("queue", "remove", 4).errors == [
+        "Error: RUN: found '4' and 3 runs in the queue, expected its number in the list, or its id; "
+        f"`{PROGRAM} queue` lists them."
+    ]
+    assert "No further run is started." in cli("queue", "pause").out
+    assert "is held" in cli("queue", "list").out
+    trained = cli("queue", "run")
+    assert (trained.code, file.held) == (1, False)
+    assert "Failed: gone." in trained.err
+    assert [run.settings()["name"] for run in reversed(Run.all(logs))] == ["last", "thing"], "in this order"
+    assert "There is no embedding 'gone'" in cli("queue").out
+    assert "Waits again: gone" in cli("queue", "retry", 1).out
+    assert cli("queue", "remove", 1, 1).code == 0
+    assert "nothing to hold" in cli("queue", "pause").out
+    assert cli("queue", "run").errors == ["Error: No run waits in the queue: add one first."]
