@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "expression",
         metavar="EXPRESSION",
         help="such as \"0.5 * a + 0.5 * b\", 'cat(a, b[0:2])' or 'text(\"red hair, (freckles:1.2)\")'; names of embeddings "
-        "with other characters than letters, digits and _ are written in quotes",
+        "with characters other than letters, digits and _ are written in quotes",
     )
     parser.add_argument(
         "-o",

@@ -82,7 +82,7 @@ class LearningOptions(InputOptions):
         "",
         "Learning rate of each trial, such as '0.005, 0.01'; separate schedules with ';'. A short list is repeated, an "
         "empty entry means Embedding Learning rate.",
-        label="Learning rates of the trials",
+        label="Learning rate per trial",
         section="trials",
         numbers=True,
     )
@@ -90,14 +90,14 @@ class LearningOptions(InputOptions):
         "",
         "Init text of each trial, separated by ';', such as 'cat; kitten'; an empty entry keeps the embedding as it is. "
         "Only for embeddings that have not been trained yet.",
-        label="Init texts of the trials",
+        label="Init text per trial",
         section="trials",
     )
     trial_vectors: str = option(
         "",
         "Number of vectors of each trial, such as '1, 2, 4'; an empty entry keeps the embedding's number. Only for "
         "embeddings that have not been trained yet.",
-        label="Numbers of vectors of the trials",
+        label="Vectors per trial",
         section="trials",
         numbers=True,
     )

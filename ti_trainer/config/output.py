@@ -24,8 +24,8 @@ class OutputOptions:
     )
     preview_prompt: str = option(
         "a photo of [name]",
-        "Prompt of the previews, or several, one in each line: each preview then has an image for each, below each other. "
-        "Empty uses the last prompt that was trained on.",
+        "Prompt of the previews, or several, one in each line: each preview then shows one image per prompt, one above the "
+        "other. Empty uses the last prompt that was trained on.",
         label="Preview prompt",
         section="previews",
         lines=MAX_PREVIEW_PROMPTS,

@@ -25,7 +25,7 @@ _DAMAGE = (SyntaxError, EOFError, struct.error, zlib.error)  # what Pillow's dec
 def opened_image(path: Path) -> Iterator[Image.Image]:
     """The image of a file, at its first frame; what it is comes from its content, whatever its name says.
 
-    DatasetError, in one line without the path, for what is no image, damaged, too large, or not a regular file. That goes
+    DatasetError, in one line without the path, if it is not an image, damaged, too large, or not a regular file. That goes
     for the pixels, too, if they are read within the block.
     """
     with _opened(path) as opened:

@@ -1,4 +1,4 @@
-"""Compute expressions over embeddings in float64, each text encoder's vectors for themselves.
+"""Compute expressions over embeddings in float64, each text encoder's vectors by themselves.
 
 V vectors, D width of a text encoder's token embeddings.
 """

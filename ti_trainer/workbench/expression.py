@@ -194,7 +194,7 @@ class _Parser:
         token = self._next
         hint = ""
         if token.kind == "name" and self.position and self.tokens[self.position - 1].kind in ("number", "name"):
-            hint = "; names with other characters than letters, digits and _ are written in quotes"
+            hint = "; names with characters other than letters, digits and _ are written in quotes"
         message = f"found {token}, expected {what}{hint}."
         raise ExpressionError(message, self.expression, token.start, token.end)
 

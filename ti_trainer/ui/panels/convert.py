@@ -56,7 +56,7 @@ def panel(page: Page) -> Any:
             about_format = gr.HTML(about_the_format("safetensors"), elem_id=PREFIX + "about_format")
             fields["name"] = gr.Textbox(
                 label="New name",
-                info="Of the file, and stored in it. Empty: as before.",
+                info="The file's name, which is also stored in it. Empty: unchanged.",
                 max_lines=1,
                 elem_id=PREFIX + "name",
             )
@@ -214,7 +214,7 @@ def _file(page: Page, source: Path, wanted: Wanted, *, install: bool, link: bool
     host = page.host
     extension = formats.FORMATS[wanted.format].extensions[0] if wanted.format else ".safetensors"
     if wanted.into is not None and install:
-        message = "A LoRA does not belong into the embeddings folder: do not tick Write to the embeddings folder."
+        message = "A LoRA does not belong in the embeddings folder: do not tick Write to the embeddings folder."
         raise ConfigError(message)
     stem = wanted.name or (f"{wanted.into.stem}-{source.stem}" if wanted.into else wanted.bundled or source.stem)
     if not install:

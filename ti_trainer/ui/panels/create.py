@@ -251,7 +251,7 @@ def extract_negatives(page: Page) -> str:
     except (TITrainerError, OSError) as error:
         return notice("error", str(error))
     if not files:
-        return notice("info", "No image in the embeddings folder has a negative embedding without a file.")
+        return notice("info", "All negative embeddings in the folder's images have files already.")
     return notice("good", f"Extracted: {', '.join(file.name for file in files)}.")
 
 

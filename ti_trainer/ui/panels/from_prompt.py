@@ -122,7 +122,7 @@ def panel(page: Page) -> PromptForm:
             value=0,
             precision=0,
             label="Number of vectors",
-            info="0: half as many as the prompt has tokens, 2 to 16; of a LoRA 8.",
+            info="0: half as many as the prompt has tokens, 2 to 16; for a LoRA, 8.",
             elem_id=PREFIX + "num_vectors",
         )
     slots["num_vectors"] = error_slot()
@@ -172,7 +172,7 @@ def lora_field(page: Page) -> Any:
     names, label, elem_id = lora_names(page.host), "LoRA", PREFIX + "teacher_lora"
     of_prompt = "The prompt is then its trigger words, or empty."
     if page.is_public:
-        info = f"Learn what it does. {of_prompt}" if names else "This server has none to choose."
+        info = f"Learn what it does. {of_prompt}" if names else "There are no LoRAs on this server."
         return gr.Dropdown(["", *names], value="", label=label, info=info, elem_id=elem_id)
     if names:
         info = f"Learn what it does: its name, or a .safetensors file. {of_prompt}"

@@ -18,7 +18,7 @@ from ti_trainer.workbench.pictures import norms as norms_picture
 from ti_trainer.workbench.prompt_view import Piece, PromptView
 
 SHOWN_TEXT = 200  # characters of a value from a file
-ABOUT_TOKENS = "An ellipsis marks a token that longer words begin with or contain: cat and cat… are two tokens."
+ABOUT_TOKENS = "An ellipsis marks a part of a longer word: cat and cat… are two tokens."
 
 
 def about(embedding: Embedding, negative: Embedding | None = None) -> str:
@@ -47,7 +47,7 @@ def about(embedding: Embedding, negative: Embedding | None = None) -> str:
     if embedding.num_vectors > CHUNK:
         html += notice("warning", f"No prompt can hold its {embedding.num_vectors} vectors: there is room for {CHUNK}.")
     if info.get("where") == "pixels":
-        html += notice("info", "The card's text was lost on its way; its pixels still hold the embedding.")
+        html += notice("info", "The card's metadata is lost, but its pixels still hold the embedding.")
     return html
 
 

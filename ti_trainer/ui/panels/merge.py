@@ -27,7 +27,7 @@ MAX_SEED = 2**32 - 1
 ABOUT = "Combine embeddings of one model family, or make one from text, without training."
 SYNTAX = (
     ("0.5 * a + 0.5 * b", "a weighted sum; also - and /, with brackets"),
-    ('"my-cat"', "a name with other characters than letters, digits and _"),
+    ('"my-cat"', "a name with characters other than letters, digits and _"),
     ("a[0]", "the first vector"),
     ("a[0:2]", "the first two vectors"),
 )

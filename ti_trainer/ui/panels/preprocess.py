@@ -30,7 +30,7 @@ FIRST = ("width", "height", "resize", "flip", "split")  # what a first use needs
 PREVIEWED = 6  # images
 MODES = {  # label and help
     "centre": ("Center crop", "Crop the center of each image to this width and height."),
-    "focal": ("Auto focal point crop", "Crop around faces, edges and detail to this width and height. See below."),
+    "focal": ("Auto focal point crop", "Crop around faces, edges and detail to this width and height."),
     "auto-size": ("Auto-sized crop", "Crop each image to the best size within the limits below. Ignores width and height."),
     "buckets": (
         "Aspect-ratio buckets",

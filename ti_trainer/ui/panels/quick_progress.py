@@ -25,7 +25,7 @@ WAITING = {  # what a stage will do
     "images": "Leave out duplicates and blank images.",
     "dataset": "Turn upright, crop to the model's size, and add captions where possible.",
     "embedding": "Create the vectors, starting from similar words.",
-    "training": "Train until it no longer improves, with the options that are then on the Train tab.",
+    "training": "Train until it no longer improves, with the options on the Train tab.",
     "result": "Compare before and after.",
 }
 

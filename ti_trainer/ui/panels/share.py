@@ -44,7 +44,7 @@ def panel(page: Page) -> Any:
                 licence = gr.Textbox(label="License", info="Such as CC0-1.0.", max_lines=1, elem_id=PREFIX + "license")
             negative = gr.Checkbox(label="For the negative prompt", value=False, elem_id=PREFIX + "negative")
             overwrite = gr.Checkbox(
-                label="Overwrite files of an earlier time",
+                label="Overwrite existing files",
                 value=False,
                 visible=not page.is_public,
                 elem_id=PREFIX + "overwrite",
