@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,7 +63,9 @@ def test_train_writes_the_embedding_and_a_run_that_explains_itself(
     flags = ("--max-steps", 6, "--seed", 1, "--template", template, "--log-dir", tmp_path / "logs", "--save-every", 3)
     outcome = train(*flags, "--preview-every", 3, "--preview-sampling-steps", 2)
     assert outcome.code == 0
-    assert outcome.out.startswith(
+    rate, rest = outcome.out.split("\n", 1)
+    assert re.fullmatch(r"Learning rate auto: 0\.00\d+ for this model, falling to 0 at step 6\.", rate)
+    assert rest.startswith(
         "Dataset: 3 images, 3 with a caption (.txt), 0 with a mask.\n"
         "Training on embedded (embedded, epsilon prediction).\nDone after step 6, on 3 images."
     )
@@ -127,10 +130,11 @@ def test_settings_of_a_run_reproduce_it(
 def test_resume_goes_on_as_if_it_had_not_stopped(
     train: Cli, word: Path, word_file: Path, tmp_path: Path, same_numbers: Callable[[Path, Path], bool]
 ) -> None:
-    assert train("--max-steps", 8, "--batch-size", 2, "--log-dir", "whole").code == 0
+    options = ("--batch-size", 2, "--learning-rate", "0.005")
+    assert train("--max-steps", 8, *options, "--log-dir", "whole").code == 0
     whole = word.rename(tmp_path / "whole.safetensors")
     word.write_bytes(word_file.read_bytes())
-    assert train("--max-steps", 5, "--batch-size", 2).code == 0
+    assert train("--max-steps", 5, *options).code == 0
     assert train("--max-steps", 8, "--resume").code == 0  # the batch size is that of the run
     assert same_numbers(word, whole)
     assert len(list(tmp_path.glob("textual_inversion/*/*"))) == 1
