@@ -131,7 +131,9 @@ def test_a_module_that_the_webui_lacks_is_named(webui: Any, monkeypatch: pytest.
     assert record.exc_info is None
 
 
-def test_an_error_while_the_page_is_built_becomes_a_message(webui: Any, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
+def test_an_error_while_the_page_is_built_becomes_a_message(
+    webui: Any, monkeypatch: pytest.MonkeyPatch, log: Log, tmp_path: Path
+) -> None:
     import gradio as gr
 
     def build(page: Any) -> None:
@@ -141,7 +143,7 @@ def test_an_error_while_the_page_is_built_becomes_a_message(webui: Any, monkeypa
 
     is_program(monkeypatch, "Forge", detection.WEBUI_HOST)
     monkeypatch.setattr("ti_trainer.ui.layout.build", build)
-    monkeypatch.setattr(detection, "find_host", lambda: None)
+    monkeypatch.setattr(detection, "find_host", lambda: SimpleNamespace(log_dir=tmp_path))
     callbacks = webui(ui_extra_networks=SimpleNamespace())
     text = message_in(callbacks["ui_tabs"]())
     assert "An error occurred in Forge: ValueError: no such &lt;b&gt;event" in text
