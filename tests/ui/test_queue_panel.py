@@ -21,7 +21,6 @@ from ti_trainer.runs import queue as queue_module
 from ti_trainer.runs.job import Job, Snapshot
 from ti_trainer.runs.queue_file import FILE, Entry
 from ti_trainer.runs.run_folder import Run
-from ti_trainer.ui.gradio_compat import MAJOR
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import from_prompt, queue, status_strip, train, train_ways
 
@@ -208,12 +207,10 @@ def test_three_runs_are_queued_one_fails_and_is_tried_again(served: Served) -> N
         until(lambda: named() == [] and (served.run_of("z-word") / "state.safetensors").is_file())
         show(tab, "Runs")
         tab.locator("#ti_trainer_runs_about").get_by_text("z-word", exact=True).wait_for()
-
-        if MAJOR >= 6:  # older lists of several choices do not open for this
-            entry(tab, "runs_compared").click()
-            tab.locator("[role=option]").filter(has_text="y-word").first.click()
-            tab.locator("#ti_trainer_runs_curve").get_by_text("/y-word").wait_for()
-            assert tab.locator("#ti_trainer_runs_side_by_side tr").count() == 3, "previews of both, and the steps"
+        entry(tab, "runs_compared").click()
+        tab.locator("[role=option], [data-testid=dropdown-option]").filter(has_text="y-word").first.click()
+        tab.locator("#ti_trainer_runs_curve").get_by_text("/y-word").wait_for()
+        assert tab.locator("#ti_trainer_runs_side_by_side tr").count() == 3, "previews of both, and the steps"
         tab.click("#ti_trainer_runs_continue")
         said.get_by_role("button", name="Train 12 more steps").click()
         said.get_by_text("Continuing z-word at step 12").wait_for()

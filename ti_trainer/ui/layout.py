@@ -92,7 +92,7 @@ def build(page: Page) -> gr.Blocks:
         poll(lambda state: train_progress.refresh(page, state, list(live)), list(live.values()))
         loaded, filled_first = form_fill.panel(form)
         filled_from_run = form_fill.wire_runs(form, runs_panel, TO_TAB.format("Train"))
-        listen(runs_tab.select, partial(runs.opened, page), [runs_panel.chosen], [runs_panel.chosen])
+        listen(runs_tab.select, partial(runs.opened, page), [runs_panel.chosen], runs_panel.lists)
         api.panel(page)
         create.wire(page, create_panel, form.name)
         for button, prepare in {form.start: None, **form.ways}.items():

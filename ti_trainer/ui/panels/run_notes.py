@@ -45,7 +45,6 @@ class RunNotes:
         lists = [self.bin_message, chosen, self.in_bin]
         listen(self.remove.click, lambda label: remove(page, label), [chosen], lists)
         listen(self.restore.click, lambda label: restore(page, label), [self.in_bin], lists)
-        listen(self.in_bin.focus, lambda: gr.update(choices=labels_in_bin(page)), [], [self.in_bin])
 
 
 def panel(page: Page) -> RunNotes:

@@ -22,7 +22,7 @@ from ti_trainer.runs.run_folder import Run
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import run_actions, run_notes, run_previews
-from ti_trainer.ui.panels.run_notes import find, label_of, labels
+from ti_trainer.ui.panels.run_notes import find, label_of, labels, labels_in_bin
 from ti_trainer.ui.render import facts, images, notice, ways_out
 from ti_trainer.ui.thumbnails import gallery, thumbnail_uri
 from ti_trainer.workbench.candidates import AVERAGE, copies_of
@@ -38,6 +38,7 @@ class Runs:
     """What other panels need: the list, the events of continuing a run, for `.then`, and the buttons that lead elsewhere."""
 
     chosen: Any
+    lists: list[Any]  # what `opened` fills
     continued: list[Any]
     message: Any
     use_settings: Any
@@ -127,21 +128,24 @@ def panel(page: Page) -> Runs:
         shown = details(page, label, others or ())
         return {losses: shown.losses, side_by_side: shown.side_by_side}
 
-    for button in (refresh.click, compared.focus):
-        listen(button, lambda: [gr.update(choices=labels(page))] * 2, [], [chosen, compared])
+    listen(refresh.click, lambda: [gr.update(choices=labels(page))] * 2, [], [chosen, compared])
     listen(compared.change, beside, [chosen, compared], [losses, side_by_side])
     shown = [about, notes.label, notes.notes, losses, side_by_side, previews, copy, name, message, promoted, notes.message]
     listen(chosen.change, show, [chosen, compared], shown)
     notes.wire(page, chosen)
     listen(copy.change, partial(suggest_name, page), [chosen, copy], [name])
     actions = run_actions.Actions(page, chosen, max_steps, copy, name, overwrite, message, promoted)
-    return Runs(chosen, actions.wire(resume, add, promote), message, use_settings, compare)
+    return Runs(chosen, [chosen, compared, notes.in_bin], actions.wire(resume, add, promote), message, use_settings, compare)
 
 
-def opened(page: Page, label: str | None) -> Any:
-    """When the tab is opened: an update of the list that selects the newest run, if none is selected."""
+def opened(page: Page, label: str | None) -> list[Any]:
+    """When the tab is opened: updates of the lists; the newest run is selected, if none is.
+
+    Not when a list is clicked: in gradio 3 it then shows what was in it before.
+    """
     listed = labels(page)
-    return gr.update() if label or not listed else gr.update(choices=listed, value=listed[0])
+    newest = {} if label or not listed else {"value": listed[0]}
+    return [gr.update(choices=listed, **newest), gr.update(choices=listed), gr.update(choices=labels_in_bin(page))]
 
 
 def select_current(page: Page) -> Any:
