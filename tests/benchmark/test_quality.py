@@ -128,7 +128,8 @@ def test_an_overfitted_embedding_is_noticed(embedded_model: DiffusersModel) -> N
     """One image without a caption, 8 vectors, a high rate: the embedding learns the background and the place too."""
     cell = Cell(concept=5, seed=0, images=1, captions=False, vectors=8, steps=150)
     concept = Concept(embedded_model, cell.concept)
-    overfitted = measure_cell(concept, cell, TrainConfig(learning_rate="0.02"))
+    varied = Path(__file__).parents[1] / "fixtures" / "varied_prompts.txt"  # with prompts that are wrong about the image
+    overfitted = measure_cell(concept, cell, TrainConfig(learning_rate="0.02", template=str(varied)))
     init = concept.measure(concept.thing.shape, {})
     assert overfitted["place"] < 0.5 < 0.9 <= init["place"]
     assert overfitted["loss"] > 1.2 * init["loss"]

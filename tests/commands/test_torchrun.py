@@ -30,7 +30,7 @@ EVERYTHING = (
     *("--negative", "--train-cfg-scale", "1.5-3:cos", "--negative-lr", 0.5, "--ema-rate", 0.8, "--ema-every", 3),
     *("--reconstruction-weight", 0.5, "--mask-outside", 0.1, "--latent-sampling", "random", "--seed", 3),
     *("--clip-grad", "norm", "--clip-grad-limit", 0.05, "--csv-every", 1, "--save-every", 2, "--evaluate-every", 0),
-    *("--preview-every", 4, "--preview-sampling-steps", 1, "--state-every", 1),
+    *("--preview-every", 4, "--preview-sampling-steps", 1, "--state-every", 1, "--learning-rate", 0.005),
 )
 
 

@@ -31,7 +31,8 @@ SCENES = [
     Scene(THING, 0.3, position, (0.93, 0.15, 0.70), (0.55, 0.80, 0.10), horizon=True)
     for position in ((0.0, 0.0), (-0.1, 0.0), (0.1, 0.05), (0.0, -0.1))
 ]
-CONFIG = TrainConfig(max_steps=80, learning_rate="0.006", template="subject", precision="fp32", preview_every=0)
+VARIED = Path(__file__).parents[1] / "fixtures" / "varied_prompts.txt"  # with prompts that are wrong about the images
+CONFIG = TrainConfig(max_steps=80, learning_rate="0.006", template=str(VARIED), precision="fp32", preview_every=0)
 
 
 def where_the_thing_is(scene: Scene) -> np.ndarray:
