@@ -124,15 +124,22 @@ def test_a_state_holds_the_best_and_a_run_that_had_ended_is_trained_as_long_agai
     assert run_with(off, {}).step == 30
 
 
-@pytest.mark.parametrize("options", [{"lr_scheduler": "linear"}, {"learning_rate": "0.005:20, 0.001"}])
+@pytest.mark.parametrize(
+    "options", [{"lr_scheduler": "linear"}, {"learning_rate": "0.005:20, 0.001"}, {"learning_rate": "auto"}]
+)
 def test_a_flat_loss_does_not_end_a_run_whose_rate_falls(
     trainer: Callable[..., Trainer], quick: None, options: dict[str, str]
 ) -> None:
     flat, rising = dict.fromkeys(range(2, 31, 2), 1.0), {number: 1.0 + 0.1 * number for number in range(2, 31, 2)}
-    end = 26 if "learning_rate" in options else 30  # the last stage starts at step 21
+    end = 26 if "0.005" in options.get("learning_rate", "") else 30  # the last stage starts at step 21
     assert run_with(trainer(max_steps=30, **options), flat).step == end
     assert run_with(trainer(max_steps=30, **options), rising).step == 8
     assert run_with(trainer(max_steps=30, learning_rate="0.005:20, 0.01"), flat).step == 8
+
+
+def test_a_run_does_not_wait_for_a_rate_that_hardly_falls(trainer: Callable[..., Trainer], quick: None) -> None:
+    flat = dict.fromkeys(range(2, 31, 2), 1.0)
+    assert run_with(trainer(max_steps=1000, learning_rate="auto"), flat).step == 8
 
 
 def test_a_loss_that_is_no_number_is_not_the_best(trainer: Callable[..., Trainer], quick: None) -> None:

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 # Updates within which fp16's loss scale is found. One that overflows does not count as a step. Later it is not checked each
 # time, which would make the CPU wait for the GPU: the rare update that then overflows, about one in 2,000, counts as a step.
 SCALE_SETTLES = 100
+NOTICEABLY = 0.9  # a lower learning rate, relative
 CHECK_EVERY = 10  # steps between checks of the losses, each of which makes the CPU wait for the GPU
 
 
@@ -176,9 +177,15 @@ class Trainer:
         self.ended_early = ends and self.step < self.last_step
 
     def _rate_falls(self, stopping: EarlyStopping) -> bool:
-        """Whether the learning rate still falls, or fell within the patience: a lower rate usually lowers the loss."""
+        """Whether the learning rate still falls, or fell within the patience: a lower rate usually lowers the loss.
+
+        That of `auto` counts as constant if it falls too slowly to wait for, as in a run of very many steps.
+        """
         rate = self.best.learning_rate
-        return rate.at(self.last_step) < rate.at(max(1, self.step - stopping.patience + 1))
+        before = rate.at(max(1, self.step - stopping.patience + 1))
+        if rate.schedule.relative:
+            return rate.at(min(2 * self.step, self.last_step)) < NOTICEABLY * before
+        return rate.at(self.last_step) < before
 
     def keep_current(self) -> None:
         """Make the current vectors the result of an interrupted run. A run that is resumed does not know of this."""
