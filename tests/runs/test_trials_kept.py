@@ -28,7 +28,7 @@ from ti_trainer.training.evaluation import validation_loss
 from ti_trainer.training.trainer import Event
 
 CONFIG = TrainConfig(
-    max_steps=6, trials=3, trial_learning_rates="0.001, 0.5, 0.05", trial_vectors="; 3; 1", width=16, height=16,
+    max_steps=6, trials=3, trial_learning_rates="0.001, 0.5, 0.05", trial_vectors="3; ; 1", width=16, height=16,
     preview_every=3, save_every=3, csv_every=1,
 )  # fmt: skip
 
@@ -90,7 +90,7 @@ def test_the_best_is_kept_and_all_are_told_of(session: Callable[..., Result], ne
     assert best != "1", "else this shows nothing"
     assert [row["number"] for row in rows if row["kept"] == "yes"] == [best]
     assert [row["learning_rate"] for row in rows] == ["0.001", "0.5", "0.05"]
-    assert [row["num_vectors"] for row in rows] == ["2", "3", "1"]
+    assert [row["num_vectors"] for row in rows] == ["3", "2", "1"]
     assert [row["init_text"] for row in rows] == ["red cat"] * 3
     assert len({row["noise"] for row in rows}) == 3
     kept, copy = formats.read(result.embedding_file), run.path / "embeddings" / f"x-word-trial{best}-6.safetensors"

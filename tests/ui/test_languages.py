@@ -120,7 +120,7 @@ def test_the_page_is_used_in_japanese(served: Served) -> None:
     texts = strings.texts_of("ja_JP")
     with launch(locale="ja-JP") as page:
         served.open(page, texts["Quick train"])
-        assert page.evaluate("document.documentElement.lang") == "ja-JP"
+        assert page.evaluate("document.documentElement.lang") in ("ja-JP", "ja")  # gradio 6 may set it after us
         page.evaluate("tiTrainerShow('Train')")
         page.locator("#ti_trainer_train_start").get_by_text(texts["Train Embedding"]).wait_for()
         filled_in(page, served, steps=20)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.utils.hooks import RemovableHandle
 
-from ti_trainer.benchmark import peer_driver
+from ti_trainer.benchmark import peer_driver, peers
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.embedding import Embedding
@@ -26,8 +26,8 @@ PARTS = ("text", "unet_forward", "unet_backward", "rest")
 
 
 def new_trainer(model: DiffusersModel, dataset: Dataset, batch_size: int, steps: int) -> Trainer:
-    """A trainer of one vector that starts from `star`, with default settings."""
-    config = TrainConfig(max_steps=steps, batch_size=batch_size, template="subject")
+    """A trainer of one vector that starts from `star`, with default settings but the rate, which is that of the peers."""
+    config = TrainConfig(max_steps=steps, batch_size=batch_size, template="subject", learning_rate=str(peers.LEARNING_RATE))
     return Trainer(model, dataset, Embedding(NAME, first_vectors(model)), config)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ti_trainer.embedding import Embedding
 
 WEBUI = "webui"
-LEARNING_RATE = 5e-3  # ours, so that the losses can be compared
+LEARNING_RATE = 5e-3  # of all, so that the losses can be compared
 WORD = "<bench>"  # not in CLIP's vocabulary
 MIXED = {"float32": "no", "float16": "fp16", "bfloat16": "bf16"}
 TOKENIZER_OF_SD1 = "openai_clip-vit-large-patch14"  # the name of the folder in which kohya looks for it

@@ -25,6 +25,7 @@ from ti_trainer.training.vocabulary import Vocabulary
 
 CONFIG = TrainConfig(
     max_steps=4,
+    learning_rate="0.005",  # the same in a run that is extended
     preview_every=2,
     preview_sampling_steps=1,
     preview_negative_prompt="blurry",
