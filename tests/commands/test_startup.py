@@ -60,16 +60,6 @@ def test_help_version_and_usage_errors_load_no_heavy_package() -> None:
     }
 
 
-@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
-def test_torchs_threads_wait_without_using_the_cpu_unless_told_otherwise(monkeypatch, chosen) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", chosen or "")
-    if not chosen:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
-    with pytest.raises(SystemExit):
-        main(["--version"])
-    assert os.environ["OMP_WAIT_POLICY"] == (chosen or "PASSIVE")
-
-
 def test_info_and_convert_of_safetensors_do_not_load_torch(tmp_path: Path) -> None:
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     formats.write(Embedding("a", {"clip_l": torch.randn(2, 768)}, 5), source)
