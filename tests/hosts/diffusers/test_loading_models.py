@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from ti_trainer import tiny_model
 from ti_trainer.errors import ConfigError, ModelError
 from ti_trainer.host import ModelOptions
+from ti_trainer.hosts.diffusers import loading
 from ti_trainer.hosts.diffusers import single_file as single_file_module
 from ti_trainer.hosts.diffusers.loading import load, pick_dtype
 from ti_trainer.hosts.diffusers.model import DiffusersModel
@@ -48,6 +49,18 @@ def assert_same(one: DiffusersModel, other: DiffusersModel) -> None:
     assert one.spec == other.spec
     assert one.default_size_px == other.default_size_px == 64
     assert one.widths == other.widths
+
+
+def test_only_the_embedded_model_is_held_to_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    monkeypatch.setattr(loading, "_default_threads", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for model in ("embedded", "v1-5.safetensors"):
+        loading._use_threads(model, torch.device("cpu"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    loading._use_threads("embedded", torch.device("cpu"))
+    assert used == [1, 4]
 
 
 def test_a_folder_is_loaded(model: DiffusersModel, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -30,9 +32,22 @@ def load(model: str, device: str = "auto", options: ModelOptions | None = None) 
     options = options or ModelOptions()
     place = pick_device(device)
     dtype = pick_dtype(options.precision, place)
+    _use_threads(model, place)
     parts, weights = read(model, dtype)
     name = "embedded" if model == "embedded" else Path(model).stem
     return assembled(parts, place, dtype, name, weights, options)
+
+
+def _use_threads(model: str, place: torch.device) -> None:
+    """One thread for the embedded model on a CPU, whose operations are too small to share; OMP_NUM_THREADS has precedence."""
+    default = _default_threads()  # before the first change
+    if place.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1 if model == "embedded" else default)
+
+
+@cache
+def _default_threads() -> int:
+    return torch.get_num_threads()
 
 
 def assembled(
