@@ -39,7 +39,7 @@ def load(model: str, device: str = "auto", options: ModelOptions | None = None) 
 
 
 def _use_threads(model: str, place: torch.device) -> None:
-    """One thread for the embedded model on a CPU, whose operations are too small to share; OMP_NUM_THREADS has precedence."""
+    """One thread for the embedded model on a CPU, whose operations are too small to share; OMP_NUM_THREADS overrides it."""
     default = _default_threads()  # before the first change
     if place.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1 if model == "embedded" else default)
