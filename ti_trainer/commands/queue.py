@@ -46,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     move.add_argument("place", metavar="PLACE", help="its new number in the list")
     _add_log_dir(move)
     _add_log_dir(
-        action("pause", "start no further run, in any program, until run or the page goes on; the current one continues")
+        action(
+            "pause",
+            "start no more runs, in any program, until it is resumed with run or on the page; the current one continues",
+        )
     )
     run_them = action("run", "train the runs that wait, one after the other; a failed one does not stop the next")
     add_torchscript_argument(run_them, "a run in the queue")
@@ -75,7 +78,7 @@ def show(args: argparse.Namespace) -> int:
     for line in filter(None, (file.warning, "" if entries else f"The queue in {args.log_dir} is empty.")):
         print(line)
     if file.held:
-        print(f"The queue is held: go on with `{PROGRAM} queue run`, or on the page.")
+        print(f"The queue is held: resume it with `{PROGRAM} queue run`, or on the page.")
     return 0
 
 
@@ -93,7 +96,7 @@ def add(args: argparse.Namespace) -> int:
         place = queue.add(session)
     print(f"Added to the queue: {session.name}, number {place}. Train it with `{PROGRAM} queue run`, or on the page.")
     if args.model != defaults.MODEL:
-        print(f"It is trained with the model that this is started with, not necessarily {args.model}.", file=sys.stderr)
+        print(f"The queue does not store the model: start `{PROGRAM} queue run` with --model {args.model}.", file=sys.stderr)
     return 0
 
 
@@ -135,7 +138,7 @@ def pause(args: argparse.Namespace) -> int:
         return 0
     now = next((each.name for each in file.read() if each.state == "running"), "")
     print(f"No further run is started{f' after {now}, which is trained to its end' if now else ''}.")
-    print(f"Go on with `{PROGRAM} queue run`, or on the page.")
+    print(f"Resume it with `{PROGRAM} queue run`, or on the page.")
     return 0
 
 
@@ -175,7 +178,7 @@ def _ended(queue: Queue, failed_before: set[str], *, interrupted: bool) -> int:
             f"Failed: {names}. `{PROGRAM} queue` says why, and `{PROGRAM} queue retry` has it wait again.", file=sys.stderr
         )
     if now.waiting:
-        print(f"{counted(now.waiting, 'run')} left in the queue: `{PROGRAM} queue run` goes on.")
+        print(f"{counted(now.waiting, 'run')} left in the queue: resume with `{PROGRAM} queue run`.")
     return INTERRUPTED if interrupted else 1 if failed else 0
 
 
