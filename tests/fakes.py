@@ -20,7 +20,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from ti_trainer.captioning.captioner import HostCaptioner
 from ti_trainer.errors import ConfigError
-from ti_trainer.host import GenerationRequest, Host, ModelOptions
+from ti_trainer.host import GenerationRequest, Host, ModelOptions, ModelReference
 from ti_trainer.lora import Lora
 from ti_trainer.model import Compile, Conditioning, DiffusionModel, ImageConditioning, MemoryMode, ModelSpec, Vectors
 from ti_trainer.prompts import PromptTokenizer, TokenizedPrompt
@@ -153,6 +153,9 @@ class TinyHost:
 
     def describe(self) -> str:
         return self.model.name
+
+    def chosen_model(self) -> ModelReference:
+        return ModelReference(self.model.name, hash=self.model.checkpoint_hash)
 
     def open_model(self, options: ModelOptions | None = None) -> TinyModel:
         return self.model

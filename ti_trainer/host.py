@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -58,6 +59,31 @@ class ModelOptions:
             raise ConfigError(message, "zero_terminal_snr")
         found = spec.zero_terminal_snr if self.zero_terminal_snr == "auto" else self.zero_terminal_snr == "on"
         return replace(spec, zero_terminal_snr=found and is_v)
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """Which model a run is meant for: its name, its file or folder, or 'embedded', and its hash.
+
+    The path or the hash is empty where it is not known, or not without reading gigabytes.
+    """
+
+    name: str
+    path: str = ""
+    hash: str = ""
+
+    def __str__(self) -> str:
+        """The name, with the hash as WebUIs write it."""
+        return f"{self.name} [{self.hash}]" if self.hash else self.name
+
+    def is_same(self, other: ModelReference) -> bool:
+        """Whether both are the same model, as far as both say."""
+        if self.hash and other.hash:
+            return self.hash == other.hash
+        if self.path and other.path:
+            one, two = (os.path.normcase(os.path.realpath(each.path)) for each in (self, other))
+            return one == two
+        return self.name == other.name
 
 
 class Lease(Protocol):
@@ -136,6 +162,10 @@ class Host(Protocol):
 
     def describe(self) -> str:
         """A short description of the model, without loading it; ModelError if it cannot be trained."""
+        ...
+
+    def chosen_model(self) -> ModelReference:
+        """The model that a run is trained with if it is started now, without loading it; ModelError if there is none."""
         ...
 
     def open_model(self, options: ModelOptions | None = None) -> DiffusionModel:

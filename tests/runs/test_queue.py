@@ -14,10 +14,13 @@ from puppet import CONFIG, LIMIT_S, Puppet, ended
 
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.formats import embeddings_dir
+from ti_trainer.host import ModelReference
+from ti_trainer.preprocess import job as preprocess
 from ti_trainer.runs import queue as queue_module
 from ti_trainer.runs.job import Job
 from ti_trainer.runs.queue import Queue
-from ti_trainer.runs.queue_file import CUT_OFF, FILE, MOST, Entry, QueueFile
+from ti_trainer.runs.queue_entry import Entry
+from ti_trainer.runs.queue_file import CUT_OFF, FILE, MOST, QueueFile
 from ti_trainer.runs.quick_job import QuickJob
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
@@ -44,7 +47,7 @@ def queue(host: Puppet, job: Job) -> Queue:
 
 def attached(host: Puppet, job: Job) -> Queue:
     queue = Queue()
-    queue.attach(host, job, QuickJob())
+    queue.attach(host, job, QuickJob(), preprocess.Job())
     return queue
 
 
@@ -241,7 +244,7 @@ def test_programs_that_change_the_file_at_once_lose_nothing(tmp_path: Path) -> N
     def add(number: int) -> None:
         file = QueueFile(tmp_path / FILE)  # as another program has it
         for each in range(5):
-            file.append(Entry(f"{number}x{each}", "x-word", "images", {}))
+            file.append(Entry(f"{number}x{each}", "x-word", f"images{number}{each}", {}))
             file.move(f"{number}x{each}", -1)
         file.remove(f"{number}x0")
 
@@ -315,6 +318,54 @@ def test_closing_starts_nothing_more(session: Session, host: Puppet, queue: Queu
     assert (queue._thread, trained(host), names(queue)) == (None, ["x-word"], ["y-word"])
 
 
+def test_an_entry_is_not_trained_with_another_model_than_it_is_meant_for(
+    session: Session, host: Puppet, queue: Queue, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = host.chosen_model()
+    queue.add(short(session))
+    queue.add(short(session, "y-word"))
+    queue.file.change(lambda entries: [entries[0], replace(entries[1], model=None)])  # of an earlier version
+    monkeypatch.setattr(host, "chosen_model", lambda: replace(tiny, name="other", hash="aa"))
+    queue.start()
+    over(queue)
+    (failed,) = queue.snapshot().entries
+    assert (failed.name, failed.state, failed.option, failed.model) == ("x-word", "failed", "model", tiny)
+    assert "meant for the model tiny [0123456789], and other [aa] is loaded: load tiny and try again" in failed.message
+    assert trained(host) == ["y-word"], "where no model is stored, any is used"
+    queue.use_chosen_model(failed.id)
+    assert queue.snapshot().entries[0].about_model == "model other [aa]"
+    queue.start()
+    over(queue)
+    assert (trained(host), names(queue)) == (["y-word", "x-word"], [])
+    with pytest.raises(ConfigError, match="started with the model tiny, and other is loaded"):
+        queue.add(replace(short(session, steps=9), resume=Run.latest(host.log_dir, "x-word")))
+
+
+def test_a_model_that_is_chosen_while_a_run_waits_is_not_used(
+    session: Session, host: Puppet, queue: Queue, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(host.chosen_model(), name="other", hash="aa")
+    host.free.clear()
+    queue.add(short(session))
+    queue.start()
+    until(lambda: job.active)
+    monkeypatch.setattr(host, "chosen_model", lambda: other)
+    host.free.set()
+    over(queue)
+    assert "other [aa] is loaded" in queue.snapshot().entries[0].message
+    assert trained(host) == []
+
+
+def test_models_are_the_same_as_far_as_both_say(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    known = ModelReference("a", str(tmp_path / "a.safetensors"), "12")
+    assert known.is_same(replace(known, name="renamed", path="/elsewhere"))
+    assert not known.is_same(replace(known, hash="13"))
+    assert known.is_same(replace(known, path=str(tmp_path / "link" / "a.safetensors"), hash=""))
+    assert not known.is_same(ModelReference("a", "/elsewhere/a.safetensors"))
+    assert known.is_same(ModelReference("a"))
+
+
 VALID = {"id": "a1", "name": "x-word", "images": "/images", "train": {"max_steps": 3}}
 
 
@@ -328,6 +379,7 @@ VALID = {"id": "a1", "name": "x-word", "images": "/images", "train": {"max_steps
         (b"3", 0),
         (b'{"entries": {}}', 0),
         (json.dumps({"entries": [VALID, 3, {**VALID, "id": "<b>"}, {**VALID, "train": []}]}).encode(), 1),
+        (json.dumps({"entries": [{**VALID, "model": each} for each in ("a", {}, {"name": 3}, {"path": "/a"})]}).encode(), 0),
         (json.dumps({"entries": [{**VALID, "state": "gone"}, {**VALID, "name": ""}]}).encode(), 0),
     ],
 )
@@ -353,6 +405,19 @@ def test_a_file_that_cannot_be_read_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         file.change(lambda entries: [*entries, Entry("a1", "x-word", "/images", {})])
     assert path.is_dir()
+
+
+@pytest.mark.parametrize("content", [json.dumps({"entries": [VALID, {**VALID, "id": "a2"}]}, indent=2)])
+def test_a_file_that_is_cut_off_anywhere_is_kept_aside(tmp_path: Path, content: str) -> None:
+    path = tmp_path / FILE
+    for length in range(1, len(content) - 1, 7):
+        path.write_text(content[:length], encoding="utf-8")
+        file = QueueFile(path)
+        assert file.read() == ()
+        assert "is not JSON" in file.warning
+        assert file.append(Entry("b1", "z-word", "/images", {})) == 1
+        path.unlink()
+    assert len(list(tmp_path.glob("*damaged*"))) > 20
 
 
 def test_entries_with_one_id_become_two(tmp_path: Path) -> None:

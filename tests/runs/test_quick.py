@@ -22,8 +22,10 @@ from ti_trainer.data.listing import LEFT_OUT
 from ti_trainer.errors import BusyError, ConfigError, DatasetError, StoppedError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.preprocess import job as preprocess
+from ti_trainer.runs import queue as queue_module
 from ti_trainer.runs.datasets import subsets_of
 from ti_trainer.runs.job import Job
+from ti_trainer.runs.queue import Queue
 from ti_trainer.runs.quick import FAVORS, QuickTraining, Stage, what_of
 from ti_trainer.runs.quick_job import QuickJob, QuickSnapshot
 from ti_trainer.runs.run_folder import Run
@@ -215,6 +217,72 @@ def test_it_stops_in_each_stage_and_says_what_failed(host: TinyHost, source: Pat
     monkeypatch.setattr(QuickTraining, "_examined", lambda *given: 1 / 0)
     quick.start(QuickTraining(host, "bug", source, options=FEW), job, preprocessing)
     assert ended(quick).stages[0].text.startswith("Unexpected ZeroDivisionError")
+
+
+def test_quick_trainings_are_queued_and_one_that_fails_does_not_stop_the_next(
+    host: TinyHost, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_module, "POLL_S", 0.01)
+
+    def attached() -> tuple[Queue, QuickJob]:
+        queue, quick = Queue(), QuickJob()
+        queue.attach(host, Job(), quick, preprocess.Job())
+        return queue, quick
+
+    def over(queue: Queue) -> None:
+        end = time.monotonic() + LIMIT_S
+        while queue.snapshot().going or queue._thread is not None:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    queue, _ = attached()
+    gone = source.with_name("gone")
+    gone.mkdir()
+    (gone / "0.png").write_bytes((source / "0.png").read_bytes())
+    for name, images in (("gone", gone), ("my-toy", source)):
+        queue.add(QuickTraining(host, name, images, "object", "red toy", FEW))
+    with pytest.raises(ConfigError, match=r"Number 2 in the queue creates an embedding 'my-toy'"):
+        queue.add(QuickTraining(host, "My-Toy", gone, "object", "red toy", FEW))
+    assert not list(host.embeddings_dir.glob("*")), "everything happens when its turn comes"
+    (gone / "0.png").unlink()
+
+    queue, quick = attached()  # after a restart
+    queue.start()
+    over(queue)
+    (failed,) = queue.snapshot().entries
+    assert (failed.name, failed.state) == ("gone", "failed")
+    assert str(gone) in failed.message
+    assert [each.status for each in quick.snapshot().stages] == ["done"] * 5, "the page shows its stages"
+    assert embeddings_dir.load(host.embeddings_dir, "my-toy")[0].step == 6
+
+    for path in source.iterdir():
+        (gone / path.name).write_bytes(path.read_bytes())
+    examined = QuickTraining._examined
+    monkeypatch.setattr(QuickTraining, "_examined", lambda *given: quick.stop() or examined(*given))
+    queue.file.try_again(failed.id)
+    queue.start()
+    over(queue)
+    now = queue.snapshot()
+    assert ([each.state for each in now.entries], now.held, now.held_by) == (["waiting"], "stopped", "gone")
+    monkeypatch.setattr(QuickTraining, "_examined", examined)
+    queue.start()
+    over(queue)
+    assert queue.snapshot().entries == ()
+    queue.add(QuickTraining(host, "my-toy", source, options=FEW, overwrite=True))
+    queue.file.change(lambda entries: [replace(each, overwrite=False) for each in entries])
+    queue.start()
+    over(queue)
+    (exists,) = queue.snapshot().entries
+    assert (exists.option, exists.state) == ("overwrite", "failed")
+    queue.file.try_again(exists.id, overwrite=True)
+    queue.start()
+    over(queue)
+    assert queue.snapshot().entries == ()
+    queue.add(QuickTraining(host, "later", source, options=FEW))
+    queue.file.change(lambda entries: [replace(each, quick={"future": 1}) for each in entries])
+    queue.start()
+    over(queue)
+    assert "future" in queue.snapshot().entries[0].message
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from test_ways_out import form, page, press, ways  # noqa: F401, fixtures
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs import queue as queue_module
 from ti_trainer.runs.job import Job, Snapshot
-from ti_trainer.runs.queue_file import FILE, Entry
+from ti_trainer.runs.queue_entry import Entry
+from ti_trainer.runs.queue_file import FILE
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import from_prompt, queue, status_strip, train, train_ways

@@ -15,13 +15,13 @@ import gradio as gr
 from fakes import TinyHost
 from PIL import Image
 
-from ti_trainer.errors import ConfigError, DatasetError
+from ti_trainer.errors import BusyError, ConfigError, DatasetError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.job import Job, Snapshot
 from ti_trainer.runs.quick import Stage
 from ti_trainer.runs.quick_job import QuickSnapshot
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import quick_progress, quick_train
+from ti_trainer.ui.panels import queue, quick_images, quick_progress, quick_train
 
 
 @pytest.fixture
@@ -46,9 +46,13 @@ def uploaded(tmp_path: Path) -> list[str]:
     return [*files, str(folder / "notes.pdf")]
 
 
-def begun(page: Page, **entered: Any) -> Any:
+def panel_of(page: Page) -> quick_train.QuickTrain:
     with gr.Blocks():
-        panel = quick_train.panel(page)
+        return quick_train.panel(page)
+
+
+def begun(page: Page, *wanted: str, **entered: Any) -> Any:
+    panel = panel_of(page)
     values = {
         "files": None,
         "folder": "",
@@ -59,7 +63,7 @@ def begun(page: Page, **entered: Any) -> Any:
         "overwrite": False,
         **entered,
     }
-    return panel.begin({getattr(panel, name): value for name, value in {**values, **entered}.items()})
+    return panel.begin({getattr(panel, name): value for name, value in {**values, **entered}.items()}, wanted)
 
 
 def test_what_is_missing_or_wrong_is_one_message(page: Page, uploaded: list[str], tmp_path: Path) -> None:
@@ -77,7 +81,7 @@ def test_what_is_missing_or_wrong_is_one_message(page: Page, uploaded: list[str]
     embeddings_dir.save(replace(embedding, step=3), path)
     with pytest.raises(ConfigError, match="such as taken-2, or replace it") as refused:
         begun(page, files=uploaded, name="taken")
-    offered = quick_train._refused(page, refused.value, "taken")
+    offered = quick_train._refused(panel_of(page), refused.value, "taken", ())
     assert "Train as taken-2</button>" in offered
     assert 'data-ti-value="replace">Replace the existing embedding</button>' in offered
     shown, box = quick_train.check_name(page, "taken")
@@ -87,26 +91,49 @@ def test_what_is_missing_or_wrong_is_one_message(page: Page, uploaded: list[str]
     assert "contains /" in quick_train.check_name(page, "a/b")[0]
 
 
+def test_a_quick_training_is_queued_with_its_images_and_a_second_press_leads_on(page: Page, uploaded: list[str]) -> None:
+    def press() -> str:
+        return queue.add(page, begun(page, "queue", files=uploaded, init_text="red dog"))
+
+    assert press().startswith("Added to the queue: my-dog, number 1.")
+    assert not page.quick.snapshot().started, "nothing is prepared before its turn"
+    (entry,) = page.queue.snapshot().entries
+    assert entry.quick == {"kind": "object", "init_text": "red dog", "favor": "images"}
+    assert sorted(path.name for path in Path(entry.images).iterdir()) == ["0.png", "0.txt", "1.png", "1.txt"]
+    assert not any(Path(entry.images).is_relative_to(Path(each).parent) for each in uploaded), "uploads are temporary"
+    assert "quick training · my-dog · model tiny [0123456789]" in queue.render(page.queue.snapshot(), Snapshot())
+    with pytest.raises(ConfigError, match="in the queue already: number 1") as refused:
+        press()
+    offered = quick_train._refused(panel_of(page), refused.value, "my-dog", ["queue"])
+    assert 'data-ti-value="queue rename">Add as my-dog-2</button>' in offered
+    assert "Show the queue</button>" in offered
+    assert begun(page, "queue", "rename", files=uploaded).name == "my-dog-2"
+    page.quick._preparing, page.quick._work = True, begun(page, "queue", files=uploaded, name="other")
+    with pytest.raises(BusyError) as busy:
+        begun(page, files=uploaded)
+    assert 'data-ti-value="queue">Add to queue</button>' in quick_train._refused(panel_of(page), busy.value, "my-dog", ())
+
+
 def test_files_of_every_gradio_are_understood_but_only_uploaded_ones(
     page: Page, uploaded: list[str], tmp_path: Path
 ) -> None:
     gradio3 = [SimpleNamespace(name=path, orig_name=path) for path in uploaded]
     for files in (uploaded, gradio3):
-        assert quick_train.paths_of(files) == list(map(Path, uploaded))
-    assert quick_train.paths_of(None) == []
+        assert quick_images.paths_of(files) == list(map(Path, uploaded))
+    assert quick_images.paths_of(None) == []
     copied = SimpleNamespace(name=uploaded[0], orig_name=str(tmp_path / "private.png"))  # gradio 3 copies what is named
     with pytest.raises(ConfigError, match="not an uploaded file"):
-        quick_train.paths_of([copied])
-    shown, folder, text, message = quick_train.look_at_files(page, uploaded, "", "")
+        quick_images.paths_of([copied])
+    shown, folder, text, message = quick_images.look_at_files(page, uploaded, "", "")
     assert (folder, text, message) == ("", "dog", "")
     assert "2 images" in shown
     assert "Not used: notes.pdf (not an image)." in shown
-    assert quick_train.look_at_files(page, uploaded, "", "cat")[2] == "cat"
+    assert quick_images.look_at_files(page, uploaded, "", "cat")[2] == "cat"
     images = str(Path(uploaded[0]).parent.rename(tmp_path / "images"))
-    assert "1 image<" in quick_train.look_at_files(page, None, images, "")[0], "a folder was entered instead"
-    assert quick_train.look_at_files(page, None, "", "")[0] == ""
-    assert quick_train.look_at_files(page, None, str(tmp_path / "forbidden"), "")[0] == ""
-    shown, files, *_ = quick_train.look_at_folder(page, str(Path(uploaded[0]).parents[2] / "none"), "")
+    assert "1 image<" in quick_images.look_at_files(page, None, images, "")[0], "a folder was entered instead"
+    assert quick_images.look_at_files(page, None, "", "")[0] == ""
+    assert quick_images.look_at_files(page, None, str(tmp_path / "forbidden"), "")[0] == ""
+    shown, files, *_ = quick_images.look_at_folder(page, str(Path(uploaded[0]).parents[2] / "none"), "")
     assert files is None
     assert "does not exist" in shown
 

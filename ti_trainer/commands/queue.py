@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ti_trainer.commands import INTERRUPTED, PROGRAM
 from ti_trainer.commands import train as training
@@ -16,8 +17,12 @@ from ti_trainer.hosts.diffusers import defaults
 from ti_trainer.wording import counted
 
 if TYPE_CHECKING:
+    from ti_trainer.host import Host, ModelReference
+    from ti_trainer.runs.job import Job
     from ti_trainer.runs.queue import Queue
-    from ti_trainer.runs.queue_file import Entry, QueueFile
+    from ti_trainer.runs.queue_entry import Entry
+    from ti_trainer.runs.queue_file import QueueFile
+    from ti_trainer.runs.quick_job import QuickJob
 
 HELP = "list, change and train the queue of runs, which the page shows too"
 LOOK_S = 0.5  # between looks at the queue while it is trained
@@ -34,13 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(log_dir=defaults.LOG_DIR)
     _add_log_dir(action("list", "list the runs that wait, are trained or have failed"))
     training.add_arguments(action("add", "add a run, with the arguments of train; it is trained by run, or by an open page"))
-    for name, text in (
-        ("remove", "remove runs"),
-        ("retry", "have runs that failed wait again"),
-    ):
-        changed = action(name, text)
-        changed.add_argument("runs", nargs="+", metavar="RUN", help=f"a run: {ENTRY}")
-        _add_log_dir(changed)
+    _add_runs(action("remove", "remove runs"))
+    retry = action("retry", "have runs that failed wait again")
+    _add_runs(retry)
+    text = "train them with this model instead of the one that they were added with: a path, or 'embedded'"
+    retry.add_argument("--model", metavar="MODEL", help=text)
+    retry.add_argument(
+        "--overwrite", action="store_true", help="replace the embedding that exists, or continue though it was changed"
+    )
     move = action("move", "move a run to another place")
     move.add_argument("moved", metavar="RUN", help=f"the run: {ENTRY}")
     move.add_argument("place", metavar="PLACE", help="its new number in the list")
@@ -51,9 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "start no more runs, in any program, until it is resumed with run or on the page; the current one continues",
         )
     )
-    run_them = action("run", "train the runs that wait, one after the other; a failed one does not stop the next")
+    text = "train the runs that wait, one after the other, each with its model; a failed one does not stop the next"
+    run_them = action("run", text)
     add_torchscript_argument(run_them, "a run in the queue")
     add_host_arguments(run_them, logs=True)
+
+
+def _add_runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=f"a run: {ENTRY}")
+    _add_log_dir(parser)
 
 
 def _add_log_dir(parser: argparse.ArgumentParser) -> None:
@@ -84,37 +96,38 @@ def show(args: argparse.Namespace) -> int:
 
 def add(args: argparse.Namespace) -> int:
     """Add a run, after creating its embedding where that is asked for."""
-    from ti_trainer.runs.job import Job
-    from ti_trainer.runs.queue import Queue
-    from ti_trainer.runs.quick_job import QuickJob
     from ti_trainer.training.distributed import ALONE
 
     with naming_overwrite():
         session = training.session_of(args, ALONE)
-        queue = Queue()
-        queue.attach(session.host, Job(), QuickJob())
-        place = queue.add(session)
-    print(f"Added to the queue: {session.name}, number {place}. Train it with `{PROGRAM} queue run`, or on the page.")
-    if args.model != defaults.MODEL:
-        print(f"The queue does not store the model: start `{PROGRAM} queue run` with --model {args.model}.", file=sys.stderr)
+        place = queue_of(session.host).add(session)
+    print(added(session.name, place))
     return 0
+
+
+def added(name: str, place: int) -> str:
+    """What is said of a run that was added."""
+    return f"Added to the queue: {name}, number {place}. Train it with `{PROGRAM} queue run`, or on the page."
 
 
 def remove(args: argparse.Namespace) -> int:
     """Remove runs."""
-    file = _file(args)
-    for entry in _entries(file, args.runs):
-        file.remove(entry.id)
-        print(f"Removed: {entry.name} ({entry.id}).")
-    return 0
+    return _change(args, "Removed", lambda file, entry: file.remove(entry.id))
 
 
 def retry(args: argparse.Namespace) -> int:
-    """Have failed runs wait again."""
+    """Have failed runs wait again, on request with another model, or overwriting what exists."""
+    changes: dict[str, Any] = {"overwrite": True} if args.overwrite else {}
+    if args.model is not None:
+        changes["model"] = defaults.model_reference(args.model)
+    return _change(args, "Waits again", lambda file, entry: file.try_again(entry.id, **changes))
+
+
+def _change(args: argparse.Namespace, done: str, change: Callable[[QueueFile, Entry], None]) -> int:
     file = _file(args)
     for entry in _entries(file, args.runs):
-        file.try_again(entry.id)
-        print(f"Waits again: {entry.name} ({entry.id}).")
+        change(file, entry)
+        print(f"{done}: {entry.name} ({entry.id}).")
     return 0
 
 
@@ -147,11 +160,10 @@ def train(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ti_trainer.runs.job import Job
-    from ti_trainer.runs.queue import Queue
     from ti_trainer.runs.quick_job import QuickJob
 
-    job, queue = Job(bar=tqdm), Queue()
-    queue.attach(host_of(args), job, QuickJob())
+    host, job, quick = host_of(args), Job(bar=tqdm), QuickJob()
+    queue = queue_of(host, job, quick, lambda model: host.use_model(model.path or model.name if model else args.model))
     before = {each.id for each in queue.snapshot().entries if each.state == "failed"}
     message = "Stopping after this step; press Ctrl-C again to stop immediately. The other runs stay in the queue."
     with interruptible(message) as stop, above_bars():
@@ -160,10 +172,29 @@ def train(args: argparse.Namespace) -> int:
             pass
         if stop.is_set():
             queue.rest()
+            quick.stop()
             job.stop()
+        quick.wait()
         job.wait()
         queue.close()
     return _ended(queue, before, interrupted=stop.is_set())
+
+
+def queue_of(
+    host: Host,
+    job: Job | None = None,
+    quick: QuickJob | None = None,
+    load_model: Callable[[ModelReference | None], object] | None = None,
+) -> Queue:
+    """The queue of a host."""
+    from ti_trainer.preprocess import job as preprocess
+    from ti_trainer.runs.job import Job
+    from ti_trainer.runs.queue import Queue
+    from ti_trainer.runs.quick_job import QuickJob
+
+    queue = Queue()
+    queue.attach(host, job or Job(), quick or QuickJob(), preprocess.Job(), load_model)
+    return queue
 
 
 def _ended(queue: Queue, failed_before: set[str], *, interrupted: bool) -> int:
@@ -202,12 +233,13 @@ def _entries(file: QueueFile, wanted: list[str]) -> list[Entry]:
 
 def _line(entry: Entry) -> str:
     """An entry in one line."""
-    what = "from a prompt" if entry.prompt else f"on {entry.images}"
+    what = "from a prompt" if entry.prompt else f"{'quick training ' if entry.quick else ''}on {entry.images}"
     parts = [
         f"{entry.name} ({entry.id})",
         {"waiting": "waits", "running": "is trained now", "failed": "failed"}[entry.state],
         *([f"to step {entry.max_steps}"] if entry.max_steps else []),
         f"continues {entry.resume}" if entry.resume else what,
+        f"model {entry.model.path or entry.model}" if entry.model else "model not stored",
     ]
     return ", ".join(parts)
 

@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what matters more: prompts are followed better, or NAME is closer to the images (default: %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing embedding with this name")
+    parser.add_argument(
+        "--queue", action="store_true", help="add it to the queue instead of doing it now; queue run does all of it then"
+    )
     add_host_arguments(parser, logs=True)
 
 
@@ -41,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the stages, print what each did, and train."""
     from tqdm import tqdm
 
+    from ti_trainer.commands.queue import added, queue_of
     from ti_trainer.commands.train import train
     from ti_trainer.errors import StoppedError
     from ti_trainer.preprocess.runner import Preprocessing
@@ -50,6 +54,11 @@ def run(args: argparse.Namespace) -> int:
     host = host_of(args)
     options = CONFIG.to_dict() if host.model == "embedded" else {}
     work = QuickTraining(host, args.name, args.images, *what_of(args.what), options, args.overwrite, args.favor)
+
+    if args.queue:
+        with naming_overwrite():
+            print(added(work.name, queue_of(host).add(work)))
+        return 0
 
     def report(stage: Stage) -> None:
         if stage.status == "done":

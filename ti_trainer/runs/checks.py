@@ -12,7 +12,7 @@ from ti_trainer.data.prompts import Prompter, load_plain, load_template
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import checked_length, entered_path
 from ti_trainer.functional import optimizers
-from ti_trainer.host import Host
+from ti_trainer.host import Host, ModelReference
 from ti_trainer.model import DiffusionModel
 from ti_trainer.runs.builders import prompter_of
 from ti_trainer.runs.datasets import subsets_of
@@ -59,6 +59,25 @@ def check_dataset(host: Host, name: str, images: Path, config: TrainConfig, mode
     plan(subsets_of(host, images), model, captions, lambda message: None)
 
 
+def check_model(host: Host, intended: ModelReference | None) -> None:
+    """Refuse to train with another model than the one that a run is meant for; None: with any."""
+    if intended is None or intended.is_same(chosen := host.chosen_model()):
+        return
+    message = (
+        f"This run is meant for the model {intended}, and {chosen} is loaded: load {intended.name} and try again, or train "
+        "it with the loaded model instead."
+    )
+    raise ConfigError(message, "model")
+
+
+def check_resumed_model(resume: Run, model: str) -> None:
+    """Refuse to continue a run with a model of another name than it was started with."""
+    earlier = resume.settings().get("model", model)
+    if earlier != model:
+        message = f"This run was started with the model {earlier}, and {model} is loaded: choose {earlier} to resume."
+        raise ConfigError(message)
+
+
 def check_start(config: TrainConfig, model: DiffusionModel, loaded: Loaded, resume: Run | None, *, overwrite: bool) -> None:
     """Refuse to train or resume from a step or a model that does not fit, and to overwrite a changed embedding."""
     first, _ = loaded[0]
@@ -66,10 +85,7 @@ def check_start(config: TrainConfig, model: DiffusionModel, loaded: Loaded, resu
         check_starts(config, first)
         check_steps(first.name, first.step, config)
         return
-    earlier = resume.settings().get("model", model.name)
-    if earlier != model.name:
-        message = f"This run was started with the model {earlier}, and {model.name} is loaded: choose {earlier} to resume."
-        raise ConfigError(message)
+    check_resumed_model(resume, model.name)
     check_steps(first.name, resume.step, config)
     if not overwrite:
         check_unchanged(resume, resume.load_state()[0], loaded)

@@ -156,6 +156,11 @@ class Job:
         return self._session
 
     @property
+    def name(self) -> str:
+        """The embedding that is being trained or was trained last."""
+        return self._now.name
+
+    @property
     def status(self) -> Status:
         """The current status, without reading files."""
         return self._now.status

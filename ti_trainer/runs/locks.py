@@ -21,7 +21,6 @@ from filelock import FileLock, Timeout
 
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import write_bytes
-from ti_trainer.formats import embeddings_dir
 
 log = logging.getLogger(__name__)
 BRIEF_S = 10.0  # how long to wait for a lock that is held for a moment
@@ -50,6 +49,8 @@ def _of(path: Path) -> Path:
 @contextmanager
 def embeddings_held(folder: Path, names: Iterable[str], warn: Callable[[str], None] = log.info) -> Iterator[None]:
     """Lock those of these embeddings that exist; ConfigError if another process is training one of them."""
+    from ti_trainer.formats import embeddings_dir  # here, since it imports torch
+
     with ExitStack() as stack:
         for name in names:
             file = embeddings_dir.find(folder, name)

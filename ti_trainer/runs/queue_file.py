@@ -1,7 +1,6 @@
 """The file of the queue: the runs that wait to be started. It is in the folder of runs and survives a restart.
 
-Several processes may change it in turn. An entry has the settings that a run's settings.json has: name, images, train. It
-may be a run to continue, or one that learns from a prompt and whose embedding is created when its turn comes.
+Several processes may change it in turn. Imports nothing heavy, so that listing and changing the queue is quick.
 """
 
 from __future__ import annotations
@@ -9,92 +8,28 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import RLock
-from typing import Any, Literal
+from typing import Any
 
-from ti_trainer.config.training import TrainConfig
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import free_path, write_bytes
-from ti_trainer.host import Host
 from ti_trainer.runs import locks
-from ti_trainer.runs.distill import Distillation
-from ti_trainer.runs.run_folder import Run
-from ti_trainer.runs.session import Session
-from ti_trainer.runs.suggestions import is_trained
+from ti_trainer.runs.queue_entry import Entries, Entry, from_json, to_json
 from ti_trainer.wording import counted
 
 log = logging.getLogger(__name__)
 FILE = "queue.json"
 MOST = 100  # entries
+TWICE = "queue"  # the `option` of a ConfigError for what is in the queue already
 LARGEST_BYTES = 16 * 2**20
-State = Literal["waiting", "running", "failed"]
-STATES: tuple[State, ...] = ("waiting", "running", "failed")
-Entries = tuple["Entry", ...]
 CUT_OFF = (
     "The program ended while this was trained. If the run had begun, it is in the list of runs and can be continued there; "
     "trying again starts a new one."
 )
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A run that was queued. `message` says why it failed.
-
-    `resume` is the id of the run to continue, and `overwrite` that of `Session`. With `prompt`, the fields of a
-    `Distillation`, the embedding is created when it is started: `num_vectors` and `overwrite` are then those of its `begin`.
-    """
-
-    id: str
-    name: str
-    images: str
-    train: Mapping[str, Any]
-    state: State = "waiting"
-    message: str = ""
-    resume: str = ""
-    overwrite: bool = False
-    prompt: Mapping[str, Any] = field(default_factory=dict)
-    num_vectors: int = 0
-
-    @classmethod
-    def of(cls, session: Session) -> Entry:
-        """A new entry for the run that a session describes."""
-        resume = session.resume.id if session.resume else ""
-        values = session.name, str(session.images.resolve()), session.config.to_dict()
-        return cls(secrets.token_hex(4), *values, resume=resume, overwrite=session.overwrite)
-
-    @classmethod
-    def of_prompt(cls, wanted: Distillation, config: TrainConfig, num_vectors: int | None, *, overwrite: bool) -> Entry:
-        """A new entry for an embedding that is to learn from a prompt."""
-        values = wanted.name, wanted.name, config.to_dict()
-        return cls(secrets.token_hex(4), *values, overwrite=overwrite, prompt=asdict(wanted), num_vectors=num_vectors or 0)
-
-    def start(self, host: Host, start: Callable[[Session], object]) -> None:
-        """Call `start` with the run; creates the embedding of a prompt. ConfigError for what cannot be used."""
-        config = TrainConfig.from_dict(self.train)
-        if self.prompt:
-            again = not host.is_public and not is_trained(host, self.name)  # an earlier attempt may have created it
-            overwrite = self.overwrite or again
-            self._distillation().begin(host, config, self.num_vectors or None, start, overwrite=overwrite)
-        else:
-            resume = Run.find(host.log_dir, self.resume) if self.resume else None
-            start(Session(host, self.name, Path(self.images), config, resume, overwrite=self.overwrite))
-
-    def _distillation(self) -> Distillation:
-        try:
-            return Distillation(**{**self.prompt, "contexts": tuple(self.prompt.get("contexts", ()))})
-        except TypeError as error:
-            message = f"The prompt of {self.name!r} in the queue cannot be used ({error}): add it again."
-            raise ConfigError(message) from error
-
-    @property
-    def max_steps(self) -> int | None:
-        """The step to train to; None if the entry does not say."""
-        steps = self.train.get("max_steps")
-        return steps if isinstance(steps, int) else None
 
 
 @dataclass
@@ -128,12 +63,13 @@ class QueueFile:
             return self._held
 
     def append(self, entry: Entry) -> int:
-        """Add an entry; its place among those that wait. ConfigError if there are too many."""
+        """Add an entry; its place among those that wait. ConfigError if it is there already, or if there are too many."""
 
         def appended(entries: Entries) -> Entries:
             if len(entries) >= MOST:
                 message = f"There are {len(entries)} runs in the queue, expected at most {MOST}: remove some first."
                 raise ConfigError(message)
+            _refuse_twice(entries, entry)
             return (*entries, entry)
 
         return sum(each.state == "waiting" for each in self.change(appended))
@@ -161,10 +97,18 @@ class QueueFile:
         self.recover()
         self.change(moved)
 
-    def try_again(self, entry_id: str) -> None:
-        """Have an entry that failed wait again, in its place; ConfigError if it is gone or is being trained."""
+    def try_again(self, entry_id: str, **changes: Any) -> None:
+        """Have an entry that failed wait again, in its place and with these fields changed.
+
+        ConfigError if it is gone or is being trained.
+        """
+
+        def waiting(entries: Entries) -> list[Entry]:
+            found = _movable(entries, entry_id)
+            return replaced(entries, replace(found, state="waiting", message="", option="", **changes))
+
         self.recover()
-        self.change(lambda entries: replaced(entries, replace(_movable(entries, entry_id), state="waiting", message="")))
+        self.change(waiting)
 
     def running(self) -> AbstractContextManager[None]:
         """The lock of the process that trains an entry; ConfigError if another one does."""
@@ -204,7 +148,7 @@ class QueueFile:
             return after
 
     def _write(self, entries: Entries, held: bool) -> None:
-        content = {"entries": [_written(each) for each in entries], **({"held": True} if held else {})}
+        content = {"entries": [to_json(each) for each in entries], **({"held": True} if held else {})}
         write_bytes(self.path, json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass"))
         self._entries, self._held, self._seen = entries, held, self._signature()
 
@@ -263,7 +207,7 @@ def parsed(content: bytes) -> tuple[Entries, bool, str]:
         return (), False, "it does not hold a list of entries"
     entries: list[Entry] = []
     for each in listed[:MOST]:
-        if (entry := _entry(each)) is not None:
+        if (entry := from_json(each)) is not None:
             taken = {other.id for other in entries}
             entries.append(replace(entry, id=secrets.token_hex(4)) if entry.id in taken else entry)
     wrong = len(listed) - len(entries)
@@ -273,6 +217,19 @@ def parsed(content: bytes) -> tuple[Entries, bool, str]:
 def replaced(entries: Entries, new: Entry) -> list[Entry]:
     """The entries, with `new` instead of the one that has its id."""
     return [new if each.id == new.id else each for each in entries]
+
+
+def _refuse_twice(entries: Entries, entry: Entry) -> None:
+    """ConfigError for a run that is in the queue already, or for a second new embedding of the same name."""
+    for number, each in enumerate(entries, 1):
+        if each.state == "failed":
+            continue
+        if each.is_like(entry):
+            message = f"This run of {entry.name!r} is in the queue already: number {number}."
+            raise ConfigError(message, TWICE)
+        if each.creates and entry.creates and each.name.casefold() == entry.name.casefold():
+            message = f"Number {number} in the queue creates an embedding {each.name!r}: choose another name, or remove it."
+            raise ConfigError(message, TWICE)
 
 
 def _movable(entries: Entries, entry_id: str) -> Entry:
@@ -285,27 +242,3 @@ def _movable(entries: Entries, entry_id: str) -> Entry:
         message = f"{found.name!r} is being trained: stop it first."
         raise ConfigError(message)
     return found
-
-
-def _written(entry: Entry) -> dict[str, Any]:
-    """What the file says of an entry: `_OPTIONAL` only where they are set."""
-    return {name: value for name, value in asdict(entry).items() if value or name not in _OPTIONAL}
-
-
-def _entry(values: object) -> Entry | None:
-    """The entry that a file describes; None if it is not one. Its options are checked when it is started."""
-    if not isinstance(values, dict):
-        return None
-    texts = [values.get(name) for name in ("id", "name", "images")]
-    train, state, message = values.get("train"), values.get("state", "waiting"), values.get("message", "")
-    if not all(isinstance(each, str) and each for each in texts) or not isinstance(train, dict):
-        return None
-    if state not in STATES or not isinstance(message, str) or not str(texts[0]).isalnum():
-        return None
-    optional = {name: values.get(name, kind()) for name, kind in _OPTIONAL.items()}
-    if not all(isinstance(optional[name], kind) for name, kind in _OPTIONAL.items()):
-        return None
-    return Entry(str(texts[0]), str(texts[1]), str(texts[2]), train, state, message, **optional)
-
-
-_OPTIONAL: Mapping[str, type] = {"resume": str, "overwrite": bool, "prompt": dict, "num_vectors": int}

@@ -25,7 +25,7 @@ from ti_trainer.data.left_out import leave_out
 from ti_trainer.errors import ConfigError, DatasetError, StoppedError, TITrainerError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.naming import name_warnings
-from ti_trainer.host import Host
+from ti_trainer.host import Host, ModelReference
 from ti_trainer.model import DiffusionModel
 from ti_trainer.preprocess import faces
 from ti_trainer.preprocess.manifest import Manifest
@@ -34,7 +34,7 @@ from ti_trainer.preprocess.source import real
 from ti_trainer.preprocess.summary import Summary
 from ti_trainer.runs import locks
 from ti_trainer.runs.builders import model_options
-from ti_trainer.runs.checks import check_options
+from ti_trainer.runs.checks import check_model, check_options
 from ti_trainer.runs.datasets import check_folder, datasets_dir
 from ti_trainer.runs.session import Session
 from ti_trainer.runs.suggestions import free_name, is_trained
@@ -91,7 +91,8 @@ class QuickTraining:
     """Train a new embedding of this name on a folder of images, which are not changed.
 
     `kind` is one of KINDS and `favor` one of FAVORS. `options` of the run take precedence over those of the kind. An
-    embedding of this name that was created but never trained is replaced; with `overwrite`, any is.
+    embedding of this name that was created but never trained is replaced; with `overwrite`, any is. `intended_model` is
+    that of `Session`.
     """
 
     host: Host
@@ -102,6 +103,7 @@ class QuickTraining:
     options: Mapping[str, Any] = field(default_factory=dict)
     overwrite: bool = False
     favor: str = "prompts"
+    intended_model: ModelReference | None = None
 
     def check(self) -> None:
         """Raise now what can be found wrong without opening an image; ConfigError names the field in `option`."""
@@ -199,7 +201,8 @@ class QuickTraining:
         report(Stage("embedding", "running"))
         report(self._created())
         _check_stop(should_stop)
-        return Session(self.host, self.name, self.dataset, self.config(captions=captioned))
+        config, model = self.config(captions=captioned), self.intended_model
+        return Session(self.host, self.name, self.dataset, config, intended_model=model)
 
     @property
     def _kind(self) -> Kind:
@@ -275,6 +278,7 @@ class QuickTraining:
         folder, warnings, config = self.host.embeddings_dir, list[str](), self.config()
         overwrite = self.overwrite or not is_trained(self.host, self.name)
         with self.host.lock(), locks.embeddings_held(folder, (self.name,)):
+            check_model(self.host, self.intended_model)
             model = self.host.open_model(model_options(config))
             warnings += name_warnings(model, folder, self.name)
             tokens = len(next(iter(model.token_embeddings(self._start).values())))

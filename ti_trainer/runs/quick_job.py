@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock, Thread
 
@@ -12,7 +13,7 @@ from ti_trainer.errors import BusyError, DatasetError, StoppedError, TITrainerEr
 from ti_trainer.preprocess import job as preprocess
 from ti_trainer.preprocess.runner import Preprocessing
 from ti_trainer.preprocess.summary import Summary
-from ti_trainer.runs.job import Job, Snapshot
+from ti_trainer.runs.job import Job, Snapshot, Status
 from ti_trainer.runs.quick import STAGES, QuickTraining, Stage, StageStatus
 
 log = logging.getLogger(__name__)
@@ -48,16 +49,24 @@ class QuickJob:
     _thread: Thread | None = None
     _lock: Lock = field(default_factory=Lock)
 
-    def start(self, work: QuickTraining, job: Job, preprocessing: preprocess.Job) -> None:
-        """Start; TITrainerError if it cannot start, BusyError while this, a run or a preprocessing is active."""
+    def start(
+        self,
+        work: QuickTraining,
+        job: Job,
+        preprocessing: preprocess.Job,
+        on_end: Callable[[Snapshot], object] = lambda ended: None,
+    ) -> None:
+        """Start; TITrainerError if it cannot start, BusyError while this, a run or a preprocessing is active.
+
+        `on_end` is called with the run's last snapshot, as `Job.start` does; with one without a run if it was not started.
+        """
         self.refuse_if_busy(job, preprocessing)
         work.check()
         with self._lock:
             self.refuse_if_busy(job, preprocessing)
             stop = Event()
-            thread = Thread(
-                target=self._prepare, args=(work, job, preprocessing, stop), name="ti-trainer-quick", daemon=True
-            )
+            work_of_thread = work, job, preprocessing, stop, on_end
+            thread = Thread(target=self._prepare, args=work_of_thread, name="ti-trainer-quick", daemon=True)
             thread.start()  # its first update waits for the lock; if it cannot start, nothing changes
             self._work, self._job, self._preprocessing, self._stop, self._thread = work, job, preprocessing, stop, thread
             self._stages, self._run, self._preparing = {}, None, True
@@ -115,23 +124,22 @@ class QuickJob:
         if message:
             raise BusyError(message)
 
-    def _prepare(self, work: QuickTraining, job: Job, preprocessing: preprocess.Job, stop: Event) -> None:
-        def run(prepared: Preprocessing) -> Summary:
-            preprocessing.start(prepared)
-            while preprocessing.snapshot().active:
-                preprocessing.wait(POLL_S)
-                if stop.is_set():
-                    preprocessing.stop()
-            done = preprocessing.snapshot()
-            if done.summary is None:
-                raise DatasetError(done.message)
-            return done.summary
-
+    def _prepare(
+        self,
+        work: QuickTraining,
+        job: Job,
+        preprocessing: preprocess.Job,
+        stop: Event,
+        on_end: Callable[[Snapshot], object],
+    ) -> None:
         status: StageStatus = "failed"
+        outcome: Status = "failed"
         try:
-            job.start(work.prepare(run, self._report, stop.is_set))
+            job.start(work.prepare(partial(_preprocess, preprocessing, stop), self._report, stop.is_set), on_end)
         except StoppedError as error:
-            status, message = "stopped", str(error)
+            status, outcome, message = "stopped", "stopped", str(error)
+        except BusyError as error:  # another run was started meanwhile
+            outcome, message = "idle", str(error)
         except (TITrainerError, OSError) as error:
             message = str(error)
         except Exception as error:  # the page must show any error, and the next start must be possible
@@ -149,10 +157,28 @@ class QuickJob:
             last = list(self._stages.values())[-1:] or [Stage("images", "running")]
             name = last[0].name if last[0].status == "running" else list(STAGES)[list(STAGES).index(last[0].name) + 1]
             self._stages = {**self._stages, name: Stage(name, status, message)}
+        on_end(Snapshot(outcome, work.name, message))
 
     def _report(self, stage: Stage) -> None:
+        if stage.status == "done":
+            log.info("%s: %s", STAGES[stage.name], stage.text)
+            for warning in stage.warnings:
+                log.warning("%s", warning)
         with self._lock:
             self._stages = {**self._stages, stage.name: stage}
+
+
+def _preprocess(preprocessing: preprocess.Job, stop: Event, work: Preprocessing) -> Summary:
+    """Run the preprocessing in its job, where the page shows it."""
+    preprocessing.start(work)
+    while preprocessing.snapshot().active:
+        preprocessing.wait(POLL_S)
+        if stop.is_set():
+            preprocessing.stop()
+    done = preprocessing.snapshot()
+    if done.summary is None:
+        raise DatasetError(done.message)
+    return done.summary
 
 
 def _is_same(before: Snapshot, now: Snapshot) -> bool:

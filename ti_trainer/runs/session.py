@@ -22,7 +22,7 @@ from ti_trainer.data.image_files import find_images
 from ti_trainer.embedding import Embedding, negative_name
 from ti_trainer.errors import StoppedError, TrainingError
 from ti_trainer.formats import embeddings_dir
-from ti_trainer.host import GenerationRequest, Host, Lease
+from ti_trainer.host import GenerationRequest, Host, Lease, ModelReference
 from ti_trainer.lora import Lora
 from ti_trainer.model import DiffusionModel, Vectors, check_fits
 from ti_trainer.runs import finalize, locks
@@ -41,7 +41,7 @@ from ti_trainer.runs.builders import (
     webui_state,
 )
 from ti_trainer.runs.callbacks import Callback, HostProgress
-from ti_trainer.runs.checks import check_dataset, check_images, check_options, check_start, load_prompter
+from ti_trainer.runs.checks import check_dataset, check_images, check_model, check_options, check_start, load_prompter
 from ti_trainer.runs.controls import Controls, Result
 from ti_trainer.runs.datasets import subsets_of, warnings_of
 from ti_trainer.runs.early_stopping import KeepBest, verdict, with_validation_images
@@ -87,7 +87,7 @@ class Session:
 
     `images` is a folder of images, or a .toml file that lists such folders. `generated` images are made before the first
     step where they are missing. With `overwrite`, a run is resumed even if its embedding file was changed since; the
-    changed file is backed up.
+    changed file is backed up. A run with an `intended_model` is not trained with another one.
     """
 
     host: Host
@@ -100,6 +100,7 @@ class Session:
     processes: Processes = ALONE
     overwrite: bool = False
     generated: GeneratedImages | None = None
+    intended_model: ModelReference | None = None
 
     def check(self) -> None:
         """Raise now what `train` would raise after a wait: errors of the options, the dataset, the embedding, the model."""
@@ -193,6 +194,7 @@ class Session:
             still_loading = partial(still, loading)
 
             with processes.together() as facts:
+                check_model(self.host, self.intended_model)  # another one may have been chosen while this run waited
                 if processes.is_writer:
                     self._lock(locks_held)
                 # Only now: the previous holder of the lock may have written the embedding.

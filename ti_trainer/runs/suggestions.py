@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from ti_trainer.data.caption_text import read_caption
@@ -28,10 +28,10 @@ def is_trained(host: Host, name: str) -> bool:
     return embedding.step > 0 or not isinstance(embedding.info.get("init_text"), str)
 
 
-def free_name(host: Host, name: str) -> str:
-    """The name, with a number if an embedding of this name is trained."""
+def free_name(host: Host, name: str, taken: Collection[str] = ()) -> str:
+    """The name, with a number if an embedding of this name is trained, or if it is one of those `taken`."""
     numbered = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
-    return next(each for each in numbered if not is_trained(host, each))
+    return next(each for each in numbered if each.casefold() not in taken and not is_trained(host, each))
 
 
 def suggested_text(captions: Sequence[str]) -> str:

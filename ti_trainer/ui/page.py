@@ -54,7 +54,7 @@ class Page:
     def __post_init__(self) -> None:
         """No run is started during a comparison; the queue starts its runs in the page's job."""
         self.job.guard = self.comparing.refuse_if_active
-        self.queue.attach(self.host, self.job, self.quick)
+        self.queue.attach(self.host, self.job, self.quick, self.preprocessing)
 
     def compare(self, work: Comparison) -> None:
         """Start a comparison; BusyError during a run or a quick training."""

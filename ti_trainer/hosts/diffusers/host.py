@@ -15,9 +15,9 @@ from PIL import Image
 from ti_trainer.captioning.captioner import HostCaptioner
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import is_within
-from ti_trainer.host import GenerationRequest, Host, Lease, ModelOptions
+from ti_trainer.host import GenerationRequest, Host, Lease, ModelOptions, ModelReference
 from ti_trainer.hosts.diffusers import loading, sampling
-from ti_trainer.hosts.diffusers.defaults import DEVICE, EMBEDDINGS_DIR, LOG_DIR, MODEL
+from ti_trainer.hosts.diffusers.defaults import DEVICE, EMBEDDINGS_DIR, LOG_DIR, MODEL, model_reference
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.model import DiffusionModel, Vectors
 
@@ -71,11 +71,21 @@ class StandaloneHost:
 
     def describe(self) -> str:
         """The model's name, and its spec once it is open. An unreadable model is reported by `open_model`."""
-        name = "the embedded tiny model" if self.model == "embedded" else Path(self.model).stem
-        if self._opened is None or self.model == "embedded":
+        name = "the embedded tiny model" if self.model == MODEL else Path(self.model).stem
+        if self._opened is None or self.model == MODEL:
             return name
         chosen = ", as chosen for the last run" if self._opened.options.sets_spec else ""
         return f"{name} ({self._opened.spec}{chosen})"
+
+    def chosen_model(self) -> ModelReference:
+        """The model that it was started with, or that `use_model` has chosen since."""
+        return model_reference(self.model)
+
+    def use_model(self, model: str) -> None:
+        """Use another model from now on; it is loaded when it is opened."""
+        with self._opening:
+            if model != self.model:
+                self.model, self._opened = model, None
 
     def open_model(self, options: ModelOptions | None = None) -> DiffusersModel:
         """Load the model unless it is loaded already; ModelError if it cannot be."""

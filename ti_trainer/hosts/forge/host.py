@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ti_trainer.errors import ConfigError, ModelError
 from ti_trainer.functional.transfer import sent
-from ti_trainer.host import GenerationRequest, Host, ModelOptions
+from ti_trainer.host import GenerationRequest, Host, ModelOptions, ModelReference
 from ti_trainer.hosts.detection import reports_failures
 from ti_trainer.hosts.forge import variants
 from ti_trainer.hosts.forge.engine import EngineView, prompt_encoders, text_engines
@@ -30,7 +30,7 @@ from ti_trainer.hosts.forge.sampling import SAMPLING
 from ti_trainer.hosts.webui import cards, generation, lease
 from ti_trainer.hosts.webui.model import RuntimeSettings, WebuiModel
 from ti_trainer.hosts.webui.patches import replace_inference_tensors
-from ti_trainer.hosts.webui.settings import WebuiSettings
+from ti_trainer.hosts.webui.settings import WebuiSettings, reference_of
 from ti_trainer.hosts.webui.text import REMEMBERED, Emphasize
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.offload.patching import Change, patched
@@ -49,6 +49,11 @@ class ForgeHost(WebuiSettings):
         engine = data.sd_model
         spec = spec_of(engine, zero_terminal_snr=generation.samples_zero_terminal_snr())
         return f"{engine.sd_checkpoint_info.model_name} ({spec})"
+
+    @reports_failures
+    def chosen_model(self) -> ModelReference:
+        """The checkpoint that is chosen at the top of the page; ModelError if there is none."""
+        return reference_of(_chosen())
 
     @reports_failures
     def open_model(self, options: ModelOptions | None = None) -> WebuiModel:

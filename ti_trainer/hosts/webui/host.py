@@ -23,14 +23,14 @@ from modules.sd_hijack import model_hijack
 from PIL import Image
 
 from ti_trainer.errors import ConfigError, ModelError
-from ti_trainer.host import GenerationRequest, Host, ModelOptions
+from ti_trainer.host import GenerationRequest, Host, ModelOptions, ModelReference
 from ti_trainer.hosts.detection import reports_failures
 from ti_trainer.hosts.webui import cards, forks, generation, lease
 from ti_trainer.hosts.webui.emphasis import emphasis_by
 from ti_trainer.hosts.webui.model import RuntimeSettings, WebuiModel
 from ti_trainer.hosts.webui.model_spec import spec_of
 from ti_trainer.hosts.webui.sampling import SAMPLING
-from ti_trainer.hosts.webui.settings import WebuiSettings
+from ti_trainer.hosts.webui.settings import WebuiSettings, reference_of
 from ti_trainer.hosts.webui.text import prompt_encoders
 from ti_trainer.model import DiffusionModel, Vectors
 
@@ -50,6 +50,11 @@ class WebuiHost(WebuiSettings):
         spec = spec_of(sd_model, zero_terminal_snr=generation.samples_zero_terminal_snr())
         _check_computing(sd_model)
         return f"{sd_model.sd_checkpoint_info.model_name} ({spec})"
+
+    @reports_failures
+    def chosen_model(self) -> ModelReference:
+        """The checkpoint that is chosen at the top of the page; ModelError if there is none."""
+        return reference_of(_chosen())
 
     @reports_failures
     def open_model(self, options: ModelOptions | None = None) -> WebuiModel:

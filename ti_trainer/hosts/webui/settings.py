@@ -12,6 +12,7 @@ from modules import paths, sd_samplers, shared
 from ti_trainer.captioning.captioner import HostCaptioner
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import is_within
+from ti_trainer.host import ModelReference
 from ti_trainer.hosts.webui import captioners
 
 SETTINGS = {  # our option -> the WebUI's setting, which is used if the user has changed it
@@ -107,3 +108,8 @@ class WebuiSettings:
 def is_started_public() -> bool:
     """Whether the WebUI was started so that others reach it: it hides its folders, or refuses extensions' installation."""
     return bool(shared.cmd_opts.disable_extension_access or shared.cmd_opts.hide_ui_dir_config)
+
+
+def reference_of(info: Any) -> ModelReference:
+    """The checkpoint of a WebUI's CheckpointInfo; its hash only if the WebUI has computed it."""
+    return ModelReference(str(info.model_name), str(info.filename), info.shorthash or "")

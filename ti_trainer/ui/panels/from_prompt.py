@@ -14,7 +14,7 @@ from ti_trainer.errors import BusyError, ConfigError, TITrainerError
 from ti_trainer.formats.naming import name_warnings
 from ti_trainer.prompts import CHUNK
 from ti_trainer.runs.distill import DEFAULTS, Distillation
-from ti_trainer.runs.queue_file import Entry
+from ti_trainer.runs.queue_entry import Entry
 from ti_trainer.runs.teacher_lora import lora_names
 from ti_trainer.ui.form import Form, starting_values, typed
 from ti_trainer.ui.gradio_compat import listen, unsaved

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from ti_trainer.data.caption_files import captions_among
-from ti_trainer.data.image_files import list_images
 from ti_trainer.errors import BusyError, ConfigError, DatasetError, TITrainerError
-from ti_trainer.files import entered_path, is_within, upload_folders
+from ti_trainer.files import entered_path
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.naming import name_warnings
+from ti_trainer.runs.queue_file import TWICE
 from ti_trainer.runs.quick import KINDS, QuickTraining
-from ti_trainer.runs.suggestions import free_name, is_trained, read_captions, suggested_text
+from ti_trainer.runs.suggestions import free_name, is_trained
 from ti_trainer.runs.uploads import Uploads
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import quick_progress
+from ti_trainer.ui.panels import queue, quick_progress
 from ti_trainer.ui.panels.preprocess import Preprocess
+from ti_trainer.ui.panels.quick_images import about_folder, look_at_files, look_at_folder, paths_of
 from ti_trainer.ui.panels.train import TrainForm, Values, trainable
 from ti_trainer.ui.render import STOP, notice, refusal, ways_out
-from ti_trainer.ui.thumbnails import thumbnail_uri
-from ti_trainer.wording import counted
 
 ABOUT = "Teach the model a new word from 5 to 20 images: drop them, choose a name, and press the button."
 WELCOME = (
@@ -36,8 +33,7 @@ WELCOME = (
 )
 PREFIX = "ti_trainer_quick_"
 ASK = PREFIX + "ask"  # a hidden text box: what a button of a refusal asks for
-REPLACE, RENAME = "replace", "rename"
-THUMBNAILS, THUMBNAIL_PX = 12, 96
+QUEUED, REPLACE, RENAME = "queue", "replace", "rename"
 SHOW_STAGES = (
     "() => { window.tiTrainerRefresh(); (document.querySelector('gradio-app')?.shadowRoot ?? document)"
     ".querySelector('#ti_trainer_quick_stages')?.scrollIntoView({ behavior: 'smooth', block: 'nearest' }); }"
@@ -61,6 +57,7 @@ class QuickTrain:
     about_name: Any
     message: Any
     start: Any
+    add: Any
     ask: Any
     live: dict[str, Any]
 
@@ -69,8 +66,11 @@ class QuickTrain:
         """The components whose values `begin` gets."""
         return {self.files, self.folder, self.name, self.kind, self.favor, self.init_text, self.overwrite}
 
-    def begin(self, values: Values, wanted: str = "") -> QuickTraining:
-        """Start what the form describes; what was started. REPLACE an existing embedding, or RENAME the new one."""
+    def begin(self, values: Values, wanted: Collection[str] = ()) -> QuickTraining:
+        """Start what the form describes, or QUEUED add it to the queue; what it is.
+
+        REPLACE an existing embedding, or RENAME the new one.
+        """
         page, start = self.page, self.page.prefilled
         uploads = Uploads.of(paths_of(values[self.files]))
         work = QuickTraining(
@@ -80,22 +80,28 @@ class QuickTrain:
             str(values[self.kind]).lower(),
             values[self.init_text] or "",
             start.config.to_dict() if start else {},
-            self.page.overwrite(values[self.overwrite] or wanted == REPLACE),
+            self.page.overwrite(values[self.overwrite] or REPLACE in wanted),
             FAVOR_LABELS.get(values[self.favor], ""),
         )
         if not uploads.images and not uploads.refused and work.images == Path():
             message = "There are no images yet: drop some into the box, or enter the path of a folder."
             raise DatasetError(message)
-        page.quick.refuse_if_busy(page.job, page.preprocessing)
+        if QUEUED not in wanted:
+            page.quick.refuse_if_busy(page.job, page.preprocessing)
         work.check_name()
         if uploads.images or uploads.refused:
             work = work.on(uploads.keep(page.host, work.name))
-        page.quick.start(work, page.job, page.preprocessing)
+        if QUEUED not in wanted:
+            page.quick.start(work, page.job, page.preprocessing)
         return work
 
-    def _name(self, values: Values, wanted: str) -> str:
+    def _name(self, values: Values, wanted: Collection[str]) -> str:
         name = (values[self.name] or "").strip()
-        return free_name(self.page.host, name) if wanted == RENAME else name
+        return self.free_name(name) if RENAME in wanted else name
+
+    def free_name(self, name: str) -> str:
+        """The name, with a number if an embedding has it or if one in the queue will."""
+        return free_name(self.page.host, name, self.page.queue.new_names)
 
 
 def panel(page: Page) -> QuickTrain:
@@ -144,7 +150,9 @@ def panel(page: Page) -> QuickTrain:
                 favors = list(FAVOR_LABELS)
                 favor = gr.Radio(favors, value=favors[0], label="What matters more?", elem_id=PREFIX + "favor")
         with gr.Column(elem_classes=["ti-results"]):
-            button = gr.Button("Train", variant="primary", elem_id=PREFIX + "start")
+            with gr.Row(elem_classes=["ti-side-by-side"]):
+                add = gr.Button("Add to queue", elem_id=PREFIX + "queue")
+                button = gr.Button("Train", variant="primary", elem_id=PREFIX + "start")
             message = gr.HTML(elem_id=PREFIX + "message")
             with gr.Row(elem_classes=["ti-hidden"]):
                 ask = unsaved(gr.Textbox(value="", elem_id=ASK))
@@ -157,7 +165,7 @@ def panel(page: Page) -> QuickTrain:
                 live["quick_use"] = gr.Button(label, interactive=False, size="sm", elem_id=PREFIX + "use")
                 live["quick_compare"] = gr.Button("Compare copies", interactive=False, size="sm", elem_id=PREFIX + "compare")
     fields = (files, folder, name_field, kind, favor, init_text, overwrite)
-    made = QuickTrain(page, *fields, about_images, about_name, message, button, ask, live)
+    made = QuickTrain(page, *fields, about_images, about_name, message, button, add, ask, live)
     for each in made.inputs:
         unsaved(each)
     listen(live["quick_stop"].click, page.quick.stop)
@@ -177,28 +185,38 @@ def wire(quick: QuickTrain, form: TrainForm, preprocess: Preprocess, folders: An
     widgets = form.form.widgets
     sources = (preprocess.widgets["source"], preprocess.widgets["destination"])
 
-    def start(values: Values) -> dict[Any, Any]:
-        wanted = (values.get(quick.ask) or "").partition(" ")[0]
-        if quick.ask in values and not wanted:  # gradio 6 clears a text box soon after creating it
-            return {quick.message: gr.update()}
+    def start(values: Values, wanted: Collection[str] = ()) -> dict[Any, Any]:
+        said = ""
         try:
             work = quick.begin(values, wanted)
+            if QUEUED in wanted:
+                said = notice("good", queue.add(quick.page, work)) + ways_out(queue.SHOW)
         except (TITrainerError, OSError) as error:
             exists = isinstance(error, ConfigError) and error.option == "overwrite"
             offered = {quick.overwrite: gr.update(visible=True)} if exists else {}
-            return {quick.message: _refused(quick.page, error, quick._name(values, "")), **offered}
-        config = work.config(captions=work.preprocessing().captioning is not None or work.is_captioned).to_dict()
-        by_hand = {**folders.filled(values, str(work.dataset)), form.images: str(work.dataset)}
-        by_hand |= {sources[0]: str(work.images), sources[1]: str(work.dataset)}
-        return {
-            quick.message: "",
+            return {quick.message: _refused(quick, error, quick._name(values, ()), wanted), **offered}
+        shown = {
+            quick.message: said,
             quick.overwrite: gr.update(value=False, visible=False),
             quick.about_name: "",
-            **({quick.name: work.name} if wanted == RENAME else {}),
-            **by_hand,
+            **({quick.name: work.name} if RENAME in wanted else {}),
+        }
+        return shown if QUEUED in wanted else {**shown, **by_hand(values, work)}
+
+    def by_hand(values: Values, work: QuickTraining) -> dict[Any, Any]:
+        config = work.config(captions=work.preprocessing().captioning is not None or work.is_captioned).to_dict()
+        return {
+            **folders.filled(values, str(work.dataset)),
+            form.images: str(work.dataset),
+            sources[0]: str(work.images),
+            sources[1]: str(work.dataset),
             form.name: gr.update(choices=trainable(quick.page), value=work.name),
             **{widget: config[name] for name, widget in widgets.items()},
         }
+
+    def asked(values: Values) -> dict[Any, Any]:
+        wanted = (values[quick.ask] or "").split()
+        return start(values, wanted) if wanted else {quick.message: gr.update()}  # gradio 6 clears a new text box
 
     outputs = [
         quick.message,
@@ -210,58 +228,13 @@ def wire(quick: QuickTrain, form: TrainForm, preprocess: Preprocess, folders: An
         form.name,
         *widgets.values(),
     ]
-    given = {*quick.inputs, *folders.given}
-    for event, inputs in ((quick.start.click, given), (quick.ask.change, {*given, quick.ask})):
-        listen(listen(event, start, inputs, list(dict.fromkeys(outputs))).then, None, js=SHOW_STAGES)
-
-
-def paths_of(files: Any) -> list[Path]:
-    """The paths of uploaded files, as each gradio passes them; ConfigError for one that was not uploaded."""
-    found = []
-    for each in files or ():
-        # gradio 3 copies any file that a request names; orig_name is what it named.
-        named, path = Path(getattr(each, "orig_name", None) or each), Path(getattr(each, "name", each))
-        if named.is_absolute() and not any(is_within(named, folder) for folder in upload_folders()):
-            message = f"{named.name} is not an uploaded file: drop the images again."
-            raise ConfigError(message)
-        found.append(path)
-    return found
-
-
-def look_at_files(page: Page, files: Any, folder: str, text: str) -> list[Any]:
-    """Show what was dropped, which is used instead of a folder; suggests an init text from captions, clears the message."""
-    if not files:  # removed, or a folder was entered
-        return [about_folder(page, folder), gr.update(), gr.update(), gr.update()]
-    try:
-        uploads = Uploads.of(paths_of(files))
-    except TITrainerError as error:
-        return [refusal(error), gr.update(), gr.update(), ""]
-    shown = _thumbnails(uploads.images) + notice("warning", uploads.about_refused)
-    was_prefilled = page.prefilled is not None and folder == str(page.prefilled.images)
-    if was_prefilled and page.prefilled is not None and text == page.prefilled.init_text:
-        text = ""
-    return [shown, "", text or suggested_text(read_captions(uploads.captions)), ""]
-
-
-def look_at_folder(page: Page, folder: str, text: str) -> list[Any]:
-    """Show the images of a folder, which is used instead of what was dropped; suggests an init text from captions."""
-    if not (folder or "").strip():
-        return [gr.update()] * 4
-    try:
-        path = page.dataset_dir(folder)
-        listing = list_images(path)
-    except (TITrainerError, OSError) as error:
-        return [refusal(error), None, gr.update(), ""]
-    captions = captions_among(listing.files, listing.images)
-    return [_thumbnails(listing.images), None, text or suggested_text(read_captions(captions.values())), ""]
-
-
-def about_folder(page: Page, folder: str) -> str:
-    """The first images of a folder; "" if there is none that can be read."""
-    try:
-        return _thumbnails(list_images(page.dataset_dir(folder)).images)
-    except (TITrainerError, OSError):
-        return ""
+    given, outputs = {*quick.inputs, *folders.given}, list(dict.fromkeys(outputs))
+    for event, handler, inputs, js in (
+        (quick.start.click, start, given, SHOW_STAGES),
+        (quick.add.click, partial(start, wanted=[QUEUED]), given, queue.REFRESH),
+        (quick.ask.change, asked, {*given, quick.ask}, SHOW_STAGES),
+    ):
+        listen(listen(event, handler, inputs, outputs).then, None, js=js)
 
 
 def check_name(page: Page, name: str) -> list[Any]:
@@ -273,27 +246,31 @@ def check_name(page: Page, name: str) -> list[Any]:
         embeddings_dir.checked_new_name(name)
         warnings = name_warnings(page.host.open_model(), page.host.embeddings_dir, name)
         if is_trained(page.host, name):
-            message = f"{name} exists already. Choose another name, such as {free_name(page.host, name)}, or replace it."
+            free = free_name(page.host, name, page.queue.new_names)
+            message = f"{name} exists already. Choose another name, such as {free}, or replace it."
             return [notice("warning", message), gr.update(visible=True)]
     except TITrainerError as error:
         return [notice("error", str(error)), hidden]
     return ["".join(notice("warning", each) for each in warnings), hidden]
 
 
-def _refused(page: Page, error: Exception, name: str) -> str:
+def _refused(quick: QuickTrain, error: Exception, name: str, wanted: Collection[str]) -> str:
     """Why nothing was started, with ways out; the refusal of a second press is no error."""
+    page = quick.page
+
+    def ask(*more: str) -> str:
+        return f"ask:{ASK} {' '.join(sorted({*wanted, *more}))}"
+
     if isinstance(error, BusyError):
-        is_second = page.quick.preparing
-        return notice("info", str(error)) + ways_out(STOP) if is_second else refusal(error)
-    if not isinstance(error, ConfigError) or error.option != "overwrite":
+        if page.quick.preparing and page.quick.snapshot().name == name:
+            return notice("info", str(error)) + ways_out(STOP)
+        return refusal(error, {"Add to queue": ask(QUEUED)})
+    if not isinstance(error, ConfigError) or error.option not in ("overwrite", TWICE):
         return refusal(error)
-    replacing = {} if page.is_public else {"Replace the existing embedding": f"ask:{ASK} {REPLACE}"}
-    return refusal(error, {f"Train as {free_name(page.host, name)}": f"ask:{ASK} {RENAME}", **replacing})
-
-
-def _thumbnails(images: Sequence[Path]) -> str:
-    """The number of images, and the first of them."""
-    uris = [(path.name, thumbnail_uri(path, THUMBNAIL_PX)) for path in images[:THUMBNAILS]]
-    shown = "".join(f'<img src="{uri}" alt="{escape(name)}" title="{escape(name)}">' for name, uri in uris if uri)
-    more = f"<span>and {len(images) - THUMBNAILS} more</span>" if len(images) > THUMBNAILS else ""
-    return f'<div class="ti-subdued">{counted(len(images), "image")}</div><div class="ti-thumbs">{shown}{more}</div>'
+    label = "Add" if QUEUED in wanted else "Train"
+    ways = {f"{label} as {quick.free_name(name)}": ask(RENAME)}
+    if error.option == TWICE:
+        ways |= queue.SHOW
+    elif not page.is_public:
+        ways["Replace the existing embedding"] = ask(REPLACE)
+    return refusal(error, ways)
