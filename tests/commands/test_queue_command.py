@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("diffusers")  # the standalone host needs it; the WebUI does without
 
-from ti_trainer.commands import PROGRAM
+from ti_trainer.commands import PROGRAM, quick
 from ti_trainer.runs.queue_file import FILE, QueueFile
 from ti_trainer.runs.run_folder import Run
 
 
-def test_runs_are_added_changed_and_trained(cli: Callable, word: Path, images: Path, tmp_path: Path) -> None:
+def test_runs_are_added_changed_and_trained(
+    cli: Callable, word: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quick, "CONFIG", replace(quick.CONFIG, max_steps=2, batch_size=1, preview_every=0))
     logs = tmp_path / "textual_inversion"
     file = QueueFile(logs / FILE)
     assert "is empty" in cli("queue").out
@@ -41,8 +45,20 @@ def test_runs_are_added_changed_and_trained(cli: Callable, word: Path, images: P
     assert (trained.code, file.held) == (1, False)
     assert "Failed: gone." in trained.err
     assert [run.settings()["name"] for run in reversed(Run.all(logs))] == ["last", "thing"], "in this order"
-    assert "There is no embedding 'gone'" in cli("queue").out
-    assert "Waits again: gone" in cli("queue", "retry", 1).out
+    listed = cli("queue").out
+    assert "There is no embedding 'gone'" in listed
+    assert "model embedded" in listed.splitlines()[0]
+    (tmp_path / "embeddings" / "gone.safetensors").write_bytes(word.read_bytes())
+    assert "Waits again: gone" in cli("queue", "retry", 1, "--model", "models/other.safetensors").out
+    assert f"model {tmp_path / 'models/other.safetensors'}" in cli("queue").out
+    start = ("--init-text", "star", *flags)
+    assert cli("queue", "add", "again", "--images", images, "--max-steps", 2, *start).code == 0
+    assert "Added to the queue: quickly, number 3." in cli("quick", "quickly", "--images", images, "--queue").out
+    twice = cli("quick", "quickly", "--images", images, "--queue")
+    assert twice.errors == ["Error: This run of 'quickly' is in the queue already: number 3."]
+    assert cli("queue", "run").code == 1
+    assert "There is no model at" in cli("queue").out, "each is trained with its model"
+    assert [run.settings()["name"] for run in Run.all(logs)][:2] == ["quickly", "again"]
     assert cli("queue", "remove", 1, 1).code == 0
     assert "nothing to hold" in cli("queue", "pause").out
     assert cli("queue", "run").errors == ["Error: No run waits in the queue: add one first."]

@@ -60,11 +60,18 @@ def test_help_version_and_usage_errors_load_no_heavy_package() -> None:
     }
 
 
-def test_info_and_convert_of_safetensors_do_not_load_torch(tmp_path: Path) -> None:
+def test_info_convert_and_the_queue_do_not_load_torch(tmp_path: Path) -> None:
+    queue = {"entries": [{"id": "a1", "name": "a", "images": "/images", "train": {}, "state": "failed"}]}
+    (tmp_path / "queue.json").write_text(json.dumps(queue), encoding="utf-8")
+    changes = [
+        ["queue", each, "--log-dir", str(tmp_path), *more] for each, *more in (("list",), ("retry", "1"), ("remove", "1"))
+    ]
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     formats.write(Embedding("a", {"clip_l": torch.randn(2, 768)}, 5), source)
     convert_it = ["convert", str(source), str(target), "--name", "b"]
-    found, _ = loaded_by(["info", str(source)], convert_it, ["info", "--json", str(target)])
+    found, _ = loaded_by(*changes, ["info", str(source)], convert_it, ["info", "--json", str(target)])
+    assert found[len(changes) - 1] & HEAVY == set()
+    assert json.loads((tmp_path / "queue.json").read_text(encoding="utf-8")) == {"entries": []}
     assert found[-1] & {"torch", "gradio", "diffusers", "transformers"} == set()
     assert "numpy" in found[-1], "this looks at what is loaded"
     assert torch.equal(formats.read(target).vectors["clip_l"], formats.read(source).vectors["clip_l"])

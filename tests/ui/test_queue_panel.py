@@ -17,6 +17,7 @@ from test_page import Served, choose, entry, filled_in, served, show, status, un
 from test_ways_out import form, page, press, ways  # noqa: F401, fixtures
 
 from ti_trainer.formats import embeddings_dir
+from ti_trainer.host import ModelReference
 from ti_trainer.runs import queue as queue_module
 from ti_trainer.runs.job import Job, Snapshot
 from ti_trainer.runs.queue_entry import Entry
@@ -143,7 +144,34 @@ def test_what_users_have_entered_is_escaped(page: Page) -> None:  # noqa: F811
     assert "<script>" not in html
     assert "<i>" not in html
     assert "<img" not in html
-    assert html.count("Try again") == 3, "label, title and name of one button: what is trained has none"
+    assert html.count(">Try again<") == 1, "what is trained has none"
+
+
+def test_a_refused_entry_offers_the_way_out(page: Page) -> None:  # noqa: F811
+    model = ModelReference("<b>other</b>", "/models/other.safetensors")
+    entries = [Entry(f"a{number}", f"word{number}", "/images", {}, "failed", "no", model=model) for number in range(4)]
+    options: list[dict[str, str]] = [
+        {"option": "model"},
+        {"option": "overwrite"},
+        {"option": "overwrite", "resume": "r"},
+        {},
+    ]
+    file = page.queue.file
+    file.change(lambda _: [replace(each, **option) for each, option in zip(entries, options, strict=True)])
+    html = shown(page)["queue"]
+    labels = [re.findall(r">([^<>]*)</button>", each) for each in re.findall(r'<div class="ti-ways">.*?</div>', html)]
+    assert labels == [["Try again", *([queue.TITLES[way]] if way else [])] for way in ("model", "replace", "keep", "")]
+    assert "<b>other" not in html
+    for entry, way in zip(entries, ("model", "replace", "keep"), strict=False):
+        queue._do(page, f"{way} {entry.id} 3")
+    changed = page.queue.snapshot().entries
+    assert [each.state for each in changed] == ["waiting"] * 3 + ["failed"]
+    assert [each.overwrite for each in changed] == [False, True, True, False]
+    assert changed[0].model == page.host.chosen_model()
+    page.host.is_public = True
+    file.change(lambda _: entries[:1])
+    assert "cannot be overwritten" not in queue._attempt(lambda: queue._do(page, "model a0 4"))
+    assert "Nothing can be overwritten" in queue._attempt(lambda: queue._do(page, "replace a0 5"))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +180,7 @@ def test_what_users_have_entered_is_escaped(page: Page) -> None:  # noqa: F811
 )
 def test_why_the_queue_waits_is_said(page: Page, status: str, held: str, says: str, label: str) -> None:  # noqa: F811
     page.queue.file.change(lambda _: [Entry("a1", "y-word", "/images", {})])
-    page.queue._held, page.queue._going = held, held == "paused"
+    page.queue._held, page.queue._held_by, page.queue._going = held, "x-word", held == "paused"
     now = Snapshot(status, "x-word")
     parts = queue.parts_of(page, now)
     assert f"x-word {says}" in parts["queue"][1]()
