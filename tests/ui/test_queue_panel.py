@@ -150,20 +150,16 @@ def test_what_users_have_entered_is_escaped(page: Page) -> None:  # noqa: F811
 def test_a_refused_entry_offers_the_way_out(page: Page) -> None:  # noqa: F811
     model = ModelReference("<b>other</b>", "/models/other.safetensors")
     entries = [Entry(f"a{number}", f"word{number}", "/images", {}, "failed", "no", model=model) for number in range(4)]
-    options: list[dict[str, str]] = [
-        {"option": "model"},
-        {"option": "overwrite"},
-        {"option": "overwrite", "resume": "r"},
-        {},
-    ]
+    exists = {"option": "overwrite"}
+    options: list[dict[str, str]] = [{"option": "model"}, exists, {**exists, "resume": "r"}, {}]
     file = page.queue.file
     file.change(lambda _: [replace(each, **option) for each, option in zip(entries, options, strict=True)])
     html = shown(page)["queue"]
     labels = [re.findall(r">([^<>]*)</button>", each) for each in re.findall(r'<div class="ti-ways">.*?</div>', html)]
     assert labels == [["Try again", *([queue.TITLES[way]] if way else [])] for way in ("model", "replace", "keep", "")]
     assert "<b>other" not in html
-    for entry, way in zip(entries, ("model", "replace", "keep"), strict=False):
-        queue._do(page, f"{way} {entry.id} 3")
+    for number, way in enumerate(("model", "replace", "keep")):
+        queue._do(page, f"{way} a{number} 3")
     changed = page.queue.snapshot().entries
     assert [each.state for each in changed] == ["waiting"] * 3 + ["failed"]
     assert [each.overwrite for each in changed] == [False, True, True, False]
