@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ti_trainer.runs.queue import Queue
     from ti_trainer.runs.queue_entry import Entry
     from ti_trainer.runs.queue_file import QueueFile
-    from ti_trainer.runs.quick_job import QuickJob
 
 HELP = "list, change and train the queue of runs, which the page shows too"
 LOOK_S = 0.5  # between looks at the queue while it is trained
@@ -160,22 +159,15 @@ def train(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ti_trainer.runs.job import Job
-    from ti_trainer.runs.quick_job import QuickJob
 
-    host, job, quick = host_of(args), Job(bar=tqdm), QuickJob()
-    queue = queue_of(host, job, quick, lambda model: host.use_model(model.path or model.name if model else args.model))
+    host = host_of(args)
+    queue = queue_of(host, Job(bar=tqdm), lambda model: host.use_model(model.path or model.name if model else args.model))
     before = {each.id for each in queue.snapshot().entries if each.state == "failed"}
     message = "Stopping after this step; press Ctrl-C again to stop immediately. The other runs stay in the queue."
     with interruptible(message) as stop, above_bars():
         queue.start()
         while queue.snapshot().going and not stop.wait(LOOK_S):
             pass
-        if stop.is_set():
-            queue.rest()
-            quick.stop()
-            job.stop()
-        quick.wait()
-        job.wait()
         queue.close()
     return _ended(queue, before, interrupted=stop.is_set())
 
@@ -183,7 +175,6 @@ def train(args: argparse.Namespace) -> int:
 def queue_of(
     host: Host,
     job: Job | None = None,
-    quick: QuickJob | None = None,
     load_model: Callable[[ModelReference | None], object] | None = None,
 ) -> Queue:
     """The queue of a host."""
@@ -193,7 +184,7 @@ def queue_of(
     from ti_trainer.runs.quick_job import QuickJob
 
     queue = Queue()
-    queue.attach(host, job or Job(), quick or QuickJob(), preprocess.Job(), load_model)
+    queue.attach(host, job or Job(), QuickJob(), preprocess.Job(), load_model)
     return queue
 
 

@@ -159,10 +159,12 @@ class Queue:
             self._going, self._held, self._held_by = False, "by the user", ""
 
     def close(self) -> None:
-        """Before the program ends: start nothing more, and wait until the outcome of the current run is written."""
+        """Before the program ends: start nothing more, stop what is trained, and wait until its outcome is written."""
         self.rest()
-        if (thread := self._thread) is not None:
-            thread.join(10)
+        while (thread := self._thread) is not None and thread.is_alive():
+            self._quick.stop()  # again and again: it may just be about to start
+            self._job.stop()
+            thread.join(POLL_S)
 
     def _check(self, session: Session, model: ModelReference) -> None:
         host = session.host
