@@ -267,8 +267,8 @@ def _refused(quick: QuickTrain, error: Exception, name: str, wanted: Collection[
         return refusal(error, {"Add to queue": ask(QUEUED)})
     if not isinstance(error, ConfigError) or error.option not in ("overwrite", TWICE):
         return refusal(error)
-    label = "Add" if QUEUED in wanted else "Train"
-    ways = {f"{label} as {quick.free_name(name)}": ask(RENAME)}
+    free = quick.free_name(name)
+    ways = {f"Add as {free}" if QUEUED in wanted else f"Train as {free}": ask(RENAME)}
     if error.option == TWICE:
         ways |= queue.SHOW
     elif not page.is_public:
