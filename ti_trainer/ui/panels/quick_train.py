@@ -270,7 +270,7 @@ def _refused(quick: QuickTrain, error: Exception, name: str, wanted: Collection[
     free = quick.free_name(name)
     ways = {f"Add as {free}" if QUEUED in wanted else f"Train as {free}": ask(RENAME)}
     if error.option == TWICE:
-        ways |= queue.SHOW
-    elif not page.is_public:
+        return notice("info", str(error)) + ways_out({**ways, **queue.SHOW})
+    if not page.is_public:
         ways["Replace the existing embedding"] = ask(REPLACE)
     return refusal(error, ways)
