@@ -168,7 +168,7 @@ def others() -> set[str]:
     """Texts that cannot be told from names, and those of other modules."""
     from ti_trainer.config.presets import BUILT_IN
     from ti_trainer.runs.loss_curve import LABELS
-    from ti_trainer.runs.quick import STAGES, StageStatus
+    from ti_trainer.runs.quick_stages import STAGES, StageStatus
     from ti_trainer.ui.render import NUMBERS
 
     presets = (preset.about for preset in BUILT_IN.values())

@@ -221,7 +221,7 @@ def test_the_page_follows_the_best_step(host: Puppet, folder: Path, monkeypatch:
     found: list[int | None] = []
     job = Job()
     host.at = {each: lambda: found.append(job.snapshot().best_step) for each in (1, 8)}
-    monkeypatch.setattr("ti_trainer.runs.job.READ_EVERY_S", 0.0)
+    monkeypatch.setattr("ti_trainer.runs.step_progress.READ_EVERY_S", 0.0)
     config = replace(CONFIG, learning_rate="0.01", max_steps=40, batch_size=1, gradient_accumulation_steps=1)
     job.start(Session(host, "x-word", folder, config))
     now = ended(job)

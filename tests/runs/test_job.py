@@ -14,7 +14,7 @@ from puppet import CONFIG, LIMIT_S, Puppet, ended, finished, vectors
 
 from ti_trainer import formats
 from ti_trainer.errors import ConfigError, DatasetError, ModelError, TITrainerError
-from ti_trainer.runs import bin
+from ti_trainer.runs import bin, step_progress
 from ti_trainer.runs import job as job_module
 from ti_trainer.runs.job import Job, Snapshot
 from ti_trainer.runs.run_folder import Run
@@ -44,8 +44,8 @@ def test_a_job_goes_from_idle_to_done_and_says_all_of_it(session: Session, host:
 
 def test_a_watcher_sees_each_step_with_speed_and_time_left(session: Session, host: Puppet, monkeypatch: pytest.MonkeyPatch):
     job, seen, clock = Job(), [], iter(range(100, 200, 2))  # two seconds a step
-    monkeypatch.setattr(job_module, "READ_EVERY_S", 0)
-    monkeypatch.setattr(job_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(step_progress, "READ_EVERY_S", 0)
+    monkeypatch.setattr(step_progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     host.at = {step: lambda: seen.append(job.snapshot()) for step in range(1, 11)}
     job.start(replace(session, config=replace(CONFIG, evaluate_every=5)))
     ended(job)
@@ -165,7 +165,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(
 def test_snapshots_never_fail_while_all_is_written(
     session: Session, host: Puppet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_module, "READ_EVERY_S", 0)
+    monkeypatch.setattr(step_progress, "READ_EVERY_S", 0)
     busy = replace(
         CONFIG, max_steps=10, learning_rate="0.01", preview_every=1, save_every=1, evaluate_every=1, state_every=1
     )

@@ -26,8 +26,9 @@ from ti_trainer.runs import queue as queue_module
 from ti_trainer.runs.datasets import subsets_of
 from ti_trainer.runs.job import Job
 from ti_trainer.runs.queue import Queue
-from ti_trainer.runs.quick import FAVORS, QuickTraining, Stage, what_of
+from ti_trainer.runs.quick import FAVORS, QuickTraining, what_of
 from ti_trainer.runs.quick_job import QuickJob, QuickSnapshot
+from ti_trainer.runs.quick_stages import Stage
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.runs.suggestions import free_name, suggested_text

@@ -18,8 +18,8 @@ from PIL import Image
 from ti_trainer.errors import BusyError, ConfigError, DatasetError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.job import Job, Snapshot
-from ti_trainer.runs.quick import Stage
 from ti_trainer.runs.quick_job import QuickSnapshot
+from ti_trainer.runs.quick_stages import Stage
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import queue, quick_images, quick_progress, quick_train
 

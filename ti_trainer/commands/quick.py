@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     from ti_trainer.errors import StoppedError
     from ti_trainer.preprocess.runner import Preprocessing
     from ti_trainer.preprocess.summary import Summary
-    from ti_trainer.runs.quick import STAGES, QuickTraining, Stage, what_of
+    from ti_trainer.runs.quick import QuickTraining, what_of
+    from ti_trainer.runs.quick_stages import STAGES, Stage
 
     host = host_of(args)
     options = CONFIG.to_dict() if host.model == "embedded" else {}

@@ -6,8 +6,6 @@ Any number of pages may follow it through snapshots; none has to stay open.
 from __future__ import annotations
 
 import logging
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -16,22 +14,19 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, Literal
 
-from torch import Tensor
 from tqdm import tqdm
 
 from ti_trainer.errors import BusyError, ConfigError, StoppedError, TITrainerError, explained
 from ti_trainer.runs.callbacks import Callback
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Controls, Result, Session
-from ti_trainer.training.events import Compiling, Event, Finished, StepDone
+from ti_trainer.runs.step_progress import StepProgress
 from ti_trainer.training.trainer import Trainer
 from ti_trainer.wording import counted
 
 log = logging.getLogger(__name__)
 Status = Literal["idle", "waiting", "loading", "training", "pausing", "stopping", "paused", "stopped", "done", "failed"]
 ACTIVE: tuple[Status, ...] = ("waiting", "loading", "training", "pausing", "stopping")
-READ_EVERY_S = 0.5  # between reads of the losses: each read makes the CPU wait for the GPU
-SPEED_OVER = 50  # steps over which speed and loss are averaged
 NO_BAR = partial(tqdm, disable=True)
 INTERRUPTED = "Stopped by the WebUI's Interrupt, which stops whatever is running, including this training."
 
@@ -212,7 +207,7 @@ class Job:
             images = counted(len(trainer.dataset.items), "image")
             log.info("Training %s on %s, steps %d to %d. The run is written to %s.", name, images, first + 1, last, run.path)
             bar = opened.enter_context(self.bar(total=last, initial=first, desc=f"Training {name}", unit="step"))
-            return [_Watcher(self, trainer, run, bar)]
+            return [StepProgress(self.update, trainer, run, bar)]
 
         def say(text: str) -> None:
             self.update(computing=f"{self._now.computing} {text}".lstrip())
@@ -270,59 +265,3 @@ class Job:
 
 def _lines(*texts: str) -> str:
     return "\n".join(filter(None, texts))
-
-
-class _Watcher:
-    """A callback that updates the job's snapshot and the progress bar. Losses are read from the device in groups."""
-
-    def __init__(self, job: Job, trainer: Trainer, run: Run, bar: tqdm) -> None:
-        self._job, self._trainer, self._bar = job, trainer, bar
-        earlier = [row for row in run.losses() if row["step"] <= trainer.step]
-        self._loss = [(int(row["step"]), row["loss"]) for row in earlier]
-        self._rates = [(int(row["step"]), row["learn_rate"]) for row in earlier]
-        self._unread: list[tuple[int, Tensor]] = []
-        self._times: deque[tuple[float, int]] = deque(maxlen=SPEED_OVER)
-        self._read_at = 0.0
-        self._last: StepDone | None = None
-        self._compiling = False
-        job.update(status="training", step=trainer.step, max_steps=trainer.last_step, run=run)
-        job.update(loss=tuple(self._loss), rates=tuple(self._rates))
-
-    def __call__(self, event: Event) -> None:
-        now = time.monotonic()
-        if isinstance(event, Compiling):
-            self._compiling = True
-            self._job.update(compiling=True)
-            return
-        if self._compiling:
-            self._compiling, self._read_at = False, 0.0
-            self._times.clear()  # compiling does not count for the speed
-            self._job.update(compiling=False)
-        if isinstance(event, StepDone):
-            self._unread.append((event.step, event.loss))
-            self._times.append((now, event.step))
-            self._rates.append((event.step, event.learning_rate))
-            self._last = event
-            if now - self._read_at < READ_EVERY_S:
-                return
-        if self._last is not None:
-            self._job.update(epoch=self._last.epoch, prompt=self._last.prompts[-1])
-        self._read_at = now
-        self._loss += [(step, float(loss)) for step, loss in self._unread]
-        self._unread.clear()
-        self._job.update(step=event.step, loss=tuple(self._loss), rates=tuple(self._rates), steps_per_second=self._speed())
-        if self._trainer.best_so_far is not None:
-            self._job.update(best_step=self._trainer.best_so_far.step)
-        if self._last is not None:
-            latest = [loss for _, loss in self._loss[-SPEED_OVER:]]  # a single loss depends on its image and timestep
-            text = f"loss {sum(latest) / len(latest):.4f}, learning rate {self._last.learning_rate:g}"
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(event.step - self._bar.n)
-        if isinstance(event, Finished):
-            self._bar.close()  # later messages get lines of their own
-
-    def _speed(self) -> float:
-        if not self._times:  # stopped before the first step
-            return 0.0
-        (first, first_step), (last, last_step) = self._times[0], self._times[-1]
-        return (last_step - first_step) / (last - first) if last > first else 0.0

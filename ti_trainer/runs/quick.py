@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -36,21 +36,10 @@ from ti_trainer.runs import locks
 from ti_trainer.runs.builders import model_options
 from ti_trainer.runs.checks import check_model, check_options
 from ti_trainer.runs.datasets import check_folder, datasets_dir
+from ti_trainer.runs.quick_stages import Report, Stage, dataset_stage, images_stage, reasons
 from ti_trainer.runs.session import Session
 from ti_trainer.runs.suggestions import free_name, is_trained
 from ti_trainer.wording import counted
-
-STAGES = {  # in their order, with their titles
-    "images": "Images",
-    "dataset": "Dataset",
-    "embedding": "Embedding",
-    "training": "Training",
-    "result": "Result",
-}
-NAMED = 5  # files in a message
-
-StageStatus = Literal["waiting", "running", "done", "stopped", "failed"]
-Report = Callable[["Stage"], None]
 
 
 @dataclass(frozen=True)
@@ -73,17 +62,6 @@ FAVORS = {  # what matters more: that the rest of a prompt is followed, or liken
     "prompts": {"optimizer": "sphere", "learning_rate": "auto"},
     "images": {"optimizer": "adamw", "learning_rate": "auto"},
 }
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What one of STAGES did, or is doing."""
-
-    name: str
-    status: StageStatus = "waiting"
-    text: str = ""
-    warnings: tuple[str, ...] = ()
-    progress: tuple[int, int] = (0, 0)  # done, of a total
 
 
 @dataclass(frozen=True)
@@ -191,13 +169,13 @@ class QuickTraining:
         """
         report(Stage("images", "running"))
         found = self._examined(partial(_progress, report), should_stop)
-        report(self._images_stage(found))
+        report(images_stage(self.images, found))
         report(Stage("dataset", "running"))
         warnings: list[str] = []
         summary = self._preprocessed(preprocess, warnings)
         _check_stop(should_stop, stopped=summary.stopped)
         captioned = self._without(found.suggested if found else frozenset(), warnings)
-        report(self._dataset_stage(summary, warnings, captioned=captioned))
+        report(dataset_stage(self.preprocessing(), summary, warnings, captioned=captioned))
         report(Stage("embedding", "running"))
         report(self._created())
         _check_stop(should_stop)
@@ -222,25 +200,13 @@ class QuickTraining:
         side = self._model().default_size_px
         try:
             found = image_quality.check(self.images, side, side, progress=progress, should_stop=should_stop)
-        except ConfigError:  # imagehash is missing, which `_images_stage` says
+        except ConfigError:  # imagehash is missing, which `images_stage` says
             return None
         if len(found.suggested) == found.count:
-            message = f"None of the {counted(found.count, 'image')} can be used: {_reasons(found, found.suggested)}. "
+            message = f"None of the {counted(found.count, 'image')} can be used: {reasons(found, found.suggested)}. "
             message += "Choose other images."
             raise DatasetError(message)
         return found
-
-    def _images_stage(self, found: image_quality.Report | None) -> Stage:
-        if found is None:
-            warning = "Duplicates were not looked for, since the package imagehash is not installed."
-            return Stage("images", "done", counted(len(list_images(self.images).images), "image"), (warning,))
-        text = counted(found.count, "image")
-        if found.suggested:
-            text += f"; {len(found.suggested)} left out: {_reasons(found, found.suggested)}"
-        best = {group[0] for group in found.alike}
-        others = [path for path in found.suspects if path not in found.suggested and _other_reasons(found, path, best)]
-        warning = f"Check these: {_reasons(found, others, best)}." if others else ""
-        return Stage("images", "done", f"{text}.", tuple(filter(None, (warning,))))
 
     def _preprocessed(self, preprocess: Callable[[Preprocessing], Summary], warnings: list[str]) -> Summary:
         work = self.preprocessing()
@@ -262,17 +228,6 @@ class QuickTraining:
             leave_out(self.dataset, there, warnings.append)
         listing = list_images(self.dataset)
         return len(captions_among(listing.files, listing.images)) == len(listing.images)
-
-    def _dataset_stage(self, summary: Summary, warnings: Sequence[str], *, captioned: bool) -> Stage:
-        images = list_images(self.dataset).images
-        config = self.preprocessing().config
-        how = "cropped around the subject" if config.resize == "focal" else "each with its own aspect ratio"
-        prompts = "with captions" if captioned else "without captions"
-        text = f"{counted(len(images), 'image')} at {config.width} x {config.height} px, {how}, {prompts}: {self.dataset}"
-        failed = [f"{name} could not be used: {reason}." for name, reason in summary.failed[:NAMED]]
-        if len(summary.failed) > NAMED:
-            failed.append(f"{len(summary.failed) - NAMED} more could not be used.")
-        return Stage("dataset", "done", text, (*warnings, *failed, *summary.notes))
 
     def _created(self) -> Stage:
         folder, warnings, config = self.host.embeddings_dir, list[str](), self.config()
@@ -315,16 +270,3 @@ def _check_stop(should_stop: Callable[[], bool], *, stopped: bool = False) -> No
 
 def _progress(report: Report, done: int, total: int) -> None:
     report(Stage("images", "running", progress=(done, total)))
-
-
-def _other_reasons(found: image_quality.Report, path: Path, best: Container[Path]) -> list[str]:
-    """Why an image may be unsuitable, apart from being the best of several alike."""
-    return list(found.reasons[path][1:] if path in best else found.reasons[path])
-
-
-def _reasons(found: image_quality.Report, paths: Collection[Path], best: Container[Path] = ()) -> str:
-    """Some of these images with what was found about each."""
-    named = sorted(paths)
-    some = [f"{path.name} ({'; '.join(_other_reasons(found, path, best))})" for path in named[:NAMED]]
-    more = [f"and {len(named) - NAMED} more"] if len(named) > NAMED else []
-    return ", ".join(some + more)

@@ -14,7 +14,8 @@ from ti_trainer.preprocess import job as preprocess
 from ti_trainer.preprocess.runner import Preprocessing
 from ti_trainer.preprocess.summary import Summary
 from ti_trainer.runs.job import Job, Snapshot, Status
-from ti_trainer.runs.quick import STAGES, QuickTraining, Stage, StageStatus
+from ti_trainer.runs.quick import QuickTraining
+from ti_trainer.runs.quick_stages import STAGES, Stage, StageStatus
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2  # between looks at the preprocessing

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from ti_trainer.config.training import TrainConfig
@@ -20,7 +19,7 @@ from ti_trainer.config.trials import check_resumable
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.data.image_files import find_images
 from ti_trainer.embedding import Embedding, negative_name
-from ti_trainer.errors import StoppedError, TrainingError
+from ti_trainer.errors import StoppedError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.host import GenerationRequest, Host, Lease, ModelReference
 from ti_trainer.lora import Lora
@@ -49,10 +48,9 @@ from ti_trainer.runs.generated import GeneratedImages
 from ti_trainer.runs.health import Health
 from ti_trainer.runs.replaced import back_up, check_unchanged, digest, digests, keep_changed
 from ti_trainer.runs.run_folder import Run, changes
+from ti_trainer.runs.steps import compile_network, train_and_save
 from ti_trainer.runs.teacher_lora import lora_of
-from ti_trainer.runs.trials import evaluate_trials_at_end
 from ti_trainer.training.distributed import ALONE, Processes
-from ti_trainer.training.events import Compiling, Finished, MemoryReduced, TrialStopped
 from ti_trainer.training.pixel_loss import PixelLoss
 from ti_trainer.training.selection import trial_results
 from ti_trainer.training.state import TrainState
@@ -152,8 +150,9 @@ class Session:
                 *run_callbacks(self.config, trainer, run, generate, requests, self.warn, keep_best, stopping=stopping),
                 health,
             ]
-            self._compile(trainer, all_callbacks)
-            reason = self._run(prepared, run, all_callbacks, keep_best)
+            compile_network(trainer, self.say, all_callbacks)
+            save = partial(self._save_results, prepared, run)
+            reason = train_and_save(trainer, run, all_callbacks, keep_best, prepared.should_stop, save, files[0], self.warn)
         embedding = trainer.result[0]
         finalize.draw_plots(run, files[0], embedding.step, self.warn)
         dataset, negative = trainer.dataset, files[1] if len(files) > 1 else None
@@ -165,7 +164,7 @@ class Session:
     def follow(self, controls: Controls) -> None:
         """Train in a process other than process 0: compute a share of each update and write no files."""
         with self._prepared(controls) as prepared:
-            self._compile(prepared.trainer)
+            compile_network(prepared.trainer, self.say)
             for _ in prepared.trainer.run(prepared.should_stop):
                 pass
 
@@ -269,21 +268,6 @@ class Session:
                 keep_changed(self.resume, state, loaded, self.warn)
         return trainer
 
-    def _compile(self, trainer: Trainer, callbacks: Sequence[Callback] = ()) -> None:
-        """Have the network compiled, if wanted; callbacks receive `Compiling` before a step that takes longer for it."""
-
-        def begins() -> None:
-            for callback in callbacks:
-                callback(Compiling(trainer.step))
-
-        sizes, when = len({item.latents.shape for item in trainer.dataset.items}), self.config.compile
-        if trainer.lora is not None:
-            if when == "on":
-                self.say("The network is not compiled: compiled code would leave out the LoRA.")
-            when = "off"
-        if summary := trainer.model.compile(when, trainer.last_step - trainer.step, sizes, begins):
-            self.say(summary)
-
     def _folder(self, trainer: Trainer, loaded: Sequence[tuple[Embedding, Path]]) -> Run:
         """Create the run folder, or bring the one to resume back to its saved step."""
         settings = settings_of(self.config, self.name, self.images, trainer.model, trainer.dataset, trainer.lora)
@@ -303,35 +287,6 @@ class Session:
         if self.generated is None:
             check_images(self.host, self.images)
         check_options(self.host, self.name, self.config)
-
-    def _run(self, prepared: _Prepared, run: Run, callbacks: Sequence[Callback], keep_best: KeepBest | None) -> str:
-        """Train, and save the results however training ends; the reason of its end."""
-        try:
-            reason = self._steps(prepared, run, callbacks)
-            if keep_best is not None and reason == "interrupted":
-                keep_best.at_interruption()
-        except (TrainingError, OSError, torch.cuda.OutOfMemoryError) as error:
-            problems = self._save_results(prepared, run)
-            raise TrainingError(finalize.failure_message(error, problems, prepared.files[0])) from error
-        except BaseException:
-            for problem in self._save_results(prepared, run):
-                self.warn(problem)
-            raise
-        if problems := self._save_results(prepared, run):
-            raise TrainingError(finalize.failure_message(None, problems, prepared.files[0]))
-        return reason
-
-    def _steps(self, prepared: _Prepared, run: Run, callbacks: Sequence[Callback]) -> str:
-        reason = "failed"
-        for event in prepared.trainer.run(prepared.should_stop):
-            for callback in callbacks:
-                callback(event)
-            if isinstance(event, MemoryReduced | TrialStopped):
-                self.warn(event.message)
-            elif isinstance(event, Finished):
-                reason = event.reason
-        evaluate_trials_at_end(prepared.trainer, run, self.warn)
-        return reason
 
     def _save_results(self, prepared: _Prepared, run: Run) -> list[str]:
         trainer, save_optimizer = prepared.trainer, self.config.save_optimizer

@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from ti_trainer.runs.quick import STAGES, Stage
 from ti_trainer.runs.quick_job import QuickSnapshot
+from ti_trainer.runs.quick_stages import STAGES, Stage
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import duration, images, notice, progress_bar
 from ti_trainer.ui.thumbnails import thumbnail_uri

@@ -15,8 +15,9 @@ import gradio as gr
 
 from ti_trainer.errors import TITrainerError
 from ti_trainer.preprocess import job as preprocess
-from ti_trainer.runs.job import SPEED_OVER, Snapshot
+from ti_trainer.runs.job import Snapshot
 from ti_trainer.runs.queue import QueueSnapshot
+from ti_trainer.runs.step_progress import SPEED_OVER
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import STATUS_LABELS, VERBATIM, duration, numbers, progress_bar, speed
