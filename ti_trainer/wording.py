@@ -17,6 +17,12 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def printable(text: str) -> str:
+    """The text in one line, with escapes for control characters, which a terminal would obey."""
+    text = " ".join(text.split())
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def pip_install(*requirements: str, python: str = "") -> str:
     """A shell command that installs packages, by default for this Python."""
     command = [python or sys.executable, "-m", "pip", "install", *requirements]

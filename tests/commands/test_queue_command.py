@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("diffusers")  # the standalone host needs it; the WebUI does without
 
 from ti_trainer.commands import PROGRAM, quick
+from ti_trainer.runs.queue_entry import Entry
 from ti_trainer.runs.queue_file import FILE, QueueFile
 from ti_trainer.runs.run_folder import Run
 
@@ -61,4 +62,8 @@ def test_runs_are_added_changed_and_trained(
     assert [run.settings()["name"] for run in Run.all(logs)][:2] == ["quickly", "again"]
     assert cli("queue", "remove", 1, 1).code == 0
     assert "nothing to hold" in cli("queue", "pause").out
+    file.append(Entry("a1", "\x1b[2Jx\ny", "/images", {}, "failed", "no\x07"))
+    listed = "1. \\x1b[2Jx y (a1), failed, on /images, model not stored\n   no\\x07\n"
+    assert cli("queue").out == listed, "an old file, and a hostile one"
+    assert cli("queue", "remove", "a1").code == 0
     assert cli("queue", "run").errors == ["Error: No run waits in the queue: add one first."]

@@ -14,7 +14,7 @@ from ti_trainer.commands.common import add_host_arguments, add_torchscript_argum
 from ti_trainer.commands.terminal import above_bars, interruptible
 from ti_trainer.errors import ConfigError
 from ti_trainer.hosts.diffusers import defaults
-from ti_trainer.wording import counted
+from ti_trainer.wording import counted, printable
 
 if TYPE_CHECKING:
     from ti_trainer.host import Host, ModelReference
@@ -83,9 +83,9 @@ def show(args: argparse.Namespace) -> int:
     file.recover()
     entries = file.read()
     for number, entry in enumerate(entries, 1):
-        print(f"{number}. {_line(entry)}")
+        print(f"{number}. {printable(_line(entry))}")
         if entry.message:
-            print(f"   {entry.message}")
+            print(f"   {printable(entry.message)}")
     for line in filter(None, (file.warning, "" if entries else f"The queue in {args.log_dir} is empty.")):
         print(line)
     if file.held:
@@ -126,7 +126,7 @@ def _change(args: argparse.Namespace, done: str, change: Callable[[QueueFile, En
     file = _file(args)
     for entry in _entries(file, args.runs):
         change(file, entry)
-        print(f"{done}: {entry.name} ({entry.id}).")
+        print(f"{done}: {printable(entry.name)} ({entry.id}).")
     return 0
 
 

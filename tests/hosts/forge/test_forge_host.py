@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ti_trainer.data.dataset import Batch
 from ti_trainer.errors import ConfigError, ModelError, TrainingError
-from ti_trainer.host import GenerationRequest, ModelOptions
+from ti_trainer.host import GenerationRequest, ModelOptions, ModelReference
 from ti_trainer.model import ImageConditioning
 from ti_trainer.training.step import training_loss
 from ti_trainer.workbench.inspect import nearest_tokens, normalized
@@ -218,6 +218,7 @@ def test_describing_loads_nothing_and_opening_loads_once(forge: Any, ours: Any) 
     assert (model.name, model.checkpoint_hash, model.default_size_px) == ("tiny", "0123456789", 512)
     forge.choose("another")
     assert ours.describe() == "another, not loaded yet"
+    assert ours.chosen_model() == ModelReference("another", "/nowhere/another", "0123456789"), "not the one that is loaded"
     assert ours.open_model().name == "another"
 
 
