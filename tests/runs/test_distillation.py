@@ -16,11 +16,11 @@ from ti_trainer.config.training import TrainConfig
 from ti_trainer.errors import ConfigError, StoppedError
 from ti_trainer.files import short_hash
 from ti_trainer.formats import embeddings_dir
-from ti_trainer.runs.again import reset
 from ti_trainer.runs.comparison import findings
 from ti_trainer.runs.controls import Controls
 from ti_trainer.runs.distill import Distillation
 from ti_trainer.runs.job import Job
+from ti_trainer.runs.retrain import reset
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Result
 from ti_trainer.runs.teacher_lora import lora_file, lora_names

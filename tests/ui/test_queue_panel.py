@@ -24,7 +24,7 @@ from ti_trainer.runs.queue_entry import Entry
 from ti_trainer.runs.queue_file import FILE
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import from_prompt, queue, status_strip, train, train_ways
+from ti_trainer.ui.panels import from_prompt, queue, status_strip, train, train_refusals
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,9 @@ def shown(page: Page) -> dict[str, object]:  # noqa: F811
     return {name: update() for name, (_, update) in queue.parts_of(page, page.job.snapshot()).items()}
 
 
-def add(form: train.TrainForm, name: str = "x-word", prepare: train_ways.Prepare | None = None, **entered: object) -> str:  # noqa: F811
+def add(
+    form: train.TrainForm, name: str = "x-word", prepare: train_refusals.Prepare | None = None, **entered: object
+) -> str:  # noqa: F811
     values = {form.name: name, form.images: str(form.page.host.embeddings_dir.parent / "images")}
     values |= {widget: widget.value for widget in form.form.widgets.values()}
     values |= {form.form.widgets[name]: value for name, value in {"max_steps": 4, **entered}.items()}
@@ -73,12 +75,12 @@ def test_a_press_during_a_run_offers_the_queue(
     press(form)
     page.job._now = replace(page.job._now, status="training")
     offered = ways(press(form))
-    assert offered == {"Add to queue": f'press="{train_ways.ADD}"', "Stop it": 'press="ti_trainer_stop"'}
-    offered = ways(press(form, train_ways.train_more))
-    assert offered["Add to queue"] == f'press="{train_ways.ADD_MORE}"'
-    assert list(ways(press(form, train_ways.start_over))) == ["Stop it"]
+    assert offered == {"Add to queue": f'press="{train_refusals.ADD}"', "Stop it": 'press="ti_trainer_stop"'}
+    offered = ways(press(form, train_refusals.train_more))
+    assert offered["Add to queue"] == f'press="{train_refusals.ADD_MORE}"'
+    assert list(ways(press(form, train_refusals.start_over))) == ["Stop it"]
     assert list(ways(add(form))) == ["Add 4 more steps to the queue", "New embedding"], "it is trained to that step already"
-    assert "The next run starts when x-word has ended." in add(form, prepare=train_ways.train_more)
+    assert "The next run starts when x-word has ended." in add(form, prepare=train_refusals.train_more)
     assert page.queue.snapshot().going
     assert "1 more in the queue" in status_strip.parts_of(page, page.job.snapshot())["bar"][0]
     assert shown(page)["queue_hold"]["visible"]

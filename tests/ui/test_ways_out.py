@@ -19,10 +19,10 @@ from PIL import Image
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.errors import ConfigError
 from ti_trainer.formats import embeddings_dir
-from ti_trainer.runs.again import about_longer, longer, reset
 from ti_trainer.runs.job import Job
+from ti_trainer.runs.retrain import about_longer, longer, reset
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import ended, form_fill, quick_train, run_actions, runs, status_strip, train, train_ways
+from ti_trainer.ui.panels import form_fill, quick_train, run_actions, runs, status_strip, train, train_refusals, train_result
 from ti_trainer.ui.panels.shared_folder import SharedFolder
 
 STEPS = 4
@@ -45,7 +45,7 @@ def form(page: Page) -> train.TrainForm:
         return train.panel(page)
 
 
-def press(form: train.TrainForm, prepare: train_ways.Prepare | None = None, **entered: Any) -> str:
+def press(form: train.TrainForm, prepare: train_refusals.Prepare | None = None, **entered: Any) -> str:
     """Press Train, or a way out, and wait for the end of the run; returns the message."""
     values = {form.name: "x-word", form.images: str(form.page.host.embeddings_dir.parent / "images")}
     values |= {widget: widget.value for widget in form.form.widgets.values()}
@@ -83,25 +83,25 @@ def test_refusals_lead_to_what_is_missing(page: Page, form: train.TrainForm) -> 
     assert ways(shown) == {"New embedding": 'show="Create embedding"', "Prepare images": 'show="Preprocess"'}
     offered = ways(press(form, negative=True))
     assert list(offered) == ["Create the negative embedding and train"]
-    assert not ways(press(form, train_ways.create_negative, negative=True))
+    assert not ways(press(form, train_refusals.create_negative, negative=True))
     assert (page.job.snapshot().status, trained_to(page, "x-word-neg")) == ("done", STEPS)
 
 
 def test_a_run_that_has_ended_is_continued_and_started_over(page: Page, form: train.TrainForm) -> None:
     press(form)
     run = page.job.snapshot().run
-    shown = ended.parts_of(page.job.snapshot())
+    shown = train_result.parts_of(page.job.snapshot())
     assert shown["ended"][1]()["visible"]
     assert shown["more"][1]()["value"] == f"Train {STEPS} more steps"
     result = shown["result"][1]()
     file = page.host.embeddings_dir / "x-word.safetensors"
     assert str(file.absolute()) in result
     assert '<a download="x-word.safetensors" href="data:' in result
-    assert ended.train_more(page) == f"Training continues to step {2 * STEPS} without early stopping."
+    assert train_result.train_more(page) == f"Training continues to step {2 * STEPS} without early stopping."
     page.job.wait(60)
     now = page.job.snapshot()
     assert (now.status, now.step, now.run) == ("done", 2 * STEPS, run), "the same run, with as many steps again"
-    said = ended.start_over(page)
+    said = train_result.start_over(page)
     page.job.wait(60)
     (copy,) = (page.host.log_dir / "replaced").iterdir()
     assert str(copy) in said
@@ -162,12 +162,12 @@ def test_a_run_is_continued_now_or_later_or_the_refusal_leads_on(page: Page, for
 
 
 def test_the_negative_embedding_is_created_in_place(page: Page) -> None:
-    assert train_ways.about_negative(page, "x-word", False) == train_ways.about_negative(page, "", True) == ""
-    assert ways(train_ways.about_negative(page, "x-word", True)) == {
-        "Create the negative": f'press="{train_ways.MAKE_NEGATIVE}"'
+    assert train_refusals.about_negative(page, "x-word", False) == train_refusals.about_negative(page, "", True) == ""
+    assert ways(train_refusals.about_negative(page, "x-word", True)) == {
+        "Create the negative": f'press="{train_refusals.MAKE_NEGATIVE}"'
     }
-    assert train_ways._create_negative(page, "x-word") == "x-word-neg was created with 6 vectors."
-    assert train_ways.about_negative(page, "x-word", True) == ""
+    assert train_refusals._create_negative(page, "x-word") == "x-word-neg was created with 6 vectors."
+    assert train_refusals.about_negative(page, "x-word", True) == ""
 
 
 def test_the_preparation_of_a_quick_training_is_shown_and_stopped(page: Page) -> None:

@@ -18,7 +18,7 @@ from ti_trainer.config.training import TrainConfig
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError
 from ti_trainer.formats import embeddings_dir
-from ti_trainer.runs.replaced import digest
+from ti_trainer.runs.integrity import digest
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.workbench import share, share_files, share_page
 from ti_trainer.workbench.share import Shared

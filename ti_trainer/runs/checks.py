@@ -16,7 +16,7 @@ from ti_trainer.host import Host, ModelReference
 from ti_trainer.model import DiffusionModel
 from ti_trainer.runs.builders import prompter_of
 from ti_trainer.runs.datasets import subsets_of
-from ti_trainer.runs.replaced import Loaded, check_unchanged
+from ti_trainer.runs.integrity import Loaded, check_unchanged
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.teacher_lora import lora_file
 from ti_trainer.training import discriminator

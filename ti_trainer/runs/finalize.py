@@ -10,7 +10,7 @@ from pathlib import Path
 from ti_trainer.embedding import Embedding
 from ti_trainer.errors import explained
 from ti_trainer.formats import embeddings_dir, webui_optimizer
-from ti_trainer.runs import replaced
+from ti_trainer.runs import integrity
 from ti_trainer.runs.plots import before_and_after, plot_losses, preview_beside
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.trials import write_table
@@ -50,8 +50,8 @@ def save_results(
     embedding = result[0]
     try:
         for embedding, file in zip(result, files, strict=True):
-            if not replaced.is_unchanged(file, digests.get(file)):
-                warn(f"{file} was changed during the run. The changed file was copied to {replaced.back_up(file, run)}.")
+            if not integrity.is_unchanged(file, digests.get(file)):
+                warn(f"{file} was changed during the run. The changed file was copied to {integrity.back_up(file, run)}.")
             embeddings_dir.save(embedding, file, warn)
         is_last = result[0].step == copies[0].step  # the optimizer's state belongs to the last vectors
         has_optimizer = files[0].suffix == ".pt" and len(files) == 1 and trainer.config.optimizer == "adamw"
@@ -60,7 +60,7 @@ def save_results(
     except OSError as error:
         return [*problems, _not_written(error, file, run, embedding)]
     with suppress(OSError):  # the saved state has the same vectors
-        run.record_files(replaced.digests(result))
+        run.record_files(integrity.digests(result))
     return problems
 
 

@@ -21,12 +21,12 @@ from ti_trainer.preprocess import job as preprocess
 from ti_trainer.runs import queue_start
 from ti_trainer.runs.builders import load_embeddings
 from ti_trainer.runs.checks import check_images, check_options, check_resumed_model
+from ti_trainer.runs.integrity import check_unchanged
 from ti_trainer.runs.job import Job, Snapshot
 from ti_trainer.runs.queue_entry import Entries, Entry, State
 from ti_trainer.runs.queue_file import FILE, TWICE, QueueFile, replaced
 from ti_trainer.runs.quick import QuickTraining
 from ti_trainer.runs.quick_job import QuickJob
-from ti_trainer.runs.replaced import check_unchanged
 from ti_trainer.runs.session import Session
 from ti_trainer.training.trials import check_steps
 

@@ -46,7 +46,7 @@ from ti_trainer.runs.datasets import subsets_of, warnings_of
 from ti_trainer.runs.early_stopping import KeepBest, verdict, with_validation_images
 from ti_trainer.runs.generated import GeneratedImages
 from ti_trainer.runs.health import Health
-from ti_trainer.runs.replaced import back_up, check_unchanged, digest, digests, keep_changed
+from ti_trainer.runs.integrity import back_up, check_unchanged, digest, digests, keep_changed
 from ti_trainer.runs.run_folder import Run, changes
 from ti_trainer.runs.steps import compile_network, train_and_save
 from ti_trainer.runs.teacher_lora import lora_of

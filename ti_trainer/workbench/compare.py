@@ -15,7 +15,7 @@ from ti_trainer.embedding import LEARNED_FROM, negative_name, unwanted
 from ti_trainer.host import GenerationRequest, Host, ModelOptions
 from ti_trainer.model import DiffusionModel, Vectors
 from ti_trainer.prompts import escaped
-from ti_trainer.runs.replaced import digest
+from ti_trainer.runs.integrity import digest
 from ti_trainer.workbench.candidates import Candidate
 from ti_trainer.workbench.comparison_settings import check
 from ti_trainer.workbench.scores import Score, Scoring

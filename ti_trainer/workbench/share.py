@@ -21,8 +21,8 @@ from ti_trainer.errors import ConfigError, EmbeddingFormatError
 from ti_trainer.files import checked_name
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.comparison import for_negative_prompt
+from ti_trainer.runs.integrity import digest
 from ti_trainer.runs.plots import PREVIEWS
-from ti_trainer.runs.replaced import digest
 from ti_trainer.runs.run_folder import Run
 
 KEPT = ("init_text", "num_images", LEARNED_FROM)  # of what a file says about its embedding

@@ -16,8 +16,8 @@ from ti_trainer.formats import bundles, embeddings_dir
 from ti_trainer.formats.precision import DTYPES
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels.ended import file_link
 from ti_trainer.ui.panels.quick_train import paths_of
+from ti_trainer.ui.panels.train_result import file_link
 from ti_trainer.ui.render import facts, notice, refusal
 from ti_trainer.wording import counted, encodable
 from ti_trainer.workbench.convert import Outcome, Wanted, convert, convert_folder, read

@@ -16,7 +16,7 @@ from ti_trainer.embedding import negative_name
 from ti_trainer.errors import BusyError, ConfigError, TITrainerError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs import locks
-from ti_trainer.runs.again import about_longer, longer
+from ti_trainer.runs.retrain import about_longer, longer
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.ui.gradio_compat import listen, unsaved

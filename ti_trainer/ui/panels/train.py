@@ -22,8 +22,8 @@ from ti_trainer.runs.session import Session
 from ti_trainer.ui.form import FIRST, Form, offered, starting_values, typed
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import folder_rows, preset_row, queue, train_ways
-from ti_trainer.ui.panels.train_ways import NEW, Prepare
+from ti_trainer.ui.panels import folder_rows, preset_row, queue, train_refusals
+from ti_trainer.ui.panels.train_refusals import NEW, Prepare
 from ti_trainer.ui.render import notice, refusal, ways_out
 from ti_trainer.ui.widgets import error_slot, error_update
 from ti_trainer.wording import encodable
@@ -154,16 +154,16 @@ def panel(page: Page) -> TrainForm:
             images_error = error_slot()
         form.put(FIRST[0])
         row = preset_row.put(page)
-        negative = train_ways.put_negative()
+        negative = train_refusals.put_negative()
     with gr.Row(elem_classes=["ti-pairs", "ti-compact", "ti-short"]):
         for each in FIRST[1:]:
             form.put(each)
     message = gr.HTML(notice("info", WELCOME) if start else "", elem_id="ti_trainer_train_message")
     with gr.Row(elem_classes=["ti-side-by-side"]):
         check = gr.Button("Check dataset", elem_id="ti_trainer_train_check")
-        add = gr.Button("Add to queue", elem_id=train_ways.ADD)
+        add = gr.Button("Add to queue", elem_id=train_refusals.ADD)
         begin = gr.Button("Train Embedding", variant="primary", elem_id="ti_trainer_train_start")
-    ways, queueing = train_ways.hidden()
+    ways, queueing = train_refusals.hidden()
     all_options, from_txt2img = _all_options(page, form)
     folder_rows.panel(page, images)
     preset_row.put_save(row)
@@ -171,7 +171,7 @@ def panel(page: Page) -> TrainForm:
         unsaved(each)
     listen(refresh.click, lambda: gr.update(choices=trainable(page)), [], [name])
     form.check_live()
-    train_ways.wire_negative(page, *negative, name, form.widgets["negative"])
+    train_refusals.wire_negative(page, *negative, name, form.widgets["negative"])
     preset_row.wire(page, row, form)
     _clear_message_on_change(page, message, {"name": name, "images": images, "preset": row.preset})
     fields = (name, name_error, images, images_error, from_txt2img)
@@ -237,7 +237,7 @@ def start(form: TrainForm, values: Values, prepare: Prepare | None = None, *, qu
             message = notice("good" if queued else "info", done) + _preview_warning(name, session.config.preview_prompt)
         except ConfigError as error:
             wrong = {error.option: str(error)} if error.option in form.form.slots else {}
-            ways = train_ways.out_of(error, form.page, name, options["max_steps"], prepare, queued=queued)
+            ways = train_refusals.out_of(error, form.page, name, options["max_steps"], prepare, queued=queued)
             message = "" if wrong and not ways else refusal(error, ways)
             ways = {}
         except (TITrainerError, OSError) as error:
@@ -247,7 +247,7 @@ def start(form: TrainForm, values: Values, prepare: Prepare | None = None, *, qu
         lines = [HIGHLIGHTED] if len(below) < len(wrong) else ["Training was not started."]
         message = notice("error", "\n".join([*lines, *(f"Below, in {each}" for each in below)]))
     unfolded = gr.update(open=True) if form.in_accordions(wrong) else gr.update()
-    about = train_ways.about_negative(form.page, name, bool(options.get("negative")))
+    about = train_refusals.about_negative(form.page, name, bool(options.get("negative")))
     shown = {form.message: message + ways_out(ways), form.all_options: unfolded, form.about_negative: about}
     return {**shown, **form.errors(wrong)}
 

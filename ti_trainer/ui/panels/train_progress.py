@@ -17,12 +17,12 @@ from ti_trainer.runs.job import Snapshot
 from ti_trainer.runs.loss_curve import svg
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
-from ti_trainer.ui.panels import compare_progress, ended, preprocess_progress, queue, quick_progress, status_strip
-from ti_trainer.ui.panels.ended import FINISHED
+from ti_trainer.ui.panels import compare_progress, preprocess_progress, queue, quick_progress, status_strip, train_result
 from ti_trainer.ui.panels.preset_row import names
 from ti_trainer.ui.panels.run_notes import labels
 from ti_trainer.ui.panels.status_strip import Part
 from ti_trainer.ui.panels.train import trainable
+from ti_trainer.ui.panels.train_result import FINISHED
 from ti_trainer.ui.render import facts, notice, refusal
 from ti_trainer.ui.thumbnails import gallery
 
@@ -53,7 +53,7 @@ def panel(page: Page) -> TrainProgress:
         for name, (label, _) in actions.items():
             parts[name] = gr.Button(label, interactive=False, size="sm", elem_id=f"ti_trainer_{name}")
     message = gr.HTML(elem_id="ti_trainer_message")
-    parts |= ended.panel(page)
+    parts |= train_result.panel(page)
     parts["changes"] = gr.HTML(elem_classes=["ti-hidden"])
     parts["losses"] = gr.HTML(svg([]), elem_id="ti_trainer_curve")
     parts["prompt"] = gr.HTML(facts(_details(Snapshot()), ours=[NONE_YET]), elem_id="ti_trainer_prompt")
@@ -102,7 +102,7 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
         "presets": (presets.saved(page.presets_dir), lambda: gr.update(choices=names(page))),
         "runs": ((run, now.status), lambda: gr.update(choices=labels(page))),
     }
-    parts |= {**status_strip.parts_of(page, now), **ended.parts_of(now), **queue.parts_of(page, now)}
+    parts |= {**status_strip.parts_of(page, now), **train_result.parts_of(now), **queue.parts_of(page, now)}
     parts |= {**preprocess_progress.parts_of(page), **quick_progress.parts_of(page), **compare_progress.parts_of(page)}
     parts["compare_runs"] = parts["runs"]
     return parts | {name: (on, lambda on=on: gr.update(interactive=on)) for name, on in _enabled(now).items()}

@@ -12,7 +12,7 @@ import gradio as gr
 from ti_trainer.embedding import negative_name
 from ti_trainer.errors import BusyError, ConfigError, TITrainerError
 from ti_trainer.formats import embeddings_dir
-from ti_trainer.runs.again import about_longer, about_reset, longer, reset
+from ti_trainer.runs.retrain import about_longer, about_reset, longer, reset
 from ti_trainer.runs.session import Session
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page

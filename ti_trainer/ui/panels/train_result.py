@@ -11,9 +11,9 @@ import gradio as gr
 
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.errors import BusyError, ConfigError, TITrainerError
-from ti_trainer.runs.again import about_longer, about_reset, longer, reset
 from ti_trainer.runs.early_stopping import held_out_of
 from ti_trainer.runs.job import Snapshot
+from ti_trainer.runs.retrain import about_longer, about_reset, longer, reset
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
 from ti_trainer.training.selection import summary

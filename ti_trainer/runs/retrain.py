@@ -13,7 +13,7 @@ from ti_trainer.errors import ConfigError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.host import Host
 from ti_trainer.runs import locks
-from ti_trainer.runs.replaced import back_up
+from ti_trainer.runs.integrity import back_up
 from ti_trainer.runs.run_folder import Run
 
 log = logging.getLogger(__name__)
