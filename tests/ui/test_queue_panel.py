@@ -38,7 +38,7 @@ def shown(page: Page) -> dict[str, object]:  # noqa: F811
 
 def add(
     form: train.TrainForm, name: str = "x-word", prepare: train_refusals.Prepare | None = None, **entered: object
-) -> str:  # noqa: F811
+) -> str:
     values = {form.name: name, form.images: str(form.page.host.embeddings_dir.parent / "images")}
     values |= {widget: widget.value for widget in form.form.widgets.values()}
     values |= {form.form.widgets[name]: value for name, value in {"max_steps": 4, **entered}.items()}
