@@ -37,7 +37,10 @@ def shown(page: Page) -> dict[str, object]:  # noqa: F811
 
 
 def add(
-    form: train.TrainForm, name: str = "x-word", prepare: train_refusals.Prepare | None = None, **entered: object
+    form: train.TrainForm,  # noqa: F811
+    name: str = "x-word",
+    prepare: train_refusals.Prepare | None = None,
+    **entered: object,
 ) -> str:
     values = {form.name: name, form.images: str(form.page.host.embeddings_dir.parent / "images")}
     values |= {widget: widget.value for widget in form.form.widgets.values()}
