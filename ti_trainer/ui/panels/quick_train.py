@@ -29,7 +29,10 @@ from ti_trainer.ui.render import STOP, notice, refusal, ways_out
 from ti_trainer.ui.thumbnails import thumbnail_uri
 from ti_trainer.wording import counted
 
-ABOUT = "Teach the model a new word from 5 to 20 images: drop them, choose a name, and press the button."
+ABOUT = (
+    '<div class="ti-subdued">Teach the model a new word from 5 to 20 images: drop them, choose a name, and press the button.'
+    "</div>"
+)
 WELCOME = (
     "Everything is filled in for a first run: press the button to teach the tiny model a new word from eight images. It "
     "takes about a minute."
@@ -104,7 +107,7 @@ def panel(page: Page) -> QuickTrain:
     name = free_name(page.host, start.name) if start else ""
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-form"]):
-            gr.HTML(notice("info", WELCOME) if start else f'<div class="ti-subdued">{ABOUT}</div>')
+            about = gr.HTML(notice("info", WELCOME) if start else ABOUT)
             files = gr.File(label="Images", file_count="multiple", height=126, elem_id=PREFIX + "files")
             folder = gr.Textbox(
                 label="Or a folder with images",
@@ -164,6 +167,7 @@ def panel(page: Page) -> QuickTrain:
     listen(name_field.change, partial(check_name, page), [name_field], [about_name, overwrite])
     dropped = [about_images, folder, init_text, message]
     listen(files.change, partial(look_at_files, page), [files, folder, init_text], dropped, show_progress="minimal")
+    listen(files.change, lambda: ABOUT, [], [about])  # nothing is filled in any more
     for event in (folder.blur, folder.submit):
         listen(event, partial(look_at_folder, page), [folder, init_text], [about_images, files, init_text, message])
     return made
@@ -230,8 +234,9 @@ def paths_of(files: Any) -> list[Path]:
 
 def look_at_files(page: Page, files: Any, folder: str, text: str) -> list[Any]:
     """Show what was dropped, which is used instead of a folder; suggests an init text from captions, clears the message."""
-    if not files:  # removed, or a folder was entered
-        return [about_folder(page, folder), gr.update(), gr.update(), gr.update()]
+    if not files:  # removed, or a folder was entered, of which `look_at_folder` says what is wrong
+        shown = about_folder(page, folder)
+        return [shown if shown or not (folder or "").strip() else gr.update(), gr.update(), gr.update(), gr.update()]
     try:
         uploads = Uploads.of(paths_of(files))
     except TITrainerError as error:
