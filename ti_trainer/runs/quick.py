@@ -261,12 +261,15 @@ class QuickTraining:
         return len(captions_among(listing.files, listing.images)) == len(listing.images)
 
     def _dataset_stage(self, summary: Summary, warnings: Sequence[str], *, captioned: bool) -> Stage:
-        images = list_images(self.dataset).images
-        config = self.preprocessing().config
+        listing, config = list_images(self.dataset), self.preprocessing().config
+        images, written = listing.images, len(captions_among(listing.files, listing.images))
+        if written and not captioned:
+            some = f"Captions are not used, since only {written} of {len(images)} images have one."
+            warnings = (*warnings, f"{some} Write captions for all images, or for none, and start again.")
         how = "cropped around the subject" if config.resize == "focal" else "each with its own aspect ratio"
         prompts = "with captions" if captioned else "without captions"
         text = f"{counted(len(images), 'image')} at {config.width} x {config.height} px, {how}, {prompts}: {self.dataset}"
-        failed = [f"{name} could not be used: {reason}." for name, reason in summary.failed[:NAMED]]
+        failed = [f"{name} could not be used: {reason.rstrip('.')}." for name, reason in summary.failed[:NAMED]]
         if len(summary.failed) > NAMED:
             failed.append(f"{len(summary.failed) - NAMED} more could not be used.")
         return Stage("dataset", "done", text, (*warnings, *failed, *summary.notes))
