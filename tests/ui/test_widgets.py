@@ -7,6 +7,7 @@ pytest.importorskip("gradio")  # the page is all that needs it
 import gradio as gr
 
 from ti_trainer.config.training import options
+from ti_trainer.errors import ConfigError
 from ti_trainer.ui import gradio_compat
 from ti_trainer.ui.widgets import error_update, widget
 
@@ -63,6 +64,16 @@ def test_an_error_comes_and_goes() -> None:
     shown, gone = error_update("found <b>"), error_update(None)
     assert "found &lt;b&gt;" in shown["value"]
     assert (shown["visible"], gone["visible"], gone["value"]) == (True, False, "")
+
+
+def test_a_fraction_is_refused_where_a_whole_number_is_expected() -> None:
+    option = OPTIONS["max_steps"]
+    with gr.Blocks():
+        component, _ = widget(option)
+    with pytest.raises(ConfigError, match=r"found 1\.5"):
+        option.check(component.preprocess(1.5))
+    with pytest.raises(ConfigError, match="found nothing"):
+        option.check(None)
 
 
 def test_names_that_are_not_utf8_reach_the_page_with_escapes() -> None:
