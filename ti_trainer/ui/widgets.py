@@ -33,7 +33,7 @@ def widget(
             component = gr.Dropdown(list(choices), value=value, allow_custom_value=True, **common)
         elif option.type is bool:
             component = gr.Checkbox(value=value, **common)
-        elif option.type in (int, float):  # without a precision, which would round 1.5 steps to 2: `Option.check` refuses them
+        elif option.type in (int, float):  # no precision, which would round: `Option.check` refuses 1.5 steps
             component = gr.Number(value=value, **common)
         else:
             component = gr.Textbox(value=value, max_lines=option.lines, **common)
