@@ -33,7 +33,9 @@ def widget(
             component = gr.Dropdown(list(choices), value=value, allow_custom_value=True, **common)
         elif option.type is bool:
             component = gr.Checkbox(value=value, **common)
-        elif option.type in (int, float):  # no precision, which would round: `Option.check` refuses 1.5 steps
+        elif option.type is int:
+            component = gr.Number(value=value, precision=0, **common)
+        elif option.type is float:
             component = gr.Number(value=value, **common)
         else:
             component = gr.Textbox(value=value, max_lines=option.lines, **common)
