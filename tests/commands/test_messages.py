@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import shutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from ti_trainer import formats
 from ti_trainer.__main__ import main
+from ti_trainer.commands import progress
 from ti_trainer.commands.terminal import above_bars, interruptible
 
 
@@ -74,6 +77,31 @@ def test_a_training_that_went_wrong_does_not_just_say_done(train: Callable[..., 
     assert outcome.code == 0
     done = outcome.out.index("Done after step 12")
     assert re.search(r"^Warning: At step \d+ the vectors of thing are", outcome.out[done:], re.MULTILINE)
+
+
+def test_images_may_have_names_that_are_not_utf8(
+    train: Callable[..., object], word: Path, tmp_path: Path, images: Path
+) -> None:
+    folder = tmp_path / os.fsdecode(b"s\x93\xfa")
+    try:
+        shutil.copytree(images, folder)
+        (folder / "02.txt").unlink()
+        (folder / "02.png").rename(folder / os.fsdecode(b"\x93\xfa.png"))
+    except OSError:
+        pytest.skip("this file system allows only UTF-8")
+    assert train("--max-steps", 1, "--seed", 1, images=folder).code == 0
+    assert train("--max-steps", 2, "--resume", images=folder).code == 0
+    refused = train("--max-steps", 3, "--filename-word-regex", ".+", images=folder)
+    assert refused.code == 1
+    assert "is not UTF-8. Rename it." in refused.err
+
+
+def test_bars_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "tqdm", partial(tqdm, disable=True))  # as TQDM_DISABLE=1 does
+    with progress.Progress() as bar:
+        bar.loading(1, 2)
+        bar.loading(2, 2)
+        bar.generating(1, 1)
 
 
 def test_overwrite_without_resume_is_refused(train: Callable[..., object], word: Path) -> None:

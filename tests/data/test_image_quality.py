@@ -146,6 +146,12 @@ def test_small_and_long_images_are_found(tmp_path: Path) -> None:
     assert check(folder).suggested == frozenset()
 
 
+def test_an_image_of_one_pixel_is_blank(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, good=scene(1, (700, 700)), one=Image.new("RGB", (1, 1)))
+    assert said(check(folder)) == {"one.png": "small: 1 x 1 px; blank: a single color"}
+    assert check(folder).suggested == {folder / "one.png"}
+
+
 def test_a_photo_that_lies_on_its_side_has_its_size_upright(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6

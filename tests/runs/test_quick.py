@@ -179,6 +179,11 @@ def test_captions_are_taken_over_or_written_and_a_captioner_that_fails_is_no_end
     for path in source.glob("*.png"):
         path.with_suffix(".txt").write_text("mine")
     assert QuickTraining(host, "mine", source).preprocessing().captioning is None
+    (source / "1.txt").unlink()
+    host.captioners = {}
+    template, stage = prepared("some")
+    assert template == "style"
+    assert any("only 3 of 4 images have one" in each for each in stage.warnings)
 
 
 def test_it_stops_in_each_stage_and_says_what_failed(host: TinyHost, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

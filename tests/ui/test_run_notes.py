@@ -98,6 +98,7 @@ def test_previews_of_two_runs_are_side_by_side(page: Page) -> None:
     notes.save(second, "other", "")
     label = run_notes.label_of(first)
     assert runs.details(page, label).side_by_side == "", "one run has its gallery"
+    assert runs.ITSELF in runs.details(page, label, [label]).side_by_side
     table = runs.details(page, label, [run_notes.label_of(second), label]).side_by_side
     assert [f"<th>Step {step}</th>" in table for step in (0, 100, 200, 400)] == [True] * 4
     assert table.count("<img src=") == 6

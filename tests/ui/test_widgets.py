@@ -7,6 +7,8 @@ pytest.importorskip("gradio")  # the page is all that needs it
 import gradio as gr
 
 from ti_trainer.config.training import options
+from ti_trainer.errors import ConfigError
+from ti_trainer.ui import gradio_compat
 from ti_trainer.ui.widgets import error_update, widget
 
 OPTIONS = {each.name: each for each in options()}
@@ -62,3 +64,21 @@ def test_an_error_comes_and_goes() -> None:
     shown, gone = error_update("found <b>"), error_update(None)
     assert "found &lt;b&gt;" in shown["value"]
     assert (shown["visible"], gone["visible"], gone["value"]) == (True, False, "")
+
+
+def test_an_empty_number_is_called_nothing() -> None:
+    with pytest.raises(ConfigError, match="found nothing"):
+        OPTIONS["max_steps"].check(None)
+
+
+def test_names_that_are_not_utf8_reach_the_page_with_escapes() -> None:
+    with gr.Blocks():
+        html, state = gr.HTML(), gr.State()
+    name = "\udc93 caf\u00e9.png"
+    shown = "\\udc93 caf\u00e9.png"
+    assert gradio_compat.sendable(name, [html]) == shown
+    assert gradio_compat.sendable([gr.update(choices=[(name, 1)]), name], [html, state]) == [
+        gr.update(choices=[(shown, 1)]),
+        name,
+    ]
+    assert gradio_compat.sendable({html: name, state: [name]}, [html, state]) == {html: shown, state: [name]}

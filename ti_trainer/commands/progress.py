@@ -27,6 +27,7 @@ class Progress:
     """A bar for reading images, then one for steps, with the smoothed loss."""
 
     bar: tqdm | None = None
+    _shown: str = ""  # what the bar shows: with TQDM_DISABLE a bar has no description
     _losses: list[float | Tensor] = field(default_factory=list)
     _smooth: float | None = None
     _read_at: float = 0.0
@@ -47,11 +48,11 @@ class Progress:
         self._images("Reading images", done, total)
 
     def _images(self, what: str, done: int, total: int) -> None:
-        if self.bar is not None and self.bar.desc != what:
+        if self.bar is not None and self._shown != what:
             self.bar.close()
             self.bar = None
         if self.bar is None:
-            self.bar = tqdm(total=total, desc=what, unit="image", leave=False)
+            self.bar, self._shown = tqdm(total=total, desc=what, unit="image", leave=False), what
         moves(self.bar)(done, total)
 
     def begin(self, trainer: Trainer, run: Run) -> list[Callback]:

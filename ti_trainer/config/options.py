@@ -97,7 +97,8 @@ class Option:
             self._refuse(value, f"at most {self.high}")
 
     def _refuse(self, value: Any, expected: str) -> None:
-        message = f"{self.label} ({self.name}): found {value!r}, expected {expected}."
+        found = "nothing" if value is None else repr(value)
+        message = f"{self.label} ({self.name}): found {found}, expected {expected}."
         raise ConfigError(message, self.name)
 
 

@@ -38,7 +38,7 @@ class PreprocessConfig:
     )
     resize: Literal["centre", "focal", "auto-size", "buckets", "keep"] = option(
         "centre",
-        "How images get their size. centre: crop to the centre. focal: crop around faces, edges and detail. auto-size: the "
+        "How images get their size. centre: crop to the center. focal: crop around faces, edges and detail. auto-size: the "
         "best size within limits, for each image. buckets: keep the aspect ratio, in steps of 64 px and with about width x "
         "height pixels, for training with aspect-ratio buckets. keep: do not resize.",
         label="Resize and crop",

@@ -125,7 +125,7 @@ def save(folder: Path, name: str, config: TrainConfig) -> Path:
     defaults = TrainConfig().to_dict()
     values = {key: value for key, value in config.to_dict().items() if value != defaults[key]}
     path = folder / f"{name}{ENDING}"
-    write_bytes(path, json.dumps(values, indent=2, ensure_ascii=False).encode())
+    write_bytes(path, json.dumps(values, indent=2, ensure_ascii=False).encode(errors="backslashreplace"))
     return path
 
 

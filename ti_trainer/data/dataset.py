@@ -146,7 +146,8 @@ class Dataset:
         """A digest of the images, captions and their order, and of the repeats, weights and masks of subsets."""
         digest = hashlib.sha256()
         for item in (*self.items, *self.held_out):
-            digest.update(f"{item.path.name}\0{item.caption or ''}\0{tuple(item.latents.shape)}".encode())
+            about = f"{item.path.name}\0{item.caption or ''}\0{tuple(item.latents.shape)}"
+            digest.update(about.encode("utf-8", "surrogateescape"))  # names of files need not be UTF-8
             digest.update(item.latents.float().cpu().numpy().tobytes())
             if item.masked is not None:
                 digest.update(item.masked.float().cpu().numpy().tobytes())

@@ -147,7 +147,8 @@ def _looked_at(path: Path, imagehash: ModuleType, captioned: Container[Path]) ->
             image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
         grey = image.convert("L")
         pixels = np.asarray(grey, np.float32)
-        edge_px = edge_width(pixels) if min(pixels.shape) > 2 else 0.0
+        flat = 0.0 if np.ptp(pixels) else math.inf
+        edge_px = edge_width(pixels) if min(pixels.shape) > 2 else flat
         colours = np.asarray(image.convert("YCbCr").resize((4, 4), Image.Resampling.BOX), np.float32)[..., 1:]
         bits, length = imagehash.phash(grey).hash.flatten(), path.stat().st_size
         return _Seen(path, size, edge_px, bits, colours, "", is_lossless, path in captioned, length)

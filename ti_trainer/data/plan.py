@@ -17,7 +17,7 @@ from ti_trainer.errors import ConfigError, DatasetError
 from ti_trainer.formats.naming import has_word
 from ti_trainer.model import DiffusionModel
 from ti_trainer.prompts import weighted_parts
-from ti_trainer.wording import counted
+from ti_trainer.wording import counted, encodable
 
 Warn = Callable[[str], None]
 
@@ -50,10 +50,14 @@ class Captions:
     join_string: str = " "
 
     def of(self, image: Path, subset: Subset, file: Path | None) -> str | None:
-        """The caption of an image, or None; DatasetError if its file is not a text file."""
+        """The caption of an image, or None; DatasetError if its file is not a text file, or its name not UTF-8."""
         if file is not None:
             return subset.captioned(read_caption(file))
-        return subset.captioned(subset.class_tokens or self._name(image))
+        named = subset.class_tokens or self._name(image)
+        if named and (shown := encodable(named)) != named:
+            message = f"{shown} cannot be the caption of an image in {image.parent}: the name is not UTF-8. Rename it."
+            raise DatasetError(message)
+        return subset.captioned(named)
 
     def _name(self, image: Path) -> str | None:
         is_used = self.word_regex or (has_filewords(self.prompter.template) and not self.prompter.plain)

@@ -57,9 +57,9 @@ def about_sizes(sizes: Counter[Size], frame: Frame) -> list[str]:
         than = f"their buckets of about {wanted}" if frame.buckets else wanted
         found.append(f"{_are(small)} smaller than {than} and will be upscaled; the embedding may learn the blur.")
     if cropped and frame.buckets:
-        found.append(f"{_have(cropped)} a more extreme aspect ratio than any bucket and will be cropped to the centre.")
+        found.append(f"{_have(cropped)} a more extreme aspect ratio than any bucket and will be cropped to the center.")
     elif cropped:
-        found.append(f"{_have(cropped)} another aspect ratio than {wanted} and will be cropped to the centre.")
+        found.append(f"{_have(cropped)} another aspect ratio than {wanted} and will be cropped to the center.")
     return found
 
 

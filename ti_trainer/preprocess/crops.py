@@ -65,7 +65,7 @@ def covering(source: Size, wanted: Size) -> Size:
     if max(source) > LONGEST * min(source):
         message = (
             f"the image is {source[0]} x {source[1]} px; focal crops and splitting need an aspect ratio of at most "
-            f"{LONGEST}:1: crop it first, or use a centre crop without splitting"
+            f"{LONGEST}:1: crop it first, or use a center crop without splitting"
         )
         raise DatasetError(message)
     return _scaled(source, wanted)

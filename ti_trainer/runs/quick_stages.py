@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ti_trainer.data import image_quality
+from ti_trainer.data.caption_files import captions_among
 from ti_trainer.data.image_files import list_images
 from ti_trainer.preprocess.runner import Preprocessing
 from ti_trainer.preprocess.summary import Summary
@@ -53,11 +54,15 @@ def images_stage(images: Path, found: image_quality.Report | None) -> Stage:
 
 def dataset_stage(work: Preprocessing, summary: Summary, warnings: Sequence[str], *, captioned: bool) -> Stage:
     """What was made of them."""
-    images, config = list_images(work.destination).images, work.config
+    listing, config = list_images(work.destination), work.config
+    images, written = listing.images, len(captions_among(listing.files, listing.images))
+    if written and not captioned:
+        some = f"Captions are not used, since only {written} of {len(images)} images have one."
+        warnings = (*warnings, f"{some} Write captions for all images, or for none, and start again.")
     how = "cropped around the subject" if config.resize == "focal" else "each with its own aspect ratio"
     prompts = "with captions" if captioned else "without captions"
     text = f"{counted(len(images), 'image')} at {config.width} x {config.height} px, {how}, {prompts}: {work.destination}"
-    failed = [f"{name} could not be used: {reason}." for name, reason in summary.failed[:NAMED]]
+    failed = [f"{name} could not be used: {reason.rstrip('.')}." for name, reason in summary.failed[:NAMED]]
     if len(summary.failed) > NAMED:
         failed.append(f"{len(summary.failed) - NAMED} more could not be used.")
     return Stage("dataset", "done", text, (*warnings, *failed, *summary.notes))

@@ -152,7 +152,8 @@ class Run:
 
     def save_settings(self, settings: dict[str, Any]) -> None:
         """Write settings.json."""
-        write_bytes(self.path / "settings.json", json.dumps(settings, indent=2, ensure_ascii=False).encode())
+        text = json.dumps(settings, indent=2, ensure_ascii=False)
+        write_bytes(self.path / "settings.json", text.encode(errors="backslashreplace"))  # which is how JSON escapes, too
 
     def record_files(self, digests: Mapping[str, str]) -> None:
         """Record the digests of the embedding files by embedding name, for the check when the run is resumed."""

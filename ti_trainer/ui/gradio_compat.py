@@ -10,7 +10,7 @@ import inspect
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ import gradio.routes
 import gradio.utils
 
 from ti_trainer.errors import TITrainerError
+from ti_trainer.wording import encodable
 
 log = logging.getLogger(__name__)
 MAJOR = int(gr.__version__.partition(".")[0])
@@ -121,7 +122,8 @@ def listen(
         options["api_name"] = api_name or False
     else:  # 6 would treat False as a name
         options |= {"api_name": api_name, "api_visibility": "public" if api_name else "private"}
-    fn = fn if fn is None or inspect.isgeneratorfunction(fn) else _refusing(fn)
+    if fn is not None:
+        fn = _sending(fn, outputs) if inspect.isgeneratorfunction(fn) else _refusing(fn, outputs)
     given = inputs if isinstance(inputs, set) else list(inputs)
     return event(fn, given, list(outputs), queue=queue, show_progress=show_progress, **options)
 
@@ -154,16 +156,45 @@ def refuse_missing_values(root: gr.Blocks) -> None:
     root.validate_inputs = validate_or_refuse
 
 
-def _refusing(fn: Callable[..., Any]) -> Callable[..., Any]:
+def sendable(result: Any, outputs: Sequence[gr.blocks.Block]) -> Any:
+    """What a handler returned, with `encodable` texts: gradio answers nothing at all if one of them is not. States stay."""
+    if isinstance(result, dict) and any(isinstance(key, gr.blocks.Block) for key in result):
+        return {key: value if isinstance(key, gr.State) else _encodable(value) for key, value in result.items()}
+    if len(outputs) == 1 or not isinstance(result, list | tuple):
+        return result if outputs and isinstance(outputs[0], gr.State) else _encodable(result)
+    return [
+        value if isinstance(output, gr.State) else _encodable(value) for value, output in zip(result, outputs, strict=True)
+    ]
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.isascii() else encodable(value)
+    if isinstance(value, dict):
+        return {key: _encodable(each) for key, each in value.items()}
+    return type(value)(map(_encodable, value)) if type(value) in (list, tuple) else value
+
+
+def _sending(fn: Callable[..., Any], outputs: Sequence[gr.blocks.Block]) -> Callable[..., Any]:
+    """The same generator, with results that can be sent."""
+
+    def handler(*args: Any) -> Iterator[Any]:
+        for result in fn(*args):
+            yield sendable(result, outputs)
+
+    return handler
+
+
+def _refusing(fn: Callable[..., Any], outputs: Sequence[gr.blocks.Block]) -> Callable[..., Any]:
     """Turn our errors into gradio's, the only ones whose message the page shows; the console gets one line."""
 
     @functools.wraps(fn)
     def handler(*args: Any) -> Any:
         try:
-            return fn(*args)
+            return sendable(fn(*args), outputs)
         except (TITrainerError, OSError) as error:
             log.warning("Refused: %s", " ".join(str(error).split()))
-            raise Refusal(str(error)) from None
+            raise Refusal(encodable(str(error))) from None
 
     if not hasattr(fn, "__annotations__"):  # gradio would resolve the annotations in the globals of, say, a partial
         handler.__annotations__ = {}

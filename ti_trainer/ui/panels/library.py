@@ -71,7 +71,7 @@ def panel(page: Page) -> LibraryPanel:
     """Add the search, the cards, and what can be done with the chosen one."""
     shelf = Shelf(page, Library(page.host.embeddings_dir))
     with gr.Row(elem_classes=["ti-lined-up", "ti-find"]):
-        search = gr.Textbox(label="Search", placeholder="part of a name or folder", max_lines=1, elem_id=PREFIX + "search")
+        search = gr.Textbox(label="Search", placeholder="Part of a name or folder", max_lines=1, elem_id=PREFIX + "search")
         sort = gr.Dropdown(list(SORT_LABELS), value="Name", label="Sort by", elem_id=PREFIX + "sort")
         usable = gr.Checkbox(label="Usable with the loaded model", value=False, min_width=250, elem_id=PREFIX + "usable")
         refresh = gr.Button("Refresh", elem_id=PREFIX + "refresh", elem_classes=["ti-beside"])

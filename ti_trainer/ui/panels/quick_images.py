@@ -38,8 +38,9 @@ def paths_of(files: Any) -> list[Path]:
 
 def look_at_files(page: Page, files: Any, folder: str, text: str) -> list[Any]:
     """Show what was dropped, which is used instead of a folder; suggests an init text from captions, clears the message."""
-    if not files:  # removed, or a folder was entered
-        return [about_folder(page, folder), gr.update(), gr.update(), gr.update()]
+    if not files:  # removed, or a folder was entered, of which `look_at_folder` says what is wrong
+        shown = about_folder(page, folder)
+        return [shown if shown or not (folder or "").strip() else gr.update(), gr.update(), gr.update(), gr.update()]
     try:
         uploads = Uploads.of(paths_of(files))
     except TITrainerError as error:

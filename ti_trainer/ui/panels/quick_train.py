@@ -26,7 +26,10 @@ from ti_trainer.ui.panels.quick_images import about_folder, look_at_files, look_
 from ti_trainer.ui.panels.train import TrainForm, Values, trainable
 from ti_trainer.ui.render import STOP, notice, refusal, ways_out
 
-ABOUT = "Teach the model a new word from 5 to 20 images: drop them, choose a name, and press the button."
+ABOUT = (
+    '<div class="ti-subdued">Teach the model a new word from 5 to 20 images: drop them, choose a name, and press the button.'
+    "</div>"
+)
 WELCOME = (
     "Everything is filled in for a first run: press the button to teach the tiny model a new word from eight images. It "
     "takes about a minute."
@@ -110,7 +113,7 @@ def panel(page: Page) -> QuickTrain:
     name = free_name(page.host, start.name) if start else ""
     with gr.Row(elem_classes=["ti-columns"]):
         with gr.Column(elem_classes=["ti-form"]):
-            gr.HTML(notice("info", WELCOME) if start else f'<div class="ti-subdued">{ABOUT}</div>')
+            about = gr.HTML(notice("info", WELCOME) if start else ABOUT)
             files = gr.File(label="Images", file_count="multiple", height=126, elem_id=PREFIX + "files")
             folder = gr.Textbox(
                 label="Or a folder with images",
@@ -172,6 +175,7 @@ def panel(page: Page) -> QuickTrain:
     listen(name_field.change, partial(check_name, page), [name_field], [about_name, overwrite])
     dropped = [about_images, folder, init_text, message]
     listen(files.change, partial(look_at_files, page), [files, folder, init_text], dropped, show_progress="minimal")
+    listen(files.change, lambda: ABOUT, [], [about])  # nothing is filled in any more
     for event in (folder.blur, folder.submit):
         listen(event, partial(look_at_folder, page), [folder, init_text], [about_images, files, init_text, message])
     return made

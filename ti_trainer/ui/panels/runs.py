@@ -28,6 +28,7 @@ from ti_trainer.ui.thumbnails import gallery, thumbnail_uri
 from ti_trainer.workbench.candidates import AVERAGE, copies_of
 
 COMPARISON_PX = 1100  # its longer side
+ITSELF = "A run cannot be compared with itself: choose another one."
 NO_RUNS = notice("info", "There are no runs yet: train an embedding, and it is here.") + ways_out(
     {"Quick train": "show:Quick train", "Train": "show:Train"}
 )
@@ -201,7 +202,8 @@ def details(page: Page, label: str, others: Sequence[str] | None = ()) -> Detail
         [(row["step"], row["learn_rate"]) for row in rows],
         [(each.id, [(row["step"], row["loss"]) for row in each.losses()]) for each in compared],
     )
-    table = run_previews.table({_title(each): each for each in (run, *compared)})
+    itself = notice("info", ITSELF) if label in (others or ()) else ""
+    table = itself + run_previews.table({_title(each): each for each in (run, *compared)})
     name = name_for(run, copies[0] if copies else None)
     about = facts(rows_of_facts) + comparison(run)
     return Details(about, losses, gallery(run.previews()), copies, name, own_label, notes, table)
