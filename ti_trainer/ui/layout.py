@@ -34,7 +34,12 @@ from ti_trainer.ui.panels import (
 from ti_trainer.ui.panels.shared_folder import SharedFolder
 from ti_trainer.ui.polling import poll
 
-TO_TXT2IMG = "() => { window.switch_to_txt2img && switch_to_txt2img(); }"
+# The WebUI counts tokens when a user types, or when it is told to; a phone would stay at the end of its long tab.
+TO_TXT2IMG = """() => {
+    window.switch_to_txt2img?.();
+    window.recalculate_prompts_txt2img?.();
+    setTimeout(() => window.gradioApp?.().querySelector('#txt2img_prompt')?.scrollIntoView({ block: 'nearest' }), 100);
+}"""
 REFRESH = "() => { window.tiTrainerRefresh(); }"
 # Tabs are found by their labels, since gradio's own ways to select one differ from version to version.
 TO_TAB = "() => {{ window.tiTrainerShow('{}'); }}"
