@@ -42,4 +42,4 @@ def test_a_phone_shows_the_prompt_that_a_button_filled(webui: Server, page: Page
     page.click("#ti_trainer_use")
     prompt = page.locator("#txt2img_prompt textarea")
     until(lambda: "my-shown" in prompt.input_value())
-    until(lambda: 0 <= prompt.bounding_box()["y"] < 844)
+    until(lambda: -2 < prompt.bounding_box()["y"] < 844)  # it is scrolled to whole pixels
