@@ -31,6 +31,7 @@ A1111 = Kind(
     loaded="Model loaded in",
 )
 REFORGE = Kind("reForge", (*ALWAYS, "--no-download-sd-model", "--always-cpu"), loaded="] loaded in")
+CLASSIC = Kind("Forge Classic", REFORGE.options, loaded="Model loaded in")
 FORGE = Kind("Forge", (*ALWAYS, "--always-cpu"), loaded=None, yaml_beside=False, is_gradio4=True)
 
 
@@ -40,4 +41,6 @@ def kind_of(checkout: Path) -> Kind:
         raise ValueError(f"{checkout} is no checkout of a WebUI that has its repositories/: start it once by itself.")
     if (checkout / "backend").is_dir():
         return FORGE
-    return REFORGE if (checkout / "ldm_patched").is_dir() else A1111
+    if (checkout / "ldm_patched").is_dir():
+        return REFORGE if (checkout / "textual_inversion_templates").is_dir() else CLASSIC
+    return A1111

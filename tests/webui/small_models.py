@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ def _teach_forge(model_list: Any, shapes: list[dict[str, Any]]) -> None:
 def _teach_reforge(supported_models: Any, shapes: list[dict[str, Any]]) -> None:
     from ldm_patched.modules import sd, sd1_clip
 
-    def clip_target(self: Any, state_dict: Any = {}) -> Any:  # noqa: B006 - as the host has it
-        found = super(type(self), self).clip_target(state_dict)
+    def clip_target(self: Any, *state_dict: Any) -> Any:  # Forge Classic passes none
+        found = super(type(self), self).clip_target(*state_dict)
         build = found.clip
 
         def build_small(**kwargs: Any) -> Any:
@@ -90,12 +91,21 @@ def _teach_reforge(supported_models: Any, shapes: list[dict[str, Any]]) -> None:
 def _text_encoder_shapes(kind: Any, folder: Path) -> Iterator[None]:
     """Within it text encoders are built in the shapes of a folder in diffusers' layout."""
     init = kind.__init__
+    takes_options = "model_options" in signature(init).parameters  # not in Forge Classic, where only SD 1.x is taught
 
-    def init_small(self: Any, *args: Any, textmodel_json_config: Any = None, model_options: Any = {}, **kwargs: Any) -> None:  # noqa: B006
-        name = model_options.get("model_name", "clip_l")
-        config = json.loads((folder / TEXT_ENCODERS[name] / "config.json").read_text(encoding="utf-8"))
+    def init_small(
+        self: Any, *args: Any, textmodel_json_config: Any = None, model_options: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        name = (model_options or {}).get("model_name", "clip_l")
+        file = folder / TEXT_ENCODERS[name] / "config.json"
+        if not takes_options:
+            init(self, *args, textmodel_json_config=str(file), **kwargs)
+            return
+        config = json.loads(file.read_text(encoding="utf-8"))
         config["num_hidden_layers"] += name == "clip_h"  # OpenCLIP's last layer, which is not used
-        init(self, *args, textmodel_json_config=config, model_options={**model_options, "model_name": name}, **kwargs)
+        init(
+            self, *args, textmodel_json_config=config, model_options={**(model_options or {}), "model_name": name}, **kwargs
+        )
 
     kind.__init__ = init_small
     try:

@@ -137,7 +137,7 @@ def begin(webui: Server, name: str, image: Path, options: dict[str, Any]) -> Non
 
 
 def ended(webui: Server) -> dict[str, Any]:
-    until(lambda: our_status(webui)["status"] in ("done", "failed", "stopped"))
+    until(lambda: our_status(webui)["status"] in ("done", "failed", "stopped"), webui.timeout_s)
     return our_status(webui)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 from server import Server
-from test_extension import DEMO, fill, known, open_tab, stopped, until
+from test_extension import DEMO, fill, known, open_tab, our_status, started, stopped, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -28,3 +29,17 @@ def test_dropped_images_become_a_word_in_txt2img(webui: Server, page: Page) -> N
     assert "my-quick" in known(webui)
     page.click("#ti_trainer_quick_use")
     until(lambda: "my-quick" in page.locator("#txt2img_prompt textarea").input_value())
+    counter = page.locator("#txt2img_token_counter").first
+    until(lambda: re.fullmatch(r"[1-9]\d*/75", counter.inner_text().strip()) is not None)
+
+
+def test_a_phone_shows_the_prompt_that_a_button_filled(webui: Server, page: Page) -> None:
+    """txt2img is longer than our tab there: it would be shown at its end."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    started(webui, "my-shown", max_steps=2)
+    until(lambda: our_status(webui)["status"] == "done")
+    open_tab(page, "Train")
+    page.click("#ti_trainer_use")
+    prompt = page.locator("#txt2img_prompt textarea")
+    until(lambda: "my-shown" in prompt.input_value())
+    until(lambda: -2 < prompt.bounding_box()["y"] < 844)  # it is scrolled to whole pixels

@@ -58,7 +58,7 @@ def test_the_hosts_cards_show_a_new_word_and_its_last_preview_by_themselves(webu
 def test_the_console_says_how_a_run_goes_and_a_refusal_in_a_line(webui: Server, page: Page) -> None:
     said = len(webui.printed())
     open_tab(page, "Train")  # a page that watches, and scripts: nothing is said twice
-    started(webui, "my-console", max_steps=60)
+    started(webui, "my-console", max_steps=60, learning_rate="0.005")
     for name, given, words in (
         ("create", ("my-console", "red star", 2, False), "Refused: There is an embedding 'my-console' already"),
         ("train", ("my-console", str(DEMO), "{}"), "Refused: 'my-console' is being trained"),

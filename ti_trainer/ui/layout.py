@@ -34,7 +34,20 @@ from ti_trainer.ui.panels import (
 from ti_trainer.ui.panels.shared_folder import SharedFolder
 from ti_trainer.ui.polling import poll
 
-TO_TXT2IMG = "() => { window.switch_to_txt2img && switch_to_txt2img(); }"
+# The WebUI counts tokens when a user types, or when it is told to. Its tab may be shown late, and at its end on a phone.
+TO_TXT2IMG = """() => {
+    window.switch_to_txt2img?.();
+    window.recalculate_prompts_txt2img?.();
+    const show = (tries) => {
+        const prompt = window.gradioApp?.().querySelector('#txt2img_prompt textarea');
+        if (prompt?.getClientRects().length) {
+            prompt.scrollIntoView({ block: 'nearest' });
+        } else if (tries) {
+            setTimeout(show, 100, tries - 1);
+        }
+    };
+    show(50);
+}"""
 REFRESH = "() => { window.tiTrainerRefresh(); }"
 # Tabs are found by their labels, since gradio's own ways to select one differ from version to version.
 TO_TAB = "() => {{ window.tiTrainerShow('{}'); }}"

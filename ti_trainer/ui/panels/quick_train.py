@@ -159,14 +159,14 @@ def panel(page: Page) -> QuickTrain:
             message = gr.HTML(elem_id=PREFIX + "message")
             with gr.Row(elem_classes=["ti-hidden"]):
                 ask = unsaved(gr.Textbox(value="", elem_id=ASK))
-            live = {
-                "quick_stages": gr.HTML(quick_progress.stages(page.quick.snapshot()), elem_id=PREFIX + "stages"),
-            }
+            live: dict[str, Any] = {}
             with gr.Row(elem_classes=["ti-buttons"]):
                 live["quick_stop"] = gr.Button("Stop", interactive=False, size="sm", elem_id=PREFIX + "stop")
                 label = "Use in txt2img" if page.txt2img else "Generate with it"
                 live["quick_use"] = gr.Button(label, interactive=False, size="sm", elem_id=PREFIX + "use")
                 live["quick_compare"] = gr.Button("Compare copies", interactive=False, size="sm", elem_id=PREFIX + "compare")
+            # Last, since it grows: the buttons stay where they are, and in view.
+            live["quick_stages"] = gr.HTML(quick_progress.stages(page.quick.snapshot()), elem_id=PREFIX + "stages")
     fields = (files, folder, name_field, kind, favor, init_text, overwrite)
     made = QuickTrain(page, *fields, about_images, about_name, message, button, add, ask, live)
     for each in made.inputs:
