@@ -1,0 +1,80 @@
+"""Before the first step with a teacher, the vectors are fitted to the U-Net's cross-attention for its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from ti_trainer.data.dataset import Dataset
+from ti_trainer.embedding import initial_vectors
+from ti_trainer.training.attention_matching import AttentionMatching
+from ti_trainer.training.evaluation import fixed_batches, gap_closed
+from ti_trainer.training.teacher import Teacher
+
+if TYPE_CHECKING:
+    from ti_trainer.hosts.diffusers.model import DiffusersModel
+
+PROMPT = "a picture of a red square and a small blue circle on the left on grass"
+
+
+def matching_of(model: DiffusersModel, dataset: Callable[..., Dataset], teacher: Teacher, *prompts: str):
+    items = dataset(*[(64, 64)] * len(prompts), model=model).items
+    return AttentionMatching.of(model, teacher, fixed_batches(items, prompts, 1000), seed=0), items
+
+
+def test_the_prompt_itself_has_no_loss_and_fitting_closes_the_gap(
+    embedded_model: DiffusersModel, dataset: Callable[..., Dataset]
+) -> None:
+    teacher = Teacher("my-word", PROMPT)
+    matching, items = matching_of(embedded_model, dataset, teacher, "my-word")
+    (goal,) = matching.goals.values()
+    tokens = embedded_model.token_embeddings(PROMPT)["clip_l"]
+    exact = goal.loss(matching.layers, embedded_model.encode_prompts(["my-word"], {"my-word": {"clip_l": tokens}}))
+    nothing = goal.loss(matching.layers, embedded_model.encode_prompts([""], {}))
+    assert exact < 1e-6
+    assert abs(nothing - 1) < 1e-4
+    vectors = {"my-word": {"clip_l": initial_vectors(tokens, 4).requires_grad_()}}
+    before = gap_closed(embedded_model, items, ["my-word"], vectors, teacher)
+    matching.fit(embedded_model, vectors, 60, 0.0083)
+    after = gap_closed(embedded_model, items, ["my-word"], vectors, teacher)
+    assert after > 0.5 > before
+
+
+def test_both_of_a_companion_set_and_both_sides_of_a_slider_are_fitted(
+    embedded_model: DiffusersModel, dataset: Callable[..., Dataset]
+) -> None:
+    pair = Teacher("my-word", "red star", negative_prompt="blue ring")
+    slider = Teacher("my-word", "red", opposite="blue")
+    names = ("my-word", "my-word-neg")
+    for teacher, prompts, moved in (
+        (pair, names, names),
+        (slider, ("a (my-word:1) star", "a (my-word:-1) star"), names[:1]),
+    ):
+        matching, _ = matching_of(embedded_model, dataset, teacher, *prompts)
+        assert tuple(matching.goals) == prompts
+        vectors = {each: {"clip_l": torch.zeros(2, 64, requires_grad=True)} for each in moved}
+        matching.fit(embedded_model, vectors, 2, 0.0083)
+        assert all(each["clip_l"].abs().min() > 0 for each in vectors.values())
+
+
+def test_what_cannot_be_matched_stays_as_it_is(embedded_model: DiffusersModel, dataset: Callable[..., Dataset]) -> None:
+    class Without:
+        """The model with a layer whose weight is packed, as in a host's 4 bits."""
+
+        @contextmanager
+        def cross_attention(self):
+            with embedded_model.cross_attention() as layers:
+                yield layers[:0]
+
+    teacher = Teacher("my-word", "red star")
+    assert AttentionMatching.of(Without(), teacher, [], seed=0) is None
+    matching, _ = matching_of(embedded_model, dataset, teacher, "my-word")
+    vectors = {"my-word": {"clip_l": torch.full((2, 64), torch.nan, requires_grad=True)}}
+    matching.fit(embedded_model, vectors, 1, 0.0083)
+    assert vectors["my-word"]["clip_l"].isnan().all()
+    vectors = {"my-word": {"clip_l": torch.zeros(2, 64, requires_grad=True)}}
+    matching.fit(embedded_model, vectors, 5, 0.0083, lambda: True)
+    assert not vectors["my-word"]["clip_l"].any()
