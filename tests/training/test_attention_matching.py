@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
 
 from ti_trainer.data.dataset import Dataset
 from ti_trainer.embedding import initial_vectors
+from ti_trainer.training import attention_matching
 from ti_trainer.training.attention_matching import AttentionMatching
 from ti_trainer.training.evaluation import fixed_batches, gap_closed
 from ti_trainer.training.teacher import Teacher
+from ti_trainer.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from ti_trainer.hosts.diffusers.model import DiffusersModel
@@ -38,7 +40,7 @@ def test_the_prompt_itself_has_no_loss_and_fitting_closes_the_gap(
     assert abs(nothing - 1) < 1e-4
     vectors = {"my-word": {"clip_l": initial_vectors(tokens, 4).requires_grad_()}}
     before = gap_closed(embedded_model, items, ["my-word"], vectors, teacher)
-    matching.fit(embedded_model, vectors, 60, 0.0083)
+    matching.fit(embedded_model, vectors, 40, 0.0083)
     after = gap_closed(embedded_model, items, ["my-word"], vectors, teacher)
     assert after > 0.5 > before
 
@@ -60,17 +62,31 @@ def test_both_of_a_companion_set_and_both_sides_of_a_slider_are_fitted(
         assert all(each["clip_l"].abs().min() > 0 for each in vectors.values())
 
 
-def test_what_cannot_be_matched_stays_as_it_is(embedded_model: DiffusersModel, dataset: Callable[..., Dataset]) -> None:
-    class Without:
-        """The model with a layer whose weight is packed, as in a host's 4 bits."""
+def test_a_run_matches_before_its_first_step_and_not_when_it_is_resumed(
+    embedded_model: DiffusersModel, dataset: Callable[..., Dataset], trainer: Callable[..., Trainer]
+) -> None:
+    data = dataset((32, 32), model=embedded_model)
+    options = {"teacher_prompt": "red star", "learning_rate": "1e-9"}
+    made = trainer(embedded_model, data, max_steps=1, ema_rate=0.9, **options)
+    before = made.embedding.vectors["clip_l"]
+    list(made.run())
+    after = made.embedding.vectors["clip_l"]
+    assert (after - before).abs().min() > 1e-3
+    assert torch.allclose(made.copies[1].vectors["clip_l"], after), "the average starts at what was fitted"
+    again = trainer(embedded_model, data, made.state(), max_steps=2, **options)
+    list(again.run())
+    assert torch.allclose(again.embedding.vectors["clip_l"], after)
+    stopped = trainer(embedded_model, data, **options)
+    assert [each.step for each in stopped.run(lambda: True)] == [0]
+    assert torch.equal(stopped.embedding.vectors["clip_l"], before)
+    assert not trainer(embedded_model, data, optimizer="sphere", **options).matches_attention
+    assert not trainer(embedded_model, data).matches_attention
 
-        @contextmanager
-        def cross_attention(self):
-            with embedded_model.cross_attention() as layers:
-                yield layers[:0]
 
+def test_what_cannot_be_matched_stays_as_it_is(
+    embedded_model: DiffusersModel, dataset: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
     teacher = Teacher("my-word", "red star")
-    assert AttentionMatching.of(Without(), teacher, [], seed=0) is None
     matching, _ = matching_of(embedded_model, dataset, teacher, "my-word")
     vectors = {"my-word": {"clip_l": torch.full((2, 64), torch.nan, requires_grad=True)}}
     matching.fit(embedded_model, vectors, 1, 0.0083)
@@ -78,3 +94,5 @@ def test_what_cannot_be_matched_stays_as_it_is(embedded_model: DiffusersModel, d
     vectors = {"my-word": {"clip_l": torch.zeros(2, 64, requires_grad=True)}}
     matching.fit(embedded_model, vectors, 5, 0.0083, lambda: True)
     assert not vectors["my-word"]["clip_l"].any()
+    monkeypatch.setattr(attention_matching, "_copied", lambda *_: torch.zeros(9, dtype=torch.uint8))  # as in 4 bits
+    assert matching_of(embedded_model, dataset, teacher, "my-word")[0] is None

@@ -11,17 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ti_trainer.data.dataset import Batch
+from ti_trainer.config.training import TrainConfig
+from ti_trainer.data.dataset import Batch, Dataset
 from ti_trainer.functional.objective import add_noise
 from ti_trainer.model import Conditioning, CrossAttention, DiffusionModel
+from ti_trainer.training.gradients import with_less_memory
 from ti_trainer.training.step import Embeddings
 from ti_trainer.training.teacher import Teacher
+from ti_trainer.training.trainable_embedding import TrainableEmbedding
 
 UPDATES_PER_STEP = 2  # of the run's steps that follow
 RATE = 1.2  # learning rate in spreads of the vocabulary, falling linearly to 0
@@ -126,6 +131,25 @@ class AttentionMatching:
                 each.grad = None
                 if not each.isfinite().all():
                     each.copy_(old)
+
+
+def match_attention(
+    model: DiffusionModel,
+    teacher: Teacher,
+    dataset: Dataset,
+    config: TrainConfig,
+    trials: Sequence[TrainableEmbedding],
+    memory_reduced: Callable[[str], None],
+    should_stop: Callable[[], bool],
+) -> None:
+    """Fit the vectors of all trials, if the model's layers can be read. `memory_reduced` as for `with_less_memory`."""
+    count = min(-(-SAMPLES // config.batch_size), config.last_step)
+    batches = [each.on(model.device) for each in islice(dataset.batches(config.batch_size), count)]
+    record = partial(AttentionMatching.of, model, teacher, batches, config.seed)
+    matching = with_less_memory(model, record, memory_reduced, "use a smaller batch size, width and height")
+    for each in trials if matching is not None else ():
+        matching.fit(model, each.vectors, UPDATES_PER_STEP * config.last_step, each.spread, should_stop)
+        each.restart_average()
 
 
 class _Recorder:

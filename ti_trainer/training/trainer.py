@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -20,11 +19,11 @@ from ti_trainer.errors import TrainingError
 from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.lora import Lora
 from ti_trainer.model import DiffusionModel, check_fits
-from ti_trainer.training.attention_matching import SAMPLES, UPDATES_PER_STEP, AttentionMatching
+from ti_trainer.training.attention_matching import match_attention
 from ti_trainer.training.distributed import ALONE, Processes, Sum
 from ti_trainer.training.early_stopping import Best, EarlyStopping
 from ti_trainer.training.events import Event, Finished, MemoryReduced, StepDone, TrialStopped
-from ti_trainer.training.gradients import Objective, parameters_of, with_less_memory
+from ti_trainer.training.gradients import Objective, parameters_of
 from ti_trainer.training.pixel_loss import PixelLoss
 from ti_trainer.training.state import TrainState, check_moved
 from ti_trainer.training.step import grad_scaler
@@ -217,8 +216,11 @@ class Trainer:
         unchecked: list[Tensor] = []
         first_check = True
         with self.model.training():
-            self._match_attention(should_stop)
-            yield from self._take_pending()
+            if self.matches_attention and self.teacher is not None:
+                given = (self.model, self.teacher, self.dataset, self.config, self.trials)
+                match_attention(*given, self._memory_reduced, should_stop)
+                self._last_good = self.state()
+                yield from self._take_pending()
             while self.step < self.last_step and not self._processes.any(lambda: self.ended_early or should_stop()):
                 losses, prompts, updated = self._update(active, batches, should_stop)
                 if not any(updated):
@@ -236,21 +238,6 @@ class Trainer:
                 self._check_losses(active, unchecked)
                 yield from self._take_pending()
         yield Finished(self.step, "done" if self.step >= self.last_step or self.ended_early else "interrupted")
-
-    def _match_attention(self, should_stop: Callable[[], bool]) -> None:
-        """Before the first step with a teacher: fit the vectors to its prompt's cross-attention, if that is possible."""
-        if not self.matches_attention or self.teacher is None:
-            return
-        count = min(-(-SAMPLES // self.config.batch_size), self.last_step)
-        batches = [each.on(self.model.device) for each in islice(self.dataset.batches(self.config.batch_size), count)]
-        record = partial(AttentionMatching.of, self.model, self.teacher, batches, self.config.seed)
-        advice = "use a smaller batch size, width and height"
-        matching = with_less_memory(self.model, record, self._memory_reduced, advice)
-        if matching is not None:
-            for each in self.trials:
-                matching.fit(self.model, each.vectors, UPDATES_PER_STEP * self.last_step, each.spread, should_stop)
-                each.restart_average()
-            self._last_good = self.state()
 
     def make_finite(self) -> None:
         """After a run has ended in any way: restore the last good vectors where they are not finite or may be wrong.
