@@ -28,7 +28,7 @@ from ti_trainer.training.step import Embeddings
 from ti_trainer.training.teacher import Teacher
 from ti_trainer.training.trainable_embedding import TrainableEmbedding
 
-UPDATES_PER_STEP = 2  # of the run's steps that follow
+UPDATES_PER_STEP = 3  # of the run's steps that follow
 RATE = 1.2  # learning rate in spreads of the vocabulary, falling linearly to 0
 SAMPLES, POSITIONS = 64, 4  # noisy images that queries are recorded of, and latent pixels of each
 MOST_LAYERS = 16  # of the U-Net's, evenly spread: SD 1.5 has 16 and SDXL 70, whose weights would take 0.7 GB
@@ -72,7 +72,7 @@ class _Goal:
             F.mse_loss(layer(queries, cond.hidden[0]), wanted) / scale
             for layer, queries, wanted, scale in zip(layers, self.queries, self.wanted, self.scales, strict=True)
         ]
-        if self.pooled is not None and cond.pooled is not None:
+        if self.pooled is not None and self.pooled_scale is not None and cond.pooled is not None:
             losses.append(F.mse_loss(cond.pooled.float(), self.pooled) / self.pooled_scale)
         return torch.stack(losses).mean()
 
@@ -139,15 +139,21 @@ def match_attention(
     dataset: Dataset,
     config: TrainConfig,
     trials: Sequence[TrainableEmbedding],
-    memory_reduced: Callable[[str], None],
+    tell: Callable[[str], None],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Fit the vectors of all trials, if the model's layers can be read. `memory_reduced` as for `with_less_memory`."""
+    """Fit the vectors of all trials. `tell` is called if memory is reduced, or if the model's layers cannot be read."""
     count = min(-(-SAMPLES // config.batch_size), config.last_step)
     batches = [each.on(model.device) for each in islice(dataset.batches(config.batch_size), count)]
     record = partial(AttentionMatching.of, model, teacher, batches, config.seed)
-    matching = with_less_memory(model, record, memory_reduced, "use a smaller batch size, width and height")
-    for each in trials if matching is not None else ():
+    matching = with_less_memory(model, record, tell, "use a smaller batch size, width and height")
+    if matching is None:
+        tell(
+            "The weights of the U-Net's attention cannot be read, so the vectors are not fitted to it: more steps "
+            "and a higher learning rate, such as 0.005, may be needed."
+        )
+        return
+    for each in trials:
         matching.fit(model, each.vectors, UPDATES_PER_STEP * config.last_step, each.spread, should_stop)
         each.restart_average()
 
@@ -234,5 +240,5 @@ def _distance(found: Tensor, wanted: Tensor) -> Tensor:
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
     """Attention of queries (N, I) to keys and values (T, I): (N, I)."""
-    split = [each.unflatten(1, (heads, -1)).transpose(0, 1) for each in (queries, keys, values)]  # (heads, ..., I / heads)
-    return F.scaled_dot_product_attention(*split).transpose(0, 1).flatten(1)
+    query, key, value = (each.view(len(each), heads, -1).transpose(0, 1) for each in (queries, keys, values))
+    return F.scaled_dot_product_attention(query, key, value).transpose(0, 1).flatten(1)  # of (heads, N, I / heads)
