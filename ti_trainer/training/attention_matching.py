@@ -119,7 +119,7 @@ class AttentionMatching:
                 break
             optimizer.param_groups[0]["lr"] = rate * (1 - step / updates)
             start = step * PROMPTS_AT_ONCE
-            several = {prompts[number % len(prompts)] for number in range(start, start + PROMPTS_AT_ONCE)}
+            several = dict.fromkeys(prompts[number % len(prompts)] for number in range(start, start + PROMPTS_AT_ONCE))
             losses = [self.goals[each].loss(self.layers, model.encode_prompts([each], embeddings)) for each in several]
             loss = torch.stack(losses).sum() * LOSS_SCALE
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
