@@ -18,6 +18,7 @@ class AttendsToText:
     @contextmanager
     def cross_attention(self) -> Iterator[Sequence[CrossAttention]]:
         """`DiffusionModel.cross_attention`."""
-        blocks = (each for name, each in self.memory.networks.unet.named_modules() if name.endswith("attn2"))
+        named = self.memory.networks.unet.named_modules()
+        blocks = [each for name, each in named if name.endswith("attn2") and hasattr(each, "heads")]
         with patched([(self.memory, "compiled", None)]):
             yield [CrossAttention(each.to_q, each.to_k, each.to_v, each.heads) for each in blocks]
