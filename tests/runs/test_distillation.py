@@ -92,6 +92,7 @@ def test_an_embedding_that_learns_from_a_lora_has_defaults_without_a_prompt(host
     assert Distillation("x", "xyz", lora="a").start(host.model, 3) == ("xyz", 3)
     config = Distillation("x", "", lora="a", lora_weight=0.5).config({})
     assert (config.max_steps, str(config.learning_rate)) == (450, "0.005"), "nothing is fitted to attention before"
+    assert Distillation("x", "red", "blue").config({}).max_steps == 450
     assert (config.teacher_prompt, config.teacher_lora, config.teacher_lora_weight) == ("", "a", 0.5)
 
 

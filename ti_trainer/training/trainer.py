@@ -77,7 +77,7 @@ class Trainer:
         self.early_stopping = EarlyStopping.of(config)
         self.best_so_far: Best | None = None
         self.ended_early = self._keeps_current = False
-        teaches = self.teacher is not None and self.lora is None
+        teaches = self.teacher is not None and self.lora is None and not self.teacher.opposite  # sliders got weaker
         self.matches_attention = teaches and self.step == 0 and state is None and processes.size == 1
         self.matches_attention &= config.optimizer != "sphere"  # which does not change norms
         if state is not None:

@@ -13,7 +13,7 @@ from ti_trainer.config.training import TrainConfig, problems
 from ti_trainer.errors import BusyError, ConfigError, TITrainerError
 from ti_trainer.formats.naming import name_warnings
 from ti_trainer.prompts import CHUNK
-from ti_trainer.runs.distill import DEFAULTS, LORA_DEFAULTS, Distillation
+from ti_trainer.runs.distill import DEFAULTS, UNFITTED_DEFAULTS, Distillation
 from ti_trainer.runs.queue_file import Entry
 from ti_trainer.runs.teacher_lora import lora_names
 from ti_trainer.ui.form import Form, starting_values, typed
@@ -164,8 +164,10 @@ def panel(page: Page) -> PromptForm:
     prompts = [fields["teacher_prompt"], fields["opposite_prompt"], fields["teacher_lora"]]
     for each in prompts:
         listen(each.change, partial(check_prompt, page), prompts, [about_prompt])
-    usual = [form.widgets[name] for name in LORA_DEFAULTS]
-    listen(fields["teacher_lora"].change, follow_lora, [fields["teacher_lora"], *usual], usual)
+    usual = [form.widgets[name] for name in UNFITTED_DEFAULTS]
+    learned = [fields["teacher_lora"], fields["opposite_prompt"]]
+    for each in learned:
+        listen(each.change, follow_defaults, [*learned, *usual], usual)
     return PromptForm(page, form, fields, slots, message, start, add, ask)
 
 
@@ -198,10 +200,13 @@ def check_prompt(page: Page, prompt: str, opposite: str, lora: str) -> str:
     return notice("info", f"{counted(tokens, 'token')}: {counted(vectors, 'vector')} by default.")
 
 
-def follow_lora(lora: str, *values: Any) -> list[Any]:
-    """Updates of the fields that have other defaults for a LoRA; values that the user gave stay."""
-    before, after = (DEFAULTS, LORA_DEFAULTS) if (lora or "").strip() else (LORA_DEFAULTS, DEFAULTS)
-    return [after[name] if value == before[name] else gr.update() for name, value in zip(LORA_DEFAULTS, values, strict=True)]
+def follow_defaults(lora: str, opposite: str, *values: Any) -> list[Any]:
+    """Updates of the fields that have other defaults for a LoRA or a slider; values that the user gave stay."""
+    unfitted = (lora or "").strip() or (opposite or "").strip()
+    before, after = (DEFAULTS, UNFITTED_DEFAULTS) if unfitted else (UNFITTED_DEFAULTS, DEFAULTS)
+    return [
+        after[name] if value == before[name] else gr.update() for name, value in zip(UNFITTED_DEFAULTS, values, strict=True)
+    ]
 
 
 def wire(form: PromptForm) -> list[Any]:
