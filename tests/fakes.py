@@ -22,7 +22,16 @@ from ti_trainer.captioning.captioner import HostCaptioner
 from ti_trainer.errors import ConfigError
 from ti_trainer.host import GenerationRequest, Host, ModelOptions, ModelReference
 from ti_trainer.lora import Lora
-from ti_trainer.model import Compile, Conditioning, DiffusionModel, ImageConditioning, MemoryMode, ModelSpec, Vectors
+from ti_trainer.model import (
+    Compile,
+    Conditioning,
+    CrossAttention,
+    DiffusionModel,
+    ImageConditioning,
+    MemoryMode,
+    ModelSpec,
+    Vectors,
+)
 from ti_trainer.prompts import PromptTokenizer, TokenizedPrompt
 
 D = 8
@@ -103,6 +112,10 @@ class TinyModel:
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning, images: ImageConditioning) -> Tensor:
         text = (cond.hidden[:, 0] @ self.out)[..., None, None]  # (B, C, 1, 1)
         return (noisy_latents * text + text * timesteps[:, None, None, None] / 100).tanh()
+
+    @contextmanager
+    def cross_attention(self) -> Iterator[Sequence[CrossAttention]]:
+        yield []
 
     def fit_lora(self, lora: Lora) -> str:
         return f"{lora.name} fits."

@@ -73,6 +73,16 @@ class ModelSpec:
         return ", ".join(parts + ["zero terminal SNR"] * self.zero_terminal_snr)
 
 
+@dataclass(frozen=True)
+class CrossAttention:
+    """A layer of the U-Net that attends to the text: linear layers with `heads` heads side by side in their output."""
+
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+    heads: int
+
+
 class DiffusionModel(Protocol):
     """A loaded checkpoint. Latents are scaled as the U-Net expects them; pixels are (B, 3, 8 H, 8 W) in [-1, 1]."""
 
@@ -192,6 +202,13 @@ class DiffusionModel(Protocol):
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, cond: Conditioning, images: ImageConditioning) -> Tensor:
         """The U-Net's prediction (B, C, H, W), of the noise or of v as `spec` says; timesteps (B,)."""
+        ...
+
+    def cross_attention(self) -> AbstractContextManager[Sequence[CrossAttention]]:
+        """The U-Net's layers that attend to the text, in order. Within it `predict` calls their forward hooks.
+
+        Their weights may be elsewhere, or in 8 bits, except while they compute.
+        """
         ...
 
     def fit_lora(self, lora: Lora) -> str:

@@ -91,6 +91,8 @@ def test_an_embedding_that_learns_from_a_lora_has_defaults_without_a_prompt(host
     assert Distillation("x", "in the xyz style", lora="a").start(host.model) == ("xyz style", 8)
     assert Distillation("x", "xyz", lora="a").start(host.model, 3) == ("xyz", 3)
     config = Distillation("x", "", lora="a", lora_weight=0.5).config({})
+    assert (config.max_steps, str(config.learning_rate)) == (450, "0.005"), "nothing is fitted to attention before"
+    assert Distillation("x", "red", "blue").config({}).max_steps == 450
     assert (config.teacher_prompt, config.teacher_lora, config.teacher_lora_weight) == ("", "a", 0.5)
 
 
@@ -214,7 +216,7 @@ def test_a_pair_learns_in_one_run_that_is_resumed_exactly(images: Callable[..., 
         ours, theirs = (embeddings_dir.load(each.embeddings_dir, name)[0] for each in (whole, parts))
         start = formats.read(dict(rest.run.copies())[4].with_name(f"{name}-4.safetensors"))
         assert torch.equal(ours.vectors["clip_l"], theirs.vectors["clip_l"])
-        assert (ours.vectors["clip_l"] - start.vectors["clip_l"]).abs().max() > 0.01
+        assert (ours.vectors["clip_l"] - start.vectors["clip_l"]).abs().max() > 0.002
         assert ours.info["learned_from"] == "a prompt"
     assert {"gap_closed", "negative_gap_closed", "both_effect"} <= rest.run.measured().keys()
     assert rest.run.negative_of(dict(rest.run.copies())[8]) is not None

@@ -9,6 +9,8 @@ pytest.importorskip("gradio")  # the page is all that needs it
 from browser import launch
 from test_page import Served, entry, fill, says, served, show, status, step, until  # noqa: F401, the fixture
 
+from ti_trainer.ui.panels.from_prompt import follow_defaults
+
 pytestmark = pytest.mark.page
 
 
@@ -49,6 +51,13 @@ def test_one_press_creates_and_trains_and_shows_what_was_learned(served: Served)
         says(page, "runs_message", "Continuing x-scene at step 12")
         show(page, "Train")
         until(lambda: status(page) == "done" and step(page) == 20)
+
+
+def test_other_defaults_for_a_lora_or_slider_leave_what_was_entered() -> None:
+    assert follow_defaults("ink", "", 300, "0.001") == [450, "0.005"]
+    assert follow_defaults(" ", "", 450, "0.005") == [300, "0.001"]
+    assert 99 not in (given := follow_defaults("", "blue", 99, "0.001"))
+    assert given[1] == "0.005"
 
 
 def test_what_cannot_be_trained_leaves_no_embedding(served: Served) -> None:  # noqa: F811

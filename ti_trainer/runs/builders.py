@@ -43,6 +43,7 @@ from ti_trainer.runs.comparison import Comparison
 from ti_trainer.runs.early_stopping import HELD_OUT, KeepBest
 from ti_trainer.runs.run_folder import LORA_HASH, Run
 from ti_trainer.training import discriminator
+from ti_trainer.training.attention_matching import UPDATES_PER_STEP
 from ti_trainer.training.early_stopping import why_not
 from ti_trainer.training.pixel_loss import PixelLoss, latent_pixels_at_once
 from ti_trainer.training.state import TrainState, for_trials
@@ -168,6 +169,9 @@ def start_notes(trainer: Trainer, embedding: Embedding) -> Iterator[str]:
     """What the options come to with this model and the embedding as it was loaded, as sentences for the user."""
     about_stopping = why_not(trainer.config) if trainer.config.stop_when_done else ""
     yield from filter(None, (held_out.in_words(trainer.dataset), about_stopping))
+    if trainer.matches_attention:
+        updates = UPDATES_PER_STEP * trainer.last_step
+        yield f"Before the first step, {updates:,} short updates fit the vectors to the U-Net's attention to the prompt."
     sphere = trainer.config.optimizer == "sphere"
     rates = [each.learning_rate for each in trainer.trials if each.learning_rate.schedule.relative]
     if rates:

@@ -30,12 +30,13 @@ from ti_trainer.wording import counted
 
 log = logging.getLogger(__name__)
 DEFAULTS: Mapping[str, Any] = {  # others than for images
-    "max_steps": 450,
-    "learning_rate": "0.005",
+    "max_steps": 300,
+    "learning_rate": "0.001",  # the vectors have been fitted to the prompt's cross-attention before; 0.005 spoils that
     "lr_scheduler": "linear",
     "template": "none",
     "preview_prompt": NAME,
 }
+UNFITTED_DEFAULTS: Mapping[str, Any] = {"max_steps": 450, "learning_rate": "0.005"}  # from a LoRA, and for sliders
 FEWEST, MOST = 2, 16  # vectors, where no number is given
 LORA_VECTORS, LORA_INIT_TEXT = 8, "*"  # from a LoRA; its initial text is the prompt, if there is one
 MOST_PROMPTS = 8  # that images are generated of
@@ -75,7 +76,8 @@ class Distillation:
                 message = f"Contexts: found {each!r}, expected a prompt with {NAME}, such as 'a picture of a cat, {NAME}'."
                 raise ConfigError(message, "contexts")
             weighted_parts(each)
-        values = {**DEFAULTS, **options, "teacher_prompt": self.prompt, "opposite_prompt": self.opposite}
+        values = {**DEFAULTS, **(UNFITTED_DEFAULTS if self.lora or self.opposite else {}), **options}
+        values |= {"teacher_prompt": self.prompt, "opposite_prompt": self.opposite}
         values |= {"teacher_lora": self.lora, "teacher_lora_weight": self.lora_weight}
         values["teacher_negative_prompt"] = self.negative_prompt
         if self.negative_prompt and self.for_negative_prompt:

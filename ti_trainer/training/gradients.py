@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch.amp import GradScaler
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,22 +74,10 @@ class Objective:
 
         If that fails and the model can reduce its memory, `memory_reduced` gets a message and the batch is repeated.
         """
-        while True:
-            try:
-                return self._gradients_once(trials, batch, divisor, scaler)
-            except Exception as error:  # noqa: PERF203 - a compiler raises anything
-                if isinstance(error, TITrainerError):
-                    raise
-                traceback.clear_frames(error.__traceback__)  # they hold the memory that is to be freed
-                if message := self.model.reduce_memory(error):
-                    log.debug("The step is repeated after this error:", exc_info=error)
-                    memory_reduced(message)
-                elif ran_out(error):
-                    fewer = "fewer trials or " if len(trials) > 1 else ""
-                    message = f"Memory ran out ({error}): use {fewer}a smaller batch size, width and height."
-                    raise TrainingError(message) from error
-                else:
-                    raise
+        fewer = "fewer trials or " if len(trials) > 1 else ""
+        advice = f"use {fewer}a smaller batch size, width and height"
+        compute = partial(self._gradients_once, trials, batch, divisor, scaler)
+        return with_less_memory(self.model, compute, memory_reduced, advice)
 
     def _gradients_once(
         self, trials: Sequence[TrainableEmbedding], batch: Batch, divisor: int, scaler: GradScaler | None
@@ -102,6 +91,30 @@ class Objective:
         # All at once: if the batch is repeated, no gradient may have been added up already.
         gradients = torch.autograd.grad(scaled, parameters_of(trials), allow_unused=True, materialize_grads=True)
         return losses.detach(), [each.detach() for each in gradients]  # torch 2.1's zeros require gradients
+
+
+def with_less_memory(
+    model: DiffusionModel, compute: Callable[[], T], memory_reduced: Callable[[str], None], advice: str
+) -> T:
+    """The result of `compute`, repeated for as long as it fails and the model can reduce its memory.
+
+    TrainingError with the advice if it cannot and memory ran out.
+    """
+    while True:
+        try:
+            return compute()
+        except Exception as error:  # noqa: PERF203 - a compiler raises anything
+            if isinstance(error, TITrainerError):
+                raise
+            traceback.clear_frames(error.__traceback__)  # they hold the memory that is to be freed
+            if message := model.reduce_memory(error):
+                log.debug("The step is repeated after this error:", exc_info=error)
+                memory_reduced(message)
+            elif ran_out(error):
+                message = f"Memory ran out ({error}): {advice}."
+                raise TrainingError(message) from error
+            else:
+                raise
 
 
 def parameters_of(trials: Sequence[TrainableEmbedding]) -> list[Tensor]:

@@ -36,7 +36,7 @@ class TrainableEmbedding:
 
         `spread`: the standard deviation of the elements of the model's vocabulary.
         """
-        self.trial, self.embeddings, self._config = trial, tuple(embeddings), config
+        self.trial, self.embeddings, self._config, self.spread = trial, tuple(embeddings), config, spread
         self.learning_rate = config.learning_rate_of(trial, spread)
         self.status = TrialStatus(self.embeddings[0].info.get("init_text"))
         self._factors = (1.0, config.negative_lr)  # of the learning rate, by embedding
@@ -76,6 +76,11 @@ class TrainableEmbedding:
         if updated and self._average is not None:
             self._average.update(step)
         return updated
+
+    def restart_average(self) -> None:
+        """Begin the moving average at the vectors, which were changed other than by updates."""
+        if self._average is not None:
+            self._average.restore({})
 
     def is_finite(self) -> bool:
         """Whether all vectors are finite; waits for the device."""

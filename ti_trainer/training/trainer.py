@@ -19,6 +19,7 @@ from ti_trainer.errors import TrainingError
 from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.lora import Lora
 from ti_trainer.model import DiffusionModel, check_fits
+from ti_trainer.training.attention_matching import match_attention
 from ti_trainer.training.distributed import ALONE, Processes, Sum
 from ti_trainer.training.early_stopping import Best, EarlyStopping
 from ti_trainer.training.events import Event, Finished, MemoryReduced, StepDone, TrialStopped
@@ -76,6 +77,9 @@ class Trainer:
         self.early_stopping = EarlyStopping.of(config)
         self.best_so_far: Best | None = None
         self.ended_early = self._keeps_current = False
+        teaches = self.teacher is not None and self.lora is None and not self.teacher.opposite  # sliders got weaker
+        self.matches_attention = teaches and self.step == 0 and state is None and processes.size == 1
+        self.matches_attention &= config.optimizer != "sphere"  # which does not change norms
         if state is not None:
             check_state(state, self.trials, embedding)
             self._restore(state)
@@ -212,6 +216,11 @@ class Trainer:
         unchecked: list[Tensor] = []
         first_check = True
         with self.model.training():
+            if self.matches_attention and self.teacher is not None:
+                given = (self.model, self.teacher, self.dataset, self.config, self.trials)
+                match_attention(*given, self._memory_reduced, should_stop)
+                self._last_good = self.state()
+                yield from self._take_pending()
             while self.step < self.last_step and not self._processes.any(lambda: self.ended_early or should_stop()):
                 losses, prompts, updated = self._update(active, batches, should_stop)
                 if not any(updated):

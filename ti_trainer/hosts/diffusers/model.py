@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ti_trainer.files import short_hash
 from ti_trainer.host import ModelOptions
+from ti_trainer.hosts.cross_attention import AttendsToText
 from ti_trainer.hosts.diffusers.library import AutoencoderKL, DDPMScheduler, UNet2DConditionModel, prepare_compiling
 from ti_trainer.hosts.diffusers.model_spec import noise_schedule, spec_of, takes_clip_skip
 from ti_trainer.hosts.diffusers.text import TextEncoder
@@ -36,7 +37,7 @@ from ti_trainer.prompts import CHUNK, TokenizedPrompt
 
 
 @dataclass
-class DiffusersModel(TakesLoras):
+class DiffusersModel(TakesLoras, AttendsToText):
     """Stable Diffusion with one CLIP text encoder (1.x, 2.x) or two (SDXL), whose last one pools.
 
     `device` is where the networks compute. They start in RAM and move there when they are used, U-Net and text encoders once

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ti_trainer.functional.objective import zero_terminal_snr
+from ti_trainer.hosts.cross_attention import AttendsToText
 from ti_trainer.hosts.lora_layers import LoraLayers, TakesLoras
 from ti_trainer.hosts.webui.model_spec import is_sdxl, size_embedders
 from ti_trainer.hosts.webui.patches import (
@@ -66,7 +67,7 @@ class RuntimeSettings:
 
 
 @dataclass
-class WebuiModel(TakesLoras):
+class WebuiModel(TakesLoras, AttendsToText):
     """Stable Diffusion 1.x or 2.x, an ldm LatentDiffusion, or SDXL, an sgm DiffusionEngine, which has two `texts`."""
 
     sd_model: Any

@@ -13,7 +13,7 @@ from ti_trainer.config.training import TrainConfig, problems
 from ti_trainer.errors import BusyError, ConfigError, TITrainerError
 from ti_trainer.formats.naming import name_warnings
 from ti_trainer.prompts import CHUNK
-from ti_trainer.runs.distill import DEFAULTS, Distillation
+from ti_trainer.runs.distill import DEFAULTS, UNFITTED_DEFAULTS, Distillation
 from ti_trainer.runs.queue_entry import Entry
 from ti_trainer.runs.teacher_lora import lora_names
 from ti_trainer.ui.form import Form, starting_values, typed
@@ -164,6 +164,10 @@ def panel(page: Page) -> PromptForm:
     prompts = [fields["teacher_prompt"], fields["opposite_prompt"], fields["teacher_lora"]]
     for each in prompts:
         listen(each.change, partial(check_prompt, page), prompts, [about_prompt])
+    usual = [form.widgets[name] for name in UNFITTED_DEFAULTS]
+    learned = [fields["teacher_lora"], fields["opposite_prompt"]]
+    for each in learned:
+        listen(each.change, follow_defaults, [*learned, *usual], usual)
     return PromptForm(page, form, fields, slots, message, start, add, ask)
 
 
@@ -194,6 +198,15 @@ def check_prompt(page: Page, prompt: str, opposite: str, lora: str) -> str:
     except TITrainerError as error:
         return notice("error", str(error))
     return notice("info", f"{counted(tokens, 'token')}: {counted(vectors, 'vector')} by default.")
+
+
+def follow_defaults(lora: str, opposite: str, *values: Any) -> list[Any]:
+    """Updates of the fields that have other defaults for a LoRA or a slider; values that the user gave stay."""
+    unfitted = (lora or "").strip() or (opposite or "").strip()
+    before, after = (DEFAULTS, UNFITTED_DEFAULTS) if unfitted else (UNFITTED_DEFAULTS, DEFAULTS)
+    return [
+        after[name] if value == before[name] else gr.update() for name, value in zip(UNFITTED_DEFAULTS, values, strict=True)
+    ]
 
 
 def wire(form: PromptForm) -> list[Any]:
