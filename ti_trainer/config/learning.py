@@ -68,6 +68,16 @@ class LearningOptions(InputOptions):
         low=0.01,
         high=1000,
     )
+    prompt_preservation: float = option(
+        0.5,
+        "Share of the samples whose prompt gets a phrase such as 'on a beach', which the embedding learns to leave as "
+        "effective as it is with the init text. The rest of a prompt then counts more; such a sample takes up to twice as "
+        "long. 0 is off.",
+        label="Prompt preservation",
+        section="optimizer",
+        low=0,
+        high=1,
+    )
 
     trials: int = option(
         1,

@@ -132,6 +132,7 @@ def prompter_of(config: TrainConfig, name: str, template: Sequence[str], plain: 
         plain,
         SLIDER_WEIGHTS if config.opposite_prompt else (),
         both=bool(config.teacher_negative_prompt),
+        phrase_share=config.phrase_share,
     )
 
 
@@ -168,6 +169,8 @@ def start_notes(trainer: Trainer, embedding: Embedding) -> Iterator[str]:
     """What the options come to with this model and the embedding as it was loaded, as sentences for the user."""
     about_stopping = why_not(trainer.config) if trainer.config.stop_when_done else ""
     yield from filter(None, (held_out.in_words(trainer.dataset), about_stopping))
+    if trainer.config.phrase_share and not embedding.info.get("init_text"):
+        yield f"{embedding.name} has no initial text: prompt preservation compares prompts without a word in its place."
     sphere = trainer.config.optimizer == "sphere"
     rates = [each.learning_rate for each in trainer.trials if each.learning_rate.schedule.relative]
     if rates:

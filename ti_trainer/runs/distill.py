@@ -34,6 +34,7 @@ DEFAULTS: Mapping[str, Any] = {  # others than for images
     "learning_rate": "0.005",
     "lr_scheduler": "linear",
     "template": "none",
+    "prompt_preservation": 0.0,
     "preview_prompt": NAME,
 }
 FEWEST, MOST = 2, 16  # vectors, where no number is given
