@@ -70,9 +70,8 @@ class LearningOptions(InputOptions):
     )
     prompt_preservation: float = option(
         0.5,
-        "Share of the samples whose prompt gets a phrase such as 'on a beach', which the embedding learns to leave as "
-        "effective as it is with the init text. The rest of a prompt then counts more; such a sample takes up to twice as "
-        "long. 0 is off.",
+        "Share of the samples that learn to leave the rest of a prompt as effective as it is: a phrase such as 'on a beach' is "
+        "added, and is to change the image as it does with the init text. These samples take about twice as long. 0 is off.",
         label="Prompt preservation",
         section="optimizer",
         low=0,
