@@ -236,4 +236,4 @@ def test_options_of_another_version_are_refused_in_one_message(tmp_path: Path, t
 
 def test_options_that_are_missing_have_their_defaults(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "x-word", {"name": "x-word", "train": {"max_steps": 9}})
-    assert run.options() == {"max_steps": 9, "stop_when_done": False}
+    assert run.options() == {"max_steps": 9, "stop_when_done": False, "prompt_preservation": 0.0}

@@ -26,8 +26,11 @@ PARTS = ("text", "unet_forward", "unet_backward", "rest")
 
 
 def new_trainer(model: DiffusersModel, dataset: Dataset, batch_size: int, steps: int) -> Trainer:
-    """A trainer of one vector that starts from `star`, with default settings but the rate, which is that of the peers."""
-    config = TrainConfig(max_steps=steps, batch_size=batch_size, template="subject", learning_rate=str(peers.LEARNING_RATE))
+    """A trainer of one vector that starts from `star`, with default settings but the peers' rate and objective."""
+    rate = str(peers.LEARNING_RATE)
+    config = TrainConfig(
+        max_steps=steps, batch_size=batch_size, template="subject", learning_rate=rate, prompt_preservation=0.0
+    )
     return Trainer(model, dataset, Embedding(NAME, first_vectors(model)), config)
 
 

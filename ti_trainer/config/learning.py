@@ -68,6 +68,16 @@ class LearningOptions(InputOptions):
         low=0.01,
         high=1000,
     )
+    prompt_preservation: float = option(
+        0.5,
+        "Share of the samples that learn to leave the rest of a prompt as effective as it is: a phrase such as 'on a beach' "
+        "is added, and is to change the image as it does with the init text. These samples take about twice as long. 0 is "
+        "off.",
+        label="Prompt preservation",
+        section="optimizer",
+        low=0,
+        high=1,
+    )
 
     trials: int = option(
         1,

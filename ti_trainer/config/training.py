@@ -107,6 +107,11 @@ class TrainConfig(OutputOptions, LearningOptions):
         return bool(self.teacher_prompt or self.teacher_lora)
 
     @property
+    def phrase_share(self) -> float:
+        """The share of samples for prompt preservation, which is for plain Textual Inversion from images only."""
+        return 0.0 if self.trains_negative or self.has_teacher else self.prompt_preservation
+
+    @property
     def trains_negative(self) -> bool:
         """Whether NAME-neg is trained as well, by DreamArtist or from a prompt of its own."""
         return self.negative or bool(self.teacher_negative_prompt)

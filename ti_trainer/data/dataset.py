@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ti_trainer.data.phrases import with_phrase
 from ti_trainer.data.prompts import Prompter
 from ti_trainer.data.subsets import Subset
 from ti_trainer.functional.transfer import sent
@@ -57,6 +58,7 @@ class Batch:
 
     `negative_prompts` are those of guidance; none in plain Textual Inversion. `pixels` (B, 3, 8 H, 8 W) uint8, always on the
     CPU, are only there for pixel losses. `shares` (B,) are the loss weights of whole images, or None if all are 1.
+    `plain_prompts` are the prompts without the phrase that was added to them, None where there is none; empty if all are.
     """
 
     latents: Tensor
@@ -68,6 +70,13 @@ class Batch:
     negative_prompts: tuple[str, ...] = ()
     pixels: Tensor | None = None
     shares: Tensor | None = None
+    plain_prompts: tuple[str | None, ...] = ()
+
+    @property
+    def prompts_without_phrases(self) -> tuple[str, ...]:
+        """The prompts as captions and template make them."""
+        plain = self.plain_prompts or (None,) * len(self.prompts)
+        return tuple(prompt if each is None else each for prompt, each in zip(self.prompts, plain, strict=True))
 
     def on(self, device: torch.device) -> Batch:
         """This batch, made on the CPU, on the device."""
@@ -83,6 +92,9 @@ class Batch:
             ),
             shares=None if self.shares is None else sent(self.shares, device),
         )
+
+
+PHRASES_STREAM = 1 << 32  # beyond the streams of trials
 
 
 def sample_rng(seed: int, number: int, stream: int = 0) -> np.random.Generator:
@@ -206,11 +218,14 @@ class Dataset:
         If the prompter has `both`, each sample is there twice, with the same noise and timestep.
         """
         prompts, negative_prompts, timesteps, latents, noise = [], [], [], [], []
+        plain_prompts: list[str | None] = []
         sides = range(len(self.prompter.names))
         for stream, (number, index), side in product(streams, samples, sides):
             item, rng = self.items[index], sample_rng(self.seed, number, stream)
             pair = self._prompts(item, rng)
-            prompts.append(pair[side])
+            prompt, plain = self._with_phrase(pair[side], item, number, stream)
+            prompts.append(prompt)
+            plain_prompts.append(plain)
             negative_prompts.append(pair[1])
             timesteps.append(int(rng.integers(self.num_timesteps)))
             noise.append(normal_like(item.latents, rng))
@@ -232,7 +247,15 @@ class Dataset:
             tuple(negative_prompts) if self.prompter.negative and not self.prompter.both else (),
             _stacked([item.pixels for item in items]),
             None if all(item.share == 1 for item in items) else torch.tensor([item.share for item in items]),
+            tuple(plain_prompts) if any(each is not None for each in plain_prompts) else (),
         )
+
+    def _with_phrase(self, prompt: str, item: Item, number: int, stream: int) -> tuple[str, str | None]:
+        """The prompt of a sample, for some with a phrase added; and that without the phrase, None if there is none."""
+        rng = sample_rng(self.seed, number, PHRASES_STREAM + stream)  # the sample's own draws stay as they are
+        if item.subset.is_reg or rng.random() >= self.prompter.phrase_share:
+            return prompt, None
+        return with_phrase(prompt, self.prompter.name, rng), prompt
 
     def _prompts(self, item: Item, rng: np.random.Generator) -> tuple[str, str]:
         if item.subset.is_reg:

@@ -119,7 +119,7 @@ class Prompter:
     A caption None is that of an image without one: its line comes from `plain`, or from the template, without [filewords].
     With a word `negative`, also the prompt to be guided away from: the same with that word, and, if so wished, uncaptioned.
     With `weights`, the name has a random one of them. With `both`, the negative prompt is not one to be guided away from,
-    but trained on as well: each sample is made with either.
+    but trained on as well: each sample is made with either. `phrase_share` of the prompts get a phrase (`phrases`).
     """
 
     name: str
@@ -131,6 +131,7 @@ class Prompter:
     plain: Sequence[str] = ()
     weights: Sequence[float] = ()
     both: bool = False
+    phrase_share: float = 0.0
 
     def __call__(self, caption: str | None, rng: np.random.Generator) -> str:
         """The prompt for one sample; what is left to chance comes from rng."""

@@ -133,6 +133,7 @@ def prompter_of(config: TrainConfig, name: str, template: Sequence[str], plain: 
         plain,
         SLIDER_WEIGHTS if config.opposite_prompt else (),
         both=bool(config.teacher_negative_prompt),
+        phrase_share=config.phrase_share,
     )
 
 
@@ -172,6 +173,8 @@ def start_notes(trainer: Trainer, embedding: Embedding) -> Iterator[str]:
     if trainer.matches_attention:
         updates = UPDATES_PER_STEP * trainer.last_step
         yield f"Before the first step, {updates:,} short updates fit the vectors to the U-Net's attention to the prompt."
+    if trainer.config.phrase_share and not embedding.info.get("init_text"):
+        yield f"{embedding.name} has no initial text: prompt preservation compares prompts without a word in its place."
     sphere = trainer.config.optimizer == "sphere"
     rates = [each.learning_rate for each in trainer.trials if each.learning_rate.schedule.relative]
     if rates:

@@ -34,6 +34,7 @@ DEFAULTS: Mapping[str, Any] = {  # others than for images
     "learning_rate": "0.001",  # the vectors have been fitted to the prompt's cross-attention before; 0.005 spoils that
     "lr_scheduler": "linear",
     "template": "none",
+    "prompt_preservation": 0.0,
     "preview_prompt": NAME,
 }
 UNFITTED_DEFAULTS: Mapping[str, Any] = {"max_steps": 450, "learning_rate": "0.005"}  # from a LoRA, and for sliders

@@ -36,7 +36,7 @@ DECISIVE = (  # options whose change makes a resumed run inexact; rates, limits 
     *("template", "shuffle_tags", "tag_dropout", "clip_skip", "precision", "compile"),
     *("use_alpha_weight", "mask_outside", "normalize_masks"),
     *("negative", "train_cfg_scale", "positive_filewords_only", "ema_rate", "ema_every"),
-    *("loss_weighting", "snr_gamma", "teacher_prompt", "opposite_prompt", "teacher_negative_prompt"),
+    *("loss_weighting", "snr_gamma", "prompt_preservation", "teacher_prompt", "opposite_prompt", "teacher_negative_prompt"),
     *("teacher_lora", "teacher_lora_weight"),
     *("reconstruction_weight", "discriminator", "discriminator_class", "discriminator_weight"),
 )
@@ -125,8 +125,8 @@ class Run:
                 "Start a new run; it continues from the embedding as it is now."
             )
             raise ConfigError(message)
-        # Runs of earlier versions, which had no such option, went on to their last step.
-        return {"stop_when_done": False, **values}
+        # Runs of earlier versions, which had no such options, went on to their last step.
+        return {"stop_when_done": False, "prompt_preservation": 0.0, **values}
 
     @property
     def damage(self) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Batch
+from ti_trainer.embedding import Embedding
 from ti_trainer.errors import TITrainerError, TrainingError
 from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.functional.loss_weights import LOSS_WEIGHTINGS
@@ -21,6 +22,7 @@ from ti_trainer.functional.objective import PredictionType
 from ti_trainer.model import DiffusionModel
 from ti_trainer.offload.plan import ran_out
 from ti_trainer.training.pixel_loss import PixelLoss
+from ti_trainer.training.preservation import Preservation
 from ti_trainer.training.step import training_loss
 from ti_trainer.training.teacher import Teacher
 from ti_trainer.training.trainable_embedding import TrainableEmbedding
@@ -34,13 +36,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Objective:
-    """What a run minimizes. `scale`, `pixel_loss`, `weighting` and `teacher` as for `training_loss`."""
+    """What a run minimizes. `scale`, `pixel_loss`, `weighting` and `teacher` as for `training_loss`.
+
+    Without a teacher, `preservation` gives the targets.
+    """
 
     model: DiffusionModel
     scale: GuidanceScale | None
     pixel_loss: PixelLoss | None
     weighting: Callable[[Tensor, PredictionType], Tensor] | None
     teacher: Teacher | None = None
+    preservation: Preservation | None = None
 
     @classmethod
     def of(
@@ -49,6 +55,7 @@ class Objective:
         model: DiffusionModel,
         pixel_loss: PixelLoss | None,
         teacher: Teacher | None,
+        embedding: Embedding,
         *,
         guided: bool,
     ) -> Objective:
@@ -60,6 +67,7 @@ class Objective:
             pixel_loss,
             None if weighting is None else partial(weighting, gamma=config.snr_gamma),
             teacher,
+            Preservation.of(config, embedding),
         )
 
     def gradients(
@@ -83,7 +91,7 @@ class Objective:
         self, trials: Sequence[TrainableEmbedding], batch: Batch, divisor: int, scaler: GradScaler | None
     ) -> tuple[Tensor, Sequence[Tensor]]:
         embeddings = [each.vectors for each in trials]
-        options = (self.scale, self.pixel_loss, self.weighting, self.teacher)
+        options = (self.scale, self.pixel_loss, self.weighting, self.teacher or self.preservation)
         loss = training_loss(self.model, batch, embeddings, *options)  # (N B,)
         losses = torch.stack([each.mean() for each in loss.chunk(len(trials))]) / divisor  # (N,)
         total = losses.sum()  # a trial's loss depends on its own vectors only

@@ -69,7 +69,9 @@ class Trainer:
         self._processes = processes
         self.step, self.micro_step, self.last_step = embedding.step, 0, config.last_step
         teacher = Teacher.of(config, embedding.name, lora)
-        self._objective = Objective.of(config, model, pixel_loss, teacher, guided=negative is not None and teacher is None)
+        self._objective = Objective.of(
+            config, model, pixel_loss, teacher, embedding, guided=negative is not None and teacher is None
+        )
         self.trials = build_trials(config, model, self._embeddings, state)
         self._scaler: GradScaler | None = grad_scaler(model.device) if model.needs_loss_scaling else None
         self._settling = SCALE_SETTLES * config.gradient_accumulation_steps
@@ -311,7 +313,7 @@ class Trainer:
             self._check_scale()
         elif not all(updated) and self._scaler is not None and self._scaler.get_scale() < 1:
             losses = losses.where(torch.tensor(updated, device=losses.device), torch.nan)
-        return losses, batch.prompts[: self.config.batch_size], updated
+        return losses, batch.prompts_without_phrases[: self.config.batch_size], updated
 
     def _memory_reduced(self, message: str) -> None:
         self._pending.append(MemoryReduced(self.step, message))
