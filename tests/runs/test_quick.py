@@ -26,7 +26,7 @@ from ti_trainer.runs import queue as queue_module
 from ti_trainer.runs.datasets import subsets_of
 from ti_trainer.runs.job import Job
 from ti_trainer.runs.queue import Queue
-from ti_trainer.runs.quick import FAVORS, QuickTraining, what_of
+from ti_trainer.runs.quick import KINDS, QuickTraining, what_of
 from ti_trainer.runs.quick_job import QuickJob, QuickSnapshot
 from ti_trainer.runs.quick_stages import Stage
 from ti_trainer.runs.run_folder import Run
@@ -99,12 +99,11 @@ def test_one_call_leads_from_a_folder_to_a_trained_embedding(host: TinyHost, sou
     assert quick.snapshot().stages[3] == training
 
 
-def test_what_matters_more_decides_how_it_is_trained(host: TinyHost, source: Path) -> None:
-    made = {favor: QuickTraining(host, "new", source, options=FEW, favor=favor).config() for favor in FAVORS}
-    assert [(each.optimizer, each.learning_rate) for each in made.values()] == [("sphere", "auto"), ("adamw", "auto")]
-    with pytest.raises(ConfigError) as caught:
-        QuickTraining(host, "new", source, favor="both").check()
-    assert caught.value.option == "favor"
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_rate_fits_the_model_and_the_rest_of_prompts_is_preserved(host: TinyHost, source: Path, kind: str) -> None:
+    config = QuickTraining(host, "new", source, kind, options=FEW).config()
+    assert (config.optimizer, config.learning_rate) == ("adamw", "auto")
+    assert config.phrase_share == 0.5
 
 
 def test_names_that_are_taken_are_refused_and_datasets_of_other_images_kept_apart(host: TinyHost, source: Path) -> None:

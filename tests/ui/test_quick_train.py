@@ -58,7 +58,6 @@ def begun(page: Page, *wanted: str, **entered: Any) -> Any:
         "folder": "",
         "name": "my-dog",
         "kind": "Object",
-        "favor": "Closer to the images",
         "init_text": "",
         "overwrite": False,
         **entered,
@@ -98,7 +97,7 @@ def test_a_quick_training_is_queued_with_its_images_and_a_second_press_leads_on(
     assert press().startswith("Added to the queue: my-dog, number 1.")
     assert not page.quick.snapshot().started, "nothing is prepared before its turn"
     (entry,) = page.queue.snapshot().entries
-    assert entry.quick == {"kind": "object", "init_text": "red dog", "favor": "images"}
+    assert entry.quick == {"kind": "object", "init_text": "red dog"}
     assert sorted(path.name for path in Path(entry.images).iterdir()) == ["0.png", "0.txt", "1.png", "1.txt"]
     assert not any(Path(entry.images).is_relative_to(Path(each).parent) for each in uploaded), "uploads are temporary"
     assert "quick training · my-dog · model tiny [0123456789]" in queue.render(page.queue.snapshot(), Snapshot())

@@ -27,12 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what NAME is: person, object, style, or a word or two for it, such as 'teapot' or 'watercolor style' "
         "(default: %(default)s)",
     )
-    parser.add_argument(
-        "--favor",
-        default="prompts",
-        choices=("prompts", "images"),
-        help="what matters more: prompts are followed better, or NAME is closer to the images (default: %(default)s)",
-    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing embedding with this name")
     parser.add_argument(
         "--queue", action="store_true", help="add it to the queue instead of doing it now; queue run does all of it then"
@@ -54,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     host = host_of(args)
     options = CONFIG.to_dict() if host.model == "embedded" else {}
-    work = QuickTraining(host, args.name, args.images, *what_of(args.what), options, args.overwrite, args.favor)
+    work = QuickTraining(host, args.name, args.images, *what_of(args.what), options, args.overwrite)
 
     if args.queue:
         with naming_overwrite():

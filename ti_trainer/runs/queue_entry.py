@@ -61,7 +61,7 @@ class Entry:
     def of_quick(cls, work: QuickTraining) -> Entry:
         """A new entry for a quick training."""
         values = work.name, str(work.images.resolve()), dict(work.options)
-        chosen = {"kind": work.kind, "init_text": work.init_text, "favor": work.favor}
+        chosen = {"kind": work.kind, "init_text": work.init_text}
         return cls(_new_id(), *values, overwrite=work.overwrite, quick=chosen)
 
     @property

@@ -25,6 +25,7 @@ from ti_trainer.data.left_out import leave_out
 from ti_trainer.errors import ConfigError, DatasetError, StoppedError, TITrainerError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.naming import name_warnings
+from ti_trainer.functional.lr_scheduler import AUTO
 from ti_trainer.host import Host, ModelReference
 from ti_trainer.model import DiffusionModel
 from ti_trainer.preprocess import faces
@@ -58,17 +59,12 @@ KINDS = {  # by their presets
     "style": Kind("style", 4, "style", "buckets"),
 }
 
-FAVORS = {  # what matters more: that the rest of a prompt is followed, or likeness to the images; measured in docs/LOG.md
-    "prompts": {"optimizer": "sphere", "learning_rate": "auto"},
-    "images": {"optimizer": "adamw", "learning_rate": "auto"},
-}
-
 
 @dataclass(frozen=True)
 class QuickTraining:
     """Train a new embedding of this name on a folder of images, which are not changed.
 
-    `kind` is one of KINDS and `favor` one of FAVORS. `options` of the run take precedence over those of the kind. An
+    `kind` is one of KINDS. `options` of the run take precedence over those of the kind. An
     embedding of this name that was created but never trained is replaced; with `overwrite`, any is. `intended_model` is
     that of `Session`.
     """
@@ -80,7 +76,6 @@ class QuickTraining:
     init_text: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     overwrite: bool = False
-    favor: str = "prompts"
     intended_model: ModelReference | None = None
 
     def check(self) -> None:
@@ -94,9 +89,6 @@ class QuickTraining:
         if self.kind not in KINDS:
             message = f"Kind: found {self.kind!r}, expected one of {', '.join(KINDS)}."
             raise ConfigError(message, "kind")
-        if self.favor not in FAVORS:
-            message = f"What matters more: found {self.favor!r}, expected one of {', '.join(FAVORS)}."
-            raise ConfigError(message, "favor")
         if not self.name:
             message = "The name is empty: enter the word that you will write in prompts, such as my-cat."
             raise ConfigError(message, "name")
@@ -150,7 +142,7 @@ class QuickTraining:
     def config(self, *, captions: bool = False) -> TrainConfig:
         """The options of the run; with `captions`, its prompts have them."""
         template = self._kind.template + ("_filewords" if captions else "")
-        chosen = {**presets.BUILT_IN[self.kind].values, **self.options, **FAVORS[self.favor], "template": template}
+        chosen = {**presets.BUILT_IN[self.kind].values, **self.options, "learning_rate": AUTO, "template": template}
         chosen["buckets"] = self._kind.resize == "buckets"
         return TrainConfig.from_dict({**self.host.defaults, **chosen})
 

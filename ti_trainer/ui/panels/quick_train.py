@@ -41,7 +41,6 @@ SHOW_STAGES = (
     "() => { window.tiTrainerRefresh(); (document.querySelector('gradio-app')?.shadowRoot ?? document)"
     ".querySelector('#ti_trainer_quick_stages')?.scrollIntoView({ behavior: 'smooth', block: 'nearest' }); }"
 )
-FAVOR_LABELS = {"Follows prompts better": "prompts", "Closer to the images": "images"}
 
 
 @dataclass
@@ -53,7 +52,6 @@ class QuickTrain:
     folder: Any
     name: Any
     kind: Any
-    favor: Any
     init_text: Any
     overwrite: Any
     about_images: Any
@@ -67,7 +65,7 @@ class QuickTrain:
     @property
     def inputs(self) -> set[Any]:
         """The components whose values `begin` gets."""
-        return {self.files, self.folder, self.name, self.kind, self.favor, self.init_text, self.overwrite}
+        return {self.files, self.folder, self.name, self.kind, self.init_text, self.overwrite}
 
     def begin(self, values: Values, wanted: Collection[str] = ()) -> QuickTraining:
         """Start what the form describes, or QUEUED add it to the queue; what it is.
@@ -84,7 +82,6 @@ class QuickTrain:
             values[self.init_text] or "",
             start.config.to_dict() if start else {},
             self.page.overwrite(values[self.overwrite] or REPLACE in wanted),
-            FAVOR_LABELS.get(values[self.favor], ""),
         )
         if not uploads.images and not uploads.refused and work.images == Path():
             message = "There are no images yet: drop some into the box, or enter the path of a folder."
@@ -148,10 +145,7 @@ def panel(page: Page) -> QuickTrain:
                 elem_id=PREFIX + "overwrite",
             )
             kinds = [each.capitalize() for each in KINDS]
-            with gr.Row():
-                kind = gr.Radio(kinds, value="Object", label="What is it?", elem_id=PREFIX + "kind")
-                favors = list(FAVOR_LABELS)
-                favor = gr.Radio(favors, value=favors[0], label="What matters more?", elem_id=PREFIX + "favor")
+            kind = gr.Radio(kinds, value="Object", label="What is it?", elem_id=PREFIX + "kind")
         with gr.Column(elem_classes=["ti-results"]):
             with gr.Row(elem_classes=["ti-side-by-side"]):
                 add = gr.Button("Add to queue", elem_id=PREFIX + "queue")
@@ -167,7 +161,7 @@ def panel(page: Page) -> QuickTrain:
                 live["quick_compare"] = gr.Button("Compare copies", interactive=False, size="sm", elem_id=PREFIX + "compare")
             # Last, since it grows: the buttons stay where they are, and in view.
             live["quick_stages"] = gr.HTML(quick_progress.stages(page.quick.snapshot()), elem_id=PREFIX + "stages")
-    fields = (files, folder, name_field, kind, favor, init_text, overwrite)
+    fields = (files, folder, name_field, kind, init_text, overwrite)
     made = QuickTrain(page, *fields, about_images, about_name, message, button, add, ask, live)
     for each in made.inputs:
         unsaved(each)
