@@ -10,14 +10,14 @@ import os
 import socket
 import tempfile
 import webbrowser
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse
 
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import upload_folders
@@ -32,7 +32,7 @@ from ti_trainer.ui.gradio_compat import (
     theme,
 )
 from ti_trainer.ui.guard import Guard
-from ti_trainer.ui.status import ROUTE
+from ti_trainer.ui.status import StatusCache, route
 
 PORTS = range(7860, 7960)
 IN_USE = (errno.EADDRINUSE, errno.EACCES)  # EACCES: Windows reserves ranges of ports
@@ -52,7 +52,7 @@ def serve(
     address: str = "127.0.0.1",
     port: int | None = None,
     allow_hosts: Collection[str] = (),
-    status: Callable[[], Mapping[str, Any]] | None = None,
+    status: StatusCache | None = None,
     language: str = "auto",
     open_browser: bool = False,
     ready: Callable[[str], None] | None = None,
@@ -112,7 +112,7 @@ def _answering(path: Path) -> Callable[[], Any]:
     return lambda: FileResponse(path, media_type="application/json", headers={"Cache-Control": "no-cache"})
 
 
-def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None, language: str) -> FastAPI:
+def _mounted(blocks: gr.Blocks, status: StatusCache | None, language: str) -> FastAPI:
     """The page as an ASGI app with style.css and javascript/, which the WebUI would add by itself."""
     style = (RESOURCES / "style.css").read_text(encoding="utf-8") + OWN_STYLE
     script = f"window.tiTrainerLanguage = {json.dumps(language)};\n" + "\n".join(
@@ -120,7 +120,7 @@ def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None, 
     )
     app = FastAPI(openapi_url=None)
     if status:
-        app.add_api_route(ROUTE, lambda: JSONResponse(status()), methods=["GET"])
+        app.router.routes.append(route(status))
     for path in (RESOURCES / "localizations" / f"{name}.json" for name in LANGUAGES.values()):
         app.add_api_route(f"{LOCALIZATIONS}/{path.name}", _answering(path), methods=["GET"])
     light_sessions(blocks)
