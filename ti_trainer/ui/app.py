@@ -38,6 +38,7 @@ PORTS = range(7860, 7960)
 IN_USE = (errno.EADDRINUSE, errno.EACCES)  # EACCES: Windows reserves ranges of ports
 LANGUAGES = {"ja": "ja_JP", "zh-cn": "zh_CN", "zh-tw": "zh_TW"}  # the WebUI's names of their files in localizations/
 LOCALIZATIONS = "/ti_trainer/localizations"  # also in javascript/ti_trainer_language.js
+KEPT_S = 15  # connections of pages that ask every ten seconds or more often
 MOST_BYTES = 200 * 2**20  # of one uploaded file
 OWN_STYLE = """
 footer { display: none !important; }
@@ -66,7 +67,7 @@ def serve(
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104  # only compared with
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
         app = Guard(_mounted(blocks, status, language), address, allow_hosts, upload_folders()[-1])
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, timeout_keep_alive=KEPT_S)
         if ready:
             ready(url)
         if open_browser:
