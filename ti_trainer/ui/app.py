@@ -17,6 +17,7 @@ from typing import Any
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import FileResponse
 
 from ti_trainer.errors import ConfigError
@@ -66,7 +67,8 @@ def serve(
     with _listen(address, port) as listener:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104  # only compared with
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
-        app = Guard(_mounted(blocks, status, language), address, allow_hosts, upload_folders()[-1])
+        page = Compressed(_mounted(blocks, status, language))
+        app = Guard(page, address, allow_hosts, upload_folders()[-1])
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, timeout_keep_alive=KEPT_S)
         if ready:
             ready(url)
@@ -77,6 +79,18 @@ def serve(
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         with contextlib.suppress(KeyboardInterrupt):  # newer versions of uvicorn raise it again after shutting down
             server.run(sockets=[listener])
+
+
+class Compressed:
+    """ASGI middleware that compresses the page, of 1 MB, and its configuration; gradio compresses its scripts only."""
+
+    def __init__(self, app: Any) -> None:
+        self.app, self.compressing = app, GZipMiddleware(app, compresslevel=5)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request; streams of events are not touched."""
+        is_page = scope["type"] == "http" and scope["path"] in ("/", "/config")
+        await (self.compressing if is_page else self.app)(scope, receive, send)
 
 
 @contextlib.contextmanager
