@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 ROUTE = "/ti_trainer/status"
 PAGES, POLLS, RUNS = 20, 200, 50
 OVER_S, TURN_S = 12, 20.0
-PAIRS, PAIR_TURN_S = 12, 8.0  # of turns without and with pages
+PAIRS, PAIR_TURN_S = 10, 8.0  # of turns without and with pages
 WAITING = (str(ROOT / "tests" / "ui" / "tiny_page.py"), ".", "0.1")  # a step takes 0.1 s, and next to no CPU time
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -188,7 +188,8 @@ def slowdown(server: Server) -> None:
             took[with_pages] = ((time.monotonic() - begin) / (now - step), (server.cpu_s - cpu) / (now - step))
         for number, name in enumerate(ratios):
             ratios[name].append(100 * (took[True][number] / took[False][number] - 1))
-        print(f"a step: {1000 * took[False][0]:.0f} ms, {1000 * took[False][1]:.0f} ms of CPU", flush=True)
+        pair_took = (f"{1000 * took[each][0]:.1f} ms, {1000 * took[each][1]:.1f} ms of CPU" for each in (False, True))
+        print(f"a step without and with pages: {'; '.join(pair_took)}", flush=True)
     for name, found in ratios.items():
         low, middle, high = statistics.quantiles(found, n=4)
         print(f"with {PAGES} pages, {name} of a step: {middle:+.2f}% (quartiles {low:+.2f}, {high:+.2f})", flush=True)
