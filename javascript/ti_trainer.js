@@ -1,7 +1,7 @@
 // Polls the server while our page or the WebUI's embedding cards are visible: every second during a job, else every five;
 // less often if the server says so, because many pages are open.
-// Asks a cheap route for the version of what is shown first, and clicks a hidden button to update the page if it is new.
-// Every answer is a new text that ends with the version.
+// Asks a cheap route first: it sends what changes with every step, see ti_trainer_live.js, and the version of everything else.
+// Clicks a hidden button to update the page if that is new. Every answer is a new text that ends with the version.
 (() => {
     const ACTIVE = ["waiting", "loading", "training", "working", "comparing", "pausing", "stopping"];
     const [BUSY_MS, IDLE_MS, TIMEOUT_MS, FIRST_TIMEOUT_MS] = [1000, 5000, 15000, 3000];
@@ -28,6 +28,9 @@
         if (previous === answer.value && waited < timeout) {
             return;
         }
+        if (previous !== null && previous !== answer.value) {
+            window.tiTrainerLive.forget(); // the page has been updated
+        }
         previous = null;
         const busy = [...page.querySelectorAll("[data-status]")].some((each) => ACTIVE.includes(each.dataset.status));
         if (waited >= (busy ? busyMs : Math.max(IDLE_MS, busyMs))) {
@@ -52,11 +55,14 @@
 
     // Updates unless the route has the same version; does so too if there is no answer.
     async function updateIfNew(version, update) {
-        const answer = await fetch(route, { cache: "no-store" }).catch(() => null);
+        const answer = await fetch(route + window.tiTrainerLive.query(), { cache: "no-store" }).catch(() => null);
         if (answer?.ok) {
             const told = await answer.json();
             busyMs = BUSY_MS * (told.every ?? 1);
-            if (told.version === version) {
+            window.tiTrainerLive.show(told);
+            // What follows the - is the version of what the route sends, which it does not to clients without a password.
+            const [known, found] = [version, told.version].map((each) => (told.html ? each.split("-")[0] : each));
+            if (known === found) {
                 return;
             }
         }

@@ -18,10 +18,15 @@ pytest.importorskip("gradio")  # the page is all that needs it
 
 import processes
 from browser import complaints, launch
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from ti_trainer.errors import ConfigError
 from ti_trainer.ui import gradio_compat
-from ti_trainer.ui.app import _listen
+from ti_trainer.ui.app import Compressed, _listen
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -161,6 +166,16 @@ def test_ctrl_c_ends_it_quietly() -> None:
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said
         assert "Traceback" not in said
+
+
+def test_the_page_is_compressed_and_streams_are_not() -> None:
+    def answered(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("x" * 10_000)
+
+    client = TestClient(Compressed(Starlette(routes=[Route("/", answered), Route("/queue/data", answered)])))
+    assert client.get("/").headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in client.get("/queue/data").headers
+    assert "content-encoding" not in client.get("/", headers={"accept-encoding": "identity"}).headers
 
 
 def test_a_port_that_is_taken_is_refused_and_passed_over() -> None:

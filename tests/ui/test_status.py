@@ -16,10 +16,12 @@ pytest.importorskip("gradio")  # the page is all that needs it
 import gradio as gr
 from browser import launch
 from fakes import TinyHost
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 from test_api import calls
 from test_page import Served, served, status, until  # noqa: F401, the fixture
 
-from ti_trainer.runs.job import Job
+from ti_trainer.runs.job import Job, Snapshot
 from ti_trainer.ui import status as status_module
 from ti_trainer.ui.gradio_compat import MAJOR, blocks, light_queue, light_sessions, light_updates, listen
 from ti_trainer.ui.page import Page
@@ -54,7 +56,45 @@ def test_the_status_is_computed_a_few_times_a_second_however_many_ask(
     assert set(cache.version()) == {"version", "every"}, "what strangers are told"
 
 
-@pytest.mark.parametrize(("pages", "every"), [(1, 1), (2, 1), (8, 4), (20, 10), (100, 10)])
+def test_steps_change_what_the_route_sends_and_nothing_that_needs_gradio(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_module, "MAX_AGE_S", -1.0)
+    job = Job(
+        Snapshot("training", "x-word", step=4, max_steps=100, loss=((1, 0.1), (2, 0.2)), rates=((1, 0.005), (2, 0.005)))
+    )
+    cache = StatusCache(Page(TinyHost(tmp_path), job))
+    first = cache.status("")
+    assert set(first["html"]) == train_progress.LIVE
+    assert "4 / 100" in first["html"]["bar"]
+    assert first["curve"]["svg"].startswith("<svg")
+    again = cache.status(first["at"])
+    assert (again["html"], again["curve"], again["at"]) == ({}, {}, first["at"])
+    job.update(step=5, loss=((1, 0.1), (2, 0.2), (3, 0.15)), rates=((1, 0.005),) * 3, prompt="a <b>")
+    later = cache.status(first["at"])
+    assert set(later["html"]) == {"bar", "prompt"}
+    assert set(later["curve"]) == {"more"}
+    assert later["version"].split("-")[0] == first["version"].split("-")[0]
+    assert later["version"] != first["version"], "for pages that are sent nothing else"
+    assert set(cache.status("of another server-9-9.9")["html"]) == train_progress.LIVE
+    assert "html" not in cache.status()
+    job.update(status="done")
+    assert cache.status(later["at"])["version"].split("-")[0] != first["version"].split("-")[0]
+
+
+def test_clients_without_the_password_are_told_the_version_only(tmp_path: Path) -> None:
+    cache = StatusCache(Page(TinyHost(tmp_path), Job()))
+    answers = [
+        TestClient(
+            Starlette(routes=[status_module.route(cache, lambda request: request.headers.get("x-user") == "me")])
+        ).get(f"{status_module.ROUTE}?since=", headers={"x-user": user})
+        for user in ("me", "you")
+    ]
+    assert "html" in answers[0].json()
+    assert set(answers[1].json()) == {"version", "every"}
+
+
+@pytest.mark.parametrize(("pages", "every"), [(1, 1), (4, 1), (8, 2), (20, 5), (100, 10)])
 def test_many_pages_are_told_to_ask_less_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages: int, every: float
 ) -> None:

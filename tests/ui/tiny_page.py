@@ -44,7 +44,7 @@ def main(folder: Path, step_s: float) -> None:
     if MAJOR == 4:
         forge_gradio.apply()
     page = Page(host, Job())
-    serve(build(page), status=StatusCache(page).status, ready=lambda url: print(url, flush=True))  # noqa: T201
+    serve(build(page), status=StatusCache(page), ready=lambda url: print(url, flush=True))  # noqa: T201
 
 
 if __name__ == "__main__":

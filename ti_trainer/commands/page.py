@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
                 address=args.address,
                 port=args.port,
                 allow_hosts=args.allow_host,
-                status=StatusCache(page).status,
+                status=StatusCache(page),
                 language=args.language,
                 open_browser=not args.no_browser,
                 ready=lambda url: print(f"The page is at {url} - press Ctrl-C here to quit.", flush=True),

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import chain
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -68,7 +67,7 @@ Shape = Line | Dots | Text
 
 
 @dataclass(frozen=True)
-class _Axes:
+class Axes:
     """A rectangle of the image and the ranges that it shows, both from 0."""
 
     top: float
@@ -77,12 +76,15 @@ class _Axes:
     y_max: float
 
     def x(self, step: float) -> float:
+        """Where a step is."""
         return LEFT + (RIGHT - LEFT) * step / self.x_max
 
     def y(self, value: float) -> float:
+        """Where a value is; one outside the axis is at its end."""
         return self.bottom - (self.bottom - self.top) * min(1.0, max(0.0, value / self.y_max))
 
     def place(self, points: Points | np.ndarray) -> list[tuple[float, float]]:
+        """Where points of (step, value) are."""
         return [(self.x(step), self.y(value)) for step, value in points]
 
 
@@ -96,14 +98,14 @@ class _Plot:
         x_max = max((float(each[-1, 0]) for each in series), default=1.0) or 1.0
         rate_max = float(self.rates[:, 1].max()) * 1.15 if len(self.rates) else 0.0
         y_max = _y_limit(np.concatenate([all_losses, *(each for _, each in compared)]), self.validation)
-        self.above = _Axes(26, 232, x_max, y_max)
-        self.below = _Axes(248, 300, x_max, rate_max if rate_max > 0 else 1.0)
+        self.above, self.below = axes(x_max, y_max, rate_max)
         self.losses = _means(all_losses)
         self.smooth = smoothed([float(value) for value in self.losses[:, 1]])
         self.others = [(name, _means(points)) for name, points in compared if len(points)]
 
     def shapes(self) -> Iterator[Shape]:
-        yield from self._grid()
+        kinds = ["raw", "smooth", *(["validation"] if len(self.validation) else [])]
+        yield from grid(self.above, self.below if len(self.rates) else None)
         yield Dots("raw", self.above.place(self.losses), 2)
         yield Line("smooth", self.above.place(list(zip(self.losses[:, 0], self.smooth, strict=True))))
         yield Line("validation", self.above.place(_means(self.validation)))
@@ -112,48 +114,69 @@ class _Plot:
             values = smoothed([float(value) for value in points[:, 1]])
             yield Line(f"other{number}", self.above.place(list(zip(points[:, 0], values, strict=True))))
         yield Line("rate", self.below.place(_stairs(self.rates)))
-        yield from self._legend()
-        if not len(self.losses):
-            yield Text((LEFT + RIGHT) / 2, 130, "no losses yet", 0.5)
-
-    def _grid(self) -> Iterator[Shape]:
-        """Grid lines and their numbers; both axes share the steps."""
-        with_rates = bool(len(self.rates))
-        for axes, most in ((self.above, 5), (self.below, 2)) if with_rates else ((self.above, 5),):
-            for value in ticks(axes.y_max, most):
-                y = axes.y(value)
-                yield Line("grid", [(LEFT, y), (RIGHT, y)], 1)
-                yield Text(LEFT - 6, y + 4, short(value), 1)
-        lowest = self.below.bottom if with_rates else self.above.bottom
-        for value in ticks(self.above.x_max, 6):
-            x = self.above.x(value)
-            yield Text(x, lowest + 18, short(value), 0.5 if x < RIGHT - 14 else 1)  # the last one must not be cut off
-        if with_rates:
-            yield Text(LEFT + 6, self.below.top + 2, LABELS["rate"])
-
-    def _legend(self) -> Iterator[Shape]:
-        """Above the curves, where it hides none."""
-        for number, kind in enumerate(("raw", "smooth", "validation")):
-            x, length = LEFT + 6 + 130 * number, 0 if kind == "raw" else 18
-            if kind != "validation" or len(self.validation):
-                yield Line(kind, [(x, 12), (x + length, 12)]) if length else Dots(kind, [(x, 12)], 2)
-                yield Text(x + length + 8, 16, LABELS[kind])
+        yield from legend(kinds)
         for number, (name, _) in enumerate(self.others, 1):  # below each other, in the plot's upper right corner
             y = 20 + 18 * number
             yield Line(f"other{number}", [(RIGHT - 24, y), (RIGHT - 6, y)])
             yield Text(RIGHT - 30, y + 4, name, 1)
+        if not len(self.losses):
+            yield Text((LEFT + RIGHT) / 2, 130, "no losses yet", 0.5)
 
-    def tooltips(self) -> Iterator[tuple[float, str]]:
-        """The left edge of each column and its text."""
-        for column in range(TOOLTIPS if len(self.losses) else 0):
-            middle = self.above.x_max * (column + 0.5) / TOOLTIPS
-            row = _nearest(self.losses, middle)
-            parts = [f"step {self.losses[row, 0]:.0f}", f"loss {short(self.losses[row, 1])}"]
-            parts.append(f"smoothed {short(self.smooth[row])}")
-            for name, series in (("validation", self.validation), ("learning rate", self.rates)):
-                if len(series):
-                    parts.append(f"{name} {short(series[_nearest(series, middle), 1])}")
-            yield LEFT + column * (RIGHT - LEFT) / TOOLTIPS, ", ".join(parts)
+    def tooltips(self) -> Iterator[tuple[int, str]]:
+        """The number of each column and its text."""
+        for number in range(TOOLTIPS if len(self.losses) else 0):
+            middle = self.above.x_max * (number + 0.5) / TOOLTIPS
+            row = nearest(self.losses, middle)
+            step, loss = self.losses[row]
+            near = [each[nearest(each, middle), 1] if len(each) else None for each in (self.validation, self.rates)]
+            yield number, tip(step, loss, self.smooth[row], *near)
+
+
+def axes(x_max: float, y_max: float, rate_max: float) -> tuple[Axes, Axes]:
+    """The axes of the losses, and those of the learning rates below."""
+    return Axes(26, 232, x_max, y_max), Axes(248, 300, x_max, rate_max if rate_max > 0 else 1.0)
+
+
+def grid(above: Axes, below: Axes | None) -> Iterator[Shape]:
+    """Grid lines and their numbers; both axes share the steps. `below` is None without learning rates."""
+    for axis, most in ((above, 5), (below, 2)) if below else ((above, 5),):
+        for value in ticks(axis.y_max, most):
+            y = axis.y(value)
+            yield Line("grid", [(LEFT, y), (RIGHT, y)], 1)
+            yield Text(LEFT - 6, y + 4, short(value), 1)
+    bottom = (below or above).bottom + 18
+    for value in ticks(above.x_max, 6):
+        x = above.x(value)
+        yield Text(x, bottom, short(value), 0.5 if x < RIGHT - 14 else 1)  # the last one must not be cut off
+    if below:
+        yield Text(LEFT + 6, below.top + 2, LABELS["rate"])
+
+
+def legend(kinds: Sequence[str]) -> Iterator[Shape]:
+    """Above the curves, where it hides none."""
+    for number, kind in enumerate(kinds):
+        x, length = LEFT + 6 + 130 * number, 0 if kind == "raw" else 18
+        yield Line(kind, [(x, 12), (x + length, 12)]) if length else Dots(kind, [(x, 12)], 2)
+        yield Text(x + length + 8, 16, LABELS[kind])
+
+
+def tip(step: float, loss: float, smooth: float, validation: float | None, rate: float | None) -> str:
+    """The text that resting the mouse on a column shows."""
+    values = (("loss", loss), ("smoothed", smooth), ("validation", validation), ("learning rate", rate))
+    return f"step {step:.0f}, " + ", ".join(f"{name} {short(value)}" for name, value in values if value is not None)
+
+
+def column(axis: Axes, lowest: float, number: int, text: str) -> str:
+    """A column of the plot that shows a text where the mouse rests on it."""
+    width = (RIGHT - LEFT) / TOOLTIPS
+    box = f'x="{LEFT + number * width:.1f}" y="{axis.top}" width="{width:.1f}" height="{lowest - axis.top}"'
+    return f'<rect class="ti-tip" {box}><title>{escape(text)}</title></rect>'
+
+
+def element(*content: str) -> str:
+    """The curve's SVG element with this content."""
+    label = 'role="img" aria-label="Loss and learning rate by step"'
+    return f'<svg class="ti-curve" viewBox="0 0 {WIDTH} {HEIGHT}" {label}>{"".join(content)}</svg>'
 
 
 def svg(losses: Points, validation: Points = (), rates: Points = (), others: Others = ()) -> str:
@@ -164,17 +187,8 @@ def svg(losses: Points, validation: Points = (), rates: Points = (), others: Oth
     on the curve shows its values.
     """
     plot = _Plot(losses, validation, rates, others)
-    width, height = (RIGHT - LEFT) / TOOLTIPS, plot.below.bottom - plot.above.top
-    columns = (
-        f'<rect class="ti-tip" x="{x:.1f}" y="{plot.above.top}" width="{width:.1f}" height="{height}">'
-        f"<title>{escape(text)}</title></rect>"
-        for x, text in plot.tooltips()
-    )
-    return (
-        f'<svg class="ti-curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Loss and learning rate by step">'
-        + "".join(chain(map(as_svg, plot.shapes()), columns))
-        + "</svg>"
-    )
+    columns = (column(plot.above, plot.below.bottom, *each) for each in plot.tooltips())
+    return element(*map(as_svg, plot.shapes()), *columns)
 
 
 def png(losses: Points, validation: Points = (), rates: Points = ()) -> Image.Image:
@@ -285,7 +299,7 @@ def _stairs(rates: np.ndarray) -> list[tuple[float, float]]:
     return [*corners, (float(rates[-1, 0]), now)]
 
 
-def _nearest(array: np.ndarray, step: float) -> int:
+def nearest(array: np.ndarray, step: float) -> int:
     """The row with the nearest step."""
     after = min(int(np.searchsorted(array[:, 0], step)), len(array) - 1)
     return after - 1 if after and step - array[after - 1, 0] < array[after, 0] - step else after

@@ -9,6 +9,7 @@ LOG/<YYYY-MM-DD>/<name>/
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import logging
 import re
@@ -259,9 +260,12 @@ class Run:
         return [{column: float(value) for column, value in row.items()} for row in rows]
 
     def validation_losses(self) -> list[tuple[int, float]]:
-        """Validation losses by step."""
-        rows, _ = rows_of(self.validation_file, VALIDATION_COLUMNS)
-        return [(int(row["step"]), float(row["loss"])) for row in rows]
+        """Validation losses by step. The file is read again once it has changed: pages ask several times a second."""
+        try:
+            found = self.validation_file.stat()
+        except OSError:
+            return []
+        return list(_validation_losses(self.validation_file, found.st_mtime_ns, found.st_size))
 
     def forget_after(self, step: int, warn: Callable[[str], None] = log.warning) -> None:
         """Remove losses beyond this step, which will be written again; warns about a damaged table."""
@@ -272,6 +276,12 @@ class Run:
                 warning = f"{path.name} cannot be continued: {error.strerror}."
             if warning:
                 warn(warning)
+
+
+@functools.lru_cache(maxsize=16)
+def _validation_losses(path: Path, _changed_ns: int, _size: int) -> tuple[tuple[int, float], ...]:
+    rows, _ = rows_of(path, VALIDATION_COLUMNS)
+    return tuple((int(row["step"]), float(row["loss"])) for row in rows)
 
 
 def changes(before: dict[str, Any], now: dict[str, Any], other_images: bool) -> list[str]:

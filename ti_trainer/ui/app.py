@@ -10,14 +10,15 @@ import os
 import socket
 import tempfile
 import webbrowser
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.responses import FileResponse
 
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import upload_folders
@@ -32,12 +33,13 @@ from ti_trainer.ui.gradio_compat import (
     theme,
 )
 from ti_trainer.ui.guard import Guard
-from ti_trainer.ui.status import ROUTE
+from ti_trainer.ui.status import StatusCache, route
 
 PORTS = range(7860, 7960)
 IN_USE = (errno.EADDRINUSE, errno.EACCES)  # EACCES: Windows reserves ranges of ports
 LANGUAGES = {"ja": "ja_JP", "zh-cn": "zh_CN", "zh-tw": "zh_TW"}  # the WebUI's names of their files in localizations/
 LOCALIZATIONS = "/ti_trainer/localizations"  # also in javascript/ti_trainer_language.js
+KEPT_S = 15  # connections of pages that ask every ten seconds or more often
 MOST_BYTES = 200 * 2**20  # of one uploaded file
 OWN_STYLE = """
 footer { display: none !important; }
@@ -52,7 +54,7 @@ def serve(
     address: str = "127.0.0.1",
     port: int | None = None,
     allow_hosts: Collection[str] = (),
-    status: Callable[[], Mapping[str, Any]] | None = None,
+    status: StatusCache | None = None,
     language: str = "auto",
     open_browser: bool = False,
     ready: Callable[[str], None] | None = None,
@@ -65,8 +67,9 @@ def serve(
     with _listen(address, port) as listener:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104  # only compared with
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
-        app = Guard(_mounted(blocks, status, language), address, allow_hosts, upload_folders()[-1])
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+        page = Compressed(_mounted(blocks, status, language))
+        app = Guard(page, address, allow_hosts, upload_folders()[-1])
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, timeout_keep_alive=KEPT_S)
         if ready:
             ready(url)
         if open_browser:
@@ -76,6 +79,18 @@ def serve(
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         with contextlib.suppress(KeyboardInterrupt):  # newer versions of uvicorn raise it again after shutting down
             server.run(sockets=[listener])
+
+
+class Compressed:
+    """ASGI middleware that compresses the page, of 1 MB, and its configuration; gradio compresses its scripts only."""
+
+    def __init__(self, app: Any) -> None:
+        self.app, self.compressing = app, GZipMiddleware(app, compresslevel=5)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request; streams of events are not touched."""
+        is_page = scope["type"] == "http" and scope["path"] in ("/", "/config")
+        await (self.compressing if is_page else self.app)(scope, receive, send)
 
 
 @contextlib.contextmanager
@@ -112,7 +127,7 @@ def _answering(path: Path) -> Callable[[], Any]:
     return lambda: FileResponse(path, media_type="application/json", headers={"Cache-Control": "no-cache"})
 
 
-def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None, language: str) -> FastAPI:
+def _mounted(blocks: gr.Blocks, status: StatusCache | None, language: str) -> FastAPI:
     """The page as an ASGI app with style.css and javascript/, which the WebUI would add by itself."""
     style = (RESOURCES / "style.css").read_text(encoding="utf-8") + OWN_STYLE
     script = f"window.tiTrainerLanguage = {json.dumps(language)};\n" + "\n".join(
@@ -120,7 +135,7 @@ def _mounted(blocks: gr.Blocks, status: Callable[[], Mapping[str, Any]] | None, 
     )
     app = FastAPI(openapi_url=None)
     if status:
-        app.add_api_route(ROUTE, lambda: JSONResponse(status()), methods=["GET"])
+        app.router.routes.append(route(status))
     for path in (RESOURCES / "localizations" / f"{name}.json" for name in LANGUAGES.values()):
         app.add_api_route(f"{LOCALIZATIONS}/{path.name}", _answering(path), methods=["GET"])
     light_sessions(blocks)

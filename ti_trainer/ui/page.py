@@ -17,6 +17,7 @@ from ti_trainer.preprocess import job as preprocess
 from ti_trainer.runs import locks
 from ti_trainer.runs.datasets import check_folder
 from ti_trainer.runs.job import Job
+from ti_trainer.runs.live_curve import LiveCurve
 from ti_trainer.runs.queue import Queue
 from ti_trainer.runs.quick_job import QuickJob
 from ti_trainer.workbench.compare import Comparison
@@ -50,6 +51,7 @@ class Page:
     changes: Callable[[], Mapping[str, float]] = dict
     comparing: CompareJob = field(default_factory=CompareJob)
     queue: Queue = field(default_factory=Queue)
+    curve: LiveCurve = field(default_factory=LiveCurve)
 
     def __post_init__(self) -> None:
         """No run is started during a comparison; the queue starts its runs in the page's job."""

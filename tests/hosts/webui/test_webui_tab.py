@@ -153,6 +153,35 @@ def test_an_error_while_the_page_is_built_becomes_a_message(
     assert len(later.children) == 1, "gradio is where it was"
 
 
+def test_the_route_tells_visitors_without_the_password_little(
+    webui: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import gradio as gr
+    from fakes import TinyHost
+    from starlette.testclient import TestClient
+
+    if int(gr.__version__.partition(".")[0]) >= 6:
+        pytest.skip("no WebUI has it")
+    with gr.Blocks(analytics_enabled=False) as demo:
+        gr.HTML("the page")
+    is_program(monkeypatch, "AUTOMATIC1111's WebUI", detection.WEBUI_HOST)
+    monkeypatch.setattr("ti_trainer.ui.layout.build", lambda page: demo)
+    monkeypatch.setattr(detection, "find_host", lambda: TinyHost(tmp_path))
+    callbacks = webui(ui_extra_networks=SimpleNamespace())
+    callbacks["ui_tabs"]()
+    for auth in (None, ("me", "secret")):
+        app, *_ = demo.launch(auth=auth, prevent_thread_lock=True, quiet=True)
+        callbacks["app_started"](None, app)
+        client, address = TestClient(app), "/ti_trainer/status?since="
+        told = client.get(address).json()
+        assert ("html" in told) is (auth is None)
+        assert auth is None or set(told) == {"version", "every"}
+        if auth:
+            client.post("/login", data={"username": auth[0], "password": auth[1]})
+            assert "html" in client.get(address).json()
+        demo.close()
+
+
 class Host:
     """Its model cannot be described; `error` is what the WebUI raises."""
 

@@ -6,7 +6,7 @@ WebUI's are imported in `tabs`: one that cannot be imported becomes a message in
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from modules import shared
@@ -97,8 +97,16 @@ def _jobs() -> tuple[Job, preprocess.Job, QuickJob, CompareJob, Queue]:
 
 
 def add_route(_page: Any, app: Any) -> None:
-    """For on_app_started: the endpoint that tells our page whether something changed, and no more: it needs no password."""
+    """For on_app_started: the endpoint that tells our page what has changed; without the password, whether something has."""
     if _boards:
-        from ti_trainer.ui.status import ROUTE
+        from ti_trainer.ui.status import route
 
-        app.add_api_route(ROUTE, _boards[0].version, methods=["GET"], include_in_schema=False)
+        app.router.routes.insert(0, route(_boards[0], partial(_knows_password, app)))
+
+
+def _knows_password(app: Any, request: Any) -> bool:
+    """Whether gradio would answer this request too."""
+    if app.auth is None and getattr(app, "auth_dependency", None) is None:
+        return True
+    users = [each.endpoint for each in app.routes if getattr(each, "path", "") == "/user"]
+    return bool(users) and users[0](request) is not None

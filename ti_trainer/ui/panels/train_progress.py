@@ -14,6 +14,7 @@ import gradio as gr
 from ti_trainer.config import presets
 from ti_trainer.errors import TITrainerError
 from ti_trainer.runs.job import Snapshot
+from ti_trainer.runs.live_curve import Series
 from ti_trainer.runs.loss_curve import svg
 from ti_trainer.ui.gradio_compat import listen
 from ti_trainer.ui.page import Page
@@ -27,6 +28,9 @@ from ti_trainer.ui.render import facts, notice, refusal
 from ti_trainer.ui.thumbnails import gallery
 
 NONE_YET = "none yet"
+# The HTML that changes with every step, and the curve: javascript/ti_trainer_live.js replaces what is inside the elements.
+LIVE = frozenset({"bar", "prompt", "quick_stages", "preprocess_bar", "compare_bar"})
+CURVE = "losses"
 MAX_PREVIEWS = 8  # shown at once
 SAME_SEED = '<div class="ti-line ti-subdued">Previews, all with the same seed</div>'
 
@@ -70,20 +74,34 @@ def refresh(page: Page, state: str, wanted: list[str]) -> list[Any]:
     """For `poll`: updates of those `wanted` components that have changed since `state`, what the page was last sent."""
     before = json.loads(state) if state.startswith("{") else {}
     parts = parts_of(page, now := page.job.snapshot())
-    hashes = {name: _hash(parts[name][0]) for name in wanted}
+    hashes = {name: hashed(parts[name][0]) for name in wanted}
     is_last = now.status not in FINISHED or before.get("bar") == hashes["bar"]
     if now.status in FINISHED and is_last:
         hashes["previews"] += ", again"  # on a busy machine gradio 6's gallery misses a run's last image: send it twice
-    updates = [parts[name][1]() if before.get(name) != hashes[name] else gr.update() for name in wanted]
+    updates = [_update(name, parts) if before.get(name) != hashes[name] else gr.update() for name in wanted]
     return [json.dumps({**hashes, "version": fingerprint(parts) if is_last else "incomplete"}), *updates]
 
 
 def fingerprint(parts: dict[str, Part]) -> str:
-    """A hash of everything that is shown; the script compares it before it asks for updates."""
-    return _hash([(name, parts[name][0]) for name in sorted(parts)])
+    """A hash of everything that is shown, and after a - one of what is live; the scripts compare it with their own."""
+    live = sorted(parts.keys() & {*LIVE, CURVE})
+    others = sorted(parts.keys() - {*live})
+    return "-".join(hashed([(name, parts[name][0]) for name in names]) for names in (others, live))
 
 
-def _hash(value: Any) -> str:
+def series_of(now: Snapshot) -> Series:
+    """What the loss curve is drawn from."""
+    return Series(now.run and now.run.id, now.loss, now.rates, now.validation, now.max_steps)
+
+
+def _update(name: str, parts: dict[str, Part]) -> Any:
+    """The update of a component; what the script replaces is in an element that it finds."""
+    update = parts[name][1]()
+    return f'<div class="ti-live" data-ti-live="{name}">{update}</div>' if name in LIVE or name == CURVE else update
+
+
+def hashed(value: Any) -> str:
+    """A short hash of what a component depends on."""
     return hashlib.sha1(repr(value).encode(), usedforsecurity=False).hexdigest()[:8]
 
 
@@ -94,7 +112,10 @@ def parts_of(page: Page, now: Snapshot) -> dict[str, Part]:
     changes = "" if now.active else f'<i data-changes="{escape(json.dumps(page.changes()))}"></i>'
     parts: dict[str, Part] = {
         "model": (model, lambda: model),
-        "losses": ((run, len(now.loss), now.validation), lambda: svg(now.loss, now.validation, now.rates)),
+        CURVE: (
+            (run, now.active, len(now.loss), len(now.validation)),
+            lambda: page.curve.svg(series_of(now), active=now.active),
+        ),
         "prompt": ((now.prompt, now.computing, now.best_step), lambda: facts(_details(now), ours=[NONE_YET])),
         "previews": ([str(path) for _, path in now.previews], lambda: gr.update(value=gallery(now.previews, MAX_PREVIEWS))),
         "changes": (changes, lambda: changes),
