@@ -24,7 +24,7 @@ FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 STARTS = (["ti-trainer"], ["python", "install.py", "run"], ["python", "-m", "ti_trainer"], ["-m", "ti_trainer"])
 OTHER_FLAGS = {
     "--record-slow",  # of other programs
-    *("--listen", "--share", "--gradio-allowed-path", "--lowvram", "--medvram"),  # the WebUI
+    *("--listen", "--share", "--gradio-auth", "--gradio-allowed-path", "--lowvram", "--medvram"),  # the WebUI
     *("--webui", "--webui-other", "--sdpa", "--seeds", "--out"),  # our tests, kohya's scripts, what made the embedded model
 }
 OTHER_FILES = {"textual_inversion.py", "train_textual_inversion.py"}  # of diffusers and kohya
