@@ -32,7 +32,9 @@ SCENES = [
     for position in ((0.0, 0.0), (-0.1, 0.0), (0.1, 0.05), (0.0, -0.1))
 ]
 VARIED = Path(__file__).parents[1] / "fixtures" / "varied_prompts.txt"  # with prompts that are wrong about the images
-CONFIG = TrainConfig(max_steps=80, learning_rate="0.006", template=str(VARIED), precision="fp32", preview_every=0)
+CONFIG = TrainConfig(
+    max_steps=80, learning_rate="0.006", template=str(VARIED), precision="fp32", preview_every=0, prompt_preservation=0.0
+)
 
 
 def where_the_thing_is(scene: Scene) -> np.ndarray:
