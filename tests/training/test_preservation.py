@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -66,13 +66,13 @@ def test_the_initial_text_itself_has_the_loss_of_the_prompt_without_the_phrase(d
     model, batch = TinyModel(), batch_of(dataset, 0.5)
     plain = batch_of(dataset, 0.0)
     assert 0 < sum(each is not None for each in batch.plain_prompts) < 4
-    with_phrases = training_loss(model, batch, STAR, teacher=Preservation("x-word", "star"))
+    with_phrases = training_loss(model, batch, STAR, teacher=Preservation("x-word", ["star"]))
     torch.testing.assert_close(with_phrases, training_loss(model, plain, STAR))
 
 
 def test_samples_do_not_depend_on_the_others_of_their_batch(dataset: Callable[..., Dataset]) -> None:
     """So gradient accumulation gives the same result as a larger batch."""
-    data, objective = dataset(prompter={"phrase_share": 0.5}), Preservation("x-word", "star")
+    data, objective = dataset(prompter={"phrase_share": 0.5}), Preservation("x-word", ["star"])
     word = {"x-word": TinyModel().token_embeddings("heart")}
     together = training_loss(TinyModel(), batch_of(dataset, 0.5), word, teacher=objective)
     singly = [training_loss(TinyModel(), data.batch([(each, each)]), word, teacher=objective) for each in range(4)]
@@ -87,8 +87,42 @@ def test_another_word_is_asked_to_react_as_the_initial_text_does(dataset: Callab
         cond = model.encode_prompts([each.replace("x-word", "star") for each in prompts], {})
         return model.predict(noisy, batch.timesteps, cond, batch.images)
 
-    found = Preservation("x-word", "star")(model, noisy, batch)
+    found = Preservation("x-word", ["star"])(model, noisy, batch)
     torch.testing.assert_close(found, batch.noise + predicted(batch.prompts) - predicted(plain.prompts))
+
+
+def test_each_trial_is_asked_to_react_as_its_own_initial_text_does(
+    dataset: Callable[..., Dataset], trainer: Callable[..., Trainer]
+) -> None:
+    class Listening(TinyModel):
+        heard: ClassVar[list[str]] = []
+
+        def encode_prompts(self, prompts: Sequence[str], embeddings: Any) -> Any:
+            self.heard += () if embeddings else prompts
+            return super().encode_prompts(prompts, embeddings)
+
+    data, model = dataset(prompter={"phrase_share": 1.0}), Listening()
+    run = trainer(model, data, max_steps=1, trials=2, trial_init_texts="star; a heart (red:1.5)")
+    assert "initial text" not in " ".join(start_notes(run, run.embedding))
+    model.heard.clear()
+    list(run.run())
+    assert not any("x-word" in each for each in model.heard)
+    assert any("star" in each for each in model.heard)
+    assert any(r"a heart \(red:1.5\)" in each for each in model.heard), "an initial text is not a prompt"
+
+
+def test_a_pixel_loss_does_not_unlearn_what_phrases_change(dataset: Callable[..., Dataset]) -> None:
+    """Pixels are those of the image, which shows no phrase."""
+    model, asked = TinyModel(), []
+
+    def pixel_loss(_model: Any, estimate: torch.Tensor, _batch: Batch) -> torch.Tensor:
+        asked.append(estimate)
+        return estimate.new_zeros(len(estimate))
+
+    for share in (0.0, 1.0):
+        preservation = Preservation("x-word", ["star"])
+        training_loss(model, batch_of(dataset, share), STAR, None, pixel_loss, teacher=preservation)  # type: ignore[arg-type]
+    torch.testing.assert_close(asked[1], asked[0])
 
 
 def test_samples_without_a_phrase_cost_nothing_more(dataset: Callable[..., Dataset]) -> None:
@@ -100,7 +134,7 @@ def test_samples_without_a_phrase_cost_nothing_more(dataset: Callable[..., Datas
             return super().predict(noisy_latents, *others)
 
     model, batch = Counting(), batch_of(dataset, 0.5)
-    training_loss(model, batch, STAR, teacher=Preservation("x-word", "star"))
+    training_loss(model, batch, STAR, teacher=Preservation("x-word", ["star"]))
     assert model.rows == 4 + 2 * sum(each is not None for each in batch.plain_prompts)
 
 
@@ -115,8 +149,8 @@ def test_an_embedding_without_an_initial_text_is_reported(trainer: Callable[...,
     run = trainer(max_steps=2)
     notes = " ".join(start_notes(run, run.embedding))
     assert "x-word has no initial text" in notes
-    named = Embedding("x-word", run.embedding.vectors, info={"init_text": "star"})
-    assert "initial text" not in " ".join(start_notes(run, named))
+    teaching = trainer(max_steps=2, teacher_prompt="a red star")
+    assert "Prompt preservation is not used when learning from a prompt" in " ".join(start_notes(teaching, run.embedding))
     off = trainer(max_steps=2, prompt_preservation=0.0)
     assert "initial text" not in " ".join(start_notes(off, off.embedding))
 

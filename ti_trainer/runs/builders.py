@@ -173,8 +173,11 @@ def start_notes(trainer: Trainer, embedding: Embedding) -> Iterator[str]:
     if trainer.matches_attention:
         updates = UPDATES_PER_STEP * trainer.last_step
         yield f"Before the first step, {updates:,} short updates fit the vectors to the U-Net's attention to the prompt."
-    if trainer.config.phrase_share and not embedding.info.get("init_text"):
+    if trainer.config.phrase_share and not all(each.status.init_text for each in trainer.trials):
         yield f"{embedding.name} has no initial text: prompt preservation compares prompts without a word in its place."
+    if trainer.config.prompt_preservation and not trainer.config.phrase_share:
+        why = "when learning from a prompt or a LoRA" if trainer.config.has_teacher else "with DreamArtist"
+        yield f"Prompt preservation is not used {why}."
     sphere = trainer.config.optimizer == "sphere"
     rates = [each.learning_rate for each in trainer.trials if each.learning_rate.schedule.relative]
     if rates:

@@ -85,8 +85,18 @@ class AttentionMatching:
     goals: Mapping[str, _Goal]
 
     @classmethod
-    def of(cls, model: DiffusionModel, teacher: Teacher, batches: Iterable[Batch], seed: int) -> AttentionMatching | None:
-        """Record the teacher's predictions for these batches; None if the model has no plain linear layers there."""
+    def of(
+        cls,
+        model: DiffusionModel,
+        teacher: Teacher,
+        batches: Iterable[Batch],
+        seed: int,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> AttentionMatching | None:
+        """Record the teacher's predictions for these batches; None if the model has no plain linear layers there.
+
+        When stopped, of the batches so far, and of one at least.
+        """
         with model.cross_attention() as found, torch.no_grad():
             if not found:
                 return None
@@ -94,6 +104,8 @@ class AttentionMatching:
             recorder = _Recorder(modules, seed)
             for batch in batches:
                 recorder.record(model, teacher, batch)
+                if should_stop():
+                    break
             layers = recorder.layers()
             if not layers:
                 return None
@@ -145,7 +157,7 @@ def match_attention(
     """Fit the vectors of all trials. `tell` is called if memory is reduced, or if the model's layers cannot be read."""
     count = min(-(-SAMPLES // config.batch_size), config.last_step)
     batches = [each.on(model.device) for each in islice(dataset.batches(config.batch_size), count)]
-    record = partial(AttentionMatching.of, model, teacher, batches, config.seed)
+    record = partial(AttentionMatching.of, model, teacher, batches, config.seed, should_stop)
     matching = with_less_memory(model, record, tell, "use a smaller batch size, width and height")
     if matching is None:
         tell(

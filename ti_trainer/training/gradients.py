@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -91,7 +91,10 @@ class Objective:
         self, trials: Sequence[TrainableEmbedding], batch: Batch, divisor: int, scaler: GradScaler | None
     ) -> tuple[Tensor, Sequence[Tensor]]:
         embeddings = [each.vectors for each in trials]
-        options = (self.scale, self.pixel_loss, self.weighting, self.teacher or self.preservation)
+        preservation = self.preservation
+        if preservation is not None:  # each trial is to react as its own initial text does
+            preservation = replace(preservation, init_texts=[each.status.init_text or "" for each in trials])
+        options = (self.scale, self.pixel_loss, self.weighting, self.teacher or preservation)
         loss = training_loss(self.model, batch, embeddings, *options)  # (N B,)
         losses = torch.stack([each.mean() for each in loss.chunk(len(trials))]) / divisor  # (N,)
         total = losses.sum()  # a trial's loss depends on its own vectors only

@@ -7,6 +7,7 @@ trained with, although no image shows it. B batch, C latent channels, H W latent
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,20 +19,24 @@ from ti_trainer.data.phrases import without_name
 from ti_trainer.embedding import Embedding
 from ti_trainer.functional.objective import target
 from ti_trainer.model import DiffusionModel, ImageConditioning
+from ti_trainer.prompts import escaped
 from ti_trainer.training.step import encode_distinct
 
 
 @dataclass(frozen=True)
 class Preservation:
-    """The targets of samples, some of whose prompts have an added phrase, for an embedding with this initial text."""
+    """The targets of samples, some of whose prompts have an added phrase, for an embedding with these initial texts.
+
+    There is one for each trial, which has an equal part of the batch.
+    """
 
     name: str
-    init_text: str
+    init_texts: Sequence[str]
 
     @classmethod
     def of(cls, config: TrainConfig, embedding: Embedding) -> Preservation | None:
         """None if no prompts get phrases."""
-        return cls(embedding.name, str(embedding.info.get("init_text") or "")) if config.phrase_share else None
+        return cls(embedding.name, [str(embedding.info.get("init_text") or "")]) if config.phrase_share else None
 
     @torch.no_grad()
     def __call__(self, model: DiffusionModel, noisy_latents: Tensor, batch: Batch) -> Tensor:
@@ -46,9 +51,12 @@ class Preservation:
 
     def _changes(self, model: DiffusionModel, noisy_latents: Tensor, batch: Batch, rows: list[int]) -> Tensor:
         """What the phrases of these rows change (rows, C, H, W) float32."""
-        prompts = [*(batch.prompts[row] for row in rows), *(batch.plain_prompts[row] or "" for row in rows)]
-        cond = encode_distinct(model, [without_name(each, self.name, self.init_text) for each in prompts], {})
         twice = [*rows, *rows]
+        prompts = [*(batch.prompts[row] for row in rows), *(batch.plain_prompts[row] or "" for row in rows)]
+        # An initial text is not a prompt: vectors start from its tokens, with brackets as they are.
+        texts = [escaped(self.init_texts[row * len(self.init_texts) // len(batch.prompts)]) for row in twice]
+        in_words = [without_name(each, self.name, text) for each, text in zip(prompts, texts, strict=True)]
+        cond = encode_distinct(model, in_words, {})
         masked = None if batch.images.masked is None else _chosen(batch.images.masked, twice)
         images = ImageConditioning(_chosen(batch.images.sizes, twice), masked)
         with_phrases, without = (

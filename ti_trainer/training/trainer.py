@@ -80,7 +80,8 @@ class Trainer:
         self.best_so_far: Best | None = None
         self.ended_early = self._keeps_current = False
         teaches = self.teacher is not None and self.lora is None and not self.teacher.opposite  # sliders got weaker
-        self.matches_attention = teaches and self.step == 0 and state is None and processes.size == 1
+        unchanged = state is None or state.micro_step == 0  # as also when it was stopped while it was fitted
+        self.matches_attention = teaches and self.step == 0 and unchanged and processes.size == 1
         self.matches_attention &= config.optimizer != "sphere"  # which does not change norms
         if state is not None:
             check_state(state, self.trials, embedding)
@@ -221,6 +222,8 @@ class Trainer:
             if self.matches_attention and self.teacher is not None:
                 given = (self.model, self.teacher, self.dataset, self.config, self.trials)
                 match_attention(*given, self._memory_reduced, should_stop)
+                if should_stop():
+                    self._restore(self._last_good)  # so that a run that is resumed fits them as an uninterrupted one
                 self._last_good = self.state()
                 yield from self._take_pending()
             while self.step < self.last_step and not self._processes.any(lambda: self.ended_early or should_stop()):
