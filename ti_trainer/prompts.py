@@ -216,7 +216,7 @@ def weighted_parts(prompt: str) -> list[tuple[str, float]]:
 
 def content_words(prompt: str) -> str:
     """The words of a prompt that name something, without its syntax; the prompt itself if there are none."""
-    words = [word for text, _ in weighted_parts(prompt) for word in text.replace(",", " ").split()]
+    words = [word for part in weighted_parts(prompt) if part != BREAK for word in part[0].replace(",", " ").split()]
     return " ".join(word for word in words if word.lower() not in FUNCTION_WORDS) or prompt
 
 

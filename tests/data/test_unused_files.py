@@ -24,7 +24,7 @@ def put(folder: Path, *names: str) -> None:
 
 def test_images_captions_masks_and_what_systems_leave_there_are_not_spoken_of(tmp_path: Path) -> None:
     put(tmp_path, "01.png", "01.txt", "02.JPG", "02.TXT", "03.webp", "03.Caption", "04.png", "04.png.txt")
-    put(tmp_path, "01_att.png", "02_att.unspread", "Thumbs.db", "desktop.ini", ".DS_Store", ".cache/a.png")
+    put(tmp_path, "01_att.png", "02_att.unspread", "Thumbs.db", "desktop.ini", "contexts.txt", ".DS_Store", ".cache/a.png")
     put(tmp_path, ".ti_trainer-preprocess.json", "left out/a.png", "captions-backup/2026/01.txt")
     assert unused(tmp_path) == []
     assert unused(tmp_path, recursive=True) == []

@@ -167,6 +167,13 @@ def test_settings_from_before_there_was_a_prior_loss_weight_are_no_change() -> N
     assert changes(before, now, other_images=False) == ["prior_loss_weight"]
 
 
+def test_runs_from_before_there_was_prompt_preservation_had_none() -> None:
+    before = {"model_hash": "1", "train": {k: v for k, v in CONFIG.to_dict().items() if k != "prompt_preservation"}}
+    for share, expected in ((0.0, []), (0.5, ["prompt_preservation"])):
+        now = {"model_hash": "1", "train": replace(CONFIG, prompt_preservation=share).to_dict()}
+        assert changes(before, now, other_images=False) == expected
+
+
 def _lines(template: str) -> tuple[list[str], list[str]]:
     return load_template(template), load_plain(template)
 

@@ -69,6 +69,7 @@ def test_no_more_images_than_needed_are_generated(host: TinyHost) -> None:
 def test_vectors_follow_the_longer_prompt(host: TinyHost) -> None:
     start = Distillation("x", "a big red cat", "one two three four five six seven").start(host.model)
     assert start == ("big red cat", 4)
+    assert Distillation("x", "(red:1.2) BREAK a cat").start(host.model)[0] == "red cat"
     assert Distillation("x", "red cat").start(host.model)[1] == 1
     assert Distillation("x", "red", "blue").start(host.model)[1] == 2
     assert Distillation("x", " ".join("abcdefghijklmnopqrstuvwxyz" * 3)).start(host.model)[1] == 16
@@ -93,6 +94,7 @@ def test_an_embedding_that_learns_from_a_lora_has_defaults_without_a_prompt(host
     config = Distillation("x", "", lora="a", lora_weight=0.5).config({})
     assert (config.max_steps, str(config.learning_rate)) == (450, "0.005"), "nothing is fitted to attention before"
     assert Distillation("x", "red", "blue").config({}).max_steps == 450
+    assert Distillation("x", "a red star").config({"optimizer": "sphere"}).max_steps == 450
     assert (config.teacher_prompt, config.teacher_lora, config.teacher_lora_weight) == ("", "a", 0.5)
 
 

@@ -18,7 +18,8 @@ from ti_trainer.data.mask_names import masks_alone, masks_of_others, without_mas
 from ti_trainer.errors import DatasetError
 from ti_trainer.wording import counted
 
-QUIET = {"thumbs.db", "desktop.ini", "ehthumbs.db"}  # files that Windows creates in folders
+CONTEXTS = "contexts.txt"  # the prompts of images that were generated to learn from a prompt
+QUIET = {"thumbs.db", "desktop.ini", "ehthumbs.db", CONTEXTS}  # files that Windows creates in folders, or that are ours
 # Endings of files that users expect to be read, by kind. Image formats count only if they cannot be opened here.
 RAW = ".3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .kdc .mef .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
 VIDEO = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"

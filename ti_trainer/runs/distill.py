@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ti_trainer.config.training import TrainConfig
+from ti_trainer.data.image_files import CONTEXTS
 from ti_trainer.data.prompts import NAME, load_template
 from ti_trainer.embedding import negative_name
 from ti_trainer.errors import ConfigError, TITrainerError
@@ -37,11 +38,10 @@ DEFAULTS: Mapping[str, Any] = {  # others than for images
     "prompt_preservation": 0.0,
     "preview_prompt": NAME,
 }
-UNFITTED_DEFAULTS: Mapping[str, Any] = {"max_steps": 450, "learning_rate": "0.005"}  # from a LoRA, and for sliders
+UNFITTED_DEFAULTS: Mapping[str, Any] = {"max_steps": 450, "learning_rate": "0.005"}  # not fitted before
 FEWEST, MOST = 2, 16  # vectors, where no number is given
 LORA_VECTORS, LORA_INIT_TEXT = 8, "*"  # from a LoRA; its initial text is the prompt, if there is one
 MOST_PROMPTS = 8  # that images are generated of
-CONTEXTS = "contexts.txt"  # in the folder of the generated images
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Distillation:
                 message = f"Contexts: found {each!r}, expected a prompt with {NAME}, such as 'a picture of a cat, {NAME}'."
                 raise ConfigError(message, "contexts")
             weighted_parts(each)
-        values = {**DEFAULTS, **(UNFITTED_DEFAULTS if self.lora or self.opposite else {}), **options}
+        unfitted = self.lora or self.opposite or options.get("optimizer") == "sphere"
+        values = {**DEFAULTS, **(UNFITTED_DEFAULTS if unfitted else {}), **options}
         values |= {"teacher_prompt": self.prompt, "opposite_prompt": self.opposite}
         values |= {"teacher_lora": self.lora, "teacher_lora_weight": self.lora_weight}
         values["teacher_negative_prompt"] = self.negative_prompt

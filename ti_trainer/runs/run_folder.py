@@ -41,6 +41,7 @@ DECISIVE = (  # options whose change makes a resumed run inexact; rates, limits 
     *("teacher_lora", "teacher_lora_weight"),
     *("reconstruction_weight", "discriminator", "discriminator_class", "discriminator_weight"),
 )
+BEFORE = {"stop_when_done": False, "prompt_preservation": 0.0}  # what runs did before there were these options
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,7 @@ class Run:
                 "Start a new run; it continues from the embedding as it is now."
             )
             raise ConfigError(message)
-        # Runs of earlier versions, which had no such options, went on to their last step.
-        return {"stop_when_done": False, "prompt_preservation": 0.0, **values}
+        return {**BEFORE, **values}
 
     @property
     def damage(self) -> str:
@@ -293,7 +293,7 @@ def changes(before: dict[str, Any], now: dict[str, Any], other_images: bool) -> 
         changed.append(f"model spec ({before['model_spec']})")
     if before.get(LORA_HASH) != now.get(LORA_HASH) and before.get(LORA_HASH) is not None:
         changed.append("LoRA")
-    then = {**TrainConfig().to_dict(), **before.get("train", {})}  # options that did not exist then have their defaults
+    then = {**TrainConfig().to_dict(), **BEFORE, **before.get("train", {})}  # other options have their defaults
     if (then["memory"] == "8bit") != (now["train"]["memory"] == "8bit"):  # the other modes compute the same
         changed.append("memory")
     return changed + [name for name in DECISIVE if then.get(name) != now["train"][name]]
