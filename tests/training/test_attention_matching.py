@@ -13,6 +13,7 @@ from ti_trainer.embedding import initial_vectors
 from ti_trainer.training import attention_matching
 from ti_trainer.training.attention_matching import AttentionMatching
 from ti_trainer.training.evaluation import fixed_batches, gap_closed
+from ti_trainer.training.events import Finished, Fitting
 from ti_trainer.training.teacher import Teacher
 from ti_trainer.training.trainer import Trainer
 
@@ -70,7 +71,7 @@ def test_a_run_matches_before_its_first_step_and_not_when_it_is_resumed(
     assert torch.allclose(again.embedding.vectors["clip_l"], after)
     looks = iter([False] * 3)  # at the images, and before two of the three updates
     stopped = trainer(embedded_model, data, max_steps=1, ema_rate=0.9, **options)
-    assert [each.step for each in stopped.run(lambda: next(looks, True))] == [0]
+    assert list(stopped.run(lambda: next(looks, True))) == [Fitting(0), Finished(0, "interrupted")]
     assert torch.equal(stopped.embedding.vectors["clip_l"], before)
     resumed = trainer(embedded_model, data, stopped.state(), max_steps=1, ema_rate=0.9, **options)
     list(resumed.run())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from ti_trainer.commands.terminal import moves
-from ti_trainer.training.events import Compiling, Event, StepDone
+from ti_trainer.training.events import Compiling, Event, Fitting, StepDone
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +69,8 @@ class Progress:
         """A step was done, or a long one begins."""
         if self.bar is not None and isinstance(event, Compiling):
             self.bar.set_description("Compiling, a minute or more")
+        if self.bar is not None and isinstance(event, Fitting):
+            self.bar.set_description("Fitting to the prompt")
         if not isinstance(event, StepDone) or self.bar is None:
             return
         self._losses.append(event.loss)

@@ -48,6 +48,7 @@ class Snapshot:
     prompt: str = ""
     computing: str = ""  # how memory is saved and whether the network is compiled, where there was a choice
     compiling: bool = False  # the current step compiles the network, which takes a minute or more
+    fitting: bool = False  # the vectors are fitted to a prompt before the first step
     loss: Sequence[tuple[int, float]] = ()
     rates: Sequence[tuple[int, float]] = ()
     validation: Sequence[tuple[int, float]] = ()

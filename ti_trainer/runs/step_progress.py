@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ti_trainer.runs.run_folder import Run
-from ti_trainer.training.events import Compiling, Event, Finished, StepDone
+from ti_trainer.training.events import Compiling, Event, Finished, Fitting, StepDone
 from ti_trainer.training.trainer import Trainer
 
 READ_EVERY_S = 0.5  # between reads of the losses: each read makes the CPU wait for the GPU
@@ -30,21 +30,21 @@ class StepProgress:
         self._times: deque[tuple[float, int]] = deque(maxlen=SPEED_OVER)
         self._read_at = 0.0
         self._last: StepDone | None = None
-        self._compiling = False
+        self._is_delayed = False
         update(status="training", step=trainer.step, max_steps=trainer.last_step, run=run)
         update(loss=tuple(self._loss), rates=tuple(self._rates))
 
     def __call__(self, event: Event) -> None:
-        """A step was done, the network is being compiled, or the run has ended."""
+        """A step was done, the network is being compiled, the vectors are being fitted, or the run has ended."""
         now = time.monotonic()
-        if isinstance(event, Compiling):
-            self._compiling = True
-            self._update(compiling=True)
+        if isinstance(event, Compiling | Fitting):
+            self._is_delayed = True
+            self._update(compiling=isinstance(event, Compiling), fitting=isinstance(event, Fitting))
             return
-        if self._compiling:
-            self._compiling, self._read_at = False, 0.0
-            self._times.clear()  # compiling does not count for the speed
-            self._update(compiling=False)
+        if self._is_delayed:
+            self._is_delayed, self._read_at = False, 0.0
+            self._times.clear()  # neither counts for the speed
+            self._update(compiling=False, fitting=False)
         if isinstance(event, StepDone):
             self._unread.append((event.step, event.loss))
             self._times.append((now, event.step))

@@ -48,6 +48,13 @@ class Compiling:
 
 
 @dataclass(frozen=True)
+class Fitting:
+    """The vectors are fitted to the teacher's prompt before the step after `step`, which may take minutes."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class Finished:
     """The last event of a run."""
 
@@ -55,4 +62,4 @@ class Finished:
     reason: Literal["done", "interrupted"]
 
 
-Event = StepDone | MemoryReduced | TrialStopped | Compiling | Finished
+Event = StepDone | MemoryReduced | TrialStopped | Compiling | Fitting | Finished

@@ -22,7 +22,7 @@ from ti_trainer.model import DiffusionModel, check_fits
 from ti_trainer.training.attention_matching import match_attention
 from ti_trainer.training.distributed import ALONE, Processes, Sum
 from ti_trainer.training.early_stopping import Best, EarlyStopping
-from ti_trainer.training.events import Event, Finished, MemoryReduced, StepDone, TrialStopped
+from ti_trainer.training.events import Event, Finished, Fitting, MemoryReduced, StepDone, TrialStopped
 from ti_trainer.training.gradients import Objective, parameters_of
 from ti_trainer.training.pixel_loss import PixelLoss
 from ti_trainer.training.state import TrainState, check_moved
@@ -220,6 +220,7 @@ class Trainer:
         first_check = True
         with self.model.training():
             if self.matches_attention and self.teacher is not None:
+                yield Fitting(self.step)
                 given = (self.model, self.teacher, self.dataset, self.config, self.trials)
                 match_attention(*given, self._memory_reduced, should_stop)
                 if should_stop():

@@ -171,6 +171,8 @@ def message_of(now: Snapshot) -> str:
         return "The run ends before its first step; the embedding is unchanged."
     if now.status == "training" and now.compiling:
         return "Compiling the U-Net for images of this size: this step takes a minute or more."
+    if now.status == "training" and now.fitting:
+        return "The vectors are fitted to the prompt before the first step."
     if now.status == "training" and not now.loss:
         return "A first preview is generated before training starts."
     return MESSAGES.get(now.requested[-1] if now.requested else now.status, "")
