@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from fakes import TinyModel
 from puppet import CONFIG, Puppet, ended, finished
+from tqdm import tqdm
 
 from ti_trainer.commands.progress import Progress
 from ti_trainer.runs.job import Job, Snapshot
 from ti_trainer.runs.run_folder import Run
 from ti_trainer.runs.session import Session
-from ti_trainer.training.events import Compiling, Event, StepDone
+from ti_trainer.training.events import Compiling, Event, Fitting, StepDone
 from ti_trainer.ui.panels.status_strip import message_of
 from ti_trainer.ui.panels.train_progress import _details
 
@@ -85,6 +86,19 @@ def test_the_bar_on_a_terminal_says_it_too(session: Session, host: Puppet, capsy
         session.train(watching)
     assert {desc for kind, desc in said if kind is Compiling} == {"Compiling, a minute or more: "}
     assert {desc for kind, desc in said if kind is StepDone} == {"Training: "}
+
+
+def test_fitting_to_a_prompt_is_told_too(session: Session, host: Puppet, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, looks = Job(), list[Snapshot]()
+    monkeypatch.setattr("ti_trainer.training.trainer.match_attention", lambda *given: looks.append(job.snapshot()))
+    job.start(replace(session, config=replace(CONFIG, max_steps=1, teacher_prompt="red star")))
+    now = ended(job)
+    assert [message_of(each) for each in looks] == ["The vectors are fitted to the prompt before the first step."]
+    assert not now.fitting
+    with Progress() as progress:
+        progress.bar = tqdm(total=1)
+        progress(Fitting(0))
+        assert progress.bar.desc == "Fitting to the prompt: "
 
 
 def test_no_file_tells_of_it(session: Session, host: Puppet, tmp_path: Path) -> None:
