@@ -23,6 +23,7 @@ from ti_trainer.errors import BusyError, ConfigError, DatasetError, StoppedError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.preprocess import job as preprocess
 from ti_trainer.runs import queue as queue_module
+from ti_trainer.runs import quick as quick_module
 from ti_trainer.runs.datasets import subsets_of
 from ti_trainer.runs.job import Job
 from ti_trainer.runs.queue import Queue
@@ -185,7 +186,20 @@ def test_captions_are_taken_over_or_written_and_a_captioner_that_fails_is_no_end
     assert any("only 3 of 4 images have one" in each for each in stage.warnings)
 
 
+def test_few_images_are_trained_for_fewer_steps(host: TinyHost, source: Path) -> None:
+    for path in sorted(source.iterdir())[1:]:
+        path.unlink()
+    stages: list[Stage] = []
+    session = QuickTraining(host, "x", source, options={**FEW, "max_steps": 151}).prepare(
+        lambda each: each.run(), stages.append
+    )
+    assert session.config.max_steps == 150
+    said = "Trained for 150 steps instead of 151: with 1 image, more steps overfit."
+    assert said in next(each for each in stages if each.name == "dataset" and each.status == "done").warnings
+
+
 def test_it_stops_in_each_stage_and_says_what_failed(host: TinyHost, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick_module, "STEPS_PER_IMAGE", ENDLESS["max_steps"])
     quick, job, preprocessing = QuickJob(), Job(), preprocess.Job()
     with pytest.raises(StoppedError, match="was stopped"):
         QuickTraining(host, "x", source, options=FEW).prepare(lambda each: each.run(), lambda stage: None, lambda: True)

@@ -53,6 +53,7 @@ class Kind:
     resize: Literal["focal", "buckets"]
 
 
+STEPS_PER_IMAGE = 150  # at most: 300 steps on one image overfit it (docs/LOG.md)
 KINDS = {  # by their presets
     "person": Kind("person", 4, "subject", "focal"),
     "object": Kind("object", 2, "subject", "focal"),
@@ -64,9 +65,9 @@ KINDS = {  # by their presets
 class QuickTraining:
     """Train a new embedding of this name on a folder of images, which are not changed.
 
-    `kind` is one of KINDS. `options` of the run take precedence over those of the kind. An
-    embedding of this name that was created but never trained is replaced; with `overwrite`, any is. `intended_model` is
-    that of `Session`.
+    `kind` is one of KINDS. `options` of the run take precedence over those of the kind, but each image has at most
+    STEPS_PER_IMAGE steps. An embedding of this name that was created but never trained is replaced; with `overwrite`, any
+    is. `intended_model` is that of `Session`.
     """
 
     host: Host
@@ -167,12 +168,12 @@ class QuickTraining:
         summary = self._preprocessed(preprocess, warnings)
         _check_stop(should_stop, stopped=summary.stopped)
         captioned = self._without(found.suggested if found else frozenset(), warnings)
+        config = self._with_fewer_steps(self.config(captions=captioned), warnings)
         report(dataset_stage(self.preprocessing(), summary, warnings, captioned=captioned))
         report(Stage("embedding", "running"))
         report(self._created())
         _check_stop(should_stop)
-        config, model = self.config(captions=captioned), self.intended_model
-        return Session(self.host, self.name, self.dataset, config, intended_model=model)
+        return Session(self.host, self.name, self.dataset, config, intended_model=self.intended_model)
 
     @property
     def _kind(self) -> Kind:
@@ -220,6 +221,17 @@ class QuickTraining:
             leave_out(self.dataset, there, warnings.append)
         listing = list_images(self.dataset)
         return len(captions_among(listing.files, listing.images)) == len(listing.images)
+
+    def _with_fewer_steps(self, config: TrainConfig, notes: list[str]) -> TrainConfig:
+        """The options with at most STEPS_PER_IMAGE for each image, which `notes` say."""
+        images = len(list_images(self.dataset).images)
+        steps = STEPS_PER_IMAGE * images
+        if steps >= config.max_steps:
+            return config
+        notes.append(
+            f"Trained for {steps} steps instead of {config.max_steps}: with {counted(images, 'image')}, more steps overfit."
+        )
+        return replace(config, max_steps=steps)
 
     def _created(self) -> Stage:
         folder, warnings, config = self.host.embeddings_dir, list[str](), self.config()
