@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -190,7 +193,7 @@ def test_only_updated_outputs_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> 
     function = next(iter(made.fns.values()))
 
     def answered() -> list[object]:
-        return asyncio.run(made.postprocess_data(function, function.fn(), SessionState(made)))
+        return _run(made.postprocess_data(function, function.fn(), SessionState(made)))
 
     complete = answered()
     light_updates(made)
@@ -200,3 +203,9 @@ def test_only_updated_outputs_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> 
     assert light == complete
     assert changed == ["Run", "new"], "one button, with its first value and the new one"
     assert light[1:] == [gr.update()] * 5
+
+
+def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Its result; in a thread, since Playwright's event loop of an earlier test may still run in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
