@@ -71,9 +71,10 @@ class Server:
 
     def train(self, steps: int, name: str = "my-thing") -> None:
         """Start a run of the demo's embedding, or another."""
-        options = json.dumps({"max_steps": steps, "preview_every": 0, "stop_when_done": False, "template": "subject"})
+        options = {"max_steps": steps, "preview_every": 0, "stop_when_done": False, "template": "subject"}
+        options["prompt_preservation"] = 0  # so that all steps take the same time
         images = str(ROOT / "ti_trainer" / "tiny_model" / "demo")
-        self.call(self.functions["ti_trainer_train"], [name, images, options])
+        self.call(self.functions["ti_trainer_train"], [name, images, json.dumps(options)])
 
     @property
     def status(self) -> dict[str, Any]:
