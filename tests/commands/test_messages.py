@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -172,3 +173,21 @@ def test_the_terminals_end_stops_a_run_but_for_nohup() -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_ctrl_c_while_the_terminal_is_written_to_stops_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream refuses to be written to by the handler of a signal that interrupted a write."""
+
+    class Writing(io.StringIO):
+        def write(self, text: str) -> int:
+            raise RuntimeError("reentrant call")
+
+        def fileno(self) -> int:
+            return file.fileno()
+
+    with (tmp_path / "terminal").open("w+") as file:
+        monkeypatch.setattr(sys, "stderr", Writing())
+        with interruptible("Stopping.") as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.is_set()
+        assert (tmp_path / "terminal").read_text() == "\nStopping.\n"

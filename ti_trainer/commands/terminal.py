@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -70,7 +71,7 @@ def interruptible(message: str, same_press_s: float = 0.0) -> Iterator[Event]:
             stop.set()
             if message:
                 with suppress(OSError):  # the terminal may be closed
-                    print(f"\n{message}", file=sys.stderr)
+                    _print_in_handler(f"\n{message}\n")
         elif number == signal.SIGINT and time.monotonic() - stopped_at >= same_press_s:
             aborted.set()
             raise KeyboardInterrupt
@@ -81,6 +82,15 @@ def interruptible(message: str, same_press_s: float = 0.0) -> Iterator[Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _print_in_handler(text: str) -> None:
+    """Write to the terminal from a signal's handler, which may have interrupted another write."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except RuntimeError:  # a stream cannot be written to while it is being written to
+        os.write(sys.stderr.fileno(), text.encode())
 
 
 def end_signals() -> Iterator[signal.Signals]:
