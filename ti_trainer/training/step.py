@@ -39,8 +39,10 @@ def training_loss(
     """
     alphas_cumprod = model.alphas_cumprod[batch.timesteps]  # (B,)
     noisy_latents = add_noise(batch.latents, batch.noise, alphas_cumprod)
-    of_images = target(batch.latents, batch.noise, alphas_cumprod, model.spec.prediction_type)
-    wanted = of_images if teacher is None else teacher(model, noisy_latents, batch)
+    if teacher is None:
+        wanted = target(batch.latents, batch.noise, alphas_cumprod, model.spec.prediction_type)
+    else:
+        wanted = teacher(model, noisy_latents, batch)
     several = [embeddings] if isinstance(embeddings, Mapping) else embeddings
     prediction = _prediction(model, batch, noisy_latents, several, scale)
     loss = denoising_loss(prediction, wanted, batch.weight)
@@ -48,8 +50,9 @@ def training_loss(
         loss = loss * weighting(alphas_cumprod, model.spec.prediction_type)
     if pixel_loss is None:
         return loss
-    # Pixels are compared with the image, so what a phrase is to change in it is taken out: it would be unlearned.
-    prediction = prediction - (wanted - of_images)
+    if teacher is not None:  # pixels are compared with the image: what a phrase is to change would be unlearned
+        of_images = target(batch.latents, batch.noise, alphas_cumprod, model.spec.prediction_type)
+        prediction = prediction - (wanted - of_images)
     estimate = clean_latents(noisy_latents, prediction, alphas_cumprod, model.spec.prediction_type)
     return loss + pixel_loss(model, estimate, batch)
 

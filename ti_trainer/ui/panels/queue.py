@@ -93,7 +93,7 @@ def render(queue: QueueSnapshot, now: Snapshot, *, is_public: bool = False) -> s
 def _when(queue: QueueSnapshot, now: Snapshot) -> str:
     """When the next run is started."""
     if queue.held == "paused":
-        return f"{queue.held_by} is paused, so the queue waits: resume it, or go on with the queue."
+        return f"{queue.held_by} is paused, so the queue waits: resume that run, or press Go on to train the next one."
     if queue.held == "stopped":
         return f"{queue.held_by} was stopped, so the queue waits."
     if queue.elsewhere and not queue.held:
