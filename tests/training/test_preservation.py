@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,9 +12,8 @@ import torch
 from fakes import TinyModel
 
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.data.dataset import Batch, Dataset
+from ti_trainer.data.dataset import PERIOD, REPEATED, Batch, Dataset
 from ti_trainer.data.phrases import ATTRIBUTES, PLACES, with_phrase
-from ti_trainer.embedding import Embedding
 from ti_trainer.runs.builders import start_notes
 from ti_trainer.training.preservation import Preservation
 from ti_trainer.training.step import training_loss
@@ -46,33 +46,77 @@ def test_a_style_gets_no_attribute(start: str) -> None:
     assert all(each.startswith(f"{start}x-word") for each in phrased(f"{start}x-word"))
 
 
-def test_only_prompts_change(dataset: Callable[..., Dataset]) -> None:
-    """So a sample's noise and timestep do not depend on the option."""
-    without, all_of_them = batch_of(dataset, 0.0), batch_of(dataset, 1.0)
-    assert without.plain_prompts == ()
-    assert all_of_them.plain_prompts == without.prompts == all_of_them.prompts_without_phrases
-    assert all(long != short for long, short in zip(all_of_them.prompts, without.prompts, strict=True))
-    for name in ("latents", "noise", "timesteps"):
-        assert torch.equal(getattr(without, name), getattr(all_of_them, name))
+def test_other_samples_stay_as_they_are(dataset: Callable[..., Dataset]) -> None:
+    """So their noise and timesteps do not depend on the option."""
+    without, half = batch_of(dataset, 0.0), batch_of(dataset, 0.5)
+    assert without.phrases == ()
+    kept = [row for row, phrase in enumerate(half.phrases) if phrase is None]
+    assert 0 < len(kept) < 4
+    for row in kept:
+        assert half.prompts[row] == without.prompts[row]
+        for name in ("latents", "noise", "timesteps"):
+            assert torch.equal(getattr(half, name)[row], getattr(without, name)[row])
+
+
+def test_samples_with_phrases_are_repeated(dataset: Callable[..., Dataset]) -> None:
+    """All of a period come from a few, of which each is the same every time; the next period has others."""
+    data = dataset(prompter={"phrase_share": 1.0})
+    batches = [data.batch([(number, number % 4)]) for number in range(2 * PERIOD)]
+    seen: dict[int, Batch] = {}
+    for batch in batches:
+        phrase = batch.phrases[0]
+        assert phrase is not None
+        first = seen.setdefault(phrase.sample, batch)
+        assert (batch.prompts, batch.phrases) == (first.prompts, first.phrases)
+        assert all(torch.equal(getattr(batch, name), getattr(first, name)) for name in ("latents", "noise", "timesteps"))
+    assert set(seen) == set(range(2 * REPEATED))
+    assert {each.phrases[0].sample for each in batches[:PERIOD] if each.phrases[0]} == set(range(REPEATED))
+    assert len({float(each.noise[0, 0, 0, 0]) for each in seen.values()}) == 2 * REPEATED
+    other_trial = data.batch([(0, 0)], [1])
+    assert other_trial.phrases[0] != batches[0].phrases[0]
+
+
+def test_repeated_samples_have_the_shape_of_their_batch(dataset: Callable[..., Dataset]) -> None:
+    data = dataset(prompter={"phrase_share": 1.0})
+    wide = [replace(each, latents=each.latents.repeat(1, 1, 2)) for each in data.items[:1]]
+    both = replace(data, items=(*data.items[1:], *wide))
+    shapes, samples = set(), set()
+    for number in range(PERIOD):
+        for index in (0, len(both.items) - 1):
+            batch = both.batch([(number, index)])
+            assert batch.latents.shape[1:] == both.items[index].latents.shape
+            assert batch.phrases[0] is not None
+            shapes.add((batch.phrases[0].sample, batch.latents.shape))
+            samples.add(batch.phrases[0].sample)
+    assert len(shapes) == len(samples), "no two samples of different shapes have the same number"
+
+
+def test_regularisation_images_get_no_phrase(dataset: Callable[..., Dataset]) -> None:
+    data = dataset(prompter={"phrase_share": 1.0})
+    reg = replace(data.items[0], subset=replace(data.items[0].subset, is_reg=True))
+    both = replace(data, items=(reg, *data.items[1:]))
+    assert both.batch([(0, 0)]).phrases == ()
+    used = [both.batch([(number, 1)]).latents for number in range(200)]
+    assert not any(torch.equal(each[0], reg.latents) for each in used)
 
 
 def test_the_share_of_phrases(dataset: Callable[..., Dataset]) -> None:
     data = dataset(prompter={"phrase_share": 0.3})
-    plain = [data.batch([(number, 0)]).plain_prompts for number in range(200)]
+    plain = [data.batch([(number, 0)]).phrases for number in range(200)]
     assert 40 <= sum(each != () for each in plain) <= 80
 
 
 def test_the_initial_text_itself_has_the_loss_of_the_prompt_without_the_phrase(dataset: Callable[..., Dataset]) -> None:
     model, batch = TinyModel(), batch_of(dataset, 0.5)
-    plain = batch_of(dataset, 0.0)
-    assert 0 < sum(each is not None for each in batch.plain_prompts) < 4
-    with_phrases = training_loss(model, batch, STAR, teacher=Preservation("x-word", ["star"]))
+    plain = replace(batch, prompts=batch.prompts_without_phrases, phrases=())
+    assert 0 < sum(each is not None for each in batch.phrases) < 4
+    with_phrases = training_loss(model, batch, STAR, teacher=Preservation("x-word", {0: "star"}))
     torch.testing.assert_close(with_phrases, training_loss(model, plain, STAR))
 
 
 def test_samples_do_not_depend_on_the_others_of_their_batch(dataset: Callable[..., Dataset]) -> None:
     """So gradient accumulation gives the same result as a larger batch."""
-    data, objective = dataset(prompter={"phrase_share": 0.5}), Preservation("x-word", ["star"])
+    data, objective = dataset(prompter={"phrase_share": 0.5}), Preservation("x-word", {0: "star"})
     word = {"x-word": TinyModel().token_embeddings("heart")}
     together = training_loss(TinyModel(), batch_of(dataset, 0.5), word, teacher=objective)
     singly = [training_loss(TinyModel(), data.batch([(each, each)]), word, teacher=objective) for each in range(4)]
@@ -80,15 +124,15 @@ def test_samples_do_not_depend_on_the_others_of_their_batch(dataset: Callable[..
 
 
 def test_another_word_is_asked_to_react_as_the_initial_text_does(dataset: Callable[..., Dataset]) -> None:
-    model, batch, plain = TinyModel(), batch_of(dataset, 1.0), batch_of(dataset, 0.0)
+    model, batch = TinyModel(), batch_of(dataset, 1.0)
     noisy = torch.zeros_like(batch.latents)
 
     def predicted(prompts: tuple[str, ...]) -> torch.Tensor:
         cond = model.encode_prompts([each.replace("x-word", "star") for each in prompts], {})
         return model.predict(noisy, batch.timesteps, cond, batch.images)
 
-    found = Preservation("x-word", ["star"])(model, noisy, batch)
-    torch.testing.assert_close(found, batch.noise + predicted(batch.prompts) - predicted(plain.prompts))
+    found = Preservation("x-word", {0: "star"})(model, noisy, batch)
+    torch.testing.assert_close(found, batch.noise + predicted(batch.prompts) - predicted(batch.prompts_without_phrases))
 
 
 def test_each_trial_is_asked_to_react_as_its_own_initial_text_does(
@@ -119,30 +163,42 @@ def test_a_pixel_loss_does_not_unlearn_what_phrases_change(dataset: Callable[...
         asked.append(estimate)
         return estimate.new_zeros(len(estimate))
 
-    for share in (0.0, 1.0):
-        preservation = Preservation("x-word", ["star"])
-        training_loss(model, batch_of(dataset, share), STAR, None, pixel_loss, teacher=preservation)  # type: ignore[arg-type]
+    batch = batch_of(dataset, 1.0)
+    for each in (batch, replace(batch, prompts=batch.prompts_without_phrases, phrases=())):
+        preservation = Preservation("x-word", {0: "star"})
+        training_loss(model, each, STAR, None, pixel_loss, teacher=preservation)  # type: ignore[arg-type]
     torch.testing.assert_close(asked[1], asked[0])
 
 
-def test_samples_without_a_phrase_cost_nothing_more(dataset: Callable[..., Dataset]) -> None:
-    class Counting(TinyModel):
-        rows = 0
+class Counting(TinyModel):
+    rows = 0
 
-        def predict(self, noisy_latents: Any, *others: Any) -> Any:
-            self.rows += len(noisy_latents)
-            return super().predict(noisy_latents, *others)
+    def predict(self, noisy_latents: Any, *others: Any) -> Any:
+        self.rows += len(noisy_latents)
+        return super().predict(noisy_latents, *others)
 
-    model, batch = Counting(), batch_of(dataset, 0.5)
-    training_loss(model, batch, STAR, teacher=Preservation("x-word", ["star"]))
-    assert model.rows == 4 + 2 * sum(each is not None for each in batch.plain_prompts)
+
+def test_only_the_first_use_of_a_sample_costs_more(dataset: Callable[..., Dataset]) -> None:
+    model, batch, preservation = Counting(), batch_of(dataset, 0.5), Preservation("x-word", {0: "star"})
+    losses = []
+    for expected in (4 + 2 * len({each for each in batch.phrases if each is not None}), 4):
+        model.rows = 0
+        losses.append(training_loss(model, batch, STAR, teacher=preservation))
+        assert model.rows == expected
+    assert torch.equal(*losses)
+
+
+def test_a_long_run_keeps_few_targets(dataset: Callable[..., Dataset]) -> None:
+    data, preservation, model = dataset(prompter={"phrase_share": 1.0}), Preservation("x-word", {0: "star"}), Counting()
+    for number in range(0, 40 * PERIOD, PERIOD // 8):
+        training_loss(model, data.batch([(number, 0)]), STAR, teacher=preservation)
+    assert len(preservation._changes) <= 2 * REPEATED
 
 
 @pytest.mark.parametrize("options", [{"negative": True}, {"teacher_prompt": "a red star"}, {"prompt_preservation": 0.0}])
 def test_where_it_is_not_used(options: dict[str, Any]) -> None:
     config = TrainConfig(**options)
     assert config.phrase_share == 0
-    assert Preservation.of(config, Embedding("x-word", STAR["x-word"])) is None
 
 
 def test_an_embedding_without_an_initial_text_is_reported(trainer: Callable[..., Trainer]) -> None:

@@ -53,12 +53,21 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Phrase:
+    """That of a sample that is repeated: the prompt without it, and what identifies the sample and its stream."""
+
+    plain_prompt: str
+    stream: int
+    sample: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """The inputs of one forward pass: latents and noise (B, C, H, W), timesteps (B,), a loss weight (B, 1, H, W) or None.
 
     `negative_prompts` are those of guidance; none in plain Textual Inversion. `pixels` (B, 3, 8 H, 8 W) uint8, always on the
     CPU, are only there for pixel losses. `shares` (B,) are the loss weights of whole images, or None if all are 1.
-    `plain_prompts` are the prompts without the phrase that was added to them, None where there is none; empty if all are.
+    `phrases` are those that were added to prompts, None where there is none; empty if all are.
     """
 
     latents: Tensor
@@ -70,13 +79,14 @@ class Batch:
     negative_prompts: tuple[str, ...] = ()
     pixels: Tensor | None = None
     shares: Tensor | None = None
-    plain_prompts: tuple[str | None, ...] = ()
+    phrases: tuple[Phrase | None, ...] = ()
 
     @property
     def prompts_without_phrases(self) -> tuple[str, ...]:
         """The prompts as captions and template make them."""
-        plain = self.plain_prompts or (None,) * len(self.prompts)
-        return tuple(prompt if each is None else each for prompt, each in zip(self.prompts, plain, strict=True))
+        phrases = self.phrases or (None,) * len(self.prompts)
+        plain = (prompt if each is None else each.plain_prompt for prompt, each in zip(self.prompts, phrases, strict=True))
+        return tuple(plain)
 
     def on(self, device: torch.device) -> Batch:
         """This batch, made on the CPU, on the device."""
@@ -94,7 +104,9 @@ class Batch:
         )
 
 
-PHRASES_STREAM = 1 << 32  # beyond the streams of trials
+PHRASES_STREAM, REPEATED_STREAM = 1 << 32, 1 << 33  # beyond the streams of trials
+# Samples with a phrase are repeated, since their targets are expensive: there are REPEATED of them in a PERIOD of samples.
+REPEATED, PERIOD = 16, 512
 
 
 def sample_rng(seed: int, number: int, stream: int = 0) -> np.random.Generator:
@@ -218,20 +230,24 @@ class Dataset:
         If the prompter has `both`, each sample is there twice, with the same noise and timestep.
         """
         prompts, negative_prompts, timesteps, latents, noise = [], [], [], [], []
-        plain_prompts: list[str | None] = []
+        items: list[Item] = []
+        phrases: list[Phrase | None] = []
         sides = range(len(self.prompter.names))
         for stream, (number, index), side in product(streams, samples, sides):
             item, rng = self.items[index], sample_rng(self.seed, number, stream)
+            repeated = self._repeated(item, number, stream)
+            if repeated is not None:
+                item, rng = self._of_repeated(repeated, item, stream)
             pair = self._prompts(item, rng)
-            prompt, plain = self._with_phrase(pair[side], item, number, stream)
-            prompts.append(prompt)
-            plain_prompts.append(plain)
+            prompt = pair[side]
+            phrases.append(None if repeated is None else Phrase(prompt, stream, repeated))
+            prompts.append(prompt if repeated is None else with_phrase(prompt, self.prompter.name, rng))
             negative_prompts.append(pair[1])
+            items.append(item)
             timesteps.append(int(rng.integers(self.num_timesteps)))
             noise.append(normal_like(item.latents, rng))
             drawn = item.latents if item.std is None else item.latents + item.std * normal_like(item.latents, rng)
             latents.append(normal_like(item.latents, rng) if self.noise_instead and number % 2 else drawn)
-        items = [self.items[index] for _, (_, index), _ in product(streams, samples, sides)]
         weights = [item.weight for item in items]
         weight = None
         if any(each is not None for each in weights):
@@ -247,15 +263,42 @@ class Dataset:
             tuple(negative_prompts) if self.prompter.negative and not self.prompter.both else (),
             _stacked([item.pixels for item in items]),
             None if all(item.share == 1 for item in items) else torch.tensor([item.share for item in items]),
-            tuple(plain_prompts) if any(each is not None for each in plain_prompts) else (),
+            tuple(phrases) if any(each is not None for each in phrases) else (),
         )
 
-    def _with_phrase(self, prompt: str, item: Item, number: int, stream: int) -> tuple[str, str | None]:
-        """The prompt of a sample, for some with a phrase added; and that without the phrase, None if there is none."""
+    def _repeated(self, item: Item, number: int, stream: int) -> int | None:
+        """Which sample with a phrase takes the place of a sample of this item; None if none does."""
         rng = sample_rng(self.seed, number, PHRASES_STREAM + stream)  # the sample's own draws stay as they are
         if item.subset.is_reg or rng.random() >= self.prompter.phrase_share:
-            return prompt, None
-        return with_phrase(prompt, self.prompter.name, rng), prompt
+            return None
+        first, count = self._repeated_by_shape[item.latents.shape]
+        period = number // PERIOD * sum(each for _, each in self._repeated_by_shape.values())
+        return period + first + int(rng.integers(count))
+
+    def _of_repeated(self, repeated: int, item: Item, stream: int) -> tuple[Item, np.random.Generator]:
+        """The item of a repeated sample, of the shape of this one, and the generator of its other draws."""
+        rng = sample_rng(self.seed, repeated, REPEATED_STREAM + stream)
+        return self.items[rng.choice(self._of_the_thing_by_shape[item.latents.shape])], rng
+
+    @cached_property
+    def _of_the_thing_by_shape(self) -> dict[torch.Size, list[int]]:
+        """The items of an epoch's samples without regularisation images, by the shape of their latents."""
+        found: dict[torch.Size, list[int]] = defaultdict(list)
+        for index in self._samples.tolist():
+            if not self.items[index].subset.is_reg:
+                found[self.items[index].latents.shape].append(index)
+        return found
+
+    @cached_property
+    def _repeated_by_shape(self) -> dict[torch.Size, tuple[int, int]]:
+        """The number of the first repeated sample of a period of each shape, and how many there are."""
+        groups, total, first = self._of_the_thing_by_shape, sum(map(len, self._of_the_thing_by_shape.values())), 0
+        found = {}
+        for shape, indices in groups.items():
+            count = max(1, round(REPEATED * len(indices) / total))
+            found[shape] = (first, count)
+            first += count
+        return found
 
     def _prompts(self, item: Item, rng: np.random.Generator) -> tuple[str, str]:
         if item.subset.is_reg:

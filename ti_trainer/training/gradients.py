@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Batch
-from ti_trainer.embedding import Embedding
 from ti_trainer.errors import TITrainerError, TrainingError
 from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.functional.loss_weights import LOSS_WEIGHTINGS
@@ -55,7 +54,7 @@ class Objective:
         model: DiffusionModel,
         pixel_loss: PixelLoss | None,
         teacher: Teacher | None,
-        embedding: Embedding,
+        preservation: Preservation | None,
         *,
         guided: bool,
     ) -> Objective:
@@ -67,7 +66,7 @@ class Objective:
             pixel_loss,
             None if weighting is None else partial(weighting, gamma=config.snr_gamma),
             teacher,
-            Preservation.of(config, embedding),
+            preservation,
         )
 
     def gradients(
@@ -91,10 +90,7 @@ class Objective:
         self, trials: Sequence[TrainableEmbedding], batch: Batch, divisor: int, scaler: GradScaler | None
     ) -> tuple[Tensor, Sequence[Tensor]]:
         embeddings = [each.vectors for each in trials]
-        preservation = self.preservation
-        if preservation is not None:  # each trial is to react as its own initial text does
-            preservation = replace(preservation, init_texts=[each.status.init_text or "" for each in trials])
-        options = (self.scale, self.pixel_loss, self.weighting, self.teacher or preservation)
+        options = (self.scale, self.pixel_loss, self.weighting, self.teacher or self.preservation)
         loss = training_loss(self.model, batch, embeddings, *options)  # (N B,)
         losses = torch.stack([each.mean() for each in loss.chunk(len(trials))]) / divisor  # (N,)
         total = losses.sum()  # a trial's loss depends on its own vectors only

@@ -7,64 +7,56 @@ trained with, although no image shows it. B batch, C latent channels, H W latent
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ti_trainer.config.training import TrainConfig
-from ti_trainer.data.dataset import Batch
+from ti_trainer.data.dataset import REPEATED, Batch, Phrase
 from ti_trainer.data.phrases import without_name
-from ti_trainer.embedding import Embedding
 from ti_trainer.functional.objective import target
-from ti_trainer.model import DiffusionModel, ImageConditioning
+from ti_trainer.model import DiffusionModel
 from ti_trainer.prompts import escaped
-from ti_trainer.training.step import encode_distinct
 
 
-@dataclass(frozen=True)
 class Preservation:
-    """The targets of samples, some of whose prompts have an added phrase, for an embedding with these initial texts.
+    """The targets of samples, some of whose prompts have an added phrase, by the initial text of each trial's stream.
 
-    There is one for each trial, which has an equal part of the batch.
+    What a phrase changes is kept, and used whenever its sample is repeated.
     """
 
-    name: str
-    init_texts: Sequence[str]
-
-    @classmethod
-    def of(cls, config: TrainConfig, embedding: Embedding) -> Preservation | None:
-        """None if no prompts get phrases."""
-        return cls(embedding.name, [str(embedding.info.get("init_text") or "")]) if config.phrase_share else None
+    def __init__(self, name: str, init_texts: Mapping[int, str]) -> None:
+        self._name, self._init_texts = name, init_texts
+        self._changes: dict[tuple[int, int], Tensor] = {}  # (C, H, W) float32, by stream and sample
+        self._most = 2 * REPEATED * len(init_texts)  # those of the present period, and of the last one
 
     @torch.no_grad()
     def __call__(self, model: DiffusionModel, noisy_latents: Tensor, batch: Batch) -> Tensor:
         """The target (B, C, H, W) for noisy latents of the same shape."""
         alphas_cumprod = model.alphas_cumprod[batch.timesteps]  # (B,)
         wanted = target(batch.latents, batch.noise, alphas_cumprod, model.spec.prediction_type)
-        rows = [row for row, plain in enumerate(batch.plain_prompts) if plain is not None]
-        if not rows:
+        if not batch.phrases:
             return wanted
-        changes = dict(zip(rows, self._changes(model, noisy_latents, batch, rows), strict=True))
-        return torch.stack([each + changes[row] if row in changes else each for row, each in enumerate(wanted)])
+        rows = [
+            each if phrase is None else each + self._change(model, noisy_latents, batch, row, phrase)
+            for row, (each, phrase) in enumerate(zip(wanted, batch.phrases, strict=True))
+        ]
+        return torch.stack(rows)
 
-    def _changes(self, model: DiffusionModel, noisy_latents: Tensor, batch: Batch, rows: list[int]) -> Tensor:
-        """What the phrases of these rows change (rows, C, H, W) float32."""
-        twice = [*rows, *rows]
-        prompts = [*(batch.prompts[row] for row in rows), *(batch.plain_prompts[row] or "" for row in rows)]
-        # An initial text is not a prompt: vectors start from its tokens, with brackets as they are.
-        texts = [escaped(self.init_texts[row * len(self.init_texts) // len(batch.prompts)]) for row in twice]
-        in_words = [without_name(each, self.name, text) for each, text in zip(prompts, texts, strict=True)]
-        cond = encode_distinct(model, in_words, {})
-        masked = None if batch.images.masked is None else _chosen(batch.images.masked, twice)
-        images = ImageConditioning(_chosen(batch.images.sizes, twice), masked)
-        with_phrases, without = (
-            model.predict(_chosen(noisy_latents, twice), _chosen(batch.timesteps, twice), cond, images).float().chunk(2)
-        )
-        return with_phrases - without
+    def _change(self, model: DiffusionModel, noisy_latents: Tensor, batch: Batch, row: int, phrase: Phrase) -> Tensor:
+        """What the phrase of this row changes (C, H, W).
 
-
-def _chosen(rows: Tensor, numbers: list[int]) -> Tensor:
-    """Some rows, stacked one by one: indexing with a list would wait for the GPU."""
-    return torch.stack([rows[number] for number in numbers])
+        It is computed for each sample by itself, so that a run which is resumed has exactly the same.
+        """
+        key = (phrase.stream, phrase.sample)
+        if key not in self._changes:
+            while len(self._changes) >= self._most:
+                del self._changes[next(iter(self._changes))]
+            # An initial text is not a prompt: vectors start from its tokens, with brackets as they are.
+            text, one = escaped(self._init_texts[phrase.stream]), slice(row, row + 1)
+            prompts = [without_name(each, self._name, text) for each in (batch.prompts[row], phrase.plain_prompt)]
+            cond = model.encode_prompts(prompts, {})
+            latents, timesteps = noisy_latents[one].repeat(2, 1, 1, 1), batch.timesteps[one].repeat(2)
+            with_phrase, without = model.predict(latents, timesteps, cond, batch.images.of(one).repeat(2)).float()
+            self._changes[key] = with_phrase - without
+        return self._changes[key]

@@ -25,6 +25,7 @@ from ti_trainer.training.early_stopping import Best, EarlyStopping
 from ti_trainer.training.events import Event, Finished, Fitting, MemoryReduced, StepDone, TrialStopped
 from ti_trainer.training.gradients import Objective, parameters_of
 from ti_trainer.training.pixel_loss import PixelLoss
+from ti_trainer.training.preservation import Preservation
 from ti_trainer.training.state import TrainState, check_moved
 from ti_trainer.training.step import grad_scaler
 from ti_trainer.training.teacher import Teacher
@@ -69,10 +70,11 @@ class Trainer:
         self._processes = processes
         self.step, self.micro_step, self.last_step = embedding.step, 0, config.last_step
         teacher = Teacher.of(config, embedding.name, lora)
-        self._objective = Objective.of(
-            config, model, pixel_loss, teacher, embedding, guided=negative is not None and teacher is None
-        )
         self.trials = build_trials(config, model, self._embeddings, state)
+        init_texts = {each.trial.number - 1: each.status.init_text or "" for each in self.trials}  # by stream
+        preservation = Preservation(embedding.name, init_texts) if config.phrase_share else None
+        guided = negative is not None and teacher is None
+        self._objective = Objective.of(config, model, pixel_loss, teacher, preservation, guided=guided)
         self._scaler: GradScaler | None = grad_scaler(model.device) if model.needs_loss_scaling else None
         self._settling = SCALE_SETTLES * config.gradient_accumulation_steps
         self._settles_at = self._settling + (state.micro_step if state is not None and state.scaler is None else 0)
