@@ -12,8 +12,9 @@ import torch
 from fakes import TinyModel
 
 from ti_trainer.config.training import TrainConfig
-from ti_trainer.data.dataset import PERIOD, REPEATED, Batch, Dataset
+from ti_trainer.data.dataset import Batch, Dataset
 from ti_trainer.data.phrases import ATTRIBUTES, PLACES, with_phrase
+from ti_trainer.data.repeated import IN_A_PERIOD, PERIOD, repeated_samples
 from ti_trainer.runs.builders import start_notes
 from ti_trainer.training.preservation import Preservation
 from ti_trainer.training.step import training_loss
@@ -22,8 +23,8 @@ from ti_trainer.training.trainer import Trainer
 STAR = {"x-word": TinyModel().token_embeddings("star")}
 
 
-def phrased(prompt: str, count: int = 40) -> set[str]:
-    return {with_phrase(prompt, "x-word", np.random.default_rng(number)) for number in range(count)}
+def phrased(prompt: str, count: int = 60, seed: int = 0) -> list[str]:
+    return [with_phrase(prompt, "x-word", number, (seed, 0)) for number in range(count)]
 
 
 def batch_of(dataset: Callable[..., Dataset], share: float) -> Batch:
@@ -39,6 +40,18 @@ def test_attributes_stand_before_the_name_and_places_at_the_end() -> None:
     assert before <= {"", *ATTRIBUTES}
     assert any(each.endswith(f"night {place}") for each in found for place in PLACES)
     assert any(each.endswith(f"night, {place}") for each in found for place in PLACES)
+
+
+def test_few_phrases_are_different_ones() -> None:
+    """Chance would repeat some of a few, and leave out most colours."""
+    few = phrased("a photo of x-word", len(ATTRIBUTES))
+    assert len(set(few)) == len(few)
+    attributes = [each.removeprefix("a photo of ").split("x-word")[0].strip() for each in few]
+    assert len(set(attributes) - {""}) == len(attributes) - attributes.count("") >= 10
+    assert sum(each.endswith(PLACES) for each in few) >= 10
+    assert few != phrased("a photo of x-word", len(ATTRIBUTES), seed=1)
+    all_of_them = " ".join(phrased("a photo of x-word", 3 * len(ATTRIBUTES)))
+    assert all(f"{each} x-word" in all_of_them for each in ATTRIBUTES)
 
 
 @pytest.mark.parametrize("start", ["a house in the style of ", "a house, art by ", "a painting by ("])
@@ -69,11 +82,29 @@ def test_samples_with_phrases_are_repeated(dataset: Callable[..., Dataset]) -> N
         first = seen.setdefault(phrase.sample, batch)
         assert (batch.prompts, batch.phrases) == (first.prompts, first.phrases)
         assert all(torch.equal(getattr(batch, name), getattr(first, name)) for name in ("latents", "noise", "timesteps"))
-    assert set(seen) == set(range(2 * REPEATED))
-    assert {each.phrases[0].sample for each in batches[:PERIOD] if each.phrases[0]} == set(range(REPEATED))
-    assert len({float(each.noise[0, 0, 0, 0]) for each in seen.values()}) == 2 * REPEATED
+    assert set(seen) == set(range(2 * IN_A_PERIOD))
+    assert {each.phrases[0].sample for each in batches[:PERIOD] if each.phrases[0]} == set(range(IN_A_PERIOD))
+    assert len({float(each.noise[0, 0, 0, 0]) for each in seen.values()}) == 2 * IN_A_PERIOD
     other_trial = data.batch([(0, 0)], [1])
     assert other_trial.phrases[0] != batches[0].phrases[0]
+
+
+def test_repeated_samples_are_spread_evenly() -> None:
+    """With few of them, chance would leave out images and have most of the timesteps where little is to be learned."""
+    found = repeated_samples({"square": range(6), "wide": range(6, 8)})
+    rng = np.random.default_rng(0)
+    drawn = {each.number: each for shape in found for _ in range(400) for each in [found[shape].one(0, (5, 0), rng)]}
+    assert sorted(drawn) == list(range(IN_A_PERIOD))
+    assert sorted(int(each.timestep * IN_A_PERIOD) for each in drawn.values()) == list(range(IN_A_PERIOD))
+    images = [each.index for each in drawn.values()]
+    assert [images.count(index) for index in range(8)] == [2] * 8
+    assert found["wide"].one(PERIOD, (5, 0), rng).number >= IN_A_PERIOD, "others in the next period"
+
+
+def test_every_shape_has_repeated_samples() -> None:
+    found = repeated_samples({number: [number] for number in range(40)})
+    numbers = {found[number].one(0, (5, 0), np.random.default_rng(0)).number for number in range(40)}
+    assert numbers == set(range(40))
 
 
 def test_repeated_samples_have_the_shape_of_their_batch(dataset: Callable[..., Dataset]) -> None:
@@ -192,7 +223,7 @@ def test_a_long_run_keeps_few_targets(dataset: Callable[..., Dataset]) -> None:
     data, preservation, model = dataset(prompter={"phrase_share": 1.0}), Preservation("x-word", {0: "star"}), Counting()
     for number in range(0, 40 * PERIOD, PERIOD // 8):
         training_loss(model, data.batch([(number, 0)]), STAR, teacher=preservation)
-    assert len(preservation._changes) <= 2 * REPEATED
+    assert len(preservation._changes) <= 2 * IN_A_PERIOD
 
 
 @pytest.mark.parametrize("options", [{"negative": True}, {"teacher_prompt": "a red star"}, {"prompt_preservation": 0.0}])

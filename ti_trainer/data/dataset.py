@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ti_trainer.data.phrases import with_phrase
 from ti_trainer.data.prompts import Prompter
+from ti_trainer.data.repeated import Repeated, RepeatedSamples, repeated_samples
 from ti_trainer.data.subsets import Subset
 from ti_trainer.functional.transfer import sent
 from ti_trainer.model import ImageConditioning
@@ -54,7 +55,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Phrase:
-    """That of a sample that is repeated: the prompt without it, and what identifies the sample and its stream."""
+    """The phrase of a sample that is repeated: the prompt without it, and what identifies the sample."""
 
     plain_prompt: str
     stream: int
@@ -105,8 +106,6 @@ class Batch:
 
 
 PHRASES_STREAM, REPEATED_STREAM = 1 << 32, 1 << 33  # beyond the streams of trials
-# Samples with a phrase are repeated, since their targets are expensive: there are REPEATED of them in a PERIOD of samples.
-REPEATED, PERIOD = 16, 512
 
 
 def sample_rng(seed: int, number: int, stream: int = 0) -> np.random.Generator:
@@ -237,14 +236,19 @@ class Dataset:
             item, rng = self.items[index], sample_rng(self.seed, number, stream)
             repeated = self._repeated(item, number, stream)
             if repeated is not None:
-                item, rng = self._of_repeated(repeated, item, stream)
+                item, rng = self.items[repeated.index], sample_rng(self.seed, repeated.number, REPEATED_STREAM + stream)
             pair = self._prompts(item, rng)
-            prompt = pair[side]
-            phrases.append(None if repeated is None else Phrase(prompt, stream, repeated))
-            prompts.append(prompt if repeated is None else with_phrase(prompt, self.prompter.name, rng))
+            prompt, timestep = pair[side], int(rng.integers(self.num_timesteps))
+            if repeated is None:
+                phrases.append(None)
+            else:
+                phrases.append(Phrase(prompt, stream, repeated.number))
+                prompt = with_phrase(prompt, self.prompter.name, repeated.number, (self.seed, stream))
+                timestep = int(repeated.timestep * self.num_timesteps)
+            prompts.append(prompt)
             negative_prompts.append(pair[1])
             items.append(item)
-            timesteps.append(int(rng.integers(self.num_timesteps)))
+            timesteps.append(timestep)
             noise.append(normal_like(item.latents, rng))
             drawn = item.latents if item.std is None else item.latents + item.std * normal_like(item.latents, rng)
             latents.append(normal_like(item.latents, rng) if self.noise_instead and number % 2 else drawn)
@@ -266,39 +270,21 @@ class Dataset:
             tuple(phrases) if any(each is not None for each in phrases) else (),
         )
 
-    def _repeated(self, item: Item, number: int, stream: int) -> int | None:
-        """Which sample with a phrase takes the place of a sample of this item; None if none does."""
+    def _repeated(self, item: Item, number: int, stream: int) -> Repeated | None:
+        """The sample with a phrase that takes the place of one of this item; None if none does."""
         rng = sample_rng(self.seed, number, PHRASES_STREAM + stream)  # the sample's own draws stay as they are
         if item.subset.is_reg or rng.random() >= self.prompter.phrase_share:
             return None
-        first, count = self._repeated_by_shape[item.latents.shape]
-        period = number // PERIOD * sum(each for _, each in self._repeated_by_shape.values())
-        return period + first + int(rng.integers(count))
-
-    def _of_repeated(self, repeated: int, item: Item, stream: int) -> tuple[Item, np.random.Generator]:
-        """The item of a repeated sample, of the shape of this one, and the generator of its other draws."""
-        rng = sample_rng(self.seed, repeated, REPEATED_STREAM + stream)
-        return self.items[rng.choice(self._of_the_thing_by_shape[item.latents.shape])], rng
+        return self._repeated_samples[item.latents.shape].one(number, (self.seed, stream), rng)
 
     @cached_property
-    def _of_the_thing_by_shape(self) -> dict[torch.Size, list[int]]:
-        """The items of an epoch's samples without regularisation images, by the shape of their latents."""
-        found: dict[torch.Size, list[int]] = defaultdict(list)
+    def _repeated_samples(self) -> Mapping[Hashable, RepeatedSamples]:
+        """The samples with phrases, by the shape of latents."""
+        indices: dict[Hashable, list[int]] = defaultdict(list)
         for index in self._samples.tolist():
             if not self.items[index].subset.is_reg:
-                found[self.items[index].latents.shape].append(index)
-        return found
-
-    @cached_property
-    def _repeated_by_shape(self) -> dict[torch.Size, tuple[int, int]]:
-        """The number of the first repeated sample of a period of each shape, and how many there are."""
-        groups, total, first = self._of_the_thing_by_shape, sum(map(len, self._of_the_thing_by_shape.values())), 0
-        found = {}
-        for shape, indices in groups.items():
-            count = max(1, round(REPEATED * len(indices) / total))
-            found[shape] = (first, count)
-            first += count
-        return found
+                indices[self.items[index].latents.shape].append(index)
+        return repeated_samples(indices)
 
     def _prompts(self, item: Item, rng: np.random.Generator) -> tuple[str, str]:
         if item.subset.is_reg:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -17,22 +19,31 @@ ATTRIBUTES = (
     *("red", "blue", "green", "yellow", "black", "white", "purple", "orange"),
     *("small", "big", "striped", "spotted", "old", "shiny", "wooden"),
 )
-COMMAS = 0.3  # share of the places that follow a comma
+COMMAS = 4  # one of so many places follows a comma
 OF_A_STYLE = re.compile(r"\b(style of|by)\W*$")  # before a name that attributes do not fit
 
 
-def with_phrase(prompt: str, name: str, rng: np.random.Generator) -> str:
-    """The prompt with an attribute before the embedding's name, a place at the end, or both."""
-    attribute, place = str(rng.choice(ATTRIBUTES)), str(rng.choice(PLACES))
-    joint = ", " if rng.random() < COMMAS else " "
-    kind = rng.choice(["attribute", "place", "both"])
+def with_phrase(prompt: str, name: str, number: int, seed: tuple[int, ...]) -> str:
+    """The prompt with an attribute before the embedding's name, a place at the end, or both.
+
+    Phrases with successive numbers have each attribute and each place before one comes again, in an order of the seed.
+    """
+    attributes, places = (_shuffled(each, seed) for each in (ATTRIBUTES, PLACES))
+    attribute, place = attributes[number % len(attributes)], places[number % len(places)]
+    kind = (number + number // len(attributes)) % 3  # so that an attribute is not always of the same kind
+    joint = ", " if number % COMMAS == 0 else " "
     found = re.search(word_pattern(name), prompt)
     before = "" if found is None else prompt[: found.start()]
     if found is None or OF_A_STYLE.search(before):
-        kind = "place"
-    if kind != "place":
+        return prompt + joint + place
+    if kind != 1:
         prompt = f"{before}{attribute} {prompt[len(before) :]}"
-    return prompt if kind == "attribute" else prompt + joint + place
+    return prompt if kind == 0 else prompt + joint + place
+
+
+@lru_cache(maxsize=256)
+def _shuffled(texts: Sequence[str], seed: tuple[int, ...]) -> list[str]:
+    return [str(each) for each in np.random.default_rng(seed).permutation(texts)]
 
 
 def without_name(prompt: str, name: str, text: str) -> str:

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ti_trainer.data.dataset import REPEATED, Batch, Phrase
+from ti_trainer.data.dataset import Batch, Phrase
 from ti_trainer.data.phrases import without_name
+from ti_trainer.data.repeated import IN_A_PERIOD
 from ti_trainer.functional.objective import target
 from ti_trainer.model import DiffusionModel
 from ti_trainer.prompts import escaped
@@ -28,7 +29,7 @@ class Preservation:
     def __init__(self, name: str, init_texts: Mapping[int, str]) -> None:
         self._name, self._init_texts = name, init_texts
         self._changes: dict[tuple[int, int], Tensor] = {}  # (C, H, W) float32, by stream and sample
-        self._most = 2 * REPEATED * len(init_texts)  # those of the present period, and of the last one
+        self._most = 2 * IN_A_PERIOD * len(init_texts)  # those of the present period, and of the last one
 
     @torch.no_grad()
     def __call__(self, model: DiffusionModel, noisy_latents: Tensor, batch: Batch) -> Tensor:
