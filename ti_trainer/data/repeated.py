@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-IN_A_PERIOD, PERIOD = 16, 512  # so many of them take the place of others during so many samples of a run, then others do
+IN_A_PERIOD, PERIOD = 32, 1024  # so many of them take the place of others during so many samples of a run, then others do
 
 
 @dataclass(frozen=True)
