@@ -118,7 +118,7 @@ def retry(args: argparse.Namespace) -> int:
     """Have failed runs wait again, on request with another model, or overwriting what exists."""
     changes: dict[str, Any] = {"overwrite": True} if args.overwrite else {}
     if args.model is not None:
-        changes["model"] = defaults.model_reference(args.model)
+        changes["model"] = defaults.existing_model(args.model)
     return _change(args, "Waits again", lambda file, entry: file.try_again(entry.id, **changes))
 
 
