@@ -32,6 +32,7 @@ def test_runs_are_added_changed_and_trained(
     (tmp_path / "embeddings" / "gone.safetensors").unlink()
     refused = cli("queue", "add", "gone", "--images", images)
     assert refused.errors, "what cannot be trained now is refused now"
+    assert "There is no model at" in cli("queue", "add", "thing", "--images", images, "--model", "/nowhere").errors[0]
     moved = cli("queue", "move", 3, 1)
     assert [line.split()[1] for line in moved.out.splitlines()] == ["last", "thing", "gone"]
     assert cli("queue", "add", "thing", "--images", images, "--max-steps", 9, *flags).code == 0

@@ -97,6 +97,7 @@ def add(args: argparse.Namespace) -> int:
     """Add a run, after creating its embedding where that is asked for."""
     from ti_trainer.training.distributed import ALONE
 
+    defaults.existing_model(args.model)
     with naming_overwrite():
         session = training.session_of(args, ALONE)
         place = queue_of(session.host).add(session)
