@@ -81,7 +81,7 @@ def test_a_demonstration_goes_over_the_hosts_settings_where_it_says_something(tm
     assert (form.name.value, form.images.value) == ("my-thing", str(tmp_path))
 
 
-@pytest.mark.parametrize(("known", "shown"), [(0, 512), (1024, 1024), (8, 64)])
+@pytest.mark.parametrize(("known", "shown"), [(0, 512), (8, 64)])
 def test_preprocessing_begins_at_the_size_of_the_model_where_it_is_known(tmp_path: Path, known: int, shown: int) -> None:
     with gr.Blocks():
         widgets = preprocess.panel(Page(TinyHost(tmp_path), Job(), size_px=known)).widgets
