@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from loras import pair, save_kohya
 from PIL import Image
 
@@ -13,19 +14,22 @@ PROMPT = "a picture of a big red star on sand"
 QUICK = ("--max-steps", 3, "--preview-every", 0, "--save-every", 0, "--preview-sampling-steps", 2)
 
 
-def test_an_embedding_is_made_of_a_prompt_without_images(cli: Callable, tmp_path: Path) -> None:
-    done = cli("distill", "my-scene", "--prompt", PROMPT, *QUICK)
+def test_an_embedding_is_made_of_a_prompt_without_images(
+    cli: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = cli("distill", "moon", "--prompt", PROMPT, *QUICK)
     assert done.code == 0, done.err
     assert "vectors: 5, from 'big red star sand'" in done.out
+    assert (done.err + caplog.text).count("contains the word moon") == 1
     assert "of the gap between no text and the prompt" in done.out
-    assert (tmp_path / "embeddings" / "my-scene.safetensors").is_file()
-    generated = sorted(tmp_path.rglob("generated/my-scene-*/*.png"))
+    assert (tmp_path / "embeddings" / "moon.safetensors").is_file()
+    generated = sorted(tmp_path.rglob("generated/moon-*/*.png"))
     assert [each.name for each in generated] == [f"01-{seed}.png" for seed in range(1, 5)]
     (comparison,) = tmp_path.rglob("comparison.png")
     assert str(comparison.name) in done.out
     with Image.open(comparison) as image:
         assert image.width > 3 * image.height / 2, "four images beside each other, in two rows"
-    again = cli("train", "my-scene", "--images", generated[0].parent, "--resume", "--max-steps", 5)
+    again = cli("train", "moon", "--images", generated[0].parent, "--resume", "--max-steps", 5)
     assert again.code == 0, again.err
     assert "of the gap" in again.out
 

@@ -166,6 +166,7 @@ def test_others_on_the_network_reach_only_the_folders_that_were_named(
     page_of: Callable[..., Page], tmp_path: Path, arguments: tuple[str, ...], allowed: set[str]
 ) -> None:
     page = page_of(*arguments)
+    assert page.size_px == 64, "the model's own, for what is preprocessed"
     folders = {"demo": tiny_model.DEMO}
     for name in ("here", "elsewhere"):
         folders[name] = tmp_path / name / "images"

@@ -217,7 +217,7 @@ def test_create_says_what_the_page_says_of_a_name(cli: Cli, tmp_path: Path) -> N
 
 
 def test_evaluate_measures_a_word_as_it_was_trained_beside_its_negative(cli: Cli, word: Path, images: Path) -> None:
-    formats.write(Embedding("thing", {"clip_l": torch.ones(2, 64)}, 9, info={"init_text": "star"}), word)
+    formats.write(Embedding("thing", {"clip_l": torch.ones(2, 64)}, 9, info={"init_text": "*"}), word)
 
     def measured(*flags: object) -> dict[str, float]:
         return json.loads(cli("evaluate", "thing", "--images", images, "--json", *flags).out)["loss"]
@@ -227,6 +227,7 @@ def test_evaluate_measures_a_word_as_it_was_trained_beside_its_negative(cli: Cli
     outcome = cli("evaluate", "thing", "--images", images, "--json")
     assert json.loads(outcome.out)["loss"] == alone
     assert "Measured without thing-neg" in outcome.err
+    assert "thing was created from '*', which describes nothing" in outcome.err
     both, stronger = measured("--negative"), measured("--negative", "--train-cfg-scale", 5)
     assert both["word"] != alone["word"]
     assert stronger["word"] not in (alone["word"], both["word"])

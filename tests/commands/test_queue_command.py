@@ -32,6 +32,7 @@ def test_runs_are_added_changed_and_trained(
     (tmp_path / "embeddings" / "gone.safetensors").unlink()
     refused = cli("queue", "add", "gone", "--images", images)
     assert refused.errors, "what cannot be trained now is refused now"
+    assert "There is no model at" in cli("queue", "add", "thing", "--images", images, "--model", "/nowhere").errors[0]
     moved = cli("queue", "move", 3, 1)
     assert [line.split()[1] for line in moved.out.splitlines()] == ["last", "thing", "gone"]
     assert cli("queue", "add", "thing", "--images", images, "--max-steps", 9, *flags).code == 0
@@ -50,8 +51,15 @@ def test_runs_are_added_changed_and_trained(
     assert "There is no embedding 'gone'" in listed
     assert "model embedded" in listed.splitlines()[0]
     (tmp_path / "embeddings" / "gone.safetensors").write_bytes(word.read_bytes())
+    other = tmp_path / "models" / "other.safetensors"
+    (wrong,) = cli("queue", "retry", 1, "--model", "models/other.safetensors").errors
+    assert "There is no model at 'models/other.safetensors'" in wrong
+    assert file.read()[0].state == "failed", "nothing was changed"
+    other.parent.mkdir()
+    other.touch()
     assert "Waits again: gone" in cli("queue", "retry", 1, "--model", "models/other.safetensors").out
-    assert f"model {tmp_path / 'models/other.safetensors'}" in cli("queue").out
+    other.unlink()
+    assert f"model {other}" in cli("queue").out
     start = ("--init-text", "star", *flags)
     assert cli("queue", "add", "again", "--images", images, "--max-steps", 2, *start).code == 0
     assert "Added to the queue: quickly, number 3." in cli("quick", "quickly", "--images", images, "--queue").out

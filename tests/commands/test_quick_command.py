@@ -15,10 +15,10 @@ from ti_trainer.runs.run_folder import Run
 
 
 def test_one_command_prepares_creates_and_trains(
-    cli: Callable, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Callable, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(quick, "CONFIG", replace(quick.CONFIG, max_steps=2, batch_size=1, preview_every=0))
-    done = cli("quick", "my-toy", "--images", images, "--what", "red star")
+    done = cli("quick", "moon", "--images", images, "--what", "red star")
     assert done.code == 0, done.err
     for expected in (
         "Images: 3 images",
@@ -27,12 +27,13 @@ def test_one_command_prepares_creates_and_trains(
         "Done after",
     ):
         assert expected in done.out
+    assert (done.err + caplog.text).count("contains the word moon") == 1
     (run,) = Run.all(tmp_path / "textual_inversion")
     assert run.options()["template"] == "subject_filewords"
-    assert len(list((tmp_path / "textual_inversion" / "datasets" / "my-toy").glob("*.png"))) == 3
-    again = cli("quick", "my-toy", "--images", images)
+    assert len(list((tmp_path / "textual_inversion" / "datasets" / "moon").glob("*.png"))) == 3
+    again = cli("quick", "moon", "--images", images)
     assert again.code == 1
     assert again.errors == [
-        "Error: An embedding 'my-toy' exists already: choose another name, such as my-toy-2, or replace it (--overwrite)."
+        "Error: An embedding 'moon' exists already: choose another name, such as moon-2, or replace it (--overwrite)."
     ]
     assert Run.all(tmp_path / "textual_inversion") == [run]

@@ -24,11 +24,13 @@ def put(folder: Path, *names: str) -> None:
 
 def test_images_captions_masks_and_what_systems_leave_there_are_not_spoken_of(tmp_path: Path) -> None:
     put(tmp_path, "01.png", "01.txt", "02.JPG", "02.TXT", "03.webp", "03.Caption", "04.png", "04.png.txt")
-    put(tmp_path, "01_att.png", "02_att.unspread", "Thumbs.db", "desktop.ini", "contexts.txt", ".DS_Store", ".cache/a.png")
+    put(tmp_path, "01_att.png", "02_att.unspread", "Thumbs.db", "desktop.ini", ".DS_Store", ".cache/a.png")
     put(tmp_path, ".ti_trainer-preprocess.json", "left out/a.png", "captions-backup/2026/01.txt")
     assert unused(tmp_path) == []
     assert unused(tmp_path, recursive=True) == []
     assert unused(tmp_path / "nowhere") == []
+    put(tmp_path / "generated" / "x-word-0123abcd", "01-1.png", "contexts.txt")
+    assert unused(tmp_path / "generated" / "x-word-0123abcd") == []
 
 
 @pytest.mark.usefixtures("without_image_plugins")
@@ -45,6 +47,7 @@ def test_images_captions_masks_and_what_systems_leave_there_are_not_spoken_of(tm
             ("metadata.jsonl", "meta_cap.json", "captions.csv"),
             ("captions.csv, meta_cap.json, metadata.jsonl. Each caption is",),
         ),
+        (("contexts.txt",), ("Captions without an image of the same name are not used: contexts.txt.",)),
         (("99.txt", "98.caption"), ("Captions without an image of the same name are not used: 98.caption, 99.txt.",)),
         (("01.caption", "01.png.txt"), ("their images have another caption file: 01.caption, 01.png.txt.",)),
         (("a.npz", "b.npz", "c.foo", "LICENSE"), ("Not used: 2 .npz, 1 .foo, 1 LICENSE files.",)),

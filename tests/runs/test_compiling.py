@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fakes import TinyModel
 from puppet import CONFIG, Puppet, ended, finished
 from tqdm import tqdm
@@ -96,9 +97,11 @@ def test_fitting_to_a_prompt_is_told_too(session: Session, host: Puppet, monkeyp
     assert [message_of(each) for each in looks] == ["The vectors are fitted to the prompt before the first step."]
     assert not now.fitting
     with Progress() as progress:
-        progress.bar = tqdm(total=1)
+        progress.bar = tqdm(total=1, mininterval=0)
         progress(Fitting(0))
         assert progress.bar.desc == "Fitting to the prompt: "
+        progress(StepDone(1, 1, 1, torch.tensor(0.25), 5.192294e-05, ()))
+        assert progress.bar.postfix == "loss 0.2500, learning rate 5.19e-05"
 
 
 def test_no_file_tells_of_it(session: Session, host: Puppet, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,15 @@ from PIL import Image
 
 from ti_trainer.__main__ import main
 from ti_trainer.data.subsets import read_subsets
+from ti_trainer.embedding import Embedding
 from ti_trainer.runs import init_text
+from ti_trainer.runs.builders import start_notes
 from ti_trainer.runs.datasets import items_to_measure
 from ti_trainer.runs.init_text import COMMON, FINALISTS, IMAGES, Ranking, candidates, rank
 from ti_trainer.tiny_model.making.scenes import Thing, concept, write_images
 from ti_trainer.training.evaluation import validation_loss
+from ti_trainer.training.trainer import Trainer
+from ti_trainer.workbench.candidates import Candidate
 
 
 def images(folder: Path, count: int) -> Path:
@@ -24,6 +29,14 @@ def images(folder: Path, count: int) -> Path:
         Image.fromarray(pixels).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text("a [name] on a sofa" if number else "in the garden, 1girl", encoding="utf-8")
     return folder
+
+
+@pytest.mark.parametrize(("texts", "said"), [("star; *", True), ("star; a * in the sky", False)])
+def test_an_initial_text_that_describes_nothing_is_reported(trainer: Callable[..., Trainer], texts: str, said: bool) -> None:
+    run = trainer(max_steps=2, trials=2, trial_init_texts=texts)
+    notes = " ".join(start_notes(run, run.embedding))
+    assert ("x-word has the initial text '*', which describes nothing" in notes) is said
+    assert Candidate("", Embedding("x", run.embedding.vectors, info={"init_text": "*"}), Path()).init_text == ""
 
 
 def test_texts_come_from_the_user_the_captions_and_a_list() -> None:

@@ -15,7 +15,7 @@ from ti_trainer.config.training import TrainConfig, options
 from ti_trainer.errors import ConfigError
 from ti_trainer.runs.job import Job
 from ti_trainer.ui.page import Page, Prefilled
-from ti_trainer.ui.panels import train
+from ti_trainer.ui.panels import preprocess, train
 
 DEFAULTS = TrainConfig().to_dict()
 OF_THE_HOST = {
@@ -79,6 +79,13 @@ def test_a_demonstration_goes_over_the_hosts_settings_where_it_says_something(tm
     form = panel(TinyHost(tmp_path, defaults=OF_THE_HOST), Prefilled("my-thing", "star", tmp_path, wanted))
     assert shown(form) == {**DEFAULTS, **OF_THE_HOST, "max_steps": 400, "batch_size": 4}
     assert (form.name.value, form.images.value) == ("my-thing", str(tmp_path))
+
+
+@pytest.mark.parametrize(("known", "shown"), [(0, 512), (8, 64)])
+def test_preprocessing_begins_at_the_size_of_the_model_where_it_is_known(tmp_path: Path, known: int, shown: int) -> None:
+    with gr.Blocks():
+        widgets = preprocess.panel(Page(TinyHost(tmp_path), Job(), size_px=known)).widgets
+    assert (widgets["width"].value, widgets["height"].value) == (shown, shown)
 
 
 def test_numbers_come_back_as_the_options_have_them(tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ import gradio as gr
 from fakes import TinyHost, TinyModel
 from PIL import Image
 
+from ti_trainer.config.preprocessing import PreprocessConfig
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.errors import ConfigError
 from ti_trainer.formats import embeddings_dir
+from ti_trainer.preprocess.runner import Preprocessing
 from ti_trainer.runs.job import Job
 from ti_trainer.runs.retrain import about_longer, longer, reset
 from ti_trainer.ui.page import Page
@@ -203,6 +205,11 @@ def test_a_folder_is_filled_in_where_users_typed_no_other(page: Page, tmp_path: 
     assert entered(fields[1], second) == [second, second, "mine", first, first], "where it was filled in, it is replaced"
     assert entered(fields[1], str(tmp_path / "nowhere"))[0] == second
     assert entered(fields[2], first)[:3] == [first, str(tmp_path / "nowhere"), first], "what users typed stays"
+    made = tmp_path / "made"  # by a preprocessing that ended before the page asked
+    page.preprocessing.update(status="done", work=Preprocessing(folder, made, PreprocessConfig()))
+    assert shared.started(values, f'"{made}"')[fields[0]] == str(made)
+    assert fields[0] not in shared.started(values, first), "another start was refused"
+    assert fields[0] not in shared.started(values, "\0")
 
 
 @pytest.mark.parametrize(

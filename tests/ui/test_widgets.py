@@ -9,7 +9,7 @@ import gradio as gr
 from ti_trainer.config.training import options
 from ti_trainer.errors import ConfigError
 from ti_trainer.ui import gradio_compat
-from ti_trainer.ui.widgets import error_update, widget
+from ti_trainer.ui.widgets import error_update, whole, widget
 
 OPTIONS = {each.name: each for each in options()}
 
@@ -69,6 +69,21 @@ def test_an_error_comes_and_goes() -> None:
 def test_an_empty_number_is_called_nothing() -> None:
     with pytest.raises(ConfigError, match="found nothing"):
         OPTIONS["max_steps"].check(None)
+
+
+def test_a_fraction_is_refused_where_a_whole_number_is_expected() -> None:
+    option = OPTIONS["max_steps"]
+    with gr.Blocks():
+        component, _ = widget(option)
+    with pytest.raises(ConfigError, match=r"found 1\.5, expected a whole number"):
+        option.check(component.preprocess(1.5))
+
+
+def test_a_number_of_no_option_is_whole_too() -> None:
+    assert [whole(each, "Seed", 7) for each in (3, 3.0, 0, None)] == [3, 3, 7, 7]
+    for wrong in (1.5, float("nan"), float("inf"), "3"):
+        with pytest.raises(ConfigError, match=r"^Seed: found .*, expected a whole number"):
+            whole(wrong, "Seed")
 
 
 def test_names_that_are_not_utf8_reach_the_page_with_escapes() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from ti_trainer.commands.common import add_host_arguments, host_of, naming_overwrite
 from ti_trainer.commands.terminal import number_of
+from ti_trainer.embedding import NO_TEXT
 from ti_trainer.host import Host, ModelOptions
 
 HELP = "create an embedding that starts from a text"
-INIT_TEXT, NUM_VECTORS = "*", 2  # defaults
+INIT_TEXT, NUM_VECTORS = NO_TEXT, 2  # defaults
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,8 +64,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def create(host: Host, options: ModelOptions, name: str, args: argparse.Namespace, *, overwrite: bool = False) -> Path:
+def create(host: Host, options: ModelOptions, name: str, args: argparse.Namespace, *, overwrite: bool = False) -> list[str]:
     """Create the embedding, and its negative if `args` asks for one, with defaults for what is None; print where it is.
+
+    Returns the warnings, which were printed.
 
     ConfigError if the name is taken or cannot be used.
     """
@@ -85,13 +87,14 @@ def create(host: Host, options: ModelOptions, name: str, args: argparse.Namespac
         start = (name, init_text, num_vectors)
         if args.negative_vectors:
             negative_start = (negative_text, args.negative_vectors)
-            path, negative = embeddings_dir.create_pair(folder, model, start, negative_start, overwrite=overwrite)
+            create_pair, warn = embeddings_dir.create_pair, warnings.append
+            path, negative = create_pair(folder, model, start, negative_start, overwrite=overwrite, warn=warn)
         else:
-            path = embeddings_dir.create(folder, model, *start, overwrite=overwrite)
+            path = embeddings_dir.create(folder, model, *start, overwrite=overwrite, warn=warnings.append)
     tokens = len(next(iter(model.token_embeddings(init_text).values())))
     print(f"Created {path}: vectors: {num_vectors}, from {init_text!r} (tokens: {tokens}).")
     for warning in warnings:
         print(warning, file=sys.stderr)
     if negative is not None:
         print(f"Created {negative}: vectors: {args.negative_vectors}, from {negative_text!r}.")
-    return path
+    return warnings

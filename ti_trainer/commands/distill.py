@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     """Create the embedding, generate images of the prompts and train on them."""
     from tqdm import tqdm
 
-    from ti_trainer.commands.train import train
+    from ti_trainer.commands.train import not_again, train
     from ti_trainer.files import entered_path
     from ti_trainer.formats import embeddings_dir
     from ti_trainer.runs.builders import model_options
@@ -113,5 +113,5 @@ def run(args: argparse.Namespace) -> int:
         args.negative_init_text, args.negative_vectors = wanted.negative_start(model) or (None, None)
         session = wanted.session(host, config, args.images, tqdm.write)
         args.init_text = init_text if args.init_text is None else args.init_text
-        create(host, model_options(config), args.name, args, overwrite=args.overwrite)
+        not_again(session, create(host, model_options(config), args.name, args, overwrite=args.overwrite))
     return train(session)

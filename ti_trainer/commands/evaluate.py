@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 def measure(args: argparse.Namespace, host: StandaloneHost | None = None) -> tuple[dict[str, Any], dict[str, str]]:
     """Losses and more for --json, and the texts that were compared, by the same keys as their losses."""
     from ti_trainer.data.subsets import read_subsets
-    from ti_trainer.embedding import LEARNED_FROM, negative_name
+    from ti_trainer.embedding import LEARNED_FROM, NO_TEXT, negative_name
     from ti_trainer.formats import embeddings_dir
     from ti_trainer.functional.guidance import GuidanceScale
     from ti_trainer.model import check_fits
@@ -101,6 +101,9 @@ def measure(args: argparse.Namespace, host: StandaloneHost | None = None) -> tup
     elif LEARNED_FROM not in embedding.info and embeddings_dir.find(host.embeddings_dir, negative) is not None:
         print(f"Measured without {negative}: if both were trained together, pass --negative.", file=sys.stderr)
     init_text = args.init_text if args.init_text is not None else embedding.info.get("init_text")
+    if init_text == NO_TEXT and args.init_text is None:
+        message = f"{embedding.name} was created from '{NO_TEXT}', which describes nothing"
+        print(f"{message}: give a text to compare with by --init-text.", file=sys.stderr)
     model = host.open_model(model_options(args, "fp32"))
     check_fits(model, embedding)
     items = items_to_measure(model, read_subsets(args.images))

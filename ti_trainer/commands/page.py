@@ -68,9 +68,8 @@ def run(args: argparse.Namespace) -> int:
         host.is_public, host.folders = True, [tiny_model.DEMO, *(args.images_dir or [Path.cwd()])]
         print(f"Images are read from {', '.join(map(str, host.folders[1:]))} only; --images-dir adds folders.", flush=True)
     print(f"Loading the model {args.model!r}.", flush=True)
-    host.open_model()
-    job = Job()
-    page = Page(host, job, prefilled(host))
+    model, job = host.open_model(), Job()
+    page = Page(host, job, prefilled(host), size_px=model.default_size_px)
     # uvicorn raises the signal again that ended the server: it must not end us before the training is saved.
     before = {number: signal.signal(number, signal.default_int_handler) for number in end_signals()}
     if hasattr(signal, "SIGHUP") and signal.SIGHUP in before:  # which uvicorn does not handle

@@ -82,4 +82,4 @@ class Progress:
                 value = float(loss)
                 self._smooth = value if self._smooth is None else 0.98 * self._smooth + 0.02 * value
             self._losses.clear()
-            self.bar.set_postfix_str(f"loss {self._smooth:.4f}, learning rate {event.learning_rate:g}", refresh=False)
+            self.bar.set_postfix_str(f"loss {self._smooth:.4f}, learning rate {event.learning_rate:.3g}", refresh=False)

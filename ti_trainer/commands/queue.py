@@ -97,6 +97,7 @@ def add(args: argparse.Namespace) -> int:
     """Add a run, after creating its embedding where that is asked for."""
     from ti_trainer.training.distributed import ALONE
 
+    defaults.existing_model(args.model)
     with naming_overwrite():
         session = training.session_of(args, ALONE)
         place = queue_of(session.host).add(session)
@@ -118,7 +119,7 @@ def retry(args: argparse.Namespace) -> int:
     """Have failed runs wait again, on request with another model, or overwriting what exists."""
     changes: dict[str, Any] = {"overwrite": True} if args.overwrite else {}
     if args.model is not None:
-        changes["model"] = defaults.model_reference(args.model)
+        changes["model"] = defaults.existing_model(args.model)
     return _change(args, "Waits again", lambda file, entry: file.try_again(entry.id, **changes))
 
 

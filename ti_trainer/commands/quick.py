@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ti_trainer.commands.queue import added, queue_of
-    from ti_trainer.commands.train import train
+    from ti_trainer.commands.train import not_again, train
     from ti_trainer.errors import StoppedError
     from ti_trainer.preprocess.runner import Preprocessing
     from ti_trainer.preprocess.summary import Summary
@@ -55,11 +55,14 @@ def run(args: argparse.Namespace) -> int:
             print(added(work.name, queue_of(host).add(work)))
         return 0
 
+    printed: list[str] = []
+
     def report(stage: Stage) -> None:
         if stage.status == "done":
             tqdm.write(f"{STAGES[stage.name]}: {stage.text}")
             for warning in stage.warnings:
                 tqdm.write(warning, file=sys.stderr)
+                printed.append(warning)
 
     message = "Finishing the current images; press Ctrl-C again to stop immediately."
     try:
@@ -75,4 +78,5 @@ def run(args: argparse.Namespace) -> int:
         print(stopped, file=sys.stderr)
         return INTERRUPTED
     session.say = tqdm.write
+    not_again(session, printed)
     return train(session)

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -157,7 +157,13 @@ def _create(session: Session, args: argparse.Namespace) -> None:
         raise ConfigError(message)
     for subset in subsets_of(session.host, session.images):
         find_images(subset.folder)  # so that a mistyped folder does not leave an embedding behind
-    create(session.host, model_options(session.config), args.name, args)
+    not_again(session, create(session.host, model_options(session.config), args.name, args))
+
+
+def not_again(session: Session, printed: Collection[str]) -> None:
+    """Keep a run from repeating the warnings that were printed when its embedding was created."""
+    warn = session.warn
+    session.warn = lambda message: None if message in printed else warn(message)
 
 
 def own_device(device: str, local_rank: int) -> str:

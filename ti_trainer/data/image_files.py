@@ -18,8 +18,9 @@ from ti_trainer.data.mask_names import masks_alone, masks_of_others, without_mas
 from ti_trainer.errors import DatasetError
 from ti_trainer.wording import counted
 
-CONTEXTS = "contexts.txt"  # the prompts of images that were generated to learn from a prompt
-QUIET = {"thumbs.db", "desktop.ini", "ehthumbs.db", CONTEXTS}  # files that Windows creates in folders, or that are ours
+GENERATED = "generated"  # the folder of folders with images that were generated to learn from a prompt
+CONTEXTS = "contexts.txt"  # the prompts of such images, beside them
+QUIET = {"thumbs.db", "desktop.ini", "ehthumbs.db"}  # files that Windows creates in folders
 # Endings of files that users expect to be read, by kind. Image formats count only if they cannot be opened here.
 RAW = ".3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .kdc .mef .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
 VIDEO = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"
@@ -67,7 +68,7 @@ def unused(
     unmasked = without_masks(images)
     captions = captions_among(files, unmasked, extension)
     second = second_captions(files, unmasked, extension)
-    rest = {path for path in files if not is_image(path) and path.name.lower() not in QUIET and not unspread_of(path)}
+    rest = {path for path in files if not is_image(path) and not _is_quiet(path)}
     others = sorted(rest - set(captions.values()) - set(second))
     texts = [path for path in others if path.suffix.lower() in (*ENDINGS, extension.lower())]
     found = _about_endings([path for path in others if path not in set(texts)], named)
@@ -80,6 +81,12 @@ def unused(
         found.append(f"Only the first frame or page is used of {_counts(frames)}.")
     found += _about_masks(images, named) + _about_entries(listing, named)
     return found if recursive else found + _about_subfolders(listing, apart_from)
+
+
+def _is_quiet(path: Path) -> bool:
+    """Whether a file is the system's or our own."""
+    contexts = path.name == CONTEXTS and path.absolute().parent.parent.name == GENERATED
+    return contexts or path.name.lower() in QUIET or bool(unspread_of(path))
 
 
 def _about_texts(texts: Sequence[Path], images: Sequence[Path], extension: str, named: Callable[[Path], str]) -> list[str]:

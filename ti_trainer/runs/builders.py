@@ -19,7 +19,7 @@ from ti_trainer.data.images import frame_of
 from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.data.subsets import Subset
-from ti_trainer.embedding import LEARNED_FROM, Embedding, dreamartist_name, negative_name
+from ti_trainer.embedding import LEARNED_FROM, NO_TEXT, Embedding, dreamartist_name, negative_name
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.formats import embeddings_dir, webui_optimizer
@@ -173,8 +173,14 @@ def start_notes(trainer: Trainer, embedding: Embedding) -> Iterator[str]:
     if trainer.matches_attention:
         updates = UPDATES_PER_STEP * trainer.last_step
         yield f"Before the first step, {updates:,} short updates fit the vectors to the U-Net's attention to the prompt."
-    if trainer.config.phrase_share and not all(each.status.init_text for each in trainer.trials):
+    starts = [each.status.init_text for each in trainer.trials] if trainer.config.phrase_share else []
+    if not all(starts):
         yield f"{embedding.name} has no initial text: prompt preservation compares prompts without a word in its place."
+    if NO_TEXT in starts:
+        yield (
+            f"{embedding.name} has the initial text '{NO_TEXT}', which describes nothing: prompt preservation compares "
+            f"prompts with {NO_TEXT} in its place. To compare with a word, create the embedding from what the images show."
+        )
     if trainer.config.prompt_preservation and not trainer.config.phrase_share:
         why = "when learning from a prompt or a LoRA" if trainer.config.has_teacher else "with DreamArtist"
         yield f"Prompt preservation is not used {why}."

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Item
+from ti_trainer.data.image_files import GENERATED
 from ti_trainer.data.images import Frame
 from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.preflight import preflight
@@ -19,7 +20,6 @@ from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.naming import about_an_ordinary_word
 from ti_trainer.host import Host
 from ti_trainer.model import DiffusionModel
-from ti_trainer.runs.generated import FOLDER
 
 DATASETS, UPLOADS = "datasets", "images"  # folders within the log folder
 
@@ -36,7 +36,7 @@ def uploads_dir(host: Host) -> Path:
 
 def check_folder(host: Host, folder: Path) -> None:
     """ConfigError for a folder or file that the host does not allow. What TI Trainer itself wrote is always allowed."""
-    own = (host.log_dir / FOLDER, datasets_dir(host), uploads_dir(host))
+    own = (host.log_dir / GENERATED, datasets_dir(host), uploads_dir(host))
     if not any(is_within(folder, each) and not is_within(each, folder) for each in own):
         host.check_folder(folder)
 

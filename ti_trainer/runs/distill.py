@@ -12,7 +12,7 @@ from typing import Any
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.image_files import CONTEXTS
 from ti_trainer.data.prompts import NAME, load_template
-from ti_trainer.embedding import negative_name
+from ti_trainer.embedding import NO_TEXT, negative_name
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import short_hash, write_bytes
 from ti_trainer.formats import embeddings_dir
@@ -40,7 +40,7 @@ DEFAULTS: Mapping[str, Any] = {  # others than for images
 }
 UNFITTED_DEFAULTS: Mapping[str, Any] = {"max_steps": 450, "learning_rate": "0.005"}  # not fitted before
 FEWEST, MOST = 2, 16  # vectors, where no number is given
-LORA_VECTORS, LORA_INIT_TEXT = 8, "*"  # from a LoRA; its initial text is the prompt, if there is one
+LORA_VECTORS, LORA_INIT_TEXT = 8, NO_TEXT  # from a LoRA; its initial text is the prompt, if there is one
 MOST_PROMPTS = 8  # that images are generated of
 
 

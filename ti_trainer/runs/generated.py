@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ti_trainer.data.image_files import GENERATED
 from ti_trainer.files import atomic
 from ti_trainer.host import GenerationRequest, Host
 from ti_trainer.model import DiffusionModel
 
-FOLDER = "generated"  # within the log folder
 IMAGES, STEPS, CFG_SCALE = 4, 8, 3.0  # on the embedded model, 16 images teach no better
 
 
@@ -33,7 +33,7 @@ class GeneratedImages:
         """
         facts = (host.describe(), tuple(prompts), STEPS, CFG_SCALE, *lora)
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
-        return cls(host.log_dir.resolve() / FOLDER / f"{name}-{digest}", tuple(prompts), count)
+        return cls(host.log_dir.resolve() / GENERATED / f"{name}-{digest}", tuple(prompts), count)
 
     def generate(self, host: Host, model: DiffusionModel, progress: Callable[[int, int], None]) -> None:
         """Generate the images that are missing; to be called while the host's lock is held, and within `with_lora`."""

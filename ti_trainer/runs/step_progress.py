@@ -62,7 +62,7 @@ class StepProgress:
             self._update(best_step=self._trainer.best_so_far.step)
         if self._last is not None:
             latest = [loss for _, loss in self._loss[-SPEED_OVER:]]  # a single loss depends on its image and timestep
-            text = f"loss {sum(latest) / len(latest):.4f}, learning rate {self._last.learning_rate:g}"
+            text = f"loss {sum(latest) / len(latest):.4f}, learning rate {self._last.learning_rate:.3g}"
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(event.step - self._bar.n)
         if isinstance(event, Finished):

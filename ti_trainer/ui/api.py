@@ -28,10 +28,10 @@ def panel(page: Page) -> None:
     with gr.Row(elem_classes=["ti-hidden"]):
         name, text, images = (unsaved(gr.Textbox(label=label)) for label in ("name", "init_text", "images"))
         settings = unsaved(gr.Textbox(label="options", value="{}"))
-        num_vectors = unsaved(gr.Number(label="num_vectors", value=2, precision=0))
+        num_vectors = unsaved(gr.Number(label="num_vectors", value=2))
         overwrite = unsaved(gr.Checkbox(label="overwrite"))
         negative = (
-            unsaved(gr.Number(label="negative_vectors", value=6, precision=0)),
+            unsaved(gr.Number(label="negative_vectors", value=6)),
             unsaved(gr.Textbox(label="negative_init_text", value="*")),
         )
         result, status = unsaved(gr.Textbox(label="result")), gr.JSON(label="status")

@@ -128,7 +128,7 @@ def build(page: Page) -> gr.Blocks:
         folders = [*(folder for folder, _ in places.values()), create_panel.images, form.images]
         shared = SharedFolder(page, preprocess_panel.widgets["source"], folders, quick)
         shared.wire()
-        shared.share_destination_at(preprocess_panel.started.then)
+        shared.share_destination_at(preprocess_panel.started.then, preprocess_panel.widgets["destination"])
         for filled in (filled_first, filled_from_run):
             shared.share_at(filled.then, form.images)
         captions_panel.opens_first_at(captions_tab.select)

@@ -40,6 +40,7 @@ class Page:
 
     `txt2img` maps options of previews to the components of the host's own txt2img tab. `changes` returns the embeddings
     written since the start with their time stamps, from which a WebUI refreshes its cards.
+    `size_px` is the model's own size, if it is loaded before the page is built; 0: it is not known.
     """
 
     host: Host
@@ -52,6 +53,7 @@ class Page:
     comparing: CompareJob = field(default_factory=CompareJob)
     queue: Queue = field(default_factory=Queue)
     curve: LiveCurve = field(default_factory=LiveCurve)
+    size_px: int = 0
 
     def __post_init__(self) -> None:
         """No run is started during a comparison; the queue starts its runs in the page's job."""

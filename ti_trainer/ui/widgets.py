@@ -7,7 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from ti_trainer.config.options import Option
+from ti_trainer.config.options import KINDS, Option
+from ti_trainer.errors import ConfigError
 from ti_trainer.ui.gradio_compat import unsaved
 from ti_trainer.ui.render import field_error
 
@@ -33,13 +34,20 @@ def widget(
             component = gr.Dropdown(list(choices), value=value, allow_custom_value=True, **common)
         elif option.type is bool:
             component = gr.Checkbox(value=value, **common)
-        elif option.type is int:
-            component = gr.Number(value=value, precision=0, **common)
-        elif option.type is float:
-            component = gr.Number(value=value, **common)
+        elif option.type in (int, float):
+            component = gr.Number(value=value, **common)  # `precision=0` would round what was entered
         else:
             component = gr.Textbox(value=value, max_lines=option.lines, **common)
         return unsaved(component), error_slot()
+
+
+def whole(value: float | None, label: str, empty: int = 0) -> int:
+    """The whole number that was entered, `empty` for nothing or 0; ConfigError for a fraction, which int() would cut off."""
+    value = value or empty
+    if not isinstance(value, int | float) or value % 1 != 0:
+        message = f"{label}: found {value!r}, expected {KINDS[int]}."
+        raise ConfigError(message)
+    return int(value)
 
 
 def error_slot() -> gr.HTML:

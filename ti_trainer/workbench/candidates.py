@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ti_trainer import formats
-from ti_trainer.embedding import Embedding
+from ti_trainer.embedding import NO_TEXT, Embedding
 from ti_trainer.errors import ConfigError
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.runs.run_folder import Run
@@ -33,9 +33,9 @@ class Candidate:
 
     @property
     def init_text(self) -> str:
-        """The text that it was created from; "" if that is not known."""
+        """The text that it was created from; "" if that is not known or describes nothing."""
         text = self.embedding.info.get("init_text")
-        return text if isinstance(text, str) else ""
+        return text if isinstance(text, str) and text != NO_TEXT else ""
 
 
 def copies_of(run: Run) -> dict[str, Path]:

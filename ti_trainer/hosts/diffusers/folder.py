@@ -13,6 +13,7 @@ from ti_trainer.embedding import encoder_of_width
 from ti_trainer.errors import ModelError
 from ti_trainer.formats import network_config
 from ti_trainer.hosts.diffusers.components import Components, both_encoders
+from ti_trainer.hosts.diffusers.defaults import INDEX
 from ti_trainer.hosts.diffusers.library import (
     AutoencoderKL,
     CLIPTextConfig,
@@ -26,7 +27,6 @@ from ti_trainer.hosts.diffusers.model_spec import EXPECTED
 from ti_trainer.hosts.diffusers.text import TextEncoder
 from ti_trainer.offload.patching import patched
 
-INDEX = "model_index.json"
 SCHEDULER, TOKENIZER = "scheduler_config.json", "tokenizer_config.json"
 MOST_TIMESTEPS = 100_000
 PLAIN = re.compile(r"[a-z]{2,}</w>")  # a token that is a whole word

@@ -17,6 +17,7 @@ from ti_trainer.hosts.diffusers import folder, single_file
 from ti_trainer.hosts.diffusers.attention import Float32Attention, needs_fp32_attention
 from ti_trainer.hosts.diffusers.components import Components
 from ti_trainer.hosts.diffusers.convolution import prefer_products
+from ti_trainer.hosts.diffusers.defaults import INDEX, no_model
 from ti_trainer.hosts.diffusers.library import diffusers, transformers
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.hosts.diffusers.model_spec import refuse_unknown, spec_of
@@ -95,9 +96,9 @@ def read(model: str, dtype: torch.dtype, *, only_shapes: bool = False) -> tuple[
     except (OSError, RuntimeError, ValueError) as error:  # the name is too long, the folder not readable, ...
         message = f"There is no model at {model[:200]!r}: {getattr(error, 'strerror', None) or error}."
         raise ModelError(message) from error
-    if (path / folder.INDEX).is_file():
+    if (path / INDEX).is_file():
         parts = folder.read(path, dtype, only_shapes=only_shapes)
-        weights = next(iter(sorted((path / "unet").glob("*.safetensors"))), path / folder.INDEX)
+        weights = next(iter(sorted((path / "unet").glob("*.safetensors"))), path / INDEX)
     elif path.is_file() and path.suffix.lower() in CHECKPOINT_ENDINGS:
         parts, weights = single_file.read(path, only_shapes=only_shapes), path
     else:
@@ -114,10 +115,7 @@ def _no_model(model: str, path: Path) -> str:
         found = "it is the folder of a LoRA, " if lora else "it is a folder of something else, "
     elif path.is_file():
         found = f"it is {_what_is(path)}, "
-    return (
-        f"There is no model at {model!r}: {found}expected 'embedded', a folder in diffusers' layout (with {folder.INDEX}), "
-        "or a checkpoint file (.safetensors, .ckpt)."
-    )
+    return no_model(model, found)
 
 
 def _what_is(path: Path) -> str:

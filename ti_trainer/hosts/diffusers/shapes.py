@@ -14,7 +14,7 @@ from torch import nn
 from ti_trainer import tiny_model
 from ti_trainer.host import ModelOptions
 from ti_trainer.hosts.diffusers.components import Components, both_encoders
-from ti_trainer.hosts.diffusers.folder import INDEX
+from ti_trainer.hosts.diffusers.defaults import INDEX
 from ti_trainer.hosts.diffusers.library import (
     AutoencoderKL,
     CLIPTextConfig,

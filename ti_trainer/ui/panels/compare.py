@@ -29,6 +29,7 @@ from ti_trainer.ui.panels.compare_form import (
     names,
 )
 from ti_trainer.ui.render import notice, refusal
+from ti_trainer.ui.widgets import whole
 from ti_trainer.wording import counted
 from ti_trainer.workbench import candidates
 from ti_trainer.workbench.compare import Comparison
@@ -105,11 +106,11 @@ def comparison_of(page: Page, entered: Mapping[str, Any]) -> Comparison:
     request = GenerationRequest(
         "",
         (entered["negative_prompt"] or "").strip(),
-        int(entered["steps"] or 0),
+        whole(entered["steps"], "Sampling steps"),
         float(entered["cfg_scale"] or 0),
         1,
-        int(entered["width"] or 0),
-        int(entered["height"] or 0),
+        whole(entered["width"], "Width"),
+        whole(entered["height"], "Height"),
         "" if sampler == DEFAULT_SAMPLER else sampler,
     )
     if request.sampler and request.sampler not in page.host.samplers:

@@ -55,8 +55,8 @@ def add(page: Page, fields: dict[str, Any]) -> None:
             elem_id=PREFIX + name,
         )
 
-    def number(name: str, label: str, info: str, value: float, precision: int | None = 0) -> None:
-        fields[name] = gr.Number(value=value, precision=precision, label=label, info=info, elem_id=PREFIX + name)
+    def number(name: str, label: str, info: str, value: float) -> None:
+        fields[name] = gr.Number(value=value, label=label, info=info, elem_id=PREFIX + name)
 
     def several(name: str, label: str, info: str, choices: list[str]) -> None:
         fields[name] = gr.Dropdown(choices, value=[], multiselect=True, label=label, info=info, elem_id=PREFIX + name)
@@ -73,7 +73,7 @@ def add(page: Page, fields: dict[str, Any]) -> None:
     with gr.Accordion("More options", open=False):
         with gr.Row():
             number("steps", "Sampling steps", "20 to 30 are usual.", default.steps)
-            number("cfg_scale", "CFG Scale", "5 to 8 are usual.", default.cfg_scale, None)
+            number("cfg_scale", "CFG Scale", "5 to 8 are usual.", default.cfg_scale)
         with gr.Row():
             number("width", "Width", "In px; 0 is the model's own size.", 0)
             number("height", "Height", "In px; 0 is the model's own size.", 0)

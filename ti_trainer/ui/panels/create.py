@@ -21,6 +21,7 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import suggest
 from ti_trainer.ui.panels.train import trainable
 from ti_trainer.ui.render import facts, notice, refusal
+from ti_trainer.ui.widgets import whole
 from ti_trainer.wording import counted
 
 ABOUT_CARDS = (
@@ -150,13 +151,15 @@ def create(
     name, host, overwrite = (name or "").strip(), page.host, page.overwrite(overwrite)
     embeddings_dir.free_file(host.embeddings_dir, name, overwrite=overwrite)
     page.refuse_if_busy("create embeddings")
-    names = (name, negative_name(name))[: 2 if negative_vectors else 1]
+    count = whole(num_vectors, "Number of vectors per token")
+    negative_count = whole(negative_vectors, "Number of vectors of the negative embedding")
+    names = (name, negative_name(name))[: 2 if negative_count else 1]
     with host.lock(), locks.embeddings_held(host.embeddings_dir, names):
         model = host.open_model()
-        folder, embedding = host.embeddings_dir, (name, init_text or "", int(num_vectors or 0))
+        folder, embedding = host.embeddings_dir, (name, init_text or "", count)
         name_warnings(model, folder, name)  # raises for a name that no prompt can use; the warnings were shown before
-        if negative_vectors:
-            negative = (negative_text or "", int(negative_vectors))
+        if negative_count:
+            negative = (negative_text or "", negative_count)
             path, _ = embeddings_dir.create_pair(folder, model, embedding, negative, overwrite=overwrite, warn=warn)
         else:
             path = embeddings_dir.create(folder, model, *embedding, overwrite=overwrite, warn=warn)
@@ -215,8 +218,8 @@ def check_name(page: Page, name: str, overwrite: bool) -> str:
 
 def check_init_text(page: Page, text: str, num_vectors: float | None) -> str:
     """How many tokens the text has, and how they become the initial vectors."""
-    num_vectors = int(num_vectors or 1)
     try:
+        num_vectors = whole(num_vectors, "Number of vectors per token", 1)
         tokens = len(next(iter(page.host.open_model().token_embeddings(text or "").values())))
     except TITrainerError as error:
         return notice("error", str(error))

@@ -134,7 +134,7 @@ def _row(number: int) -> tuple[Any, Row]:
     with gr.Group(visible=number == 0) as box:
         folder = gr.Textbox(label=f"Folder {number + 1}", max_lines=1, **named("folder"))
         with gr.Row():
-            repeats = gr.Number(value=1, precision=0, label="Repeats", min_width=80, **named("repeats"))
+            repeats = gr.Number(value=1, label="Repeats", min_width=80, **named("repeats"))
             weight = gr.Number(value=1.0, label="Loss weight", min_width=80, **named("weight"))
             is_reg = gr.Checkbox(value=False, label="Regularization images", min_width=140, **named("is_reg"))
         with gr.Row():

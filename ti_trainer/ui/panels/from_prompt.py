@@ -23,7 +23,7 @@ from ti_trainer.ui.panels import queue
 from ti_trainer.ui.panels.create import check_name
 from ti_trainer.ui.panels.train import HIGHLIGHTED
 from ti_trainer.ui.render import notice, refusal
-from ti_trainer.ui.widgets import error_slot, error_update
+from ti_trainer.ui.widgets import error_slot, error_update, whole
 from ti_trainer.wording import counted
 
 ABOUT = (
@@ -120,7 +120,6 @@ def panel(page: Page) -> PromptForm:
         form.put("max_steps")
         fields["num_vectors"] = gr.Number(
             value=0,
-            precision=0,
             label="Number of vectors",
             info="0: half as many as the prompt has tokens, 2 to 16; for a LoRA, 8.",
             elem_id=PREFIX + "num_vectors",
@@ -229,9 +228,13 @@ def start(form: PromptForm, values: Values, wanted: Collection[str] = ()) -> dic
     wrong, warnings, said = problems(options), list[str](), ""
     if not learned.name:
         wrong["name"] = "Name: found an empty text, expected the name of the new embedding."
-    count = int(values[form.fields["num_vectors"]] or 0)
-    if not 0 <= count <= CHUNK:
-        wrong["num_vectors"] = f"Number of vectors: found {count}, expected 1 to {CHUNK}, or 0."
+    count = 0
+    try:
+        count = whole(values[form.fields["num_vectors"]], "Number of vectors")
+        if not 0 <= count <= CHUNK:
+            wrong["num_vectors"] = f"Number of vectors: found {count}, expected 1 to {CHUNK}, or 0."
+    except ConfigError as error:
+        wrong["num_vectors"] = str(error)
     try:
         overwrite = form.page.overwrite(values[form.fields["overwrite"]] or REPLACE in wanted)
         config = learned.config({**form.page.host.defaults, **DEFAULTS, **options})

@@ -16,6 +16,7 @@ from ti_trainer.prompts import escaped
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice, refusal
+from ti_trainer.ui.widgets import whole
 
 MAX_IMAGES = 8  # at a time
 
@@ -57,14 +58,14 @@ def panel(page: Page) -> Generate:
                     elem_id="ti_trainer_generate_scale",
                 )
             with gr.Row():
-                seed = gr.Number(value=1, precision=0, label="Seed", elem_id="ti_trainer_generate_seed")
+                seed = gr.Number(value=1, label="Seed", elem_id="ti_trainer_generate_seed")
                 count = gr.Slider(
                     1, MAX_IMAGES, value=4, step=1, label="Number of images", elem_id="ti_trainer_generate_count"
                 )
             with gr.Row():
                 info = "In px; 0 is the model's own size."
-                width = gr.Number(value=0, precision=0, label="Width", info=info, elem_id="ti_trainer_generate_width")
-                height = gr.Number(value=0, precision=0, label="Height", info=info, elem_id="ti_trainer_generate_height")
+                width = gr.Number(value=0, label="Width", info=info, elem_id="ti_trainer_generate_width")
+                height = gr.Number(value=0, label="Height", info=info, elem_id="ti_trainer_generate_height")
             button = gr.Button("Generate", variant="primary", elem_id="ti_trainer_generate_button")
         with gr.Column(elem_classes=["ti-results"]):
             message = gr.HTML(elem_id="ti_trainer_generate_message")
@@ -118,11 +119,12 @@ def generated(
     BusyError during a run, and ConfigError for an invalid value.
     """
     page.refuse_if_busy("generate images")
-    first = int(seed or 0)
+    first, images = whole(seed, "Seed"), whole(count, "Number of images")
     if not 0 <= first < 2**32 - MAX_IMAGES:
         message = f"Seed: found {first}, expected a number from 0 to {2**32 - MAX_IMAGES - 1}."
         raise ConfigError(message)
-    sides = [int(side or 0) for side in (width, height)]
+    sides = [whole(width, "Width"), whole(height, "Height")]
+    steps = whole(steps, "Sampling steps")
     if any(side % 8 or not 0 <= side <= 2048 for side in sides):
         message = f"Width and height: found {sides[0]} x {sides[1]}, expected multiples of 8 up to 2048, or 0."
         raise ConfigError(message)
@@ -131,8 +133,8 @@ def generated(
         embeddings, skipped = embeddings_dir.usable(page.host.embeddings_dir, model)
         prompts = {"prompt": prompt or "", "negative prompt": negative or ""}
         report = prompt_report(model, prompts, embeddings, skipped)
-        for number in range(min(int(count), MAX_IMAGES)):
+        for number in range(min(images, MAX_IMAGES)):
             request = GenerationRequest(
-                prompts["prompt"], prompts["negative prompt"], int(steps), float(scale), first + number, sides[0], sides[1]
+                prompts["prompt"], prompts["negative prompt"], steps, float(scale), first + number, sides[0], sides[1]
             )
             yield page.host.generate(model, request, embeddings), f"Seed {first + number}", report

@@ -27,6 +27,7 @@ from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.render import notice, progress_bar, refusal
 from ti_trainer.ui.thumbnails import data_uri, thumbnail_or_grey
+from ti_trainer.ui.widgets import whole
 from ti_trainer.wording import counted
 
 MAX_SHOWN = 120  # at once: another check shows the next
@@ -80,7 +81,6 @@ def panel(page: Page) -> ImageQuality:
         sizes = [
             gr.Number(
                 value=0,
-                precision=0,
                 label=f"Minimum {name}",
                 info="In px; 0 is the model's own size, 1 accepts any.",
                 min_width=140,
@@ -142,13 +142,14 @@ def _check(page: Page, before: Findings, folder: str, width: float | None, heigh
 
 def _sizes(page: Page, width: float | None, height: float | None) -> tuple[int, int]:
     """The minimum width and height in px; the model's native size for 0 and for an empty field."""
-    if width and height:
-        return int(width), int(height)
+    sizes = whole(width, "Minimum width"), whole(height, "Minimum height")
+    if all(sizes):
+        return sizes
     try:
         native = page.host.open_model().default_size_px
     except TITrainerError:  # images can be checked without a model
         native = PreprocessConfig.width
-    return int(width or native), int(height or native)
+    return sizes[0] or native, sizes[1] or native
 
 
 def _exclude(found: Findings, numbers: str) -> list[Any]:

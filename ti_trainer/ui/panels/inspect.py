@@ -22,6 +22,7 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import inspect_view, runs
 from ti_trainer.ui.panels.quick_train import paths_of
 from ti_trainer.ui.render import notice, refusal
+from ti_trainer.ui.widgets import whole
 from ti_trainer.wording import counted, encodable
 from ti_trainer.workbench import install
 from ti_trainer.workbench.drift import drift_of
@@ -88,13 +89,13 @@ def panel(page: Page) -> Any:
     shown = [findings, chosen, run, installing, name, overwrite, message]
 
     def look(source: Source, count: float) -> list[Any]:
-        return [findings_of(page, source, int(count or NEAREST))]
+        return [findings_of(page, source, count)]
 
     def look_at_files(given: Any, count: float) -> list[Any]:
         if not given:
             return [gr.update()] * 3 + [gr.update(visible=False), gr.update(), gr.update(value=False), gr.update()]
         try:
-            suggested, html = given_files(page, given, int(count or NEAREST))
+            suggested, html = given_files(page, given, count)
         except (TITrainerError, OSError) as error:
             return [refusal(error), None, None, gr.update(visible=False), gr.update(), gr.update(value=False), ""]
         about = notice("info", "Installing is off, since others can reach this page.") if page.is_public else ""
@@ -132,7 +133,7 @@ def uploaded(files: Any) -> list[Path]:
     return found
 
 
-def findings_of(page: Page, source: Source, nearest: int = NEAREST) -> str:
+def findings_of(page: Page, source: Source, nearest: float | None = NEAREST) -> str:
     """What is to be shown of a source; the reason if it cannot be."""
     try:
         if source.files:
@@ -161,14 +162,14 @@ def _file_at(page: Page, place: str) -> Path:
     raise ConfigError(message)
 
 
-def given_files(page: Page, files: Any, nearest: int = NEAREST) -> tuple[str, str]:
+def given_files(page: Page, files: Any, nearest: float | None = NEAREST) -> tuple[str, str]:
     """A name to install uploaded files under, and what is to be shown of them; TITrainerError if that is nothing."""
     with install.given(uploaded(files)) as given:
         html = _report(page, given.embedding, given.negative, given.path, nearest)
         return given.suggested_name, html
 
 
-def _report(page: Page, embedding: Embedding, negative: Embedding | None, path: Path, nearest: int) -> str:
+def _report(page: Page, embedding: Embedding, negative: Embedding | None, path: Path, nearest: float | None) -> str:
     """The facts in the file, and its vectors beside the model's vocabulary and other embeddings."""
     model, notes = None, []
     try:
@@ -181,7 +182,7 @@ def _report(page: Page, embedding: Embedding, negative: Embedding | None, path: 
     if embedding.num_vectors > CHUNK:
         notes.append(f"The first {CHUNK} vectors are shown.")
     first = embedding.with_vectors({encoder: each[:CHUNK] for encoder, each in embedding.vectors.items()}, embedding.step)
-    found = inspect(first, model, others.embeddings, nearest)
+    found = inspect(first, model, others.embeddings, whole(nearest, "Nearest tokens of each vector", NEAREST))
     html = inspect_view.about(embedding, negative) + "".join(notice("info", each) for each in notes)
     return encodable(html + inspect_view.reports(found, model.name if model is not None else ""))
 

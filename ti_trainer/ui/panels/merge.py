@@ -16,6 +16,7 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels.compare_form import names
 from ti_trainer.ui.panels.create import check_name
 from ti_trainer.ui.render import facts, notice, refusal
+from ti_trainer.ui.widgets import whole
 from ti_trainer.workbench.evaluation import FUNCTIONS
 from ti_trainer.workbench.expression import ExpressionError
 from ti_trainer.workbench.merge import METHODS, Merged, Names, expression_of, merge, norms_of, save, with_and_without
@@ -76,7 +77,7 @@ def panel(page: Page) -> list[Any]:
             prompt = gr.Textbox(label="Preview prompt", info=info, value=PROMPT, elem_id=PREFIX + "prompt")
             with gr.Row():
                 negative = gr.Textbox(label="Preview negative prompt", max_lines=1, elem_id=PREFIX + "negative")
-                seed = gr.Number(value=1, precision=0, label="Seed", elem_id=PREFIX + "seed")
+                seed = gr.Number(value=1, label="Seed", elem_id=PREFIX + "seed")
             preview_button = gr.Button("Preview", elem_id=PREFIX + "preview")
             images = gr.Gallery(show_label=False, columns=2, height=360, object_fit="contain", elem_id=PREFIX + "images")
     written = gr.State("")  # for each visitor: the expression that the form wrote last
@@ -197,8 +198,8 @@ def preview(page: Page, expression: str, prompt: str, negative: str, seed: float
 
 
 def checked_seed(seed: float | None) -> int:
-    """The seed as a whole number; ConfigError if it is out of range."""
-    number = int(seed or 0)
+    """The seed; ConfigError if it is no whole number or out of range."""
+    number = whole(seed, "Seed")
     if not 0 <= number <= MAX_SEED:
         message = f"Seed: found {number}, expected a number from 0 to {MAX_SEED}."
         raise ConfigError(message)

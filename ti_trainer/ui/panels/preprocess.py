@@ -222,7 +222,7 @@ def wire_next_steps(made: Preprocess, form: TrainForm, places: Mapping[str, Plac
 
 
 def _widget(option: Option, page: Page) -> tuple[Any, Any]:
-    """Make an option's widget; the modes and captioners are shown by their labels."""
+    """Make an option's widget; modes and captioners are shown by their labels, and sizes begin at the model's own."""
     prefix = "ti_trainer_preprocess_"
     common = {"label": option.label, "info": option.help, "elem_id": prefix + option.name, "interactive": True}
     if option.name == "resize":
@@ -232,6 +232,8 @@ def _widget(option: Option, page: Page) -> tuple[Any, Any]:
     if option.name == "captioners":
         names = list(captioners.labels(page.host.captioners).values())
         return unsaved(gr.CheckboxGroup(names, value=[], **{**common, "info": CAPTION_HELP})), error_slot()
+    if option.name in ("width", "height") and page.size_px:
+        return widget(option, max(page.size_px, int(option.low or 0)), elem_prefix=prefix)
     return widget(option, elem_prefix=prefix)
 
 

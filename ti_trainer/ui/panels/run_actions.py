@@ -24,6 +24,7 @@ from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels import queue
 from ti_trainer.ui.panels.run_notes import find
 from ti_trainer.ui.render import notice, refusal
+from ti_trainer.ui.widgets import whole
 from ti_trainer.workbench.candidates import copies_of
 
 QUEUE = "ti_trainer_runs_queue"
@@ -79,9 +80,9 @@ def continue_run(page: Page, label: str, max_steps: float | None, overwrite: boo
     if _is_trained_now(page, run):
         message = f"{run.id} is being trained now."
         raise BusyError(message)
-    settings = run.settings()
+    settings, steps = run.settings(), whole(max_steps, "Max steps")
     try:
-        values = {**run.options(), **({"max_steps": int(max_steps)} if max_steps else {})}
+        values = {**run.options(), **({"max_steps": steps} if steps else {})}
         name, folder = settings["name"], Path(settings["images"])
     except (KeyError, TypeError) as error:
         message = f"The settings of {run.id} are damaged or missing, so it cannot be continued."

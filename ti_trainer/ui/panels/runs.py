@@ -68,7 +68,6 @@ def panel(page: Page) -> Runs:
             use_settings = gr.Button("Again with changes", elem_id="ti_trainer_runs_use_settings")
             max_steps = gr.Number(
                 value=0,
-                precision=0,
                 label="Max steps",
                 info="The step to train to when the run is continued; 0 keeps the run's own value.",
                 elem_id="ti_trainer_runs_max_steps",

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ti_trainer.errors import TITrainerError
+from ti_trainer.files import entered_path
 from ti_trainer.ui.gradio_compat import listen, unsaved
 from ti_trainer.ui.page import Page
 from ti_trainer.ui.panels.quick_train import QuickTrain, about_folder
@@ -43,15 +44,18 @@ class SharedFolder:
         """Share what a field has at an event."""
         listen(event, lambda values: self.shared(values, values[field]), self.given, self.outputs)
 
-    def share_destination_at(self, event: Callable[..., Any]) -> None:
-        """Share the folder that a preprocessing which has just started writes to."""
+    def share_destination_at(self, event: Callable[..., Any], field: Any) -> None:
+        """Share the folder in `field` that a preprocessing which has just started writes to; it may have ended already."""
+        listen(event, lambda values: self.started(values, values[field]), {*self.given, field}, self.outputs)
 
-        def started(values: Values) -> dict[Any, Any]:
-            now = self.page.preprocessing.snapshot()
-            destination = str(now.work.destination) if now.active and now.work else ""
-            return self.filled(values, destination) if destination else {self.last: gr.update()}
-
-        listen(event, started, self.given, self.outputs)
+    def started(self, values: Values, entered: str | None) -> dict[Any, Any]:
+        """Updates of the fields if this is the destination of a preprocessing that was started."""
+        work = self.page.preprocessing.snapshot().work
+        try:
+            was_started = work is not None and work.destination == entered_path(entered)
+        except TITrainerError:  # the panel has said so
+            was_started = False
+        return self.filled(values, str(work.destination)) if work and was_started else {self.last: gr.update()}
 
     @property
     def given(self) -> set[Any]:
