@@ -13,8 +13,8 @@ from fakes import TinyModel
 
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Batch, Dataset
-from ti_trainer.data.phrases import ATTRIBUTES, PLACES, with_phrase
-from ti_trainer.data.repeated import IN_A_PERIOD, PERIOD, repeated_samples
+from ti_trainer.data.phrases import ATTRIBUTES, COMMAS, PLACES, with_phrase
+from ti_trainer.data.repeated import RepeatedSamples
 from ti_trainer.runs.builders import start_notes
 from ti_trainer.training.preservation import Preservation
 from ti_trainer.training.step import training_loss
@@ -54,27 +54,36 @@ def test_few_phrases_are_different_ones() -> None:
     assert all(f"{each} x-word" in all_of_them for each in ATTRIBUTES)
 
 
+def test_every_place_follows_a_comma_or_none() -> None:
+    found = set(phrased("art by x-word", COMMAS * len(PLACES)))
+    assert found == {f"art by x-word{joint}{place}" for place in PLACES for joint in (", ", " ")}
+
+
 @pytest.mark.parametrize("start", ["a house in the style of ", "a house, art by ", "a painting by ("])
 def test_a_style_gets_no_attribute(start: str) -> None:
     assert all(each.startswith(f"{start}x-word") for each in phrased(f"{start}x-word"))
 
 
 def test_other_samples_stay_as_they_are(dataset: Callable[..., Dataset]) -> None:
-    """So their noise and timesteps do not depend on the option."""
+    """So their noise and timesteps do not depend on the option, nor do the images of any."""
     without, half = batch_of(dataset, 0.0), batch_of(dataset, 0.5)
     assert without.phrases == ()
     kept = [row for row, phrase in enumerate(half.phrases) if phrase is None]
     assert 0 < len(kept) < 4
     for row in kept:
         assert half.prompts[row] == without.prompts[row]
-        for name in ("latents", "noise", "timesteps"):
+        for name in ("noise", "timesteps"):
             assert torch.equal(getattr(half, name)[row], getattr(without, name)[row])
+    assert torch.equal(half.latents, without.latents)
+    assert torch.equal(half.images.sizes, without.images.sizes)
 
 
 def test_samples_with_phrases_are_repeated(dataset: Callable[..., Dataset]) -> None:
     """All of a period come from a few, of which each is the same every time; the next period has others."""
     data = dataset(prompter={"phrase_share": 1.0})
-    batches = [data.batch([(number, number % 4)]) for number in range(2 * PERIOD)]
+    few, period = data.repeated_samples.in_a_period, data.repeated_samples.period
+    assert (len(data.items), few, period) == (5, 35, 35 * 32)
+    batches = [data.batch([(number, number % 5)]) for number in range(2 * period)]
     seen: dict[int, Batch] = {}
     for batch in batches:
         phrase = batch.phrases[0]
@@ -82,44 +91,27 @@ def test_samples_with_phrases_are_repeated(dataset: Callable[..., Dataset]) -> N
         first = seen.setdefault(phrase.sample, batch)
         assert (batch.prompts, batch.phrases) == (first.prompts, first.phrases)
         assert all(torch.equal(getattr(batch, name), getattr(first, name)) for name in ("latents", "noise", "timesteps"))
-    assert set(seen) == set(range(2 * IN_A_PERIOD))
-    assert {each.phrases[0].sample for each in batches[:PERIOD] if each.phrases[0]} == set(range(IN_A_PERIOD))
-    assert len({float(each.noise[0, 0, 0, 0]) for each in seen.values()}) == 2 * IN_A_PERIOD
+    assert set(seen) == set(range(2 * few))
+    assert {each.phrases[0].sample for each in batches[:period] if each.phrases[0]} == set(range(few))
+    assert len({float(each.noise[0, 0, 0, 0]) for each in seen.values()}) == 2 * few
     other_trial = data.batch([(0, 0)], [1])
     assert other_trial.phrases[0] != batches[0].phrases[0]
 
 
-def test_repeated_samples_are_spread_evenly() -> None:
-    """With few of them, chance would leave out images and have most of the timesteps where little is to be learned."""
-    found = repeated_samples({"square": range(6), "wide": range(6, 8)})
-    rng = np.random.default_rng(0)
-    drawn = {each.number: each for shape in found for _ in range(400) for each in [found[shape].one(0, (5, 0), rng)]}
-    assert sorted(drawn) == list(range(IN_A_PERIOD))
-    assert sorted(int(each.timestep * IN_A_PERIOD) for each in drawn.values()) == list(range(IN_A_PERIOD))
-    images = [each.index for each in drawn.values()]
-    assert [images.count(index) for index in range(8)] == [IN_A_PERIOD // 8] * 8
-    assert found["wide"].one(PERIOD, (5, 0), rng).number >= IN_A_PERIOD, "others in the next period"
-
-
-def test_every_shape_has_repeated_samples() -> None:
-    found = repeated_samples({number: [number] for number in range(40)})
-    numbers = {found[number].one(0, (5, 0), np.random.default_rng(0)).number for number in range(40)}
-    assert numbers == set(range(40))
-
-
-def test_repeated_samples_have_the_shape_of_their_batch(dataset: Callable[..., Dataset]) -> None:
-    data = dataset(prompter={"phrase_share": 1.0})
-    wide = [replace(each, latents=each.latents.repeat(1, 1, 2)) for each in data.items[:1]]
-    both = replace(data, items=(*data.items[1:], *wide))
-    shapes, samples = set(), set()
-    for number in range(PERIOD):
-        for index in (0, len(both.items) - 1):
-            batch = both.batch([(number, index)])
-            assert batch.latents.shape[1:] == both.items[index].latents.shape
-            assert batch.phrases[0] is not None
-            shapes.add((batch.phrases[0].sample, batch.latents.shape))
-            samples.add(batch.phrases[0].sample)
-    assert len(shapes) == len(samples), "no two samples of different shapes have the same number"
+@pytest.mark.parametrize(("images", "of_each"), [(1, 32), (8, 4), (9, 4), (32, 1), (100, 1)])
+def test_repeated_samples_are_spread_evenly(images: int, of_each: int) -> None:
+    """With few of them, chance would have most of the timesteps where little is to be learned."""
+    samples, rng = RepeatedSamples(images), np.random.default_rng(0)
+    assert samples.in_a_period == of_each * images
+    numbers = [{samples.number_for(0, image, rng) for _ in range(60 * of_each)} for image in range(images)]
+    assert [len(each) for each in numbers] == [of_each] * images
+    every = sorted(set().union(*numbers))
+    assert every == list(range(of_each * images))
+    assert samples.number_for(samples.period, 0, rng) >= len(every), "others in the next period"
+    for drawn in (0, 999):
+        times = sorted(samples.timestep_of(each, drawn, 1000, (5, 0)) for each in every)
+        assert times == [(part * 1000 + drawn) // len(every) for part in range(len(every))]
+    assert times[-1] == 999
 
 
 def test_regularisation_images_get_no_phrase(dataset: Callable[..., Dataset]) -> None:
@@ -127,8 +119,8 @@ def test_regularisation_images_get_no_phrase(dataset: Callable[..., Dataset]) ->
     reg = replace(data.items[0], subset=replace(data.items[0].subset, is_reg=True))
     both = replace(data, items=(reg, *data.items[1:]))
     assert both.batch([(0, 0)]).phrases == ()
-    used = [both.batch([(number, 1)]).latents for number in range(200)]
-    assert not any(torch.equal(each[0], reg.latents) for each in used)
+    assert both.batch([(0, 1)]).phrases[0] is not None
+    assert both.repeated_samples.num_images == len(data.items) - 1
 
 
 def test_the_share_of_phrases(dataset: Callable[..., Dataset]) -> None:
@@ -141,13 +133,13 @@ def test_the_initial_text_itself_has_the_loss_of_the_prompt_without_the_phrase(d
     model, batch = TinyModel(), batch_of(dataset, 0.5)
     plain = replace(batch, prompts=batch.prompts_without_phrases, phrases=())
     assert 0 < sum(each is not None for each in batch.phrases) < 4
-    with_phrases = training_loss(model, batch, STAR, teacher=Preservation("x-word", {0: "star"}))
+    with_phrases = training_loss(model, batch, STAR, teacher=Preservation("x-word", {0: "star"}, 32))
     torch.testing.assert_close(with_phrases, training_loss(model, plain, STAR))
 
 
 def test_samples_do_not_depend_on_the_others_of_their_batch(dataset: Callable[..., Dataset]) -> None:
     """So gradient accumulation gives the same result as a larger batch."""
-    data, objective = dataset(prompter={"phrase_share": 0.5}), Preservation("x-word", {0: "star"})
+    data, objective = dataset(prompter={"phrase_share": 0.5}), Preservation("x-word", {0: "star"}, 32)
     word = {"x-word": TinyModel().token_embeddings("heart")}
     together = training_loss(TinyModel(), batch_of(dataset, 0.5), word, teacher=objective)
     singly = [training_loss(TinyModel(), data.batch([(each, each)]), word, teacher=objective) for each in range(4)]
@@ -162,7 +154,7 @@ def test_another_word_is_asked_to_react_as_the_initial_text_does(dataset: Callab
         cond = model.encode_prompts([each.replace("x-word", "star") for each in prompts], {})
         return model.predict(noisy, batch.timesteps, cond, batch.images)
 
-    found = Preservation("x-word", {0: "star"})(model, noisy, batch)
+    found = Preservation("x-word", {0: "star"}, 32)(model, noisy, batch)
     torch.testing.assert_close(found, batch.noise + predicted(batch.prompts) - predicted(batch.prompts_without_phrases))
 
 
@@ -196,7 +188,7 @@ def test_a_pixel_loss_does_not_unlearn_what_phrases_change(dataset: Callable[...
 
     batch = batch_of(dataset, 1.0)
     for each in (batch, replace(batch, prompts=batch.prompts_without_phrases, phrases=())):
-        preservation = Preservation("x-word", {0: "star"})
+        preservation = Preservation("x-word", {0: "star"}, 32)
         training_loss(model, each, STAR, None, pixel_loss, teacher=preservation)  # type: ignore[arg-type]
     torch.testing.assert_close(asked[1], asked[0])
 
@@ -210,7 +202,7 @@ class Counting(TinyModel):
 
 
 def test_only_the_first_use_of_a_sample_costs_more(dataset: Callable[..., Dataset]) -> None:
-    model, batch, preservation = Counting(), batch_of(dataset, 0.5), Preservation("x-word", {0: "star"})
+    model, batch, preservation = Counting(), batch_of(dataset, 0.5), Preservation("x-word", {0: "star"}, 32)
     losses = []
     for expected in (4 + 2 * len({each for each in batch.phrases if each is not None}), 4):
         model.rows = 0
@@ -220,10 +212,10 @@ def test_only_the_first_use_of_a_sample_costs_more(dataset: Callable[..., Datase
 
 
 def test_a_long_run_keeps_few_targets(dataset: Callable[..., Dataset]) -> None:
-    data, preservation, model = dataset(prompter={"phrase_share": 1.0}), Preservation("x-word", {0: "star"}), Counting()
-    for number in range(0, 40 * PERIOD, PERIOD // 8):
+    data, preservation, model = dataset(prompter={"phrase_share": 1.0}), Preservation("x-word", {0: "star"}, 32), Counting()
+    for number in range(0, 40 * 32 * 35, 32 * 5):
         training_loss(model, data.batch([(number, 0)]), STAR, teacher=preservation)
-    assert len(preservation._changes) <= 2 * IN_A_PERIOD
+    assert len(preservation._changes) == 2 * 32
 
 
 @pytest.mark.parametrize("options", [{"negative": True}, {"teacher_prompt": "a red star"}, {"prompt_preservation": 0.0}])

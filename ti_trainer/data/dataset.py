@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ti_trainer.data.phrases import with_phrase
+from ti_trainer.data.phrases import Phrase, with_phrase
 from ti_trainer.data.prompts import Prompter
-from ti_trainer.data.repeated import Repeated, RepeatedSamples, repeated_samples
+from ti_trainer.data.repeated import RepeatedSamples
 from ti_trainer.data.subsets import Subset
 from ti_trainer.functional.transfer import sent
 from ti_trainer.model import ImageConditioning
@@ -51,15 +51,6 @@ class Item:
     pixels: Tensor | None = None
     share: float = 1.0
     caption_file: Path | None = None
-
-
-@dataclass(frozen=True)
-class Phrase:
-    """The phrase of a sample that is repeated: the prompt without it, and what identifies the sample."""
-
-    plain_prompt: str
-    stream: int
-    sample: int
 
 
 @dataclass(frozen=True)
@@ -234,17 +225,18 @@ class Dataset:
         sides = range(len(self.prompter.names))
         for stream, (number, index), side in product(streams, samples, sides):
             item, rng = self.items[index], sample_rng(self.seed, number, stream)
-            repeated = self._repeated(item, number, stream)
+            repeated = self._repeated(index, number, stream)
             if repeated is not None:
-                item, rng = self.items[repeated.index], sample_rng(self.seed, repeated.number, REPEATED_STREAM + stream)
+                rng = sample_rng(self.seed, repeated, REPEATED_STREAM + stream)
             pair = self._prompts(item, rng)
             prompt, timestep = pair[side], int(rng.integers(self.num_timesteps))
             if repeated is None:
                 phrases.append(None)
             else:
-                phrases.append(Phrase(prompt, stream, repeated.number))
-                prompt = with_phrase(prompt, self.prompter.name, repeated.number, (self.seed, stream))
-                timestep = int(repeated.timestep * self.num_timesteps)
+                phrases.append(Phrase(prompt, stream, repeated))
+                seed = (self.seed, stream)
+                prompt = with_phrase(prompt, self.prompter.name, repeated, seed)
+                timestep = self.repeated_samples.timestep_of(repeated, timestep, self.num_timesteps, seed)
             prompts.append(prompt)
             negative_prompts.append(pair[1])
             items.append(item)
@@ -270,21 +262,23 @@ class Dataset:
             tuple(phrases) if any(each is not None for each in phrases) else (),
         )
 
-    def _repeated(self, item: Item, number: int, stream: int) -> Repeated | None:
-        """The sample with a phrase that takes the place of one of this item; None if none does."""
+    def _repeated(self, index: int, number: int, stream: int) -> int | None:
+        """The number of the sample with a phrase that takes the place of one of this item; None if none does."""
         rng = sample_rng(self.seed, number, PHRASES_STREAM + stream)  # the sample's own draws stay as they are
-        if item.subset.is_reg or rng.random() >= self.prompter.phrase_share:
+        if self.items[index].subset.is_reg or rng.random() >= self.prompter.phrase_share:
             return None
-        return self._repeated_samples[item.latents.shape].one(number, (self.seed, stream), rng)
+        return self.repeated_samples.number_for(number, self._places[index], rng)
 
     @cached_property
-    def _repeated_samples(self) -> Mapping[Hashable, RepeatedSamples]:
-        """The samples with phrases, by the shape of latents."""
-        indices: dict[Hashable, list[int]] = defaultdict(list)
-        for index in self._samples.tolist():
-            if not self.items[index].subset.is_reg:
-                indices[self.items[index].latents.shape].append(index)
-        return repeated_samples(indices)
+    def repeated_samples(self) -> RepeatedSamples:
+        """The samples with phrases."""
+        return RepeatedSamples(len(self._places))
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        """The places of items among the images of the thing, by index."""
+        those = (index for index, item in enumerate(self.items) if not item.subset.is_reg)
+        return {index: place for place, index in enumerate(those)}
 
     def _prompts(self, item: Item, rng: np.random.Generator) -> tuple[str, str]:
         if item.subset.is_reg:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -23,15 +24,24 @@ COMMAS = 4  # one of so many places follows a comma
 OF_A_STYLE = re.compile(r"\b(style of|by)\W*$")  # before a name that attributes do not fit
 
 
+@dataclass(frozen=True)
+class Phrase:
+    """The phrase of a sample that is repeated: the prompt without it, and what identifies the sample."""
+
+    plain_prompt: str
+    stream: int
+    sample: int
+
+
 def with_phrase(prompt: str, name: str, number: int, seed: tuple[int, ...]) -> str:
     """The prompt with an attribute before the embedding's name, a place at the end, or both.
 
     Phrases with successive numbers have each attribute and each place before one comes again, in an order of the seed.
     """
-    attributes, places = (_shuffled(each, seed) for each in (ATTRIBUTES, PLACES))
+    attributes, places = _shuffled(ATTRIBUTES, (*seed, 1)), _shuffled(PLACES, (*seed, 2))
     attribute, place = attributes[number % len(attributes)], places[number % len(places)]
     kind = (number + number // len(attributes)) % 3  # so that an attribute is not always of the same kind
-    joint = ", " if number % COMMAS == 0 else " "
+    joint = ", " if (number + number // len(places)) % COMMAS == 0 else " "  # likewise
     found = re.search(word_pattern(name), prompt)
     before = "" if found is None else prompt[: found.start()]
     if found is None or OF_A_STYLE.search(before):

@@ -12,24 +12,25 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ti_trainer.data.dataset import Batch, Phrase
-from ti_trainer.data.phrases import without_name
-from ti_trainer.data.repeated import IN_A_PERIOD
+from ti_trainer.data.dataset import Batch
+from ti_trainer.data.phrases import Phrase, without_name
 from ti_trainer.functional.objective import target
 from ti_trainer.model import DiffusionModel
 from ti_trainer.prompts import escaped
+
+MOST_CHANGES = 2048  # that are kept: 0.5 GiB for SDXL at 1024 x 1024 px, which takes 1,024 images or 32 trials
 
 
 class Preservation:
     """The targets of samples, some of whose prompts have an added phrase, by the initial text of each trial's stream.
 
-    What a phrase changes is kept, and used whenever its sample is repeated.
+    What a phrase changes is kept, and used whenever its sample is repeated: `in_a_period` are at a time, for each trial.
     """
 
-    def __init__(self, name: str, init_texts: Mapping[int, str]) -> None:
+    def __init__(self, name: str, init_texts: Mapping[int, str], in_a_period: int) -> None:
         self._name, self._init_texts = name, init_texts
         self._changes: dict[tuple[int, int], Tensor] = {}  # (C, H, W) float32, by stream and sample
-        self._most = 2 * IN_A_PERIOD * len(init_texts)  # those of the present period, and of the last one
+        self._most = min(2 * in_a_period * len(init_texts), MOST_CHANGES)  # of the present period, and of the last one
 
     @torch.no_grad()
     def __call__(self, model: DiffusionModel, noisy_latents: Tensor, batch: Batch) -> Tensor:

@@ -72,7 +72,8 @@ class Trainer:
         teacher = Teacher.of(config, embedding.name, lora)
         self.trials = build_trials(config, model, self._embeddings, state)
         init_texts = {each.trial.number - 1: each.status.init_text or "" for each in self.trials}  # by stream
-        preservation = Preservation(embedding.name, init_texts) if config.phrase_share else None
+        at_a_time = dataset.repeated_samples.in_a_period
+        preservation = Preservation(embedding.name, init_texts, at_a_time) if config.phrase_share else None
         guided = negative is not None and teacher is None
         self._objective = Objective.of(config, model, pixel_loss, teacher, preservation, guided=guided)
         self._scaler: GradScaler | None = grad_scaler(model.device) if model.needs_loss_scaling else None
