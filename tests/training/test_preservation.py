@@ -82,7 +82,7 @@ def test_samples_with_phrases_are_repeated(dataset: Callable[..., Dataset]) -> N
     """All of a period come from a few, of which each is the same every time; the next period has others."""
     data = dataset(prompter={"phrase_share": 1.0})
     few, period = data.repeated_samples.in_a_period, data.repeated_samples.period
-    assert (len(data.items), few, period) == (5, 35, 35 * 32)
+    assert (len(data.items), few, period) == (5, 55, 55 * 32)
     batches = [data.batch([(number, number % 5)]) for number in range(2 * period)]
     seen: dict[int, Batch] = {}
     for batch in batches:
@@ -98,12 +98,12 @@ def test_samples_with_phrases_are_repeated(dataset: Callable[..., Dataset]) -> N
     assert other_trial.phrases[0] != batches[0].phrases[0]
 
 
-@pytest.mark.parametrize(("images", "of_each"), [(1, 32), (8, 4), (9, 4), (32, 1), (100, 1)])
+@pytest.mark.parametrize(("images", "of_each"), [(1, 256), (4, 16), (8, 4), (9, 4), (32, 1), (100, 1)])
 def test_repeated_samples_are_spread_evenly(images: int, of_each: int) -> None:
     """With few of them, chance would have most of the timesteps where little is to be learned."""
     samples, rng = RepeatedSamples(images), np.random.default_rng(0)
     assert samples.in_a_period == of_each * images
-    numbers = [{samples.number_for(0, image, rng) for _ in range(60 * of_each)} for image in range(images)]
+    numbers = [{samples.number_for(0, image, rng) for _ in range(12 * of_each)} for image in range(images)]
     assert [len(each) for each in numbers] == [of_each] * images
     every = sorted(set().union(*numbers))
     assert every == list(range(of_each * images))

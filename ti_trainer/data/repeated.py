@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 AT_LEAST = 32  # of them at a time; with more images than that, one for each image
+OF_ONE_IMAGE = 256  # divided by the number of images: few images are soon overfitted with the same noise
 SAMPLES_FOR_EACH = 32  # samples of a run after which others take their place, for each of them
 
 
@@ -25,7 +26,8 @@ class RepeatedSamples:
     @property
     def of_an_image(self) -> int:
         """How many each image has in a period."""
-        return -(-AT_LEAST // max(1, self.num_images))
+        images = max(1, self.num_images)
+        return -(-max(AT_LEAST, OF_ONE_IMAGE // images) // images)
 
     @property
     def in_a_period(self) -> int:
