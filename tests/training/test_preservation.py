@@ -16,6 +16,7 @@ from ti_trainer.data.dataset import Batch, Dataset
 from ti_trainer.data.phrases import ATTRIBUTES, COMMAS, PLACES, with_phrase
 from ti_trainer.data.repeated import RepeatedSamples
 from ti_trainer.runs.builders import start_notes
+from ti_trainer.training import preservation as preservation_module
 from ti_trainer.training.preservation import Preservation
 from ti_trainer.training.step import training_loss
 from ti_trainer.training.trainer import Trainer
@@ -112,6 +113,8 @@ def test_repeated_samples_are_spread_evenly(images: int, of_each: int) -> None:
         times = sorted(samples.timestep_of(each, drawn, 1000, (5, 0)) for each in every)
         assert times == [(part * 1000 + drawn) // len(every) for part in range(len(every))]
     assert times[-1] == 999
+    parts = [[samples.timestep_of(start + each, 0, 1000, (5, 0)) for each in every] for start in (0, len(every))]
+    assert parts[0] != parts[1], "another order in the next period"
 
 
 def test_regularisation_images_get_no_phrase(dataset: Callable[..., Dataset]) -> None:
@@ -120,7 +123,10 @@ def test_regularisation_images_get_no_phrase(dataset: Callable[..., Dataset]) ->
     both = replace(data, items=(reg, *data.items[1:]))
     assert both.batch([(0, 0)]).phrases == ()
     assert both.batch([(0, 1)]).phrases[0] is not None
-    assert both.repeated_samples.num_images == len(data.items) - 1
+    few = both.repeated_samples.in_a_period
+    assert few == 32 == 8 * (len(data.items) - 1)
+    numbers = {each.sample for n in range(200) for each in both.batch([(n, 1), (n, 4)]).phrases if each is not None}
+    assert numbers == {*range(8), *range(few - 8, few)}
 
 
 def test_the_share_of_phrases(dataset: Callable[..., Dataset]) -> None:
@@ -144,6 +150,24 @@ def test_samples_do_not_depend_on_the_others_of_their_batch(dataset: Callable[..
     together = training_loss(TinyModel(), batch_of(dataset, 0.5), word, teacher=objective)
     singly = [training_loss(TinyModel(), data.batch([(each, each)]), word, teacher=objective) for each in range(4)]
     torch.testing.assert_close(together, torch.cat(singly))
+
+
+def test_trials_do_not_depend_on_each_other(dataset: Callable[..., Dataset]) -> None:
+    """Although their samples have the same numbers."""
+    data, texts, samples = (
+        dataset(prompter={"phrase_share": 1.0}),
+        {0: "star", 1: "heart"},
+        [(each, 0) for each in range(20)],
+    )
+    together = data.batch(samples, [0, 1])
+    numbers = [{each.sample for each in part if each is not None} for part in (together.phrases[:20], together.phrases[20:])]
+    assert numbers[0] & numbers[1]
+    losses = training_loss(TinyModel(), together, [STAR, STAR], teacher=Preservation("x-word", texts, 32))
+    alone = [
+        training_loss(TinyModel(), data.batch(samples, [stream]), STAR, teacher=Preservation("x-word", {stream: text}, 32))
+        for stream, text in texts.items()
+    ]
+    torch.testing.assert_close(losses, torch.cat(alone))
 
 
 def test_another_word_is_asked_to_react_as_the_initial_text_does(dataset: Callable[..., Dataset]) -> None:
@@ -211,11 +235,15 @@ def test_only_the_first_use_of_a_sample_costs_more(dataset: Callable[..., Datase
     assert torch.equal(*losses)
 
 
-def test_a_long_run_keeps_few_targets(dataset: Callable[..., Dataset]) -> None:
+@pytest.mark.parametrize(("most", "kept"), [(2048, 2 * 32), (10, 10)])
+def test_a_long_run_keeps_few_targets(
+    dataset: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch, most: int, kept: int
+) -> None:
+    monkeypatch.setattr(preservation_module, "MOST_CHANGES", most)
     data, preservation, model = dataset(prompter={"phrase_share": 1.0}), Preservation("x-word", {0: "star"}, 32), Counting()
     for number in range(0, 40 * 32 * 35, 32 * 5):
         training_loss(model, data.batch([(number, 0)]), STAR, teacher=preservation)
-    assert len(preservation._changes) == 2 * 32
+    assert len(preservation._changes) == kept
 
 
 @pytest.mark.parametrize("options", [{"negative": True}, {"teacher_prompt": "a red star"}, {"prompt_preservation": 0.0}])
