@@ -124,9 +124,9 @@ def test_regularisation_images_get_no_phrase(dataset: Callable[..., Dataset]) ->
     assert both.batch([(0, 0)]).phrases == ()
     assert both.batch([(0, 1)]).phrases[0] is not None
     few = both.repeated_samples.in_a_period
-    assert few == 32 == 8 * (len(data.items) - 1)
-    numbers = {each.sample for n in range(200) for each in both.batch([(n, 1), (n, 4)]).phrases if each is not None}
-    assert numbers == {*range(8), *range(few - 8, few)}
+    assert few == 64 == 16 * (len(data.items) - 1)
+    numbers = {each.sample for n in range(400) for each in both.batch([(n, 1), (n, 4)]).phrases if each is not None}
+    assert numbers == {*range(16), *range(few - 16, few)}
 
 
 def test_the_share_of_phrases(dataset: Callable[..., Dataset]) -> None:

@@ -71,8 +71,8 @@ class LearningOptions(InputOptions):
     prompt_preservation: float = option(
         0.3,
         "Share of the samples that learn to leave the rest of a prompt as effective as it is: a phrase such as 'on a beach' "
-        "is added, and is to change the image as it does with the init text. Training takes 3% longer, a short run "
-        "10 to 20%, and more with hundreds of images. 0 is off.",
+        "is added, and is to change the image as it does with the init text. Training takes 3% longer, and 10 to 30% in a "
+        "short run or with hundreds of images. 0 is off.",
         label="Prompt preservation",
         section="optimizer",
         low=0,

@@ -18,7 +18,7 @@ from ti_trainer.functional.objective import target
 from ti_trainer.model import DiffusionModel
 from ti_trainer.prompts import escaped
 
-MOST_CHANGES = 2048  # that are kept: 0.5 GiB for SDXL at 1024 x 1024 px, which takes 1,024 images or 32 trials
+MOST_CHANGES = 2048  # that are kept: 0.5 GiB for SDXL at 1024 x 1024 px, with 1,024 images or 4 trials on one image
 
 
 class Preservation:
