@@ -69,7 +69,7 @@ class LearningOptions(InputOptions):
         high=1000,
     )
     prompt_preservation: float = option(
-        0.3,
+        0.5,
         "Share of the samples that learn to leave the rest of a prompt as effective as it is: a phrase such as 'on a beach' "
         "is added, and is to change the image as it does with the init text. Training takes 3% longer, and 10 to 30% in a "
         "short run or with hundreds of images. 0 is off.",
