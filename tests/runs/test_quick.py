@@ -104,7 +104,7 @@ def test_one_call_leads_from_a_folder_to_a_trained_embedding(host: TinyHost, sou
 def test_the_rate_fits_the_model_and_the_rest_of_prompts_is_preserved(host: TinyHost, source: Path, kind: str) -> None:
     config = QuickTraining(host, "new", source, kind, options=FEW).config()
     assert (config.optimizer, config.learning_rate) == ("adamw", "auto")
-    assert config.phrase_share == 0.5
+    assert config.phrase_share == 0.3
 
 
 def test_names_that_are_taken_are_refused_and_datasets_of_other_images_kept_apart(host: TinyHost, source: Path) -> None:
@@ -186,7 +186,7 @@ def test_captions_are_taken_over_or_written_and_a_captioner_that_fails_is_no_end
     assert any("only 3 of 4 images have one" in each for each in stage.warnings)
 
 
-def test_few_images_are_trained_for_fewer_steps(host: TinyHost, source: Path) -> None:
+def test_few_images_have_fewer_steps_and_more_prompt_preservation(host: TinyHost, source: Path) -> None:
     for path in sorted(source.iterdir())[1:]:
         path.unlink()
     stages: list[Stage] = []
@@ -195,7 +195,17 @@ def test_few_images_are_trained_for_fewer_steps(host: TinyHost, source: Path) ->
     )
     assert session.config.max_steps == 150
     said = "Trained for 150 steps instead of 151: with 1 image, more steps overfit."
-    assert said in next(each for each in stages if each.name == "dataset" and each.status == "done").warnings
+    warnings = next(each for each in stages if each.name == "dataset" and each.status == "done").warnings
+    assert said in warnings
+    assert session.config.prompt_preservation == 0.5
+    assert "Prompt preservation is 0.5 instead of 0.3: with 1 image, prompts are soon ignored." in warnings
+    chosen = {**FEW, "prompt_preservation": 0.2}
+    assert (
+        QuickTraining(host, "y", source, options=chosen)
+        .prepare(lambda each: each.run(), stages.append)
+        .config.prompt_preservation
+        == 0.2
+    )
 
 
 def test_it_stops_in_each_stage_and_says_what_failed(host: TinyHost, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,7 @@ class Kind:
 
 
 STEPS_PER_IMAGE = 150  # at most: 300 steps on one image overfit it (docs/LOG.md)
+FEW_IMAGES, PRESERVATION_OF_FEW = 3, 0.5  # of so many images, what phrases do is forgotten sooner
 KINDS = {  # by their presets
     "person": Kind("person", 4, "subject", "focal"),
     "object": Kind("object", 2, "subject", "focal"),
@@ -168,7 +169,7 @@ class QuickTraining:
         summary = self._preprocessed(preprocess, warnings)
         _check_stop(should_stop, stopped=summary.stopped)
         captioned = self._without(found.suggested if found else frozenset(), warnings)
-        config = self._with_fewer_steps(self.config(captions=captioned), warnings)
+        config = self._for_few_images(self.config(captions=captioned), warnings)
         report(dataset_stage(self.preprocessing(), summary, warnings, captioned=captioned))
         report(Stage("embedding", "running"))
         report(self._created())
@@ -222,16 +223,20 @@ class QuickTraining:
         listing = list_images(self.dataset)
         return len(captions_among(listing.files, listing.images)) == len(listing.images)
 
-    def _with_fewer_steps(self, config: TrainConfig, notes: list[str]) -> TrainConfig:
-        """The options with at most STEPS_PER_IMAGE for each image, which `notes` say."""
-        images = len(list_images(self.dataset).images)
-        steps = STEPS_PER_IMAGE * images
-        if steps >= config.max_steps:
-            return config
-        notes.append(
-            f"Trained for {steps} steps instead of {config.max_steps}: with {counted(images, 'image')}, more steps overfit."
-        )
-        return replace(config, max_steps=steps)
+    def _for_few_images(self, config: TrainConfig, notes: list[str]) -> TrainConfig:
+        """The options with what few images need, which `notes` say: fewer steps, and more prompt preservation."""
+        count = len(list_images(self.dataset).images)
+        images, steps = counted(count, "image"), STEPS_PER_IMAGE * count
+        if steps < config.max_steps:
+            notes.append(f"Trained for {steps} steps instead of {config.max_steps}: with {images}, more steps overfit.")
+            config = replace(config, max_steps=steps)
+        before = config.prompt_preservation
+        if count <= FEW_IMAGES and "prompt_preservation" not in self.options:
+            notes.append(
+                f"Prompt preservation is {PRESERVATION_OF_FEW} instead of {before}: with {images}, prompts are soon ignored."
+            )
+            config = replace(config, prompt_preservation=PRESERVATION_OF_FEW)
+        return config
 
     def _created(self) -> Stage:
         folder, warnings, config = self.host.embeddings_dir, list[str](), self.config()
