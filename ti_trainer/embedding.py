@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LEARNED_FROM = "learned_from"  # in the info of an embedding that did not learn from images
-NO_TEXT = "*"  # the WebUI's default initial text: vectors start from the token *, which describes nothing
 FAMILIES = {  # width of the token embeddings by text encoder -> the models that have these widths
     (("clip_l", 768),): "SD 1.x",
     (("clip_h", 1024),): "SD 2.x",

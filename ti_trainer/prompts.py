@@ -20,6 +20,7 @@ from ti_trainer.errors import ConfigError
 FUNCTION_WORDS = frozenset(
     "a an and at by for from in into its of on or over photo picture the to under with".split()  # noqa: SIM905 - shorter
 )
+NO_TEXT = "*"  # the WebUI's default initial text: vectors start from the token *, which describes nothing
 CHUNK = 75
 PLACEHOLDER_ID = 0  # below every end-of-text id, since some encoders pool at the highest id
 COMMA_BACKTRACK = 20  # the WebUI's default: a chunk is split at a comma within the last 20 tokens

@@ -7,8 +7,8 @@ import sys
 
 from ti_trainer.commands.common import add_host_arguments, host_of, naming_overwrite
 from ti_trainer.commands.terminal import number_of
-from ti_trainer.embedding import NO_TEXT
 from ti_trainer.host import Host, ModelOptions
+from ti_trainer.prompts import NO_TEXT
 
 HELP = "create an embedding that starts from a text"
 INIT_TEXT, NUM_VECTORS = NO_TEXT, 2  # defaults

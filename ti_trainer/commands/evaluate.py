@@ -83,11 +83,11 @@ def run(args: argparse.Namespace) -> int:
 def measure(args: argparse.Namespace, host: StandaloneHost | None = None) -> tuple[dict[str, Any], dict[str, str]]:
     """Losses and more for --json, and the texts that were compared, by the same keys as their losses."""
     from ti_trainer.data.subsets import read_subsets
-    from ti_trainer.embedding import LEARNED_FROM, NO_TEXT, negative_name
+    from ti_trainer.embedding import LEARNED_FROM, negative_name
     from ti_trainer.formats import embeddings_dir
     from ti_trainer.functional.guidance import GuidanceScale
     from ti_trainer.model import check_fits
-    from ti_trainer.prompts import escaped
+    from ti_trainer.prompts import NO_TEXT, escaped
     from ti_trainer.runs.datasets import items_to_measure
 
     host = host or host_of(args)

@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+GENERATED = "generated"  # the folder of folders with images that were generated to learn from a prompt
+CONTEXTS = "contexts.txt"  # the prompts of such images, beside them
 TXT = ".txt"
 ENDINGS = (TXT, ".caption")  # the first that an image has counts; the second is the default of kohya's trainers
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ti_trainer.data.caption_files import ENDINGS, TXT, captions_among, second_captions
+from ti_trainer.data.caption_files import CONTEXTS, ENDINGS, GENERATED, TXT, captions_among, second_captions
 from ti_trainer.data.frames import has_frames
 from ti_trainer.data.image_formats import image_endings, install_command, packages
 from ti_trainer.data.listing import Listing, files_below, is_image, list_folder, listings_below, unspread_of
@@ -18,8 +18,6 @@ from ti_trainer.data.mask_names import masks_alone, masks_of_others, without_mas
 from ti_trainer.errors import DatasetError
 from ti_trainer.wording import counted
 
-GENERATED = "generated"  # the folder of folders with images that were generated to learn from a prompt
-CONTEXTS = "contexts.txt"  # the prompts of such images, beside them
 QUIET = {"thumbs.db", "desktop.ini", "ehthumbs.db"}  # files that Windows creates in folders
 # Endings of files that users expect to be read, by kind. Image formats count only if they cannot be opened here.
 RAW = ".3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .kdc .mef .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"

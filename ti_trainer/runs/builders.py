@@ -19,14 +19,14 @@ from ti_trainer.data.images import frame_of
 from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.data.subsets import Subset
-from ti_trainer.embedding import LEARNED_FROM, NO_TEXT, Embedding, dreamartist_name, negative_name
+from ti_trainer.embedding import LEARNED_FROM, Embedding, dreamartist_name, negative_name
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.formats import embeddings_dir, webui_optimizer
 from ti_trainer.host import GenerationRequest, ModelOptions
 from ti_trainer.lora import Lora
 from ti_trainer.model import DiffusionModel
-from ti_trainer.prompts import escaped
+from ti_trainer.prompts import NO_TEXT, escaped
 from ti_trainer.runs.callbacks import (
     Callback,
     Copies,

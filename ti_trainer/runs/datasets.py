@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from ti_trainer.config.training import TrainConfig
+from ti_trainer.data.caption_files import GENERATED
 from ti_trainer.data.dataset import Item
-from ti_trainer.data.image_files import GENERATED
 from ti_trainer.data.images import Frame
 from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.preflight import preflight

@@ -12,14 +12,14 @@ from typing import Any
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.image_files import CONTEXTS
 from ti_trainer.data.prompts import NAME, load_template
-from ti_trainer.embedding import NO_TEXT, negative_name
+from ti_trainer.embedding import negative_name
 from ti_trainer.errors import ConfigError, TITrainerError
 from ti_trainer.files import short_hash, write_bytes
 from ti_trainer.formats import embeddings_dir
 from ti_trainer.formats.naming import name_warnings
 from ti_trainer.host import Host
 from ti_trainer.model import DiffusionModel
-from ti_trainer.prompts import content_words, weighted_parts
+from ti_trainer.prompts import NO_TEXT, content_words, weighted_parts
 from ti_trainer.runs import locks
 from ti_trainer.runs.builders import SLIDER_WEIGHTS, model_options, prompter_of
 from ti_trainer.runs.checks import check_options

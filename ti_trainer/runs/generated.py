@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ti_trainer.data.image_files import GENERATED
+from ti_trainer.data.caption_files import GENERATED
 from ti_trainer.files import atomic
 from ti_trainer.host import GenerationRequest, Host
 from ti_trainer.model import DiffusionModel

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ti_trainer import formats
-from ti_trainer.embedding import NO_TEXT, Embedding
+from ti_trainer.embedding import Embedding
 from ti_trainer.errors import ConfigError
 from ti_trainer.formats import embeddings_dir
+from ti_trainer.prompts import NO_TEXT
 from ti_trainer.runs.run_folder import Run
 
 AVERAGE = ", moving average"
