@@ -190,9 +190,8 @@ def test_few_images_have_fewer_steps_and_more_prompt_preservation(host: TinyHost
     for path in sorted(source.iterdir())[1:]:
         path.unlink()
     stages: list[Stage] = []
-    session = QuickTraining(host, "x", source, options={**FEW, "max_steps": 151}).prepare(
-        lambda each: each.run(), stages.append
-    )
+    options = TrainConfig(**{**FEW, "max_steps": 151}).to_dict()  # all of them, as the command line gives
+    session = QuickTraining(host, "x", source, options=options).prepare(lambda each: each.run(), stages.append)
     assert session.config.max_steps == 150
     said = "Trained for 150 steps instead of 151: with 1 image, more steps overfit."
     warnings = next(each for each in stages if each.name == "dataset" and each.status == "done").warnings

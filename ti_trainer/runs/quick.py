@@ -231,7 +231,7 @@ class QuickTraining:
             notes.append(f"Trained for {steps} steps instead of {config.max_steps}: with {images}, more steps overfit.")
             config = replace(config, max_steps=steps)
         before = config.prompt_preservation
-        if count <= FEW_IMAGES and "prompt_preservation" not in self.options:
+        if count <= FEW_IMAGES and before == TrainConfig.prompt_preservation:
             notes.append(
                 f"Prompt preservation is {PRESERVATION_OF_FEW} instead of {before}: with {images}, prompts are soon ignored."
             )
