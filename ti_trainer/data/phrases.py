@@ -20,7 +20,7 @@ ATTRIBUTES = (
     *("red", "blue", "green", "yellow", "black", "white", "purple", "orange"),
     *("small", "big", "striped", "spotted", "old", "shiny", "wooden"),
 )
-COMMAS = 4  # one of so many places follows a comma
+COMMAS = 4  # a comma comes before every fourth place
 OF_A_STYLE = re.compile(r"\b(style of|by)\W*$")  # before a name that attributes do not fit
 
 

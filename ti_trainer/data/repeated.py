@@ -1,7 +1,7 @@
-"""The samples with a phrase: few, and used again and again, since their targets are expensive (`training.preservation`).
+"""The samples with a phrase: a small number that is reused, since their targets are expensive (`training.preservation`).
 
-Each image has its own, so that every image is used as often as without them. Chance would not cover the timesteps with so
-few, so these are spread evenly among them, as the phrases are.
+Each image has samples of its own, so it is used as often as without phrases. Random timesteps of so few samples would leave
+gaps, so they are stratified; phrases are used in turn.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from functools import lru_cache
 
 import numpy as np
 
-AT_LEAST = 32  # of them at a time; with more images than that, one for each image
-OF_ONE_IMAGE = 256  # divided by the number of images: few images are soon overfitted with the same noise
-SAMPLES_FOR_EACH = 32  # samples of a run after which others take their place, for each of them
+AT_LEAST = 32  # samples in a period; with more images than that, one for each image
+OF_ONE_IMAGE = 256  # samples in a period, divided by the number of images: few images overfit if the noise is reused
+SAMPLES_FOR_EACH = 32  # length of a period in samples of the run, per sample with a phrase; then they are replaced
 
 
 @dataclass(frozen=True)
 class RepeatedSamples:
-    """Those of a dataset with so many images. They are numbered through: by period of the run, then by image."""
+    """The samples with a phrase of a dataset of `num_images` images, numbered by period of the run, then by image."""
 
     num_images: int
 
@@ -40,12 +40,12 @@ class RepeatedSamples:
         return SAMPLES_FOR_EACH * self.in_a_period
 
     def number_for(self, sample: int, image: int, rng: np.random.Generator) -> int:
-        """The number of one of an image's, for a sample by its number in the run; rng chooses."""
+        """The number of a random one of an image, to replace the sample with this number in the run."""
         own = image * self.of_an_image + int(rng.integers(self.of_an_image))
         return sample // self.period * self.in_a_period + own
 
     def timestep_of(self, number: int, drawn: int, num_timesteps: int, seed: tuple[int, ...]) -> int:
-        """The timestep of the one with this number: a random one, within one of as many equal parts of all timesteps."""
+        """The timestep of the sample with this number: `drawn` (0 to num_timesteps) scaled into the sample's stratum."""
         period, own = divmod(number, self.in_a_period)
         part = _order(self.in_a_period, (*seed, period))[own]
         return (part * num_timesteps + drawn) // self.in_a_period
