@@ -135,10 +135,10 @@ def test_a_wrong_regular_expression_is_refused(folder: Path, search: str, by: st
 def test_a_regular_expression_that_takes_too_long_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ti_trainer.config.patterns.REPLACING_S", 0.2)
     captions = load(folder).edit(folder / "a.png", "a" * 60)
-    begin = time.process_time()
+    begin = time.thread_time()
     with pytest.raises(ConfigError, match="takes too long"):
         captions.replace(captions.images, "^(a|a|aa)+b$", "", regex=True)
-    assert time.process_time() - begin < 5
+    assert time.thread_time() - begin < 5
 
 
 def test_what_was_done_can_be_undone_and_redone(folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 from ti_trainer import formats
 from ti_trainer.embedding import Embedding
@@ -143,12 +144,15 @@ def test_a_folder_that_does_not_exist_is_empty(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_10_000_embeddings_are_listed_in_2_seconds(tmp_path: Path) -> None:
+def test_10_000_embeddings_take_little_longer_than_their_headers(tmp_path: Path) -> None:
     first = put(tmp_path / "e0.safetensors", count=8)
     for number in range(1, 10_000):
         os.link(first, tmp_path / f"e{number}.safetensors")
-    library = Library(tmp_path)
-    begin = time.process_time()
-    listing = library.listing(Query(sort="vectors", usable_with=SD1))
-    assert time.process_time() - begin < 2
+    begin = time.thread_time()
+    listing = Library(tmp_path).listing(Query(sort="vectors", usable_with=SD1))
+    listed = time.thread_time()
+    for path in tmp_path.iterdir():
+        with safe_open(path, "np") as file:
+            file.metadata()
+    assert listed - begin < 12 * (time.thread_time() - listed)  # about 5 times as long
     assert len(listing.entries) == 10_000

@@ -210,7 +210,7 @@ def test_random_expressions_are_computed_or_refused_quickly_and_in_little_memory
             numbers.choice(["+", ",", "*"]).join(parts)
         )
 
-    start = time.process_time()
+    start = time.thread_time()
     tracemalloc.start()
     computed_some = 0
     for number in range(600):
@@ -225,14 +225,14 @@ def test_random_expressions_are_computed_or_refused_quickly_and_in_little_memory
     tracemalloc.stop()
     assert computed_some > 20
     assert peak < 200e6
-    assert time.process_time() - start < 20
+    assert time.thread_time() - start < 20
 
 
 def test_the_worst_allowed_expression_takes_little_time_and_memory() -> None:
     wide = {"clip_l": vectors(MAX_VECTORS, 1, {"clip_l": 4096})["clip_l"]}
     scope = Scope(lambda name: wide, tokens, tokens, lambda: NORMS)
     tracemalloc.start()
-    start = time.process_time()
+    start = time.thread_time()
     for expression in (
         "+".join(["huge"] * 600),
         "slerp(huge, -2*huge[0], 0.5)",
@@ -240,7 +240,7 @@ def test_the_worst_allowed_expression_takes_little_time_and_memory() -> None:
     ):
         with pytest.raises(ExpressionError):
             evaluate(expression, scope)
-    seconds, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
+    seconds, (_, peak) = time.thread_time() - start, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 200e6
     assert seconds < 6  # 2 s each

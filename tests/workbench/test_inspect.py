@@ -143,7 +143,7 @@ def test_the_real_vocabulary_finds_the_word_that_a_vector_was_made_of(embedded_m
 
 
 @pytest.mark.slow
-def test_75_vectors_of_sdxl_take_less_than_a_second_of_two_cores() -> None:
+def test_75_vectors_of_sdxl_take_hardly_longer_than_their_similarities() -> None:
     generator = torch.Generator().manual_seed(0)
     tables = {
         name: torch.empty(49408, width).normal_(generator=generator) for name, width in (("clip_l", 768), ("clip_g", 1280))
@@ -151,7 +151,10 @@ def test_75_vectors_of_sdxl_take_less_than_a_second_of_two_cores() -> None:
     vectors = {name: torch.randn(75, each.shape[1], generator=generator) for name, each in tables.items()}
     begin = time.process_time()
     reports = inspect(Embedding("x", vectors), Tables(tables), nearest=5)
-    assert time.process_time() - begin < 2
+    inspected = time.process_time()
+    for name, table in tables.items():
+        torch.topk(torch.nn.functional.normalize(vectors[name]) @ torch.nn.functional.normalize(table).T, 5)
+    assert inspected - begin < 3 * (time.process_time() - inspected)
     assert all(len(each.tokens) == 75 for each in reports)
 
 
