@@ -11,6 +11,8 @@ import torch
 
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Dataset
+from ti_trainer.functional.lr_scheduler import LearningRate
+from ti_trainer.functional.schedule import Schedule
 from ti_trainer.training import early_stopping
 from ti_trainer.training.early_stopping import FORWARDS_OF_STEP, Best, EarlyStopping, why_not
 from ti_trainer.training.evaluation import NUM_TIMESTEPS, fixed_batches
@@ -64,9 +66,10 @@ def test_a_rise_is_one_that_lasts() -> None:
 def test_while_the_rate_falls_only_a_rising_loss_ends_a_run() -> None:
     stopping = EarlyStopping(10)
     flat, rising = best_of(1.0, 1.02, 1.01, 1.03), best_of(1.0, 1.2, 1.3, 1.2)
-    assert [stopping.ends(each, 40, rate_falls=False) for each in (flat, rising)] == [True, True]
-    assert [stopping.ends(each, 40, rate_falls=True) for each in (flat, rising)] == [False, True]
-    assert not stopping.ends(rising, 39, rate_falls=False)
+    constant, falling = (LearningRate(Schedule.parse("0.1", 100), decay, 0, 100) for decay in ("constant", "linear"))
+    assert [stopping.ends(each, 40, constant) for each in (flat, rising)] == [True, True]
+    assert [stopping.ends(each, 40, falling) for each in (flat, rising)] == [False, True]
+    assert not stopping.ends(rising, 39, constant)
 
 
 def test_the_timesteps_are_dealt_out_to_the_images(dataset: Callable[..., Dataset]) -> None:

@@ -26,6 +26,11 @@ class Trial:
     init_text: str | None = None
     num_vectors: int | None = None
 
+    @property
+    def stream(self) -> int:
+        """Its place among the trials, counted from 0, and the stream of its random numbers."""
+        return self.number - 1
+
 
 def trials_of(config: LearningOptions) -> tuple[Trial, ...]:
     """Every trial of a run; ConfigError, with the option's name, if a list is invalid or too long.

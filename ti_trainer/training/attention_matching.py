@@ -36,6 +36,11 @@ PROMPTS_AT_ONCE = 2  # so that both embeddings of a companion set are in each up
 LOSS_SCALE = 1024.0  # so that gradients do not underflow in a text encoder in half precision; Adam is not affected by it
 
 
+def suits(teacher: Teacher | None, config: TrainConfig) -> bool:
+    """Whether vectors are fitted before a run with these options. Sliders got weaker; `sphere` does not change norms."""
+    return teacher is not None and teacher.lora is None and not teacher.opposite and config.optimizer != "sphere"
+
+
 @dataclass(frozen=True)
 class _Layer:
     """The weights (I, D) and biases of one layer's key and value; it computes in float32."""

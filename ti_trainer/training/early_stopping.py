@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from ti_trainer.config.training import TrainConfig
+from ti_trainer.functional.lr_scheduler import LearningRate
 from ti_trainer.training.evaluation import NUM_TIMESTEPS
 
 SHARE = 0.04  # of a run's time that measurements may take
@@ -16,6 +17,7 @@ FORWARDS_OF_STEP = 2.5  # forward passes that take as long as a sample of a step
 ROUND = 25  # intervals are multiples of it
 PATIENCE = 3  # measurements without an improvement after which a run ends
 MIN_IMPROVEMENT = 0.005  # of the validation loss, relative; less does not prolong a run
+NOTICEABLY = 0.9  # a lower learning rate, relative
 MAX_RISE = 0.05  # of the validation loss above its lowest, relative; an embedding overfits beyond it
 
 
@@ -46,9 +48,19 @@ class EarlyStopping:
         """Whether to measure after a step."""
         return step % self.every == 0 or step == last_step
 
-    def ends(self, best: Best, step: int, *, rate_falls: bool) -> bool:
+    def ends(self, best: Best, step: int, rate: LearningRate) -> bool:
         """Whether a run ends at a step. While the learning rate still falls, only if the loss rises."""
-        return step - best.improved_at >= self.patience and (not rate_falls or best.rise > MAX_RISE)
+        return step - best.improved_at >= self.patience and (best.rise > MAX_RISE or not self._falls(rate, step))
+
+    def _falls(self, rate: LearningRate, step: int) -> bool:
+        """Whether the learning rate still falls, or fell within the patience: a lower rate usually lowers the loss.
+
+        That of `auto` counts as constant if it falls too slowly to wait for, as in a run of very many steps.
+        """
+        before = rate.at(max(1, step - self.patience + 1))
+        if rate.schedule.relative:
+            return rate.at(min(2 * step, rate.last_step)) < NOTICEABLY * before
+        return rate.at(rate.last_step) < before
 
 
 @dataclass(frozen=True)

@@ -136,13 +136,12 @@ class TrainableEmbedding:
                 vectors.copy_(state.vectors[key])
         if self._average is not None:
             self._average.restore(state.average)
-        number = self.trial.number - 1
-        saved, own = copy.deepcopy(state.optimizers[number]), self.optimizer.state_dict()["param_groups"]
+        saved, own = copy.deepcopy(state.optimizers[self.trial.stream]), self.optimizer.state_dict()["param_groups"]
         saved_groups = saved.get("param_groups") or [{} for _ in own]
         groups = [_merged(mine, theirs) for mine, theirs in zip(own, saved_groups, strict=True)]
         self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
         if state.trials:
-            self.status = state.trials[number]
+            self.status = state.trials[self.trial.stream]
 
 
 def _merged(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:

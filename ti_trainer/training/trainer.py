@@ -19,7 +19,7 @@ from ti_trainer.errors import TrainingError
 from ti_trainer.functional.guidance import GuidanceScale
 from ti_trainer.lora import Lora
 from ti_trainer.model import DiffusionModel, check_fits
-from ti_trainer.training.attention_matching import match_attention
+from ti_trainer.training.attention_matching import match_attention, suits
 from ti_trainer.training.distributed import ALONE, Processes, Sum
 from ti_trainer.training.early_stopping import Best, EarlyStopping
 from ti_trainer.training.events import Event, Finished, Fitting, MemoryReduced, StepDone, TrialStopped
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 # Updates within which fp16's loss scale is found. One that overflows does not count as a step. Later it is not checked each
 # time, which would make the CPU wait for the GPU: the rare update that then overflows, about one in 2,000, counts as a step.
 SCALE_SETTLES = 100
-NOTICEABLY = 0.9  # a lower learning rate, relative
 CHECK_EVERY = 10  # steps between checks of the losses, each of which makes the CPU wait for the GPU
 
 
@@ -71,7 +70,7 @@ class Trainer:
         self.step, self.micro_step, self.last_step = embedding.step, 0, config.last_step
         teacher = Teacher.of(config, embedding.name, lora)
         self.trials = build_trials(config, model, self._embeddings, state)
-        init_texts = {each.trial.number - 1: each.status.init_text or "" for each in self.trials}  # by stream
+        init_texts = {each.trial.stream: each.status.init_text or "" for each in self.trials}
         at_a_time = dataset.repeated_samples.in_a_period
         preservation = Preservation(embedding.name, init_texts, at_a_time) if config.phrase_share else None
         guided = negative is not None and teacher is None
@@ -82,10 +81,8 @@ class Trainer:
         self.early_stopping = EarlyStopping.of(config)
         self.best_so_far: Best | None = None
         self.ended_early = self._keeps_current = False
-        teaches = self.teacher is not None and self.lora is None and not self.teacher.opposite  # sliders got weaker
         unchanged = state is None or state.micro_step == 0  # as also when it was stopped while it was fitted
-        self.matches_attention = teaches and self.step == 0 and unchanged and processes.size == 1
-        self.matches_attention &= config.optimizer != "sphere"  # which does not change norms
+        self.matches_attention = self.step == 0 and unchanged and processes.size == 1 and suits(teacher, config)
         if state is not None:
             check_state(state, self.trials, embedding)
             self._restore(state)
@@ -183,19 +180,8 @@ class Trainer:
             return
         vectors = {key: each.detach().to("cpu", copy=True) for key, each in self.best.named().items()}
         self.best_so_far = Best.after(self.best_so_far, self.step, loss, vectors)
-        ends = stopping.ends(self.best_so_far, self.step, rate_falls=self._rate_falls(stopping))
+        ends = stopping.ends(self.best_so_far, self.step, self.best.learning_rate)
         self.ended_early = ends and self.step < self.last_step
-
-    def _rate_falls(self, stopping: EarlyStopping) -> bool:
-        """Whether the learning rate still falls, or fell within the patience: a lower rate usually lowers the loss.
-
-        That of `auto` counts as constant if it falls too slowly to wait for, as in a run of very many steps.
-        """
-        rate = self.best.learning_rate
-        before = rate.at(max(1, self.step - stopping.patience + 1))
-        if rate.schedule.relative:
-            return rate.at(min(2 * self.step, self.last_step)) < NOTICEABLY * before
-        return rate.at(self.last_step) < before
 
     def keep_current(self) -> None:
         """Make the current vectors the result of an interrupted run. A run that is resumed does not know of this."""
@@ -292,7 +278,7 @@ class Trainer:
         """This process's batches from here on, each with a part for every active trial."""
         micro_steps = self.config.gradient_accumulation_steps
         mine = self._processes.share(micro_steps)
-        streams = [each.trial.number - 1 for each in self.active_trials]
+        streams = [each.trial.stream for each in self.active_trials]
         batches = self.dataset.batches(
             self.config.batch_size, self.micro_step, lambda number: number % micro_steps in mine, streams
         )
@@ -373,7 +359,7 @@ class Trainer:
         """Take over the best of a saved state. A run that had ended early is trained for as long again."""
         if self.early_stopping is None or best is None:
             return
-        ended = self.early_stopping.ends(best, self.step, rate_falls=self._rate_falls(self.early_stopping))
+        ended = self.early_stopping.ends(best, self.step, self.best.learning_rate)
         self.best_so_far = replace(best, improved_at=self.step) if ended else best
 
     def _restore(self, state: TrainState) -> None:

@@ -119,6 +119,6 @@ def _with_shape_of(state: TrainState, trial: Trial, embedding: Embedding) -> Emb
     """A trial's embedding in the shape that the state has it in; `check_state` notices what is missing."""
     start = prefix(trial.number)
     vectors = {encoder: state.vectors.get(start + encoder, each) for encoder, each in embedding.vectors.items()}
-    init_text = state.trials[trial.number - 1].init_text if len(state.trials) >= trial.number else None
+    init_text = state.trials[trial.stream].init_text if trial.stream < len(state.trials) else None
     info = embedding.info if init_text is None else {**embedding.info, "init_text": init_text}
     return replace(embedding, vectors=vectors, info=info)
