@@ -14,9 +14,9 @@ from ti_trainer.__main__ import main
 from ti_trainer.data.subsets import read_subsets
 from ti_trainer.embedding import Embedding
 from ti_trainer.runs import init_text
-from ti_trainer.runs.builders import start_notes
 from ti_trainer.runs.datasets import items_to_measure
 from ti_trainer.runs.init_text import COMMON, FINALISTS, IMAGES, Ranking, candidates, rank
+from ti_trainer.runs.start_notes import start_notes
 from ti_trainer.tiny_model.making.scenes import Thing, concept, write_images
 from ti_trainer.training.evaluation import validation_loss
 from ti_trainer.training.trainer import Trainer

@@ -9,7 +9,8 @@ import torch
 from ti_trainer import formats
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.embedding import Embedding
-from ti_trainer.runs.builders import load_embeddings, negative_mismatch
+from ti_trainer.runs.builders import load_embeddings
+from ti_trainer.runs.start_notes import negative_mismatch
 
 
 def test_its_negative_is_trained_into_a_file_of_our_name_and_that_is_said(tmp_path: Path) -> None:

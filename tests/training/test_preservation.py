@@ -15,7 +15,7 @@ from ti_trainer.config.training import TrainConfig
 from ti_trainer.data.dataset import Batch, Dataset
 from ti_trainer.data.phrases import ATTRIBUTES, COMMAS, PLACES, with_phrase
 from ti_trainer.data.repeated import RepeatedSamples
-from ti_trainer.runs.builders import start_notes
+from ti_trainer.runs.start_notes import start_notes
 from ti_trainer.training import preservation as preservation_module
 from ti_trainer.training.preservation import Preservation
 from ti_trainer.training.step import training_loss

@@ -171,12 +171,7 @@ class Dataset:
                 item.subset.is_reg,
                 item.has_mask or item.subset.masks is not None,
             )
-            if sampling != (
-                1,
-                1.0,
-                False,
-                False,
-            ):  # defaults are left out: the digests of earlier runs stay valid
+            if sampling != (1, 1.0, False, False):  # defaults are left out: the digests of earlier runs stay valid
                 digest.update(repr(sampling).encode())
                 digest.update(b"" if item.weight is None else item.weight.float().cpu().numpy().tobytes())
         if self.held_out:

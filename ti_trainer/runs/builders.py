@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event as Flag
@@ -19,14 +19,14 @@ from ti_trainer.data.images import frame_of
 from ti_trainer.data.loading import DatasetOptions, load_dataset
 from ti_trainer.data.prompts import NAME, Prompter
 from ti_trainer.data.subsets import Subset
-from ti_trainer.embedding import LEARNED_FROM, Embedding, dreamartist_name, negative_name
+from ti_trainer.embedding import LEARNED_FROM, Embedding, negative_name
 from ti_trainer.errors import ConfigError
 from ti_trainer.files import entered_path
 from ti_trainer.formats import embeddings_dir, webui_optimizer
 from ti_trainer.host import GenerationRequest, ModelOptions
 from ti_trainer.lora import Lora
 from ti_trainer.model import DiffusionModel
-from ti_trainer.prompts import NO_TEXT, escaped
+from ti_trainer.prompts import escaped
 from ti_trainer.runs.callbacks import (
     Callback,
     Copies,
@@ -43,8 +43,6 @@ from ti_trainer.runs.comparison import Comparison
 from ti_trainer.runs.early_stopping import HELD_OUT, KeepBest
 from ti_trainer.runs.run_folder import LORA_HASH, Run
 from ti_trainer.training import discriminator
-from ti_trainer.training.attention_matching import UPDATES_PER_STEP
-from ti_trainer.training.early_stopping import why_not
 from ti_trainer.training.pixel_loss import PixelLoss, latent_pixels_at_once
 from ti_trainer.training.state import TrainState, for_trials
 from ti_trainer.training.trainer import Trainer
@@ -71,19 +69,6 @@ def load_embeddings(folder: Path, config: TrainConfig, name: str) -> list[tuple[
             raise ConfigError(message, "negative" if config.negative else "teacher_negative_prompt")
         loaded.append(embeddings_dir.load_negative(folder, name))
     return loaded
-
-
-def negative_mismatch(folder: Path, config: TrainConfig, name: str, loaded: Sequence[tuple[Embedding, Path]]) -> str:
-    """A warning if an embedding and its negative do not belong together; "" if they do."""
-    negative = negative_name(name)
-    if not config.trains_negative and embeddings_dir.find(folder, negative) is not None:
-        return f"{negative} exists, but 'Train with DreamArtist' is off: only {name} is trained."
-    if config.trains_negative and embeddings_dir.find(folder, negative) is None:
-        return f"{negative} starts from DreamArtist's {dreamartist_name(name)}, which is not changed."
-    steps = [each.step for each, _ in loaded]
-    if len(set(steps)) > 1:
-        return f"{name} is at step {steps[0]} and {negative} at step {steps[1]}: they were not trained together."
-    return ""
 
 
 def webui_state(file: Path, embedding: Embedding, model: DiffusionModel, config: TrainConfig) -> TrainState | None:
@@ -164,40 +149,6 @@ def fit_memory(config: TrainConfig, model: DiffusionModel, dataset: Dataset, pix
     batch = config.batch_size * config.trials
     decoded = 0 if pixel_loss is None else latent_pixels_at_once(batch, largest)
     return model.fit_memory((2 if config.trains_negative else 1) * batch * largest, decoded, config.memory)
-
-
-def start_notes(trainer: Trainer, embedding: Embedding) -> Iterator[str]:
-    """What the options come to with this model and the embedding as it was loaded, as sentences for the user."""
-    about_stopping = why_not(trainer.config) if trainer.config.stop_when_done else ""
-    yield from filter(None, (held_out.in_words(trainer.dataset), about_stopping))
-    if trainer.matches_attention:
-        updates = UPDATES_PER_STEP * trainer.last_step
-        yield f"Before the first step, {updates:,} short updates fit the vectors to the U-Net's attention to the prompt."
-    starts = [each.status.init_text for each in trainer.trials] if trainer.config.phrase_share else []
-    if not all(starts):
-        yield f"{embedding.name} has no initial text: prompt preservation compares prompts without a word in its place."
-    if NO_TEXT in starts:
-        yield (
-            f"{embedding.name} has the initial text '{NO_TEXT}', which describes nothing: prompt preservation compares "
-            f"prompts with {NO_TEXT} in its place. To compare with a word, create the embedding from what the images show."
-        )
-    if trainer.config.prompt_preservation and not trainer.config.phrase_share:
-        why = "when learning from a prompt or a LoRA" if trainer.config.has_teacher else "with DreamArtist"
-        yield f"Prompt preservation is not used {why}."
-    sphere = trainer.config.optimizer == "sphere"
-    rates = [each.learning_rate for each in trainer.trials if each.learning_rate.schedule.relative]
-    if rates:
-        unit = " radians" if sphere else ""
-        yield f"Learning rate auto: {rates[0].unit:.2g}{unit} for this model, falling to 0 at step {trainer.last_step}."
-    if sphere and embedding.step == trainer.step > 0:
-        before, after = (
-            max(float(x.norm(dim=1).mean()) for x in each.vectors.values()) for each in (embedding, trainer.embedding)
-        )
-        if before > 2 * after:
-            yield (
-                f"The vectors of {embedding.name} were {before / after:.0f} times as long as those of the model's "
-                "vocabulary: sphere starts from their directions at the usual length, so the embedding is weaker at first."
-            )
 
 
 def described(embedding: Embedding, model: DiffusionModel, dataset: Dataset, config: TrainConfig) -> Embedding:

@@ -32,11 +32,9 @@ from ti_trainer.runs.builders import (
     fit_memory,
     load_embeddings,
     model_options,
-    negative_mismatch,
     pixel_loss_of,
     run_callbacks,
     settings_of,
-    start_notes,
     webui_state,
 )
 from ti_trainer.runs.callbacks import Callback, HostProgress
@@ -48,6 +46,7 @@ from ti_trainer.runs.generated import GeneratedImages
 from ti_trainer.runs.health import Health
 from ti_trainer.runs.integrity import back_up, check_unchanged, digest, digests, keep_changed
 from ti_trainer.runs.run_folder import Run, changes
+from ti_trainer.runs.start_notes import negative_mismatch, start_notes
 from ti_trainer.runs.steps import compile_network, train_and_save
 from ti_trainer.runs.teacher_lora import lora_of
 from ti_trainer.training.distributed import ALONE, Processes
