@@ -31,15 +31,14 @@ BUILT_IN: dict[str, Preset] = {
         "describe everything but the person. Create 4 to 8 vectors with an init text such as 'woman' or 'man'.",
         {
             "template": "subject_filewords",
-            "max_steps": 2000,
-            "learning_rate": "0.005:300, 0.002:1000, 0.0005",
+            "max_steps": 1000,
             "gradient_accumulation_steps": 2,
             "latent_sampling": "deterministic",
             "shuffle_tags": True,
             "tag_dropout": 0.1,
             "preview_prompt": "a photo of [name]",
-            "preview_every": 200,
-            "save_every": 200,
+            "preview_every": 100,
+            "save_every": 100,
         },
     ),
     "style": Preset(
@@ -62,8 +61,7 @@ BUILT_IN: dict[str, Preset] = {
         "the kind of object as init text, such as 'toy' or 'teapot'.",
         {
             "template": "subject_filewords",
-            "max_steps": 1000,
-            "learning_rate": "0.005:300, 0.002",
+            "max_steps": 500,
             "latent_sampling": "deterministic",
             "preview_prompt": "a photo of [name] on a beach",
             "preview_every": 100,
