@@ -58,8 +58,10 @@ def test_a_benchmark_is_continued(embedded_model: DiffusersModel, tmp_path: Path
     quality.measure(embedded_model, GRID, first, results, lambda record, done, total: ran.append(record["variant"]))
     with results.open("a", encoding="utf-8") as file:
         file.write('{"variant": "sph')  # as an interrupted run may leave it
-    records = quality.measure(embedded_model, GRID, VARIANTS, results, lambda record, *_: ran.append(record["variant"]))
+    twice = replace(GRID, concepts=(1, 1))
+    records = quality.measure(embedded_model, twice, VARIANTS, results, lambda record, *_: ran.append(record["variant"]))
     assert ran == ["init text", "defaults", "sphere"]
+    records = quality.measure(embedded_model, GRID, VARIANTS, results)
     assert [each["variant"] for each in records] == ran
     assert quality.finished(GRID, VARIANTS, results) == records
     init, _, sphere = (each["result"] for each in records)
@@ -71,6 +73,34 @@ def test_a_benchmark_is_continued(embedded_model: DiffusersModel, tmp_path: Path
     assert list(facts["differences"]) == ["sphere"]
     json.dumps(facts)
     assert "colour override" in quality_table.table(facts)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"no JSON",
+        b'\xff\xfe{"result": {}}',
+        b"[" * 100_000,
+        b'{"result": 1}',
+        b'{"result": {}, "variant": "a", "options": {}}',
+        b'{"result": {"loss": "low"}, "variant": "a", "options": {}, "concept": [1], "seed": 0}',
+    ],
+)
+def test_what_is_no_result_is_said_and_not_used(line: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "results"
+    path.write_bytes(line)
+    assert quality.finished(GRID, VARIANTS, path) == []
+    assert "1 line without a whole result" in caplog.text
+
+
+def test_variants_without_common_cells_are_not_compared() -> None:
+    cell = {"concept": 0, "seed": 0, "images": 8, "captions": True, "vectors": 1}
+    result = dict.fromkeys(quality_table.SHOWN, 1.0)
+    records = [{"variant": name, **cell, "steps": steps, "result": result} for name, steps in (("a", 1), ("b", 2))]
+    facts = quality_table.summary(records)
+    assert facts["differences"] == {}
+    assert "pairs" in quality_table.table(facts)
+    assert "se" not in facts["means"]["a"]["loss"], "NaN is no JSON"
 
 
 def test_differences_are_paired_and_cells_of_a_pair_are_one() -> None:
@@ -90,11 +120,26 @@ def test_differences_are_paired_and_cells_of_a_pair_are_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [["x", "learning_rat=1"], ["x", "optimizer"], ["x", "optimizer=sgd"], ["x", "max_steps=many"]]
+    "given",
+    [
+        ["x", "learning_rat=1"],
+        ["x", "optimizer"],
+        ["x", "optimizer=sgd"],
+        ["x", "max_steps=50"],  # --steps
+        ["x", "trials=2"],  # the comparison would measure one of them
+        ["x", "shuffle_tags=yes"],
+        ["optimizer=sphere"],
+        ["init text", "optimizer=sphere"],
+    ],
 )
 def test_a_variant_that_cannot_be_trained_is_refused(given: list[str]) -> None:
     with pytest.raises(ConfigError):
         variants_of([given])
+
+
+def test_a_name_is_for_one_variant() -> None:
+    with pytest.raises(ConfigError, match="another name"):
+        variants_of([["x"], ["x", "optimizer=sphere"]])
 
 
 def test_variants_are_options_by_name() -> None:

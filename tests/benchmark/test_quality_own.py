@@ -119,7 +119,21 @@ def test_the_command_measures_an_embedding(tmp_path: Path, capsys: pytest.Captur
     assert "Similarity to the prompts" not in table, "a DINO reads no texts"
 
 
-@pytest.mark.parametrize("given", [["x-word"], ["--images", "x"], ["x-word", "--images", "x", "--prompts", "y"]])
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["x-word"],
+        ["--images", "x"],
+        ["x-word", "--images", "x", "--prompts", "y"],
+        ["--prompts", "x", "--similarity", "y"],  # would train hundreds of embeddings
+        ["x-word", "--images", "x", "--steps", "3"],
+    ],
+)
 def test_half_a_question_is_refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quality", *given]) == 1
     assert "--images" in (error := capsys.readouterr().err) or "--similarity" in error
+
+
+def test_results_that_do_not_exist_make_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quality", "--only-table", "--results", str(tmp_path / "none")]) == 1
+    assert "no result of these runs" in capsys.readouterr().err

@@ -7,6 +7,7 @@ be run in parts and continued.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,13 +18,14 @@ from typing import Any
 from ti_trainer import __version__
 from ti_trainer.benchmark.quality_prompts import THINGS
 from ti_trainer.benchmark.quality_run import Cell, Concept, measure_cell
+from ti_trainer.benchmark.quality_table import INIT_TEXT, SHOWN, Record
 from ti_trainer.config.training import TrainConfig
 from ti_trainer.errors import ConfigError
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.prompts import CHUNK
+from ti_trainer.wording import counted
 
-INIT_TEXT = "init text"  # the variant without training
-Record = dict[str, Any]  # "variant", "options", the fields of a Cell, "version" and "result"
+log = logging.getLogger(__name__)
 Key = tuple[Any, ...]
 
 
@@ -72,7 +74,7 @@ def measure(
                 result = learner.measure(learner.thing.shape, {})
             else:
                 result = measure_cell(learner, cell, configs[record["variant"]])
-            found = {**record, "version": __version__, "result": result}
+            found = done[_key(record)] = {**record, "version": __version__, "result": result}
             _append(results, found)
             progress(found, number, len(planned))
         records.append({**found, "variant": record["variant"]})
@@ -129,14 +131,26 @@ def _append(path: Path, record: Record) -> None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The finished runs in a file; a line that an interrupted run left incomplete is skipped."""
-    records = []
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and "result" in record:
-            records.append(record)
+    """The finished runs in a file. Other lines, as an interrupted run may leave one, are skipped with a warning."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    records = [record for line in lines if (record := _record_in(line)) is not None]
+    if skipped := len(lines) - len(records):
+        log.warning("%s: %s without a whole result, not used.", path, counted(skipped, "line"))
     return records
+
+
+def _record_in(line: str) -> Record | None:
+    """The record of a line; None for anything else, as one that lacks a measure of today."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or not isinstance(result := found.get("result"), dict):
+        return None
+    is_whole = (
+        {"variant", "options"} <= set(found)
+        and all(isinstance(found.get(name), int) for name in Cell.__dataclass_fields__)
+        and set(SHOWN) <= set(result)
+        and all(isinstance(value, int | float) for value in result.values())
+    )
+    return found if is_whole else None

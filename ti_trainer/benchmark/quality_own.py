@@ -26,8 +26,11 @@ def read_prompts(path: Path) -> list[str]:
     """The prompts of a text file, one a line, each with [name]; ConfigError for anything else."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"--prompts: {path} cannot be read ({error}); expected a text file with one prompt a line."
+    except OSError as error:
+        message = f"--prompts: {path} cannot be read ({error.strerror}); expected a text file with one prompt a line."
+        raise ConfigError(message) from error
+    except UnicodeDecodeError as error:
+        message = f"--prompts: {path} is not UTF-8 text ({error.reason}): save it as UTF-8."
         raise ConfigError(message) from error
     without = next((line for line in lines if NAME not in line), None)
     if not lines or without is not None:
@@ -72,10 +75,8 @@ def _add(found: dict[str, dict[str, list[float]]], measure: str, key: str, cosin
 def _summary(values: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     pairs = zip(values["word"], values["init_text"], strict=True)
     values = {**values, "difference": [word - text for word, text in pairs]}
-    return {
-        key: {
-            "mean": statistics.mean(each),
-            "se": statistics.stdev(each) / math.sqrt(len(each)) if len(each) > 1 else math.nan,
-        }
-        for key, each in values.items()
-    }
+    found = {key: {"mean": statistics.mean(each)} for key, each in values.items()}
+    for key, each in values.items():
+        if len(each) > 1:
+            found[key]["se"] = statistics.stdev(each) / math.sqrt(len(each))
+    return found

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ti_trainer.benchmark.quality import INIT_TEXT, Record
-
+INIT_TEXT = "init text"  # the variant without training
+Record = dict[str, Any]  # "variant", "options", the fields of a Cell, "version" and "result"
 SHOWN = {  # measure -> heading of its column, decimal places; shares are percentages, without any
     "loss": ("loss", 4),
     "gain_over_init_text": ("gain over init text", 0),
@@ -22,7 +22,7 @@ SHOWN = {  # measure -> heading of its column, decimal places; shares are percen
     "texture": ("texture override", 0),
     "norm": ("norm", 1),
 }
-Summary = dict[str, dict[str, dict[str, float]]]  # variant -> measure -> "mean", "se", and for a difference "pairs"
+Summary = dict[str, dict[str, dict[str, float]]]  # variant -> measure -> "mean", "pairs" and, of several, "se"
 
 
 def summary(records: Sequence[Record]) -> dict[str, Summary]:
@@ -35,10 +35,9 @@ def summary(records: Sequence[Record]) -> dict[str, Summary]:
     base = {_cell(each): each["result"] for each in by_variant.get(trained[0], [])} if trained else {}
     differences = {}
     for name in trained[1:]:
-        both = [each for each in by_variant[name] if _cell(each) in base]
-        differences[name] = _of_pairs(
-            [(_pair(each), {key: value - base[_cell(each)][key] for key, value in each["result"].items()}) for each in both]
-        )
+        both = [(_pair(each), each["result"], base[_cell(each)]) for each in by_variant[name] if _cell(each) in base]
+        if both:
+            differences[name] = _of_pairs([(pair, _difference(own, first)) for pair, own, first in both])
     return {"means": means, "differences": differences}
 
 
@@ -63,20 +62,28 @@ def _rows(part: Summary, *, signed: bool) -> list[str]:
 def _text(value: Mapping[str, float], places: int, signed: bool) -> str:
     scale, unit = (1, "") if places else (100, "%")
     sign = "+" if signed else ""
-    error = "" if math.isnan(value["se"]) else f" +- {scale * value['se']:.{places}f}"
+    error = f" +- {scale * value['se']:.{places}f}" if "se" in value else ""
     return f"{scale * value['mean']:{sign}.{places}f}{error}{unit}"
 
 
+def _difference(own: Mapping[str, float], first: Mapping[str, float]) -> dict[str, float]:
+    return {key: value - first[key] for key, value in own.items() if key in first}
+
+
 def _of_pairs(values: Sequence[tuple[tuple[int, int], Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Mean and standard error over pairs; several cells of a pair are averaged first, since they are not independent."""
+    """Mean and standard error over pairs, of the measures that all have.
+
+    Several cells of a pair are averaged first, since they are not independent.
+    """
     pairs: dict[tuple[int, int], list[Mapping[str, float]]] = {}
     for pair, measures in values:
         pairs.setdefault(pair, []).append(measures)
     found = {}
-    for key in values[0][1] if values else ():
+    for key in (key for key in values[0][1] if all(key in measures for _, measures in values)):
         means = [statistics.mean(each[key] for each in those) for those in pairs.values()]
-        error = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
-        found[key] = {"mean": statistics.mean(means), "se": error, "pairs": float(len(means))}
+        found[key] = {"mean": statistics.mean(means), "pairs": float(len(means))}
+        if len(means) > 1:
+            found[key]["se"] = statistics.stdev(means) / math.sqrt(len(means))
     return found
 
 
