@@ -134,9 +134,12 @@ def test_train_creates_its_embedding_as_create_does(tmp_path: Path, images: Path
     error = capsys.readouterr().err
     assert "--num-vectors" in error
     assert "two.safetensors" in error
-    assert main(["train", "two", *train, "--resume", "--init-text", "cat", "--max-steps", "3"]) == 0
+    preset = ["--preset", "person", "--tag-dropout", "0.2", "--init-text", "cat"]
+    assert main(["train", "two", *train, "--resume", *preset, "--max-steps", "3"]) == 0
     assert formats.read(tmp_path / "embeddings/two.safetensors").step == 3
     assert "--init-text: not used, since --resume continues" in caplog.text
+    unused = "gradient_accumulation_steps, latent_sampling, shuffle_tags, preview_every, save_every"
+    assert f"--preset person: not used for {unused}, which the run that is resumed sets." in caplog.text
 
 
 def test_the_arguments_of_a_new_embedding_are_no_training_options() -> None:

@@ -7,9 +7,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ti_trainer.commands import INTERRUPTED, PROGRAM
 from ti_trainer.commands.common import add_host_arguments, add_torchscript_argument, host_of, naming_overwrite
@@ -67,16 +67,37 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
     if args.overwrite and not args.resume:
         message = "--overwrite requires --resume: add that to resume the last run, or leave out --overwrite."
         raise ConfigError(message)
+    return TrainConfig.from_dict({**_of_preset(args), **_saved_options(args), **given_options(args, options())})
+
+
+def unused_of_preset(args: argparse.Namespace) -> str:
+    """Which options of the preset a settings file or the resumed run replaces, as a sentence; "" if none."""
+    if args.preset is None:
+        return ""
+    saved, given = _saved_options(args), given_options(args, options())
+    of_preset = _of_preset(args).items()
+    unused = [name for name, value in of_preset if name not in given and saved.get(name, value) != value]
+    if not unused:
+        return ""
+    sources = {"the run that is resumed": args.resume, "the settings file": args.config is not None}
+    source = " or ".join(each for each, is_used in sources.items() if is_used)
+    return f"--preset {args.preset}: not used for {', '.join(unused)}, which {source} sets."
+
+
+def _of_preset(args: argparse.Namespace) -> Mapping[str, Any]:
+    return {} if args.preset is None else presets.load(args.log_dir / presets.FOLDER, args.preset).values
+
+
+def _saved_options(args: argparse.Namespace) -> dict[str, object]:
+    """The options of the run that is resumed, and of the settings file."""
     values: dict[str, object] = {}
-    if args.preset is not None:
-        values |= presets.load(args.log_dir / presets.FOLDER, args.preset).values
     if args.resume:
         from ti_trainer.runs.run_folder import Run
 
         values |= Run.latest(args.log_dir, args.name).options()
     if args.config is not None:
         values |= _saved(args.config)
-    return TrainConfig.from_dict({**values, **given_options(args, options())})
+    return values
 
 
 def _saved(path: Path) -> dict[str, object]:
@@ -130,6 +151,8 @@ def session_of(args: argparse.Namespace, processes: Processes) -> Session:
             processes=processes,
             overwrite=args.overwrite,
         )
+        if processes.is_writer and (unused := unused_of_preset(args)):
+            session.warn(unused)
         if processes.is_writer and any(getattr(args, each) is not None for each in START):
             _create(session, args)
     if not processes.is_writer:
