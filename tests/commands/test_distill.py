@@ -60,6 +60,7 @@ def test_a_lora_of_another_model_is_refused_before_anything_is_created(cli: Call
     assert cli("distill", "new", *QUICK).errors == [
         "Error: Prompt: found an empty text, expected the prompt that the embedding is to mean, or a LoRA."
     ]
+    assert "without --lora" in cli("distill", "new", "--prompt", "a star", "--lora-weight", 0.5, *QUICK).errors[0]
     assert not (tmp_path / "embeddings" / "new.safetensors").exists()
     assert not list(tmp_path.rglob("generated"))
 

@@ -85,6 +85,12 @@ EVERYTHING = {name: another(each) for name, each in OPTIONS.items()} | {
 TEACHER = {"teacher_prompt": "a star", "opposite_prompt": "a circle"}
 
 
+def test_the_opposite_of_a_prompt_is_another() -> None:
+    with pytest.raises(ConfigError, match="expected its opposite") as refused:
+        TrainConfig(**TEACHER | {"opposite_prompt": "a star "})
+    assert refused.value.option == "opposite_prompt"
+
+
 @pytest.mark.parametrize("config", [TrainConfig(), TrainConfig(**EVERYTHING), TrainConfig(**TEACHER)])
 def test_settings_survive_their_file(config: TrainConfig) -> None:
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -96,6 +96,9 @@ def run(args: argparse.Namespace) -> int:
     if args.context and args.template is not None:
         message = "--context: found --template as well, expected one of them: both say which prompts NAME is trained in."
         raise ConfigError(message, "contexts")
+    if not args.lora.strip() and args.lora_weight != 1:
+        message = "--lora-weight: found without --lora, expected the LoRA that it is the weight of."
+        raise ConfigError(message, "teacher_lora_weight")
     lora = str(entered_path(args.lora).resolve()) if args.lora.strip() else ""  # so that the run can be resumed anywhere
     prompts, for_lora = (args.name, args.prompt, args.opposite, tuple(args.context)), (lora, args.lora_weight)
     wanted = Distillation(*prompts, args.negative_word, *for_lora, args.negative_prompt.strip())

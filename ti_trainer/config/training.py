@@ -84,6 +84,9 @@ class TrainConfig(OutputOptions, LearningOptions):
         if self.opposite_prompt and not self.teacher_prompt:
             message = "Opposite prompt: found one without a prompt to learn from; expected both, or neither."
             raise ConfigError(message, "opposite_prompt")
+        if self.opposite_prompt and self.opposite_prompt.strip() == self.teacher_prompt.strip():
+            message = f"Opposite prompt: found {self.opposite_prompt!r}, which is the prompt itself; expected its opposite."
+            raise ConfigError(message, "opposite_prompt")
         if self.opposite_prompt and self.teacher_lora:
             message = "Opposite prompt: found a LoRA to learn from as well; expected one of them: a slider has no LoRA."
             raise ConfigError(message, "opposite_prompt")

@@ -60,7 +60,7 @@ def slider_positions(
 def about_slider(positions: Mapping[float, float], prompt: str, opposite: str) -> list[str]:
     """`slider_positions` as sentences."""
     reached = {prompt: (1, positions[1]), opposite: (-1, -positions[-1])}
-    ways = [f"weight {weight} reaches {max(way, 0):.0%} of the way to {text!r}" for text, (weight, way) in reached.items()]
+    ways = [f"weight {weight} reaches {max(0, way):.0%} of the way to {text!r}" for text, (weight, way) in reached.items()]
     found = [f"From the middle between the two prompts, {' and '.join(ways)}, on noise that is not trained on."]
     weak = [(weight, text) for text, (weight, way) in reached.items() if way < WEAK]
     found += [f"Weight {weight} hardly moves images towards {text!r}: compare the images." for weight, text in weak]
