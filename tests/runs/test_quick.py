@@ -193,7 +193,7 @@ def test_few_images_have_fewer_steps_and_more_prompt_preservation(host: TinyHost
     options = TrainConfig(**{**FEW, "max_steps": 151}).to_dict()  # all of them, as the command line gives
     session = QuickTraining(host, "x", source, options=options).prepare(lambda each: each.run(), stages.append)
     assert session.config.max_steps == 150
-    said = "Trained for 150 steps instead of 151: with 1 image, more steps overfit."
+    said = "Training takes 150 steps instead of 151: with 1 image, more steps overfit."
     warnings = next(each for each in stages if each.name == "dataset" and each.status == "done").warnings
     assert said in warnings
     assert session.config.prompt_preservation == 0.5

@@ -228,7 +228,7 @@ class QuickTraining:
         count = len(list_images(self.dataset).images)
         images, steps = counted(count, "image"), STEPS_PER_IMAGE * count
         if steps < config.max_steps:
-            notes.append(f"Trained for {steps} steps instead of {config.max_steps}: with {images}, more steps overfit.")
+            notes.append(f"Training takes {steps} steps instead of {config.max_steps}: with {images}, more steps overfit.")
             config = replace(config, max_steps=steps)
         before = config.prompt_preservation
         if count <= FEW_IMAGES and before == TrainConfig.prompt_preservation:
