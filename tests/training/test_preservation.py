@@ -254,8 +254,9 @@ def test_where_it_is_not_used(options: dict[str, Any]) -> None:
 
 def test_an_embedding_without_an_initial_text_is_reported(trainer: Callable[..., Trainer]) -> None:
     run = trainer(max_steps=2)
-    notes = " ".join(start_notes(run, run.embedding))
-    assert "x-word has no initial text" in notes
+    for text in (None, "", "  "):
+        run.trials[0].status = replace(run.trials[0].status, init_text=text)
+        assert "x-word has no initial text" in " ".join(start_notes(run, run.embedding))
     teaching = trainer(max_steps=2, teacher_prompt="a red star")
     assert "Prompt preservation is not used when learning from a prompt" in " ".join(start_notes(teaching, run.embedding))
     off = trainer(max_steps=2, prompt_preservation=0.0)

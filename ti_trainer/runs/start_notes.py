@@ -35,7 +35,7 @@ def start_notes(trainer: Trainer, embedding: Embedding) -> Iterator[str]:
     if trainer.matches_attention:
         updates = UPDATES_PER_STEP * trainer.last_step
         yield f"Before the first step, {updates:,} short updates fit the vectors to the U-Net's attention to the prompt."
-    starts = [each.status.init_text for each in trainer.trials] if trainer.config.phrase_share else []
+    starts = [(each.status.init_text or "").strip() for each in trainer.trials] if trainer.config.phrase_share else []
     if not all(starts):
         yield f"{embedding.name} has no initial text: prompt preservation compares prompts without a word in its place."
     if NO_TEXT in starts:
