@@ -72,7 +72,7 @@ class LearningOptions(InputOptions):
         0.3,
         "Share of the samples that learn to leave the rest of a prompt as effective as it is: a phrase such as 'on a beach' "
         "is added, and is to change the image as it does with the init text. Use 0.5 with one to three images. Training "
-        "takes 3% longer, and 10 to 30% in a short run or with hundreds of images. 0 is off.",
+        "takes 3% longer, and 10 to 40% in a short run or with hundreds of images. 0 is off.",
         label="Prompt preservation",
         section="optimizer",
         low=0,
