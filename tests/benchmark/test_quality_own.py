@@ -14,8 +14,9 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, Dinov2Config, Din
 
 from ti_trainer import tiny_model
 from ti_trainer.__main__ import main
-from ti_trainer.benchmark.quality_own import read_prompts
+from ti_trainer.benchmark.quality_own import read_prompts, scores
 from ti_trainer.errors import ConfigError
+from ti_trainer.host import GenerationRequest
 from ti_trainer.workbench.similarity import Similarity
 
 SIDE = 32
@@ -95,6 +96,21 @@ def test_prompts_need_a_place_for_the_word(text: str, tmp_path: Path) -> None:
         read_prompts(tmp_path / "prompts.txt")
 
 
+def test_brackets_of_an_init_text_are_no_weights(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    noise(32, 32).save(tmp_path / "images" / "1.png")
+    asked: list[str] = []
+
+    def generate(request: GenerationRequest) -> Image.Image:
+        asked.append(request.prompt)
+        return noise(32, 32)
+
+    similarity = Similarity.load(dino(tmp_path / "dino"), torch.device("cpu"))
+    generates, names = dict.fromkeys(("word", "init_text"), generate), {"word": "x", "init_text": "star (red)"}
+    scores(similarity, generates, names, ["a [name]"], tmp_path / "images", 1, GenerationRequest(""))
+    assert asked == ["a x", r"a star \(red\)"]
+
+
 def test_the_command_measures_an_embedding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, prompts = tmp_path / "embeddings", tmp_path / "prompts.txt"
     prompts.write_text("a picture of a [name] on grass\na picture of a [name] at night\n")
@@ -110,9 +126,9 @@ def test_the_command_measures_an_embedding(tmp_path: Path, capsys: pytest.Captur
     facts = json.loads(capsys.readouterr().out)
     assert set(facts["loss"]) == {"word", "init_text", "no_word"}
     assert set(facts["similarity"]) == {"image_image", "image_text"}
-    for scores in facts["similarity"].values():
-        assert scores["difference"]["mean"] == pytest.approx(scores["word"]["mean"] - scores["init_text"]["mean"])
-        assert -1 <= scores["word"]["mean"] <= 1
+    for found in facts["similarity"].values():
+        assert found["difference"]["mean"] == pytest.approx(found["word"]["mean"] - found["init_text"]["mean"])
+        assert -1 <= found["word"]["mean"] <= 1
     assert main([*command, str(dino(tmp_path / "dino"))]) == 0
     table = capsys.readouterr().out
     assert "Similarity to the images: embedding" in table

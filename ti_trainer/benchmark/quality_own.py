@@ -52,15 +52,16 @@ def scores(
     """Cosines of `samples` images a prompt, with the user's images and with the prompt, for the word and its init text.
 
     `generate` and `names` are by "word" and "init_text". The same seeds are used for both, so differences are paired by
-    prompt. In the text that images are compared with, the init text stands for the word.
+    prompt. In the text that images are compared with, the init text stands for the word. Neither is a prompt: brackets in
+    them are no weights.
     """
     wanted = similarity.of_images(list(images_of(read_subsets(dataset))))  # (number of images, d)
     by_prompt: dict[str, dict[str, list[float]]] = {}
     for prompt in prompts:
         text = similarity.of_texts([prompt.replace(NAME, names["init_text"])]) if similarity.tokenizer else None
         for key, make in generate.items():
-            name = escaped(names[key]) if key == "word" else names[key]
-            made = [make(replace(request, prompt=prompt.replace(NAME, name), seed=seed)) for seed in range(samples)]
+            meant = prompt.replace(NAME, escaped(names[key]))
+            made = [make(replace(request, prompt=meant, seed=seed)) for seed in range(samples)]
             found = similarity.of_images(made)  # (samples, d)
             _add(by_prompt, "image_image", key, found @ wanted.T)
             if text is not None:
