@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -135,6 +135,15 @@ def test_differences_are_paired_and_cells_of_a_pair_are_one() -> None:
 def test_a_variant_that_cannot_be_trained_is_refused(given: list[str]) -> None:
     with pytest.raises(ConfigError):
         variants_of([given])
+
+
+@pytest.mark.parametrize("options", [{"template": "nowhere"}, {"lr_warmup_steps": 2}])  # the grid has two steps
+def test_a_variant_that_cannot_be_trained_is_refused_before_another_is(
+    options: dict[str, Any], embedded_model: DiffusersModel, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError):
+        quality.measure(embedded_model, GRID, {**VARIANTS, "wrong": options}, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_name_is_for_one_variant() -> None:

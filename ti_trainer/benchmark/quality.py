@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ti_trainer.benchmark.quality_prompts import THINGS
 from ti_trainer.benchmark.quality_run import Cell, Concept, measure_cell
 from ti_trainer.benchmark.quality_table import INIT_TEXT, SHOWN, Record
 from ti_trainer.config.training import TrainConfig
+from ti_trainer.data.prompts import load_template
 from ti_trainer.errors import ConfigError
 from ti_trainer.hosts.diffusers.model import DiffusersModel
 from ti_trainer.prompts import CHUNK
@@ -59,6 +60,8 @@ def measure(
 ) -> list[Record]:
     """Run what `results` does not have yet, and append each run to it. The records of this grid and these variants."""
     configs = {name: TrainConfig.from_dict(options) for name, options in variants.items()}
+    for config, steps in product(configs.values(), grid.steps):  # what cannot be trained is refused before anything is
+        load_template(replace(config, max_steps=steps).template)
     done = {_key(record): record for record in read_records(results)}
     records: list[Record] = []
     concepts: dict[int, Concept] = {}
