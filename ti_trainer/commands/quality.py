@@ -41,7 +41,7 @@ COMPARING: Mapping[str, Any] = {  # likewise
     "only_table": False,
 }
 OF_ALL_VARIANTS = {"max_steps": "--steps", "seed": "--seeds", "clip_skip": "--clip-skip"}  # options, with flags for them
-WITHOUT_EFFECT = ("stop_when_done", "width", "height", "do_not_resize", "buckets")  # on a variant, as those of the sections
+WITHOUT_EFFECT = ("stop_when_done", "width", "height", "do_not_resize", "buckets")  # as options of the sections below
 SECTIONS_WITHOUT_EFFECT = ("trials", "teacher", "previews", "advanced")
 TITLES = {
     "image_image": "Similarity to the images",
@@ -243,12 +243,12 @@ def variants_of(given: Sequence[Sequence[str]]) -> dict[str, dict[str, Any]]:
 
 
 def _check_effect(variant: str, option: Option) -> None:
-    """ConfigError for an option that would change nothing."""
+    """ConfigError for an option that the comparison does not use, or sets itself."""
     if option.name in OF_ALL_VARIANTS:
         message = f"--variant {variant}: found {option.name}, expected {OF_ALL_VARIANTS[option.name]}, for all variants."
         raise ConfigError(message)
     if option.name in WITHOUT_EFFECT or option.section in SECTIONS_WITHOUT_EFFECT:
-        message = f"--variant {variant}: {option.name} has no effect in this comparison. Leave it out."
+        message = f"--variant {variant}: {option.name} is not used in this comparison. Leave it out."
         raise ConfigError(message)
 
 
