@@ -21,7 +21,7 @@ ATTRIBUTES = (
     *("small", "big", "striped", "spotted", "old", "shiny", "wooden"),
 )
 COMMAS = 4  # a comma comes before every fourth place
-OF_A_STYLE = re.compile(r"\b(style of|by)\W*$")  # before a name that attributes do not fit
+OF_A_STYLE = re.compile(r"\b((style|manner) of|by|as)\W*$")  # before a name that attributes do not fit
 
 
 @dataclass(frozen=True)
