@@ -60,7 +60,10 @@ def test_every_place_follows_a_comma_or_none() -> None:
     assert found == {f"art by x-word{joint}{place}" for place in PLACES for joint in (", ", " ")}
 
 
-@pytest.mark.parametrize("start", ["a house in the style of ", "a house, art by ", "a painting by (", "a drawing in the manner of ", "a sketch as "])
+@pytest.mark.parametrize(
+    "start",
+    ["a house in the style of ", "a house, art by ", "a painting by (", "a drawing in the manner of ", "a sketch as "],
+)
 def test_a_style_gets_no_attribute(start: str) -> None:
     assert all(each.startswith(f"{start}x-word") for each in phrased(f"{start}x-word"))
 
