@@ -192,7 +192,7 @@ def test_who_goes_away_stops_the_check_and_sees_how_far_it_is_until_then(
     monkeypatch.setattr(image_quality, "check", check)
     going = image_quality._check(Page(TinyHost(tmp_path), Job()), Findings(), str(tmp_path), 1, 1)
     assert "ti-bar" in next(going)[1]
-    going.close()  # never returns if the check goes on
+    going.close()  # waits for the check, which has to stop
     assert checked
 
 

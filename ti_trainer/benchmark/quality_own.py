@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from ti_trainer.benchmark.quality_table import mean_and_error
 from ti_trainer.data.prompts import NAME
 from ti_trainer.data.subsets import read_subsets
 from ti_trainer.errors import ConfigError
@@ -76,8 +75,4 @@ def _add(found: dict[str, dict[str, list[float]]], measure: str, key: str, cosin
 def _summary(values: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     pairs = zip(values["word"], values["init_text"], strict=True)
     values = {**values, "difference": [word - text for word, text in pairs]}
-    found = {key: {"mean": statistics.mean(each)} for key, each in values.items()}
-    for key, each in values.items():
-        if len(each) > 1:
-            found[key]["se"] = statistics.stdev(each) / math.sqrt(len(each))
-    return found
+    return {key: mean_and_error(each) for key, each in values.items()}

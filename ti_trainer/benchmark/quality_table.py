@@ -81,9 +81,15 @@ def _of_pairs(values: Sequence[tuple[tuple[int, int], Mapping[str, float]]]) -> 
     found = {}
     for key in (key for key in values[0][1] if all(key in measures for _, measures in values)):
         means = [statistics.mean(each[key] for each in those) for those in pairs.values()]
-        found[key] = {"mean": statistics.mean(means), "pairs": float(len(means))}
-        if len(means) > 1:
-            found[key]["se"] = statistics.stdev(means) / math.sqrt(len(means))
+        found[key] = {**mean_and_error(means), "pairs": float(len(means))}
+    return found
+
+
+def mean_and_error(values: Sequence[float]) -> dict[str, float]:
+    """The "mean" and, of several values, its standard error "se"."""
+    found = {"mean": statistics.mean(values)}
+    if len(values) > 1:
+        found["se"] = statistics.stdev(values) / math.sqrt(len(values))
     return found
 
 

@@ -1,7 +1,7 @@
 """The samples with a phrase: a small number that is reused, since their targets are expensive (`training.preservation`).
 
-Each image has samples of its own, so it is used as often as without phrases. Random timesteps of so few samples would leave
-gaps, so they are stratified; phrases are used in turn.
+Each image has samples of its own, so it is used as often as without phrases. Timesteps are stratified,
+since a few random ones would leave gaps; phrases are used in turn.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Kind:
 
 
 STEPS_PER_IMAGE = 150  # at most: 300 steps on one image overfit it (docs/LOG.md)
-FEW_IMAGES, PRESERVATION_OF_FEW = 3, 0.5  # up to so many images need more prompt preservation (docs/LOG.md)
+FEW_IMAGES, PRESERVATION_OF_FEW = 3, 0.5  # with at most 3 images, prompt preservation is raised (docs/LOG.md)
 KINDS = {  # by their presets
     "person": Kind("person", 4, "subject", "focal"),
     "object": Kind("object", 2, "subject", "focal"),
